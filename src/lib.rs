@@ -1,0 +1,14 @@
+//! Patchbay: the backend through which a product's users connect their own
+//! third-party accounts, in front of Nango.
+//!
+//! Arrows point only downward: `http` and `worker` call `connections::service`,
+//! which alone orders the database (`connections::store`) and Nango (`nango`).
+
+pub mod auth;
+pub mod catalog;
+pub mod clock;
+#[cfg(feature = "sandbox")]
+pub mod local_postgres;
+pub mod nango;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
