@@ -1,0 +1,298 @@
+//! The domain: connections, attempts, and the state machine between them.
+//!
+//! Pure: no I/O and no clock. [`store`] keeps it in PostgreSQL, [`service`]
+//! orders the store and Nango.
+
+mod database;
+pub mod integrations;
+pub mod lookups;
+pub mod machine;
+pub mod service;
+mod store;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::auth::UserId;
+
+pub use database::{Database, DatabaseError};
+
+/// A user's connection to one account of a connector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Ours: a UUIDv7, kept over disconnects and reconnects.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What it connects to.
+    pub connector: ConnectorRef,
+    /// Tells several accounts of one connector apart; empty for the first.
+    pub instance_id: String,
+    /// What the user calls it.
+    pub label: Option<String>,
+    /// Where it stands.
+    pub state: State,
+    /// When it last became connected.
+    pub connected_at: Option<DateTime<Utc>>,
+    /// When it was last disconnected.
+    pub disconnected_at: Option<DateTime<Utc>>,
+    /// When a workflow last used it.
+    pub last_synced_at: Option<DateTime<Utc>>,
+    /// When Nango was last asked about it.
+    pub last_checked_at: Option<DateTime<Utc>>,
+    /// What the product keeps with it: a JSON object.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// What last went wrong, for a person to read.
+    pub last_error: Option<String>,
+    /// How many times in a row it went wrong.
+    pub error_count: i32,
+    /// Raised by each change.
+    pub version: i64,
+    /// When the row was made.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The connector that a connection belongs to, as its row in the database names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectorRef {
+    /// UUIDv5 of the slug.
+    pub id: Uuid,
+    /// The connector's short name.
+    pub slug: String,
+    /// The connector's name for people.
+    pub name: String,
+    /// The integration at Nango that serves it.
+    pub integration_key: String,
+}
+
+/// A connection that Nango holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Nango's id of it.
+    pub id: String,
+    /// When Nango made it. A reconnect keeps it.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// An authorization is under way; `previous` is what Nango still holds from before.
+    Pending {
+        /// A connection whose credentials had failed, which a reconnect repairs.
+        previous: Option<Upstream>,
+    },
+    /// Nango holds working credentials.
+    Connected {
+        /// The connection at Nango.
+        upstream: Upstream,
+    },
+    /// The user ended it. Nothing of it is left at Nango, or is being deleted there.
+    Disconnected {
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// It does not work, and `reason` says why.
+    Error {
+        /// Why it does not work.
+        reason: Reason,
+        /// What Nango still holds of it.
+        upstream: Option<Upstream>,
+    },
+}
+
+impl State {
+    /// The state without its data: the `status` column.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Pending { .. } => Status::Pending,
+            Self::Connected { .. } => Status::Connected,
+            Self::Disconnected { .. } => Status::Disconnected,
+            Self::Error { .. } => Status::Error,
+        }
+    }
+
+    /// Why the connection is not connected: the `status_reason` column.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Pending { .. } => Some(Reason::AwaitingAuthorization),
+            Self::Connected { .. } => None,
+            Self::Disconnected { reason } | Self::Error { reason, .. } => Some(*reason),
+        }
+    }
+
+    /// What Nango holds of the connection.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Self::Pending { previous } => previous.as_ref(),
+            Self::Connected { upstream } => Some(upstream),
+            Self::Disconnected { .. } => None,
+            Self::Error { upstream, .. } => upstream.as_ref(),
+        }
+    }
+}
+
+/// Makes an enum of names: its variants, as they are written in the database and on the wire.
+macro_rules! names {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            /// The name in the database and on the wire.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(UnknownName { kind: stringify!($name), name: text.to_owned() }),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+/// A name that is not one of a closed set.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} is not a {kind}")]
+pub struct UnknownName {
+    kind: &'static str,
+    name: String,
+}
+
+names! {
+    /// Where a connection stands, in one word.
+    Status {
+        /// An authorization is under way.
+        Pending = "pending",
+        /// Nango holds working credentials.
+        Connected = "connected",
+        /// The user ended it.
+        Disconnected = "disconnected",
+        /// It does not work.
+        Error = "error",
+    }
+}
+
+names! {
+    /// Why a connection is not connected.
+    Reason {
+        /// The user has not yet finished in the popup.
+        AwaitingAuthorization = "awaiting_authorization",
+        /// The user, or the provider for them, said no.
+        AuthorizationDenied = "authorization_denied",
+        /// The provider or Nango could not complete the authorization.
+        AuthorizationFailed = "authorization_failed",
+        /// Nobody finished the authorization in time.
+        AttemptExpired = "attempt_expired",
+        /// Nango could not be asked for an authorization.
+        NangoUnavailable = "nango_unavailable",
+        /// Nango refused to begin an authorization.
+        NangoRefused = "nango_refused",
+        /// The stored credentials no longer work; the user has to authorize again.
+        NeedsReauthorization = "needs_reauthorization",
+        /// Nango no longer holds the connection.
+        MissingUpstream = "missing_upstream",
+        /// The user disconnected it.
+        UserDisconnected = "user_disconnected",
+    }
+}
+
+names! {
+    /// What an attempt sets out to do.
+    AttemptKind {
+        /// Make a new connection at Nango.
+        Connect = "connect",
+        /// Authorize Nango's existing connection again.
+        Reconnect = "reconnect",
+    }
+}
+
+names! {
+    /// How an attempt ended.
+    Outcome {
+        /// The user granted access.
+        Succeeded = "succeeded",
+        /// It was denied or broke.
+        Failed = "failed",
+        /// Nobody finished it in time.
+        Expired = "expired",
+        /// A later attempt or a disconnect took its place.
+        Superseded = "superseded",
+    }
+}
+
+names! {
+    /// What a change of a connection was.
+    EventKind {
+        /// An attempt began.
+        AttemptStarted = "attempt_started",
+        /// An attempt ended without a grant.
+        AttemptFailed = "attempt_failed",
+        /// The connection became connected.
+        Connected = "connected",
+        /// A working connection was authorized again.
+        Reauthorized = "reauthorized",
+        /// The user disconnected it.
+        Disconnected = "disconnected",
+        /// Its label or config was changed.
+        Updated = "updated",
+    }
+}
+
+/// One time that a user set out to connect or reconnect.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// A UUIDv7; the connection at Nango carries it as a tag.
+    pub id: Uuid,
+    /// The connection it is for.
+    pub connection_id: Uuid,
+    /// What it sets out to do.
+    pub kind: AttemptKind,
+    /// Until when Nango lets the user begin.
+    pub expires_at: DateTime<Utc>,
+    /// How it ended; `None` while it is open.
+    pub outcome: Option<Outcome>,
+    /// Why it did not succeed.
+    pub error: Option<Failure>,
+    /// A disconnect came after it began: a grant of it no longer connects.
+    pub void: bool,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Why an attempt or a connection failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason, of the closed set.
+    pub reason: Reason,
+    /// The same, for a person to read.
+    pub message: String,
+}
