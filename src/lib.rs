@@ -10,5 +10,6 @@ pub mod clock;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod nango;
+mod outbound;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;

@@ -1,1 +1,360 @@
-//! Placeholder until its first commit.
+//! The client of Nango, which runs the OAuth flows and keeps the tokens.
+//!
+//! It knows Nango's connections and none of ours. A method answers or fails
+//! within the configured time, retries included, and its [`Error`] says what a
+//! caller can do about it.
+
+mod error;
+pub mod webhook;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Client, Method};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::outbound;
+
+pub use error::Error;
+pub use wire::{
+    Connection, ConnectionError, ConnectionSummary, CreateSession, Credentials, Integration,
+    IntegrationDefaults, ListConnections, ReconnectSession, Session,
+};
+
+use wire::{Connections, Data, SessionBody};
+
+/// The hosted Nango, which its own connect page talks to unless told otherwise.
+const HOSTED: &str = "https://api.nango.dev";
+
+/// The longest answer that is read, in bytes: a page of 2000 connections with
+/// room for their metadata.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+
+/// Tries after the first one.
+const RETRIES: usize = 2;
+
+/// The pause before the first retry; doubled before the next, and up to doubled by chance.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A `retry-after` beyond this is the caller's to wait for: somebody waits for us.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+
+/// How to reach Nango.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where Nango's API answers; a path in it is kept.
+    pub base_url: Url,
+    /// The secret key of the Nango environment.
+    pub secret_key: SecretString,
+    /// How long a call may take as a whole, retries included.
+    pub timeout: Duration,
+}
+
+/// Why a [`Config`] makes no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not a base that paths can be added to.
+    #[error(
+        "Nango's base URL must be http or https, with a host and without user, query or fragment"
+    )]
+    BaseUrl,
+    /// Empty, or with characters that no HTTP header can carry.
+    #[error("Nango's secret key is empty or has characters that no key has: copy it again")]
+    SecretKey,
+    /// The HTTP client does not start.
+    #[error("the HTTP client for Nango cannot be set up")]
+    Client(#[from] reqwest::Error),
+}
+
+/// The client of one Nango environment. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Nango(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    base_url: Url,
+    secret_key: SecretString,
+    authorization: HeaderValue,
+    timeout: Duration,
+}
+
+/// Whether Nango is to fetch a new access token before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// Only when the one it has is near its end.
+    WhenDue,
+    /// In any case, past the 30 seconds for which a failed refresh is remembered.
+    Force,
+}
+
+/// How a deletion ended: either way the connection is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// This call deleted it.
+    Now,
+    /// Nango did not know it, or not under this integration.
+    AlreadyGone,
+}
+
+/// A request that may be sent more than once.
+struct Call {
+    method: Method,
+    url: Url,
+    body: Option<Vec<u8>>,
+}
+
+impl Nango {
+    /// A client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let Config {
+            base_url,
+            secret_key,
+            timeout,
+        } = config;
+        let plain = base_url.username().is_empty()
+            && base_url.password().is_none()
+            && base_url.query().is_none()
+            && base_url.fragment().is_none();
+        if !matches!(base_url.scheme(), "http" | "https") || !plain {
+            return Err(ConfigError::BaseUrl);
+        }
+        let key = secret_key.expose_secret();
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+            return Err(ConfigError::SecretKey);
+        }
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {key}"))
+            .map_err(|_not_a_header| ConfigError::SecretKey)?;
+        authorization.set_sensitive(true);
+        Ok(Self(Arc::new(Inner {
+            client: outbound::client(timeout)?,
+            base_url,
+            secret_key,
+            authorization,
+            timeout,
+        })))
+    }
+
+    /// Starts a session in which a user connects one integration.
+    ///
+    /// # Errors
+    /// Among others [`Error::UnknownIntegration`], and
+    /// [`Error::UnsupportedField`] from a Nango that is too old for a field.
+    pub async fn create_session(&self, session: &CreateSession) -> Result<Session, Error> {
+        self.session(&["connect", "sessions"], &session.into())
+            .await
+    }
+
+    /// Starts a session in which a connection is authorized anew.
+    ///
+    /// # Errors
+    /// As [`Nango::create_session`], and [`Error::UnknownConnection`].
+    pub async fn reconnect_session(&self, session: &ReconnectSession) -> Result<Session, Error> {
+        let path = ["connect", "sessions", "reconnect"];
+        self.session(&path, &session.into()).await
+    }
+
+    /// One connection with its credentials.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::UnknownIntegration`], or
+    /// [`Error::InvalidCredentials`] when a refresh was due or forced and failed.
+    pub async fn connection(
+        &self,
+        connection_id: &str,
+        integration: &str,
+        refresh: Refresh,
+    ) -> Result<Connection, Error> {
+        let mut url = self
+            .connection_url(connection_id, integration)
+            .ok_or(Error::NotFound)?;
+        if refresh == Refresh::Force {
+            url.query_pairs_mut().append_pair("force_refresh", "true");
+        }
+        self.call(Call::new(Method::GET, url)).await
+    }
+
+    /// The connections that match, newest first, without their credentials.
+    ///
+    /// # Errors
+    /// None of its own: an unknown integration or tag matches nothing.
+    pub async fn connections(
+        &self,
+        filter: &ListConnections,
+    ) -> Result<Vec<ConnectionSummary>, Error> {
+        let mut url = self.url(&["connections"]);
+        let query = filter.query();
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let answer: Connections = self.call(Call::new(Method::GET, url)).await?;
+        Ok(answer.connections)
+    }
+
+    /// Deletes a connection and with it the tokens. May be repeated.
+    ///
+    /// # Errors
+    /// None of its own: a connection that is not there is [`Deleted::AlreadyGone`].
+    pub async fn delete_connection(
+        &self,
+        connection_id: &str,
+        integration: &str,
+    ) -> Result<Deleted, Error> {
+        let Some(url) = self.connection_url(connection_id, integration) else {
+            return Ok(Deleted::AlreadyGone);
+        };
+        match self.call(Call::new(Method::DELETE, url)).await {
+            Ok(IgnoredAny) => Ok(Deleted::Now),
+            Err(Error::UnknownConnection | Error::NotFound) => Ok(Deleted::AlreadyGone),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The integrations that the environment has configured.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
+        let call = Call::new(Method::GET, self.url(&["integrations"]));
+        let answer: Data<Vec<Integration>> = self.call(call).await?;
+        Ok(answer.data)
+    }
+
+    /// Where a browser starts the authorization of an OAuth integration. The
+    /// URL holds the session's token.
+    #[must_use]
+    pub fn oauth_connect_url(&self, integration: &str, session: &Session) -> Url {
+        let mut url = self.url(&["oauth", "connect", integration]);
+        url.query_pairs_mut()
+            .append_pair("connect_session_token", session.token.expose_secret());
+        url
+    }
+
+    /// Nango's own page for a session, for integrations that ask the user for a
+    /// key or a password. The page calls the hosted Nango unless it is told
+    /// which one.
+    #[must_use]
+    pub fn connect_link(&self, session: &Session) -> Url {
+        let base = self.0.base_url.as_str().trim_end_matches('/');
+        let mut url = session.connect_link.clone();
+        if base != HOSTED {
+            url.query_pairs_mut().append_pair("apiURL", base);
+        }
+        url
+    }
+
+    /// Where a provider's return to our own domain is to be redirected. The
+    /// query is passed on byte for byte, as the provider's `state` demands.
+    #[must_use]
+    pub fn oauth_callback_url(&self, raw_query: &str) -> String {
+        let url = self.url(&["oauth", "callback"]);
+        format!("{url}?{raw_query}")
+    }
+
+    async fn session(&self, path: &[&str], body: &SessionBody<'_>) -> Result<Session, Error> {
+        let body = serde_json::to_vec(body).expect("strings and maps of strings are JSON");
+        // A session that is made twice harms nobody: the one without a user expires.
+        let call = Call {
+            method: Method::POST,
+            url: self.url(path),
+            body: Some(body),
+        };
+        let answer: Data<Session> = self.call(call).await?;
+        Ok(answer.data)
+    }
+
+    /// `None` for an id that cannot be one segment of a path: URLs drop these.
+    fn connection_url(&self, connection_id: &str, integration: &str) -> Option<Url> {
+        if matches!(connection_id, "" | "." | "..") {
+            return None;
+        }
+        let mut url = self.url(&["connections", connection_id]);
+        url.query_pairs_mut()
+            .append_pair("provider_config_key", integration);
+        Some(url)
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
+        let mut url = self.0.base_url.clone();
+        url.path_segments_mut()
+            .expect("an http URL has a path")
+            .pop_if_empty()
+            .extend(path);
+        url
+    }
+
+    /// Sends a request until it is answered, refused, or not worth another try.
+    async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
+        let deadline = Instant::now() + self.0.timeout;
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_times(RETRIES)
+            .with_jitter();
+        let tries = (|| self.send(&call))
+            .retry(backoff)
+            .when(Error::is_transient)
+            .adjust(|error, pause| pause_before_retry(error, pause?, deadline))
+            .notify(|error, pause| {
+                let (method, path) = (&call.method, call.url.path());
+                tracing::warn!(%method, path, %error, ?pause, "a call to Nango is tried again");
+            });
+        timeout_at(deadline, tries)
+            .await
+            .unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn send<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
+        let mut request = self
+            .0
+            .client
+            .request(call.method.clone(), call.url.clone())
+            .header(AUTHORIZATION, &self.0.authorization)
+            .header(ACCEPT, "application/json");
+        if let Some(body) = &call.body {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = outbound::read_body(response, MAX_BODY)
+            .await
+            .map_err(|error| Error::from_body(status, error))?;
+        if !status.is_success() {
+            let secret_key = self.0.secret_key.expose_secret();
+            let body = String::from_utf8_lossy(&body).replace(secret_key, "[redacted]");
+            return Err(Error::from_answer(status, &headers, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| Error::unreadable(status, &headers, &error))
+    }
+}
+
+impl Call {
+    fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            body: None,
+        }
+    }
+}
+
+/// How long to wait for the next try; `None` when it would come too late.
+fn pause_before_retry(error: &Error, pause: Duration, deadline: Instant) -> Option<Duration> {
+    let pause = match error {
+        Error::RateLimited {
+            retry_after: Some(asked),
+        } => pause.max(*asked),
+        _ => pause,
+    };
+    (pause <= MAX_PAUSE && Instant::now() + pause < deadline).then_some(pause)
+}

@@ -1,0 +1,295 @@
+//! What can go wrong in a call to Nango, split by what a caller decides.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::outbound::{self, BodyError};
+
+/// How much of a text of Nango's is kept, in characters.
+const MAX_DETAIL: usize = 300;
+
+/// Why a call to Nango brought no result.
+///
+/// No variant holds a secret key, a session token or a provider's credentials:
+/// of an answer's body only its code and message are kept, shortened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nango does not know our secret key (401), or the key lacks a scope (403).
+    #[error(
+        "Nango refused the secret key (HTTP {status}, {detail}): check NANGO_SECRET_KEY and the scopes of that key"
+    )]
+    Unauthorized {
+        /// 401 or 403.
+        status: u16,
+        /// Nango's code and message.
+        detail: String,
+    },
+    /// 404 `not_found`: no such connection, or it belongs to another integration.
+    #[error("Nango has no such connection of this integration")]
+    NotFound,
+    /// 400 or 424 `invalid_credentials`: the provider refused a refresh, now or
+    /// in the last 30 seconds. An outage of the provider looks the same.
+    #[error("the provider refused to refresh the credentials: {message}")]
+    InvalidCredentials {
+        /// Nango's message.
+        message: String,
+    },
+    /// The Nango environment has no integration of that key.
+    #[error(
+        "Nango has no such integration: add it in Nango, or correct the connector's integration key"
+    )]
+    UnknownIntegration,
+    /// A reconnect or a deletion names a connection that Nango does not have.
+    #[error("Nango does not know this connection")]
+    UnknownConnection,
+    /// Nango's strict schema refused a field that this client sent.
+    #[error("this Nango refuses the field `{0}`: update it to a version that knows the field")]
+    UnsupportedField(String),
+    /// 429: too many calls with this key in the current minute.
+    #[error("Nango's rate limit is used up: try again {}", in_seconds(*retry_after))]
+    RateLimited {
+        /// How long Nango asks us to stay away; `None` when it does not say.
+        retry_after: Option<Duration>,
+    },
+    /// No answer within the time that a call may take, retries included.
+    #[error("Nango did not answer in time")]
+    Timeout,
+    /// No connection, or one that broke before the answer was complete.
+    #[error("Nango cannot be reached ({detail}): check NANGO_BASE_URL and that it runs")]
+    Unreachable {
+        /// The transport's error.
+        detail: String,
+    },
+    /// A 5xx answer.
+    #[error("Nango is failing (HTTP {status})")]
+    Unavailable {
+        /// 500 to 599.
+        status: u16,
+    },
+    /// An answer that nothing above covers: HTML, a redirect, a refusal that
+    /// this client should not have caused.
+    #[error("Nango gave an unexpected answer (HTTP {status}): {detail}")]
+    Unexpected {
+        /// The answer's status.
+        status: u16,
+        /// Nango's error code, when the body had one.
+        code: Option<String>,
+        /// What was wrong with it.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anybody changing
+    /// anything. Never a reason to believe anything about a connection.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited { .. }
+                | Self::Timeout
+                | Self::Unreachable { .. }
+                | Self::Unavailable { .. }
+        )
+    }
+
+    /// Reads an answer whose status is not a success.
+    pub(super) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            return Self::RateLimited {
+                retry_after: retry_after(headers),
+            };
+        }
+        if status.is_server_error() {
+            return Self::Unavailable {
+                status: status.as_u16(),
+            };
+        }
+        let refusal = serde_json::from_str::<Answer>(body).ok().map(|a| a.error);
+        match (status.as_u16(), refusal) {
+            (401, refusal) => Self::Unauthorized {
+                status: 401,
+                detail: refusal.map_or_else(|| content_type(headers), |r| r.describe()),
+            },
+            (_, Some(refusal)) => refusal.into_error(status.as_u16()),
+            (status @ 300..=399, None) => Self::unexpected(
+                status,
+                "a redirect, which is not followed: set NANGO_BASE_URL to where Nango itself answers",
+            ),
+            (status, None) => Self::unexpected(status, &content_type(headers)),
+        }
+    }
+
+    /// A success whose body is not what the call promises. The parser's own
+    /// message may quote the body, so only the place is kept.
+    pub(super) fn unreadable(
+        status: StatusCode,
+        headers: &HeaderMap,
+        error: &serde_json::Error,
+    ) -> Self {
+        let (what, line, column) = (content_type(headers), error.line(), error.column());
+        Self::unexpected(
+            status.as_u16(),
+            &format!("{what} that does not parse at line {line} column {column}"),
+        )
+    }
+
+    pub(super) fn from_body(status: StatusCode, error: BodyError) -> Self {
+        match error {
+            BodyError::TooLong { .. } => Self::unexpected(status.as_u16(), &error.to_string()),
+            BodyError::Transport(error) if error.is_decode() => {
+                Self::unexpected(status.as_u16(), "a body whose compression is broken")
+            }
+            BodyError::Transport(error) => error.into(),
+        }
+    }
+
+    fn unexpected(status: u16, detail: &str) -> Self {
+        Self::Unexpected {
+            status,
+            code: None,
+            detail: shorten(detail),
+        }
+    }
+}
+
+impl From<reqwest::Error> for Error {
+    fn from(error: reqwest::Error) -> Self {
+        if error.is_timeout() && !error.is_connect() {
+            return Self::Timeout;
+        }
+        Self::Unreachable {
+            detail: shorten(&outbound::describe(error)),
+        }
+    }
+}
+
+/// `{"error": {…}}`, the body of every refusal of Nango's.
+#[derive(Deserialize)]
+struct Answer {
+    error: Refusal,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    code: String,
+    message: Option<String>,
+    #[serde(default)]
+    errors: Vec<Issue>,
+}
+
+/// One complaint of Nango's schema validation.
+#[derive(Deserialize)]
+struct Issue {
+    code: String,
+    message: String,
+    #[serde(default)]
+    path: Vec<Value>,
+}
+
+impl Refusal {
+    fn into_error(self, status: u16) -> Error {
+        match (status, self.code.as_str()) {
+            (403, "forbidden") => Error::Unauthorized {
+                status,
+                detail: self.describe(),
+            },
+            (404, "not_found") => Error::NotFound,
+            (400 | 424, "invalid_credentials") => Error::InvalidCredentials {
+                message: shorten(self.message.as_deref().unwrap_or("no reason given")),
+            },
+            (400, "unknown_provider_config") => Error::UnknownIntegration,
+            (400, "unknown_connection") => Error::UnknownConnection,
+            (400, "invalid_body")
+                if self.message.as_deref()
+                    == Some("ConnectionID or IntegrationId does not exists") =>
+            {
+                Error::UnknownConnection
+            }
+            (400, "invalid_body")
+                if (self.errors.iter()).any(|e| e.message == "Integration does not exist") =>
+            {
+                Error::UnknownIntegration
+            }
+            _ => match self.errors.iter().find_map(Issue::unsupported_field) {
+                Some(field) => Error::UnsupportedField(field),
+                None => Error::Unexpected {
+                    status,
+                    detail: self.describe(),
+                    code: Some(shorten(&self.code)),
+                },
+            },
+        }
+    }
+
+    fn describe(&self) -> String {
+        let mut text = self.code.clone();
+        if let Some(message) = &self.message {
+            text.push_str(": ");
+            text.push_str(message);
+        }
+        for issue in &self.errors {
+            text.push_str("; ");
+            text.push_str(&issue.path());
+            text.push_str(": ");
+            text.push_str(&issue.message);
+        }
+        shorten(&text)
+    }
+}
+
+impl Issue {
+    /// The field that a strict schema refused. Its name is only in the message:
+    /// `Unrecognized key: "a"` today, `Unrecognized key(s) in object: 'a'` before.
+    fn unsupported_field(&self) -> Option<String> {
+        if self.code != "unrecognized_keys" {
+            return None;
+        }
+        let name = self.message.split(['"', '\'']).nth(1)?;
+        let path = self.path();
+        let field = if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        };
+        Some(shorten(&field))
+    }
+
+    fn path(&self) -> String {
+        let parts = self.path.iter().map(|part| match part {
+            Value::String(name) => name.clone(),
+            other => other.to_string(),
+        });
+        parts.collect::<Vec<_>>().join(".")
+    }
+}
+
+/// Seconds only: Nango sends no date, and a proxy's is treated as not said.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());
+    format!("a body of type {}", value.unwrap_or("unknown"))
+}
+
+fn in_seconds(wait: Option<Duration>) -> String {
+    wait.map_or_else(
+        || "later".to_owned(),
+        |wait| format!("in {} s", wait.as_secs()),
+    )
+}
+
+/// One line of bounded length, whatever the other side wrote.
+fn shorten(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_DETAIL)
+        .collect()
+}

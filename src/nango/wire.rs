@@ -1,0 +1,357 @@
+//! Nango's requests and answers, as far as this client needs them. Fields that
+//! Nango adds are ignored.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use url::Url;
+
+/// A connect session to be made: leave for one user to connect one integration.
+///
+/// There is exactly one integration, because Nango reads an empty list of
+/// allowed integrations as all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateSession {
+    /// Nango's key of the integration.
+    pub integration: String,
+    /// What the connection will be labelled with. Nango lowercases the keys;
+    /// a value has at most 255 characters.
+    pub tags: BTreeMap<String, String>,
+    /// Where Nango sends this session's webhooks, failures included, and later
+    /// those of the connection that it makes. Unknown to Nango before mid-2026.
+    pub webhook_url_override: Option<Url>,
+    /// What to ask the provider for, where it differs from the integration's
+    /// own configuration.
+    pub defaults: IntegrationDefaults,
+}
+
+/// A session in which a connection is authorized anew and keeps its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReconnectSession {
+    /// Nango's id of the connection.
+    pub connection_id: String,
+    /// Nango's key of the connection's integration.
+    pub integration: String,
+    /// The connection's tags from now on: Nango drops those not sent again.
+    pub tags: BTreeMap<String, String>,
+    /// As in [`CreateSession::webhook_url_override`].
+    pub webhook_url_override: Option<Url>,
+    /// As in [`CreateSession::defaults`].
+    pub defaults: IntegrationDefaults,
+}
+
+/// What one session asks the provider for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IntegrationDefaults {
+    /// The provider's user scopes, comma-separated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_scopes: Option<String>,
+    /// Query parameters added to the provider's authorization URL.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub authorization_params: BTreeMap<String, String>,
+}
+
+impl IntegrationDefaults {
+    fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, &'a Self> {
+        let empty = self.user_scopes.is_none() && self.authorization_params.is_empty();
+        (!empty)
+            .then_some((integration, self))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// The body of `POST /connect/sessions` and of `POST /connect/sessions/reconnect`.
+#[derive(Serialize)]
+pub(super) struct SessionBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integration_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allowed_integrations: Option<[&'a str; 1]>,
+    tags: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    webhook_url_override: Option<&'a Url>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    integrations_config_defaults: BTreeMap<&'a str, &'a IntegrationDefaults>,
+}
+
+impl<'a> From<&'a CreateSession> for SessionBody<'a> {
+    fn from(session: &'a CreateSession) -> Self {
+        Self {
+            connection_id: None,
+            integration_id: None,
+            allowed_integrations: Some([&session.integration]),
+            tags: &session.tags,
+            webhook_url_override: session.webhook_url_override.as_ref(),
+            integrations_config_defaults: session.defaults.by_key(&session.integration),
+        }
+    }
+}
+
+impl<'a> From<&'a ReconnectSession> for SessionBody<'a> {
+    fn from(session: &'a ReconnectSession) -> Self {
+        Self {
+            connection_id: Some(&session.connection_id),
+            integration_id: Some(&session.integration),
+            allowed_integrations: None,
+            tags: &session.tags,
+            webhook_url_override: session.webhook_url_override.as_ref(),
+            integrations_config_defaults: session.defaults.by_key(&session.integration),
+        }
+    }
+}
+
+/// A connect session. Its token may be used more than once until it expires,
+/// and each grant but a reconnect's makes another connection.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Session {
+    /// What the browser shows Nango to start the authorization.
+    pub token: SecretString,
+    /// Nango's own page for this session; the token is in it. For a browser use
+    /// [`Nango::connect_link`](super::Nango::connect_link).
+    pub connect_link: Url,
+    /// When the token ends, 30 minutes after it was made.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// One connection, from `GET /connections/{id}`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Connection {
+    /// Nango's id of it.
+    pub connection_id: String,
+    /// Nango's key of the integration.
+    pub provider_config_key: String,
+    /// Nango's name of the provider.
+    pub provider: String,
+    /// As given by the session; keys are lowercase.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// What Nango holds against it at present, such as a failed refresh.
+    #[serde(default)]
+    pub errors: Vec<ConnectionError>,
+    /// What somebody stored with it: an object, or null.
+    #[serde(default)]
+    pub metadata: Value,
+    /// What the provider needs to be told apart from credentials, such as a
+    /// subdomain: an object.
+    #[serde(default)]
+    pub connection_config: Value,
+    /// When it was first made; a reconnect does not change it.
+    pub created_at: DateTime<Utc>,
+    /// What opens the account.
+    pub credentials: Credentials,
+}
+
+/// One connection in the answer to `GET /connections`, without credentials.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ConnectionSummary {
+    /// Nango's id of it.
+    pub connection_id: String,
+    /// Nango's key of the integration.
+    pub provider_config_key: String,
+    /// Nango's name of the provider.
+    pub provider: String,
+    /// As given by the session; keys are lowercase.
+    #[serde(default)]
+    pub tags: BTreeMap<String, String>,
+    /// What Nango holds against it at present, such as a failed refresh.
+    #[serde(default)]
+    pub errors: Vec<ConnectionError>,
+    /// What somebody stored with it: an object, or null.
+    #[serde(default)]
+    pub metadata: Value,
+    /// When it was first made; a reconnect does not change it.
+    #[serde(rename = "created")]
+    pub created_at: DateTime<Utc>,
+}
+
+/// Something that Nango holds against a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ConnectionError {
+    /// `auth` for credentials that could not be refreshed.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The entry in Nango's own logs.
+    pub log_id: Option<String>,
+}
+
+/// What opens the account, by Nango's `type`.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// `OAUTH2`.
+    OAuth2 {
+        /// The provider's access token.
+        access_token: SecretString,
+        /// When it ends; `None` for a token that the provider gave no end.
+        expires_at: Option<DateTime<Utc>>,
+        /// The provider's token response, as JSON text.
+        raw: SecretString,
+    },
+    /// `OAUTH1`.
+    OAuth1 {
+        /// The provider's token.
+        token: SecretString,
+        /// The secret that requests are signed with.
+        token_secret: SecretString,
+    },
+    /// `API_KEY`.
+    ApiKey {
+        /// The key.
+        api_key: SecretString,
+    },
+    /// `BASIC`.
+    Basic {
+        /// The user's name at the provider.
+        username: SecretString,
+        /// The password; some providers have none.
+        password: SecretString,
+    },
+    /// Nothing: our key lacks the scope to read credentials.
+    Withheld,
+    /// Any other type, handed on as it came.
+    Other {
+        /// Nango's `type`.
+        kind: String,
+        /// The whole of `credentials`, as JSON text.
+        raw: SecretString,
+    },
+}
+
+impl<'de> Deserialize<'de> for Credentials {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Tag {
+            #[serde(rename = "type")]
+            kind: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct OAuth2 {
+            access_token: SecretString,
+            expires_at: Option<DateTime<Utc>>,
+            raw: Option<Box<RawValue>>,
+        }
+        #[derive(Deserialize)]
+        struct OAuth1 {
+            oauth_token: SecretString,
+            oauth_token_secret: SecretString,
+        }
+        #[derive(Deserialize)]
+        struct ApiKey {
+            #[serde(rename = "apiKey")]
+            api_key: SecretString,
+        }
+        #[derive(Deserialize)]
+        struct Basic {
+            username: SecretString,
+            #[serde(default)]
+            password: SecretString,
+        }
+        fn parse<'a, T: Deserialize<'a>, E: serde::de::Error>(json: &'a RawValue) -> Result<T, E> {
+            serde_json::from_str(json.get()).map_err(E::custom)
+        }
+
+        let json = Box::<RawValue>::deserialize(deserializer)?;
+        let Some(kind) = parse::<Tag, D::Error>(&json)?.kind else {
+            return Ok(Self::Withheld);
+        };
+        Ok(match kind.as_str() {
+            "OAUTH2" => {
+                let OAuth2 {
+                    access_token,
+                    expires_at,
+                    raw,
+                } = parse::<_, D::Error>(&json)?;
+                Self::OAuth2 {
+                    access_token,
+                    expires_at,
+                    raw: raw.as_deref().map_or("null", RawValue::get).into(),
+                }
+            }
+            "OAUTH1" => {
+                let OAuth1 {
+                    oauth_token: token,
+                    oauth_token_secret: token_secret,
+                } = parse::<_, D::Error>(&json)?;
+                Self::OAuth1 {
+                    token,
+                    token_secret,
+                }
+            }
+            "API_KEY" => {
+                let ApiKey { api_key } = parse::<_, D::Error>(&json)?;
+                Self::ApiKey { api_key }
+            }
+            "BASIC" => {
+                let Basic { username, password } = parse::<_, D::Error>(&json)?;
+                Self::Basic { username, password }
+            }
+            _ => Self::Other {
+                kind,
+                raw: json.get().into(),
+            },
+        })
+    }
+}
+
+/// Which connections to list; the default is all, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListConnections {
+    /// Only those that carry each of these tags with this value.
+    pub tags: BTreeMap<String, String>,
+    /// Only those of this integration.
+    pub integration: Option<String>,
+    /// Only this one.
+    pub connection_id: Option<String>,
+    /// How many a page has, 1 to 2000; Nango's bound without it is 10,000.
+    pub limit: Option<u32>,
+    /// Which page, from 0.
+    pub page: Option<u32>,
+}
+
+impl ListConnections {
+    pub(super) fn query(&self) -> Vec<(String, String)> {
+        let tags = self.tags.iter();
+        let mut query: Vec<_> = tags
+            .map(|(k, v)| (format!("tags[{k}]"), v.clone()))
+            .collect();
+        let mut add = |name: &str, value: Option<String>| {
+            query.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        add("integrationId", self.integration.clone());
+        add("connectionId", self.connection_id.clone());
+        add("limit", self.limit.map(|n| n.to_string()));
+        add("page", self.page.map(|n| n.to_string()));
+        query
+    }
+}
+
+/// An integration that the Nango environment has configured.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Integration {
+    /// Nango's key of it.
+    pub unique_key: String,
+    /// Nango's name of the provider.
+    pub provider: String,
+    /// What Nango's own pages call it.
+    pub display_name: Option<String>,
+    /// An image for it.
+    pub logo: Option<String>,
+}
+
+/// `{"data": …}`, around sessions and integrations.
+#[derive(Deserialize)]
+pub(super) struct Data<T> {
+    pub(super) data: T,
+}
+
+/// `{"connections": […]}`.
+#[derive(Deserialize)]
+pub(super) struct Connections {
+    pub(super) connections: Vec<ConnectionSummary>,
+}
