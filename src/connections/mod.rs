@@ -4,6 +4,7 @@
 //! orders the store and Nango.
 
 mod database;
+mod failure;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;

@@ -178,6 +178,12 @@ pub(super) async fn find(db: &mut PgConnection, user: &UserId, id: Uuid) -> sqlx
     connection(row)
 }
 
+/// Anybody's connection by our id.
+pub(super) async fn find_any(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Connection>> {
+    let row = sqlx::query_as(select_connections!("where c.id = $1")).bind(id).fetch_optional(db).await?;
+    connection(row)
+}
+
 /// A connection by Nango's id of it.
 pub(super) async fn find_upstream(db: &mut PgConnection, nango_id: &str) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
@@ -438,12 +444,19 @@ pub(super) async fn latest_attempts(db: &mut PgConnection, connections: &[Uuid])
     attempts(rows)
 }
 
-/// Attempts that are still open, those that expire first before the others.
-pub(super) async fn open_attempts(db: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<Attempt>> {
-    let rows = sqlx::query_as("select * from connect_attempt where outcome is null order by expires_at limit $1")
-        .bind(limit)
-        .fetch_all(db)
-        .await?;
+/// Attempts that are still open past their time.
+pub(super) async fn overdue_attempts(
+    db: &mut PgConnection,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Attempt>> {
+    let rows: Vec<AttemptRow> = sqlx::query_as(
+        "select * from connect_attempt where outcome is null and expires_at <= $1 order by expires_at limit $2",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
     attempts(rows)
 }
 
@@ -540,6 +553,14 @@ pub(super) async fn deletion_pending(db: &mut PgConnection, connection_id: Uuid)
     sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
         .bind(connection_id)
         .fetch_one(db)
+        .await
+}
+
+/// A connector's id by its slug or itself, whether or not the catalog still has it.
+pub(super) async fn connector_id(db: &mut PgConnection, reference: &str) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
+        .bind(reference)
+        .fetch_optional(db)
         .await
 }
 

@@ -1,0 +1,271 @@
+//! Connect and reconnect: what a user authorizes in the popup.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value};
+use sqlx::PgConnection;
+use url::Url;
+use uuid::Uuid;
+
+use super::{Connections, Error, Result, Upstream};
+use crate::auth::UserId;
+use crate::catalog::{AuthMode, Availability, Connector};
+use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
+use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, store};
+use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
+
+/// How long an attempt is open until Nango has said how long its session lives.
+const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
+
+/// What a user asks for with a connect.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectRequest {
+    /// Tells several accounts of one connector apart.
+    pub instance_id: String,
+    /// What the user calls the connection.
+    pub label: Option<String>,
+    /// What the product keeps with it.
+    pub config: Map<String, Value>,
+    /// Scopes to ask for instead of the integration's own.
+    pub scopes: Vec<String>,
+    /// The account that the provider should offer.
+    pub login_hint: Option<String>,
+}
+
+/// What came of a connect or reconnect.
+#[derive(Debug)]
+pub enum Authorization {
+    /// There was nothing to do: the connection works.
+    AlreadyConnected(Connection),
+    /// The user is to be sent to `url`.
+    Begun {
+        /// The connection that waits for it.
+        connection: Connection,
+        /// The attempt.
+        attempt: Attempt,
+        /// Where the popup goes. It holds a session token of Nango's.
+        url: Url,
+    },
+}
+
+impl Connections {
+    /// Begins to connect an account, unless it is connected already.
+    ///
+    /// # Errors
+    /// When the connector cannot be connected, or Nango does not begin a
+    /// session: then the connection says so, and the same may be tried again.
+    pub async fn connect(
+        &self,
+        user: &UserId,
+        connector: &str,
+        request: &ConnectRequest,
+    ) -> Result<Authorization> {
+        let upstream = self.upstream()?;
+        let connector = self.connector(connector)?;
+        self.connectable(upstream, connector).await?;
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let mut connection =
+            store::lock_or_insert(&mut tx, user, connector, &request.instance_id, now).await?;
+        if matches!(connection.state, State::Connected { .. }) {
+            tx.commit().await?;
+            return Ok(Authorization::AlreadyConnected(connection));
+        }
+        if request.label.is_some() {
+            connection.label.clone_from(&request.label);
+        }
+        connection.config.extend(request.config.clone());
+        let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
+        tx.commit().await?;
+        self.open(upstream, connector, connection, attempt, request).await
+    }
+
+    /// Begins to authorize a connection again, whether or not it works.
+    ///
+    /// # Errors
+    /// As [`Connections::connect`], and when there is no such connection.
+    pub async fn reconnect(&self, user: &UserId, id: Uuid, request: &ConnectRequest) -> Result<Authorization> {
+        let upstream = self.upstream()?;
+        let connection = self.own(user, id).await?;
+        let connector = self.connector(&connection.connector.slug)?;
+        self.connectable(upstream, connector).await?;
+        let mut tx = self.begin().await?;
+        let connection = store::lock(&mut tx, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let (connection, attempt) = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
+        tx.commit().await?;
+        self.open(upstream, connector, connection, attempt, request).await
+    }
+
+    /// Refuses a connector that cannot be connected.
+    async fn connectable(&self, upstream: &Upstream, connector: &Connector) -> Result<()> {
+        match connector.availability() {
+            Availability::Available => {}
+            Availability::Disabled => {
+                return Err(Error::ConnectorUnavailable(format!("{} is switched off", connector.name)));
+            }
+            Availability::Unavailable(reason) => {
+                return Err(Error::ConnectorUnavailable(reason.to_owned()));
+            }
+        }
+        match upstream.integrations.contains(&connector.integration_key).await {
+            Ok(false) => Err(not_configured(connector)),
+            Ok(true) => Ok(()),
+            Err(error) => {
+                // Whether it is configured, the session's own answer will tell.
+                tracing::warn!(%error, "Nango's integrations are not known");
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks Nango for a session, and writes down what came of it.
+    async fn open(
+        &self,
+        upstream: &Upstream,
+        connector: &Connector,
+        connection: Connection,
+        mut attempt: Attempt,
+        request: &ConnectRequest,
+    ) -> Result<Authorization> {
+        match self.session(upstream, connector, &connection, &mut attempt, request).await {
+            Ok(session) => {
+                attempt.expires_at = session.expires_at;
+                let mut tx = self.begin().await?;
+                store::session_opened(&mut tx, &attempt).await?;
+                tx.commit().await?;
+                let url = if opens_oauth(connector) {
+                    upstream.nango.oauth_connect_url(&connector.integration_key, &session)
+                } else {
+                    upstream.nango.connect_link(&session)
+                };
+                Ok(Authorization::Begun { connection, attempt, url })
+            }
+            Err(error) => {
+                self.attempt_failed(attempt.id, &Failure::of_session(&error)).await?;
+                Err(match error {
+                    nango::Error::UnknownIntegration => not_configured(connector),
+                    error => error.into(),
+                })
+            }
+        }
+    }
+
+    /// A session of the attempt's kind; a new one where Nango no longer has what was to be renewed.
+    async fn session(
+        &self,
+        upstream: &Upstream,
+        connector: &Connector,
+        connection: &Connection,
+        attempt: &mut Attempt,
+        request: &ConnectRequest,
+    ) -> Result<Session, nango::Error> {
+        let tags: BTreeMap<String, String> = [
+            (USER_TAG.to_owned(), connection.user_id.as_str().to_owned()),
+            (CONNECTION_TAG.to_owned(), connection.id.to_string()),
+            (ATTEMPT_TAG.to_owned(), attempt.id.to_string()),
+        ]
+        .into();
+        let webhook = Some(self.webhook_url(attempt.id));
+        if attempt.kind == AttemptKind::Reconnect
+            && let Some(existing) = connection.state.upstream()
+        {
+            let session = ReconnectSession {
+                connection_id: existing.id.clone(),
+                integration: connector.integration_key.clone(),
+                tags: tags.clone(),
+                webhook_url_override: webhook.clone(),
+                defaults: defaults(request),
+            };
+            match reconnect_session(upstream, session).await {
+                Err(nango::Error::UnknownConnection) => attempt.kind = AttemptKind::Connect,
+                answer => return answer,
+            }
+        }
+        let session = CreateSession {
+            integration: connector.integration_key.clone(),
+            tags,
+            webhook_url_override: webhook,
+            defaults: defaults(request),
+        };
+        create_session(upstream, session).await
+    }
+
+    /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.
+    fn webhook_url(&self, attempt: Uuid) -> Url {
+        let mut url = self.public_url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(["api", "v1", "webhooks", "nango", &attempt.to_string()]);
+        }
+        url
+    }
+}
+
+/// Writes down that an attempt begins. The row is locked by the caller.
+async fn begin_attempt(
+    db: &mut PgConnection,
+    connection: &Connection,
+    now: DateTime<Utc>,
+) -> Result<(Connection, Attempt)> {
+    let attempt = Attempt {
+        id: Uuid::now_v7(),
+        connection_id: connection.id,
+        kind: connection.attempt_kind(),
+        expires_at: now + SESSION_TIME,
+        outcome: None,
+        error: None,
+        void: false,
+        created_at: now,
+        ended_at: None,
+    };
+    store::insert_attempt(db, &attempt).await?;
+    let connection = store::apply(db, &connection.attempt_started(now), Some(attempt.id)).await?;
+    Ok((connection, attempt))
+}
+
+/// Older Nangos refuse the webhook's address. Without it failures are not told, but grants are found all the same.
+async fn create_session(upstream: &Upstream, session: CreateSession) -> Result<Session, nango::Error> {
+    match upstream.nango.create_session(&session).await {
+        Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
+            warn_of_old_nango();
+            let session = CreateSession { webhook_url_override: None, ..session };
+            upstream.nango.create_session(&session).await
+        }
+        answer => answer,
+    }
+}
+
+async fn reconnect_session(upstream: &Upstream, session: ReconnectSession) -> Result<Session, nango::Error> {
+    match upstream.nango.reconnect_session(&session).await {
+        Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
+            warn_of_old_nango();
+            let session = ReconnectSession { webhook_url_override: None, ..session };
+            upstream.nango.reconnect_session(&session).await
+        }
+        answer => answer,
+    }
+}
+
+fn warn_of_old_nango() {
+    tracing::warn!("this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango");
+}
+
+fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
+    let login_hint = request.login_hint.iter().map(|hint| ("login_hint".to_owned(), hint.clone()));
+    IntegrationDefaults {
+        scopes: (!request.scopes.is_empty()).then(|| request.scopes.join(",")),
+        authorization_params: login_hint.collect(),
+    }
+}
+
+/// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
+fn opens_oauth(connector: &Connector) -> bool {
+    matches!(connector.auth_mode, Some(AuthMode::OAuth1 | AuthMode::OAuth2))
+}
+
+fn not_configured(connector: &Connector) -> Error {
+    Error::ConnectorNotConfigured {
+        connector: connector.name.clone(),
+        integration_key: connector.integration_key.clone(),
+    }
+}

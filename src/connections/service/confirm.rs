@@ -1,0 +1,212 @@
+//! How the truth is known: what Nango holds, asked for by whoever has a reason to.
+//!
+//! The webhook, a look while somebody waits, and the sweep all end here. Each
+//! may come first, twice, or not at all.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use uuid::Uuid;
+
+use super::{Connections, Result};
+use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
+use crate::connections::machine::Grant;
+use crate::connections::{Attempt, Connection, Failure, Upstream, store};
+use crate::nango::webhook::{AuthEvent, Event, Operation};
+use crate::nango::{ConnectionSummary, ListConnections};
+
+/// How long an answer is held back for a look at Nango.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What became of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Believed {
+    /// It told of something that was ours, and Nango confirmed it.
+    Taken,
+    /// It told nothing that concerns us.
+    Ignored,
+}
+
+impl Connections {
+    /// Takes a verified webhook of Nango's as a hint of where to look.
+    ///
+    /// # Errors
+    /// When Nango or the database cannot be asked: then Nango should send it again.
+    pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
+        let Event::Auth(event) = event else { return Ok(Believed::Ignored) };
+        let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
+        let Some(id) = attempt.or(tagged) else { return Ok(Believed::Ignored) };
+        if event.operation == Operation::Refresh {
+            return Ok(Believed::Ignored);
+        }
+        if event.success { self.told_of_grant(event).await } else { self.told_of_failure(id, event).await }
+    }
+
+    async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
+        let upstream = self.upstream()?;
+        let filter = ListConnections {
+            connection_id: Some(event.connection_id.clone()),
+            integration: Some(event.provider_config_key.clone()),
+            ..ListConnections::default()
+        };
+        let found = upstream.nango.connections(&filter).await?;
+        let mut believed = Believed::Ignored;
+        for summary in &found {
+            // The tags that Nango confirms say which attempt it was, not those of the webhook.
+            if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
+                && self.grant(attempt, summary).await?
+            {
+                believed = Believed::Taken;
+            }
+        }
+        Ok(believed)
+    }
+
+    async fn told_of_failure(&self, id: Uuid, event: &AuthEvent) -> Result<Believed> {
+        let upstream = self.upstream()?;
+        let found = upstream.lookups.attempt_now(id).await?;
+        if !found.is_empty() {
+            self.grants(id, found).await?;
+            return Ok(Believed::Taken);
+        }
+        let failure = Failure::of_authorization(event.error.as_ref());
+        let taken = self.attempt_failed(id, &failure).await?;
+        Ok(if taken { Believed::Taken } else { Believed::Ignored })
+    }
+
+    /// Looks at Nango for what an attempt has brought about, at most once a second.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub(super) async fn look(&self, attempt: Uuid) -> Result<bool> {
+        let found = self.upstream()?.lookups.attempt(attempt).await?;
+        self.grants(attempt, found).await
+    }
+
+    /// The same at once, whatever was answered a moment ago, for as long as an answer may wait.
+    pub(super) async fn look_now(&self, attempt: Uuid) {
+        let look = async {
+            let found = self.upstream()?.lookups.attempt_now(attempt).await?;
+            self.grants(attempt, found).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, look).await {
+            tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
+        }
+    }
+
+    /// Looks for each of these attempts, for as long as an answer may wait. Says whether anything changed.
+    pub(super) async fn look_for_all(&self, attempts: &[Attempt]) -> bool {
+        let looks = join_all(attempts.iter().map(|attempt| async {
+            self.look(attempt.id).await.unwrap_or_else(|error| {
+                tracing::warn!(attempt = %attempt.id, %error, "could not look at Nango for an attempt");
+                false
+            })
+        }));
+        match tokio::time::timeout(PATIENCE, looks).await {
+            Ok(changed) => changed.contains(&true),
+            // What the looks have changed by now is read again.
+            Err(_elapsed) => true,
+        }
+    }
+
+    /// Asks Nango for a connection of its own id, and takes it if it is one of ours.
+    pub(super) async fn look_for_upstream(&self, nango_id: &str) -> Result<Option<Connection>> {
+        let filter =
+            ListConnections { connection_id: Some(nango_id.to_owned()), ..ListConnections::default() };
+        for summary in self.upstream()?.nango.connections(&filter).await? {
+            if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) {
+                self.grant(attempt, &summary).await?;
+            }
+        }
+        let mut tx = self.begin().await?;
+        let connection = store::find_upstream(&mut tx, nango_id).await?;
+        tx.commit().await?;
+        Ok(connection)
+    }
+
+    /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
+    async fn grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
+        found.sort_by_key(|summary| std::cmp::Reverse(summary.created_at));
+        let mut changed = false;
+        for summary in &found {
+            changed |= self.grant(attempt, summary).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Takes one grant that Nango confirms. Says whether it was ours.
+    async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
+        let grant = Upstream { id: summary.connection_id.clone(), created_at: summary.created_at };
+        let mut tx = self.begin().await?;
+        let Some(connection_id) = store::attempt(&mut tx, attempt).await?.map(|attempt| attempt.connection_id)
+        else {
+            return Ok(false);
+        };
+        let Some(connection) = store::lock(&mut tx, connection_id).await? else { return Ok(false) };
+        // Read again: before the lock another witness may have ended it.
+        let Some(attempt) = store::attempt(&mut tx, attempt).await? else { return Ok(false) };
+        if !belongs(summary, &connection, &attempt) {
+            tracing::warn!(
+                connection = %connection.id, attempt = %attempt.id, nango_connection = %grant.id,
+                "a Nango connection carries our attempt's tag but not its other marks: left alone"
+            );
+            return Ok(false);
+        }
+        let now = self.clock.now();
+        match connection.granted(&attempt, &grant, now) {
+            Grant::Known => return Ok(false),
+            Grant::Taken(transition) => {
+                store::apply(&mut tx, &transition, Some(attempt.id)).await?;
+            }
+            Grant::Discarded => store::delete_later(&mut tx, &grant, &connection, now).await?,
+        }
+        tx.commit().await?;
+        self.deletions.notify_one();
+        Ok(true)
+    }
+
+    /// Writes down that an attempt has failed. `false` if it had ended before.
+    pub(super) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let Some(attempt) = store::attempt(&mut tx, id).await? else { return Ok(false) };
+        let Some(connection) = store::lock(&mut tx, attempt.connection_id).await? else { return Ok(false) };
+        let Some(attempt) = store::attempt(&mut tx, id).await? else { return Ok(false) };
+        let Some(transition) = connection.attempt_failed(&attempt, failure, self.clock.now()) else {
+            return Ok(false);
+        };
+        store::apply(&mut tx, &transition, Some(id)).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// One pass over the attempts that are past their time: a last look, then they are over.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not answer is left for the next pass.
+    pub async fn expire_attempts(&self) -> Result<usize> {
+        const BATCH: i64 = 50;
+        let mut tx = self.begin().await?;
+        let overdue = store::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
+        tx.commit().await?;
+        let mut expired = 0;
+        for attempt in overdue {
+            match self.look(attempt.id).await {
+                Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => expired += 1,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(attempt = %attempt.id, %error, "no last look at Nango: the attempt stays open");
+                }
+            }
+        }
+        Ok(expired)
+    }
+}
+
+/// Whether a Nango connection is what this attempt was to bring about.
+fn belongs(summary: &ConnectionSummary, connection: &Connection, attempt: &Attempt) -> bool {
+    let tag = |name: &str| summary.tags.get(name).map(String::as_str);
+    tag(ATTEMPT_TAG) == Some(attempt.id.to_string().as_str())
+        && tag(CONNECTION_TAG) == Some(connection.id.to_string().as_str())
+        && tag(USER_TAG) == Some(connection.user_id.as_str())
+        && summary.provider_config_key == connection.connector.integration_key
+}

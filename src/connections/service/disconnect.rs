@@ -1,0 +1,167 @@
+//! Disconnect, and what has to be deleted at Nango after it.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use uuid::Uuid;
+
+use super::{Connections, Error, Result};
+use crate::auth::UserId;
+use crate::connections::store::Deletion;
+use crate::connections::{Connection, State, store};
+
+/// How long a claimed deletion is nobody else's, in seconds: longer than a call to Nango may take.
+const LEASE_SECONDS: f64 = 60.0;
+
+/// How many deletions one pass claims.
+const BATCH: i64 = 20;
+
+/// The longest pause between two tries of one deletion.
+const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(10);
+
+/// Which connection of a connector is to be ended.
+#[derive(Clone, Debug)]
+pub enum DisconnectTarget {
+    /// This one.
+    Connection(Uuid),
+    /// The one of this instance.
+    Instance(String),
+    /// The only one there is.
+    Only,
+}
+
+/// What came of a disconnect.
+#[derive(Debug)]
+pub struct Disconnected {
+    /// The connection, disconnected.
+    pub connection: Connection,
+    /// Whether Nango has confirmed that it holds nothing of it any more.
+    pub confirmed: bool,
+}
+
+impl Connections {
+    /// Ends a connection, here at once, at Nango as soon as it answers. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, or several and none is named.
+    pub async fn disconnect(
+        &self,
+        user: &UserId,
+        connector: &str,
+        target: &DisconnectTarget,
+    ) -> Result<Disconnected> {
+        self.upstream()?;
+        let id = self.target(user, connector, target).await?;
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let connection = store::lock(&mut tx, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let (connection, open) = match connection.disconnected(now) {
+            Some(transition) => {
+                let latest = store::latest_attempts(&mut tx, &[id]).await?;
+                store::void_attempts(&mut tx, id, now).await?;
+                let connection = store::apply(&mut tx, &transition, None).await?;
+                (connection, latest.into_iter().find(|attempt| attempt.outcome.is_none()))
+            }
+            None => (connection, None),
+        };
+        tx.commit().await?;
+        if let Some(attempt) = open {
+            // The user may have granted what nobody has seen yet: then it goes, too.
+            self.look_now(attempt.id).await;
+        }
+        let confirmed = self.delete_now(id).await?;
+        Ok(Disconnected { connection, confirmed })
+    }
+
+    async fn target(&self, user: &UserId, connector: &str, target: &DisconnectTarget) -> Result<Uuid> {
+        let mut tx = self.begin().await?;
+        let connector_id = match self.catalog.get(connector) {
+            Some(connector) => connector.id,
+            // A connector that has left the catalog can still be disconnected.
+            None => store::connector_id(&mut tx, connector)
+                .await?
+                .ok_or_else(|| Error::ConnectorNotFound(connector.to_owned()))?,
+        };
+        let filter = store::Filter { connector_id: Some(connector_id), ..store::Filter::default() };
+        let all = store::list(&mut tx, user, &filter, i64::MAX).await?;
+        tx.commit().await?;
+        match target {
+            DisconnectTarget::Connection(id) => all.iter().find(|connection| connection.id == *id),
+            DisconnectTarget::Instance(name) => all.iter().find(|connection| connection.instance_id == *name),
+            DisconnectTarget::Only => only(&all)?,
+        }
+        .map(|connection| connection.id)
+        .ok_or(Error::ConnectionNotFound)
+    }
+
+    /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
+    async fn delete_now(&self, connection: Uuid) -> Result<bool> {
+        self.deletion_pass(Some(connection)).await?;
+        let mut tx = self.begin().await?;
+        let pending = store::deletion_pending(&mut tx, connection).await?;
+        tx.commit().await?;
+        Ok(!pending)
+    }
+
+    /// One pass over what is due to be deleted at Nango. Answers how many were claimed.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not confirm is tried again later.
+    pub async fn delete_due(&self) -> Result<usize> {
+        self.deletion_pass(None).await
+    }
+
+    /// Returns when there may be something new to delete.
+    pub async fn deletion_wanted(&self) {
+        self.deletions.notified().await;
+    }
+
+    async fn deletion_pass(&self, connection: Option<Uuid>) -> Result<usize> {
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let claimed = store::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
+        tx.commit().await?;
+        let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
+        done.into_iter().collect::<Result<Vec<()>>>()?;
+        Ok(claimed.len())
+    }
+
+    async fn delete(&self, deletion: &Deletion) -> Result<()> {
+        let id = &deletion.nango_connection_id;
+        let answer = self.upstream()?.nango.delete_connection(id, &deletion.integration_key).await;
+        let mut tx = self.begin().await?;
+        match answer {
+            Ok(_) => store::deletion_done(&mut tx, id).await?,
+            Err(error) => {
+                tracing::warn!(
+                    nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
+                    "Nango has not confirmed a deletion: it is tried again"
+                );
+                let next = self.clock.now() + pause(deletion.attempts);
+                store::deletion_failed(&mut tx, id, &error.to_string(), next).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Doubles with each try, from one second on.
+fn pause(attempts: i32) -> TimeDelta {
+    let exponent = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
+    let pause = Duration::from_secs(1) * 2_u32.pow(exponent);
+    TimeDelta::from_std(pause).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
+}
+
+/// The one that is meant when none is named: the only one that is not ended, or the only one.
+fn only(all: &[Connection]) -> Result<Option<&Connection>> {
+    let live: Vec<&Connection> =
+        all.iter().filter(|connection| !matches!(connection.state, State::Disconnected { .. })).collect();
+    let candidates = if live.is_empty() { all.iter().collect() } else { live };
+    match candidates.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
+        several => Err(Error::AmbiguousConnection(several.iter().map(|connection| connection.id).collect())),
+    }
+}

@@ -1,0 +1,162 @@
+//! The use cases. The only place that orders the database and Nango.
+//!
+//! No transaction is open while Nango is called: read, commit, call, and then
+//! change what is there by then, under the row's lock.
+
+mod authorize;
+mod confirm;
+mod disconnect;
+mod read;
+
+use std::sync::Arc;
+
+use sqlx::{Postgres, Transaction};
+use tokio::sync::Notify;
+use url::Url;
+use uuid::Uuid;
+
+use super::integrations::Integrations;
+use super::lookups::Lookups;
+use super::{Connection, Database, store};
+use crate::auth::UserId;
+use crate::catalog::{Catalog, Connector};
+use crate::clock::Clock;
+use crate::nango::{self, Nango};
+
+pub use authorize::{Authorization, ConnectRequest};
+pub use confirm::Believed;
+pub use disconnect::{DisconnectTarget, Disconnected};
+pub use read::{Details, Page, Query, Update};
+
+/// The connections of all users: the house's one door to the database and Nango.
+#[derive(Debug)]
+pub struct Connections {
+    database: Database,
+    catalog: Arc<Catalog>,
+    upstream: Option<Upstream>,
+    clock: Clock,
+    public_url: Url,
+    deletions: Notify,
+}
+
+/// Nango and what is remembered of its answers.
+#[derive(Debug)]
+struct Upstream {
+    nango: Nango,
+    lookups: Lookups,
+    integrations: Integrations,
+}
+
+/// Why a use case did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `NANGO_ENABLED` is false.
+    #[error("connecting is switched off: set NANGO_ENABLED to true")]
+    NangoDisabled,
+    /// No connector has this id or slug.
+    #[error("there is no connector {0:?}")]
+    ConnectorNotFound(String),
+    /// The connector is listed but cannot be connected.
+    #[error("{0}")]
+    ConnectorUnavailable(String),
+    /// The Nango environment has no integration for the connector.
+    #[error("{connector} is not set up yet: Nango has no integration {integration_key:?}")]
+    ConnectorNotConfigured {
+        /// The connector's name.
+        connector: String,
+        /// The integration that an operator has to add.
+        integration_key: String,
+    },
+    /// The user has no such connection, or it is another user's.
+    #[error("there is no such connection")]
+    ConnectionNotFound,
+    /// Several connections fit, and none was named.
+    #[error("there are several connections of this connector: name one by connection_id")]
+    AmbiguousConnection(Vec<Uuid>),
+    /// The connection was ended, which a label or a check cannot change.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nango did not do its part.
+    #[error(transparent)]
+    Nango(#[from] nango::Error),
+    /// The database did not do its part.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Connections {
+    /// Puts the parts together. Without a `nango`, everything that needs it is refused.
+    #[must_use]
+    pub fn new(
+        database: Database,
+        catalog: Arc<Catalog>,
+        nango: Option<Nango>,
+        clock: Clock,
+        public_url: Url,
+    ) -> Self {
+        let upstream = nango.map(|nango| Upstream {
+            lookups: Lookups::new(nango.clone()),
+            integrations: Integrations::new(nango.clone()),
+            nango,
+        });
+        Self { database, catalog, upstream, clock, public_url, deletions: Notify::new() }
+    }
+
+    /// Writes the catalog to the database, where connections refer to it.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn seed_connectors(&self) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        store::seed_connectors(&mut tx, &self.catalog).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Answers if the database does.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.database.ping().await?)
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Whether Nango has an integration for each connector; `None` where that is not known.
+    pub async fn configured(&self) -> impl Fn(&Connector) -> Option<bool> + use<> {
+        let keys = match &self.upstream {
+            Some(upstream) => upstream.integrations.keys().await.map_err(|error| {
+                tracing::warn!(%error, "Nango's integrations are not known");
+            }),
+            None => Err(()),
+        };
+        move |connector| keys.as_ref().ok().map(|keys| keys.contains(&connector.integration_key))
+    }
+
+    fn upstream(&self) -> Result<&Upstream> {
+        self.upstream.as_ref().ok_or(Error::NangoDisabled)
+    }
+
+    fn connector(&self, reference: &str) -> Result<&Connector> {
+        self.catalog.get(reference).ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        Ok(self.database.begin().await?)
+    }
+
+    /// A user's own connection.
+    async fn own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+        let mut tx = self.begin().await?;
+        let connection = store::find(&mut tx, user, id).await?;
+        tx.commit().await?;
+        connection.ok_or(Error::ConnectionNotFound)
+    }
+}

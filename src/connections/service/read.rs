@@ -1,0 +1,188 @@
+//! Reading connections, and the little that is written without Nango.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{Connections, Error, Result};
+use crate::auth::UserId;
+use crate::connections::{Attempt, Connection, Status, store};
+
+/// How large a connection's config may become, in bytes of JSON.
+const MAX_CONFIG: usize = 16 * 1024;
+
+/// Which connections a list shows.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Only those of this connector, by id or slug.
+    pub connector: Option<String>,
+    /// Only those with this status.
+    pub status: Option<Status>,
+    /// How many at the most.
+    pub limit: i64,
+    /// Only those after this one on the list: the page's cursor.
+    pub after: Option<Uuid>,
+}
+
+/// One page of a user's connections, newest first.
+#[derive(Debug)]
+pub struct Page {
+    /// The page.
+    pub connections: Vec<Details>,
+    /// How many there are on all pages.
+    pub total: i64,
+    /// The cursor of the next page, if there is one.
+    pub next: Option<Uuid>,
+}
+
+/// A connection and how the last attempt to authorize it went.
+#[derive(Clone, Debug)]
+pub struct Details {
+    /// The connection.
+    pub connection: Connection,
+    /// The newest attempt.
+    pub attempt: Option<Attempt>,
+}
+
+/// What a user changes of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// A new label, or none at all.
+    pub label: Option<Option<String>>,
+    /// Merged into the config by key (RFC 7396): null removes one.
+    pub config: Option<Map<String, Value>>,
+}
+
+impl Connections {
+    /// A page of a user's connections. Those that wait for a grant are looked up at Nango first.
+    ///
+    /// # Errors
+    /// As the database. That Nango does not answer only means that nothing new is known.
+    pub async fn list(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let page = self.page(user, query).await?;
+        let open = open_attempts(&page.connections);
+        if self.upstream.is_some() && !open.is_empty() && self.look_for_all(&open).await {
+            return self.page(user, query).await;
+        }
+        Ok(page)
+    }
+
+    /// One connection of a user, looked up at Nango first if it waits for a grant.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn get(&self, user: &UserId, id: Uuid) -> Result<Details> {
+        let details = self.details(user, id).await?;
+        let open = open_attempts(std::slice::from_ref(&details));
+        if self.upstream.is_some() && !open.is_empty() && self.look_for_all(&open).await {
+            return self.details(user, id).await;
+        }
+        Ok(details)
+    }
+
+    /// A connection that came back from the popup, by our id or Nango's, after a look at Nango.
+    ///
+    /// Without a `user` it is anybody's: the caller tells no more than whether it worked.
+    ///
+    /// # Errors
+    /// When there is no such connection.
+    pub async fn returned(&self, user: Option<&UserId>, id: &str) -> Result<Details> {
+        self.upstream()?;
+        let mut tx = self.begin().await?;
+        let connection = match id.parse() {
+            Ok(uuid) => match store::find_any(&mut tx, uuid).await? {
+                Some(connection) => Some(connection),
+                None => store::find_upstream(&mut tx, id).await?,
+            },
+            Err(_not_ours) => store::find_upstream(&mut tx, id).await?,
+        };
+        tx.commit().await?;
+        let connection = match connection {
+            Some(connection) => connection,
+            None => self.look_for_upstream(id).await?.ok_or(Error::ConnectionNotFound)?,
+        };
+        if user.is_some_and(|user| *user != connection.user_id) {
+            return Err(Error::ConnectionNotFound);
+        }
+        self.get(&connection.user_id, connection.id).await
+    }
+
+    /// Changes a connection's label or config.
+    ///
+    /// # Errors
+    /// When there is no such connection, or the config would become too large.
+    pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<Details> {
+        let mut tx = self.begin().await?;
+        let own = store::lock(&mut tx, id).await?.filter(|connection| connection.user_id == *user);
+        let mut connection = own.ok_or(Error::ConnectionNotFound)?;
+        let before = connection.clone();
+        if let Some(label) = &update.label {
+            connection.label.clone_from(label);
+        }
+        for (key, value) in update.config.iter().flatten() {
+            if value.is_null() {
+                connection.config.remove(key);
+            } else {
+                connection.config.insert(key.clone(), value.clone());
+            }
+        }
+        check_config(&connection.config)?;
+        if connection != before {
+            store::apply(&mut tx, &connection.updated(self.clock.now()), None).await?;
+        }
+        tx.commit().await?;
+        self.details(user, id).await
+    }
+
+    async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let mut tx = self.begin().await?;
+        let connector_id = match &query.connector {
+            None => None,
+            Some(reference) => match self.catalog.get(reference) {
+                Some(connector) => Some(connector.id),
+                None => match store::connector_id(&mut tx, reference).await? {
+                    Some(id) => Some(id),
+                    None => return Ok(Page { connections: Vec::new(), total: 0, next: None }),
+                },
+            },
+        };
+        let filter = store::Filter { connector_id, status: query.status, before: query.after };
+        let mut connections = store::list(&mut tx, user, &filter, query.limit + 1).await?;
+        let total = store::count(&mut tx, user, &filter).await?;
+        let more = i64::try_from(connections.len()).is_ok_and(|found| found > query.limit);
+        if more {
+            connections.pop();
+        }
+        let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
+        let attempts = store::latest_attempts(&mut tx, &ids).await?;
+        tx.commit().await?;
+        let mut attempts: HashMap<Uuid, Attempt> =
+            attempts.into_iter().map(|attempt| (attempt.connection_id, attempt)).collect();
+        let next = if more { ids.last().copied() } else { None };
+        let details = |connection: Connection| Details { attempt: attempts.remove(&connection.id), connection };
+        Ok(Page { connections: connections.into_iter().map(details).collect(), total, next })
+    }
+
+    async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
+        let mut tx = self.begin().await?;
+        let connection = store::find(&mut tx, user, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let attempt = store::latest_attempts(&mut tx, &[id]).await?.pop();
+        tx.commit().await?;
+        Ok(Details { connection, attempt })
+    }
+}
+
+/// The attempts that somebody who reads these connections waits for.
+fn open_attempts(details: &[Details]) -> Vec<Attempt> {
+    details.iter().filter_map(|details| details.attempt.clone()).filter(|attempt| attempt.outcome.is_none()).collect()
+}
+
+/// Refuses a config that would become too large.
+pub(super) fn check_config(config: &Map<String, Value>) -> Result<()> {
+    let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
+    if size > MAX_CONFIG {
+        return Err(Error::Invalid(format!("config may have {MAX_CONFIG} bytes of JSON, and would have {size}")));
+    }
+    Ok(())
+}

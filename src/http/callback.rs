@@ -1,0 +1,159 @@
+//! The return from the popup: the provider's, and the product's.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use axum::extract::{RawQuery, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::Problem;
+use super::extract::{Query, WantsPage};
+use crate::auth::Caller;
+use crate::connections::service::{Details, Error};
+use crate::connections::{Reason, State as ConnectionState, Status};
+
+/// The page's script; its hash is all that the page's policy lets run.
+const SCRIPT: &str = include_str!("../../templates/returned.js");
+
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
+    let policy = format!("default-src 'none'; script-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'");
+    HeaderValue::from_str(&policy).expect("base64 has only characters that a header may hold")
+});
+
+#[derive(Template)]
+#[template(path = "returned.html")]
+struct ReturnedPage<'a> {
+    title: &'a str,
+    text: &'a str,
+    message: String,
+    script: &'a str,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CallbackQuery {
+    /// Set by a provider that returns to our own domain: the whole query is Nango's.
+    state: Option<String>,
+    /// The connection to look at, by our id or Nango's.
+    connection_id: Option<String>,
+}
+
+/// How a connection stands after the popup.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CallbackAnswer {
+    /// Whether it is connected.
+    success: bool,
+    connection_id: Uuid,
+    nango_connection_id: Option<String>,
+    status: Status,
+    status_reason: Option<Reason>,
+    /// The same for a person to read.
+    message: String,
+}
+
+/// The return from the popup.
+///
+/// With a `state`, the provider's: the browser is sent on to Nango, the query
+/// untouched, so that Nango's cookie travels with it. With a `connection_id`,
+/// the product's: Nango is asked how the connection stands. A browser gets a
+/// page that tells its opener, at the allowed origins only, and closes.
+#[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
+    (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
+    (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
+    (status = 503, body = Problem)
+))]
+pub(super) async fn callback(
+    State(app): State<AppState>,
+    page: WantsPage,
+    caller: Result<Caller, Problem>,
+    RawQuery(raw): RawQuery,
+    Query(query): Query<CallbackQuery>,
+) -> Result<Response, Problem> {
+    if query.state.is_some() {
+        let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
+        let location = nango.oauth_callback_url(&raw.unwrap_or_default());
+        return Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response());
+    }
+    let id = query.connection_id.ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
+    if page.0 {
+        // A browser's navigation carries no token. The page says no more than
+        // whether it worked, and says it to the product's own origins only.
+        return Ok(match app.connections.returned(None, &id).await {
+            Ok(details) => page_of(&app, &details),
+            Err(Error::ConnectionNotFound) => {
+                page_response(&app, StatusCode::NOT_FOUND, "Connection not found", "There is no such connection.", json!({
+                    "type": "OAUTH_ERROR", "error": "connection_not_found",
+                }))
+            }
+            Err(error) => return Err(error.into()),
+        });
+    }
+    let details = app.connections.returned(Some(&caller?.user_id), &id).await?;
+    Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
+}
+
+impl From<&Details> for CallbackAnswer {
+    fn from(details: &Details) -> Self {
+        let connection = &details.connection;
+        let name = &connection.connector.name;
+        let message = match connection.state.status() {
+            Status::Connected => format!("{name} is connected"),
+            Status::Pending => format!("{name} still waits for the authorization"),
+            Status::Disconnected => format!("{name} is disconnected"),
+            Status::Error => {
+                connection.last_error.clone().unwrap_or_else(|| format!("{name} could not be connected"))
+            }
+        };
+        Self {
+            success: matches!(connection.state, ConnectionState::Connected { .. }),
+            connection_id: connection.id,
+            nango_connection_id: connection.state.upstream().map(|upstream| upstream.id.clone()),
+            status: connection.state.status(),
+            status_reason: connection.state.reason(),
+            message,
+        }
+    }
+}
+
+fn page_of(app: &AppState, details: &Details) -> Response {
+    let answer = CallbackAnswer::from(details);
+    let (kind, title) = match answer.status {
+        Status::Connected => ("OAUTH_SUCCESS", "Connected"),
+        _ => ("OAUTH_ERROR", "Not connected"),
+    };
+    let text = if answer.success { "The account is connected." } else { "The account is not connected." };
+    let message = json!({
+        "type": kind, "connection_id": answer.connection_id, "status": answer.status, "error": answer.status_reason,
+    });
+    page_response(app, StatusCode::OK, title, text, message)
+}
+
+fn page_response(
+    app: &AppState,
+    status: StatusCode,
+    title: &str,
+    text: &str,
+    message: serde_json::Value,
+) -> Response {
+    let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
+    // Inside a script element only a `<` could end the data.
+    let page = ReturnedPage { title, text, message: data.replace('<', "\\u003c"), script: SCRIPT };
+    match page.render() {
+        Ok(html) => (status, [(CONTENT_SECURITY_POLICY, POLICY.clone())], Html(html)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the callback's page could not be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Connect, reconnect and disconnect.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::Problem;
+use super::extract::{OptionalJson, Path, Query};
+use crate::auth::Caller;
+use crate::connections::Status;
+use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
+
+/// The longest label or instance id, in characters.
+const MAX_NAME: usize = 255;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ConnectQuery {
+    /// Tells several accounts of one connector apart; left out for the first.
+    #[serde(default)]
+    instance_id: String,
+}
+
+/// What may be said with a connect.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(super) struct ConnectBody {
+    /// What the user calls the connection.
+    label: Option<String>,
+    /// What the product keeps with it: a JSON object of 16 KiB at the most.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    config: Map<String, Value>,
+    /// Scopes to ask for instead of the integration's own.
+    #[serde(default)]
+    scopes: Vec<String>,
+    /// The account that the provider should offer, such as an e-mail address.
+    login_hint: Option<String>,
+}
+
+impl ConnectBody {
+    fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
+        check_name("instance_id", &instance_id)?;
+        let label = self.label.map(|label| checked_label(&label)).transpose()?;
+        Ok(ConnectRequest {
+            instance_id,
+            label,
+            config: self.config,
+            scopes: self.scopes,
+            login_hint: self.login_hint,
+        })
+    }
+}
+
+/// What comes of a connect or reconnect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ConnectAnswer {
+    /// Where to send the user; null when already connected.
+    oauth_url: Option<String>,
+    /// Our connection.
+    connection_id: Uuid,
+    /// Nango's connection, once there is one.
+    nango_connection_id: Option<String>,
+    /// Whether `oauth_url` is made for a popup.
+    popup: bool,
+    /// Whether there was nothing to do.
+    already_connected: bool,
+    /// The same for a person to read.
+    message: String,
+    status: Status,
+    /// The attempt that was begun.
+    attempt_id: Option<Uuid>,
+    /// Until when the user may begin.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl From<Authorization> for ConnectAnswer {
+    fn from(authorization: Authorization) -> Self {
+        let (connection, begun, message) = match authorization {
+            Authorization::AlreadyConnected(connection) => {
+                let message = format!("{} is already connected", connection.connector.name);
+                (connection, None, message)
+            }
+            Authorization::Begun { connection, attempt, url } => {
+                let message = format!("Open oauth_url to connect {}", connection.connector.name);
+                (connection, Some((attempt, url)), message)
+            }
+        };
+        Self {
+            connection_id: connection.id,
+            nango_connection_id: connection.state.upstream().map(|upstream| upstream.id.clone()),
+            popup: begun.is_some(),
+            already_connected: begun.is_none(),
+            message,
+            status: connection.state.status(),
+            attempt_id: begun.as_ref().map(|(attempt, _)| attempt.id),
+            expires_at: begun.as_ref().map(|(attempt, _)| attempt.expires_at),
+            oauth_url: begun.map(|(_, url)| url.into()),
+        }
+    }
+}
+
+/// Begins to connect an account.
+///
+/// Answers where to send the user's popup, unless the account is connected already.
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
+    params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery),
+    request_body(content = Option<ConnectBody>),
+    responses(
+        (status = 200, body = ConnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 502, body = Problem),
+        (status = 503, body = Problem), (status = 504, body = Problem),
+    )
+)]
+pub(super) async fn connect(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(connector): Path<String>,
+    Query(query): Query<ConnectQuery>,
+    OptionalJson(body): OptionalJson<ConnectBody>,
+) -> Result<Json<ConnectAnswer>, Problem> {
+    let request = body.request(query.instance_id)?;
+    let authorization = state.connections.connect(&caller.user_id, &connector, &request).await?;
+    Ok(Json(authorization.into()))
+}
+
+/// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id")),
+    request_body(content = Option<ConnectBody>),
+    responses(
+        (status = 200, body = ConnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 502, body = Problem),
+        (status = 503, body = Problem), (status = 504, body = Problem),
+    )
+)]
+pub(super) async fn reconnect(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+    OptionalJson(body): OptionalJson<ConnectBody>,
+) -> Result<Json<ConnectAnswer>, Problem> {
+    let request = body.request(String::new())?;
+    let authorization = state.connections.reconnect(&caller.user_id, id, &request).await?;
+    Ok(Json(authorization.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DisconnectQuery {
+    /// Which connection to end; may be left out when there is only one.
+    connection_id: Option<Uuid>,
+    /// The same by its instance.
+    instance_id: Option<String>,
+}
+
+/// What comes of a disconnect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DisconnectAnswer {
+    connection_id: Uuid,
+    status: Status,
+    /// Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has.
+    upstream_deleted: bool,
+    /// The same for a person to read.
+    message: String,
+}
+
+/// Ends a connection. May be repeated.
+#[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", tag = "connections",
+    params(("connector" = String, Path, description = "A connector's id or slug"), DisconnectQuery),
+    responses(
+        (status = 200, body = DisconnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem),
+    )
+)]
+pub(super) async fn disconnect(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(connector): Path<String>,
+    Query(query): Query<DisconnectQuery>,
+) -> Result<Json<DisconnectAnswer>, Problem> {
+    let target = match (query.connection_id, query.instance_id) {
+        (Some(id), _) => DisconnectTarget::Connection(id),
+        (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
+        (None, None) => DisconnectTarget::Only,
+    };
+    let ended = state.connections.disconnect(&caller.user_id, &connector, &target).await?;
+    let name = &ended.connection.connector.name;
+    let message = if ended.confirmed {
+        format!("{name} is disconnected")
+    } else {
+        format!("{name} is disconnected here; Nango is asked to delete its part until it confirms")
+    };
+    Ok(Json(DisconnectAnswer {
+        connection_id: ended.connection.id,
+        status: ended.connection.state.status(),
+        upstream_deleted: ended.confirmed,
+        message,
+    }))
+}
+
+/// A label without the white space around it; an empty one is refused.
+pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
+    let label = label.trim();
+    if label.is_empty() {
+        return Err(Problem::invalid("label may not be empty; leave it out, or null to remove it"));
+    }
+    check_name("label", label)?;
+    Ok(label.to_owned())
+}
+
+fn check_name(field: &str, value: &str) -> Result<(), Problem> {
+    if value.chars().count() > MAX_NAME {
+        return Err(Problem::invalid(format!("{field} may have {MAX_NAME} characters")));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Problem::invalid(format!("{field} may not have control characters")));
+    }
+    Ok(())
+}

@@ -1,0 +1,295 @@
+//! Errors on the wire: RFC 9457 problems with a closed set of codes.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::REQUEST_ID;
+use crate::connections::service;
+use crate::{auth, nango};
+
+/// Makes the closed set of codes, each with its status and title.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:ident, $title:literal;)+) => {
+        /// What went wrong: stable, for programs to decide on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code { $($(#[$doc])* $variant,)+ }
+
+        impl Code {
+            fn parts(self) -> (&'static str, StatusCode, &'static str) {
+                match self { $(Self::$variant => ($text, StatusCode::$status, $title),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A parameter or the body is not as documented.
+    InvalidRequest = "invalid_request", BAD_REQUEST, "The request is not valid";
+    /// There is no bearer token, or it is not accepted.
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed";
+    /// A webhook's signature is missing or wrong.
+    InvalidSignature = "invalid_signature", UNAUTHORIZED, "The signature is not valid";
+    /// There is nothing at this path.
+    NotFound = "not_found", NOT_FOUND, "There is nothing here";
+    /// There is no such connector.
+    ConnectorNotFound = "connector_not_found", NOT_FOUND, "There is no such connector";
+    /// The caller has no such connection.
+    ConnectionNotFound = "connection_not_found", NOT_FOUND, "There is no such connection";
+    /// The path knows other methods.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    /// The body did not come in time.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
+    /// The connector is listed, but cannot be connected.
+    ConnectorUnavailable = "connector_unavailable", CONFLICT, "The connector cannot be connected";
+    /// Nango has no integration for the connector: an operator has to add it.
+    ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
+    /// Several connections fit: name one of `candidates`.
+    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    /// The body is too large.
+    PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The body is not JSON by its content type.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
+    /// Something broke here; the log has the detail under the request id.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke here";
+    /// Nango does not accept this service: an operator has to look at its key.
+    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
+    /// Nango gave an answer that makes no sense.
+    NangoError = "nango_error", BAD_GATEWAY, "Nango gave an unexpected answer";
+    /// Nango is switched off here.
+    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Connecting is switched off";
+    /// Nango cannot be reached or is failing: try again.
+    NangoUnavailable = "nango_unavailable", SERVICE_UNAVAILABLE, "Nango is not available";
+    /// Nango's rate limit is used up: try again after the time given.
+    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango asks for a pause";
+    /// Nango did not answer in time: try again.
+    NangoTimeout = "nango_timeout", GATEWAY_TIMEOUT, "Nango did not answer in time";
+    /// The keys that tokens are verified with cannot be had: try again.
+    KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be verified now";
+    /// The database cannot be reached: try again.
+    DatabaseUnavailable = "database_unavailable", SERVICE_UNAVAILABLE, "The database is not available";
+    /// The service is starting: try again.
+    Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
+}
+
+/// An error's body (RFC 9457), sent as `application/problem+json`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// A URN of the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code in a few words.
+    pub title: String,
+    /// The HTTP status, again.
+    pub status: u16,
+    /// What happened this time, for a person to read.
+    pub detail: String,
+    /// What went wrong, for programs.
+    pub code: Code,
+    /// The id under which the log tells more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// The connections to choose from, where several fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<Vec<Uuid>>,
+    /// After how many seconds to try again, as in the `Retry-After` header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+    #[serde(skip)]
+    challenge: Option<String>,
+}
+
+impl Problem {
+    /// A problem of this code.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (text, status, title) = code.parts();
+        Self {
+            kind: format!("urn:patchbay:problem:{text}"),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            code,
+            request_id: None,
+            candidates: None,
+            retry_after: None,
+            challenge: None,
+        }
+    }
+
+    /// A request that is not as documented.
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// The caller may try again after this many seconds.
+    #[must_use]
+    fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.code.parts().1;
+        let mut response = (status, Json(&self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self.challenge.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        response.extensions_mut().insert(Box::new(self));
+        response
+    }
+}
+
+/// Gives every error a problem's body, with the request's id: those of the handlers, and those of the layers.
+pub(super) async fn problems(request: Request, next: Next) -> Response {
+    let request_id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let mut response = next.run(request).await;
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let problem = match response.extensions_mut().remove::<Box<Problem>>() {
+        Some(problem) => *problem,
+        None => match bare(status) {
+            Some(problem) => problem,
+            // Not of our making: a page that has its own body.
+            None => return response,
+        },
+    };
+    let mut rendered = Problem { request_id, ..problem }.into_response();
+    // A layer's own headers, such as CORS' or `allow`, stay.
+    for (name, value) in response.headers() {
+        if !rendered.headers().contains_key(name) && name != "content-length" {
+            rendered.headers_mut().append(name, value.clone());
+        }
+    }
+    rendered
+}
+
+/// What axum and tower's layers answer by themselves.
+fn bare(status: StatusCode) -> Option<Problem> {
+    let (code, detail) = match status {
+        StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
+        StatusCode::METHOD_NOT_ALLOWED => (Code::MethodNotAllowed, "the Allow header names the methods"),
+        StatusCode::REQUEST_TIMEOUT => (Code::RequestTimeout, "the request was not answered in time"),
+        StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
+        StatusCode::INTERNAL_SERVER_ERROR => (Code::Internal, "the log has the detail under this request's id"),
+        _ => return None,
+    };
+    Some(Problem::new(code, detail))
+}
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        if let auth::Error::KeysUnavailable { .. } = error {
+            tracing::error!(%error, "tokens cannot be verified");
+            return Self::new(Code::KeysUnavailable, "the identity provider's keys cannot be had now").retry_after(5);
+        }
+        let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{error}\"");
+        Self { challenge: Some(challenge), ..Self::new(Code::Unauthenticated, error.to_string()) }
+    }
+}
+
+impl Problem {
+    /// There is no bearer token at all, which RFC 6750 challenges without an error code.
+    pub(super) fn no_token() -> Self {
+        Self {
+            challenge: Some("Bearer".to_owned()),
+            ..Self::new(Code::Unauthenticated, "send the user's token as `Authorization: Bearer …`")
+        }
+    }
+}
+
+impl From<service::Error> for Problem {
+    fn from(error: service::Error) -> Self {
+        use service::Error;
+        let detail = error.to_string();
+        match error {
+            Error::NangoDisabled => Self::new(Code::NangoDisabled, detail),
+            Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
+            Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
+            Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
+            Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
+            Error::AmbiguousConnection(candidates) => {
+                Self { candidates: Some(candidates), ..Self::new(Code::AmbiguousConnection, detail) }
+            }
+            Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
+            Error::Nango(error) => error.into(),
+            Error::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<nango::Error> for Problem {
+    fn from(error: nango::Error) -> Self {
+        use nango::Error;
+        tracing::warn!(%error, "Nango did not do its part");
+        match error {
+            Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
+            Error::RateLimited { retry_after } => {
+                let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
+                Self::new(Code::NangoRateLimited, "Nango answers no more calls this minute").retry_after(seconds)
+            }
+            Error::Unreachable { .. } => Self::new(Code::NangoUnavailable, "Nango cannot be reached").retry_after(5),
+            Error::Unavailable { .. } => Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5),
+            Error::Unauthorized { .. } => {
+                Self::new(Code::NangoMisconfigured, "Nango refused this service's key; its operator has to look at it")
+            }
+            _ => Self::new(Code::NangoError, "Nango gave an answer that makes no sense; the log tells more"),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref().is_some_and(|code| code.starts_with("22")) {
+            // A data exception, which only a caller's value can cause: a NUL in a text, say.
+            return Self::invalid("a value has characters that cannot be stored");
+        }
+        let unreachable = matches!(
+            error,
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
+        ) || code
+            // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
+            .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)));
+        tracing::error!(%error, "the database did not do its part");
+        if unreachable {
+            Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
+        } else {
+            Self::new(Code::Internal, "the log has the detail under this request's id")
+        }
+    }
+}
+
+macro_rules! rejections {
+    ($($rejection:ty),+) => {
+        $(impl From<$rejection> for Problem {
+            fn from(rejection: $rejection) -> Self {
+                let code = match rejection.status() {
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
+                    StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
+                    _ => Code::InvalidRequest,
+                };
+                Self::new(code, rejection.body_text())
+            }
+        })+
+    };
+}
+
+rejections!(BytesRejection, JsonRejection, PathRejection, QueryRejection);

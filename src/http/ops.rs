@@ -1,0 +1,44 @@
+//! What the platform and the operator ask.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::{Code, Problem};
+
+/// How long the database may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A service that can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ReadyBody {
+    /// `ready`.
+    status: &'static str,
+    /// Whether Nango is switched on.
+    nango: bool,
+}
+
+/// Whether the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = str)))]
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the service can do its work: its database is up and migrated.
+///
+/// That Nango is down does not make a replica unready: no other would do better.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
+    (status = 200, body = ReadyBody), (status = 503, body = Problem)
+))]
+pub(super) async fn readyz(State(state): State<AppState>) -> Result<(StatusCode, Json<ReadyBody>), Problem> {
+    match tokio::time::timeout(PATIENCE, state.connections.ping()).await {
+        Ok(Ok(())) => Ok((StatusCode::OK, Json(ReadyBody { status: "ready", nango: state.nango.is_some() }))),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_elapsed) => Err(Problem::new(Code::DatabaseUnavailable, "the database does not answer")),
+    }
+}

@@ -1,0 +1,85 @@
+//! What Nango tells us.
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::{Code, Problem};
+use super::extract::Path;
+use crate::connections::service::Error;
+use crate::nango::webhook::{self, Event};
+
+/// A webhook whose signature is Nango's.
+pub(super) struct Verified(Event);
+
+impl FromRequest<AppState> for Verified {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        let keys = state.signing_keys.clone().ok_or(Error::NangoDisabled)?;
+        let signature = request
+            .headers()
+            .get(webhook::SIGNATURE_HEADER)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let body = Bytes::from_request(request, state).await?;
+        keys.verify(&body, signature.as_deref()).map_err(|error| {
+            tracing::warn!(%error, "a webhook is not signed with NANGO_WEBHOOK_SIGNING_KEY");
+            Problem::new(Code::InvalidSignature, error.to_string())
+        })?;
+        let event = webhook::parse(&body).map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Self(event))
+    }
+}
+
+/// Nango tells of an attempt, at the address that its session was given.
+///
+/// The body is only a hint: Nango is asked before anything is believed. An
+/// answer of 5xx makes Nango send it again.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", tag = "webhooks",
+    params(("attempt" = Uuid, Path, description = "The attempt that the address was made for")),
+    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
+    responses(
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = Problem),
+        (status = 401, body = Problem), (status = 503, body = Problem)
+    )
+)]
+pub(super) async fn of_attempt(
+    State(state): State<AppState>,
+    Path(attempt): Path<Uuid>,
+    Verified(event): Verified,
+) -> Result<StatusCode, Problem> {
+    take(&state, Some(attempt), &event).await
+}
+
+/// Nango tells of an attempt, at the address that its environment was given.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango", tag = "webhooks",
+    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
+    responses(
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = Problem),
+        (status = 401, body = Problem), (status = 503, body = Problem)
+    )
+)]
+pub(super) async fn of_environment(
+    State(state): State<AppState>,
+    Verified(event): Verified,
+) -> Result<StatusCode, Problem> {
+    take(&state, None, &event).await
+}
+
+async fn take(state: &AppState, attempt: Option<Uuid>, event: &Event) -> Result<StatusCode, Problem> {
+    match state.connections.webhook(attempt, event).await {
+        Ok(believed) => {
+            tracing::debug!(?believed, "a webhook of Nango's");
+            Ok(StatusCode::NO_CONTENT)
+        }
+        // Nango sends again what is answered by a 5xx, so whatever of Nango's fails here is one.
+        Err(Error::Nango(error)) => {
+            tracing::warn!(%error, "a webhook could not be confirmed at Nango");
+            Err(Problem::new(Code::NangoUnavailable, "the event could not be confirmed at Nango"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
