@@ -2,6 +2,7 @@
 //! Nango adds are ignored.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -109,7 +110,7 @@ impl<'a> From<&'a ReconnectSession> for SessionBody<'a> {
 
 /// A connect session. Its token may be used more than once until it expires,
 /// and each grant but a reconnect's makes another connection.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Session {
     /// What the browser shows Nango to start the authorization.
     pub token: SecretString,
@@ -118,6 +119,14 @@ pub struct Session {
     pub connect_link: Url,
     /// When the token ends, 30 minutes after it was made.
     pub expires_at: DateTime<Utc>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One connection, from `GET /connections/{id}`.
