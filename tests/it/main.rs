@@ -3,3 +3,5 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod clock;
+mod local_postgres;
+mod postgres;
