@@ -11,13 +11,13 @@ use url::Url;
 use uuid::Uuid;
 
 /// An empty database that is dropped with the value, whoever is still connected to it.
-pub struct TestDatabase {
+pub(crate) struct TestDatabase {
     url: Url,
     server: Url,
 }
 
 /// Makes an empty database: on the server that `TEST_DATABASE_URL` names, else on a private one.
-pub async fn database() -> TestDatabase {
+pub(crate) async fn database() -> TestDatabase {
     let server = Url::parse(server_url().await).unwrap();
     let name = format!("test_{}", Uuid::new_v4().simple());
     execute(&server, format!("create database {name}")).await;
@@ -28,7 +28,7 @@ pub async fn database() -> TestDatabase {
 
 impl TestDatabase {
     /// Where the database is, as `postgres://…`.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.url.as_str()
     }
 }
@@ -84,7 +84,7 @@ async fn start() -> LocalPostgres {
 /// Tests that were killed could not drop theirs.
 async fn drop_leftovers(server: &LocalPostgres) {
     let url = Url::parse(server.url()).unwrap();
-    let mut connection = connect(&url).await;
+    let mut connection = connect(server.url()).await;
     let leftovers: Vec<String> =
         sqlx::query_scalar("select datname::text from pg_database where datname like 'test\\_%'")
             .fetch_all(&mut connection)
@@ -96,7 +96,7 @@ async fn drop_leftovers(server: &LocalPostgres) {
 }
 
 async fn execute(server: &Url, statement: String) {
-    let mut connection = connect(server).await;
+    let mut connection = connect(server.as_str()).await;
     sqlx::query(AssertSqlSafe(statement))
         .execute(&mut connection)
         .await
@@ -104,8 +104,8 @@ async fn execute(server: &Url, statement: String) {
     connection.close().await.unwrap();
 }
 
-async fn connect(url: &Url) -> sqlx::PgConnection {
-    PgConnectOptions::from_str(url.as_str())
+async fn connect(url: &str) -> sqlx::PgConnection {
+    PgConnectOptions::from_str(url)
         .unwrap()
         .disable_statement_logging()
         .connect()
@@ -116,13 +116,13 @@ async fn connect(url: &Url) -> sqlx::PgConnection {
 #[tokio::test]
 async fn every_test_has_an_empty_database_of_its_own_and_leaves_none() {
     let (one, other) = (database().await, database().await);
-    let mut connection = connect(&one.url).await;
+    let mut connection = connect(one.url()).await;
     sqlx::query("create table thing ()")
         .execute(&mut connection)
         .await
         .unwrap();
     let elsewhere: bool = sqlx::query_scalar("select to_regclass('thing') is null")
-        .fetch_one(&mut connect(&other.url).await)
+        .fetch_one(&mut connect(other.url()).await)
         .await
         .unwrap();
     assert!(elsewhere);
@@ -132,7 +132,7 @@ async fn every_test_has_an_empty_database_of_its_own_and_leaves_none() {
     let exists: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
             .bind(gone)
-            .fetch_one(&mut connect(&other.url).await)
+            .fetch_one(&mut connect(other.url()).await)
             .await
             .unwrap();
     assert!(!exists);
