@@ -1,1 +1,191 @@
-//! Placeholder until its first commit.
+//! The connectors: which third-party products users can connect, and through
+//! which Nango integration.
+//!
+//! Patchbay brings a file of its own ([`Catalog::builtin`]); an operator's file
+//! changes and adds to it ([`Catalog::load`]). Both are checked in full before
+//! anything else starts, so whoever holds a [`Connector`] need not check it.
+
+mod load;
+mod parse;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub use load::CatalogError;
+pub use parse::Problem;
+
+/// The namespace of connector ids: a connector's id is the UUIDv5 of its slug in it, and so the
+/// same in every installation. It must never change.
+pub const ID_NAMESPACE: Uuid = uuid::uuid!("2c2a2ccc-e238-4925-a368-3230f5e32781");
+
+/// One third-party product, and how Nango connects to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Connector {
+    /// UUIDv5 of the slug in [`ID_NAMESPACE`].
+    #[serde(skip)]
+    pub id: Uuid,
+    /// The name in URLs and files: `[a-z0-9][a-z0-9-]{0,62}`.
+    pub slug: String,
+    /// The name that people read.
+    pub name: String,
+    /// The group that it is listed under.
+    pub category: String,
+    /// Nango's template (`provider` in its API); always there unless the connector is unavailable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The integration in the Nango environment (`unique_key`, `provider_config_key`): the slug,
+    /// unless the manifest names another. No two connectors share one.
+    pub integration_key: String,
+    /// How the provider authenticates; there whenever `provider` is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_mode: Option<AuthMode>,
+    /// Whether the operator offers it.
+    pub enabled: bool,
+    /// Why nobody can connect it, for people to read; nothing when they can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+    /// Where the provider's answer says whose account it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountPointers>,
+}
+
+/// JSON pointers (RFC 6901) into what the provider answered when it granted access.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AccountPointers {
+    /// To the account's stable id.
+    pub id: String,
+    /// To the name that its owner recognises.
+    pub name: String,
+}
+
+/// How a provider authenticates, in Nango's words and spelling (`OAUTH2_CC`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "Nango's names, which Nango documents")]
+pub enum AuthMode {
+    ApiKey,
+    App,
+    AwsSigv4,
+    Basic,
+    Bill,
+    Custom,
+    InstallPlugin,
+    Jwt,
+    McpOauth2,
+    McpOauth2Generic,
+    None,
+    Oauth1,
+    Oauth2,
+    Oauth2Cc,
+    Signature,
+    Tba,
+    TwoStep,
+}
+
+impl fmt::Display for AuthMode {
+    /// Writes Nango's spelling.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(formatter)
+    }
+}
+
+/// Whether a connector can be connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability<'a> {
+    /// It can, once the Nango environment has its integration.
+    Available,
+    /// The operator has turned it off.
+    Disabled,
+    /// Nobody can, for this reason.
+    Unavailable(&'a str),
+}
+
+impl Connector {
+    /// The id of the connector with this slug, whether or not there is one.
+    #[must_use]
+    pub fn id_of(slug: &str) -> Uuid {
+        Uuid::new_v5(&ID_NAMESPACE, slug.as_bytes())
+    }
+
+    /// Whether it can be connected, and if not why.
+    #[must_use]
+    pub fn availability(&self) -> Availability<'_> {
+        match &self.unavailable {
+            Some(reason) => Availability::Unavailable(reason),
+            None if self.enabled => Availability::Available,
+            None => Availability::Disabled,
+        }
+    }
+
+    /// The whole connector without its id, as an object in the fields of the manifest file.
+    #[must_use]
+    pub fn manifest(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("strings and booleans always serialise")
+    }
+}
+
+/// All connectors, checked, in the order of their names.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    connectors: Vec<Connector>,
+}
+
+impl Catalog {
+    /// The connectors that Patchbay brings.
+    #[must_use]
+    pub fn builtin() -> Self {
+        load::builtin()
+    }
+
+    /// The connectors that Patchbay brings, changed and added to by an operator's file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or with everything that is wrong in it.
+    pub fn load(override_file: Option<&Path>) -> Result<Self, CatalogError> {
+        match override_file {
+            Some(path) => load::with_overrides(path),
+            None => Ok(Self::builtin()),
+        }
+    }
+
+    /// The connector with this slug or id.
+    #[must_use]
+    pub fn get(&self, slug_or_id: &str) -> Option<&Connector> {
+        let id = Uuid::parse_str(slug_or_id).ok();
+        self.iter()
+            .find(|connector| connector.slug == slug_or_id || Some(connector.id) == id)
+    }
+
+    /// All connectors, in the order of their names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Connector> {
+        self.connectors.iter()
+    }
+
+    /// The connectors of a category (of all, without one) whose name, slug or category contains
+    /// `query`, in the order of their names. Case does not matter; an empty query finds all.
+    pub fn search(&self, query: &str, category: Option<&str>) -> impl Iterator<Item = &Connector> {
+        let query = query.trim().to_lowercase();
+        let category = category.map(str::to_lowercase);
+        self.iter().filter(move |connector| {
+            let own = connector.category.to_lowercase();
+            category.as_ref().is_none_or(|wanted| own == *wanted)
+                && (own.contains(&query)
+                    || connector.slug.contains(&query)
+                    || connector.name.to_lowercase().contains(&query))
+        })
+    }
+
+    /// Every category with the number of its connectors, in the order of their names.
+    #[must_use]
+    pub fn categories(&self) -> BTreeMap<&str, usize> {
+        let mut counts = BTreeMap::new();
+        for connector in self.iter() {
+            *counts.entry(connector.category.as_str()).or_default() += 1;
+        }
+        counts
+    }
+}

@@ -2,4 +2,7 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod catalog;
 mod clock;
+mod local_postgres;
+mod postgres;

@@ -1,0 +1,189 @@
+//! From manifest files to the catalog: one layer over the other, and what has
+//! to hold between entries.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::parse::{self, Entry, Problem, Problems};
+use super::{Catalog, Connector};
+
+const BUILTIN: &str = include_str!("connectors.toml");
+
+/// Why an operator's manifest file was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// It cannot be read.
+    #[error("cannot read the connector manifests in {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// It has mistakes; shown one a line.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Problem>),
+}
+
+fn lines(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+pub(super) fn builtin() -> Catalog {
+    let mut layers = Layers::default();
+    layers
+        .add(Path::new("connectors.toml"), BUILTIN)
+        .expect("a test loads the embedded file");
+    layers.into_catalog()
+}
+
+pub(super) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
+    let text = fs::read_to_string(path).map_err(|source| CatalogError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut layers = Layers {
+        connectors: by_slug(builtin()),
+    };
+    layers.add(path, &text).map_err(CatalogError::Invalid)?;
+    Ok(layers.into_catalog())
+}
+
+fn by_slug(catalog: Catalog) -> BTreeMap<String, Connector> {
+    let connectors = catalog.connectors.into_iter();
+    connectors.map(|c| (c.slug.clone(), c)).collect()
+}
+
+/// The connectors by slug, as the files read so far have them.
+#[derive(Default)]
+struct Layers {
+    connectors: BTreeMap<String, Connector>,
+}
+
+impl Layers {
+    fn add(&mut self, path: &Path, text: &str) -> Result<(), Vec<Problem>> {
+        let mut problems = Problems::new(path, text);
+        let mut slugs = HashMap::new();
+        let mut keys = HashMap::new();
+        for entry in parse::entries(text, &mut problems) {
+            let slug = entry.slug.get_ref().clone();
+            let at = entry.slug.span();
+            if slugs.insert(slug.clone(), at.clone()).is_some() {
+                problems.note(&at, format!("slug {slug:?} is in this file twice"));
+                continue;
+            }
+            if entry.flawed {
+                continue;
+            }
+            let key = entry.integration_key.as_ref();
+            keys.insert(slug, key.map_or(at, toml::Spanned::span));
+            self.apply(entry, &mut problems);
+        }
+        self.check_integration_keys(&keys, &mut problems);
+        match problems.into_sorted() {
+            found if found.is_empty() => Ok(()),
+            found => Err(found),
+        }
+    }
+
+    /// Changes the fields that the entry names, or adds a connector.
+    fn apply(&mut self, entry: Entry, problems: &mut Problems<'_>) {
+        let at = entry.slug.span();
+        let slug = entry.slug.into_inner();
+        let known = self.connectors.contains_key(&slug);
+        let connector = self
+            .connectors
+            .entry(slug.clone())
+            .or_insert_with(|| Connector {
+                id: Connector::id_of(&slug),
+                integration_key: slug.clone(),
+                slug: slug.clone(),
+                name: String::new(),
+                category: String::new(),
+                provider: None,
+                auth_mode: None,
+                enabled: true,
+                unavailable: None,
+                account: None,
+            });
+        // Whoever names a provider has found one: the reason why there was none no longer holds.
+        if entry.provider.is_some() {
+            connector.unavailable = None;
+        }
+        set(&mut connector.name, entry.name);
+        set(&mut connector.category, entry.category);
+        set(
+            &mut connector.integration_key,
+            entry.integration_key.map(toml::Spanned::into_inner),
+        );
+        set(&mut connector.enabled, entry.enabled);
+        connector.provider = entry.provider.or(connector.provider.take());
+        connector.auth_mode = entry.auth_mode.or(connector.auth_mode);
+        connector.unavailable = entry.unavailable.or(connector.unavailable.take());
+        connector.account = entry.account.or(connector.account.take());
+
+        let usable = connector.unavailable.is_none();
+        let missing: Vec<&str> = [
+            ("name", connector.name.is_empty()),
+            ("category", connector.category.is_empty()),
+            ("provider", usable && connector.provider.is_none()),
+            ("auth_mode", usable && connector.auth_mode.is_none()),
+        ]
+        .into_iter()
+        .filter_map(|(field, is_missing)| is_missing.then_some(field))
+        .collect();
+        if !missing.is_empty() {
+            let kind = if known {
+                "connector"
+            } else {
+                "the new connector"
+            };
+            let missing = missing.join(", ");
+            problems.note(&at, format!("{kind} {slug:?} lacks {missing}"));
+        }
+    }
+
+    /// Two connectors on one integration would each see the other's connections. The mistake is the
+    /// file's that was just added, at the last of its entries that share the key.
+    fn check_integration_keys(
+        &self,
+        places: &HashMap<String, Range<usize>>,
+        problems: &mut Problems<'_>,
+    ) {
+        let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for connector in self.connectors.values() {
+            let users = users.entry(&connector.integration_key).or_default();
+            users.push(&connector.slug);
+        }
+        for (key, slugs) in users.into_iter().filter(|(_, slugs)| slugs.len() > 1) {
+            let placed = slugs
+                .iter()
+                .filter_map(|slug| Some((places.get(*slug)?, *slug)));
+            if let Some((at, last)) = placed.max_by_key(|(at, _)| at.start) {
+                let others: Vec<&str> =
+                    slugs.iter().copied().filter(|slug| *slug != last).collect();
+                let others = others.join(", ");
+                problems.note(
+                    at,
+                    format!("integration_key {key:?} is already that of {others}"),
+                );
+            }
+        }
+    }
+
+    fn into_catalog(self) -> Catalog {
+        let mut connectors: Vec<Connector> = self.connectors.into_values().collect();
+        connectors.sort_by_cached_key(|connector| connector.name.to_lowercase());
+        Catalog { connectors }
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}

@@ -1,0 +1,261 @@
+//! A manifest file, read into entries that know where they stand.
+//!
+//! Nothing stops at the first mistake: each is noted with its place, and
+//! reading goes on, so that an operator sees all of them at once.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{AccountPointers, AuthMode};
+
+/// Slugs that are path segments of the API beside the connectors.
+const RESERVED: [&str; 3] = ["callback", "connections", "users"];
+
+/// The fields of a connector in a manifest file.
+const CONNECTOR_FIELDS: [&str; 9] = [
+    "slug",
+    "name",
+    "category",
+    "provider",
+    "integration_key",
+    "auth_mode",
+    "enabled",
+    "unavailable",
+    "account",
+];
+
+/// A mistake in a manifest file, shown as `path:line:column: message`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub path: PathBuf,
+    /// Its line, the first being 1.
+    pub line: usize,
+    /// The character in that line, the first being 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, line, column) = (self.path.display(), self.line, self.column);
+        write!(formatter, "{path}:{line}:{column}: {}", self.message)
+    }
+}
+
+/// The mistakes found so far in one file.
+pub(super) struct Problems<'a> {
+    path: &'a Path,
+    text: &'a str,
+    found: Vec<(usize, String)>,
+}
+
+impl<'a> Problems<'a> {
+    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+        Self {
+            path,
+            text,
+            found: Vec::new(),
+        }
+    }
+
+    /// Notes a mistake at a place in the file.
+    pub(super) fn note(&mut self, at: &Range<usize>, message: impl Into<String>) {
+        self.found.push((at.start, message.into()));
+    }
+
+    /// All mistakes in the order of the file.
+    pub(super) fn into_sorted(mut self) -> Vec<Problem> {
+        self.found.sort();
+        let Self { path, text, found } = self;
+        let problem = |(offset, message): (usize, String)| {
+            let before = text.get(..offset).unwrap_or(text);
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            Problem {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                message,
+            }
+        };
+        found.into_iter().map(problem).collect()
+    }
+}
+
+/// One `[[connector]]`: its slug, and the fields that it names, each of them valid in itself.
+pub(super) struct Entry {
+    /// Whether a mistake in it was noted: what it lacks may be what was meant there.
+    pub(super) flawed: bool,
+    pub(super) slug: Spanned<String>,
+    pub(super) name: Option<String>,
+    pub(super) category: Option<String>,
+    pub(super) provider: Option<String>,
+    pub(super) integration_key: Option<Spanned<String>>,
+    pub(super) auth_mode: Option<AuthMode>,
+    pub(super) enabled: Option<bool>,
+    pub(super) unavailable: Option<String>,
+    pub(super) account: Option<AccountPointers>,
+}
+
+/// Reads a manifest file. Where its TOML is broken, only that is noted: the rest would be guesses.
+pub(super) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        for error in errors {
+            problems.note(&error.span().unwrap_or_default(), error.message());
+        }
+        return Vec::new();
+    }
+    let mut fields = Fields {
+        table: document.get_ref(),
+        problems,
+    };
+    fields.refuse_all_but(&["connector"]);
+    let list = fields.read("connector", "a list of tables", DeValue::as_array);
+    list.into_iter()
+        .flat_map(|list| list.into_inner().iter())
+        .filter_map(|value| entry(value, problems))
+        .collect()
+}
+
+fn entry(value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<Entry> {
+    let Some(table) = value.get_ref().as_table() else {
+        problems.note(&value.span(), "a connector must be a table");
+        return None;
+    };
+    let noted_before = problems.found.len();
+    let mut fields = Fields { table, problems };
+    fields.refuse_all_but(&CONNECTOR_FIELDS);
+    let slug = fields.slug(&value.span());
+    Some(Entry {
+        name: fields.text("name").map(Spanned::into_inner),
+        category: fields.text("category").map(Spanned::into_inner),
+        provider: fields.text("provider").map(Spanned::into_inner),
+        integration_key: fields.text("integration_key"),
+        auth_mode: fields.auth_mode(),
+        enabled: fields
+            .read("enabled", "true or false", DeValue::as_bool)
+            .map(Spanned::into_inner),
+        unavailable: fields.text("unavailable").map(Spanned::into_inner),
+        account: fields.account(),
+        // Only now, so that all fields have been looked at.
+        slug: slug?,
+        flawed: problems.found.len() > noted_before,
+    })
+}
+
+/// The fields of one table.
+struct Fields<'t, 'p, 'f> {
+    table: &'t DeTable<'t>,
+    problems: &'p mut Problems<'f>,
+}
+
+impl<'t> Fields<'t, '_, '_> {
+    fn refuse_all_but(&mut self, known: &[&str]) {
+        for key in self.table.keys() {
+            if !known.contains(&key.get_ref().as_ref()) {
+                let (key, at) = (key.get_ref(), key.span());
+                let known = known.join(", ");
+                self.problems
+                    .note(&at, format!("unknown field {key:?}, expected {known}"));
+            }
+        }
+    }
+
+    /// A field of the right type; nothing when it is not there, or noted as wrong.
+    fn read<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        convert: impl FnOnce(&'t DeValue<'t>) -> Option<T>,
+    ) -> Option<Spanned<T>> {
+        let value = self.table.get(key)?;
+        let converted = convert(value.get_ref());
+        if converted.is_none() {
+            self.problems
+                .note(&value.span(), format!("{key} must be {expected}"));
+        }
+        Some(Spanned::new(value.span(), converted?))
+    }
+
+    /// A text with something in it.
+    fn text(&mut self, key: &str) -> Option<Spanned<String>> {
+        self.read(key, "a text that is not empty", |value| {
+            let text = value.as_str()?;
+            (!text.trim().is_empty()).then(|| text.to_owned())
+        })
+    }
+
+    fn slug(&mut self, entry: &Range<usize>) -> Option<Spanned<String>> {
+        if !self.table.contains_key("slug") {
+            self.problems.note(entry, "the connector has no slug");
+        }
+        let slug = self.text("slug")?;
+        let text = slug.get_ref();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let problem = if text.len() > 63 || text.starts_with('-') || !text.chars().all(allowed) {
+            "must be 1 to 63 of a-z, 0-9 and '-', the first not '-'"
+        } else if RESERVED.contains(&text.as_str()) {
+            "is reserved, the API has a path of that name"
+        } else {
+            return Some(slug);
+        };
+        self.problems
+            .note(&slug.span(), format!("slug {text:?} {problem}"));
+        None
+    }
+
+    fn auth_mode(&mut self) -> Option<AuthMode> {
+        let text = self.text("auth_mode")?;
+        let deserializer = StrDeserializer::<ValueError>::new(text.get_ref());
+        AuthMode::deserialize(deserializer)
+            .map_err(|error| {
+                self.problems
+                    .note(&text.span(), format!("auth_mode: {error}"));
+            })
+            .ok()
+    }
+
+    fn account(&mut self) -> Option<AccountPointers> {
+        let table = self.read("account", "a table with id and name", DeValue::as_table)?;
+        let mut fields = Fields {
+            table: table.get_ref(),
+            problems: &mut *self.problems,
+        };
+        fields.refuse_all_but(&["id", "name"]);
+        let (id, name) = (fields.pointer("id"), fields.pointer("name"));
+        for key in ["id", "name"] {
+            if !table.get_ref().contains_key(key) {
+                self.problems
+                    .note(&table.span(), format!("account has no {key}"));
+            }
+        }
+        Some(AccountPointers {
+            id: id?,
+            name: name?,
+        })
+    }
+
+    fn pointer(&mut self, key: &str) -> Option<String> {
+        let expected = "a JSON pointer, such as \"/team/id\"";
+        self.read(key, expected, |value| {
+            let text = value.as_str().filter(|text| is_json_pointer(text))?;
+            Some(text.to_owned())
+        })
+        .map(Spanned::into_inner)
+    }
+}
+
+/// RFC 6901: empty, or segments that begin with `/`, in which `~` stands before 0 or 1 only.
+fn is_json_pointer(text: &str) -> bool {
+    let mut after_tildes = text.split('~').skip(1);
+    (text.is_empty() || text.starts_with('/'))
+        && after_tildes.all(|rest| rest.starts_with(['0', '1']))
+}

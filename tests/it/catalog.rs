@@ -1,0 +1,311 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use insta::assert_snapshot;
+use patchbay::catalog::{AuthMode, Availability, Catalog, CatalogError, Connector};
+
+/// The connectors as the original system and Nango's provider list have them.
+const EXPECTED: &str = include_str!("../data/catalog/connectors.csv");
+
+#[test]
+fn every_connector_of_the_original_system_is_there_as_it_was() {
+    let catalog = Catalog::builtin();
+    let mut slugs = BTreeSet::new();
+    for row in EXPECTED.lines().skip(1) {
+        let columns: Vec<&str> = row.split(',').collect();
+        let [slug, name, category, _, provider, auth_mode, _] = columns[..] else {
+            panic!("seven columns: {row}");
+        };
+        slugs.insert(slug);
+        let found = catalog.get(slug).unwrap();
+        let found_mode = found.auth_mode.map(|mode| mode.to_string());
+        assert_eq!(
+            (
+                &*found.slug,
+                &*found.name,
+                &*found.category,
+                &*found.integration_key
+            ),
+            (slug, name, category, slug)
+        );
+        assert_eq!(
+            found.provider.as_deref().unwrap_or_default(),
+            provider,
+            "{slug}"
+        );
+        assert_eq!(found_mode.unwrap_or_default(), auth_mode, "{slug}");
+        match found.availability() {
+            Availability::Available => assert!(!provider.is_empty(), "{slug}"),
+            Availability::Disabled => panic!("{slug} is disabled"),
+            Availability::Unavailable(reason) => {
+                assert!(provider.is_empty(), "{slug}");
+                assert_eq!(
+                    reason,
+                    format!("Nango has no provider for {name} (August 2026)")
+                );
+            }
+        }
+    }
+    let listed: BTreeSet<&str> = catalog.iter().map(|found| &*found.slug).collect();
+    assert_eq!(listed, slugs);
+    let unavailable = catalog.iter().filter(|found| found.unavailable.is_some());
+    assert_eq!((catalog.iter().len(), unavailable.count()), (99, 15));
+}
+
+#[test]
+fn ids_are_the_same_everywhere_and_for_ever() {
+    let catalog = Catalog::builtin();
+    let ids = ["gmail", "zoom", "asana"].map(|slug| format!("{slug} {}", Connector::id_of(slug)));
+    assert_snapshot!(ids.join("\n"), @r#"
+    gmail 2ca8a1b8-0995-578b-b87c-dc39f677e722
+    zoom b6dd9039-f02f-5cc6-97bf-cfe59218f039
+    asana 405ea753-db05-5cf7-864f-805794b23076
+    "#);
+    let gmail = catalog.get("gmail").unwrap();
+    assert_eq!(gmail.id, Connector::id_of("gmail"));
+    assert_eq!(catalog.get(&gmail.id.to_string()), Some(gmail));
+    assert_eq!(catalog.get(&Connector::id_of("slack").to_string()), None);
+    assert_eq!(catalog.get("Gmail"), None);
+}
+
+#[test]
+fn connectors_come_in_the_order_of_their_names_whatever_their_case() {
+    let catalog = Catalog::builtin();
+    let names: Vec<String> = catalog
+        .iter()
+        .map(|found| found.name.to_lowercase())
+        .collect();
+    assert!(names.is_sorted());
+}
+
+#[test]
+fn search_looks_at_name_slug_and_category_and_ignores_case() {
+    let catalog = Catalog::builtin();
+    let search = |query, category| {
+        let found: Vec<&str> = catalog
+            .search(query, category)
+            .map(|found| &*found.slug)
+            .collect();
+        found.join(" ")
+    };
+    assert_eq!(
+        search("  Google-C", None),
+        "google-calendar google-cloud-storage"
+    );
+    assert_eq!(search("/ x", None), "twitter");
+    assert_eq!(
+        search("calendar", Some("calendar & SCHEDULING")),
+        "apple-calendar doodle google-calendar outlook-calendar"
+    );
+    assert_eq!(search("nothing of that name", None), "");
+    assert_eq!(catalog.search("", None).count(), 99);
+}
+
+#[test]
+fn categories_are_counted() {
+    let catalog = Catalog::builtin();
+    let counts = catalog.categories();
+    assert_eq!(counts["Payments"], 1);
+    assert_eq!(counts["Calendar & Scheduling"], 4);
+    assert_eq!(counts.values().sum::<usize>(), 99);
+}
+
+#[test]
+fn a_manifest_holds_the_fields_of_the_file_and_no_empty_ones() {
+    let catalog = Catalog::builtin();
+    let manifest = |slug| catalog.get(slug).unwrap().manifest().to_string();
+    assert_snapshot!(manifest("gmail"), @r#"{"auth_mode":"OAUTH2","category":"Communication & Collaboration","enabled":true,"integration_key":"gmail","name":"Gmail","provider":"google-mail","slug":"gmail"}"#);
+    assert_snapshot!(manifest("cohere"), @r#"{"category":"AI & Machine Learning","enabled":true,"integration_key":"cohere","name":"Cohere","slug":"cohere","unavailable":"Nango has no provider for Cohere (August 2026)"}"#);
+}
+
+/// Loads a file of the operator's with this text; the path in messages is shortened to its name.
+fn load(text: &str) -> Result<Catalog, String> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("connectors-{}.toml", uuid::Uuid::new_v4()));
+    std::fs::write(&path, text).unwrap();
+    let loaded = Catalog::load(Some(&path));
+    std::fs::remove_file(&path).unwrap();
+    loaded.map_err(|error| {
+        assert!(matches!(error, CatalogError::Invalid(_)));
+        error
+            .to_string()
+            .replace(&path.display().to_string(), "my.toml")
+    })
+}
+
+#[test]
+fn an_override_changes_the_fields_that_it_names_and_no_other() {
+    let catalog = load(
+        r#"
+        [[connector]]
+        slug = "gmail"
+        integration_key = "google-mail-prod"
+        account = { id = "/sub", name = "/email" }
+
+        [[connector]]
+        slug = "zoom"
+        enabled = false
+
+        [[connector]]
+        slug = "github"
+        unavailable = "Ask the platform team first"
+        "#,
+    )
+    .unwrap();
+    let gmail = catalog.get("gmail").unwrap();
+    let builtin = Catalog::builtin();
+    let mut expected = builtin.get("gmail").unwrap().clone();
+    expected.integration_key = "google-mail-prod".to_owned();
+    expected.account.clone_from(&gmail.account);
+    assert_eq!(*gmail, expected);
+    assert_eq!(gmail.account.as_ref().unwrap().id, "/sub");
+    assert_eq!(
+        catalog.get("zoom").unwrap().availability(),
+        Availability::Disabled
+    );
+    assert_eq!(
+        catalog.get("github").unwrap().availability(),
+        Availability::Unavailable("Ask the platform team first")
+    );
+    assert_eq!(catalog.get("asana"), builtin.get("asana"));
+}
+
+#[test]
+fn an_operator_adds_connectors_and_finds_providers_for_those_that_had_none() {
+    let catalog = load(
+        r#"
+        [[connector]]
+        slug = "acme"
+        name = "Acme"
+        category = "In house"
+        provider = "unauthenticated"
+        auth_mode = "NONE"
+
+        [[connector]]
+        slug = "cohere"
+        provider = "cohere-custom"
+        auth_mode = "API_KEY"
+        "#,
+    )
+    .unwrap();
+    let acme = catalog.get("acme").unwrap();
+    assert_eq!(
+        (acme.id, &*acme.integration_key),
+        (Connector::id_of("acme"), "acme")
+    );
+    assert_eq!(acme.auth_mode, Some(AuthMode::None));
+    let cohere = catalog.get("cohere").unwrap();
+    assert_eq!(cohere.availability(), Availability::Available);
+    assert_eq!(catalog.iter().len(), 100);
+    assert_eq!(catalog.iter().next().unwrap().slug, "acme");
+}
+
+#[test]
+fn two_overrides_may_swap_integration_keys() {
+    let swapped = load(
+        r#"
+        [[connector]]
+        slug = "gmail"
+        integration_key = "zoom"
+        [[connector]]
+        slug = "zoom"
+        integration_key = "gmail"
+        "#,
+    );
+    assert!(swapped.is_ok());
+}
+
+#[test]
+fn every_mistake_is_told_at_once_and_where_it_is() {
+    let text = r#"connectors = []
+
+[[connector]]
+slug = "Gmail"
+nmae = "Gmail"
+
+[[connector]]
+slug = "callback"
+
+[[connector]]
+name = " "
+enabled = "yes"
+
+[[connector]]
+slug = "zoom"
+auth_mode = "OAUTH3"
+
+[[connector]]
+slug = "acme"
+provider = "acme"
+
+[[connector]]
+slug = "acme"
+
+[[connector]]
+slug = "jira"
+integration_key = "gmail"
+
+[[connector]]
+slug = "notion"
+account = { id = "team/id", name = "/a~2", title = "/t" }
+
+[[connector]]
+slug = "asana"
+account = { id = "" }
+
+[[connector]]
+slug = "cohere"
+provider = "cohere"
+"#;
+    assert_snapshot!(load(text).unwrap_err(), @r#"
+    my.toml:1:1: unknown field "connectors", expected connector
+    my.toml:4:8: slug "Gmail" must be 1 to 63 of a-z, 0-9 and '-', the first not '-'
+    my.toml:5:1: unknown field "nmae", expected slug, name, category, provider, integration_key, auth_mode, enabled, unavailable, account
+    my.toml:8:8: slug "callback" is reserved, the API has a path of that name
+    my.toml:10:1: the connector has no slug
+    my.toml:11:8: name must be a text that is not empty
+    my.toml:12:11: enabled must be true or false
+    my.toml:16:13: auth_mode: unknown variant `OAUTH3`, expected one of `API_KEY`, `APP`, `AWS_SIGV4`, `BASIC`, `BILL`, `CUSTOM`, `INSTALL_PLUGIN`, `JWT`, `MCP_OAUTH2`, `MCP_OAUTH2_GENERIC`, `NONE`, `OAUTH1`, `OAUTH2`, `OAUTH2_CC`, `SIGNATURE`, `TBA`, `TWO_STEP`
+    my.toml:19:8: the new connector "acme" lacks name, category, auth_mode
+    my.toml:23:8: slug "acme" is in this file twice
+    my.toml:27:19: integration_key "gmail" is already that of gmail
+    my.toml:31:18: id must be a JSON pointer, such as "/team/id"
+    my.toml:31:36: name must be a JSON pointer, such as "/team/id"
+    my.toml:31:44: unknown field "title", expected id, name
+    my.toml:35:11: account has no name
+    my.toml:38:8: connector "cohere" lacks auth_mode
+    "#);
+}
+
+#[test]
+fn slugs_are_short_and_plain() {
+    for slug in ["", "-a", "a_b", "é", "a/b", &"a".repeat(64)] {
+        let error = load(&format!("[[connector]]\nslug = {slug:?}\n")).unwrap_err();
+        assert!(error.starts_with("my.toml:2:8: slug"), "{error}");
+    }
+    let longest = "a".repeat(63);
+    let rest = "name = \"A\"\ncategory = \"B\"\nunavailable = \"not yet\"";
+    let catalog = load(&format!("[[connector]]\nslug = {longest:?}\n{rest}")).unwrap();
+    assert!(catalog.get(&longest).is_some());
+}
+
+#[test]
+fn columns_count_characters_and_broken_toml_is_told_alone() {
+    let broken = "[[connector]]\nslug = \"gmail\" name = 'é'\n[[connector]\n";
+    assert_snapshot!(load(broken).unwrap_err(), @r#"
+    my.toml:2:16: unexpected key or value, expected newline, `#`
+    my.toml:3:13: unclosed array table, expected `]`
+    "#);
+    let inline = "connector = [{ slug = 'zoom', name = 'Zööm' }, { slug = 'zoom' }, 7]";
+    assert_snapshot!(load(inline).unwrap_err(), @r#"
+    my.toml:1:57: slug "zoom" is in this file twice
+    my.toml:1:67: a connector must be a table
+    "#);
+    assert_snapshot!(load("connector = 1").unwrap_err(), @"my.toml:1:13: connector must be a list of tables");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Catalog::load(Some(Path::new("/nowhere/connectors.toml"))).unwrap_err();
+    assert_snapshot!(error, @"cannot read the connector manifests in /nowhere/connectors.toml: No such file or directory (os error 2)");
+}

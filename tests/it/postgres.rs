@@ -1,0 +1,139 @@
+//! A fresh database for every test, on one private server a test process.
+
+use std::path::Path;
+use std::str::FromStr;
+
+use patchbay::local_postgres::{Durability, Error, LocalPostgres};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::sync::OnceCell;
+use url::Url;
+use uuid::Uuid;
+
+/// An empty database that is dropped with the value, whoever is still connected to it.
+pub(crate) struct TestDatabase {
+    url: Url,
+    server: Url,
+}
+
+/// Makes an empty database: on the server that `TEST_DATABASE_URL` names, else on a private one.
+pub(crate) async fn database() -> TestDatabase {
+    let server = Url::parse(server_url().await).unwrap();
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    execute(&server, format!("create database {name}")).await;
+    let mut url = server.clone();
+    url.set_path(&name);
+    TestDatabase { url, server }
+}
+
+impl TestDatabase {
+    /// Where the database is, as `postgres://…`.
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_str()
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let name = self.url.path().trim_start_matches('/').to_owned();
+        let server = self.server.clone();
+        // The test's own runtime cannot be waited for from within it.
+        let dropping = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(execute(
+                    &server,
+                    format!("drop database {name} with (force)"),
+                ));
+        });
+        let dropped = dropping.join();
+        assert!(dropped.is_ok() || std::thread::panicking());
+    }
+}
+
+/// Lives as long as the process: nothing drops a static, and the server ends with the process.
+static SERVER: OnceCell<LocalPostgres> = OnceCell::const_new();
+static GIVEN: OnceCell<Option<String>> = OnceCell::const_new();
+
+async fn server_url() -> &'static str {
+    let given = GIVEN.get_or_init(async || std::env::var("TEST_DATABASE_URL").ok());
+    match given.await {
+        Some(url) => url,
+        None => SERVER.get_or_init(start).await.url(),
+    }
+}
+
+/// Takes the first folder that no other test process uses at the moment.
+async fn start() -> LocalPostgres {
+    for number in 1.. {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{number}"));
+        match LocalPostgres::start(&folder, Durability::Disposable).await {
+            Err(Error::InUse { .. }) => {}
+            started => {
+                let server = started.unwrap();
+                drop_leftovers(&server).await;
+                return server;
+            }
+        }
+    }
+    unreachable!("some folder is free")
+}
+
+/// Tests that were killed could not drop theirs.
+async fn drop_leftovers(server: &LocalPostgres) {
+    let url = Url::parse(server.url()).unwrap();
+    let mut connection = connect(server.url()).await;
+    let leftovers: Vec<String> =
+        sqlx::query_scalar("select datname::text from pg_database where datname like 'test\\_%'")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    for name in leftovers {
+        execute(&url, format!("drop database {name} with (force)")).await;
+    }
+}
+
+async fn execute(server: &Url, statement: String) {
+    let mut connection = connect(server.as_str()).await;
+    sqlx::query(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+async fn connect(url: &str) -> sqlx::PgConnection {
+    PgConnectOptions::from_str(url)
+        .unwrap()
+        .disable_statement_logging()
+        .connect()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn every_test_has_an_empty_database_of_its_own_and_leaves_none() {
+    let (one, other) = (database().await, database().await);
+    let mut connection = connect(one.url()).await;
+    sqlx::query("create table thing ()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let elsewhere: bool = sqlx::query_scalar("select to_regclass('thing') is null")
+        .fetch_one(&mut connect(other.url()).await)
+        .await
+        .unwrap();
+    assert!(elsewhere);
+
+    let gone = one.url.path().trim_start_matches('/').to_owned();
+    drop(one);
+    let exists: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(gone)
+            .fetch_one(&mut connect(other.url()).await)
+            .await
+            .unwrap();
+    assert!(!exists);
+}
