@@ -204,13 +204,17 @@ impl Environment<'_> {
             "NANGO_WEBHOOK_SIGNING_KEY",
             "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",
         );
+        let keys: Vec<SecretString> = signing_key?.split(',').map(|key| key.trim().into()).collect();
+        let signing_keys = SigningKeys::new(&keys)
+            .map_err(|error| self.problems.push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}")))
+            .ok()?;
         Some(Some(NangoConfig {
             client: nango::Config {
                 base_url: base_url?,
                 secret_key: SecretString::from(secret_key?),
                 timeout: Duration::from_secs(timeout),
             },
-            signing_keys: SigningKeys::new(signing_key?.split(',').map(str::trim)),
+            signing_keys: signing_keys,
         }))
     }
 

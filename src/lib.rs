@@ -4,12 +4,18 @@
 //! Arrows point only downward: `http` and `worker` call `connections::service`,
 //! which alone orders the database (`connections::store`) and Nango (`nango`).
 
+pub mod app;
 pub mod auth;
 pub mod catalog;
 pub mod clock;
+pub mod config;
+pub mod connections;
+pub mod http;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod nango;
 mod outbound;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod telemetry;
+pub mod worker;

@@ -1,2 +1,113 @@
-//! The program.
-fn main() {}
+//! The program: reads the command and the environment, and hands over.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use patchbay::app::App;
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+use patchbay::connections::Database;
+use patchbay::{http, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[cfg(feature = "sandbox")]
+mod try_out;
+
+/// The backend through which a product's users connect their own third-party accounts.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Subcommand)]
+enum Command {
+    /// Serve, as the environment says (the default).
+    Serve,
+    /// Try everything out: with a private PostgreSQL, a Nango of its own, and nothing configured.
+    #[cfg(feature = "sandbox")]
+    Sandbox,
+    /// Bring the database's schema up to date, and end.
+    Migrate,
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // A file named .env is for development; without one the environment is all there is.
+    let _ = dotenvy::dotenv();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("patchbay: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments.command.unwrap_or(Command::Serve))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("patchbay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve => {
+            let config = configuration()?;
+            telemetry::init(config.log_format);
+            let app = App::bind(config, Clock::System).await?;
+            tracing::info!(address = %app.local_addr()?, "listening");
+            Ok(app.run(stop_on_signal()?).await?)
+        }
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox => try_out::run(stop_on_signal()?).await,
+        Command::Migrate => {
+            let config = configuration()?;
+            telemetry::init(config.log_format);
+            let database = Database::connect(&config.database).await?;
+            database.migrate().await?;
+            println!("the database's schema is up to date");
+            Ok(())
+        }
+        Command::Openapi => {
+            println!("{}", http::openapi().to_pretty_json()?);
+            Ok(())
+        }
+    }
+}
+
+/// The environment's configuration; what is missing is told together with the way to try without.
+fn configuration() -> Result<Config, Failure> {
+    Config::read(&|name| std::env::var(name).ok()).map_err(|error| {
+        let hint = if cfg!(feature = "sandbox") {
+            "\nTo try Patchbay with nothing configured: patchbay sandbox"
+        } else {
+            ""
+        };
+        format!("{error}{hint}").into()
+    })
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: requests that are under way finish first");
+        cancelled.cancel();
+    });
+    Ok(stop)
+}

@@ -93,7 +93,7 @@ impl TryFrom<ConnectionRow> for Connection {
             (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
             _ => return Err(wrong(&format!("status {status} with reason {reason:?}"))),
         };
-        let user_id = UserId::new(row.user_id).map_err(|error| wrong(&error))?;
+        let user_id = UserId::try_from(row.user_id).map_err(|error| wrong(&error))?;
         Ok(Self {
             id: row.id,
             user_id,

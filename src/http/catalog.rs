@@ -111,7 +111,8 @@ pub(super) async fn list(
         return Err(Problem::invalid(format!("limit has to be 1 to {MAX_LIMIT}")));
     }
     let catalog = state.connections.catalog();
-    let found = catalog.search(query.search.as_deref().unwrap_or_default(), query.category.as_deref());
+    let found: Vec<&Connector> =
+        catalog.search(query.search.as_deref().unwrap_or_default(), query.category.as_deref()).collect();
     let start = match &query.cursor {
         None => 0,
         Some(cursor) => {

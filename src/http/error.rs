@@ -125,6 +125,11 @@ impl Problem {
         }
     }
 
+    /// The service waits for its database.
+    pub(super) fn starting() -> Self {
+        Self::new(Code::Starting, "the service waits for its database").retry_after(2)
+    }
+
     /// A request that is not as documented.
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
@@ -196,7 +201,7 @@ fn bare(status: StatusCode) -> Option<Problem> {
 
 impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
-        if let auth::Error::KeysUnavailable { .. } = error {
+        if error == auth::Error::KeysUnavailable {
             tracing::error!(%error, "tokens cannot be verified");
             return Self::new(Code::KeysUnavailable, "the identity provider's keys cannot be had now").retry_after(5);
         }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
@@ -48,9 +48,10 @@ pub struct ReconnectSession {
 /// What one session asks the provider for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct IntegrationDefaults {
-    /// The provider's user scopes, comma-separated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_scopes: Option<String>,
+    /// Scopes to ask for instead of the integration's own.
+    #[serde(rename = "connection_config", skip_serializing_if = "Vec::is_empty")]
+    #[serde(serialize_with = "scopes_override")]
+    pub scopes: Vec<String>,
     /// Query parameters added to the provider's authorization URL.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub authorization_params: BTreeMap<String, String>,
@@ -58,12 +59,17 @@ pub struct IntegrationDefaults {
 
 impl IntegrationDefaults {
     fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, &'a Self> {
-        let empty = self.user_scopes.is_none() && self.authorization_params.is_empty();
+        let empty = self.scopes.is_empty() && self.authorization_params.is_empty();
         (!empty)
             .then_some((integration, self))
             .into_iter()
             .collect()
     }
+}
+
+/// Nango takes scopes as one comma-separated text in the connection's own configuration.
+fn scopes_override<S: Serializer>(scopes: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map([("oauth_scopes_override", scopes.join(","))])
 }
 
 /// The body of `POST /connect/sessions` and of `POST /connect/sessions/reconnect`.

@@ -253,14 +253,14 @@ fn warn_of_old_nango() {
 fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
     let login_hint = request.login_hint.iter().map(|hint| ("login_hint".to_owned(), hint.clone()));
     IntegrationDefaults {
-        scopes: (!request.scopes.is_empty()).then(|| request.scopes.join(",")),
+        scopes: request.scopes.clone(),
         authorization_params: login_hint.collect(),
     }
 }
 
 /// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
 fn opens_oauth(connector: &Connector) -> bool {
-    matches!(connector.auth_mode, Some(AuthMode::OAuth1 | AuthMode::OAuth2))
+    matches!(connector.auth_mode, Some(AuthMode::Oauth1 | AuthMode::Oauth2))
 }
 
 fn not_configured(connector: &Connector) -> Error {

@@ -1,0 +1,199 @@
+//! Builds the parts, serves, and drains on a signal.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use backon::{ExponentialBuilder, Retryable};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{ServiceExt, service_fn};
+
+use crate::auth::{self, Authenticator};
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::Clock;
+use crate::config::{Config, DatabaseConfig};
+use crate::connections::service::{self, Connections};
+use crate::connections::{Database, DatabaseError};
+use crate::http::{self, AppState};
+use crate::nango::{self, Nango};
+use crate::worker;
+
+/// How long requests that are under way may take after a signal to stop.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Why the service did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}; PORT names another port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The catalog's file is not right.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The way to verify tokens is not right.
+    #[error(transparent)]
+    Auth(#[from] auth::ConfigError),
+    /// The way to Nango is not right.
+    #[error(transparent)]
+    Nango(#[from] nango::ConfigError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The catalog could not be written to the database.
+    #[error(transparent)]
+    Service(#[from] service::Error),
+    /// The server broke.
+    #[error("the server broke: {0}")]
+    Serve(#[from] std::io::Error),
+}
+
+/// A service that has its address, and is not yet serving.
+#[derive(Debug)]
+pub struct App {
+    listener: TcpListener,
+    config: Config,
+    catalog: Arc<Catalog>,
+    clock: Clock,
+}
+
+impl App {
+    /// Checks what can be checked without the database, and takes the address.
+    ///
+    /// # Errors
+    /// When a file named in the configuration is wrong, or the address is taken.
+    pub async fn bind(config: Config, clock: Clock) -> Result<Self, Error> {
+        let catalog = Arc::new(Catalog::load(config.catalog_file.as_deref())?);
+        let address = config.http.listen;
+        let listener =
+            TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
+        Ok(Self { listener, config, catalog, clock })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// As the system.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` is cancelled, then lets what is under way finish.
+    ///
+    /// # Errors
+    /// When the database is not there in time, or cannot be used.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self { listener, config, catalog, clock } = self;
+        let ready = Arc::new(OnceLock::new());
+        let tasks = TaskTracker::new();
+        let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
+        let started = start(&config, catalog, clock, &ready, &tasks, &stop).await;
+        let database = match started {
+            Ok(database) => database,
+            Err(error) => {
+                stop.cancel();
+                server.abort();
+                return Err(error);
+            }
+        };
+        let served = server.await.map_err(std::io::Error::other)?;
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!("some work was not done in time: it is taken up again by the next start");
+        }
+        database.close().await;
+        Ok(served?)
+    }
+}
+
+/// Waits for the database, brings it up to date, and opens the doors.
+async fn start(
+    config: &Config,
+    catalog: Arc<Catalog>,
+    clock: Clock,
+    ready: &OnceLock<Router>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Database, Error> {
+    let nango = config.nango.as_ref().map(|nango| Nango::new(nango.client.clone())).transpose()?;
+    let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
+    let database = wait_for_database(&config.database, stop).await?;
+    database.migrate().await?;
+    let connections = Arc::new(Connections::new(
+        database.clone(),
+        catalog,
+        nango.clone(),
+        clock,
+        config.http.public_url.clone(),
+    ));
+    connections.seed_connectors().await?;
+    if nango.is_some() {
+        worker::start(&connections, tasks, stop);
+    }
+    let state = AppState {
+        connections,
+        auth,
+        nango,
+        signing_keys: config.nango.as_ref().map(|nango| Arc::new(nango.signing_keys.clone())),
+        allowed_origins: Arc::new(config.http.allowed_origins.clone()),
+    };
+    // Only this function sets it, once.
+    let _ = ready.set(http::router(state));
+    tracing::info!(public_url = %config.http.public_url, "ready");
+    Ok(database)
+}
+
+/// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
+async fn wait_for_database(config: &DatabaseConfig, stop: &CancellationToken) -> Result<Database, Error> {
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .with_total_delay(Some(config.wait))
+        .with_jitter();
+    let connect = || Database::connect(config);
+    let connected = connect
+        .retry(backoff)
+        .when(|error| matches!(error, DatabaseError::Unreachable(_)) && !stop.is_cancelled())
+        .notify(|error, pause| tracing::warn!(%error, ?pause, "waiting for the database"));
+    tokio::select! {
+        database = connected => Ok(database?),
+        () = stop.cancelled() => Err(std::io::Error::other("stopped while waiting for the database").into()),
+    }
+}
+
+/// Serves what there is: until the service is ready, only that it is starting.
+async fn serve(
+    listener: TcpListener,
+    ready: Arc<OnceLock<Router>>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let starting = http::starting();
+    let current = service_fn(move |request: Request| {
+        let router = ready.get().unwrap_or(&starting).clone();
+        async move { router.oneshot(request).await as Result<Response, std::convert::Infallible> }
+    });
+    let router = http::layered(Router::new().fallback_service(current));
+    let graceful = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = graceful.into_future() => served,
+        () = drained => {
+            tracing::warn!("some requests did not finish in time");
+            Ok(())
+        }
+    }
+}

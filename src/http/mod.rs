@@ -1,0 +1,169 @@
+//! HTTP: handlers that turn requests into use cases, and their results into JSON.
+
+mod callback;
+mod catalog;
+mod connect;
+mod connections;
+mod error;
+mod extract;
+mod openapi;
+mod ops;
+mod webhooks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use tokio::time::Instant;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::set_header::SetResponseHeaderLayer;
+use tower_http::timeout::TimeoutLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::auth::Authenticator;
+use crate::connections::service::Connections;
+use crate::nango::Nango;
+use crate::nango::webhook::SigningKeys;
+
+pub use error::{Code, Problem};
+
+/// The header that carries a request's id, in and out.
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The largest body that is read.
+const MAX_BODY: usize = 256 * 1024;
+
+/// How long a request may take: longer than Nango may, with its retries.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct AppState {
+    /// The use cases.
+    pub connections: Arc<Connections>,
+    /// Who a token belongs to.
+    pub auth: Arc<Authenticator>,
+    /// Where providers that return to our own domain are sent on to; `None` when Nango is switched off.
+    pub nango: Option<Nango>,
+    /// What Nango's webhooks are signed with.
+    pub signing_keys: Option<Arc<SigningKeys>>,
+    /// The product's own origins.
+    pub allowed_origins: Arc<Vec<String>>,
+}
+
+fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(catalog::list))
+        .routes(routes!(catalog::get))
+        .routes(routes!(connect::connect))
+        .routes(routes!(connect::disconnect))
+        .routes(routes!(connect::reconnect))
+        .routes(routes!(callback::callback))
+        .routes(routes!(connections::list))
+        .routes(routes!(connections::get, connections::update))
+        .routes(routes!(webhooks::of_environment))
+        .routes(routes!(webhooks::of_attempt))
+        .routes(routes!(ops::healthz))
+        .routes(routes!(ops::readyz))
+}
+
+/// The OpenAPI 3.1 document of every endpoint.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    let mut document = routes().into_openapi();
+    openapi::secure(&mut document);
+    document
+}
+
+/// Every endpoint.
+#[must_use]
+pub fn router(state: AppState) -> Router {
+    let document = openapi();
+    let cors = cors(&state.allowed_origins);
+    let (router, _) = routes().split_for_parts();
+    let api = router
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
+        .with_state(state);
+    let served = document.clone();
+    let docs = Router::new()
+        .route("/api/v1/openapi.json", axum::routing::get(move || async move { Json(served) }))
+        .merge(SwaggerUi::new("/docs").external_url_unchecked("/api/v1/openapi.json", serde_json::json!(document)));
+    api.merge(docs).layer(cors)
+}
+
+/// What every answer goes through, whatever made it.
+pub fn layered(router: Router) -> Router {
+    let layers = ServiceBuilder::new()
+        .layer(SetRequestIdLayer::new(REQUEST_ID.clone(), MakeRequestUuid))
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID.clone()))
+        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(header(X_FRAME_OPTIONS, "DENY"))
+        .layer(header(REFERRER_POLICY, "no-referrer"))
+        .layer(header(CACHE_CONTROL, "no-store"))
+        .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
+        .layer(CompressionLayer::new())
+        .layer(from_fn(error::problems))
+        .layer(CatchPanicLayer::new());
+    // Around the routes and the fallback alike.
+    Router::new().fallback_service(router.layer(from_fn(log))).layer(layers)
+}
+
+/// What is answered while the service is starting.
+#[must_use]
+pub fn starting() -> Router {
+    async fn starting() -> Response {
+        Problem::starting().into_response()
+    }
+    Router::new().route("/healthz", axum::routing::get(ops::healthz)).fallback(starting)
+}
+
+fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+fn cors(allowed_origins: &[String]) -> CorsLayer {
+    let origins = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            AUTHORIZATION,
+            CONTENT_TYPE,
+            REQUEST_ID.clone(),
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .expose_headers([REQUEST_ID.clone(), RETRY_AFTER])
+        .max_age(Duration::from_secs(3600))
+}
+
+/// One line a request: its route rather than its path, for paths and queries may hold what is secret.
+async fn log(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let route = route.as_deref().unwrap_or("none");
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(
+        %method, route, status = response.status().as_u16(), millis, request_id = id.as_deref(), "request"
+    );
+    response
+}
