@@ -1,0 +1,123 @@
+//! What happens to every request before it is routed: the body is read, CORS answered.
+
+use axum::Json;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+
+use super::error::Failure;
+
+/// The JSON body of a request; `None` when it had none.
+#[derive(Clone)]
+pub(super) struct JsonBody(pub(super) Option<Value>);
+
+impl<S: Sync> FromRequestParts<S> for JsonBody {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.remove().unwrap_or(Self(None)))
+    }
+}
+
+/// Put into a request's extensions: its body is not JSON, though there is one.
+#[derive(Clone)]
+pub(super) struct ForeignBody;
+
+const EXPOSED: &str = "Authorization, Etag, Content-Type, Content-Length, X-Nango-Signature, \
+     X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
+const ALLOWED: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
+     Nango-Activity-Log-Id, Nango-Is-Dry-Run, Nango-Is-Sync, Provider-Config-Key, Connection-Id, \
+     Sentry-Trace, Baggage";
+const BODY_LIMIT: usize = 1 << 20;
+
+pub(super) async fn healthy() -> Json<Value> {
+    Json(json!({ "result": "ok" }))
+}
+
+/// Reads the body and sets the headers that all answers share.
+///
+/// As at Nango, a body that is not JSON is refused before anything else, CORS included.
+pub(super) async fn receive(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let mut response = match read_body(request).await {
+        Err(failure) => failure.into_response(),
+        Ok(request) => {
+            let preflight = *request.method() == Method::OPTIONS
+                && request
+                    .headers()
+                    .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+            let mut response = if preflight {
+                preflight_answer()
+            } else {
+                next.run(request).await
+            };
+            if path != "/health" && path != "/ready" {
+                set(
+                    response.headers_mut(),
+                    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+                    "*",
+                );
+                set(
+                    response.headers_mut(),
+                    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                    EXPOSED,
+                );
+            }
+            response
+        }
+    };
+    set(
+        response.headers_mut(),
+        header::X_FRAME_OPTIONS,
+        "SAMEORIGIN",
+    );
+    response
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
+    headers.insert(name, HeaderValue::from_static(value));
+}
+
+fn preflight_answer() -> Response {
+    let headers = [
+        (
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            "GET,HEAD,PUT,PATCH,POST,DELETE",
+        ),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED),
+        (header::ACCESS_CONTROL_MAX_AGE, "600"),
+        (header::CONTENT_LENGTH, "0"),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+async fn read_body(request: Request) -> Result<Request, Failure> {
+    let (mut parts, body) = request.into_parts();
+    let bytes: Bytes = to_bytes(body, BODY_LIMIT).await.map_err(|error| {
+        Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large").message(error.to_string())
+    })?;
+    let is_json = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("application/json"));
+    if is_json && !bytes.is_empty() {
+        let value = serde_json::from_slice(&bytes).map_err(|error| {
+            let message = if error.is_eof() {
+                "Unexpected end of JSON input".to_owned()
+            } else {
+                error.to_string()
+            };
+            Failure::new(StatusCode::BAD_REQUEST, "invalid_json").message(message)
+        })?;
+        parts.extensions.insert(JsonBody(Some(value)));
+    } else if !bytes.is_empty() {
+        parts.extensions.insert(ForeignBody);
+    }
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
