@@ -2,4 +2,9 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod auth;
 mod clock;
+mod nango_client;
+mod nango_recordings;
+mod nango_webhooks;
+mod server;
