@@ -1,6 +1,5 @@
 //! Builds the parts, serves, and drains on a signal.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -75,9 +74,15 @@ impl App {
     pub async fn bind(config: Config, clock: Clock) -> Result<Self, Error> {
         let catalog = Arc::new(Catalog::load(config.catalog_file.as_deref())?);
         let address = config.http.listen;
-        let listener =
-            TcpListener::bind(address).await.map_err(|error| Error::Listen { address, error })?;
-        Ok(Self { listener, config, catalog, clock })
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| Error::Listen { address, error })?;
+        Ok(Self {
+            listener,
+            config,
+            catalog,
+            clock,
+        })
     }
 
     /// The address that is listened on.
@@ -93,7 +98,12 @@ impl App {
     /// # Errors
     /// When the database is not there in time, or cannot be used.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
-        let Self { listener, config, catalog, clock } = self;
+        let Self {
+            listener,
+            config,
+            catalog,
+            clock,
+        } = self;
         let ready = Arc::new(OnceLock::new());
         let tasks = TaskTracker::new();
         let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
@@ -109,7 +119,9 @@ impl App {
         let served = server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!("some work was not done in time: it is taken up again by the next start");
+            tracing::warn!(
+                "some work was not done in time: it is taken up again by the next start"
+            );
         }
         database.close().await;
         Ok(served?)
@@ -125,7 +137,11 @@ async fn start(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Database, Error> {
-    let nango = config.nango.as_ref().map(|nango| Nango::new(nango.client.clone())).transpose()?;
+    let nango = config
+        .nango
+        .as_ref()
+        .map(|nango| Nango::new(nango.client.clone()))
+        .transpose()?;
     let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
     let database = wait_for_database(&config.database, stop).await?;
     database.migrate().await?;
@@ -144,7 +160,10 @@ async fn start(
         connections,
         auth,
         nango,
-        signing_keys: config.nango.as_ref().map(|nango| Arc::new(nango.signing_keys.clone())),
+        signing_keys: config
+            .nango
+            .as_ref()
+            .map(|nango| Arc::new(nango.signing_keys.clone())),
         allowed_origins: Arc::new(config.http.allowed_origins.clone()),
     };
     // Only this function sets it, once.
@@ -154,7 +173,10 @@ async fn start(
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
-async fn wait_for_database(config: &DatabaseConfig, stop: &CancellationToken) -> Result<Database, Error> {
+async fn wait_for_database(
+    config: &DatabaseConfig,
+    stop: &CancellationToken,
+) -> Result<Database, Error> {
     let backoff = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
@@ -184,7 +206,8 @@ async fn serve(
         async move { router.oneshot(request).await as Result<Response, std::convert::Infallible> }
     });
     let router = http::layered(Router::new().fallback_service(current));
-    let graceful = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let graceful =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;
         tokio::time::sleep(DRAIN).await;

@@ -108,18 +108,28 @@ impl Config {
     /// # Errors
     /// Names every variable that is missing or wrong.
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut env = Environment { lookup, names: Vec::new(), problems: Vec::new() };
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
         let config = env.config();
         match config {
             Some(config) if env.problems.is_empty() => Ok(config),
-            _ => Err(ConfigError { problems: env.problems }),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
         }
     }
 
     /// The names of all variables, in the order in which they are read.
     #[must_use]
     pub fn variables() -> Vec<&'static str> {
-        let mut env = Environment { lookup: &|_| None, names: Vec::new(), problems: Vec::new() };
+        let mut env = Environment {
+            lookup: &|_| None,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
         env.config();
         env.names
     }
@@ -158,7 +168,10 @@ impl Environment<'_> {
         // Render names a web service's own address in this variable.
         let public_url = given.or_else(|| self.optional("RENDER_EXTERNAL_URL"));
         if public_url.is_none() {
-            self.missing("PUBLIC_URL", "the address at which browsers and Nango reach this service");
+            self.missing(
+                "PUBLIC_URL",
+                "the address at which browsers and Nango reach this service",
+            );
         }
         let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
         let allowed_origins = self.origins(&origins.unwrap_or_default());
@@ -170,10 +183,14 @@ impl Environment<'_> {
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {
-        let url = self.required("DATABASE_URL", "postgres://user:password@host:5432/database");
+        let url = self.required(
+            "DATABASE_URL",
+            "postgres://user:password@host:5432/database",
+        );
         let pool_size = self.or("DATABASE_POOL_SIZE", 10);
         if pool_size == 0 {
-            self.problems.push("DATABASE_POOL_SIZE must be at least 1".to_owned());
+            self.problems
+                .push("DATABASE_POOL_SIZE must be at least 1".to_owned());
         }
         let wait = self.or("DATABASE_WAIT_SECONDS", 60);
         Some(DatabaseConfig {
@@ -196,17 +213,27 @@ impl Environment<'_> {
         // environment made for the predecessor starts unchanged.
         let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
         if !enabled {
-            self.names.extend(["NANGO_SECRET_KEY", "NANGO_WEBHOOK_SIGNING_KEY"]);
+            self.names
+                .extend(["NANGO_SECRET_KEY", "NANGO_WEBHOOK_SIGNING_KEY"]);
             return Some(None);
         }
-        let secret_key = self.required("NANGO_SECRET_KEY", "the secret key of your Nango environment");
+        let secret_key = self.required(
+            "NANGO_SECRET_KEY",
+            "the secret key of your Nango environment",
+        );
         let signing_key = self.required(
             "NANGO_WEBHOOK_SIGNING_KEY",
             "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",
         );
-        let keys: Vec<SecretString> = signing_key?.split(',').map(|key| key.trim().into()).collect();
+        let keys: Vec<SecretString> = signing_key?
+            .split(',')
+            .map(|key| key.trim().into())
+            .collect();
         let signing_keys = SigningKeys::new(&keys)
-            .map_err(|error| self.problems.push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}")))
+            .map_err(|error| {
+                self.problems
+                    .push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}"))
+            })
             .ok()?;
         Some(Some(NangoConfig {
             client: nango::Config {
@@ -220,8 +247,12 @@ impl Environment<'_> {
 
     fn auth(&mut self) -> auth::Config {
         let hs256_secret: Option<String> = self.optional("AUTH_JWT_SECRET");
-        if hs256_secret.as_ref().is_some_and(|secret| secret.len() < 32) {
-            self.problems.push("AUTH_JWT_SECRET must have at least 32 bytes".to_owned());
+        if hs256_secret
+            .as_ref()
+            .is_some_and(|secret| secret.len() < 32)
+        {
+            self.problems
+                .push("AUTH_JWT_SECRET must have at least 32 bytes".to_owned());
         }
         let jwks_url = self.optional("AUTH_JWKS_URL");
         let jwks_url = jwks_url.and_then(|url| self.web_address("AUTH_JWKS_URL", url));
@@ -252,7 +283,8 @@ impl Environment<'_> {
         match value.trim().parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problems.push(format!("{name} cannot be read: {error}"));
+                self.problems
+                    .push(format!("{name} cannot be read: {error}"));
                 None
             }
         }
@@ -280,7 +312,8 @@ impl Environment<'_> {
 
     fn web_address(&mut self, name: &str, mut url: Url) -> Option<Url> {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            self.problems.push(format!("{name} must be an http or https address"));
+            self.problems
+                .push(format!("{name} must be an http or https address"));
             return None;
         }
         let path = url.path().trim_end_matches('/').to_owned();
@@ -290,7 +323,11 @@ impl Environment<'_> {
 
     fn origins(&mut self, list: &str) -> Vec<String> {
         let mut origins = Vec::new();
-        for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        for text in list
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+        {
             match Url::parse(text) {
                 Ok(url) if url.origin().is_tuple() => origins.push(url.origin().ascii_serialization()),
                 _ => self.problems.push(format!(

@@ -1,1 +1,149 @@
-//! The `sandbox` command.
+//! The `sandbox` command: the service as it is, with everything around it made up.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use patchbay::app::App;
+use patchbay::catalog::Catalog;
+use patchbay::clock::Clock;
+use patchbay::config::{Config, LogFormat};
+use patchbay::local_postgres::{Durability, LocalPostgres};
+use patchbay::sandbox::{self, Integration, Sandbox};
+use patchbay::telemetry;
+use sqlx::Connection;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::Failure;
+
+/// Where the private PostgreSQL keeps its data, below the current directory.
+const FOLDER: &str = ".patchbay/postgres";
+
+/// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
+pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
+    telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
+    let port: u16 = variable("PORT")?.unwrap_or(8000);
+    let nango_port = variable("SANDBOX_PORT")?.unwrap_or_else(|| port.saturating_add(1));
+    let given: Option<String> = variable("DATABASE_URL")?;
+    let postgres = match &given {
+        Some(_) => None,
+        None => Some(LocalPostgres::start(Path::new(FOLDER), Durability::Kept).await?),
+    };
+    let database = match (&given, &postgres) {
+        (Some(url), _) => url.clone(),
+        (None, Some(postgres)) => {
+            // The made-up Nango remembers nothing from the last time, so neither may the database.
+            empty(postgres.url()).await?;
+            postgres.url().to_owned()
+        }
+        (None, None) => unreachable!("without a given database a private one was started"),
+    };
+    let served = serve(port, nango_port, database, stop).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
+    served
+}
+
+async fn serve(
+    port: u16,
+    nango_port: u16,
+    database: String,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let secret_key = Uuid::new_v4().to_string();
+    let signing_key = Uuid::new_v4().to_string();
+    let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let public_url = format!("http://localhost:{port}");
+    let sandbox = Sandbox::start(sandbox::Config {
+        listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
+        secret_key: secret_key.clone(),
+        webhook_signing_key: signing_key.clone(),
+        webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
+        jwt_secret: jwt_secret.clone().into(),
+        integrations: integrations(&Catalog::load(catalog_file()?.as_deref())?),
+        ..sandbox::Config::default()
+    })
+    .await
+    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    let made_up: HashMap<&str, String> = [
+        ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+        ("PORT", port.to_string()),
+        ("PUBLIC_URL", public_url),
+        ("DATABASE_URL", database),
+        ("NANGO_BASE_URL", sandbox.url().to_owned()),
+        ("NANGO_SECRET_KEY", secret_key),
+        ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
+        ("AUTH_JWT_SECRET", jwt_secret),
+    ]
+    .into();
+    let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
+    let config = Config::read(&|name| match made_up.get(name) {
+        Some(value) => Some(value.clone()),
+        None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),
+        None => None,
+    })?;
+    let app = App::bind(config, Clock::System).await?;
+    print_welcome(port, sandbox.url());
+    let served = app.run(stop).await;
+    sandbox.stop().await;
+    Ok(served?)
+}
+
+fn print_welcome(port: u16, nango: &str) {
+    println!(
+        "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
+
+  Patchbay     http://localhost:{port}            API and its documentation: /docs
+  Nango        {nango}            made up, in this process; its faults: /sandbox/faults
+
+  A token for a user of yours:
+    curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
+
+Ctrl-C ends it."
+    );
+}
+
+/// The made-up Nango has an integration for every connector that a Nango can have one for.
+fn integrations(catalog: &Catalog) -> Vec<Integration> {
+    catalog
+        .iter()
+        .filter_map(|connector| {
+            Some(Integration {
+                unique_key: connector.integration_key.clone(),
+                provider: connector.provider.clone()?,
+                display_name: connector.name.clone(),
+                auth_mode: connector.auth_mode?.to_string(),
+            })
+        })
+        .collect()
+}
+
+async fn empty(url: &str) -> Result<(), sqlx::Error> {
+    let mut connection = sqlx::PgConnection::connect(url).await?;
+    sqlx::raw_sql("drop schema public cascade; create schema public")
+        .execute(&mut connection)
+        .await?;
+    connection.close().await
+}
+
+fn catalog_file() -> Result<Option<std::path::PathBuf>, Failure> {
+    variable("CATALOG_FILE")
+}
+
+/// A variable that is set and not empty.
+fn variable<T>(name: &str) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match std::env::var(name) {
+        Ok(value) if !value.trim().is_empty() => value
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|error| format!("{name} cannot be read: {error}").into()),
+        _ => Ok(None),
+    }
+}

@@ -58,7 +58,9 @@ impl Database {
         let options = options.application_name("patchbay");
         let pooled = switches_servers(&options).await.map_err(classify)?;
         let options = if pooled {
-            tracing::info!("a transaction-mode pooler is in front of the database: prepared statements are off");
+            tracing::info!(
+                "a transaction-mode pooler is in front of the database: prepared statements are off"
+            );
             options.statement_cache_capacity(0)
         } else {
             options
@@ -85,7 +87,10 @@ impl Database {
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
-        sqlx::query("select pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+        sqlx::query("select pg_advisory_xact_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .execute(&mut *tx)
+            .await?;
         MIGRATOR.run_direct(None, &mut *tx, false).await?;
         tx.commit().await?;
         Ok(())
@@ -112,7 +117,9 @@ fn classify(error: sqlx::Error) -> DatabaseError {
         sqlx::Error::Configuration(_) => DatabaseError::Url(error),
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // Class 28 is a refused authorization, 3D000 a database that does not exist.
-            Some(code) if code.starts_with("28") || code == "3D000" => DatabaseError::Refused(error),
+            Some(code) if code.starts_with("28") || code == "3D000" => {
+                DatabaseError::Refused(error)
+            }
             _ => DatabaseError::Unreachable(error),
         },
         _ => DatabaseError::Unreachable(error),
@@ -150,5 +157,8 @@ async fn switches_servers(options: &PgConnectOptions) -> sqlx::Result<bool> {
 }
 
 async fn server_process(connection: &mut PgConnection) -> sqlx::Result<i32> {
-    sqlx::raw_sql("select pg_backend_pid()").fetch_one(connection).await?.try_get(0)
+    sqlx::raw_sql("select pg_backend_pid()")
+        .fetch_one(connection)
+        .await?
+        .try_get(0)
 }

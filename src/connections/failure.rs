@@ -16,21 +16,34 @@ impl Failure {
     /// in a sentence, and a failed code exchange as JSON text.
     #[must_use]
     pub fn of_authorization(error: Option<&AuthError>) -> Self {
-        let description = error.map(|error| error.description.as_str()).unwrap_or_default();
+        let description = error
+            .map(|error| error.description.as_str())
+            .unwrap_or_default();
         let (code, words) = match serde_json::from_str::<Value>(description) {
             Ok(json) => of_exchange(&json),
             Err(_not_json) => of_redirect(description),
         };
         let denied = code.as_deref() == Some("access_denied");
-        let reason = if denied { Reason::AuthorizationDenied } else { Reason::AuthorizationFailed };
-        let what = if denied { "Access was not granted" } else { "The authorization could not be completed" };
+        let reason = if denied {
+            Reason::AuthorizationDenied
+        } else {
+            Reason::AuthorizationFailed
+        };
+        let what = if denied {
+            "Access was not granted"
+        } else {
+            "The authorization could not be completed"
+        };
         let detail = match (words, code) {
             (Some(words), Some(code)) if !denied => format!(": {words} ({code})"),
             (Some(words), _) => format!(": {words}"),
             (None, Some(code)) => format!(": {code}"),
             (None, None) => String::new(),
         };
-        Self { reason, message: shorten(&format!("{what}{detail}")) }
+        Self {
+            reason,
+            message: shorten(&format!("{what}{detail}")),
+        }
     }
 
     /// Nobody finished the authorization in time.
@@ -45,18 +58,29 @@ impl Failure {
     /// Nango did not begin an authorization.
     #[must_use]
     pub fn of_session(error: &nango::Error) -> Self {
-        let reason = if error.is_transient() { Reason::NangoUnavailable } else { Reason::NangoRefused };
+        let reason = if error.is_transient() {
+            Reason::NangoUnavailable
+        } else {
+            Reason::NangoRefused
+        };
         let message = match reason {
             Reason::NangoUnavailable => "The authorization service is not available at the moment",
             _ => "The authorization service refused to begin",
         };
-        Self { reason, message: message.to_owned() }
+        Self {
+            reason,
+            message: message.to_owned(),
+        }
     }
 }
 
 /// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.
 fn of_exchange(json: &Value) -> (Option<String>, Option<String>) {
-    let text = |pointer: &str| json.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let text = |pointer: &str| {
+        json.pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     let words = text("/provider_error_payload/error_description").or_else(|| text("/message"));
     (text("/provider_error_payload/error"), words)
 }
@@ -70,12 +94,18 @@ fn of_redirect(description: &str) -> (Option<String>, Option<String>) {
     };
     match after(" error: ") {
         Some(code) => (Some(code), after("error_description: ")),
-        None => (None, (!description.trim().is_empty()).then(|| description.trim().to_owned())),
+        None => (
+            None,
+            (!description.trim().is_empty()).then(|| description.trim().to_owned()),
+        ),
     }
 }
 
 fn shorten(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_WORDS).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MAX_WORDS)
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,7 +126,10 @@ mod tests {
              error_description: The user denied the request",
         );
         assert_eq!(denied.reason, Reason::AuthorizationDenied);
-        assert_eq!(denied.message, "Access was not granted: The user denied the request");
+        assert_eq!(
+            denied.message,
+            "Access was not granted: The user denied the request"
+        );
     }
 
     #[test]
@@ -117,7 +150,11 @@ mod tests {
     fn other_words_are_kept_short_and_on_one_line() {
         let failed = failure(&format!("first\nsecond{}", "x".repeat(1000)));
         assert_eq!(failed.reason, Reason::AuthorizationFailed);
-        assert!(failed.message.starts_with("The authorization could not be completed: first second"));
+        assert!(
+            failed
+                .message
+                .starts_with("The authorization could not be completed: first second")
+        );
         assert_eq!(failed.message.chars().count(), MAX_WORDS);
         let silent = Failure::of_authorization(None);
         assert_eq!(silent.message, "The authorization could not be completed");

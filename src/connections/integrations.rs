@@ -29,7 +29,10 @@ impl Integrations {
     /// Asks this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
-        Self { nango, known: Mutex::new(None) }
+        Self {
+            nango,
+            known: Mutex::new(None),
+        }
     }
 
     /// All keys. When Nango does not answer, those of the last answer, however old.
@@ -61,8 +64,12 @@ impl Integrations {
         }
         match self.nango.integrations().await {
             Ok(integrations) => {
-                let keys: Keys =
-                    Arc::new(integrations.into_iter().map(|integration| integration.unique_key).collect());
+                let keys: Keys = Arc::new(
+                    integrations
+                        .into_iter()
+                        .map(|integration| integration.unique_key)
+                        .collect(),
+                );
                 *known = Some((Instant::now(), keys.clone()));
                 Ok(keys)
             }

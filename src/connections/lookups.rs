@@ -33,7 +33,10 @@ impl Lookups {
     /// Looks up at this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
-        let answers = Cache::builder().max_capacity(REMEMBERED).time_to_live(INTERVAL).build();
+        let answers = Cache::builder()
+            .max_capacity(REMEMBERED)
+            .time_to_live(INTERVAL)
+            .build();
         Self { nango, answers }
     }
 
@@ -42,7 +45,10 @@ impl Lookups {
     /// # Errors
     /// As the call to Nango; the error, too, is told to all who ask within the second.
     pub async fn attempt(&self, attempt: Uuid) -> Answer {
-        let answer = self.answers.get_with(attempt, async { Arc::new(self.ask(attempt).await) }).await;
+        let answer = self
+            .answers
+            .get_with(attempt, async { Arc::new(self.ask(attempt).await) })
+            .await;
         (*answer).clone()
     }
 
@@ -58,6 +64,11 @@ impl Lookups {
 
     async fn ask(&self, attempt: Uuid) -> Answer {
         let tags = [(ATTEMPT_TAG.to_owned(), attempt.to_string())].into();
-        self.nango.connections(&ListConnections { tags, ..ListConnections::default() }).await
+        self.nango
+            .connections(&ListConnections {
+                tags,
+                ..ListConnections::default()
+            })
+            .await
     }
 }

@@ -6,7 +6,9 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Attempt, AttemptKind, Connection, EventKind, Failure, Outcome, Reason, State, Upstream};
+use super::{
+    Attempt, AttemptKind, Connection, EventKind, Failure, Outcome, Reason, State, Upstream,
+};
 
 /// What a change writes besides the connection itself.
 #[derive(Debug, PartialEq)]
@@ -37,8 +39,12 @@ impl Connection {
     #[must_use]
     pub fn attempt_started(&self, now: DateTime<Utc>) -> Transition {
         let state = match &self.state {
-            State::Connected { upstream } => State::Connected { upstream: upstream.clone() },
-            other => State::Pending { previous: other.upstream().cloned() },
+            State::Connected { upstream } => State::Connected {
+                upstream: upstream.clone(),
+            },
+            other => State::Pending {
+                previous: other.upstream().cloned(),
+            },
         };
         self.transition(state, EventKind::AttemptStarted, now)
     }
@@ -70,8 +76,14 @@ impl Connection {
             return Grant::Known;
         }
         let connected = matches!(self.state, State::Connected { .. });
-        let event = if connected { EventKind::Reauthorized } else { EventKind::Connected };
-        let state = State::Connected { upstream: grant.clone() };
+        let event = if connected {
+            EventKind::Reauthorized
+        } else {
+            EventKind::Connected
+        };
+        let state = State::Connected {
+            upstream: grant.clone(),
+        };
         let mut transition = self.transition(state, event, now);
         transition.connection.connected_at = Some(now);
         transition.connection.last_checked_at = Some(now);
@@ -96,9 +108,10 @@ impl Connection {
             return None;
         }
         let state = match &self.state {
-            State::Pending { previous } => {
-                State::Error { reason: failure.reason, upstream: previous.clone() }
-            }
+            State::Pending { previous } => State::Error {
+                reason: failure.reason,
+                upstream: previous.clone(),
+            },
             other => other.clone(),
         };
         let mut transition = self.transition(state, EventKind::AttemptFailed, now);
@@ -118,7 +131,9 @@ impl Connection {
         if matches!(self.state, State::Disconnected { .. }) {
             return None;
         }
-        let state = State::Disconnected { reason: Reason::UserDisconnected };
+        let state = State::Disconnected {
+            reason: Reason::UserDisconnected,
+        };
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
         transition.connection.last_error = None;
@@ -134,7 +149,16 @@ impl Connection {
     }
 
     fn transition(&self, state: State, event: EventKind, now: DateTime<Utc>) -> Transition {
-        let connection = Self { state, updated_at: now, ..self.clone() };
-        Transition { connection, event, outcome: None, discard: None }
+        let connection = Self {
+            state,
+            updated_at: now,
+            ..self.clone()
+        };
+        Transition {
+            connection,
+            event,
+            outcome: None,
+            discard: None,
+        }
     }
 }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::auth::UserId;
 
-pub use database::{Database, DatabaseError};
+pub use database::{Database, DatabaseError, MIGRATOR};
 
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]

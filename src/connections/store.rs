@@ -9,7 +9,9 @@ use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::machine::Transition;
-use super::{Attempt, Connection, ConnectorRef, EventKind, Failure, Outcome, State, Status, Upstream};
+use super::{
+    Attempt, Connection, ConnectorRef, EventKind, Failure, Outcome, State, Status, Upstream,
+};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 
@@ -17,7 +19,11 @@ use crate::catalog::{Catalog, Connector};
 #[derive(Debug, thiserror::Error)]
 enum Corrupt {
     #[error("{table} {id} holds what the domain does not know: {detail}")]
-    Row { table: &'static str, id: Uuid, detail: String },
+    Row {
+        table: &'static str,
+        id: Uuid,
+        detail: String,
+    },
     #[error("{table} {id} was not there to be written, or had another version")]
     Lost { table: &'static str, id: Uuid },
 }
@@ -29,12 +35,24 @@ impl From<Corrupt> for sqlx::Error {
 }
 
 fn corrupt(table: &'static str, id: Uuid, detail: impl ToString) -> Corrupt {
-    Corrupt::Row { table, id, detail: detail.to_string() }
+    Corrupt::Row {
+        table,
+        id,
+        detail: detail.to_string(),
+    }
 }
 
 /// Fails unless exactly one row was written.
-fn one_row(done: &sqlx::postgres::PgQueryResult, table: &'static str, id: Uuid) -> sqlx::Result<()> {
-    if done.rows_affected() == 1 { Ok(()) } else { Err(Corrupt::Lost { table, id }.into()) }
+fn one_row(
+    done: &sqlx::postgres::PgQueryResult,
+    table: &'static str,
+    id: Uuid,
+) -> sqlx::Result<()> {
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(Corrupt::Lost { table, id }.into())
+    }
 }
 
 /// A select of connections with what their connector is called; the caller adds the rest.
@@ -78,14 +96,21 @@ impl TryFrom<ConnectionRow> for Connection {
     type Error = Corrupt;
 
     fn try_from(row: ConnectionRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| corrupt("user_connector_connection", row.id, detail.to_string());
+        let wrong = |detail: &dyn ToString| {
+            corrupt("user_connector_connection", row.id, detail.to_string())
+        };
         let upstream = match (row.nango_connection_id, row.nango_created_at) {
             (Some(id), Some(created_at)) => Some(Upstream { id, created_at }),
             (None, None) => None,
             _ => return Err(wrong(&"half of what Nango holds")),
         };
         let status: Status = row.status.parse().map_err(|error| wrong(&error))?;
-        let reason = row.status_reason.as_deref().map(str::parse).transpose().map_err(|error| wrong(&error))?;
+        let reason = row
+            .status_reason
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| wrong(&error))?;
         let state = match (status, reason, upstream) {
             (Status::Pending, _, previous) => State::Pending { previous },
             (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
@@ -152,11 +177,18 @@ pub(super) async fn list(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Connection::try_from).collect::<Result<_, _>>()?)
+    Ok(rows
+        .into_iter()
+        .map(Connection::try_from)
+        .collect::<Result<_, _>>()?)
 }
 
 /// How many connections the filter lets through, on all pages.
-pub(super) async fn count(db: &mut PgConnection, user: &UserId, filter: &Filter) -> sqlx::Result<i64> {
+pub(super) async fn count(
+    db: &mut PgConnection,
+    user: &UserId,
+    filter: &Filter,
+) -> sqlx::Result<i64> {
     sqlx::query_scalar(
         "select count(*) from user_connector_connection \
          where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3)",
@@ -169,7 +201,11 @@ pub(super) async fn count(db: &mut PgConnection, user: &UserId, filter: &Filter)
 }
 
 /// A user's connection by our id.
-pub(super) async fn find(db: &mut PgConnection, user: &UserId, id: Uuid) -> sqlx::Result<Option<Connection>> {
+pub(super) async fn find(
+    db: &mut PgConnection,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
         .bind(id)
         .bind(user.as_str())
@@ -180,12 +216,18 @@ pub(super) async fn find(db: &mut PgConnection, user: &UserId, id: Uuid) -> sqlx
 
 /// Anybody's connection by our id.
 pub(super) async fn find_any(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1")).bind(id).fetch_optional(db).await?;
+    let row = sqlx::query_as(select_connections!("where c.id = $1"))
+        .bind(id)
+        .fetch_optional(db)
+        .await?;
     connection(row)
 }
 
 /// A connection by Nango's id of it.
-pub(super) async fn find_upstream(db: &mut PgConnection, nango_id: &str) -> sqlx::Result<Option<Connection>> {
+pub(super) async fn find_upstream(
+    db: &mut PgConnection,
+    nango_id: &str,
+) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
         .bind(nango_id)
         .fetch_optional(db)
@@ -240,7 +282,10 @@ pub(super) async fn apply(
     transition: &Transition,
     attempt: Option<Uuid>,
 ) -> sqlx::Result<Connection> {
-    let connection = Connection { version: transition.connection.version + 1, ..transition.connection.clone() };
+    let connection = Connection {
+        version: transition.connection.version + 1,
+        ..transition.connection.clone()
+    };
     update(db, &connection).await?;
     insert_event(db, &connection, transition.event, attempt).await?;
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
@@ -336,7 +381,12 @@ impl TryFrom<AttemptRow> for Attempt {
             connection_id: row.connection_id,
             kind: row.kind.parse().map_err(|error| wrong(&error))?,
             expires_at: row.expires_at,
-            outcome: row.outcome.as_deref().map(str::parse).transpose().map_err(|error| wrong(&error))?,
+            outcome: row
+                .outcome
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|error| wrong(&error))?,
             error,
             void: row.void,
             created_at: row.created_at,
@@ -346,7 +396,10 @@ impl TryFrom<AttemptRow> for Attempt {
 }
 
 fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
-    Ok(rows.into_iter().map(Attempt::try_from).collect::<Result<_, _>>()?)
+    Ok(rows
+        .into_iter()
+        .map(Attempt::try_from)
+        .collect::<Result<_, _>>()?)
 }
 
 /// Begins an attempt. An open one of the same connection is superseded.
@@ -390,7 +443,10 @@ async fn end_attempt(
     failure: Option<&Failure>,
     connection: &Connection,
 ) -> sqlx::Result<()> {
-    let nango_id = connection.state.upstream().filter(|_| outcome == Outcome::Succeeded);
+    let nango_id = connection
+        .state
+        .upstream()
+        .filter(|_| outcome == Outcome::Succeeded);
     let done = sqlx::query(
         "update connect_attempt set outcome = $2, error_code = $3, error_message = $4, \
            nango_connection_id = $5, ended_at = $6 where id = $1",
@@ -433,7 +489,10 @@ pub(super) async fn attempt(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Opt
 }
 
 /// The newest attempt of each of these connections.
-pub(super) async fn latest_attempts(db: &mut PgConnection, connections: &[Uuid]) -> sqlx::Result<Vec<Attempt>> {
+pub(super) async fn latest_attempts(
+    db: &mut PgConnection,
+    connections: &[Uuid],
+) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
         "select distinct on (connection_id) * from connect_attempt where connection_id = any($1) \
          order by connection_id, created_at desc, id desc",
@@ -549,7 +608,10 @@ pub(super) async fn deletion_failed(
 }
 
 /// Whether anything of a connection still has to be deleted at Nango.
-pub(super) async fn deletion_pending(db: &mut PgConnection, connection_id: Uuid) -> sqlx::Result<bool> {
+pub(super) async fn deletion_pending(
+    db: &mut PgConnection,
+    connection_id: Uuid,
+) -> sqlx::Result<bool> {
     sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
         .bind(connection_id)
         .fetch_one(db)
@@ -557,7 +619,10 @@ pub(super) async fn deletion_pending(db: &mut PgConnection, connection_id: Uuid)
 }
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
-pub(super) async fn connector_id(db: &mut PgConnection, reference: &str) -> sqlx::Result<Option<Uuid>> {
+pub(super) async fn connector_id(
+    db: &mut PgConnection,
+    reference: &str,
+) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
         .bind(reference)
         .fetch_optional(db)

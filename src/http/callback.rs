@@ -3,11 +3,11 @@
 use std::sync::LazyLock;
 
 use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,9 @@ const SCRIPT: &str = include_str!("../../templates/returned.js");
 
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
-    let policy = format!("default-src 'none'; script-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'");
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'"
+    );
     HeaderValue::from_str(&policy).expect("base64 has only characters that a header may hold")
 });
 
@@ -85,21 +87,30 @@ pub(super) async fn callback(
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
         return Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response());
     }
-    let id = query.connection_id.ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
+    let id = query
+        .connection_id
+        .ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
     if page.0 {
         // A browser's navigation carries no token. The page says no more than
         // whether it worked, and says it to the product's own origins only.
         return Ok(match app.connections.returned(None, &id).await {
             Ok(details) => page_of(&app, &details),
-            Err(Error::ConnectionNotFound) => {
-                page_response(&app, StatusCode::NOT_FOUND, "Connection not found", "There is no such connection.", json!({
+            Err(Error::ConnectionNotFound) => page_response(
+                &app,
+                StatusCode::NOT_FOUND,
+                "Connection not found",
+                "There is no such connection.",
+                json!({
                     "type": "OAUTH_ERROR", "error": "connection_not_found",
-                }))
-            }
+                }),
+            ),
             Err(error) => return Err(error.into()),
         });
     }
-    let details = app.connections.returned(Some(&caller?.user_id), &id).await?;
+    let details = app
+        .connections
+        .returned(Some(&caller?.user_id), &id)
+        .await?;
     Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
 }
 
@@ -111,14 +122,18 @@ impl From<&Details> for CallbackAnswer {
             Status::Connected => format!("{name} is connected"),
             Status::Pending => format!("{name} still waits for the authorization"),
             Status::Disconnected => format!("{name} is disconnected"),
-            Status::Error => {
-                connection.last_error.clone().unwrap_or_else(|| format!("{name} could not be connected"))
-            }
+            Status::Error => connection
+                .last_error
+                .clone()
+                .unwrap_or_else(|| format!("{name} could not be connected")),
         };
         Self {
             success: matches!(connection.state, ConnectionState::Connected { .. }),
             connection_id: connection.id,
-            nango_connection_id: connection.state.upstream().map(|upstream| upstream.id.clone()),
+            nango_connection_id: connection
+                .state
+                .upstream()
+                .map(|upstream| upstream.id.clone()),
             status: connection.state.status(),
             status_reason: connection.state.reason(),
             message,
@@ -132,7 +147,11 @@ fn page_of(app: &AppState, details: &Details) -> Response {
         Status::Connected => ("OAUTH_SUCCESS", "Connected"),
         _ => ("OAUTH_ERROR", "Not connected"),
     };
-    let text = if answer.success { "The account is connected." } else { "The account is not connected." };
+    let text = if answer.success {
+        "The account is connected."
+    } else {
+        "The account is not connected."
+    };
     let message = json!({
         "type": kind, "connection_id": answer.connection_id, "status": answer.status, "error": answer.status_reason,
     });
@@ -148,9 +167,19 @@ fn page_response(
 ) -> Response {
     let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
     // Inside a script element only a `<` could end the data.
-    let page = ReturnedPage { title, text, message: data.replace('<', "\\u003c"), script: SCRIPT };
+    let page = ReturnedPage {
+        title,
+        text,
+        message: data.replace('<', "\\u003c"),
+        script: SCRIPT,
+    };
     match page.render() {
-        Ok(html) => (status, [(CONTENT_SECURITY_POLICY, POLICY.clone())], Html(html)).into_response(),
+        Ok(html) => (
+            status,
+            [(CONTENT_SECURITY_POLICY, POLICY.clone())],
+            Html(html),
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "the callback's page could not be rendered");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()

@@ -108,11 +108,17 @@ pub(super) async fn list(
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = query.limit.unwrap_or(100);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!("limit has to be 1 to {MAX_LIMIT}")));
+        return Err(Problem::invalid(format!(
+            "limit has to be 1 to {MAX_LIMIT}"
+        )));
     }
     let catalog = state.connections.catalog();
-    let found: Vec<&Connector> =
-        catalog.search(query.search.as_deref().unwrap_or_default(), query.category.as_deref()).collect();
+    let found: Vec<&Connector> = catalog
+        .search(
+            query.search.as_deref().unwrap_or_default(),
+            query.category.as_deref(),
+        )
+        .collect();
     let start = match &query.cursor {
         None => 0,
         Some(cursor) => {
@@ -126,13 +132,22 @@ pub(super) async fn list(
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();
     let more = start + page.len() < found.len();
     Ok(Json(ConnectorsBody {
-        next_cursor: page.last().filter(|_| more).map(|connector| connector.slug.clone()),
-        connectors: page.into_iter().map(|connector| ConnectorBody::new(connector, configured(connector))).collect(),
+        next_cursor: page
+            .last()
+            .filter(|_| more)
+            .map(|connector| connector.slug.clone()),
+        connectors: page
+            .into_iter()
+            .map(|connector| ConnectorBody::new(connector, configured(connector)))
+            .collect(),
         total_count: found.len(),
         categories: catalog
             .categories()
             .into_iter()
-            .map(|(name, count)| CategoryBody { name: name.to_owned(), count })
+            .map(|(name, count)| CategoryBody {
+                name: name.to_owned(),
+                count,
+            })
             .collect(),
     }))
 }

@@ -85,14 +85,21 @@ impl From<Authorization> for ConnectAnswer {
                 let message = format!("{} is already connected", connection.connector.name);
                 (connection, None, message)
             }
-            Authorization::Begun { connection, attempt, url } => {
+            Authorization::Begun {
+                connection,
+                attempt,
+                url,
+            } => {
                 let message = format!("Open oauth_url to connect {}", connection.connector.name);
                 (connection, Some((attempt, url)), message)
             }
         };
         Self {
             connection_id: connection.id,
-            nango_connection_id: connection.state.upstream().map(|upstream| upstream.id.clone()),
+            nango_connection_id: connection
+                .state
+                .upstream()
+                .map(|upstream| upstream.id.clone()),
             popup: begun.is_some(),
             already_connected: begun.is_none(),
             message,
@@ -124,7 +131,10 @@ pub(super) async fn connect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Json<ConnectAnswer>, Problem> {
     let request = body.request(query.instance_id)?;
-    let authorization = state.connections.connect(&caller.user_id, &connector, &request).await?;
+    let authorization = state
+        .connections
+        .connect(&caller.user_id, &connector, &request)
+        .await?;
     Ok(Json(authorization.into()))
 }
 
@@ -145,7 +155,10 @@ pub(super) async fn reconnect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Json<ConnectAnswer>, Problem> {
     let request = body.request(String::new())?;
-    let authorization = state.connections.reconnect(&caller.user_id, id, &request).await?;
+    let authorization = state
+        .connections
+        .reconnect(&caller.user_id, id, &request)
+        .await?;
     Ok(Json(authorization.into()))
 }
 
@@ -188,7 +201,10 @@ pub(super) async fn disconnect(
         (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
         (None, None) => DisconnectTarget::Only,
     };
-    let ended = state.connections.disconnect(&caller.user_id, &connector, &target).await?;
+    let ended = state
+        .connections
+        .disconnect(&caller.user_id, &connector, &target)
+        .await?;
     let name = &ended.connection.connector.name;
     let message = if ended.confirmed {
         format!("{name} is disconnected")
@@ -207,7 +223,9 @@ pub(super) async fn disconnect(
 pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
     let label = label.trim();
     if label.is_empty() {
-        return Err(Problem::invalid("label may not be empty; leave it out, or null to remove it"));
+        return Err(Problem::invalid(
+            "label may not be empty; leave it out, or null to remove it",
+        ));
     }
     check_name("label", label)?;
     Ok(label.to_owned())
@@ -215,10 +233,14 @@ pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
 
 fn check_name(field: &str, value: &str) -> Result<(), Problem> {
     if value.chars().count() > MAX_NAME {
-        return Err(Problem::invalid(format!("{field} may have {MAX_NAME} characters")));
+        return Err(Problem::invalid(format!(
+            "{field} may have {MAX_NAME} characters"
+        )));
     }
     if value.chars().any(char::is_control) {
-        return Err(Problem::invalid(format!("{field} may not have control characters")));
+        return Err(Problem::invalid(format!(
+            "{field} may not have control characters"
+        )));
     }
     Ok(())
 }

@@ -94,11 +94,17 @@ impl From<Attempt> for AttemptBody {
 
 impl From<Details> for ConnectionBody {
     fn from(details: Details) -> Self {
-        let Details { connection, attempt } = details;
+        let Details {
+            connection,
+            attempt,
+        } = details;
         let mut config = connection.config;
         if !connection.instance_id.is_empty() {
             // Where the predecessor's clients look for it.
-            config.insert("instance_id".to_owned(), connection.instance_id.clone().into());
+            config.insert(
+                "instance_id".to_owned(),
+                connection.instance_id.clone().into(),
+            );
         }
         Self {
             id: connection.id,
@@ -108,7 +114,10 @@ impl From<Details> for ConnectionBody {
             connector_name: connection.connector.name,
             instance_id: connection.instance_id,
             label: connection.label,
-            nango_connection_id: connection.state.upstream().map(|upstream| upstream.id.clone()),
+            nango_connection_id: connection
+                .state
+                .upstream()
+                .map(|upstream| upstream.id.clone()),
             status: connection.state.status(),
             status_reason: connection.state.reason(),
             connected_at: connection.connected_at,
@@ -159,13 +168,23 @@ pub(super) async fn list(
 ) -> Result<Json<ConnectionsBody>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!("limit has to be 1 to {MAX_LIMIT}")));
+        return Err(Problem::invalid(format!(
+            "limit has to be 1 to {MAX_LIMIT}"
+        )));
     }
-    let query =
-        service::Query { connector: query.connector_id, status: query.status, limit, after: query.cursor };
+    let query = service::Query {
+        connector: query.connector_id,
+        status: query.status,
+        limit,
+        after: query.cursor,
+    };
     let page = state.connections.list(&caller.user_id, &query).await?;
     Ok(Json(ConnectionsBody {
-        connections: page.connections.into_iter().map(ConnectionBody::from).collect(),
+        connections: page
+            .connections
+            .into_iter()
+            .map(ConnectionBody::from)
+            .collect(),
         total_count: page.total,
         next_cursor: page.next,
     }))
@@ -218,8 +237,17 @@ pub(super) async fn update(
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<ConnectionBody>, Problem> {
-    let label = body.label.map(|label| label.map(|label| checked_label(&label)).transpose()).transpose()?;
-    let update = Update { label, config: body.config };
-    let details = state.connections.update(&caller.user_id, id, &update).await?;
+    let label = body
+        .label
+        .map(|label| label.map(|label| checked_label(&label)).transpose())
+        .transpose()?;
+    let update = Update {
+        label,
+        config: body.config,
+    };
+    let details = state
+        .connections
+        .update(&caller.user_id, id, &update)
+        .await?;
     Ok(Json(details.into()))
 }

@@ -148,11 +148,18 @@ impl IntoResponse for Problem {
         let status = self.code.parts().1;
         let mut response = (status, Json(&self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, seconds.into());
         }
-        if let Some(challenge) = self.challenge.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        if let Some(challenge) = self
+            .challenge
+            .as_ref()
+            .and_then(|text| HeaderValue::from_str(text).ok())
+        {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
         response.extensions_mut().insert(Box::new(self));
@@ -162,7 +169,11 @@ impl IntoResponse for Problem {
 
 /// Gives every error a problem's body, with the request's id: those of the handlers, and those of the layers.
 pub(super) async fn problems(request: Request, next: Next) -> Response {
-    let request_id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let request_id = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .map(str::to_owned);
     let mut response = next.run(request).await;
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
@@ -176,7 +187,11 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
             None => return response,
         },
     };
-    let mut rendered = Problem { request_id, ..problem }.into_response();
+    let mut rendered = Problem {
+        request_id,
+        ..problem
+    }
+    .into_response();
     // A layer's own headers, such as CORS' or `allow`, stay.
     for (name, value) in response.headers() {
         if !rendered.headers().contains_key(name) && name != "content-length" {
@@ -190,10 +205,17 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
 fn bare(status: StatusCode) -> Option<Problem> {
     let (code, detail) = match status {
         StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
-        StatusCode::METHOD_NOT_ALLOWED => (Code::MethodNotAllowed, "the Allow header names the methods"),
-        StatusCode::REQUEST_TIMEOUT => (Code::RequestTimeout, "the request was not answered in time"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            (Code::MethodNotAllowed, "the Allow header names the methods")
+        }
+        StatusCode::REQUEST_TIMEOUT => {
+            (Code::RequestTimeout, "the request was not answered in time")
+        }
         StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
-        StatusCode::INTERNAL_SERVER_ERROR => (Code::Internal, "the log has the detail under this request's id"),
+        StatusCode::INTERNAL_SERVER_ERROR => (
+            Code::Internal,
+            "the log has the detail under this request's id",
+        ),
         _ => return None,
     };
     Some(Problem::new(code, detail))
@@ -203,10 +225,17 @@ impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
         if error == auth::Error::KeysUnavailable {
             tracing::error!(%error, "tokens cannot be verified");
-            return Self::new(Code::KeysUnavailable, "the identity provider's keys cannot be had now").retry_after(5);
+            return Self::new(
+                Code::KeysUnavailable,
+                "the identity provider's keys cannot be had now",
+            )
+            .retry_after(5);
         }
         let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{error}\"");
-        Self { challenge: Some(challenge), ..Self::new(Code::Unauthenticated, error.to_string()) }
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(Code::Unauthenticated, error.to_string())
+        }
     }
 }
 
@@ -215,7 +244,10 @@ impl Problem {
     pub(super) fn no_token() -> Self {
         Self {
             challenge: Some("Bearer".to_owned()),
-            ..Self::new(Code::Unauthenticated, "send the user's token as `Authorization: Bearer …`")
+            ..Self::new(
+                Code::Unauthenticated,
+                "send the user's token as `Authorization: Bearer …`",
+            )
         }
     }
 }
@@ -230,9 +262,10 @@ impl From<service::Error> for Problem {
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
-            Error::AmbiguousConnection(candidates) => {
-                Self { candidates: Some(candidates), ..Self::new(Code::AmbiguousConnection, detail) }
-            }
+            Error::AmbiguousConnection(candidates) => Self {
+                candidates: Some(candidates),
+                ..Self::new(Code::AmbiguousConnection, detail)
+            },
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
             Error::Nango(error) => error.into(),
             Error::Database(error) => error.into(),
@@ -248,36 +281,60 @@ impl From<nango::Error> for Problem {
             Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
             Error::RateLimited { retry_after } => {
                 let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
-                Self::new(Code::NangoRateLimited, "Nango answers no more calls this minute").retry_after(seconds)
+                Self::new(
+                    Code::NangoRateLimited,
+                    "Nango answers no more calls this minute",
+                )
+                .retry_after(seconds)
             }
-            Error::Unreachable { .. } => Self::new(Code::NangoUnavailable, "Nango cannot be reached").retry_after(5),
-            Error::Unavailable { .. } => Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5),
-            Error::Unauthorized { .. } => {
-                Self::new(Code::NangoMisconfigured, "Nango refused this service's key; its operator has to look at it")
+            Error::Unreachable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango cannot be reached").retry_after(5)
             }
-            _ => Self::new(Code::NangoError, "Nango gave an answer that makes no sense; the log tells more"),
+            Error::Unavailable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5)
+            }
+            Error::Unauthorized { .. } => Self::new(
+                Code::NangoMisconfigured,
+                "Nango refused this service's key; its operator has to look at it",
+            ),
+            _ => Self::new(
+                Code::NangoError,
+                "Nango gave an answer that makes no sense; the log tells more",
+            ),
         }
     }
 }
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
         if code.as_deref().is_some_and(|code| code.starts_with("22")) {
             // A data exception, which only a caller's value can cause: a NUL in a text, say.
             return Self::invalid("a value has characters that cannot be stored");
         }
         let unreachable = matches!(
             error,
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
         ) || code
             // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
-            .is_some_and(|code| ["08", "53", "57"].iter().any(|class| code.starts_with(class)));
+            .is_some_and(|code| {
+                ["08", "53", "57"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            });
         tracing::error!(%error, "the database did not do its part");
         if unreachable {
             Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
         } else {
-            Self::new(Code::Internal, "the log has the detail under this request's id")
+            Self::new(
+                Code::Internal,
+                "the log has the detail under this request's id",
+            )
         }
     }
 }

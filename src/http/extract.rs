@@ -30,7 +30,10 @@ pub(super) struct OptionalJson<T>(pub(super) T);
 impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: axum::extract::Request, state: &AppState) -> Result<Self, Problem> {
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &AppState,
+    ) -> Result<Self, Problem> {
         let bytes = axum::body::Bytes::from_request(request, state).await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self(T::default()));
@@ -43,7 +46,10 @@ impl FromRequestParts<AppState> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let header = parts.headers.get(AUTHORIZATION).ok_or_else(Problem::no_token)?;
+        let header = parts
+            .headers
+            .get(AUTHORIZATION)
+            .ok_or_else(Problem::no_token)?;
         // RFC 9110: the scheme's name is not case-sensitive.
         let token = header
             .to_str()
@@ -64,7 +70,11 @@ impl FromRequestParts<AppState> for WantsPage {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {
-        let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let accept = parts
+            .headers
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         Ok(Self(accept.contains("text/html")))
     }
 }

@@ -13,15 +13,15 @@ mod webhooks;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
-    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
+use axum::response::{IntoResponse, Redirect, Response};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -50,6 +50,10 @@ const MAX_BODY: usize = 256 * 1024;
 
 /// How long a request may take: longer than Nango may, with its retries.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the documentation's page may do: it styles and draws itself, and asks this service only.
+const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                           frame-ancestors 'none'; base-uri 'none'";
 
 /// What handlers work with.
 #[derive(Clone)]
@@ -98,13 +102,20 @@ pub fn router(state: AppState) -> Router {
     let (router, _) = routes().split_for_parts();
     let api = router
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            TIMEOUT,
+        ))
         .with_state(state);
-    let served = document.clone();
+    let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     let docs = Router::new()
-        .route("/api/v1/openapi.json", axum::routing::get(move || async move { Json(served) }))
-        .merge(SwaggerUi::new("/docs").external_url_unchecked("/api/v1/openapi.json", serde_json::json!(document)));
-    api.merge(docs).layer(cors)
+        .route(
+            "/",
+            axum::routing::get(|| async { Redirect::temporary("/docs") }),
+        )
+        .merge(docs)
+        .layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
+    api.merge(docs).layer(cors).layer(from_fn(log))
 }
 
 /// What every answer goes through, whatever made it.
@@ -116,12 +127,15 @@ pub fn layered(router: Router) -> Router {
         .layer(header(X_FRAME_OPTIONS, "DENY"))
         .layer(header(REFERRER_POLICY, "no-referrer"))
         .layer(header(CACHE_CONTROL, "no-store"))
-        .layer(header(CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
+        .layer(header(
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
         .layer(CompressionLayer::new())
         .layer(from_fn(error::problems))
         .layer(CatchPanicLayer::new());
     // Around the routes and the fallback alike.
-    Router::new().fallback_service(router.layer(from_fn(log))).layer(layers)
+    Router::new().fallback_service(router).layer(layers)
 }
 
 /// What is answered while the service is starting.
@@ -130,7 +144,10 @@ pub fn starting() -> Router {
     async fn starting() -> Response {
         Problem::starting().into_response()
     }
-    Router::new().route("/healthz", axum::routing::get(ops::healthz)).fallback(starting)
+    Router::new()
+        .route("/healthz", axum::routing::get(ops::healthz))
+        .fallback(starting)
+        .layer(from_fn(log))
 }
 
 fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
@@ -138,7 +155,9 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
 }
 
 fn cors(allowed_origins: &[String]) -> CorsLayer {
-    let origins = allowed_origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let origins = allowed_origins
+        .iter()
+        .filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
@@ -156,8 +175,15 @@ fn cors(allowed_origins: &[String]) -> CorsLayer {
 /// One line a request: its route rather than its path, for paths and queries may hold what is secret.
 async fn log(request: Request, next: Next) -> Response {
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let id = request.headers().get(&REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let id = request
+        .headers()
+        .get(&REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .map(str::to_owned);
     let started = Instant::now();
     let response = next.run(request).await;
     let route = route.as_deref().unwrap_or("none");

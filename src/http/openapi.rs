@@ -29,7 +29,10 @@ struct Bearer;
 
 impl Modify for Bearer {
     fn modify(&self, document: &mut OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .build();
         if let Some(components) = &mut document.components {
             components.add_security_scheme("user", SecurityScheme::Http(scheme));
         }
@@ -45,9 +48,18 @@ pub(super) fn frame() -> OpenApi {
 pub(super) fn secure(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let open = !path.starts_with("/api/v1/connectors");
-        for operation in [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten() {
+        for operation in [
+            &mut item.get,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ]
+        .into_iter()
+        .flatten()
+        {
             if !open {
-                operation.security = Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
+                operation.security =
+                    Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
             }
         }
     }

@@ -35,10 +35,21 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, body = ReadyBody), (status = 503, body = Problem)
 ))]
-pub(super) async fn readyz(State(state): State<AppState>) -> Result<(StatusCode, Json<ReadyBody>), Problem> {
+pub(super) async fn readyz(
+    State(state): State<AppState>,
+) -> Result<(StatusCode, Json<ReadyBody>), Problem> {
     match tokio::time::timeout(PATIENCE, state.connections.ping()).await {
-        Ok(Ok(())) => Ok((StatusCode::OK, Json(ReadyBody { status: "ready", nango: state.nango.is_some() }))),
+        Ok(Ok(())) => Ok((
+            StatusCode::OK,
+            Json(ReadyBody {
+                status: "ready",
+                nango: state.nango.is_some(),
+            }),
+        )),
         Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(Problem::new(Code::DatabaseUnavailable, "the database does not answer")),
+        Err(_elapsed) => Err(Problem::new(
+            Code::DatabaseUnavailable,
+            "the database does not answer",
+        )),
     }
 }

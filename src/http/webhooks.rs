@@ -69,7 +69,11 @@ pub(super) async fn of_environment(
     take(&state, None, &event).await
 }
 
-async fn take(state: &AppState, attempt: Option<Uuid>, event: &Event) -> Result<StatusCode, Problem> {
+async fn take(
+    state: &AppState,
+    attempt: Option<Uuid>,
+    event: &Event,
+) -> Result<StatusCode, Problem> {
     match state.connections.webhook(attempt, event).await {
         Ok(believed) => {
             tracing::debug!(?believed, "a webhook of Nango's");
@@ -78,7 +82,10 @@ async fn take(state: &AppState, attempt: Option<Uuid>, event: &Event) -> Result<
         // Nango sends again what is answered by a 5xx, so whatever of Nango's fails here is one.
         Err(Error::Nango(error)) => {
             tracing::warn!(%error, "a webhook could not be confirmed at Nango");
-            Err(Problem::new(Code::NangoUnavailable, "the event could not be confirmed at Nango"))
+            Err(Problem::new(
+                Code::NangoUnavailable,
+                "the event could not be confirmed at Nango",
+            ))
         }
         Err(error) => Err(error.into()),
     }

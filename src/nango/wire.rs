@@ -6,9 +6,9 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use url::Url;
 
 /// A connect session to be made: leave for one user to connect one integration.
@@ -238,77 +238,65 @@ pub enum Credentials {
     },
 }
 
+/// The types of credentials that have fields of their own here.
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+enum KnownCredentials {
+    #[serde(rename = "OAUTH2")]
+    OAuth2 {
+        access_token: SecretString,
+        expires_at: Option<DateTime<Utc>>,
+        #[serde(default)]
+        raw: Value,
+    },
+    #[serde(rename = "OAUTH1")]
+    OAuth1 {
+        oauth_token: SecretString,
+        oauth_token_secret: SecretString,
+    },
+    #[serde(rename = "API_KEY", rename_all = "camelCase")]
+    ApiKey { api_key: SecretString },
+    #[serde(rename = "BASIC")]
+    Basic {
+        username: SecretString,
+        #[serde(default)]
+        password: SecretString,
+    },
+    #[serde(other)]
+    Other,
+}
+
 impl<'de> Deserialize<'de> for Credentials {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Tag {
-            #[serde(rename = "type")]
-            kind: Option<String>,
-        }
-        #[derive(Deserialize)]
-        struct OAuth2 {
-            access_token: SecretString,
-            expires_at: Option<DateTime<Utc>>,
-            raw: Option<Box<RawValue>>,
-        }
-        #[derive(Deserialize)]
-        struct OAuth1 {
-            oauth_token: SecretString,
-            oauth_token_secret: SecretString,
-        }
-        #[derive(Deserialize)]
-        struct ApiKey {
-            #[serde(rename = "apiKey")]
-            api_key: SecretString,
-        }
-        #[derive(Deserialize)]
-        struct Basic {
-            username: SecretString,
-            #[serde(default)]
-            password: SecretString,
-        }
-        fn parse<'a, T: Deserialize<'a>, E: serde::de::Error>(json: &'a RawValue) -> Result<T, E> {
-            serde_json::from_str(json.get()).map_err(E::custom)
-        }
-
-        let json = Box::<RawValue>::deserialize(deserializer)?;
-        let Some(kind) = parse::<Tag, D::Error>(&json)?.kind else {
+        let fields = serde_json::Map::deserialize(deserializer)?;
+        let Some(kind) = fields.get("type") else {
             return Ok(Self::Withheld);
         };
-        Ok(match kind.as_str() {
-            "OAUTH2" => {
-                let OAuth2 {
-                    access_token,
-                    expires_at,
-                    raw,
-                } = parse::<_, D::Error>(&json)?;
-                Self::OAuth2 {
-                    access_token,
-                    expires_at,
-                    raw: raw.as_deref().map_or("null", RawValue::get).into(),
-                }
-            }
-            "OAUTH1" => {
-                let OAuth1 {
-                    oauth_token: token,
-                    oauth_token_secret: token_secret,
-                } = parse::<_, D::Error>(&json)?;
-                Self::OAuth1 {
-                    token,
-                    token_secret,
-                }
-            }
-            "API_KEY" => {
-                let ApiKey { api_key } = parse::<_, D::Error>(&json)?;
-                Self::ApiKey { api_key }
-            }
-            "BASIC" => {
-                let Basic { username, password } = parse::<_, D::Error>(&json)?;
-                Self::Basic { username, password }
-            }
-            _ => Self::Other {
+        let kind = kind.as_str().unwrap_or_default().to_owned();
+        let fields = Value::Object(fields);
+        let known = KnownCredentials::deserialize(&fields).map_err(D::Error::custom)?;
+        Ok(match known {
+            KnownCredentials::OAuth2 {
+                access_token,
+                expires_at,
+                raw,
+            } => Self::OAuth2 {
+                access_token,
+                expires_at,
+                raw: raw.to_string().into(),
+            },
+            KnownCredentials::OAuth1 {
+                oauth_token: token,
+                oauth_token_secret: token_secret,
+            } => Self::OAuth1 {
+                token,
+                token_secret,
+            },
+            KnownCredentials::ApiKey { api_key } => Self::ApiKey { api_key },
+            KnownCredentials::Basic { username, password } => Self::Basic { username, password },
+            KnownCredentials::Other => Self::Other {
                 kind,
-                raw: json.get().into(),
+                raw: fields.to_string().into(),
             },
         })
     }

@@ -46,7 +46,9 @@ async fn expire_attempts(connections: Arc<Connections>, stop: CancellationToken)
         match connections.expire_attempts().await {
             Ok(0) => {}
             Ok(expired) => tracing::info!(expired, "authorizations were not finished in time"),
-            Err(error) => tracing::error!(%error, "attempts past their time could not be looked for"),
+            Err(error) => {
+                tracing::error!(%error, "attempts past their time could not be looked for")
+            }
         }
     }
 }

@@ -2,7 +2,12 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod auth;
 mod catalog;
 mod clock;
 mod local_postgres;
+mod nango_client;
+mod nango_recordings;
+mod nango_webhooks;
 mod postgres;
+mod server;

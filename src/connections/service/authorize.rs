@@ -78,23 +78,32 @@ impl Connections {
         connection.config.extend(request.config.clone());
         let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
         tx.commit().await?;
-        self.open(upstream, connector, connection, attempt, request).await
+        self.open(upstream, connector, connection, attempt, request)
+            .await
     }
 
     /// Begins to authorize a connection again, whether or not it works.
     ///
     /// # Errors
     /// As [`Connections::connect`], and when there is no such connection.
-    pub async fn reconnect(&self, user: &UserId, id: Uuid, request: &ConnectRequest) -> Result<Authorization> {
+    pub async fn reconnect(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        request: &ConnectRequest,
+    ) -> Result<Authorization> {
         let upstream = self.upstream()?;
         let connection = self.own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
         self.connectable(upstream, connector).await?;
         let mut tx = self.begin().await?;
-        let connection = store::lock(&mut tx, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let connection = store::lock(&mut tx, id)
+            .await?
+            .ok_or(Error::ConnectionNotFound)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
         tx.commit().await?;
-        self.open(upstream, connector, connection, attempt, request).await
+        self.open(upstream, connector, connection, attempt, request)
+            .await
     }
 
     /// Refuses a connector that cannot be connected.
@@ -102,13 +111,20 @@ impl Connections {
         match connector.availability() {
             Availability::Available => {}
             Availability::Disabled => {
-                return Err(Error::ConnectorUnavailable(format!("{} is switched off", connector.name)));
+                return Err(Error::ConnectorUnavailable(format!(
+                    "{} is switched off",
+                    connector.name
+                )));
             }
             Availability::Unavailable(reason) => {
                 return Err(Error::ConnectorUnavailable(reason.to_owned()));
             }
         }
-        match upstream.integrations.contains(&connector.integration_key).await {
+        match upstream
+            .integrations
+            .contains(&connector.integration_key)
+            .await
+        {
             Ok(false) => Err(not_configured(connector)),
             Ok(true) => Ok(()),
             Err(error) => {
@@ -128,21 +144,31 @@ impl Connections {
         mut attempt: Attempt,
         request: &ConnectRequest,
     ) -> Result<Authorization> {
-        match self.session(upstream, connector, &connection, &mut attempt, request).await {
+        match self
+            .session(upstream, connector, &connection, &mut attempt, request)
+            .await
+        {
             Ok(session) => {
                 attempt.expires_at = session.expires_at;
                 let mut tx = self.begin().await?;
                 store::session_opened(&mut tx, &attempt).await?;
                 tx.commit().await?;
                 let url = if opens_oauth(connector) {
-                    upstream.nango.oauth_connect_url(&connector.integration_key, &session)
+                    upstream
+                        .nango
+                        .oauth_connect_url(&connector.integration_key, &session)
                 } else {
                     upstream.nango.connect_link(&session)
                 };
-                Ok(Authorization::Begun { connection, attempt, url })
+                Ok(Authorization::Begun {
+                    connection,
+                    attempt,
+                    url,
+                })
             }
             Err(error) => {
-                self.attempt_failed(attempt.id, &Failure::of_session(&error)).await?;
+                self.attempt_failed(attempt.id, &Failure::of_session(&error))
+                    .await?;
                 Err(match error {
                     nango::Error::UnknownIntegration => not_configured(connector),
                     error => error.into(),
@@ -195,7 +221,8 @@ impl Connections {
     fn webhook_url(&self, attempt: Uuid) -> Url {
         let mut url = self.public_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().extend(["api", "v1", "webhooks", "nango", &attempt.to_string()]);
+            path.pop_if_empty()
+                .extend(["api", "v1", "webhooks", "nango", &attempt.to_string()]);
         }
         url
     }
@@ -224,22 +251,34 @@ async fn begin_attempt(
 }
 
 /// Older Nangos refuse the webhook's address. Without it failures are not told, but grants are found all the same.
-async fn create_session(upstream: &Upstream, session: CreateSession) -> Result<Session, nango::Error> {
+async fn create_session(
+    upstream: &Upstream,
+    session: CreateSession,
+) -> Result<Session, nango::Error> {
     match upstream.nango.create_session(&session).await {
         Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
             warn_of_old_nango();
-            let session = CreateSession { webhook_url_override: None, ..session };
+            let session = CreateSession {
+                webhook_url_override: None,
+                ..session
+            };
             upstream.nango.create_session(&session).await
         }
         answer => answer,
     }
 }
 
-async fn reconnect_session(upstream: &Upstream, session: ReconnectSession) -> Result<Session, nango::Error> {
+async fn reconnect_session(
+    upstream: &Upstream,
+    session: ReconnectSession,
+) -> Result<Session, nango::Error> {
     match upstream.nango.reconnect_session(&session).await {
         Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
             warn_of_old_nango();
-            let session = ReconnectSession { webhook_url_override: None, ..session };
+            let session = ReconnectSession {
+                webhook_url_override: None,
+                ..session
+            };
             upstream.nango.reconnect_session(&session).await
         }
         answer => answer,
@@ -247,11 +286,16 @@ async fn reconnect_session(upstream: &Upstream, session: ReconnectSession) -> Re
 }
 
 fn warn_of_old_nango() {
-    tracing::warn!("this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango");
+    tracing::warn!(
+        "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
+    );
 }
 
 fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
-    let login_hint = request.login_hint.iter().map(|hint| ("login_hint".to_owned(), hint.clone()));
+    let login_hint = request
+        .login_hint
+        .iter()
+        .map(|hint| ("login_hint".to_owned(), hint.clone()));
     IntegrationDefaults {
         scopes: request.scopes.clone(),
         authorization_params: login_hint.collect(),
@@ -260,7 +304,10 @@ fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
 
 /// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
 fn opens_oauth(connector: &Connector) -> bool {
-    matches!(connector.auth_mode, Some(AuthMode::Oauth1 | AuthMode::Oauth2))
+    matches!(
+        connector.auth_mode,
+        Some(AuthMode::Oauth1 | AuthMode::Oauth2)
+    )
 }
 
 fn not_configured(connector: &Connector) -> Error {

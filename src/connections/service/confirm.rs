@@ -33,13 +33,21 @@ impl Connections {
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
     pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
-        let Event::Auth(event) = event else { return Ok(Believed::Ignored) };
+        let Event::Auth(event) = event else {
+            return Ok(Believed::Ignored);
+        };
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-        let Some(id) = attempt.or(tagged) else { return Ok(Believed::Ignored) };
+        let Some(id) = attempt.or(tagged) else {
+            return Ok(Believed::Ignored);
+        };
         if event.operation == Operation::Refresh {
             return Ok(Believed::Ignored);
         }
-        if event.success { self.told_of_grant(event).await } else { self.told_of_failure(id, event).await }
+        if event.success {
+            self.told_of_grant(event).await
+        } else {
+            self.told_of_failure(id, event).await
+        }
     }
 
     async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
@@ -71,7 +79,11 @@ impl Connections {
         }
         let failure = Failure::of_authorization(event.error.as_ref());
         let taken = self.attempt_failed(id, &failure).await?;
-        Ok(if taken { Believed::Taken } else { Believed::Ignored })
+        Ok(if taken {
+            Believed::Taken
+        } else {
+            Believed::Ignored
+        })
     }
 
     /// Looks at Nango for what an attempt has brought about, at most once a second.
@@ -111,8 +123,10 @@ impl Connections {
 
     /// Asks Nango for a connection of its own id, and takes it if it is one of ours.
     pub(super) async fn look_for_upstream(&self, nango_id: &str) -> Result<Option<Connection>> {
-        let filter =
-            ListConnections { connection_id: Some(nango_id.to_owned()), ..ListConnections::default() };
+        let filter = ListConnections {
+            connection_id: Some(nango_id.to_owned()),
+            ..ListConnections::default()
+        };
         for summary in self.upstream()?.nango.connections(&filter).await? {
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) {
                 self.grant(attempt, &summary).await?;
@@ -136,15 +150,24 @@ impl Connections {
 
     /// Takes one grant that Nango confirms. Says whether it was ours.
     async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
-        let grant = Upstream { id: summary.connection_id.clone(), created_at: summary.created_at };
+        let grant = Upstream {
+            id: summary.connection_id.clone(),
+            created_at: summary.created_at,
+        };
         let mut tx = self.begin().await?;
-        let Some(connection_id) = store::attempt(&mut tx, attempt).await?.map(|attempt| attempt.connection_id)
+        let Some(connection_id) = store::attempt(&mut tx, attempt)
+            .await?
+            .map(|attempt| attempt.connection_id)
         else {
             return Ok(false);
         };
-        let Some(connection) = store::lock(&mut tx, connection_id).await? else { return Ok(false) };
+        let Some(connection) = store::lock(&mut tx, connection_id).await? else {
+            return Ok(false);
+        };
         // Read again: before the lock another witness may have ended it.
-        let Some(attempt) = store::attempt(&mut tx, attempt).await? else { return Ok(false) };
+        let Some(attempt) = store::attempt(&mut tx, attempt).await? else {
+            return Ok(false);
+        };
         if !belongs(summary, &connection, &attempt) {
             tracing::warn!(
                 connection = %connection.id, attempt = %attempt.id, nango_connection = %grant.id,
@@ -168,10 +191,17 @@ impl Connections {
     /// Writes down that an attempt has failed. `false` if it had ended before.
     pub(super) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some(attempt) = store::attempt(&mut tx, id).await? else { return Ok(false) };
-        let Some(connection) = store::lock(&mut tx, attempt.connection_id).await? else { return Ok(false) };
-        let Some(attempt) = store::attempt(&mut tx, id).await? else { return Ok(false) };
-        let Some(transition) = connection.attempt_failed(&attempt, failure, self.clock.now()) else {
+        let Some(attempt) = store::attempt(&mut tx, id).await? else {
+            return Ok(false);
+        };
+        let Some(connection) = store::lock(&mut tx, attempt.connection_id).await? else {
+            return Ok(false);
+        };
+        let Some(attempt) = store::attempt(&mut tx, id).await? else {
+            return Ok(false);
+        };
+        let Some(transition) = connection.attempt_failed(&attempt, failure, self.clock.now())
+        else {
             return Ok(false);
         };
         store::apply(&mut tx, &transition, Some(id)).await?;
@@ -191,7 +221,9 @@ impl Connections {
         let mut expired = 0;
         for attempt in overdue {
             match self.look(attempt.id).await {
-                Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => expired += 1,
+                Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => {
+                    expired += 1
+                }
                 Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(attempt = %attempt.id, %error, "no last look at Nango: the attempt stays open");

@@ -55,13 +55,18 @@ impl Connections {
         let id = self.target(user, connector, target).await?;
         let now = self.clock.now();
         let mut tx = self.begin().await?;
-        let connection = store::lock(&mut tx, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let connection = store::lock(&mut tx, id)
+            .await?
+            .ok_or(Error::ConnectionNotFound)?;
         let (connection, open) = match connection.disconnected(now) {
             Some(transition) => {
                 let latest = store::latest_attempts(&mut tx, &[id]).await?;
                 store::void_attempts(&mut tx, id, now).await?;
                 let connection = store::apply(&mut tx, &transition, None).await?;
-                (connection, latest.into_iter().find(|attempt| attempt.outcome.is_none()))
+                (
+                    connection,
+                    latest.into_iter().find(|attempt| attempt.outcome.is_none()),
+                )
             }
             None => (connection, None),
         };
@@ -71,10 +76,18 @@ impl Connections {
             self.look_now(attempt.id).await;
         }
         let confirmed = self.delete_now(id).await?;
-        Ok(Disconnected { connection, confirmed })
+        Ok(Disconnected {
+            connection,
+            confirmed,
+        })
     }
 
-    async fn target(&self, user: &UserId, connector: &str, target: &DisconnectTarget) -> Result<Uuid> {
+    async fn target(
+        &self,
+        user: &UserId,
+        connector: &str,
+        target: &DisconnectTarget,
+    ) -> Result<Uuid> {
         let mut tx = self.begin().await?;
         let connector_id = match self.catalog.get(connector) {
             Some(connector) => connector.id,
@@ -83,12 +96,17 @@ impl Connections {
                 .await?
                 .ok_or_else(|| Error::ConnectorNotFound(connector.to_owned()))?,
         };
-        let filter = store::Filter { connector_id: Some(connector_id), ..store::Filter::default() };
+        let filter = store::Filter {
+            connector_id: Some(connector_id),
+            ..store::Filter::default()
+        };
         let all = store::list(&mut tx, user, &filter, i64::MAX).await?;
         tx.commit().await?;
         match target {
             DisconnectTarget::Connection(id) => all.iter().find(|connection| connection.id == *id),
-            DisconnectTarget::Instance(name) => all.iter().find(|connection| connection.instance_id == *name),
+            DisconnectTarget::Instance(name) => all
+                .iter()
+                .find(|connection| connection.instance_id == *name),
             DisconnectTarget::Only => only(&all)?,
         }
         .map(|connection| connection.id)
@@ -120,7 +138,8 @@ impl Connections {
     async fn deletion_pass(&self, connection: Option<Uuid>) -> Result<usize> {
         let now = self.clock.now();
         let mut tx = self.begin().await?;
-        let claimed = store::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
+        let claimed =
+            store::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
         tx.commit().await?;
         let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
         done.into_iter().collect::<Result<Vec<()>>>()?;
@@ -129,7 +148,11 @@ impl Connections {
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let answer = self.upstream()?.nango.delete_connection(id, &deletion.integration_key).await;
+        let answer = self
+            .upstream()?
+            .nango
+            .delete_connection(id, &deletion.integration_key)
+            .await;
         let mut tx = self.begin().await?;
         match answer {
             Ok(_) => store::deletion_done(&mut tx, id).await?,
@@ -156,12 +179,20 @@ fn pause(attempts: i32) -> TimeDelta {
 
 /// The one that is meant when none is named: the only one that is not ended, or the only one.
 fn only(all: &[Connection]) -> Result<Option<&Connection>> {
-    let live: Vec<&Connection> =
-        all.iter().filter(|connection| !matches!(connection.state, State::Disconnected { .. })).collect();
-    let candidates = if live.is_empty() { all.iter().collect() } else { live };
+    let live: Vec<&Connection> = all
+        .iter()
+        .filter(|connection| !matches!(connection.state, State::Disconnected { .. }))
+        .collect();
+    let candidates = if live.is_empty() {
+        all.iter().collect()
+    } else {
+        live
+    };
     match candidates.as_slice() {
         [] => Ok(None),
         [one] => Ok(Some(one)),
-        several => Err(Error::AmbiguousConnection(several.iter().map(|connection| connection.id).collect())),
+        several => Err(Error::AmbiguousConnection(
+            several.iter().map(|connection| connection.id).collect(),
+        )),
     }
 }

@@ -101,7 +101,14 @@ impl Connections {
             integrations: Integrations::new(nango.clone()),
             nango,
         });
-        Self { database, catalog, upstream, clock, public_url, deletions: Notify::new() }
+        Self {
+            database,
+            catalog,
+            upstream,
+            clock,
+            public_url,
+            deletions: Notify::new(),
+        }
     }
 
     /// Writes the catalog to the database, where connections refer to it.
@@ -137,7 +144,11 @@ impl Connections {
             }),
             None => Err(()),
         };
-        move |connector| keys.as_ref().ok().map(|keys| keys.contains(&connector.integration_key))
+        move |connector| {
+            keys.as_ref()
+                .ok()
+                .map(|keys| keys.contains(&connector.integration_key))
+        }
     }
 
     fn upstream(&self) -> Result<&Upstream> {
@@ -145,7 +156,9 @@ impl Connections {
     }
 
     fn connector(&self, reference: &str) -> Result<&Connector> {
-        self.catalog.get(reference).ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
+        self.catalog
+            .get(reference)
+            .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {

@@ -100,7 +100,10 @@ impl Connections {
         tx.commit().await?;
         let connection = match connection {
             Some(connection) => connection,
-            None => self.look_for_upstream(id).await?.ok_or(Error::ConnectionNotFound)?,
+            None => self
+                .look_for_upstream(id)
+                .await?
+                .ok_or(Error::ConnectionNotFound)?,
         };
         if user.is_some_and(|user| *user != connection.user_id) {
             return Err(Error::ConnectionNotFound);
@@ -114,7 +117,9 @@ impl Connections {
     /// When there is no such connection, or the config would become too large.
     pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<Details> {
         let mut tx = self.begin().await?;
-        let own = store::lock(&mut tx, id).await?.filter(|connection| connection.user_id == *user);
+        let own = store::lock(&mut tx, id)
+            .await?
+            .filter(|connection| connection.user_id == *user);
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
         let before = connection.clone();
         if let Some(label) = &update.label {
@@ -143,11 +148,21 @@ impl Connections {
                 Some(connector) => Some(connector.id),
                 None => match store::connector_id(&mut tx, reference).await? {
                     Some(id) => Some(id),
-                    None => return Ok(Page { connections: Vec::new(), total: 0, next: None }),
+                    None => {
+                        return Ok(Page {
+                            connections: Vec::new(),
+                            total: 0,
+                            next: None,
+                        });
+                    }
                 },
             },
         };
-        let filter = store::Filter { connector_id, status: query.status, before: query.after };
+        let filter = store::Filter {
+            connector_id,
+            status: query.status,
+            before: query.after,
+        };
         let mut connections = store::list(&mut tx, user, &filter, query.limit + 1).await?;
         let total = store::count(&mut tx, user, &filter).await?;
         let more = i64::try_from(connections.len()).is_ok_and(|found| found > query.limit);
@@ -157,32 +172,52 @@ impl Connections {
         let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
         let attempts = store::latest_attempts(&mut tx, &ids).await?;
         tx.commit().await?;
-        let mut attempts: HashMap<Uuid, Attempt> =
-            attempts.into_iter().map(|attempt| (attempt.connection_id, attempt)).collect();
+        let mut attempts: HashMap<Uuid, Attempt> = attempts
+            .into_iter()
+            .map(|attempt| (attempt.connection_id, attempt))
+            .collect();
         let next = if more { ids.last().copied() } else { None };
-        let details = |connection: Connection| Details { attempt: attempts.remove(&connection.id), connection };
-        Ok(Page { connections: connections.into_iter().map(details).collect(), total, next })
+        let details = |connection: Connection| Details {
+            attempt: attempts.remove(&connection.id),
+            connection,
+        };
+        Ok(Page {
+            connections: connections.into_iter().map(details).collect(),
+            total,
+            next,
+        })
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
         let mut tx = self.begin().await?;
-        let connection = store::find(&mut tx, user, id).await?.ok_or(Error::ConnectionNotFound)?;
+        let connection = store::find(&mut tx, user, id)
+            .await?
+            .ok_or(Error::ConnectionNotFound)?;
         let attempt = store::latest_attempts(&mut tx, &[id]).await?.pop();
         tx.commit().await?;
-        Ok(Details { connection, attempt })
+        Ok(Details {
+            connection,
+            attempt,
+        })
     }
 }
 
 /// The attempts that somebody who reads these connections waits for.
 fn open_attempts(details: &[Details]) -> Vec<Attempt> {
-    details.iter().filter_map(|details| details.attempt.clone()).filter(|attempt| attempt.outcome.is_none()).collect()
+    details
+        .iter()
+        .filter_map(|details| details.attempt.clone())
+        .filter(|attempt| attempt.outcome.is_none())
+        .collect()
 }
 
 /// Refuses a config that would become too large.
 pub(super) fn check_config(config: &Map<String, Value>) -> Result<()> {
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
-        return Err(Error::Invalid(format!("config may have {MAX_CONFIG} bytes of JSON, and would have {size}")));
+        return Err(Error::Invalid(format!(
+            "config may have {MAX_CONFIG} bytes of JSON, and would have {size}"
+        )));
     }
     Ok(())
 }

@@ -1,0 +1,349 @@
+//! What a token must be and say.
+
+use std::time::Duration;
+
+use aws_lc_rs::signature::KeyPair;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::TimeDelta;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use patchbay::auth::{Authenticator, Config, ConfigError, Error, UserId};
+use serde_json::{Value, json};
+
+use super::{
+    NOW, Provider, RSA, SECRET, Signer, ada, authenticator, claims, claims_with, clock, outcome,
+    pem, with_jwks, with_secret,
+};
+
+fn encode(json: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(json.to_string())
+}
+
+/// How a token with these claims fares under `config` and the shared secret.
+async fn judge(config: Config, claims: &Value) -> Result<String, Error> {
+    let token = Signer::secret(SECRET.as_bytes()).token(claims);
+    outcome(&authenticator(config), &token).await
+}
+
+#[tokio::test]
+async fn each_algorithm_names_its_user() {
+    let (rsa, p256, ed25519) = (Signer::rsa("r"), Signer::p256("p"), Signer::ed25519("e"));
+    let (provider, url) = Provider::new(&[&rsa, &p256, &ed25519]).await;
+    let authenticator = authenticator(Config {
+        jwks_url: Some(url),
+        ..with_secret()
+    });
+    let shared = Signer::secret(SECRET.as_bytes());
+    for signer in [&shared, &rsa, &p256, &ed25519] {
+        let token = signer.token(&claims());
+        let algorithm = signer.algorithm;
+        assert_eq!(
+            outcome(&authenticator, &token).await,
+            ada(),
+            "{algorithm:?}"
+        );
+    }
+    assert_eq!(provider.fetches(), 1);
+}
+
+#[tokio::test]
+async fn a_token_without_a_signature_is_refused() {
+    let (_, url) = Provider::new(&[&Signer::p256("p")]).await;
+    let authenticator = authenticator(Config {
+        jwks_url: Some(url),
+        ..with_secret()
+    });
+    for name in ["none", "None", "NONE", "nOnE", ""] {
+        let header = encode(&json!({"alg": name, "typ": "JWT", "kid": "p"}));
+        let claims = encode(&claims());
+        for signature in ["", "AAAA"] {
+            let token = format!("{header}.{claims}.{signature}");
+            let refused = outcome(&authenticator, &token).await;
+            assert_eq!(refused, Err(Error::Malformed), "{name:?} {signature:?}");
+        }
+    }
+    let unsigned = format!(
+        "{}.{}.",
+        encode(&json!({"alg": "HS256"})),
+        encode(&claims())
+    );
+    assert_eq!(
+        outcome(&authenticator, &unsigned).await,
+        Err(Error::BadSignature)
+    );
+}
+
+#[tokio::test]
+async fn a_public_key_is_no_secret() {
+    let rsa = Signer::rsa("r");
+    let (provider, url) = Provider::new(&[&rsa]).await;
+    let public: Vec<u8> = RSA.public_key().as_ref().to_vec();
+    let modulus = rsa.jwk()["n"].as_str().unwrap().to_owned();
+    let guesses = [
+        pem("PUBLIC", &public).into_bytes(),
+        public,
+        URL_SAFE_NO_PAD.decode(&modulus).unwrap(),
+        modulus.into_bytes(),
+        rsa.jwk().to_string().into_bytes(),
+    ];
+    let only_jwks = authenticator(with_jwks(url.clone()));
+    let both = authenticator(Config {
+        jwks_url: Some(url),
+        ..with_secret()
+    });
+    for guess in guesses {
+        let mut forger = Signer::secret(&guess);
+        forger.kid = Some("r");
+        let token = forger.token(&claims());
+        let refused = outcome(&only_jwks, &token).await;
+        assert_eq!(refused, Err(Error::AlgorithmNotAllowed));
+        assert_eq!(outcome(&both, &token).await, Err(Error::BadSignature));
+    }
+    assert_eq!(provider.fetches(), 0);
+}
+
+#[tokio::test]
+async fn a_key_verifies_its_own_algorithm_only() {
+    let (rsa, p256, ed25519) = (Signer::rsa("r"), Signer::p256("p"), Signer::ed25519("e"));
+    let (_, url) = Provider::new(&[&rsa, &p256, &ed25519]).await;
+    let jwks = authenticator(with_jwks(url));
+    // The right kind of key, but another one under the same id.
+    let token = Signer::p256("p").token(&claims());
+    assert_eq!(outcome(&jwks, &token).await, Err(Error::BadSignature));
+    // An id whose key is of another kind.
+    let token = Signer::p256("r").token(&claims());
+    assert_eq!(outcome(&jwks, &token).await, Err(Error::UnknownKey));
+    for algorithm in [Algorithm::PS256, Algorithm::RS384, Algorithm::RS512] {
+        let token = Signer {
+            algorithm,
+            ..Signer::rsa("r")
+        }
+        .token(&claims());
+        let refused = outcome(&jwks, &token).await;
+        assert_eq!(refused, Err(Error::AlgorithmNotAllowed), "{algorithm:?}");
+    }
+    let secret = authenticator(with_secret());
+    for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+        let token = Signer {
+            algorithm,
+            ..Signer::secret(SECRET.as_bytes())
+        }
+        .token(&claims());
+        let refused = outcome(&secret, &token).await;
+        assert_eq!(refused, Err(Error::AlgorithmNotAllowed), "{algorithm:?}");
+    }
+    let token = p256.token(&claims());
+    assert_eq!(
+        outcome(&secret, &token).await,
+        Err(Error::AlgorithmNotAllowed)
+    );
+    let other = Signer::secret(b"another secret of sufficient length");
+    let token = other.token(&claims());
+    assert_eq!(outcome(&secret, &token).await, Err(Error::BadSignature));
+}
+
+#[tokio::test]
+async fn a_token_ends_a_leeway_after_its_expiry() {
+    let expiring = |exp: Value| claims_with(&json!({"exp": exp}));
+    let good = [json!(NOW - 29), json!(NOW + 1), json!(NOW as f64 - 29.5)];
+    for exp in good {
+        assert_eq!(
+            judge(with_secret(), &expiring(exp.clone())).await,
+            ada(),
+            "{exp}"
+        );
+    }
+    let past = [json!(NOW - 30), json!(NOW - 31), json!(0), json!(-1)];
+    for exp in past {
+        let refused = judge(with_secret(), &expiring(exp.clone())).await;
+        assert_eq!(refused, Err(Error::Expired), "{exp}");
+    }
+    let refused = judge(with_secret(), &expiring(Value::Null)).await;
+    assert_eq!(refused, Err(Error::NoExpiry));
+    for odd in [json!("1795438000"), json!([]), json!(true)] {
+        let refused = judge(with_secret(), &expiring(odd.clone())).await;
+        assert_eq!(refused, Err(Error::Malformed), "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn the_time_is_the_clocks() {
+    let clock = clock();
+    let authenticator = Authenticator::new(with_secret(), clock.clone()).unwrap();
+    let token = Signer::secret(SECRET.as_bytes()).token(&claims());
+    clock.advance(TimeDelta::seconds(629));
+    assert_eq!(outcome(&authenticator, &token).await, ada());
+    clock.advance(TimeDelta::seconds(1));
+    assert_eq!(outcome(&authenticator, &token).await, Err(Error::Expired));
+}
+
+#[tokio::test]
+async fn a_token_starts_at_most_a_leeway_ahead() {
+    for name in ["nbf", "iat"] {
+        let starting = |start: i64| claims_with(&json!({name: start}));
+        assert_eq!(
+            judge(with_secret(), &starting(NOW + 30)).await,
+            ada(),
+            "{name}"
+        );
+        let refused = judge(with_secret(), &starting(NOW + 31)).await;
+        assert_eq!(refused, Err(Error::NotYetValid), "{name}");
+        let strict = Config {
+            leeway: Duration::ZERO,
+            ..with_secret()
+        };
+        let refused = judge(strict, &starting(NOW + 1)).await;
+        assert_eq!(refused, Err(Error::NotYetValid), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_another_audience_is_refused() {
+    let config = || Config {
+        audience: Some("patchbay".to_owned()),
+        ..with_secret()
+    };
+    for good in [json!("patchbay"), json!(["other", "patchbay"])] {
+        let claims = claims_with(&json!({"aud": good}));
+        assert_eq!(judge(config(), &claims).await, ada());
+    }
+    let wrong = [
+        json!("other"),
+        json!(["a", "b"]),
+        json!([]),
+        json!("patchbay2"),
+        Value::Null,
+    ];
+    for wrong in wrong {
+        let claims = claims_with(&json!({"aud": wrong}));
+        let refused = judge(config(), &claims).await;
+        assert_eq!(refused, Err(Error::WrongAudience), "{claims}");
+    }
+    let claims = claims_with(&json!({"aud": "anything"}));
+    assert_eq!(judge(with_secret(), &claims).await, ada());
+}
+
+#[tokio::test]
+async fn a_token_from_another_issuer_is_refused() {
+    let config = || Config {
+        issuer: Some("https://id.example.com/".to_owned()),
+        ..with_secret()
+    };
+    let claims = claims_with(&json!({"iss": "https://id.example.com/"}));
+    assert_eq!(judge(config(), &claims).await, ada());
+    let wrong = [
+        json!("https://id.example.com"),
+        json!(["https://id.example.com/"]),
+        Value::Null,
+    ];
+    for wrong in wrong {
+        let claims = claims_with(&json!({"iss": wrong}));
+        let refused = judge(config(), &claims).await;
+        assert_eq!(refused, Err(Error::WrongIssuer), "{claims}");
+    }
+}
+
+#[tokio::test]
+async fn an_oversized_token_is_not_looked_at() {
+    let padded = |length: usize| claims_with(&json!({"pad": "x".repeat(length)}));
+    assert_eq!(judge(with_secret(), &padded(5_900)).await, ada());
+    assert_eq!(
+        judge(with_secret(), &padded(6_200)).await,
+        Err(Error::TooLarge)
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_names_no_user_is_refused() {
+    let nobody = [
+        json!(""),
+        json!("a\0b"),
+        json!("a\nb"),
+        json!("x".repeat(256)),
+        json!(7),
+        Value::Null,
+    ];
+    for sub in nobody {
+        let refused = judge(with_secret(), &claims_with(&json!({"sub": sub}))).await;
+        assert_eq!(refused, Err(Error::NoUser), "{sub}");
+    }
+    let longest = "ü".repeat(255);
+    let accepted = judge(with_secret(), &claims_with(&json!({"sub": longest}))).await;
+    assert_eq!(accepted, Ok(longest));
+    let by_email = Config {
+        user_claim: "email".to_owned(),
+        ..with_secret()
+    };
+    let claims = claims_with(&json!({"sub": "ada", "email": "ada@example.com"}));
+    assert_eq!(
+        judge(by_email, &claims).await,
+        Ok("ada@example.com".to_owned())
+    );
+    assert_eq!(UserId::try_from("ada".to_owned()).unwrap().as_str(), "ada");
+}
+
+#[tokio::test]
+async fn what_is_no_token_or_was_changed_is_refused() {
+    let authenticator = authenticator(with_secret());
+    let token = Signer::secret(SECRET.as_bytes()).token(&claims());
+    let parts: Vec<_> = token.split('.').collect();
+    let forged = encode(&claims_with(&json!({"sub": "eve"})));
+    let forged = format!("{}.{forged}.{}", parts[0], parts[2]);
+    assert_eq!(
+        outcome(&authenticator, &forged).await,
+        Err(Error::BadSignature)
+    );
+
+    let two = format!("{}.{}", parts[0], parts[1]);
+    let four = format!("{token}.{}", parts[2]);
+    for garbage in ["", ".", "..", "...", "a.b.c", "ü", "{}", &two, &four] {
+        let refused = outcome(&authenticator, garbage).await;
+        assert_eq!(refused, Err(Error::Malformed), "{garbage:?}");
+    }
+    let mut header = Header::new(Algorithm::HS256);
+    header.crit = Some(vec!["exp".to_owned()]);
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let critical = jsonwebtoken::encode(&header, &claims(), &key).unwrap();
+    assert_eq!(
+        outcome(&authenticator, &critical).await,
+        Err(Error::Malformed)
+    );
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused() {
+    let new = |config| Authenticator::new(config, clock()).err();
+    assert!(matches!(new(Config::default()), Some(ConfigError::NoKeys)));
+    let short = Config {
+        hs256_secret: Some("thirty-one bytes are too few...".into()),
+        ..Config::default()
+    };
+    assert!(matches!(new(short), Some(ConfigError::ShortSecret)));
+    let file = with_jwks("file:///etc/jwks.json".parse().unwrap());
+    assert!(matches!(new(file), Some(ConfigError::JwksUrl)));
+}
+
+#[test]
+fn messages_fit_a_www_authenticate_header() {
+    let errors = [
+        Error::TooLarge,
+        Error::Malformed,
+        Error::AlgorithmNotAllowed,
+        Error::UnknownKey,
+        Error::BadSignature,
+        Error::NoExpiry,
+        Error::Expired,
+        Error::NotYetValid,
+        Error::WrongIssuer,
+        Error::WrongAudience,
+        Error::NoUser,
+        Error::KeysUnavailable,
+    ];
+    let codes: std::collections::BTreeSet<_> = errors.iter().map(Error::code).collect();
+    assert_eq!(codes.len(), errors.len());
+    for error in errors {
+        let text = error.to_string();
+        let plain = |c: char| matches!(c, ' '..='~') && c != '"' && c != '\\';
+        assert!(text.chars().all(plain), "{text}");
+    }
+}
