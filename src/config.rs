@@ -232,7 +232,7 @@ impl Environment<'_> {
         let signing_keys = SigningKeys::new(&keys)
             .map_err(|error| {
                 self.problems
-                    .push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}"))
+                    .push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}"));
             })
             .ok()?;
         Some(Some(NangoConfig {
@@ -241,7 +241,7 @@ impl Environment<'_> {
                 secret_key: SecretString::from(secret_key?),
                 timeout: Duration::from_secs(timeout),
             },
-            signing_keys: signing_keys,
+            signing_keys,
         }))
     }
 

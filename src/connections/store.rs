@@ -34,7 +34,7 @@ impl From<Corrupt> for sqlx::Error {
     }
 }
 
-fn corrupt(table: &'static str, id: Uuid, detail: impl ToString) -> Corrupt {
+fn corrupt(table: &'static str, id: Uuid, detail: &dyn ToString) -> Corrupt {
     Corrupt::Row {
         table,
         id,
@@ -96,9 +96,7 @@ impl TryFrom<ConnectionRow> for Connection {
     type Error = Corrupt;
 
     fn try_from(row: ConnectionRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| {
-            corrupt("user_connector_connection", row.id, detail.to_string())
-        };
+        let wrong = |detail: &dyn ToString| corrupt("user_connector_connection", row.id, detail);
         let upstream = match (row.nango_connection_id, row.nango_created_at) {
             (Some(id), Some(created_at)) => Some(Upstream { id, created_at }),
             (None, None) => None,
@@ -368,7 +366,7 @@ impl TryFrom<AttemptRow> for Attempt {
     type Error = Corrupt;
 
     fn try_from(row: AttemptRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| corrupt("connect_attempt", row.id, detail.to_string());
+        let wrong = |detail: &dyn ToString| corrupt("connect_attempt", row.id, detail);
         let error = match row.error_code {
             Some(code) => Some(Failure {
                 reason: code.parse().map_err(|error| wrong(&error))?,

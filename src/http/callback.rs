@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::Problem;
+use super::error::{Problem, ProblemBody};
 use super::extract::{Query, WantsPage};
 use crate::auth::Caller;
 use crate::connections::service::{Details, Error};
@@ -72,8 +72,8 @@ pub(super) struct CallbackAnswer {
 /// page that tells its opener, at the allowed origins only, and closes.
 #[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
     (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
-    (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem),
-    (status = 503, body = Problem)
+    (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+    (status = 503, body = ProblemBody)
 ))]
 pub(super) async fn callback(
     State(app): State<AppState>,
@@ -100,7 +100,7 @@ pub(super) async fn callback(
                 StatusCode::NOT_FOUND,
                 "Connection not found",
                 "There is no such connection.",
-                json!({
+                &json!({
                     "type": "OAUTH_ERROR", "error": "connection_not_found",
                 }),
             ),
@@ -155,7 +155,7 @@ fn page_of(app: &AppState, details: &Details) -> Response {
     let message = json!({
         "type": kind, "connection_id": answer.connection_id, "status": answer.status, "error": answer.status_reason,
     });
-    page_response(app, StatusCode::OK, title, text, message)
+    page_response(app, StatusCode::OK, title, text, &message)
 }
 
 fn page_response(
@@ -163,7 +163,7 @@ fn page_response(
     status: StatusCode,
     title: &str,
     text: &str,
-    message: serde_json::Value,
+    message: &serde_json::Value,
 ) -> Response {
     let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
     // Inside a script element only a `<` could end the data.

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::Problem;
+use super::error::{Problem, ProblemBody};
 use super::extract::{Path, Query};
 use crate::auth::Caller;
 use crate::catalog::{Availability, Connector};
@@ -99,7 +99,7 @@ pub(super) struct CatalogQuery {
 
 /// The connectors, by name.
 #[utoipa::path(get, path = "/api/v1/connectors", tag = "catalog", params(CatalogQuery), responses(
-    (status = 200, body = ConnectorsBody), (status = 400, body = Problem), (status = 401, body = Problem)
+    (status = 200, body = ConnectorsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
@@ -155,7 +155,7 @@ pub(super) async fn list(
 /// One connector.
 #[utoipa::path(get, path = "/api/v1/connectors/{connector}", tag = "catalog",
     params(("connector" = String, Path, description = "A connector's id or slug")),
-    responses((status = 200, body = ConnectorBody), (status = 401, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = ConnectorBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
 )]
 pub(super) async fn get(
     State(state): State<AppState>,

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::Problem;
+use super::error::{Problem, ProblemBody};
 use super::extract::{OptionalJson, Path, Query};
 use crate::auth::Caller;
 use crate::connections::Status;
@@ -118,9 +118,9 @@ impl From<Authorization> for ConnectAnswer {
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery),
     request_body(content = Option<ConnectBody>),
     responses(
-        (status = 200, body = ConnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 502, body = Problem),
-        (status = 503, body = Problem), (status = 504, body = Problem),
+        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn connect(
@@ -143,9 +143,9 @@ pub(super) async fn connect(
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body(content = Option<ConnectBody>),
     responses(
-        (status = 200, body = ConnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 502, body = Problem),
-        (status = 503, body = Problem), (status = 504, body = Problem),
+        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn reconnect(
@@ -186,8 +186,8 @@ pub(super) struct DisconnectAnswer {
 #[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), DisconnectQuery),
     responses(
-        (status = 200, body = DisconnectAnswer), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem),
+        (status = 200, body = DisconnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody),
     )
 )]
 pub(super) async fn disconnect(

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::connect::checked_label;
-use super::error::Problem;
+use super::error::{Problem, ProblemBody};
 use super::extract::{Json as Body, Path, Query};
 use crate::auth::Caller;
 use crate::connections::service::{self, Details, Update};
@@ -159,7 +159,7 @@ pub(super) struct ListQuery {
 
 /// The caller's connections, newest first.
 #[utoipa::path(get, path = "/api/v1/connectors/connections", tag = "connections", params(ListQuery), responses(
-    (status = 200, body = ConnectionsBody), (status = 400, body = Problem), (status = 401, body = Problem)
+    (status = 200, body = ConnectionsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
@@ -193,7 +193,7 @@ pub(super) async fn list(
 /// One connection.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
-    responses((status = 200, body = ConnectionBody), (status = 401, body = Problem), (status = 404, body = Problem))
+    responses((status = 200, body = ConnectionBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
@@ -227,8 +227,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body = UpdateBody,
     responses(
-        (status = 200, body = ConnectionBody), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 404, body = Problem)
+        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
     )
 )]
 pub(super) async fn update(

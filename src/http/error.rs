@@ -80,45 +80,49 @@ codes! {
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
 
-/// An error's body (RFC 9457), sent as `application/problem+json`.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// An error on its way to the caller.
+#[derive(Clone, Debug)]
 pub struct Problem {
+    code: Code,
+    detail: String,
+    candidates: Option<Vec<Uuid>>,
+    retry_after: Option<u64>,
+    challenge: Option<String>,
+}
+
+/// An error's body (RFC 9457), sent as `application/problem+json`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody<'a> {
     /// A URN of the code.
     #[serde(rename = "type")]
-    pub kind: String,
+    kind: String,
     /// The code in a few words.
-    pub title: String,
+    title: &'a str,
     /// The HTTP status, again.
-    pub status: u16,
+    status: u16,
     /// What happened this time, for a person to read.
-    pub detail: String,
+    detail: &'a str,
     /// What went wrong, for programs.
-    pub code: Code,
+    code: Code,
     /// The id under which the log tells more.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    request_id: Option<&'a str>,
     /// The connections to choose from, where several fit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub candidates: Option<Vec<Uuid>>,
+    candidates: Option<&'a [Uuid]>,
     /// After how many seconds to try again, as in the `Retry-After` header.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_after: Option<u64>,
-    #[serde(skip)]
-    challenge: Option<String>,
+    retry_after: Option<u64>,
 }
 
 impl Problem {
     /// A problem of this code.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let (text, status, title) = code.parts();
         Self {
-            kind: format!("urn:patchbay:problem:{text}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail: detail.into(),
             code,
-            request_id: None,
+            detail: detail.into(),
             candidates: None,
             retry_after: None,
             challenge: None,
@@ -143,10 +147,20 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = self.code.parts().1;
-        let mut response = (status, Json(&self)).into_response();
+impl Problem {
+    fn response(&self, request_id: Option<&str>) -> Response {
+        let (text, status, title) = self.code.parts();
+        let body = ProblemBody {
+            kind: format!("urn:patchbay:problem:{text}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+            candidates: self.candidates.as_deref(),
+            retry_after: self.retry_after,
+        };
+        let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             CONTENT_TYPE,
@@ -162,6 +176,14 @@ impl IntoResponse for Problem {
         {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.response(None);
+        // Rendered once more by the layer that knows the request's id.
         response.extensions_mut().insert(Box::new(self));
         response
     }
@@ -179,19 +201,19 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
+    let page = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
     let problem = match response.extensions_mut().remove::<Box<Problem>>() {
-        Some(problem) => *problem,
-        None => match bare(status) {
-            Some(problem) => problem,
-            // Not of our making: a page that has its own body.
-            None => return response,
-        },
+        Some(problem) => Some(*problem),
+        None if page => None,
+        None => bare(status),
     };
-    let mut rendered = Problem {
-        request_id,
-        ..problem
-    }
-    .into_response();
+    let Some(problem) = problem else {
+        return response;
+    };
+    let mut rendered = problem.response(request_id.as_deref());
     // A layer's own headers, such as CORS' or `allow`, stay.
     for (name, value) in response.headers() {
         if !rendered.headers().contains_key(name) && name != "content-length" {

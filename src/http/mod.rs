@@ -114,7 +114,7 @@ pub fn router(state: AppState) -> Router {
             axum::routing::get(|| async { Redirect::temporary("/docs") }),
         )
         .merge(docs)
-        .layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
+        .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
     api.merge(docs).layer(cors).layer(from_fn(log))
 }
 

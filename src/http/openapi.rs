@@ -4,7 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
-use super::error::{Code, Problem};
+use super::error::{Code, ProblemBody};
 
 /// The document's frame: what no handler says.
 #[derive(utoipa::OpenApi)]
@@ -14,7 +14,7 @@ use super::error::{Code, Problem};
         description = "Through this API a product's users connect their own third-party accounts.\n\n\
                        Errors are RFC 9457 problems with a stable `code`. `{connector}` is an id or a slug."
     ),
-    components(schemas(Problem, Code)),
+    components(schemas(ProblemBody, Code)),
     modifiers(&Bearer),
     tags(
         (name = "catalog", description = "What can be connected"),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::error::{Code, Problem};
+use super::error::{Code, Problem, ProblemBody};
 
 /// How long the database may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub(super) async fn healthz() -> &'static str {
 ///
 /// That Nango is down does not make a replica unready: no other would do better.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
-    (status = 200, body = ReadyBody), (status = 503, body = Problem)
+    (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
 ))]
 pub(super) async fn readyz(
     State(state): State<AppState>,

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::{Code, Problem};
+use super::error::{Code, Problem, ProblemBody};
 use super::extract::Path;
 use crate::connections::service::Error;
 use crate::nango::webhook::{self, Event};
@@ -42,8 +42,8 @@ impl FromRequest<AppState> for Verified {
     params(("attempt" = Uuid, Path, description = "The attempt that the address was made for")),
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
-        (status = 204, description = "Taken, or of no concern"), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 503, body = Problem)
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_attempt(
@@ -58,8 +58,8 @@ pub(super) async fn of_attempt(
 #[utoipa::path(post, path = "/api/v1/webhooks/nango", tag = "webhooks",
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
-        (status = 204, description = "Taken, or of no concern"), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 503, body = Problem)
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_environment(

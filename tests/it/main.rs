@@ -5,6 +5,8 @@
 mod auth;
 mod catalog;
 mod clock;
+mod connect;
+mod house;
 mod local_postgres;
 mod nango_client;
 mod nango_recordings;

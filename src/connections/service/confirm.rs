@@ -222,7 +222,7 @@ impl Connections {
         for attempt in overdue {
             match self.look(attempt.id).await {
                 Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => {
-                    expired += 1
+                    expired += 1;
                 }
                 Ok(_) => {}
                 Err(error) => {

@@ -1,0 +1,415 @@
+//! A whole Patchbay for one test: the real service over its own database, and
+//! the sandbox's Nango, both over real HTTP.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta};
+use patchbay::app::App;
+use patchbay::catalog::Catalog;
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+use patchbay::sandbox::{self, Integration, Sandbox};
+use reqwest::{Client, Method, Response, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::postgres::{self, TestDatabase};
+
+/// The secret with which the tests' users' tokens are signed.
+pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32 bytes";
+
+/// The product's origin.
+pub(crate) const ORIGIN: &str = "https://app.example.com";
+
+/// One replica that runs, its Nango, and its database.
+pub(crate) struct House {
+    pub(crate) url: String,
+    pub(crate) clock: Clock,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) signing_key: String,
+    secret_key: String,
+    client: Client,
+    replica: Replica,
+    database: TestDatabase,
+}
+
+/// A running service; it ends with the value.
+pub(crate) struct Replica {
+    pub(crate) url: String,
+    stop: CancellationToken,
+    running: Option<JoinHandle<Result<(), patchbay::app::Error>>>,
+}
+
+impl Replica {
+    pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
+        let config = Config::read(&|name| {
+            settings
+                .iter()
+                .rev()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.clone())
+        });
+        // Port 0 is not a public address: the listener is asked for its own.
+        let app = App::bind(config.unwrap(), clock).await.unwrap();
+        let url = format!("http://{}", app.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone()));
+        let replica = Self {
+            url,
+            stop,
+            running: Some(running),
+        };
+        replica.ready().await;
+        replica
+    }
+
+    async fn ready(&self) {
+        for _ in 0..200 {
+            let answer = client().get(format!("{}/readyz", self.url)).send().await;
+            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the service did not become ready");
+    }
+
+    /// Stops as a signal would, and answers how it ended.
+    pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
+        self.stop.cancel();
+        match self.running.take() {
+            Some(running) => running.await.unwrap(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A client that follows no redirect and keeps no cookie.
+pub(crate) fn client() -> Client {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(30))
+        .build()
+        .unwrap()
+}
+
+/// The time at which every test begins.
+pub(crate) fn start_of_time() -> Clock {
+    Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap())
+}
+
+impl House {
+    /// A house with nothing special about it.
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A house with these variables set besides, or instead.
+    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+        let clock = start_of_time();
+        let database = postgres::database().await;
+        let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+        // The service's address goes into what it asks Nango for, so it is taken before.
+        let port = free_port();
+        let url = format!("http://127.0.0.1:{port}");
+        let sandbox = Sandbox::start(sandbox::Config {
+            secret_key: secret_key.clone(),
+            webhook_signing_key: signing_key.clone(),
+            webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
+            jwt_secret: JWT_SECRET.into(),
+            integrations: integrations(),
+            clock: clock.clone(),
+            rate_limit: 1_000_000,
+            webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
+            ..sandbox::Config::default()
+        })
+        .await
+        .unwrap();
+        let mut all = vec![
+            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+            ("PORT", port.to_string()),
+            ("PUBLIC_URL", url.clone()),
+            ("DATABASE_URL", database.url().to_owned()),
+            ("DATABASE_POOL_SIZE", "5".to_owned()),
+            ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
+            ("NANGO_SECRET_KEY", secret_key.clone()),
+            ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
+            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
+            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
+        ];
+        all.extend(
+            settings
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        let replica = Replica::start(&all, clock.clone()).await;
+        Self {
+            url,
+            clock,
+            sandbox,
+            signing_key,
+            secret_key,
+            client: client(),
+            replica,
+            database,
+        }
+    }
+
+    /// A second replica over the same database and Nango, with a port of its own.
+    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Replica {
+        let mut all = vec![
+            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+            ("PORT", "0".to_owned()),
+            ("PUBLIC_URL", self.url.clone()),
+            ("DATABASE_URL", self.database.url().to_owned()),
+            ("DATABASE_POOL_SIZE", "5".to_owned()),
+            (
+                "NANGO_BASE_URL",
+                format!("http://{}", self.sandbox.address()),
+            ),
+            ("NANGO_SECRET_KEY", self.secret_key.clone()),
+            ("NANGO_WEBHOOK_SIGNING_KEY", self.signing_key.clone()),
+            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
+            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+        ];
+        all.extend(
+            settings
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        Replica::start(&all, self.clock.clone()).await
+    }
+
+    /// Stops the service as a signal would.
+    pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
+        self.replica.stop().await
+    }
+
+    /// A connection to the house's database.
+    pub(crate) async fn sql(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.unwrap()
+    }
+
+    /// A user of the product.
+    pub(crate) async fn user(&self, name: &str) -> User<'_> {
+        let token = self
+            .control("token", Method::POST, json!({ "user": name }))
+            .await["token"]
+            .clone();
+        User {
+            house: self,
+            token: token.as_str().unwrap().to_owned(),
+            url: self.url.clone(),
+        }
+    }
+
+    /// Plays these faults at Nango from now on, and no others.
+    pub(crate) async fn faults(&self, faults: Value) {
+        self.control("faults", Method::PUT, faults).await;
+    }
+
+    /// Calls the sandbox's controls.
+    pub(crate) async fn control(&self, what: &str, method: Method, body: Value) -> Value {
+        let url = format!("http://{}/sandbox/{what}", self.sandbox.address());
+        let request = self.client.request(method.clone(), url);
+        let request = if method == Method::GET {
+            request
+        } else {
+            request.json(&body)
+        };
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success(), "{what}: {status} {text}");
+        if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap()
+        }
+    }
+
+    /// Calls Nango's API as the service does.
+    pub(crate) async fn nango(&self, method: Method, path: &str) -> (StatusCode, Value) {
+        let url = format!("http://{}{path}", self.sandbox.address());
+        let request = self
+            .client
+            .request(method, url)
+            .bearer_auth(&self.secret_key);
+        let response = request.send().await.unwrap();
+        (
+            response.status(),
+            response.json().await.unwrap_or(Value::Null),
+        )
+    }
+
+    /// The ids of all connections that Nango holds, newest first.
+    pub(crate) async fn nango_connections(&self) -> Vec<String> {
+        let (status, body) = self.nango(Method::GET, "/connections").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let connections = body["connections"].as_array().unwrap();
+        connections
+            .iter()
+            .map(|one| one["connection_id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Goes through the popup as a browser does, and answers the last page.
+    ///
+    /// With `consent` set to `allow` or `deny` by the faults, no page asks.
+    pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
+        let mut next = oauth_url.to_owned();
+        let mut cookies: Vec<String> = Vec::new();
+        for _ in 0..10 {
+            let response = self
+                .client
+                .get(&next)
+                .header("cookie", cookies.join("; "))
+                .send()
+                .await
+                .unwrap();
+            let set = response.headers().get_all("set-cookie").iter();
+            cookies.extend(set.map(|cookie| {
+                cookie
+                    .to_str()
+                    .unwrap()
+                    .split(';')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            }));
+            let Some(location) = response.headers().get("location") else {
+                return response;
+            };
+            next = response
+                .url()
+                .join(location.to_str().unwrap())
+                .unwrap()
+                .into();
+        }
+        panic!("the popup goes round in circles");
+    }
+
+    /// Moves the time forward for the service and Nango.
+    pub(crate) fn pass(&self, time: TimeDelta) {
+        self.clock.advance(time);
+    }
+}
+
+/// Calls the API with a user's token.
+pub(crate) struct User<'a> {
+    pub(crate) house: &'a House,
+    pub(crate) token: String,
+    url: String,
+}
+
+impl User<'_> {
+    /// The same user at another replica.
+    pub(crate) fn at(&self, replica: &Replica) -> Self {
+        Self {
+            house: self.house,
+            token: self.token.clone(),
+            url: replica.url.clone(),
+        }
+    }
+
+    /// Sends a request below `/api/v1/connectors`, and answers its status and JSON.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
+        let request = self
+            .house
+            .client
+            .request(method, format!("{}/api/v1/connectors{path}", self.url))
+            .bearer_auth(&self.token);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let (status, body) = self.call(Method::GET, path, None).await;
+        assert_eq!(status, StatusCode::OK, "GET {path}: {body}");
+        body
+    }
+
+    /// Begins to connect: the answer of `POST /{connector}/connect`.
+    pub(crate) async fn connect(&self, connector: &str) -> Value {
+        let (status, body) = self
+            .call(Method::POST, &format!("/{connector}/connect"), None)
+            .await;
+        assert_eq!(status, StatusCode::OK, "connect {connector}: {body}");
+        body
+    }
+
+    /// Connects through the popup, and waits until the service knows.
+    pub(crate) async fn connected(&self, connector: &str) -> Value {
+        self.house.faults(json!({ "consent": "allow" })).await;
+        let begun = self.connect(connector).await;
+        self.house.popup(begun["oauth_url"].as_str().unwrap()).await;
+        self.until(begun["connection_id"].as_str().unwrap(), "connected")
+            .await
+    }
+
+    pub(crate) async fn connection(&self, id: &str) -> Value {
+        self.get(&format!("/connections/{id}")).await
+    }
+
+    /// Waits until a connection has this status.
+    pub(crate) async fn until(&self, id: &str, status: &str) -> Value {
+        let mut last = Value::Null;
+        for _ in 0..250 {
+            last = self.connection(id).await;
+            if last["status"] == status {
+                return last;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{id} did not become {status}: {last:#}");
+    }
+
+    pub(crate) async fn disconnect(&self, connector: &str, query: &str) -> (StatusCode, Value) {
+        self.call(
+            Method::DELETE,
+            &format!("/{connector}/disconnect{query}"),
+            None,
+        )
+        .await
+    }
+}
+
+/// An integration for every connector that a Nango can have one for.
+fn integrations() -> Vec<Integration> {
+    let catalog = Catalog::builtin();
+    let of = |connector: &patchbay::catalog::Connector| {
+        Some(Integration {
+            unique_key: connector.integration_key.clone(),
+            provider: connector.provider.clone()?,
+            display_name: connector.name.clone(),
+            auth_mode: connector.auth_mode?.to_string(),
+        })
+    };
+    catalog.iter().filter_map(of).collect()
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
