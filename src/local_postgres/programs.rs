@@ -166,7 +166,7 @@ fn npm_platform() -> Option<String> {
     Some(format!("{os}-{arch}"))
 }
 
-/// What to type on this machine to install the server programs.
+/// What installs the server programs on this machine, as the end of a sentence.
 fn install_command(account: &Account) -> String {
     let sudo = if account.is_lent_by_root() {
         ""
@@ -174,19 +174,16 @@ fn install_command(account: &Account) -> String {
         "sudo "
     };
     let managers = [
-        ("brew", "brew install postgresql@17".to_owned()),
-        ("apt-get", format!("{sudo}apt-get install postgresql")),
-        ("dnf", format!("{sudo}dnf install postgresql-server")),
-        ("apk", format!("{sudo}apk add postgresql")),
-        ("pacman", format!("{sudo}pacman -S postgresql")),
+        ("brew", "", "brew install postgresql@17"),
+        ("apt-get", sudo, "apt-get install postgresql"),
+        ("dnf", sudo, "dnf install postgresql-server"),
+        ("apk", sudo, "apk add postgresql"),
+        ("pacman", sudo, "pacman -S postgresql"),
     ];
-    managers
-        .into_iter()
-        .find(|(manager, _)| on_path(manager))
-        .map_or_else(
-            || "your system's package manager (the package postgresql)".to_owned(),
-            |(_, command)| command,
-        )
+    match managers.iter().find(|(manager, ..)| on_path(manager)) {
+        Some((_, sudo, command)) => format!("`{sudo}{command}`"),
+        None => "your system's package manager (mostly as \"postgresql\")".to_owned(),
+    }
 }
 
 fn on_path(program: &str) -> bool {

@@ -17,9 +17,9 @@ use super::{Durability, Error};
 
 /// Runs the server until the pipe on standard input closes, and ends as it ends.
 ///
-/// `$0` is the log, the rest the server's command line. The shell writes the log as the server's
-/// user. The reader of the pipe runs beside the server, and is stopped before its number for the
-/// server can become somebody else's.
+/// `$0` is the log, the rest the server's command line. The log is opened here so that it is the
+/// server's user's. The reader of the pipe ends with the server: later, the server's process id
+/// could be another process's.
 const SUPERVISOR: &str = r#"
 trap '' HUP
 exec 3<&0 </dev/null 2>"$0"

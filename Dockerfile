@@ -1,0 +1,30 @@
+# syntax=docker/dockerfile:1
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+
+# The dependencies first, with an empty program: they are built again only when
+# Cargo.toml or Cargo.lock changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --no-default-features \
+    && rm -r src
+
+# Without the sandbox: production has a Nango and a PostgreSQL. The files may be
+# older than the empty program, which cargo goes by.
+COPY . .
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --no-default-features
+
+# The C library, the certificates that calls to Nango are verified with, and
+# nothing else: no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12
+COPY --from=build /src/target/release/patchbay /usr/local/bin/patchbay
+# "nonroot", by number so that a cluster can tell that it is not root.
+USER 65532:65532
+ENV PORT=8000
+EXPOSE 8000
+# No HEALTHCHECK: nothing in the image could run one. Probe /healthz and /readyz.
+ENTRYPOINT ["/usr/local/bin/patchbay"]
+CMD ["serve"]
