@@ -87,17 +87,14 @@ fn of_exchange(json: &Value) -> (Option<String>, Option<String>) {
 
 /// The code and words of `… error: access_denied; error_description: The user denied the request`.
 fn of_redirect(description: &str) -> (Option<String>, Option<String>) {
-    let after = |label: &str| {
-        let (_, rest) = description.split_once(label)?;
-        let value = rest.split(';').next().unwrap_or(rest).trim();
-        (!value.is_empty()).then(|| value.to_owned())
+    let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let (head, words) = match description.split_once("; error_description: ") {
+        Some((head, words)) => (head, text(words)),
+        None => (description, None),
     };
-    match after(" error: ") {
-        Some(code) => (Some(code), after("error_description: ")),
-        None => (
-            None,
-            (!description.trim().is_empty()).then(|| description.trim().to_owned()),
-        ),
+    match head.rsplit_once("error: ") {
+        Some((_, code)) => (text(code), words),
+        None => (None, text(description)),
     }
 }
 
