@@ -60,6 +60,8 @@ pub struct DatabaseConfig {
 pub struct NangoConfig {
     /// `NANGO_BASE_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
     pub client: nango::Config,
+    /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
+    pub sweep_every: Duration,
     /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
     pub signing_keys: SigningKeys,
 }
@@ -209,6 +211,7 @@ impl Environment<'_> {
             None => "https://api.nango.dev".parse().ok(),
         };
         let timeout = self.or("NANGO_TIMEOUT_SECONDS", 10);
+        let sweep_every = self.or("SWEEP_INTERVAL_SECONDS", 300);
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.
         let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
@@ -241,6 +244,7 @@ impl Environment<'_> {
                 secret_key: SecretString::from(secret_key?),
                 timeout: Duration::from_secs(timeout),
             },
+            sweep_every: Duration::from_secs(sweep_every),
             signing_keys,
         }))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row, Transaction};
 
 use crate::config::DatabaseConfig;
@@ -25,6 +25,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    options: PgConnectOptions,
+    pooled: bool,
 }
 
 /// Why the database cannot be used.
@@ -68,8 +70,12 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options);
-        Ok(Self { pool })
+            .connect_lazy_with(options.clone());
+        Ok(Self {
+            pool,
+            options,
+            pooled,
+        })
     }
 
     /// Begins a transaction: the only way to run a statement.
@@ -78,6 +84,23 @@ impl Database {
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
         self.pool.begin().await
+    }
+
+    /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn listen(&self, channel: &str) -> sqlx::Result<Option<PgListener>> {
+        if self.pooled {
+            return Ok(None);
+        }
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT);
+        let mut listener =
+            PgListener::connect_with(&own.connect_lazy_with(self.options.clone())).await?;
+        listener.listen(channel).await?;
+        Ok(Some(listener))
     }
 
     /// Brings the schema up to date, one replica at a time.
