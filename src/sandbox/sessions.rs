@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::front::JsonBody;
 use super::query::Query;
 use super::schema::{Object, Reader, Tags, is_integration_key};
-use super::state::{App, EndUser, IntegrationDefaults, Organization, Session};
+use super::state::{App, EndUser, IntegrationDefaults, Organization, Session, State as Stored};
 use super::{times, view};
 
 const LIFETIME: TimeDelta = TimeDelta::minutes(30);
@@ -271,7 +271,7 @@ fn show(app: &App, token: &str) -> Value {
     let state = app.lock();
     let session = state.session(token, app.now());
     let mut data = json!({
-        "endUser": session.and_then(|it| it.end_user.as_ref()).map(view::end_user),
+        "endUser": session.and_then(|it| end_user_of(&state, it)).map(view::end_user),
         "connectUISettings": {
             "showWatermark": true,
             "defaultTheme": "system",
@@ -288,6 +288,16 @@ fn show(app: &App, token: &str) -> Value {
         }
     }
     data
+}
+
+/// The end user that a session names, or that its connection already has.
+fn end_user_of<'a>(state: &'a Stored, session: &'a Session) -> Option<&'a EndUser> {
+    let reconnected = session.reconnect.as_ref().zip(session.allowed.first());
+    let connection = reconnected.and_then(|(id, key)| state.connection(id, key));
+    session
+        .end_user
+        .as_ref()
+        .or_else(|| connection?.end_user.as_ref())
 }
 
 /// `DELETE /connect/session`, with the session token. Authorizations under way still end well.

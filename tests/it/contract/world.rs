@@ -1,0 +1,476 @@
+//! A sandbox, the recordings that are to be replayed against it, and a place for its webhooks.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use chrono::{DateTime, TimeDelta};
+use patchbay::clock::Clock;
+use patchbay::sandbox::{Config, Integration, Sandbox};
+use reqwest::{Client, Method, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::compare::{Comparison, Substitutions};
+
+const KEY: &str = "3d9f0c52-6a2e-4c0e-9a53-6d3a0b1f7c11";
+const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
+
+/// A webhook as it was received.
+pub(super) struct Hook {
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+/// One scenario under way.
+pub(super) struct World {
+    pub(super) sandbox: Sandbox,
+    pub(super) http: Client,
+    pub(super) substitutions: Substitutions,
+    clock: Clock,
+    hooks: mpsc::UnboundedReceiver<Hook>,
+    to_replay: BTreeSet<&'static str>,
+}
+
+pub(super) fn data_directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/nango")
+}
+
+pub(super) fn recording(name: &str) -> Value {
+    let path = data_directory().join(format!("{name}.json"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn receive(
+    State(sender): State<mpsc::UnboundedSender<Hook>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) {
+    let hook = Hook {
+        path: uri.path().to_owned(),
+        headers,
+        body: String::from_utf8(body.to_vec()).unwrap(),
+    };
+    // A scenario that is over reads no more webhooks.
+    let _ = sender.send(hook);
+}
+
+fn integration(key: &str, provider: &str, name: &str, auth_mode: &str) -> Integration {
+    Integration {
+        unique_key: key.into(),
+        provider: provider.into(),
+        display_name: name.into(),
+        auth_mode: auth_mode.into(),
+    }
+}
+
+impl World {
+    /// A sandbox with the integrations of the recordings, made as they were.
+    pub(super) async fn new(to_replay: &[&'static str]) -> Self {
+        let world = Self::bare(to_replay, |_| {}).await;
+        for (key, name) in [("github", "GitHub"), ("gmail", "Gmail"), ("slack", "Slack")] {
+            world.create_integration(key, name).await;
+        }
+        world
+    }
+
+    /// A sandbox with no integration that needs an OAuth client.
+    pub(super) async fn bare(to_replay: &[&'static str], change: impl FnOnce(&mut Config)) -> Self {
+        let (sender, hooks) = mpsc::unbounded_channel();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let receiver = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+        let router = Router::new().fallback(receive).with_state(sender);
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let clock = Clock::manual(DateTime::from_timestamp(1_795_437_776, 637_000_000).unwrap());
+        let mut config = Config {
+            secret_key: KEY.into(),
+            webhook_signing_key: SIGNING_KEY.into(),
+            webhook_url: Some(format!("{receiver}/nango-webhook")),
+            clock: clock.clone(),
+            rate_limit: 10_000,
+            ..Config::default()
+        };
+        change(&mut config);
+        let sandbox = Sandbox::start(config).await.unwrap();
+        let mut substitutions = Substitutions::default();
+        substitutions.learn("http://localhost:3003", sandbox.url());
+        let encoded = |url: &str| url.replace(':', "%3A").replace('/', "%2F");
+        substitutions.learn(&encoded("http://localhost:3003"), &encoded(sandbox.url()));
+        substitutions.learn(
+            "http://localhost:3009/",
+            &format!("{}/connect-ui/", sandbox.url()),
+        );
+        let authorize = format!("{}/provider/authorize", sandbox.url());
+        substitutions.learn("http://127.0.0.1:4100/authorize", &authorize);
+        substitutions.learn("http://localhost:4101", &receiver);
+        substitutions.learn("<NANGO_SECRET_KEY>", KEY);
+        let http = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(20))
+            .build()
+            .unwrap();
+        Self {
+            sandbox,
+            http,
+            substitutions,
+            clock,
+            hooks,
+            to_replay: to_replay.iter().copied().collect(),
+        }
+    }
+
+    /// The integrations of other auth modes that the recordings know.
+    pub(super) fn other_integrations() -> Vec<Integration> {
+        vec![
+            integration("openai", "openai", "OpenAI", "API_KEY"),
+            integration("twilio", "twilio", "Twilio", "BASIC"),
+            integration("chargebee", "chargebee", "Chargebee", "BASIC"),
+        ]
+    }
+
+    pub(super) async fn create_integration(&self, key: &str, name: &str) {
+        let mut body = recording("integration-create")["request"]["body"].clone();
+        body["unique_key"] = key.into();
+        body["display_name"] = name.into();
+        self.call(Method::POST, "/integrations", Some(body)).await;
+    }
+
+    pub(super) fn advance(&self, by: TimeDelta) {
+        self.clock.advance(by);
+    }
+
+    /// Every recording that this scenario promised has been replayed.
+    pub(super) fn finish(self) {
+        assert!(
+            self.to_replay.is_empty(),
+            "not replayed: {:?}",
+            self.to_replay
+        );
+    }
+
+    fn take(&mut self, name: &str) -> Value {
+        assert!(
+            self.to_replay.remove(name),
+            "{name} is not in this scenario's list"
+        );
+        recording(name)
+    }
+
+    /// A call with the secret key that has to succeed; its JSON answer.
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let url = format!("{}{path}", self.sandbox.url());
+        let mut request = self.http.request(method, url).bearer_auth(KEY);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    pub(super) async fn faults(&self, faults: Value) {
+        self.call(Method::PUT, "/sandbox/faults", Some(faults))
+            .await;
+    }
+
+    /// The token of a new session.
+    pub(super) async fn session(&self, body: Value) -> String {
+        let body = serde_json::from_str(&self.substitutions.apply(&body.to_string())).unwrap();
+        let answer = self
+            .call(Method::POST, "/connect/sessions", Some(body))
+            .await;
+        answer["data"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Lets the token in a recording's first request stand for `token`.
+    pub(super) fn use_token(&mut self, name: &str, token: &str) {
+        let recording = recording(name);
+        let exchange = recording["exchanges"].get(0).unwrap_or(&recording);
+        let text = exchange["request"].to_string();
+        let start = text.find("nango_connect_session_").unwrap();
+        let recorded = &text[start..start + "nango_connect_session_".len() + 64];
+        self.substitutions.learn(recorded, token);
+    }
+
+    /// A session whose token is meant in these recordings.
+    pub(super) async fn session_for(&mut self, names: &[&str], body: Value) -> String {
+        let token = self.session(body).await;
+        for name in names {
+            self.use_token(name, &token);
+        }
+        token
+    }
+
+    /// Follows a session to the provider and back; the query that the callback gets.
+    pub(super) async fn authorize(&self, token: &str, integration: &str) -> String {
+        let url = format!("{}/oauth/connect/{integration}", self.sandbox.url());
+        let request = self
+            .http
+            .get(url)
+            .query(&[("connect_session_token", token)]);
+        let provider = location(&request.send().await.unwrap());
+        let back = location(&self.http.get(provider).send().await.unwrap());
+        back.split_once('?').unwrap().1.to_owned()
+    }
+
+    pub(super) async fn callback(&self, query: &str) -> Response {
+        let url = format!("{}/oauth/callback?{query}", self.sandbox.url());
+        self.http.get(url).send().await.unwrap()
+    }
+
+    /// Makes a connection through the whole flow, with consent; `recorded` then stands for its id.
+    pub(super) async fn connect(
+        &mut self,
+        integration: &str,
+        recorded: &str,
+        body: Value,
+    ) -> String {
+        self.faults(json!({ "consent": "allow" })).await;
+        let token = self.session(body).await;
+        let query = self.authorize(&token, integration).await;
+        assert_eq!(self.callback(&query).await.status(), 200);
+        self.learn_newest(recorded).await
+    }
+
+    /// `recorded` stands for the newest connection's id.
+    pub(super) async fn learn_newest(&mut self, recorded: &str) -> String {
+        let list = self.call(Method::GET, "/connections?limit=1", None).await;
+        let id = list["connections"][0]["connection_id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        self.substitutions.learn(recorded, &id);
+        id
+    }
+
+    /// Replays recordings of one exchange each.
+    pub(super) async fn replay_all(&mut self, names: &[&str]) {
+        for name in names {
+            self.replay(name).await;
+        }
+    }
+
+    /// Sends what was recorded and compares the answer.
+    pub(super) async fn replay(&mut self, name: &str) {
+        let recording = self.take(name);
+        self.exchange(name, &recording).await;
+    }
+
+    async fn exchange(&mut self, name: &str, exchange: &Value) {
+        let request = &exchange["request"];
+        let path = self.substitutions.apply(request["path"].as_str().unwrap());
+        let query = request["query_raw"]
+            .as_str()
+            .map(|raw| self.substitutions.apply(raw));
+        let query = query.map(|raw| format!("?{raw}")).unwrap_or_default();
+        let url = format!("{}{path}{query}", self.sandbox.url());
+        let method: Method = request["method"].as_str().unwrap().parse().unwrap();
+        let mut sent = self.http.request(method, url);
+        for (header, value) in request["headers"].as_object().into_iter().flatten() {
+            sent = sent.header(header, self.substitutions.apply(value.as_str().unwrap()));
+        }
+        match &request["body"] {
+            Value::Null => {}
+            Value::String(text) => sent = sent.body(text.clone()),
+            body => sent = sent.body(self.substitutions.apply(&body.to_string())),
+        }
+        let response = sent.send().await.unwrap();
+        self.compare(name, &exchange["response"], response).await;
+    }
+
+    async fn compare(&mut self, name: &str, recorded: &Value, response: Response) {
+        let mut comparison = Comparison {
+            substitutions: &mut self.substitutions,
+            differences: Vec::new(),
+        };
+        comparison.status(&recorded["status"], response.status().as_u16());
+        comparison.headers(&recorded["headers"], response.headers());
+        let text = response.text().await.unwrap();
+        if let Some(shape) = recorded.get("body_html_shape") {
+            comparison.page(shape, &text);
+        } else if let Some(was) = recorded["body_text"].as_str() {
+            // Where a redirect goes is compared by its header.
+            let (was, is) = match was.split_once("Redirecting to ") {
+                Some((was, _)) => (was, text.split_once("Redirecting to ").unwrap().0),
+                None => (was, text.as_str()),
+            };
+            comparison.equal("text", was, is);
+        } else if !recorded["body"].is_null() {
+            let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            comparison.json("body", &recorded["body"], &body);
+        } else {
+            comparison.equal("body", "", &text);
+        }
+        let differences = comparison.differences;
+        assert!(
+            differences.is_empty(),
+            "{name}:\n{}",
+            differences.join("\n")
+        );
+    }
+
+    /// Replays a chain of redirects: each request goes where the answer before it led.
+    pub(super) async fn replay_flow(&mut self, name: &str) {
+        let recording = self.take(name);
+        let mut next: Option<(String, String)> = None;
+        for exchange in recording["exchanges"].as_array().unwrap() {
+            let request = &exchange["request"];
+            let sends_cookie = request["headers"].get("Cookie").is_some();
+            let Some((to, cookie)) = next.take() else {
+                let sent = self.substitutions.apply(&request.to_string());
+                let sent: Value = serde_json::from_str(&sent).unwrap();
+                let path = sent["path"].as_str().unwrap();
+                let query = sent["query_raw"].as_str().unwrap();
+                let to = format!("{}{path}?{query}", self.sandbox.url());
+                next = self.step(name, exchange, &to, None).await;
+                continue;
+            };
+            let cookie = sends_cookie.then_some(cookie.as_str());
+            let to = match request["path"].as_str().unwrap() {
+                // The browser may come by way of the application's own callback.
+                "/oauth/callback" => {
+                    let query = to.split_once('?').unwrap().1;
+                    format!("{}/oauth/callback?{query}", self.sandbox.url())
+                }
+                _ => to,
+            };
+            let kept = cookie.map(str::to_owned).unwrap_or_default();
+            next = self.step(name, exchange, &to, cookie).await;
+            if let Some((_, cookie)) = &mut next
+                && cookie.is_empty()
+            {
+                *cookie = kept;
+            }
+        }
+    }
+
+    /// One step of a chain; where it leads, and the cookie that it set.
+    async fn step(
+        &mut self,
+        name: &str,
+        exchange: &Value,
+        to: &str,
+        cookie: Option<&str>,
+    ) -> Option<(String, String)> {
+        let mut request = self.http.get(to).header("accept", "text/html");
+        if exchange["request"]["headers"]["Accept"] != "text/html" {
+            request = self.http.get(to);
+        }
+        if let Some(cookie) = cookie {
+            request = request.header("cookie", cookie);
+        }
+        let response = request.send().await.unwrap();
+        let led = response.headers().contains_key("location").then(|| {
+            let cookie = response.headers().get("set-cookie");
+            let cookie = cookie.map(|it| it.to_str().unwrap().split(';').next().unwrap());
+            (location(&response), cookie.unwrap_or_default().to_owned())
+        });
+        let mut recorded = exchange["response"].clone();
+        if exchange["request"]["path"] == "/authorize" {
+            // The provider is the sandbox's own: of its answer only the way back is a contract.
+            let headers = json!({ "location": recorded["headers"]["location"] });
+            recorded = json!({ "status": 302, "headers": headers });
+            let location = led.as_ref().map(|(to, _)| to.clone());
+            let mut comparison = Comparison {
+                substitutions: &mut self.substitutions,
+                differences: Vec::new(),
+            };
+            let mut only_location = reqwest::header::HeaderMap::new();
+            only_location.insert("location", location.unwrap().parse().unwrap());
+            comparison.headers(&recorded["headers"], &only_location);
+            assert!(
+                comparison.differences.is_empty(),
+                "{name}: {:?}",
+                comparison.differences
+            );
+        } else {
+            self.compare(name, &recorded, response).await;
+        }
+        led
+    }
+
+    /// Sends a callback for each exchange of a recording that has callbacks only.
+    pub(super) async fn replay_callback(&mut self, name: &str, exchange: &Value, query: &str) {
+        let state = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("state="))
+            .unwrap();
+        let recorded = exchange["request"]["query"].as_array().unwrap();
+        let recorded = recorded.iter().find(|pair| pair[0] == "state").unwrap();
+        self.substitutions
+            .learn(recorded[1].as_str().unwrap(), state);
+        let response = self.callback(query).await;
+        self.compare(name, &exchange["response"], response).await;
+    }
+
+    /// Marks a recording as replayed whose parts a scenario replays by itself.
+    pub(super) fn open(&mut self, name: &str) -> Value {
+        self.take(name)
+    }
+
+    pub(super) async fn next_hook(&mut self) -> Hook {
+        let hook = timeout(Duration::from_secs(20), self.hooks.recv()).await;
+        hook.expect("a webhook arrives within seconds").unwrap()
+    }
+
+    /// The next webhook is the recorded one, byte for byte but for its ids.
+    pub(super) async fn replay_hook(&mut self, name: &str) {
+        let recording = self.take(name);
+        let hook = self.next_hook().await;
+        self.compare_hook(name, &recording["webhooks"][0], &hook);
+    }
+
+    pub(super) fn compare_hook(&mut self, name: &str, recorded: &Value, hook: &Hook) {
+        assert_eq!(hook.path, recorded["path"].as_str().unwrap(), "{name}");
+        let was: Value = serde_json::from_str(recorded["body_raw"].as_str().unwrap()).unwrap();
+        let is: Value = serde_json::from_str(&hook.body).unwrap();
+        if was["success"] == false && was["operation"] == "creation" {
+            // An attempt that failed has an id of its own, unless it was a reconnect.
+            let id = was["connectionId"].as_str().unwrap();
+            if self.substitutions.apply(id) == id {
+                self.substitutions
+                    .learn(id, is["connectionId"].as_str().unwrap());
+            }
+        }
+        let expected = self
+            .substitutions
+            .apply(recorded["body_raw"].as_str().unwrap());
+        assert_eq!(hook.body, expected, "{name}");
+        for header in recorded["headers"].as_object().unwrap().keys() {
+            // HTTP/1.1 keeps connections alive without saying so.
+            assert!(
+                header == "connection" || hook.headers.contains_key(header),
+                "{name}: {header}"
+            );
+        }
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SIGNING_KEY.as_bytes());
+        let hmac = hex::decode(&hook.headers["x-nango-hmac-sha256"]).unwrap();
+        aws_lc_rs::hmac::verify(&key, hook.body.as_bytes(), &hmac).unwrap();
+        let digest = aws_lc_rs::digest::digest(
+            &aws_lc_rs::digest::SHA256,
+            format!("{SIGNING_KEY}{}", hook.body).as_bytes(),
+        );
+        assert_eq!(
+            hook.headers["x-nango-signature"],
+            hex::encode(digest),
+            "{name}"
+        );
+    }
+}
+
+pub(super) fn location(response: &Response) -> String {
+    let location = response.headers().get("location");
+    let location = location.unwrap_or_else(|| panic!("a redirect, not {response:?}"));
+    location.to_str().unwrap().to_owned()
+}
