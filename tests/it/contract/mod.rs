@@ -4,6 +4,7 @@
 //! and compares status, headers and body. What is not replayed is named in the data's README.
 
 mod compare;
+mod hooks;
 mod scenarios;
 mod world;
 

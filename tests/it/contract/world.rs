@@ -4,30 +4,18 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
 use chrono::{DateTime, TimeDelta};
 use patchbay::clock::Clock;
 use patchbay::sandbox::{Config, Integration, Sandbox};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::compare::{Comparison, Substitutions};
+use super::hooks::{self, Hook};
 
 const KEY: &str = "3d9f0c52-6a2e-4c0e-9a53-6d3a0b1f7c11";
-const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
-
-/// A webhook as it was received.
-pub(super) struct Hook {
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
-}
+pub(super) const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
 
 /// One scenario under way.
 pub(super) struct World {
@@ -35,7 +23,7 @@ pub(super) struct World {
     pub(super) http: Client,
     pub(super) substitutions: Substitutions,
     clock: Clock,
-    hooks: mpsc::UnboundedReceiver<Hook>,
+    pub(super) hooks: mpsc::UnboundedReceiver<Hook>,
     to_replay: BTreeSet<&'static str>,
 }
 
@@ -47,21 +35,6 @@ pub(super) fn recording(name: &str) -> Value {
     let path = data_directory().join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
     serde_json::from_str(&text).unwrap()
-}
-
-async fn receive(
-    State(sender): State<mpsc::UnboundedSender<Hook>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) {
-    let hook = Hook {
-        path: uri.path().to_owned(),
-        headers,
-        body: String::from_utf8(body.to_vec()).unwrap(),
-    };
-    // A scenario that is over reads no more webhooks.
-    let _ = sender.send(hook);
 }
 
 fn integration(key: &str, provider: &str, name: &str, auth_mode: &str) -> Integration {
@@ -85,11 +58,7 @@ impl World {
 
     /// A sandbox with no integration that needs an OAuth client.
     pub(super) async fn bare(to_replay: &[&'static str], change: impl FnOnce(&mut Config)) -> Self {
-        let (sender, hooks) = mpsc::unbounded_channel();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let receiver = format!("http://localhost:{}", listener.local_addr().unwrap().port());
-        let router = Router::new().fallback(receive).with_state(sender);
-        tokio::spawn(async { axum::serve(listener, router).await });
+        let (receiver, hooks) = hooks::receiver().await;
         let clock = Clock::manual(DateTime::from_timestamp(1_795_437_776, 637_000_000).unwrap());
         let mut config = Config {
             secret_key: KEY.into(),
@@ -157,7 +126,7 @@ impl World {
         );
     }
 
-    fn take(&mut self, name: &str) -> Value {
+    pub(super) fn take(&mut self, name: &str) -> Value {
         assert!(
             self.to_replay.remove(name),
             "{name} is not in this scenario's list"
@@ -417,55 +386,6 @@ impl World {
     /// Marks a recording as replayed whose parts a scenario replays by itself.
     pub(super) fn open(&mut self, name: &str) -> Value {
         self.take(name)
-    }
-
-    pub(super) async fn next_hook(&mut self) -> Hook {
-        let hook = timeout(Duration::from_secs(20), self.hooks.recv()).await;
-        hook.expect("a webhook arrives within seconds").unwrap()
-    }
-
-    /// The next webhook is the recorded one, byte for byte but for its ids.
-    pub(super) async fn replay_hook(&mut self, name: &str) {
-        let recording = self.take(name);
-        let hook = self.next_hook().await;
-        self.compare_hook(name, &recording["webhooks"][0], &hook);
-    }
-
-    pub(super) fn compare_hook(&mut self, name: &str, recorded: &Value, hook: &Hook) {
-        assert_eq!(hook.path, recorded["path"].as_str().unwrap(), "{name}");
-        let was: Value = serde_json::from_str(recorded["body_raw"].as_str().unwrap()).unwrap();
-        let is: Value = serde_json::from_str(&hook.body).unwrap();
-        if was["success"] == false && was["operation"] == "creation" {
-            // An attempt that failed has an id of its own, unless it was a reconnect.
-            let id = was["connectionId"].as_str().unwrap();
-            if self.substitutions.apply(id) == id {
-                self.substitutions
-                    .learn(id, is["connectionId"].as_str().unwrap());
-            }
-        }
-        let expected = self
-            .substitutions
-            .apply(recorded["body_raw"].as_str().unwrap());
-        assert_eq!(hook.body, expected, "{name}");
-        for header in recorded["headers"].as_object().unwrap().keys() {
-            // HTTP/1.1 keeps connections alive without saying so.
-            assert!(
-                header == "connection" || hook.headers.contains_key(header),
-                "{name}: {header}"
-            );
-        }
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SIGNING_KEY.as_bytes());
-        let hmac = hex::decode(&hook.headers["x-nango-hmac-sha256"]).unwrap();
-        aws_lc_rs::hmac::verify(&key, hook.body.as_bytes(), &hmac).unwrap();
-        let digest = aws_lc_rs::digest::digest(
-            &aws_lc_rs::digest::SHA256,
-            format!("{SIGNING_KEY}{}", hook.body).as_bytes(),
-        );
-        assert_eq!(
-            hook.headers["x-nango-signature"],
-            hex::encode(digest),
-            "{name}"
-        );
     }
 }
 
