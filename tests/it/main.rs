@@ -4,3 +4,4 @@
 
 mod clock;
 mod contract;
+mod sandbox;

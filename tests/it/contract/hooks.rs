@@ -14,14 +14,14 @@ use tokio::time::timeout;
 use super::world::{SIGNING_KEY, World};
 
 /// A webhook as it was received.
-pub(super) struct Hook {
-    pub(super) path: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
+pub(crate) struct Hook {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 /// A server that takes webhooks on any path; its address, and what it was sent.
-pub(super) async fn receiver() -> (String, mpsc::UnboundedReceiver<Hook>) {
+pub(crate) async fn receiver() -> (String, mpsc::UnboundedReceiver<Hook>) {
     let (sender, hooks) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -46,19 +46,19 @@ async fn receive(
 }
 
 impl World {
-    pub(super) async fn next_hook(&mut self) -> Hook {
+    pub(crate) async fn next_hook(&mut self) -> Hook {
         let hook = timeout(Duration::from_secs(20), self.hooks.recv()).await;
         hook.expect("a webhook arrives within seconds").unwrap()
     }
 
     /// The next webhook is the recorded one, byte for byte but for its ids.
-    pub(super) async fn replay_hook(&mut self, name: &str) {
+    pub(crate) async fn replay_hook(&mut self, name: &str) {
         let recording = self.take(name);
         let hook = self.next_hook().await;
         self.compare_hook(name, &recording["webhooks"][0], &hook);
     }
 
-    pub(super) fn compare_hook(&mut self, name: &str, recorded: &Value, hook: &Hook) {
+    pub(crate) fn compare_hook(&mut self, name: &str, recorded: &Value, hook: &Hook) {
         assert_eq!(hook.path, recorded["path"].as_str().unwrap(), "{name}");
         let was: Value = serde_json::from_str(recorded["body_raw"].as_str().unwrap()).unwrap();
         let is: Value = serde_json::from_str(&hook.body).unwrap();

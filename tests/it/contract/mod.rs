@@ -4,9 +4,9 @@
 //! and compares status, headers and body. What is not replayed is named in the data's README.
 
 mod compare;
-mod hooks;
+pub(crate) mod hooks;
 mod scenarios;
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 

@@ -14,24 +14,23 @@ use tokio::sync::mpsc;
 use super::compare::{Comparison, Substitutions};
 use super::hooks::{self, Hook};
 
-const KEY: &str = "3d9f0c52-6a2e-4c0e-9a53-6d3a0b1f7c11";
-pub(super) const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
+pub(crate) const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
 
 /// One scenario under way.
-pub(super) struct World {
-    pub(super) sandbox: Sandbox,
-    pub(super) http: Client,
-    pub(super) substitutions: Substitutions,
+pub(crate) struct World {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) http: Client,
+    pub(in crate::contract) substitutions: Substitutions,
     clock: Clock,
-    pub(super) hooks: mpsc::UnboundedReceiver<Hook>,
+    pub(crate) hooks: mpsc::UnboundedReceiver<Hook>,
     to_replay: BTreeSet<&'static str>,
 }
 
-pub(super) fn data_directory() -> PathBuf {
+pub(crate) fn data_directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/nango")
 }
 
-pub(super) fn recording(name: &str) -> Value {
+pub(crate) fn recording(name: &str) -> Value {
     let path = data_directory().join(format!("{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
     serde_json::from_str(&text).unwrap()
@@ -47,8 +46,11 @@ fn integration(key: &str, provider: &str, name: &str, auth_mode: &str) -> Integr
 }
 
 impl World {
+    /// The API key of every sandbox here.
+    pub(crate) const KEY: &str = "3d9f0c52-6a2e-4c0e-9a53-6d3a0b1f7c11";
+
     /// A sandbox with the integrations of the recordings, made as they were.
-    pub(super) async fn new(to_replay: &[&'static str]) -> Self {
+    pub(crate) async fn new(to_replay: &[&'static str]) -> Self {
         let world = Self::bare(to_replay, |_| {}).await;
         for (key, name) in [("github", "GitHub"), ("gmail", "Gmail"), ("slack", "Slack")] {
             world.create_integration(key, name).await;
@@ -57,11 +59,11 @@ impl World {
     }
 
     /// A sandbox with no integration that needs an OAuth client.
-    pub(super) async fn bare(to_replay: &[&'static str], change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn bare(to_replay: &[&'static str], change: impl FnOnce(&mut Config)) -> Self {
         let (receiver, hooks) = hooks::receiver().await;
         let clock = Clock::manual(DateTime::from_timestamp(1_795_437_776, 637_000_000).unwrap());
         let mut config = Config {
-            secret_key: KEY.into(),
+            secret_key: Self::KEY.into(),
             webhook_signing_key: SIGNING_KEY.into(),
             webhook_url: Some(format!("{receiver}/nango-webhook")),
             clock: clock.clone(),
@@ -81,7 +83,7 @@ impl World {
         let authorize = format!("{}/provider/authorize", sandbox.url());
         substitutions.learn("http://127.0.0.1:4100/authorize", &authorize);
         substitutions.learn("http://localhost:4101", &receiver);
-        substitutions.learn("<NANGO_SECRET_KEY>", KEY);
+        substitutions.learn("<NANGO_SECRET_KEY>", Self::KEY);
         let http = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(20))
@@ -98,7 +100,7 @@ impl World {
     }
 
     /// The integrations of other auth modes that the recordings know.
-    pub(super) fn other_integrations() -> Vec<Integration> {
+    pub(crate) fn other_integrations() -> Vec<Integration> {
         vec![
             integration("openai", "openai", "OpenAI", "API_KEY"),
             integration("twilio", "twilio", "Twilio", "BASIC"),
@@ -106,19 +108,19 @@ impl World {
         ]
     }
 
-    pub(super) async fn create_integration(&self, key: &str, name: &str) {
+    pub(crate) async fn create_integration(&self, key: &str, name: &str) {
         let mut body = recording("integration-create")["request"]["body"].clone();
         body["unique_key"] = key.into();
         body["display_name"] = name.into();
         self.call(Method::POST, "/integrations", Some(body)).await;
     }
 
-    pub(super) fn advance(&self, by: TimeDelta) {
+    pub(crate) fn advance(&self, by: TimeDelta) {
         self.clock.advance(by);
     }
 
     /// Every recording that this scenario promised has been replayed.
-    pub(super) fn finish(self) {
+    pub(crate) fn finish(self) {
         assert!(
             self.to_replay.is_empty(),
             "not replayed: {:?}",
@@ -126,7 +128,7 @@ impl World {
         );
     }
 
-    pub(super) fn take(&mut self, name: &str) -> Value {
+    pub(crate) fn take(&mut self, name: &str) -> Value {
         assert!(
             self.to_replay.remove(name),
             "{name} is not in this scenario's list"
@@ -135,9 +137,9 @@ impl World {
     }
 
     /// A call with the secret key that has to succeed; its JSON answer.
-    pub(super) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let url = format!("{}{path}", self.sandbox.url());
-        let mut request = self.http.request(method, url).bearer_auth(KEY);
+        let mut request = self.http.request(method, url).bearer_auth(Self::KEY);
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -148,13 +150,23 @@ impl World {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    pub(super) async fn faults(&self, faults: Value) {
+    pub(crate) async fn faults(&self, faults: Value) {
         self.call(Method::PUT, "/sandbox/faults", Some(faults))
             .await;
     }
 
+    /// A call with the secret key, whatever its outcome.
+    pub(crate) async fn get(&self, url: &str) -> Response {
+        self.http
+            .get(url)
+            .bearer_auth(Self::KEY)
+            .send()
+            .await
+            .unwrap()
+    }
+
     /// The token of a new session.
-    pub(super) async fn session(&self, body: Value) -> String {
+    pub(crate) async fn session(&self, body: Value) -> String {
         let body = serde_json::from_str(&self.substitutions.apply(&body.to_string())).unwrap();
         let answer = self
             .call(Method::POST, "/connect/sessions", Some(body))
@@ -163,7 +175,7 @@ impl World {
     }
 
     /// Lets the token in a recording's first request stand for `token`.
-    pub(super) fn use_token(&mut self, name: &str, token: &str) {
+    pub(crate) fn use_token(&mut self, name: &str, token: &str) {
         let recording = recording(name);
         let exchange = recording["exchanges"].get(0).unwrap_or(&recording);
         let text = exchange["request"].to_string();
@@ -173,7 +185,7 @@ impl World {
     }
 
     /// A session whose token is meant in these recordings.
-    pub(super) async fn session_for(&mut self, names: &[&str], body: Value) -> String {
+    pub(crate) async fn session_for(&mut self, names: &[&str], body: Value) -> String {
         let token = self.session(body).await;
         for name in names {
             self.use_token(name, &token);
@@ -182,7 +194,7 @@ impl World {
     }
 
     /// Follows a session to the provider and back; the query that the callback gets.
-    pub(super) async fn authorize(&self, token: &str, integration: &str) -> String {
+    pub(crate) async fn authorize(&self, token: &str, integration: &str) -> String {
         let url = format!("{}/oauth/connect/{integration}", self.sandbox.url());
         let request = self
             .http
@@ -193,13 +205,13 @@ impl World {
         back.split_once('?').unwrap().1.to_owned()
     }
 
-    pub(super) async fn callback(&self, query: &str) -> Response {
+    pub(crate) async fn callback(&self, query: &str) -> Response {
         let url = format!("{}/oauth/callback?{query}", self.sandbox.url());
         self.http.get(url).send().await.unwrap()
     }
 
     /// Makes a connection through the whole flow, with consent; `recorded` then stands for its id.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &mut self,
         integration: &str,
         recorded: &str,
@@ -213,7 +225,7 @@ impl World {
     }
 
     /// `recorded` stands for the newest connection's id.
-    pub(super) async fn learn_newest(&mut self, recorded: &str) -> String {
+    pub(crate) async fn learn_newest(&mut self, recorded: &str) -> String {
         let list = self.call(Method::GET, "/connections?limit=1", None).await;
         let id = list["connections"][0]["connection_id"]
             .as_str()
@@ -224,14 +236,14 @@ impl World {
     }
 
     /// Replays recordings of one exchange each.
-    pub(super) async fn replay_all(&mut self, names: &[&str]) {
+    pub(crate) async fn replay_all(&mut self, names: &[&str]) {
         for name in names {
             self.replay(name).await;
         }
     }
 
     /// Sends what was recorded and compares the answer.
-    pub(super) async fn replay(&mut self, name: &str) {
+    pub(crate) async fn replay(&mut self, name: &str) {
         let recording = self.take(name);
         self.exchange(name, &recording).await;
     }
@@ -290,7 +302,7 @@ impl World {
     }
 
     /// Replays a chain of redirects: each request goes where the answer before it led.
-    pub(super) async fn replay_flow(&mut self, name: &str) {
+    pub(crate) async fn replay_flow(&mut self, name: &str) {
         let recording = self.take(name);
         let mut next: Option<(String, String)> = None;
         for exchange in recording["exchanges"].as_array().unwrap() {
@@ -370,7 +382,7 @@ impl World {
     }
 
     /// Sends a callback for each exchange of a recording that has callbacks only.
-    pub(super) async fn replay_callback(&mut self, name: &str, exchange: &Value, query: &str) {
+    pub(crate) async fn replay_callback(&mut self, name: &str, exchange: &Value, query: &str) {
         let state = query
             .split('&')
             .find_map(|pair| pair.strip_prefix("state="))
@@ -384,12 +396,12 @@ impl World {
     }
 
     /// Marks a recording as replayed whose parts a scenario replays by itself.
-    pub(super) fn open(&mut self, name: &str) -> Value {
+    pub(crate) fn open(&mut self, name: &str) -> Value {
         self.take(name)
     }
 }
 
-pub(super) fn location(response: &Response) -> String {
+pub(crate) fn location(response: &Response) -> String {
     let location = response.headers().get("location");
     let location = location.unwrap_or_else(|| panic!("a redirect, not {response:?}"));
     location.to_str().unwrap().to_owned()
