@@ -17,7 +17,6 @@ use super::error::Failure;
 use super::integrations::StoredIntegration;
 use super::provider::{TokenError, TokenRequest};
 use super::query::Query;
-use super::schema::Reader;
 use super::state::{App, Flow, IntegrationDefaults, Session};
 use super::webhooks::{Event, Operation, Outcome};
 
@@ -81,12 +80,10 @@ fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {
 /// Begins a flow; its state and the provider's address to go to.
 fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, String), Obstacle> {
     if query.get("connection_id").is_some() {
-        let mut reader = Reader::default();
         let message = "connection_id is forbidden when using session token";
-        reader.issue("custom", message, &["connection_id"]);
-        reader
-            .finish("invalid_query_params")
-            .map_err(Obstacle::Json)?;
+        let path = ["connection_id"];
+        let failure = Failure::issue("invalid_query_params", "custom", message, &path);
+        return Err(Obstacle::Json(failure));
     }
     let now = app.now();
     let mut state = app.lock();

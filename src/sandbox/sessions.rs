@@ -46,11 +46,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let common = read_common(&app, &mut reader, &object);
     if common.end_user.is_none() && object.get("end_user").is_none() && common.tags.is_none() {
         reader.object(&object, "end_user");
@@ -79,11 +75,7 @@ pub(super) async fn reconnect(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let connection_id = reader.string(&object, "connection_id").unwrap_or_default();
     let integration = reader.string(&object, "integration_id").unwrap_or_default();
     let common = read_common(&app, &mut reader, &object);
