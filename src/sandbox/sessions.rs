@@ -158,8 +158,7 @@ fn read_defaults(
     let Some(found) = reader.optional_object(object, "integrations_config_defaults") else {
         return defaults;
     };
-    let record = reader.optional_record(object, "integrations_config_defaults");
-    for key in record.unwrap_or_default().keys() {
+    for key in found.keys() {
         let Some(preset) = reader.object(&found, key) else {
             continue;
         };
@@ -167,7 +166,7 @@ fn read_defaults(
         reader.only(&preset, &fields);
         let [user_scopes, params, config] = fields;
         defaults.insert(
-            key.clone(),
+            key.to_owned(),
             IntegrationDefaults {
                 user_scopes: reader.optional_string(&preset, user_scopes),
                 authorization_params: reader.optional_record(&preset, params).unwrap_or_default(),

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use patchbay::sandbox::{Config, Sandbox};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::configured;
 
@@ -59,7 +62,10 @@ async fn a_sandbox_ends_when_it_is_stopped_or_dropped() {
     let address = sandbox.address();
     drop(sandbox);
     // The loop that accepts ends as soon as it is polled.
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let ended = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), ended).await.unwrap();
 }
