@@ -54,19 +54,21 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => self.check_connection(&connection).await?,
+            _ => {
+                self.check_connection(&connection).await?;
+            }
         }
         self.get(user, id).await
     }
 
     /// Finds out how a connection is, and writes it down.
-    pub(super) async fn check_connection(&self, connection: &Connection) -> Result<()> {
+    pub(super) async fn check_connection(&self, connection: &Connection) -> Result<Health> {
         let Some(gone) = connection
             .state
             .upstream()
             .map(|upstream| upstream.id.clone())
         else {
-            return Ok(());
+            return Ok(Health::Missing);
         };
         self.note_checked(connection.id).await?;
         let health = self.health(connection).await?;
@@ -78,7 +80,8 @@ impl Connections {
             Health::Doubtful if long_enough(connection, now) => connection.credentials_dead(now),
             Health::Doubtful | Health::Outage => connection.credentials_failing(now),
         })
-        .await
+        .await?;
+        Ok(health)
     }
 
     /// Notes that a check begins, so that the webhooks which it causes cause no other.
@@ -102,7 +105,7 @@ impl Connections {
     /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead.
     async fn doubt(&self, connection: &Connection) -> Result<Health> {
         let mut tx = self.begin().await?;
-        let siblings = store::working_siblings(&mut tx, connection, SIBLINGS).await?;
+        let siblings = store::siblings(&mut tx, connection, SIBLINGS).await?;
         tx.commit().await?;
         let nango = &self.upstream()?.nango;
         let mut asked = false;

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::check::RECENT;
+use super::check::{Health, RECENT};
 use super::{Connections, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
@@ -103,12 +103,20 @@ impl Connections {
             }
             tokio::time::sleep(PAUSE).await;
         }
+        let mut out_of_order = HashSet::new();
         for id in &listing.to_check {
-            if let Some(connection) = self.any(*id).await? {
-                self.check_connection(&connection).await?;
-                swept.checked += 1;
-                tokio::time::sleep(PAUSE).await;
+            let Some(connection) = self.any(*id).await? else {
+                continue;
+            };
+            // One connection has told that the provider refreshes nobody's: the others need not be asked.
+            if out_of_order.contains(&connection.connector.id) {
+                continue;
             }
+            if self.check_connection(&connection).await? == Health::Outage {
+                out_of_order.insert(connection.connector.id);
+            }
+            swept.checked += 1;
+            tokio::time::sleep(PAUSE).await;
         }
         if swept.orphans > 0 {
             self.deletions.notify_one();

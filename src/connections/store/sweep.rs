@@ -53,15 +53,15 @@ pub(in crate::connections) async fn held_since(
     .await
 }
 
-/// Some other connections of the same connector that work: those that Nango made last.
-pub(in crate::connections) async fn working_siblings(
+/// Some other connections of the same connector: those that work before those that are failing, too.
+pub(in crate::connections) async fn siblings(
     db: &mut PgConnection,
     connection: &Connection,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
     let rows: Vec<ConnectionRow> = sqlx::query_as(select_connections!(
-        "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' and c.failing_since is null \
-         order by c.nango_created_at desc limit $3"
+        "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
+         order by c.failing_since nulls first, c.nango_created_at desc limit $3"
     ))
     .bind(connection.connector.id)
     .bind(connection.id)
