@@ -139,19 +139,14 @@ pub(super) async fn connect(
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
-    let work = async {
-        let authorization = state
-            .connections
-            .connect(&caller.user_id, &connector, &request)
-            .await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let (connections, user) = (&state.connections, &caller.user_id);
+        let work = async { answer(connections.connect(user, &connector, &request).await?) };
+        Ok(Json(
+            connections.once(user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
@@ -174,19 +169,14 @@ pub(super) async fn reconnect(
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
-    let work = async {
-        let authorization = state
-            .connections
-            .reconnect(&caller.user_id, id, &request)
-            .await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let (connections, user) = (&state.connections, &caller.user_id);
+        let work = async { answer(connections.reconnect(user, id, &request).await?) };
+        Ok(Json(
+            connections.once(user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -228,10 +218,14 @@ pub(super) async fn disconnect(
         (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
         (None, None) => DisconnectTarget::Only,
     };
-    let ended = state
-        .connections
-        .disconnect(&caller.user_id, &connector, &target)
-        .await?;
+    let ended = to_the_end(async move {
+        let user = &caller.user_id;
+        Ok(state
+            .connections
+            .disconnect(user, &connector, &target)
+            .await?)
+    })
+    .await?;
     let name = &ended.connection.connector.name;
     let message = if ended.confirmed {
         format!("{name} is disconnected")
@@ -244,6 +238,20 @@ pub(super) async fn disconnect(
         upstream_deleted: ended.confirmed,
         message,
     }))
+}
+
+/// Does work to its end, whether or not its client is still there: what Nango has done is then
+/// written down at once, and the answer kept for a client that comes back with its key.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(broken) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Problem::new(Code::Internal, "the service stops")),
+        },
+    }
 }
 
 /// A label without the white space around it; an empty one is refused.
