@@ -75,12 +75,20 @@ impl Connection {
         let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
-            Some(current) if current.created_at > grant.created_at => return Grant::Discarded,
+            // Two of the same instant have an order, too, so that one of them is kept whatever is told twice.
+            Some(current) if (current.created_at, &current.id) > (grant.created_at, &grant.id) => {
+                return Grant::Discarded;
+            }
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
         // Told again of a grant that was taken before: what has become of it since is not its to say.
-        if same && attempt.grant_was_taken() {
+        // But a session may be granted again, as another account.
+        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let another = seen
+            .zip(account)
+            .is_some_and(|(seen, account)| seen.id != account.id);
+        if same && attempt.grant_was_taken() && !another {
             return Grant::Known;
         }
         let other_account = match (&self.account, account) {
