@@ -15,9 +15,10 @@ use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Swept};
 use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Integration, Sandbox};
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -40,6 +41,7 @@ pub(crate) struct House {
     catalog_file: Option<PathBuf>,
     client: Client,
     replica: Replica,
+    service: OnceCell<Connections>,
     database: TestDatabase,
 }
 
@@ -122,7 +124,11 @@ impl House {
 
     /// A house with these variables set besides, or instead.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let clock = start_of_time();
+        Self::at(start_of_time(), settings).await
+    }
+
+    /// The same, whose time is this clock's.
+    pub(crate) async fn at(clock: Clock, settings: &[(&str, &str)]) -> Self {
         let database = postgres::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
@@ -173,16 +179,28 @@ impl House {
             catalog_file,
             client: client(),
             replica,
+            service: OnceCell::new(),
             database,
         }
     }
 
     /// A second replica over the same database and Nango, with a port of its own.
     pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Replica {
-        let mut all = vec![
+        let mut all = self.settings(0, self.url.clone());
+        all.extend(
+            settings
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        Replica::start(&all, self.clock.clone()).await
+    }
+
+    /// What another replica over the same database and Nango is started with.
+    pub(crate) fn settings(&self, port: u16, public_url: String) -> Vec<(&'static str, String)> {
+        vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
-            ("PORT", "0".to_owned()),
-            ("PUBLIC_URL", self.url.clone()),
+            ("PORT", port.to_string()),
+            ("PUBLIC_URL", public_url),
             ("DATABASE_URL", self.database.url().to_owned()),
             ("DATABASE_POOL_SIZE", "5".to_owned()),
             (
@@ -193,13 +211,9 @@ impl House {
             ("NANGO_WEBHOOK_SIGNING_KEY", self.signing_key.clone()),
             ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
-        ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
-        Replica::start(&all, self.clock.clone()).await
+            // Tests sweep when they want to.
+            ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
+        ]
     }
 
     /// Stops the service as a signal would.
@@ -208,7 +222,12 @@ impl House {
     }
 
     /// The use cases over the same database and Nango, for what no request asks for.
-    pub(crate) async fn service(&self) -> Connections {
+    pub(crate) async fn service(&self) -> &Connections {
+        self.service.get_or_init(|| self.another_service()).await
+    }
+
+    /// The same, with nothing in common but the database and Nango.
+    pub(crate) async fn another_service(&self) -> Connections {
         let config = DatabaseConfig {
             url: self.database.url().into(),
             pool_size: 3,
@@ -288,16 +307,39 @@ impl House {
 
     /// Calls Nango's API as the service does.
     pub(crate) async fn nango(&self, method: Method, path: &str) -> (StatusCode, Value) {
+        self.nango_with(method, path, None).await
+    }
+
+    /// The same, with a JSON body.
+    pub(crate) async fn nango_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let url = format!("http://{}{path}", self.sandbox.address());
         let request = self
             .client
             .request(method, url)
             .bearer_auth(&self.secret_key);
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
         let response = request.send().await.unwrap();
         (
             response.status(),
             response.json().await.unwrap_or(Value::Null),
         )
+    }
+
+    /// How often Nango's API was called by this method at a path that contains `part`.
+    pub(crate) async fn nango_calls(&self, method: &str, part: &str) -> usize {
+        let calls = self.control("requests", Method::GET, Value::Null).await;
+        let fits = |call: &&Value| {
+            call["method"] == method && call["path"].as_str().unwrap().contains(part)
+        };
+        calls.as_array().unwrap().iter().filter(fits).count()
     }
 
     /// The ids of all connections that Nango holds, newest first.
@@ -363,10 +405,23 @@ pub(crate) struct User<'a> {
 impl User<'_> {
     /// The same user at another replica.
     pub(crate) fn at(&self, replica: &Replica) -> Self {
+        self.at_url(&replica.url)
+    }
+
+    /// A request below `/api/v1/connectors`, to be sent.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.house
+            .client
+            .request(method, format!("{}/api/v1/connectors{path}", self.url))
+            .bearer_auth(&self.token)
+    }
+
+    /// The same user, who calls the service at this address.
+    pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
             house: self.house,
             token: self.token.clone(),
-            url: replica.url.clone(),
+            url: url.to_owned(),
         }
     }
 
@@ -377,11 +432,7 @@ impl User<'_> {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let request = self
-            .house
-            .client
-            .request(method, format!("{}/api/v1/connectors{path}", self.url))
-            .bearer_auth(&self.token);
+        let request = self.request(method, path);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
@@ -457,7 +508,7 @@ fn integrations() -> Vec<Integration> {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap().port()
 }

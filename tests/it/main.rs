@@ -9,6 +9,7 @@ mod connect;
 mod contract;
 mod house;
 mod local_postgres;
+mod matrix;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
