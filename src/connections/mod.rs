@@ -10,6 +10,7 @@ pub mod lookups;
 pub mod machine;
 pub mod service;
 mod store;
+mod transaction;
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
+pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]

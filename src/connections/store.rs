@@ -4,11 +4,12 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use sqlx::FromRow;
 use sqlx::types::Json;
-use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::machine::Transition;
+use super::transaction::Transaction;
 use super::{
     Attempt, Connection, ConnectorRef, EventKind, Failure, Outcome, State, Status, Upstream,
 };
@@ -158,7 +159,7 @@ pub(super) struct Filter {
 
 /// One page of a user's connections, newest first.
 pub(super) async fn list(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
     limit: i64,
@@ -183,7 +184,7 @@ pub(super) async fn list(
 
 /// How many connections the filter lets through, on all pages.
 pub(super) async fn count(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
 ) -> sqlx::Result<i64> {
@@ -200,7 +201,7 @@ pub(super) async fn count(
 
 /// A user's connection by our id.
 pub(super) async fn find(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
@@ -213,7 +214,7 @@ pub(super) async fn find(
 }
 
 /// Anybody's connection by our id.
-pub(super) async fn find_any(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Connection>> {
+pub(super) async fn find_any(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.id = $1"))
         .bind(id)
         .fetch_optional(db)
@@ -223,7 +224,7 @@ pub(super) async fn find_any(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Op
 
 /// A connection by Nango's id of it.
 pub(super) async fn find_upstream(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
@@ -234,7 +235,7 @@ pub(super) async fn find_upstream(
 }
 
 /// A connection by our id, locked until the transaction ends.
-pub(super) async fn lock(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Connection>> {
+pub(super) async fn lock(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
         .bind(id)
         .fetch_optional(db)
@@ -244,7 +245,7 @@ pub(super) async fn lock(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option
 
 /// The connection of this user, connector and instance, made if there was none; locked.
 pub(super) async fn lock_or_insert(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     connector: &Connector,
     instance_id: &str,
@@ -276,7 +277,7 @@ pub(super) async fn lock_or_insert(
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
 pub(super) async fn apply(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     transition: &Transition,
     attempt: Option<Uuid>,
 ) -> sqlx::Result<Connection> {
@@ -295,7 +296,7 @@ pub(super) async fn apply(
     Ok(connection)
 }
 
-async fn update(db: &mut PgConnection, connection: &Connection) -> sqlx::Result<()> {
+async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {
     let upstream = connection.state.upstream();
     let done = sqlx::query(
         "update user_connector_connection set label = $3, nango_connection_id = $4, nango_created_at = $5, \
@@ -324,7 +325,7 @@ async fn update(db: &mut PgConnection, connection: &Connection) -> sqlx::Result<
 }
 
 async fn insert_event(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: &Connection,
     kind: EventKind,
     attempt: Option<Uuid>,
@@ -401,7 +402,7 @@ fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
 }
 
 /// Begins an attempt. An open one of the same connection is superseded.
-pub(super) async fn insert_attempt(db: &mut PgConnection, attempt: &Attempt) -> sqlx::Result<()> {
+pub(super) async fn insert_attempt(db: &mut Transaction, attempt: &Attempt) -> sqlx::Result<()> {
     sqlx::query(
         "update connect_attempt set outcome = 'superseded', ended_at = $2 \
          where connection_id = $1 and outcome is null",
@@ -424,7 +425,7 @@ pub(super) async fn insert_attempt(db: &mut PgConnection, attempt: &Attempt) -> 
 }
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
-pub(super) async fn session_opened(db: &mut PgConnection, attempt: &Attempt) -> sqlx::Result<()> {
+pub(super) async fn session_opened(db: &mut Transaction, attempt: &Attempt) -> sqlx::Result<()> {
     let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
         .bind(attempt.id)
         .bind(attempt.expires_at)
@@ -435,7 +436,7 @@ pub(super) async fn session_opened(db: &mut PgConnection, attempt: &Attempt) -> 
 }
 
 async fn end_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: Uuid,
     outcome: Outcome,
     failure: Option<&Failure>,
@@ -462,7 +463,7 @@ async fn end_attempt(
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
 pub(super) async fn void_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -478,7 +479,7 @@ pub(super) async fn void_attempts(
 }
 
 /// An attempt by its id.
-pub(super) async fn attempt(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Option<Attempt>> {
+pub(super) async fn attempt(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Attempt>> {
     let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
         .bind(id)
         .fetch_optional(db)
@@ -488,7 +489,7 @@ pub(super) async fn attempt(db: &mut PgConnection, id: Uuid) -> sqlx::Result<Opt
 
 /// The newest attempt of each of these connections.
 pub(super) async fn latest_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -503,7 +504,7 @@ pub(super) async fn latest_attempts(
 
 /// Attempts that are still open past their time.
 pub(super) async fn overdue_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
@@ -528,7 +529,7 @@ pub(super) struct Deletion {
 
 /// Notes that a connection has to be deleted at Nango.
 pub(super) async fn delete_later(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     upstream: &Upstream,
     connection: &Connection,
     now: DateTime<Utc>,
@@ -551,7 +552,7 @@ pub(super) async fn delete_later(
 ///
 /// With a `connection`, only its own, whether due or not.
 pub(super) async fn claim_deletions(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: Option<Uuid>,
     now: DateTime<Utc>,
     lease: f64,
@@ -577,7 +578,7 @@ pub(super) async fn claim_deletions(
 }
 
 /// Nango has confirmed a deletion.
-pub(super) async fn deletion_done(db: &mut PgConnection, nango_id: &str) -> sqlx::Result<()> {
+pub(super) async fn deletion_done(db: &mut Transaction, nango_id: &str) -> sqlx::Result<()> {
     // Another replica whose lease had run out may have finished it before: no row is fine.
     sqlx::query("delete from upstream_deletion where nango_connection_id = $1")
         .bind(nango_id)
@@ -588,7 +589,7 @@ pub(super) async fn deletion_done(db: &mut PgConnection, nango_id: &str) -> sqlx
 
 /// A deletion did not work and is tried again later.
 pub(super) async fn deletion_failed(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_id: &str,
     error: &str,
     next_attempt_at: DateTime<Utc>,
@@ -607,7 +608,7 @@ pub(super) async fn deletion_failed(
 
 /// Whether anything of a connection still has to be deleted at Nango.
 pub(super) async fn deletion_pending(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
@@ -618,7 +619,7 @@ pub(super) async fn deletion_pending(
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
 pub(super) async fn connector_id(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     reference: &str,
 ) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
@@ -628,7 +629,7 @@ pub(super) async fn connector_id(
 }
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
-pub(super) async fn seed_connectors(db: &mut PgConnection, catalog: &Catalog) -> sqlx::Result<()> {
+pub(super) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
     let mut connectors: Vec<&Connector> = catalog.iter().collect();
     // In one order, so that two starting replicas do not lock each other out.
     connectors.sort_by_key(|connector| connector.id);

@@ -11,5 +11,6 @@ mod local_postgres;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod pooler;
 mod postgres;
 mod server;

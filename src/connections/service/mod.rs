@@ -10,14 +10,13 @@ mod read;
 
 use std::sync::Arc;
 
-use sqlx::{Postgres, Transaction};
 use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
 use super::integrations::Integrations;
 use super::lookups::Lookups;
-use super::{Connection, Database, store};
+use super::{Connection, Database, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
@@ -161,7 +160,7 @@ impl Connections {
             .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+    async fn begin(&self) -> Result<Transaction> {
         Ok(self.database.begin().await?)
     }
 
