@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
@@ -116,6 +117,7 @@ impl App {
                 return Err(error);
             }
         };
+        // Without a database, it was told to stop before there was one.
         let served = server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -123,12 +125,14 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
-        database.close().await;
+        if let Some(database) = database {
+            database.close().await;
+        }
         Ok(served?)
     }
 }
 
-/// Waits for the database, brings it up to date, and opens the doors.
+/// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
 async fn start(
     config: &Config,
     catalog: Arc<Catalog>,
@@ -136,14 +140,17 @@ async fn start(
     ready: &OnceLock<Router>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<Database, Error> {
+) -> Result<Option<Database>, Error> {
     let nango = config
         .nango
         .as_ref()
         .map(|nango| Nango::new(nango.client.clone()))
         .transpose()?;
     let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
-    let database = wait_for_database(&config.database, stop).await?;
+    let database = tokio::select! {
+        database = wait_for_database(&config.database) => database?,
+        () = stop.cancelled() => return Ok(None),
+    };
     database.migrate().await?;
     let connections = Arc::new(Connections::new(
         database.clone(),
@@ -169,28 +176,30 @@ async fn start(
     // Only this function sets it, once.
     let _ = ready.set(http::router(state));
     tracing::info!(public_url = %config.http.public_url, "ready");
-    Ok(database)
+    Ok(Some(database))
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
-async fn wait_for_database(
-    config: &DatabaseConfig,
-    stop: &CancellationToken,
-) -> Result<Database, Error> {
-    let backoff = ExponentialBuilder::default()
+async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
+    let started = Instant::now();
+    let mut pauses = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
         .without_max_times()
-        .with_total_delay(Some(config.wait))
-        .with_jitter();
-    let connect = || Database::connect(config);
-    let connected = connect
-        .retry(backoff)
-        .when(|error| matches!(error, DatabaseError::Unreachable(_)) && !stop.is_cancelled())
-        .notify(|error, pause| tracing::warn!(%error, ?pause, "waiting for the database"));
-    tokio::select! {
-        database = connected => Ok(database?),
-        () = stop.cancelled() => Err(std::io::Error::other("stopped while waiting for the database").into()),
+        .with_jitter()
+        .build();
+    loop {
+        let error = match Database::connect(config).await {
+            Err(error @ DatabaseError::Unreachable(_)) => error,
+            connected => return connected,
+        };
+        match pauses.next() {
+            Some(pause) if started.elapsed() + pause < config.wait => {
+                tracing::warn!(%error, ?pause, "waiting for the database");
+                tokio::time::sleep(pause).await;
+            }
+            _ => return Err(error),
+        }
     }
 }
 
