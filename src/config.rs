@@ -98,7 +98,10 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration is missing something, or has it wrong:")?;
+        write!(
+            f,
+            "the configuration is missing something, or has it wrong:"
+        )?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
@@ -235,7 +238,7 @@ impl Environment<'_> {
             }
             Ok(_) => match text.parse::<PgConnectOptions>() {
                 Ok(_) => return Some(text.into()),
-                Err(error) => error.to_string(),
+                Err(error) => root_cause(&error),
             },
         };
         self.problems.push(format!(
@@ -391,4 +394,9 @@ impl Environment<'_> {
         }
         origins
     }
+}
+
+/// What is wrong in the end, without what each layer says about the next.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }

@@ -5,7 +5,9 @@
 mod auth;
 mod catalog;
 mod clock;
+mod config;
 mod connect;
+mod database;
 mod house;
 mod local_postgres;
 mod nango_client;
@@ -13,4 +15,6 @@ mod nango_recordings;
 mod nango_webhooks;
 mod pooler;
 mod postgres;
+mod process;
 mod server;
+mod start;
