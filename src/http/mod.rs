@@ -95,7 +95,6 @@ pub fn openapi() -> OpenApi {
 }
 
 /// Every endpoint.
-#[must_use]
 pub fn router(state: AppState) -> Router {
     let document = openapi();
     let cors = cors(&state.allowed_origins);
@@ -139,7 +138,6 @@ pub fn layered(router: Router) -> Router {
 }
 
 /// What is answered while the service is starting.
-#[must_use]
 pub fn starting() -> Router {
     async fn starting() -> Response {
         Problem::starting().into_response()

@@ -47,7 +47,7 @@ async fn expire_attempts(connections: Arc<Connections>, stop: CancellationToken)
             Ok(0) => {}
             Ok(expired) => tracing::info!(expired, "authorizations were not finished in time"),
             Err(error) => {
-                tracing::error!(%error, "attempts past their time could not be looked for")
+                tracing::error!(%error, "attempts past their time could not be looked for");
             }
         }
     }
