@@ -77,116 +77,118 @@ fn an_empty_value_counts_as_none() {
     assert!(problems[0].starts_with("DATABASE_URL is missing: "));
 }
 
+/// A variable, a value that it cannot have, and what is said of it.
+const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "HOST",
+        "localhost",
+        "HOST cannot be read: invalid IP address syntax",
+    ),
+    (
+        "PORT",
+        "80000",
+        "PORT cannot be read: number too large to fit in target type",
+    ),
+    (
+        "PUBLIC_URL",
+        "connect.example.com",
+        "PUBLIC_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "PUBLIC_URL",
+        "ftp://connect.example.com",
+        "PUBLIC_URL must be an http or https address",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "https://a.example.com, nonsense",
+        "CORS_ALLOWED_ORIGINS holds \"nonsense\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "data:text",
+        "CORS_ALLOWED_ORIGINS holds \"data:text\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "DATABASE_URL",
+        "db.example.com/patchbay",
+        "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "mysql://user:hunter2@db.example.com/patchbay",
+        "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
+        "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "0",
+        "DATABASE_POOL_SIZE must be at least 1",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "-1",
+        "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
+    ),
+    (
+        "DATABASE_WAIT_SECONDS",
+        "99999999999",
+        "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
+    ),
+    (
+        "NANGO_ENABLED",
+        "yes",
+        "NANGO_ENABLED cannot be read: provided string was not `true` or `false`",
+    ),
+    (
+        "NANGO_BASE_URL",
+        "file:///nango",
+        "NANGO_BASE_URL must be an http or https address",
+    ),
+    (
+        "NANGO_TIMEOUT_SECONDS",
+        "0",
+        "NANGO_TIMEOUT_SECONDS must be at least 1",
+    ),
+    (
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        ",",
+        "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "too short",
+        "AUTH_JWT_SECRET must have at least 32 bytes",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "/keys",
+        "AUTH_JWKS_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "AUTH_LEEWAY_SECONDS",
+        "soon",
+        "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "LOG_FORMAT",
+        "xml",
+        "LOG_FORMAT cannot be read: must be json or pretty",
+    ),
+];
+
 #[test]
 fn every_wrong_value_is_told_with_its_variable() {
-    let cases = [
-        (
-            "HOST",
-            "localhost",
-            "HOST cannot be read: invalid IP address syntax",
-        ),
-        (
-            "PORT",
-            "80000",
-            "PORT cannot be read: number too large to fit in target type",
-        ),
-        (
-            "PUBLIC_URL",
-            "connect.example.com",
-            "PUBLIC_URL cannot be read: relative URL without a base",
-        ),
-        (
-            "PUBLIC_URL",
-            "ftp://connect.example.com",
-            "PUBLIC_URL must be an http or https address",
-        ),
-        (
-            "CORS_ALLOWED_ORIGINS",
-            "https://a.example.com, nonsense",
-            "CORS_ALLOWED_ORIGINS holds \"nonsense\", which is not an origin such as https://app.example.com",
-        ),
-        (
-            "CORS_ALLOWED_ORIGINS",
-            "data:text",
-            "CORS_ALLOWED_ORIGINS holds \"data:text\", which is not an origin such as https://app.example.com",
-        ),
-        (
-            "DATABASE_URL",
-            "db.example.com/patchbay",
-            "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
-        ),
-        (
-            "DATABASE_URL",
-            "mysql://user:hunter2@db.example.com/patchbay",
-            "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
-        ),
-        (
-            "DATABASE_URL",
-            "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
-            "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
-        ),
-        (
-            "DATABASE_POOL_SIZE",
-            "0",
-            "DATABASE_POOL_SIZE must be at least 1",
-        ),
-        (
-            "DATABASE_POOL_SIZE",
-            "-1",
-            "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
-        ),
-        (
-            "DATABASE_WAIT_SECONDS",
-            "99999999999",
-            "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
-        ),
-        (
-            "NANGO_ENABLED",
-            "yes",
-            "NANGO_ENABLED cannot be read: provided string was not `true` or `false`",
-        ),
-        (
-            "NANGO_BASE_URL",
-            "file:///nango",
-            "NANGO_BASE_URL must be an http or https address",
-        ),
-        (
-            "NANGO_TIMEOUT_SECONDS",
-            "0",
-            "NANGO_TIMEOUT_SECONDS must be at least 1",
-        ),
-        (
-            "NANGO_WEBHOOK_SIGNING_KEY",
-            ",",
-            "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
-        ),
-        (
-            "AUTH_JWT_SECRET",
-            "too short",
-            "AUTH_JWT_SECRET must have at least 32 bytes",
-        ),
-        (
-            "AUTH_JWKS_URL",
-            "/keys",
-            "AUTH_JWKS_URL cannot be read: relative URL without a base",
-        ),
-        (
-            "AUTH_LEEWAY_SECONDS",
-            "soon",
-            "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
-        ),
-        (
-            "LOG_FORMAT",
-            "xml",
-            "LOG_FORMAT cannot be read: must be json or pretty",
-        ),
-    ];
-    for (name, value, told) in cases {
+    for (name, value, told) in WRONG {
         let problems = read(&[(name, Some(value))]).unwrap_err();
-        assert_eq!(problems, [told], "{name}={value}");
+        assert_eq!(problems, [*told], "{name}={value}");
         assert!(!told.contains("hunter2"));
     }
-    let all: HashMap<&str, &str> = cases
+    let all: HashMap<&str, &str> = WRONG
         .iter()
         .map(|(name, value, _)| (*name, *value))
         .collect();

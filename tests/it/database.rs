@@ -156,111 +156,115 @@ const CONNECTION: &str = "
     insert into connection_event (connection_id, user_id, version, kind, status, created_at)
     values ('00000000-0000-7000-8000-000000000001', 'ada', 1, 'started', 'pending', now());";
 
+/// Changes of the connection that no program may make, and the constraint that refuses each.
+const IMPOSSIBLE: &[(&str, &str)] = &[
+    ("status = 'unknown'", "user_connector_connection_state"),
+    ("status_reason = null", "user_connector_connection_state"),
+    (
+        "status_reason = 'user_disconnected'",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null, connected_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null, nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', connected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = 'user_disconnected'",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = null, disconnected_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = 'user_disconnected', disconnected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'error', status_reason = null",
+        "user_connector_connection_state",
+    ),
+    (
+        "nango_connection_id = 'n'",
+        "user_connector_connection_upstream",
+    ),
+    (
+        "nango_created_at = now()",
+        "user_connector_connection_upstream",
+    ),
+    ("user_id = ''", "user_connector_connection_user_id_check"),
+    (
+        "user_id = repeat('a', 256)",
+        "user_connector_connection_user_id_check",
+    ),
+    (
+        "instance_id = repeat('a', 256)",
+        "user_connector_connection_instance_id_check",
+    ),
+    ("label = ''", "user_connector_connection_label_check"),
+    ("config = '[]'", "user_connector_connection_config_check"),
+    (
+        "error_count = -1",
+        "user_connector_connection_error_count_check",
+    ),
+    (
+        "connector_id = gen_random_uuid()",
+        "user_connector_connection_connector_id_fkey",
+    ),
+];
+
+/// The same for the rows around it, as whole statements.
+const IMPOSSIBLE_AROUND_IT: &[(&str, &str)] = &[
+    (
+        "insert into user_connector_connection select gen_random_uuid() as id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, version, created_at, updated_at from user_connector_connection",
+        "user_connector_connection_instance_key",
+    ),
+    (
+        "update connect_attempt set outcome = 'succeeded'",
+        "connect_attempt_end",
+    ),
+    (
+        "update connect_attempt set ended_at = now()",
+        "connect_attempt_end",
+    ),
+    (
+        "update connect_attempt set outcome = 'lost', ended_at = now()",
+        "connect_attempt_outcome_check",
+    ),
+    (
+        "update connect_attempt set kind = 'guess'",
+        "connect_attempt_kind_check",
+    ),
+    (
+        "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) select gen_random_uuid(), connection_id, kind, now(), now() from connect_attempt",
+        "connect_attempt_open",
+    ),
+    (
+        "insert into connection_event (connection_id, user_id, version, kind, status, created_at) select connection_id, user_id, version, kind, status, now() from connection_event",
+        "connection_event_version",
+    ),
+];
+
 #[tokio::test]
 async fn impossible_rows_are_refused() {
     let (_database, mut sql) = seeded().await;
-    const STATE: &str = "user_connector_connection_state";
-    const UPSTREAM: &str = "user_connector_connection_upstream";
-    let set = |columns: &str| format!("update user_connector_connection set {columns}");
-    let known = "nango_connection_id = 'n', nango_created_at = now()";
-    for (columns, constraint) in [
-        ("status = 'unknown'".to_owned(), STATE),
-        ("status_reason = null".to_owned(), STATE),
-        ("status_reason = 'user_disconnected'".to_owned(), STATE),
-        (
-            "status = 'connected', status_reason = null".to_owned(),
-            STATE,
-        ),
-        (
-            "status = 'connected', status_reason = null, connected_at = now()".to_owned(),
-            STATE,
-        ),
-        (
-            format!("status = 'connected', status_reason = null, {known}"),
-            STATE,
-        ),
-        (
-            format!("status = 'connected', connected_at = now(), {known}"),
-            STATE,
-        ),
-        (
-            "status = 'disconnected', status_reason = 'user_disconnected'".to_owned(),
-            STATE,
-        ),
-        (
-            "status = 'disconnected', status_reason = null, disconnected_at = now()".to_owned(),
-            STATE,
-        ),
-        (
-            format!(
-                "status = 'disconnected', status_reason = 'user_disconnected', disconnected_at = now(), {known}"
-            ),
-            STATE,
-        ),
-        ("status = 'error', status_reason = null".to_owned(), STATE),
-        ("nango_connection_id = 'n'".to_owned(), UPSTREAM),
-        ("nango_created_at = now()".to_owned(), UPSTREAM),
-        (
-            "user_id = ''".to_owned(),
-            "user_connector_connection_user_id_check",
-        ),
-        (
-            "user_id = repeat('a', 256)".to_owned(),
-            "user_connector_connection_user_id_check",
-        ),
-        (
-            "instance_id = repeat('a', 256)".to_owned(),
-            "user_connector_connection_instance_id_check",
-        ),
-        (
-            "label = ''".to_owned(),
-            "user_connector_connection_label_check",
-        ),
-        (
-            "config = '[]'".to_owned(),
-            "user_connector_connection_config_check",
-        ),
-        (
-            "error_count = -1".to_owned(),
-            "user_connector_connection_error_count_check",
-        ),
-        (
-            "connector_id = gen_random_uuid()".to_owned(),
-            "user_connector_connection_connector_id_fkey",
-        ),
-    ] {
-        refused(&mut sql, CONNECTION, &set(&columns), constraint).await;
+    for (columns, constraint) in IMPOSSIBLE {
+        let case = format!("update user_connector_connection set {columns}");
+        refused(&mut sql, CONNECTION, &case, constraint).await;
     }
-    for (case, constraint) in [
-        (
-            "insert into user_connector_connection select gen_random_uuid() as id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, version, created_at, updated_at from user_connector_connection",
-            "user_connector_connection_instance_key",
-        ),
-        (
-            "update connect_attempt set outcome = 'succeeded'",
-            "connect_attempt_end",
-        ),
-        (
-            "update connect_attempt set ended_at = now()",
-            "connect_attempt_end",
-        ),
-        (
-            "update connect_attempt set outcome = 'lost', ended_at = now()",
-            "connect_attempt_outcome_check",
-        ),
-        (
-            "update connect_attempt set kind = 'guess'",
-            "connect_attempt_kind_check",
-        ),
-        (
-            "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) select gen_random_uuid(), connection_id, kind, now(), now() from connect_attempt",
-            "connect_attempt_open",
-        ),
-        (
-            "insert into connection_event (connection_id, user_id, version, kind, status, created_at) select connection_id, user_id, version, kind, status, now() from connection_event",
-            "connection_event_version",
-        ),
-    ] {
+    for (case, constraint) in IMPOSSIBLE_AROUND_IT {
         refused(&mut sql, CONNECTION, case, constraint).await;
     }
 }
@@ -336,37 +340,8 @@ impl TlsServer {
             .await
             .unwrap();
         let home = server.folder();
-        let (authority, key) = (home.join("ca.crt"), home.join("ca.key"));
-        let made = openssl(&[
-            "-days",
-            "2",
-            "-subj",
-            "/CN=An authority of the tests",
-            "-out",
-            authority.to_str().unwrap(),
-            "-keyout",
-            key.to_str().unwrap(),
-        ])
-        .and_then(|()| {
-            openssl(&[
-                "-days",
-                "2",
-                "-subj",
-                "/CN=database",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-                "-addext",
-                "basicConstraints=critical,CA:FALSE",
-                "-CA",
-                authority.to_str().unwrap(),
-                "-CAkey",
-                key.to_str().unwrap(),
-                "-out",
-                home.join("server.crt").to_str().unwrap(),
-                "-keyout",
-                home.join("server.key").to_str().unwrap(),
-            ])
-        });
+        let authority = home.join("ca.crt");
+        let made = make_certificates(home);
         match made {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 eprintln!("SKIPPED: openssl is not installed");
@@ -419,12 +394,44 @@ impl TlsServer {
     }
 }
 
+/// Makes an authority `ca.crt`, and `server.crt` with `server.key` for 127.0.0.1.
+fn make_certificates(home: &Path) -> io::Result<()> {
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let (authority, key) = (path("ca.crt"), path("ca.key"));
+    openssl(&[
+        "-subj",
+        "/CN=An authority of the tests",
+        "-out",
+        &authority,
+        "-keyout",
+        &key,
+    ])?;
+    openssl(&[
+        "-subj",
+        "/CN=database",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-CA",
+        &authority,
+        "-CAkey",
+        &key,
+        "-out",
+        &path("server.crt"),
+        "-keyout",
+        &path("server.key"),
+    ])
+}
+
 /// Makes a key, and a certificate for it.
 fn openssl(arguments: &[&str]) -> io::Result<()> {
     let output = Command::new("openssl")
         .args([
             "req",
             "-x509",
+            "-days",
+            "2",
             "-newkey",
             "ec",
             "-pkeyopt",

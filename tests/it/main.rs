@@ -18,3 +18,4 @@ mod postgres;
 mod process;
 mod server;
 mod start;
+mod try_out;
