@@ -152,16 +152,13 @@ async fn start(
         () = stop.cancelled() => return Ok(None),
     };
     database.migrate().await?;
-    let connections = Arc::new(Connections::new(
-        database.clone(),
-        catalog,
-        nango.clone(),
-        clock,
-        config.http.public_url.clone(),
-    ));
-    connections.seed_connectors().await?;
-    if nango.is_some() {
-        worker::start(&connections, tasks, stop);
+    let public_url = config.http.public_url.clone();
+    let connections =
+        Connections::new(database.clone(), catalog, nango.clone(), clock, public_url).await?;
+    let connections = Arc::new(connections);
+    worker::start(&connections, tasks, stop);
+    if let Some(nango) = &config.nango {
+        worker::start_upstream(&connections, nango.sweep_every, tasks, stop);
     }
     let state = AppState {
         connections,
@@ -172,6 +169,7 @@ async fn start(
             .as_ref()
             .map(|nango| Arc::new(nango.signing_keys.clone())),
         allowed_origins: Arc::new(config.http.allowed_origins.clone()),
+        stop: stop.clone(),
     };
     // Only this function sets it, once.
     let _ = ready.set(http::router(state));

@@ -64,6 +64,8 @@ pub struct DatabaseConfig {
 pub struct NangoConfig {
     /// `NANGO_BASE_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
     pub client: nango::Config,
+    /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
+    pub sweep_every: Duration,
     /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
     pub signing_keys: SigningKeys,
 }
@@ -260,6 +262,11 @@ impl Environment<'_> {
             self.problems
                 .push("NANGO_TIMEOUT_SECONDS must be at least 1".to_owned());
         }
+        let sweep_every = self.seconds("SWEEP_INTERVAL_SECONDS", 300);
+        if sweep_every.is_zero() {
+            self.problems
+                .push("SWEEP_INTERVAL_SECONDS must be at least 1".to_owned());
+        }
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.
         let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
@@ -292,6 +299,7 @@ impl Environment<'_> {
                 secret_key: SecretString::from(secret_key?),
                 timeout,
             },
+            sweep_every,
             signing_keys,
         }))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
 use url::Url;
 
@@ -29,6 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    options: PgConnectOptions,
     switches_servers: bool,
 }
 
@@ -100,9 +101,10 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .connect_lazy_with(options);
+            .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
+            options,
             switches_servers,
         })
     }
@@ -121,6 +123,23 @@ impl Database {
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         let inner = self.pool.begin().await?;
         Ok(Transaction::new(inner, self.switches_servers))
+    }
+
+    /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn listen(&self, channel: &str) -> sqlx::Result<Option<PgListener>> {
+        if self.switches_servers {
+            return Ok(None);
+        }
+        let own = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT);
+        let mut listener =
+            PgListener::connect_with(&own.connect_lazy_with(self.options.clone())).await?;
+        listener.listen(channel).await?;
+        Ok(Some(listener))
     }
 
     /// Brings the schema up to date, one replica at a time, in one transaction.

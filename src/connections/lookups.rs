@@ -1,8 +1,10 @@
 //! Asking Nango about an attempt while somebody waits for it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use uuid::Uuid;
 
@@ -15,29 +17,53 @@ pub const CONNECTION_TAG: &str = "patchbay_connection";
 /// The tag by which a Nango connection names its user, in Nango's own convention.
 pub const USER_TAG: &str = "end_user_id";
 
+/// The tag by which a Nango connection names the installation of Patchbay that asked for it.
+pub const INSTALLATION_TAG: &str = "patchbay_installation";
+
 /// How often an attempt is asked about at the most, and how many are remembered.
 const INTERVAL: Duration = Duration::from_secs(1);
 const REMEMBERED: u64 = 10_000;
 
+/// How many looks a minute ask for one attempt alone.
+const EXACT_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not 0");
+
+/// How many connections a shared look reads.
+const NEWEST: u32 = 200;
+
 type Answer = Result<Vec<ConnectionSummary>, Error>;
 
-/// Looks attempts up at Nango by their tag: at most once a second each, with one
-/// call for all who wait.
-#[derive(Clone, Debug)]
+/// Looks attempts up at Nango: at most once a second each, with one call for all who wait.
+///
+/// Few attempts are each asked for by their tag. Many share one look at the
+/// newest connections, so that a crowd in front of the popup takes no more of
+/// Nango's rate limit than two calls a second.
+#[derive(Debug)]
 pub struct Lookups {
     nango: Nango,
     answers: Cache<Uuid, Arc<Answer>>,
+    newest: Cache<(), Arc<Answer>>,
+    exact: DefaultDirectRateLimiter,
 }
 
 impl Lookups {
     /// Looks up at this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
+        let newest = Cache::builder()
+            .max_capacity(1)
+            .time_to_live(INTERVAL)
+            .build();
         let answers = Cache::builder()
             .max_capacity(REMEMBERED)
             .time_to_live(INTERVAL)
             .build();
-        Self { nango, answers }
+        let exact = RateLimiter::direct(Quota::per_minute(EXACT_A_MINUTE));
+        Self {
+            nango,
+            answers,
+            newest,
+            exact,
+        }
     }
 
     /// What Nango holds with this attempt's tag: nothing, one, or several if it was granted again.
@@ -47,7 +73,9 @@ impl Lookups {
     pub async fn attempt(&self, attempt: Uuid) -> Answer {
         let answer = self
             .answers
-            .get_with(attempt, async { Arc::new(self.ask(attempt).await) })
+            .get_with(attempt, async {
+                Arc::new(self.share_or_ask(attempt).await)
+            })
             .await;
         (*answer).clone()
     }
@@ -60,6 +88,30 @@ impl Lookups {
         let answer = self.ask(attempt).await;
         self.answers.insert(attempt, Arc::new(answer.clone())).await;
         answer
+    }
+
+    async fn share_or_ask(&self, attempt: Uuid) -> Answer {
+        if self.exact.check().is_ok() {
+            return self.ask(attempt).await;
+        }
+        let newest = self
+            .newest
+            .get_with((), async { Arc::new(self.ask_for_newest().await) })
+            .await;
+        let id = attempt.to_string();
+        let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
+        (*newest)
+            .clone()
+            .map(|all| all.iter().filter(of_attempt).cloned().collect())
+    }
+
+    async fn ask_for_newest(&self) -> Answer {
+        self.nango
+            .connections(&ListConnections {
+                limit: Some(NEWEST),
+                ..ListConnections::default()
+            })
+            .await
     }
 
     async fn ask(&self, attempt: Uuid) -> Answer {

@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    Attempt, AttemptKind, Connection, EventKind, Failure, Outcome, Reason, State, Upstream,
+    Account, Attempt, AttemptKind, Connection, EventKind, Failure, Outcome, Reason, State, Upstream,
 };
 
 /// What a change writes besides the connection itself.
@@ -46,7 +46,9 @@ impl Connection {
                 previous: other.upstream().cloned(),
             },
         };
-        self.transition(state, EventKind::AttemptStarted, now)
+        let mut transition = self.transition(state, EventKind::AttemptStarted, now);
+        transition.connection.found_account = None;
+        transition
     }
 
     /// What kind of attempt authorizes this connection: one that keeps what Nango holds, if anything.
@@ -58,9 +60,15 @@ impl Connection {
         }
     }
 
-    /// Nango holds `grant`, which `attempt` brought about.
+    /// Nango holds `grant`, which `attempt` brought about; `account` is whose it is, if the provider tells.
     #[must_use]
-    pub fn granted(&self, attempt: &Attempt, grant: &Upstream, now: DateTime<Utc>) -> Grant {
+    pub fn granted(
+        &self,
+        attempt: &Attempt,
+        grant: &Upstream,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Grant {
         if attempt.void || matches!(self.state, State::Disconnected { .. }) {
             return Grant::Discarded;
         }
@@ -71,27 +79,179 @@ impl Connection {
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
-        // Told again of a success that was taken before: what has become of it since is not its to say.
-        if same && attempt.outcome == Some(Outcome::Succeeded) {
+        // Told again of a grant that was taken before: what has become of it since is not its to say.
+        if same && attempt.grant_was_taken() {
             return Grant::Known;
         }
-        let connected = matches!(self.state, State::Connected { .. });
-        let event = if connected {
-            EventKind::Reauthorized
+        let other_account = match (&self.account, account) {
+            (Some(ours), Some(theirs)) => same && ours.id != theirs.id,
+            _ => false,
+        };
+        let mut transition = if other_account {
+            self.mismatched(grant, account, now)
         } else {
-            EventKind::Connected
+            self.connected(grant, account, now)
+        };
+        transition.discard = discard;
+        Grant::Taken(Box::new(transition))
+    }
+
+    fn connected(
+        &self,
+        grant: &Upstream,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let event = match self.state {
+            State::Connected { .. } => EventKind::Reauthorized,
+            _ => EventKind::Connected,
         };
         let state = State::Connected {
             upstream: grant.clone(),
         };
         let mut transition = self.transition(state, event, now);
-        transition.connection.connected_at = Some(now);
-        transition.connection.last_checked_at = Some(now);
-        transition.connection.last_error = None;
-        transition.connection.error_count = 0;
+        let connection = &mut transition.connection;
+        connection.connected_at = Some(now);
+        connection.last_checked_at = Some(now);
+        connection.account = account.or(self.account.as_ref()).cloned();
+        connection.found_account = None;
+        connection.forget_errors();
         transition.outcome = Some((Outcome::Succeeded, None));
-        transition.discard = discard;
-        Grant::Taken(Box::new(transition))
+        transition
+    }
+
+    /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
+    fn mismatched(
+        &self,
+        grant: &Upstream,
+        found: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let state = State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(grant.clone()),
+        };
+        let name = |account: Option<&Account>| {
+            account
+                .map(|account| account.name.as_ref().unwrap_or(&account.id).clone())
+                .unwrap_or_default()
+        };
+        let failure = Failure {
+            reason: Reason::AccountMismatch,
+            message: format!(
+                "This connection is {}'s, and was authorized as {}",
+                name(self.account.as_ref()),
+                name(found)
+            ),
+        };
+        let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.found_account = found.cloned();
+        transition.connection.last_error = Some(failure.message.clone());
+        transition.connection.error_count = self.error_count.saturating_add(1);
+        transition.outcome = Some((Outcome::Failed, Some(failure)));
+        transition
+    }
+
+    /// The user takes the account that a reconnect came back as. `None` if there is nothing to decide.
+    #[must_use]
+    pub fn account_accepted(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(upstream),
+        } = &self.state
+        else {
+            return None;
+        };
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AccountAccepted, now);
+        transition.connection.account = transition.connection.found_account.take();
+        transition.connection.connected_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
+    /// Nango has just refreshed the credentials, or holds them without complaint. `None` if that is no news.
+    #[must_use]
+    pub fn healthy(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let upstream = match &self.state {
+            State::Connected { upstream } if self.failing_since.is_some() => upstream,
+            State::Error {
+                reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
+                upstream: Some(upstream),
+            } => upstream,
+            _ => return None,
+        };
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::Recovered, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
+    /// A refresh was refused, by a provider that may only be out of order. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_failing(&self, now: DateTime<Utc>) -> Option<Transition> {
+        if !matches!(self.state, State::Connected { .. }) || self.failing_since.is_some() {
+            return None;
+        }
+        let mut transition =
+            self.transition(self.state.clone(), EventKind::CredentialsFailing, now);
+        transition.connection.failing_since = Some(now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.last_error =
+            Some("The provider does not refresh the credentials at the moment".to_owned());
+        transition.connection.error_count = self.error_count.saturating_add(1);
+        Some(transition)
+    }
+
+    /// A refresh was refused for good. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_dead(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { upstream } = &self.state else {
+            return None;
+        };
+        let state = State::Error {
+            reason: Reason::NeedsReauthorization,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.last_error =
+            Some("The provider no longer accepts the credentials: authorize again".to_owned());
+        transition.connection.error_count = self.error_count.saturating_add(1);
+        Some(transition)
+    }
+
+    /// Nango no longer holds `gone`. `None` if that is no news.
+    #[must_use]
+    pub fn missing(&self, gone: &str, now: DateTime<Utc>) -> Option<Transition> {
+        let upstream = match &self.state {
+            State::Connected { upstream } => upstream,
+            State::Error {
+                reason,
+                upstream: Some(upstream),
+            } if *reason != Reason::MissingUpstream => upstream,
+            _ => return None,
+        };
+        if upstream.id != gone {
+            return None;
+        }
+        // Its id is kept: should Nango hold it again, it is known again.
+        let state = State::Error {
+            reason: Reason::MissingUpstream,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::MissingUpstream, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.found_account = None;
+        transition.connection.last_error =
+            Some("The connection was deleted at Nango: connect again".to_owned());
+        transition.connection.error_count = self.error_count.saturating_add(1);
+        Some(transition)
     }
 
     /// An attempt ended without a grant: denied, broken or expired. `None` if it had ended before.
@@ -136,8 +296,9 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
-        transition.connection.last_error = None;
-        transition.connection.error_count = 0;
+        transition.connection.account = None;
+        transition.connection.found_account = None;
+        transition.connection.forget_errors();
         transition.discard = self.state.upstream().cloned();
         Some(transition)
     }
@@ -146,6 +307,12 @@ impl Connection {
     #[must_use]
     pub fn updated(&self, now: DateTime<Utc>) -> Transition {
         self.transition(self.state.clone(), EventKind::Updated, now)
+    }
+
+    fn forget_errors(&mut self) {
+        self.failing_since = None;
+        self.last_error = None;
+        self.error_count = 0;
     }
 
     fn transition(&self, state: State, event: EventKind, now: DateTime<Utc>) -> Transition {
@@ -160,5 +327,13 @@ impl Connection {
             outcome: None,
             discard: None,
         }
+    }
+}
+
+impl Attempt {
+    /// Whether a grant of this attempt has been looked at and decided on.
+    fn grant_was_taken(&self) -> bool {
+        let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
+        self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
     }
 }

@@ -3,8 +3,11 @@
 //! Pure: no I/O and no clock. [`store`] keeps it in PostgreSQL, [`service`]
 //! orders the store and Nango.
 
+mod account;
 mod database;
+mod events;
 mod failure;
+pub mod feed;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;
@@ -23,6 +26,7 @@ use uuid::Uuid;
 use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
+pub use events::Event;
 pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.
@@ -50,6 +54,12 @@ pub struct Connection {
     pub last_checked_at: Option<DateTime<Utc>>,
     /// What the product keeps with it: a JSON object.
     pub config: serde_json::Map<String, serde_json::Value>,
+    /// Whose account it is, where the provider tells.
+    pub account: Option<Account>,
+    /// The other account that a reconnect came back as; with [`Reason::AccountMismatch`] only.
+    pub found_account: Option<Account>,
+    /// Since when its credentials cannot be refreshed, while it is not known whether for good.
+    pub failing_since: Option<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
     pub last_error: Option<String>,
     /// How many times in a row it went wrong.
@@ -82,6 +92,15 @@ pub struct Upstream {
     pub id: String,
     /// When Nango made it. A reconnect keeps it.
     pub created_at: DateTime<Utc>,
+}
+
+/// An account at a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Account {
+    /// The provider's id of it.
+    pub id: String,
+    /// What the provider calls it.
+    pub name: Option<String>,
 }
 
 /// Where a connection stands.
@@ -221,6 +240,8 @@ names! {
         NeedsReauthorization = "needs_reauthorization",
         /// Nango no longer holds the connection.
         MissingUpstream = "missing_upstream",
+        /// A reconnect came back as another account; the user has to decide.
+        AccountMismatch = "account_mismatch",
         /// The user disconnected it.
         UserDisconnected = "user_disconnected",
     }
@@ -265,6 +286,18 @@ names! {
         Disconnected = "disconnected",
         /// Its label or config was changed.
         Updated = "updated",
+        /// Its credentials could not be refreshed, which may pass.
+        CredentialsFailing = "credentials_failing",
+        /// Its credentials no longer work.
+        NeedsReauthorization = "needs_reauthorization",
+        /// Nango no longer holds it.
+        MissingUpstream = "missing_upstream",
+        /// It works again.
+        Recovered = "recovered",
+        /// A reconnect came back as another account.
+        AccountMismatched = "account_mismatched",
+        /// The user took the other account.
+        AccountAccepted = "account_accepted",
     }
 }
 

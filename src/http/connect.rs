@@ -9,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::{Problem, ProblemBody};
-use super::extract::{OptionalJson, Path, Query};
+use super::error::{Code, Problem, ProblemBody};
+use super::extract::{IdempotencyKey, OptionalJson, Path, Query};
 use crate::auth::Caller;
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
@@ -111,15 +111,21 @@ impl From<Authorization> for ConnectAnswer {
     }
 }
 
+fn answer(authorization: Authorization) -> Result<Value, Problem> {
+    serde_json::to_value(ConnectAnswer::from(authorization))
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))
+}
+
 /// Begins to connect an account.
 ///
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
-    params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery),
+    params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
@@ -128,23 +134,34 @@ pub(super) async fn connect(
     caller: Caller,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
+    key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<ConnectAnswer>, Problem> {
+) -> Result<Json<Value>, Problem> {
     let request = body.request(query.instance_id)?;
-    let authorization = state
-        .connections
-        .connect(&caller.user_id, &connector, &request)
-        .await?;
-    Ok(Json(authorization.into()))
+    let idempotency = key.of(&("connect", &connector, &request));
+    let work = async {
+        let authorization = state
+            .connections
+            .connect(&caller.user_id, &connector, &request)
+            .await?;
+        answer(authorization)
+    };
+    Ok(Json(
+        state
+            .connections
+            .once(&caller.user_id, idempotency.as_ref(), work)
+            .await?,
+    ))
 }
 
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id")),
+    params(("id" = Uuid, Path, description = "A connection's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
@@ -152,14 +169,24 @@ pub(super) async fn reconnect(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<Uuid>,
+    key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<ConnectAnswer>, Problem> {
+) -> Result<Json<Value>, Problem> {
     let request = body.request(String::new())?;
-    let authorization = state
-        .connections
-        .reconnect(&caller.user_id, id, &request)
-        .await?;
-    Ok(Json(authorization.into()))
+    let idempotency = key.of(&("reconnect", id, &request));
+    let work = async {
+        let authorization = state
+            .connections
+            .reconnect(&caller.user_id, id, &request)
+            .await?;
+        answer(authorization)
+    };
+    Ok(Json(
+        state
+            .connections
+            .once(&caller.user_id, idempotency.as_ref(), work)
+            .await?,
+    ))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

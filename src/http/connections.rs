@@ -1,5 +1,7 @@
 //! A user's connections.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -14,11 +16,14 @@ use super::error::{Problem, ProblemBody};
 use super::extract::{Json as Body, Path, Query};
 use crate::auth::Caller;
 use crate::connections::service::{self, Details, Update};
-use crate::connections::{Attempt, AttemptKind, Outcome, Reason, Status};
+use crate::connections::{Account, Attempt, AttemptKind, Outcome, Reason, Status};
 
 /// How many connections a page has at the most, and if nothing is said.
 const MAX_LIMIT: i64 = 500;
 const DEFAULT_LIMIT: i64 = 100;
+
+/// How long a request may wait for an attempt to end, in seconds.
+const MAX_WAIT: u64 = 30;
 
 /// A connection.
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,6 +51,14 @@ pub(super) struct ConnectionBody {
     /// What the product keeps with it.
     #[schema(value_type = Object)]
     config: Map<String, Value>,
+    /// Whose account it is, where the provider tells.
+    account: Option<Account>,
+    /// With `account_mismatch`: the account that it came back as.
+    found_account: Option<Account>,
+    /// The user's other connections to the same account.
+    same_account_as: Vec<Uuid>,
+    /// Since when its credentials cannot be refreshed, while that may pass.
+    failing_since: Option<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
     last_error: Option<String>,
     /// How many times in a row it went wrong.
@@ -97,6 +110,7 @@ impl From<Details> for ConnectionBody {
         let Details {
             connection,
             attempt,
+            same_account_as,
         } = details;
         let mut config = connection.config;
         if !connection.instance_id.is_empty() {
@@ -125,6 +139,10 @@ impl From<Details> for ConnectionBody {
             last_synced_at: connection.last_synced_at,
             last_checked_at: connection.last_checked_at,
             config,
+            account: connection.account,
+            found_account: connection.found_account,
+            same_account_as,
+            failing_since: connection.failing_since,
             last_error: connection.last_error,
             error_count: connection.error_count,
             created_at: connection.created_at,
@@ -190,17 +208,87 @@ pub(super) async fn list(
     }))
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GetQuery {
+    /// For how many seconds to wait for an attempt that is under way to end: 0 to 30.
+    #[serde(default)]
+    wait: u64,
+}
+
 /// One connection.
+///
+/// With `wait`, the answer comes as soon as no attempt is under way.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id")),
-    responses((status = 200, body = ConnectionBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
+    params(("id" = Uuid, Path, description = "A connection's id"), GetQuery),
+    responses(
+        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+    )
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<Uuid>,
+    Query(query): Query<GetQuery>,
 ) -> Result<Json<ConnectionBody>, Problem> {
-    let details = state.connections.get(&caller.user_id, id).await?;
+    if query.wait > MAX_WAIT {
+        return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
+    }
+    let patience = Duration::from_secs(query.wait);
+    let waiting = state.connections.wait(&caller.user_id, id, patience);
+    let details = tokio::select! {
+        details = waiting => details?,
+        // The service stops: the answer is how it stands.
+        () = state.stop.cancelled() => state.connections.get(&caller.user_id, id).await?,
+    };
+    Ok(Json(details.into()))
+}
+
+/// Asks Nango now how a connection is, by refreshing its credentials.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id")),
+    responses(
+        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
+    )
+)]
+pub(super) async fn check(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<Json<ConnectionBody>, Problem> {
+    let details = state.connections.check(&caller.user_id, id).await?;
+    Ok(Json(details.into()))
+}
+
+/// The account that a user takes for a connection's.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct AccountChoice {
+    /// The `found_account`'s id.
+    account_id: String,
+}
+
+/// Takes the other account that a reconnect came back as: from now on the connection is that account's.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/account", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id")),
+    request_body = AccountChoice,
+    responses(
+        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+    )
+)]
+pub(super) async fn accept_account(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+    Body(choice): Body<AccountChoice>,
+) -> Result<Json<ConnectionBody>, Problem> {
+    let details = state
+        .connections
+        .accept_account(&caller.user_id, id, &choice.account_id)
+        .await?;
     Ok(Json(details.into()))
 }
 

@@ -54,6 +54,10 @@ codes! {
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
     /// Several connections fit: name one of `candidates`.
     AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    /// A request with the same Idempotency-Key is under way: ask again in a moment.
+    IdempotencyKeyUnderWay = "idempotency_key_under_way", CONFLICT, "The same request is under way";
+    /// The Idempotency-Key came with another request before.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
     /// The body is too large.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The body is not JSON by its content type.
@@ -288,6 +292,8 @@ impl From<service::Error> for Problem {
                 candidates: Some(candidates),
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
+            Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
+            Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
             Error::Nango(error) => error.into(),
             Error::Database(error) => error.into(),

@@ -1,13 +1,16 @@
 //! What handlers are given: axum's extractors with our errors, and the caller.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::AppState;
 use super::error::Problem;
 use crate::auth::Caller;
+use crate::connections::service::Idempotency;
 
 /// A path's parameters.
 #[derive(FromRequestParts)]
@@ -76,5 +79,37 @@ impl FromRequestParts<AppState> for WantsPage {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default();
         Ok(Self(accept.contains("text/html")))
+    }
+}
+
+/// The `Idempotency-Key` header, if there is one.
+pub(super) struct IdempotencyKey(Option<String>);
+
+impl IdempotencyKey {
+    /// The key, with a digest of what is asked for.
+    pub(super) fn of(self, request: &impl Serialize) -> Option<Idempotency> {
+        let key = self.0?;
+        let request = serde_json::to_vec(request).unwrap_or_default();
+        Some(Idempotency {
+            key,
+            fingerprint: digest(&SHA256, &request).as_ref().to_vec(),
+        })
+    }
+}
+
+impl FromRequestParts<AppState> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let Some(key) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        let key = key.to_str().unwrap_or_default();
+        if !(1..=255).contains(&key.len()) {
+            return Err(Problem::invalid(
+                "Idempotency-Key has to have 1 to 255 visible ASCII characters",
+            ));
+        }
+        Ok(Self(Some(key.to_owned())))
     }
 }

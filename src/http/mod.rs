@@ -5,6 +5,7 @@ mod catalog;
 mod connect;
 mod connections;
 mod error;
+mod events;
 mod extract;
 mod openapi;
 mod ops;
@@ -23,6 +24,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Redirect, Response};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -68,6 +70,8 @@ pub struct AppState {
     pub signing_keys: Option<Arc<SigningKeys>>,
     /// The product's own origins.
     pub allowed_origins: Arc<Vec<String>>,
+    /// Cancelled when the service stops: streams then end.
+    pub stop: CancellationToken,
 }
 
 fn routes() -> OpenApiRouter<AppState> {
@@ -80,6 +84,10 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(callback::callback))
         .routes(routes!(connections::list))
         .routes(routes!(connections::get, connections::update))
+        .routes(routes!(connections::check))
+        .routes(routes!(connections::accept_account))
+        .routes(routes!(events::stream))
+        .routes(routes!(events::history))
         .routes(routes!(webhooks::of_environment))
         .routes(routes!(webhooks::of_attempt))
         .routes(routes!(ops::healthz))

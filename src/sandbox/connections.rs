@@ -127,10 +127,14 @@ fn check_id(id: &str) -> Result<(), Failure> {
     if id.chars().all(allowed) {
         return Ok(());
     }
-    let mut reader = Reader::default();
     let message = r#"Invalid string: must match pattern /^[a-zA-Z0-9,.;:=+~[\]|@${}"'\\/_ -]+$/"#;
-    reader.issue("invalid_format", message, &["connectionId"]);
-    reader.finish("invalid_uri_params")
+    let path = ["connectionId"];
+    Err(Failure::issue(
+        "invalid_uri_params",
+        "invalid_format",
+        message,
+        &path,
+    ))
 }
 
 /// `GET /connections/{id}`; refreshes first when it is time to, or when asked to.
@@ -176,11 +180,7 @@ pub(super) async fn update(
     query.only(&mut reader, &["provider_config_key"]);
     reader.finish("invalid_query_params")?;
     check_id(&id)?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let end_user = read_end_user(&mut reader, &object);
     let tags = reader.tags(&object, "tags");
     let clears_url = object.get("webhook_url_override") == Some(&Value::Null);

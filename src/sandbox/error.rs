@@ -53,6 +53,21 @@ impl Failure {
         }
     }
 
+    /// A 400 with a single complaint.
+    pub(super) fn issue(
+        code: &'static str,
+        issue: &'static str,
+        message: impl Into<String>,
+        path: &[&str],
+    ) -> Self {
+        let issue = Issue {
+            code: issue,
+            message: message.into(),
+            path: path.iter().map(|&part| part.to_owned()).collect(),
+        };
+        Self::issues(code, vec![issue])
+    }
+
     /// A 400 `invalid_body` about the body as a whole.
     pub(super) fn invalid_body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_body").message(message)

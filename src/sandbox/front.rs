@@ -71,11 +71,18 @@ pub(super) async fn receive(request: Request, next: Next) -> Response {
             response
         }
     };
-    set(
-        response.headers_mut(),
-        header::X_FRAME_OPTIONS,
-        "SAMEORIGIN",
-    );
+    let headers = response.headers_mut();
+    set(headers, header::X_FRAME_OPTIONS, "SAMEORIGIN");
+    if headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|it| it == "application/json")
+    {
+        set(
+            headers,
+            header::CONTENT_TYPE,
+            "application/json; charset=utf-8",
+        );
+    }
     response
 }
 

@@ -88,11 +88,7 @@ pub(super) fn test_failed() -> Failure {
 }
 
 fn read(body: Option<&Value>) -> Result<Import, Failure> {
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body)?;
     let integration = reader.string(&object, "provider_config_key");
     let connection_id = reader.optional_string(&object, "connection_id");
     let credentials = reader.record(&object, "credentials");

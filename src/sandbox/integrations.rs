@@ -174,11 +174,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let provider = reader.string(&object, "provider").unwrap_or_default();
     let unique_key = reader.string(&object, "unique_key").unwrap_or_default();
     let display_name = reader.optional_string(&object, "display_name");
@@ -188,25 +184,24 @@ pub(super) async fn create(
     reader.finish("invalid_body")?;
 
     let mut state = app.lock();
-    let mut reader = Reader::default();
     let configured = app.config.integrations.iter();
-    let template = PROVIDERS
+    let (_, template_name, auth_mode) = PROVIDERS
         .into_iter()
         .chain(configured.map(|it| (&*it.provider, &*it.display_name, &*it.auth_mode)))
-        .find(|(name, ..)| *name == provider);
-    let Some((_, template_name, auth_mode)) = template else {
-        reader.issue("invalid_string", "Invalid provider", &["provider"]);
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("Invalid provider"));
-    };
+        .find(|(name, ..)| *name == provider)
+        .ok_or_else(|| {
+            let path = ["provider"];
+            Failure::issue("invalid_body", "invalid_string", "Invalid provider", &path)
+        })?;
     if state.integration(&unique_key).is_some() {
-        reader.issue(
+        let (message, path) = ("Unique key already exists", ["uniqueKey"]);
+        return Err(Failure::issue(
+            "invalid_body",
             "invalid_string",
-            "Unique key already exists",
-            &["uniqueKey"],
-        );
+            message,
+            &path,
+        ));
     }
-    reader.finish("invalid_body")?;
     if is_oauth(auth_mode) && credentials.is_none() {
         return Err(Failure::invalid_body("Missing credentials"));
     }
@@ -234,11 +229,7 @@ pub(super) async fn update(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let display_name = reader.optional_string(&object, "display_name");
     let credentials = read_client(&mut reader, &object);
     reader.only(&object, &["display_name", "credentials"]);

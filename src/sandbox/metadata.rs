@@ -64,34 +64,25 @@ fn change_named(
     change: Change,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let mut ids: Vec<String> = Vec::new();
-    let mut integration = None;
-    let mut metadata = None;
-    if let Some(object) = reader.body(body.as_ref()) {
-        match object.get("connection_id") {
-            Some(Value::String(id)) => ids.push(id.clone()),
-            Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
-                ids.extend(list.iter().filter_map(Value::as_str).map(str::to_owned));
-            }
-            _ => reader.issue("invalid_union", "Invalid input", &["connection_id"]),
+    match object.get("connection_id") {
+        Some(Value::String(id)) => ids.push(id.clone()),
+        Some(Value::Array(list)) if list.iter().all(Value::is_string) => {
+            ids.extend(list.iter().filter_map(Value::as_str).map(str::to_owned));
         }
-        integration = reader.string(&object, "provider_config_key");
-        metadata = reader.record(&object, "metadata");
-        reader.only(
-            &object,
-            &["connection_id", "provider_config_key", "metadata"],
-        );
+        _ => reader.issue("invalid_union", "Invalid input", &["connection_id"]),
     }
+    let integration = reader
+        .string(&object, "provider_config_key")
+        .unwrap_or_default();
+    let metadata = reader.record(&object, "metadata").unwrap_or_default();
+    reader.only(
+        &object,
+        &["connection_id", "provider_config_key", "metadata"],
+    );
     reader.finish("invalid_body")?;
-    let integration = integration.unwrap_or_default();
-    change_all(
-        app,
-        &ids,
-        &integration,
-        &metadata.unwrap_or_default(),
-        change,
-    )?;
+    change_all(app, &ids, &integration, &metadata, change)?;
     Ok(answer(change, body))
 }
 

@@ -17,8 +17,7 @@ use super::error::Failure;
 use super::integrations::StoredIntegration;
 use super::provider::{TokenError, TokenRequest};
 use super::query::Query;
-use super::schema::Reader;
-use super::state::{App, Flow, IntegrationDefaults, Session};
+use super::state::{App, Flow, IntegrationDefaults};
 use super::webhooks::{Event, Operation, Outcome};
 
 impl App {
@@ -81,12 +80,10 @@ fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {
 /// Begins a flow; its state and the provider's address to go to.
 fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, String), Obstacle> {
     if query.get("connection_id").is_some() {
-        let mut reader = Reader::default();
         let message = "connection_id is forbidden when using session token";
-        reader.issue("custom", message, &["connection_id"]);
-        reader
-            .finish("invalid_query_params")
-            .map_err(Obstacle::Json)?;
+        let path = ["connection_id"];
+        let failure = Failure::issue("invalid_query_params", "custom", message, &path);
+        return Err(Obstacle::Json(failure));
     }
     let now = app.now();
     let mut state = app.lock();
@@ -107,36 +104,21 @@ fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, St
     let code_verifier = [Uuid::new_v4(), Uuid::new_v4()]
         .map(|it| it.simple().to_string())
         .concat();
-    let redirect_uri = app.redirect_uri();
-    let location = authorize_url(
-        app,
-        &integration,
-        &session,
-        &redirect_uri,
-        flow_state,
-        &code_verifier,
-    );
     let reconnect = session.reconnect.clone();
     let flow = Flow {
         session,
         integration: key.to_owned(),
         connection_id: reconnect.unwrap_or_else(|| Uuid::new_v4().to_string()),
-        redirect_uri,
+        redirect_uri: app.redirect_uri(),
         code_verifier,
     };
+    let location = authorize_url(app, &integration, &flow, flow_state);
     state.flows.insert(flow_state, flow);
     Ok((flow_state, location))
 }
 
-fn authorize_url(
-    app: &App,
-    integration: &StoredIntegration,
-    session: &Session,
-    redirect_uri: &str,
-    state: Uuid,
-    code_verifier: &str,
-) -> String {
-    let preset = session.defaults.get(&integration.unique_key).cloned();
+fn authorize_url(app: &App, integration: &StoredIntegration, flow: &Flow, state: Uuid) -> String {
+    let preset = flow.session.defaults.get(&flow.integration).cloned();
     let IntegrationDefaults {
         user_scopes,
         authorization_params,
@@ -150,12 +132,12 @@ fn authorize_url(
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("response_type", "code");
     query.append_pair("client_id", &integration.credentials.client_id);
-    query.append_pair("redirect_uri", redirect_uri);
+    query.append_pair("redirect_uri", &flow.redirect_uri);
     if !scopes.is_empty() {
         query.append_pair("scope", &scopes);
     }
     query.append_pair("state", &state.to_string());
-    query.append_pair("code_challenge", &challenge_of(code_verifier));
+    query.append_pair("code_challenge", &challenge_of(&flow.code_verifier));
     query.append_pair("code_challenge_method", "S256");
     if let Some(scopes) = user_scopes {
         query.append_pair("user_scope", &scopes.replace(',', " "));

@@ -30,6 +30,10 @@ impl Object<'_> {
         self.map.get(key)
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
     fn path_to(&self, key: &str) -> Vec<String> {
         let mut path = self.path.clone();
         path.push(key.to_owned());
@@ -38,9 +42,13 @@ impl Object<'_> {
 }
 
 impl Reader {
-    /// The body as an object; `None`, with a complaint, when it is none.
-    pub(super) fn body<'a>(&mut self, body: Option<&'a Value>) -> Option<Object<'a>> {
-        self.object_at(body, Vec::new())
+    /// Begins with a body that has to be an object.
+    pub(super) fn open(body: Option<&Value>) -> Result<(Self, Object<'_>), Failure> {
+        let mut reader = Self::default();
+        match reader.object_at(body, Vec::new()) {
+            Some(object) => Ok((reader, object)),
+            None => Err(Failure::issues("invalid_body", reader.issues)),
+        }
     }
 
     /// Ends the inspection: the complaints, if there were any.

@@ -15,7 +15,7 @@ use super::error::Failure;
 use super::front::JsonBody;
 use super::query::Query;
 use super::schema::{Object, Reader, Tags, is_integration_key};
-use super::state::{App, EndUser, IntegrationDefaults, Organization, Session};
+use super::state::{App, EndUser, IntegrationDefaults, Organization, Session, State as Stored};
 use super::{times, view};
 
 const LIFETIME: TimeDelta = TimeDelta::minutes(30);
@@ -46,11 +46,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let common = read_common(&app, &mut reader, &object);
     if common.end_user.is_none() && object.get("end_user").is_none() && common.tags.is_none() {
         reader.object(&object, "end_user");
@@ -79,11 +75,7 @@ pub(super) async fn reconnect(
     JsonBody(body): JsonBody,
 ) -> Result<Response, Failure> {
     query.none()?;
-    let mut reader = Reader::default();
-    let Some(object) = reader.body(body.as_ref()) else {
-        reader.finish("invalid_body")?;
-        return Err(Failure::invalid_body("The body is not an object"));
-    };
+    let (mut reader, object) = Reader::open(body.as_ref())?;
     let connection_id = reader.string(&object, "connection_id").unwrap_or_default();
     let integration = reader.string(&object, "integration_id").unwrap_or_default();
     let common = read_common(&app, &mut reader, &object);
@@ -166,8 +158,7 @@ fn read_defaults(
     let Some(found) = reader.optional_object(object, "integrations_config_defaults") else {
         return defaults;
     };
-    let record = reader.optional_record(object, "integrations_config_defaults");
-    for key in record.unwrap_or_default().keys() {
+    for key in found.keys() {
         let Some(preset) = reader.object(&found, key) else {
             continue;
         };
@@ -175,7 +166,7 @@ fn read_defaults(
         reader.only(&preset, &fields);
         let [user_scopes, params, config] = fields;
         defaults.insert(
-            key.clone(),
+            key.to_owned(),
             IntegrationDefaults {
                 user_scopes: reader.optional_string(&preset, user_scopes),
                 authorization_params: reader.optional_record(&preset, params).unwrap_or_default(),
@@ -271,7 +262,7 @@ fn show(app: &App, token: &str) -> Value {
     let state = app.lock();
     let session = state.session(token, app.now());
     let mut data = json!({
-        "endUser": session.and_then(|it| it.end_user.as_ref()).map(view::end_user),
+        "endUser": session.and_then(|it| end_user_of(&state, it)).map(view::end_user),
         "connectUISettings": {
             "showWatermark": true,
             "defaultTheme": "system",
@@ -288,6 +279,16 @@ fn show(app: &App, token: &str) -> Value {
         }
     }
     data
+}
+
+/// The end user that a session names, or that its connection already has.
+fn end_user_of<'a>(state: &'a Stored, session: &'a Session) -> Option<&'a EndUser> {
+    let reconnected = session.reconnect.as_ref().zip(session.allowed.first());
+    let connection = reconnected.and_then(|(id, key)| state.connection(id, key));
+    session
+        .end_user
+        .as_ref()
+        .or_else(|| connection?.end_user.as_ref())
 }
 
 /// `DELETE /connect/session`, with the session token. Authorizations under way still end well.

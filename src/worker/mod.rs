@@ -1,14 +1,15 @@
-//! What is done without anybody asking: each job is a `run_once` of the service, and a loop around it.
+//! What is done without anybody asking: each job is a pass of the service, and a loop around it.
 //!
 //! Every replica runs every job. What must happen once is claimed in the database.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::service::Connections;
+use crate::connections::service::{Connections, Error};
 
 /// How often what is due to be deleted at Nango is looked for.
 const DELETIONS: Duration = Duration::from_secs(5);
@@ -16,39 +17,87 @@ const DELETIONS: Duration = Duration::from_secs(5);
 /// How often attempts past their time are looked for.
 const EXPIRY: Duration = Duration::from_secs(15);
 
-/// Starts every job. They end, between two passes, when `stop` says so.
+/// How often each replica looks whether a sweep is due.
+const SWEEP_DUE: Duration = Duration::from_secs(5);
+
+/// How often old answers are forgotten.
+const FORGETTING: Duration = Duration::from_secs(60);
+
+/// How soon after it broke the feed of changes is taken up again.
+const FEED: Duration = Duration::from_secs(1);
+
+/// Starts the jobs that need no Nango. They end when `stop` says so.
 pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &CancellationToken) {
-    tasks.spawn(delete_upstream(connections.clone(), stop.clone()));
-    tasks.spawn(expire_attempts(connections.clone(), stop.clone()));
+    let service = connections.clone();
+    tasks.spawn(repeat(stop.clone(), FORGETTING, async move || {
+        report(
+            "forgot old answers",
+            &service.forget_old_keys().await,
+            |count| *count > 0,
+        );
+    }));
+    let (service, stopping) = (connections.clone(), stop.clone());
+    tasks.spawn(repeat(stop.clone(), FEED, async move || {
+        // Following never ends by itself.
+        if let Some(broken) = stopping.run_until_cancelled(service.follow_changes()).await {
+            report("followed changes", &broken, |()| true);
+        }
+    }));
 }
 
-async fn delete_upstream(connections: Arc<Connections>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = connections.deletion_wanted() => {}
-            () = tokio::time::sleep(DELETIONS) => {}
+/// Starts the jobs that ask Nango.
+pub fn start_upstream(
+    connections: &Arc<Connections>,
+    sweep_every: Duration,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let (service, stopping) = (connections.clone(), stop.clone());
+    tasks.spawn(repeat(stop.clone(), Duration::ZERO, async move || {
+        // Another replica may have left something that nobody here wants.
+        let wanted = tokio::time::timeout(DELETIONS, service.deletion_wanted());
+        if stopping.run_until_cancelled(wanted).await.is_some() {
+            report(
+                "asked Nango to delete",
+                &service.delete_due().await,
+                |count| *count > 0,
+            );
         }
-        match connections.delete_due().await {
-            Ok(0) => {}
-            Ok(claimed) => tracing::info!(claimed, "asked Nango to delete connections"),
-            Err(error) => tracing::error!(%error, "deletions at Nango could not be worked off"),
-        }
+    }));
+    let service = connections.clone();
+    tasks.spawn(repeat(stop.clone(), EXPIRY, async move || {
+        report(
+            "authorizations ran out of time",
+            &service.expire_attempts().await,
+            |count| *count > 0,
+        );
+    }));
+    let (service, stopping) = (connections.clone(), stop.clone());
+    tasks.spawn(repeat(stop.clone(), SWEEP_DUE, async move || {
+        report(
+            "swept",
+            &service.sweep(sweep_every, &stopping).await,
+            Option::is_some,
+        );
+    }));
+}
+
+/// A pass after each pause, until `stop`. A pass that has begun ends by itself.
+async fn repeat(stop: CancellationToken, pause: Duration, mut pass: impl AsyncFnMut()) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(pause))
+        .await
+        .is_some()
+    {
+        pass().await;
     }
 }
 
-async fn expire_attempts(connections: Arc<Connections>, stop: CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EXPIRY) => {}
-        }
-        match connections.expire_attempts().await {
-            Ok(0) => {}
-            Ok(expired) => tracing::info!(expired, "authorizations were not finished in time"),
-            Err(error) => {
-                tracing::error!(%error, "attempts past their time could not be looked for");
-            }
-        }
+/// One line about a pass that did something, or failed and is tried again.
+fn report<T: Debug>(what: &str, result: &Result<T, Error>, did: impl FnOnce(&T) -> bool) {
+    match result {
+        Ok(result) if did(result) => tracing::info!(?result, "{what}"),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "{what}: not this time, it is tried again"),
     }
 }

@@ -43,6 +43,7 @@ async fn start_replica(url: String) {
     let catalog = Arc::new(Catalog::builtin());
     let address = "http://localhost".parse().unwrap();
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, address);
+    let connections = connections.await.unwrap();
     connections.seed_connectors().await.unwrap();
     database.close().await;
 }
@@ -158,6 +159,12 @@ const CONNECTION: &str = "
 
 /// Changes of the connection that no program may make, and the constraint that refuses each.
 const IMPOSSIBLE: &[(&str, &str)] = &[
+    ("account_name = 'Ada'", "user_connector_connection_account"),
+    ("found_account_id = '7'", "user_connector_connection_found"),
+    (
+        "status = 'error', status_reason = 'account_mismatch'",
+        "user_connector_connection_found",
+    ),
     ("status = 'unknown'", "user_connector_connection_state"),
     ("status_reason = null", "user_connector_connection_state"),
     (

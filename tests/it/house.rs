@@ -2,13 +2,18 @@
 //! the sandbox's Nango, both over real HTTP.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::Config;
+use patchbay::config::{Config, DatabaseConfig};
+use patchbay::connections::Database;
+use patchbay::connections::service::{Connections, Swept};
+use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -32,6 +37,7 @@ pub(crate) struct House {
     pub(crate) sandbox: Sandbox,
     pub(crate) signing_key: String,
     secret_key: String,
+    catalog_file: Option<PathBuf>,
     client: Client,
     replica: Replica,
     database: TestDatabase,
@@ -146,6 +152,8 @@ impl House {
             ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
             ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            // Tests sweep when they want to.
+            ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
         ];
         all.extend(
@@ -154,12 +162,15 @@ impl House {
                 .map(|(name, value)| (*name, (*value).to_owned())),
         );
         let replica = Replica::start(&all, clock.clone()).await;
+        let catalog_file = all.iter().rev().find(|(name, _)| *name == "CATALOG_FILE");
+        let catalog_file = catalog_file.map(|(_, path)| path.into());
         Self {
             url,
             clock,
             sandbox,
             signing_key,
             secret_key,
+            catalog_file,
             client: client(),
             replica,
             database,
@@ -194,6 +205,43 @@ impl House {
     /// Stops the service as a signal would.
     pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
         self.replica.stop().await
+    }
+
+    /// The use cases over the same database and Nango, for what no request asks for.
+    pub(crate) async fn service(&self) -> Connections {
+        let config = DatabaseConfig {
+            url: self.database.url().into(),
+            pool_size: 3,
+            wait: Duration::ZERO,
+        };
+        let nango = Nango::new(nango::Config {
+            base_url: format!("http://{}", self.sandbox.address())
+                .parse()
+                .unwrap(),
+            secret_key: self.secret_key.clone().into(),
+            timeout: Duration::from_secs(2),
+        });
+        let catalog = Arc::new(Catalog::load(self.catalog_file.as_deref()).unwrap());
+        let url = self.url.parse().unwrap();
+        Connections::new(
+            Database::connect(&config).await.unwrap(),
+            catalog,
+            Some(nango.unwrap()),
+            self.clock.clone(),
+            url,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// One sweep over all that Nango holds.
+    pub(crate) async fn sweep(&self) -> Swept {
+        let swept = self
+            .service()
+            .await
+            .sweep(Duration::ZERO, &CancellationToken::new())
+            .await;
+        swept.unwrap().expect("no other sweep is under way")
     }
 
     /// A connection to the house's database.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
-use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
+use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, Transaction, store};
 use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
 
@@ -18,7 +19,7 @@ use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, S
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
 
 /// What a user asks for with a connect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct ConnectRequest {
     /// Tells several accounts of one connector apart.
     pub instance_id: String,
@@ -185,7 +186,9 @@ impl Connections {
         attempt: &mut Attempt,
         request: &ConnectRequest,
     ) -> Result<Session, nango::Error> {
+        let installation = self.installation;
         let tags: BTreeMap<String, String> = [
+            (INSTALLATION_TAG.to_owned(), installation.to_string()),
             (USER_TAG.to_owned(), connection.user_id.as_str().to_owned()),
             (CONNECTION_TAG.to_owned(), connection.id.to_string()),
             (ATTEMPT_TAG.to_owned(), attempt.id.to_string()),

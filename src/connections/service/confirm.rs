@@ -8,12 +8,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use uuid::Uuid;
 
+use super::check::RECENT;
 use super::{Connections, Result};
+use crate::connections::Transaction;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
-use crate::connections::{Attempt, Connection, Failure, Upstream, store};
+use crate::connections::{Account, Attempt, Connection, Failure, Upstream, store};
 use crate::nango::webhook::{AuthEvent, Event, Operation};
-use crate::nango::{ConnectionSummary, ListConnections};
+use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 
 /// How long an answer is held back for a look at Nango.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -41,12 +43,31 @@ impl Connections {
             return Ok(Believed::Ignored);
         };
         if event.operation == Operation::Refresh {
-            return Ok(Believed::Ignored);
+            return self.told_of_refresh(event).await;
         }
         if event.success {
             self.told_of_grant(event).await
         } else {
             self.told_of_failure(id, event).await
+        }
+    }
+
+    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.
+    async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
+        let mut tx = self.begin().await?;
+        let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
+        tx.commit().await?;
+        let recently = self.clock.now() - RECENT;
+        match connection {
+            Some(connection)
+                if connection
+                    .last_checked_at
+                    .is_none_or(|checked| checked < recently) =>
+            {
+                self.check_connection(&connection).await?;
+                Ok(Believed::Taken)
+            }
+            _ => Ok(Believed::Ignored),
         }
     }
 
@@ -148,44 +169,96 @@ impl Connections {
         Ok(changed)
     }
 
-    /// Takes one grant that Nango confirms. Says whether it was ours.
-    async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
+    /// Takes one grant that Nango confirms. Says whether anything came of it.
+    pub(super) async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
         let grant = Upstream {
             id: summary.connection_id.clone(),
             created_at: summary.created_at,
         };
         let mut tx = self.begin().await?;
-        let Some(connection_id) = store::attempt(&mut tx, attempt)
+        let seen = self.decide(&mut tx, attempt, summary, &grant, None).await?;
+        tx.commit().await?;
+        let account = match seen {
+            None | Some((_, Grant::Known)) => return Ok(false),
+            // Whose account it is decides what becomes of it.
+            Some((connection, Grant::Taken(_))) => self.account(&connection, &grant).await?,
+            Some((_, Grant::Discarded)) => None,
+        };
+        let mut tx = self.begin().await?;
+        // Decided again: another witness may have been faster.
+        let decided = self
+            .decide(&mut tx, attempt, summary, &grant, account.as_ref())
+            .await?;
+        let Some((connection, verdict)) = decided else {
+            return Ok(false);
+        };
+        match verdict {
+            Grant::Known => return Ok(false),
+            Grant::Taken(transition) => {
+                store::apply(&mut tx, &transition, Some(attempt)).await?;
+            }
+            Grant::Discarded => {
+                let key = &connection.connector.integration_key;
+                store::delete_later(&mut tx, &grant, key, Some(connection.id), self.clock.now())
+                    .await?;
+            }
+        }
+        tx.commit().await?;
+        self.deletions.notify_one();
+        Ok(true)
+    }
+
+    /// What a grant does to its connection, which is locked by it. `None` if it is none of ours.
+    async fn decide(
+        &self,
+        db: &mut Transaction,
+        attempt: Uuid,
+        summary: &ConnectionSummary,
+        grant: &Upstream,
+        account: Option<&Account>,
+    ) -> Result<Option<(Connection, Grant)>> {
+        let Some(connection_id) = store::attempt(db, attempt)
             .await?
             .map(|attempt| attempt.connection_id)
         else {
-            return Ok(false);
+            return Ok(None);
         };
-        let Some(connection) = store::lock(&mut tx, connection_id).await? else {
-            return Ok(false);
+        let Some(connection) = store::lock(db, connection_id).await? else {
+            return Ok(None);
         };
-        // Read again: before the lock another witness may have ended it.
-        let Some(attempt) = store::attempt(&mut tx, attempt).await? else {
-            return Ok(false);
+        // Read again under the lock: before it, another witness may have ended the attempt.
+        let Some(attempt) = store::attempt(db, attempt).await? else {
+            return Ok(None);
         };
         if !belongs(summary, &connection, &attempt) {
             tracing::warn!(
                 connection = %connection.id, attempt = %attempt.id, nango_connection = %grant.id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
             );
-            return Ok(false);
+            return Ok(None);
         }
-        let now = self.clock.now();
-        match connection.granted(&attempt, &grant, now) {
-            Grant::Known => return Ok(false),
-            Grant::Taken(transition) => {
-                store::apply(&mut tx, &transition, Some(attempt.id)).await?;
-            }
-            Grant::Discarded => store::delete_later(&mut tx, &grant, &connection, now).await?,
+        let verdict = connection.granted(&attempt, grant, account, self.clock.now());
+        Ok(Some((connection, verdict)))
+    }
+
+    /// Whose account a connection is, where its connector says where the provider tells.
+    async fn account(&self, connection: &Connection, grant: &Upstream) -> Result<Option<Account>> {
+        let connector = self.catalog.get(&connection.connector.slug);
+        let Some(pointers) = connector.and_then(|connector| connector.account.as_ref()) else {
+            return Ok(None);
+        };
+        let key = &connection.connector.integration_key;
+        let answer = self
+            .upstream()?
+            .nango
+            .connection(&grant.id, key, Refresh::WhenDue)
+            .await;
+        match answer {
+            Ok(found) => Ok(Account::of(&found, pointers)),
+            // What was granted a moment ago and is refused now tells no account; the sweep looks after it.
+            Err(nango::Error::InvalidCredentials { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        tx.commit().await?;
-        self.deletions.notify_one();
-        Ok(true)
     }
 
     /// Writes down that an attempt has failed. `false` if it had ended before.

@@ -4,9 +4,13 @@
 //! change what is there by then, under the row's lock.
 
 mod authorize;
+mod check;
 mod confirm;
 mod disconnect;
+mod idempotency;
 mod read;
+mod stream;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -14,6 +18,7 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use super::feed::Feed;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
 use super::{Connection, Database, Transaction, store};
@@ -25,7 +30,10 @@ use crate::nango::{self, Nango};
 pub use authorize::{Authorization, ConnectRequest};
 pub use confirm::Believed;
 pub use disconnect::{DisconnectTarget, Disconnected};
+pub use idempotency::Idempotency;
 pub use read::{Details, Page, Query, Update};
+pub use stream::Events;
+pub use sweep::Swept;
 
 /// The connections of all users: the house's one door to the database and Nango.
 #[derive(Debug)]
@@ -36,6 +44,8 @@ pub struct Connections {
     clock: Clock,
     public_url: Url,
     deletions: Notify,
+    feed: Feed,
+    installation: Uuid,
 }
 
 /// Nango and what is remembered of its answers.
@@ -72,9 +82,15 @@ pub enum Error {
     /// Several connections fit, and none was named.
     #[error("there are several connections of this connector: name one by connection_id")]
     AmbiguousConnection(Vec<Uuid>),
-    /// The connection was ended, which a label or a check cannot change.
+    /// The request makes no sense for the connection as it is.
     #[error("{0}")]
     Invalid(String),
+    /// The Idempotency-Key was used for another request.
+    #[error("this Idempotency-Key was used for another request: send a new one")]
+    KeyReused,
+    /// A request with the same Idempotency-Key is under way.
+    #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
+    KeyUnderWay,
     /// Nango did not do its part.
     #[error(transparent)]
     Nango(#[from] nango::Error),
@@ -87,38 +103,36 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Connections {
     /// Puts the parts together. Without a `nango`, everything that needs it is refused.
-    #[must_use]
-    pub fn new(
+    /// The catalog is written to the database, where connections refer to it.
+    ///
+    /// # Errors
+    /// As the database, whose schema has to be up to date.
+    pub async fn new(
         database: Database,
         catalog: Arc<Catalog>,
         nango: Option<Nango>,
         clock: Clock,
         public_url: Url,
-    ) -> Self {
+    ) -> Result<Self> {
         let upstream = nango.map(|nango| Upstream {
             lookups: Lookups::new(nango.clone()),
             integrations: Integrations::new(nango.clone()),
             nango,
         });
-        Self {
+        let mut tx = database.begin().await?;
+        store::seed_connectors(&mut tx, &catalog).await?;
+        let installation = store::installation(&mut tx).await?;
+        tx.commit().await?;
+        Ok(Self {
             database,
             catalog,
             upstream,
             clock,
             public_url,
             deletions: Notify::new(),
-        }
-    }
-
-    /// Writes the catalog to the database, where connections refer to it.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn seed_connectors(&self) -> Result<()> {
-        let mut tx = self.database.begin().await?;
-        store::seed_connectors(&mut tx, &self.catalog).await?;
-        tx.commit().await?;
-        Ok(())
+            feed: Feed::default(),
+            installation,
+        })
     }
 
     /// Answers if the database does.

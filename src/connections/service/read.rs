@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::{Attempt, Connection, Status, store};
+use crate::connections::Transaction;
+use crate::connections::{Account, Attempt, Connection, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
@@ -43,6 +44,8 @@ pub struct Details {
     pub connection: Connection,
     /// The newest attempt.
     pub attempt: Option<Attempt>,
+    /// The user's other connections to the same account.
+    pub same_account_as: Vec<Uuid>,
 }
 
 /// What a user changes of a connection.
@@ -111,6 +114,41 @@ impl Connections {
         self.get(&connection.user_id, connection.id).await
     }
 
+    /// Takes the other account that a reconnect came back as. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is not that account which waits to be taken.
+    pub async fn accept_account(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        account_id: &str,
+    ) -> Result<Details> {
+        let mut tx = self.begin().await?;
+        let own = store::lock(&mut tx, id)
+            .await?
+            .filter(|connection| connection.user_id == *user);
+        let connection = own.ok_or(Error::ConnectionNotFound)?;
+        let is = |account: &Option<Account>| {
+            account
+                .as_ref()
+                .is_some_and(|account| account.id == account_id)
+        };
+        match connection.account_accepted(self.clock.now()) {
+            Some(transition) if is(&connection.found_account) => {
+                store::apply(&mut tx, &transition, None).await?;
+            }
+            None if is(&connection.account) => {}
+            _ => {
+                return Err(Error::Invalid(
+                    "no such account waits to be taken for this connection".to_owned(),
+                ));
+            }
+        }
+        tx.commit().await?;
+        self.details(user, id).await
+    }
+
     /// Changes a connection's label or config.
     ///
     /// # Errors
@@ -169,20 +207,15 @@ impl Connections {
         if more {
             connections.pop();
         }
-        let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
-        let attempts = store::latest_attempts(&mut tx, &ids).await?;
-        tx.commit().await?;
-        let mut attempts: HashMap<Uuid, Attempt> = attempts
-            .into_iter()
-            .map(|attempt| (attempt.connection_id, attempt))
-            .collect();
-        let next = if more { ids.last().copied() } else { None };
-        let details = |connection: Connection| Details {
-            attempt: attempts.remove(&connection.id),
-            connection,
+        let next = if more {
+            connections.last().map(|connection| connection.id)
+        } else {
+            None
         };
+        let connections = all_details(&mut tx, user, connections).await?;
+        tx.commit().await?;
         Ok(Page {
-            connections: connections.into_iter().map(details).collect(),
+            connections,
             total,
             next,
         })
@@ -193,13 +226,49 @@ impl Connections {
         let connection = store::find(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
-        let attempt = store::latest_attempts(&mut tx, &[id]).await?.pop();
+        let details = all_details(&mut tx, user, vec![connection]).await?.pop();
         tx.commit().await?;
-        Ok(Details {
-            connection,
-            attempt,
-        })
+        details.ok_or(Error::ConnectionNotFound)
     }
+}
+
+/// Adds to each connection how its last attempt went, and which others are the same account's.
+async fn all_details(
+    db: &mut Transaction,
+    user: &UserId,
+    connections: Vec<Connection>,
+) -> Result<Vec<Details>> {
+    let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
+    let attempts = store::latest_attempts(db, &ids).await?;
+    let mut attempts: HashMap<Uuid, Attempt> = attempts
+        .into_iter()
+        .map(|attempt| (attempt.connection_id, attempt))
+        .collect();
+    let accounts = if connections
+        .iter()
+        .any(|connection| connection.account.is_some())
+    {
+        store::accounts_of(db, user).await?
+    } else {
+        Vec::new()
+    };
+    let details = |connection: Connection| {
+        let same = |other: &&(Uuid, Uuid, String)| {
+            other.0 != connection.id
+                && other.1 == connection.connector.id
+                && connection
+                    .account
+                    .as_ref()
+                    .is_some_and(|account| account.id == other.2)
+        };
+        let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
+        Details {
+            attempt: attempts.remove(&connection.id),
+            same_account_as,
+            connection,
+        }
+    };
+    Ok(connections.into_iter().map(details).collect())
 }
 
 /// The attempts that somebody who reads these connections waits for.

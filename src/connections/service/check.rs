@@ -1,0 +1,178 @@
+//! Health: whether what Nango holds still works.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{Connections, Details, Error, Result};
+use crate::auth::UserId;
+use crate::connections::machine::Transition;
+use crate::connections::{Connection, State, store};
+use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
+
+/// How many other connections are asked whether their provider is out of order.
+const SIBLINGS: i64 = 3;
+
+/// How long credentials have to fail that nothing else speaks for or against: Nango's
+/// answer to a revoked grant is the same as to a provider's outage.
+const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
+
+/// How soon after a check another that nobody asked for makes no sense.
+pub(super) const RECENT: TimeDelta = TimeDelta::minutes(1);
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// The credentials were refreshed, or need no refreshing.
+    Works,
+    /// They were not, and neither were others': the provider is out of order.
+    Outage,
+    /// They were not, and there are no others to tell by.
+    Doubtful,
+    /// They were not, though the provider refreshes others'.
+    Dead,
+    /// Nango does not hold the connection.
+    Missing,
+}
+
+impl Connections {
+    /// Asks Nango now how a connection is, by a forced refresh.
+    ///
+    /// # Errors
+    /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
+    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<Details> {
+        self.upstream()?;
+        let connection = self.own(user, id).await?;
+        match &connection.state {
+            State::Pending { .. } => {}
+            State::Disconnected { .. } => {
+                return Err(Error::Invalid(
+                    "a disconnected connection has nothing to check".to_owned(),
+                ));
+            }
+            state if state.upstream().is_none() => {
+                return Err(Error::Invalid(
+                    "nothing was ever authorized that could be checked".to_owned(),
+                ));
+            }
+            _ => {
+                self.check_connection(&connection).await?;
+            }
+        }
+        self.get(user, id).await
+    }
+
+    /// Finds out how a connection is, and writes it down.
+    pub(super) async fn check_connection(&self, connection: &Connection) -> Result<Health> {
+        let Some(gone) = connection
+            .state
+            .upstream()
+            .map(|upstream| upstream.id.clone())
+        else {
+            return Ok(Health::Missing);
+        };
+        self.note_checked(connection.id).await?;
+        let health = self.health(connection).await?;
+        let now = self.clock.now();
+        self.apply_if_same(connection, |connection| match health {
+            Health::Works => connection.healthy(now),
+            Health::Missing => connection.missing(&gone, now),
+            Health::Dead => connection.credentials_dead(now),
+            Health::Doubtful if long_enough(connection, now) => connection.credentials_dead(now),
+            Health::Doubtful | Health::Outage => connection.credentials_failing(now),
+        })
+        .await?;
+        Ok(health)
+    }
+
+    /// Notes that a check begins, so that the webhooks which it causes cause no other.
+    pub(super) async fn note_checked(&self, id: Uuid) -> Result<()> {
+        let mut tx = self.begin().await?;
+        store::checked(&mut tx, id, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn health(&self, connection: &Connection) -> Result<Health> {
+        let nango = &self.upstream()?.nango;
+        match refresh(nango, connection).await {
+            Ok(_) => Ok(Health::Works),
+            Err(nango::Error::NotFound) => Ok(Health::Missing),
+            Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead.
+    async fn doubt(&self, connection: &Connection) -> Result<Health> {
+        let mut tx = self.begin().await?;
+        let siblings = store::siblings(&mut tx, connection, SIBLINGS).await?;
+        tx.commit().await?;
+        let nango = &self.upstream()?.nango;
+        let mut asked = false;
+        for sibling in &siblings {
+            match refresh(nango, sibling).await {
+                // Without an expiry there was nothing to refresh, so the provider was not asked.
+                Ok(Credentials::OAuth2 {
+                    expires_at: Some(_),
+                    ..
+                }) => return Ok(Health::Dead),
+                Err(nango::Error::InvalidCredentials { .. }) => asked = true,
+                Ok(_) | Err(nango::Error::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(if asked {
+            Health::Outage
+        } else {
+            Health::Doubtful
+        })
+    }
+
+    /// Whether Nango says that it does not hold a connection: asked for by its id, not guessed from a list.
+    pub(super) async fn is_missing(&self, nango_id: &str) -> Result<bool> {
+        let filter = ListConnections {
+            connection_id: Some(nango_id.to_owned()),
+            ..ListConnections::default()
+        };
+        let found = self.upstream()?.nango.connections(&filter).await?;
+        Ok(found.is_empty())
+    }
+
+    /// Writes down what was found out about a connection, unless it has changed since it was looked at.
+    pub(super) async fn apply_if_same(
+        &self,
+        seen: &Connection,
+        change: impl FnOnce(&Connection) -> Option<Transition>,
+    ) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let Some(connection) = store::lock(&mut tx, seen.id).await? else {
+            return Ok(());
+        };
+        if connection.version != seen.version {
+            return Ok(());
+        }
+        match change(&connection) {
+            Some(transition) => {
+                store::apply(&mut tx, &transition, None).await?;
+            }
+            None => store::checked(&mut tx, connection.id, self.clock.now()).await?,
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+async fn refresh(nango: &Nango, connection: &Connection) -> Result<Credentials, nango::Error> {
+    let upstream = connection.state.upstream().ok_or(nango::Error::NotFound)?;
+    let key = &connection.connector.integration_key;
+    Ok(nango
+        .connection(&upstream.id, key, Refresh::Force)
+        .await?
+        .credentials)
+}
+
+fn long_enough(connection: &Connection, now: DateTime<Utc>) -> bool {
+    connection
+        .failing_since
+        .is_some_and(|since| now - since >= BENEFIT_OF_DOUBT)
+}

@@ -1,0 +1,174 @@
+//! Waiting for what happens, and reading what has happened.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use uuid::Uuid;
+
+use super::{Connections, Details, Result};
+use crate::auth::UserId;
+use crate::connections::feed::Subscription;
+use crate::connections::{Attempt, Event, store};
+
+/// How often Nango is looked at for an attempt while somebody waits.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many events are read at once.
+const BATCH: i64 = 100;
+
+/// A user's events from some point on, as they happen.
+///
+/// It holds no more than one batch, however slow its reader is.
+#[derive(Debug)]
+pub struct Events {
+    user: UserId,
+    last: i64,
+    subscription: Subscription,
+    open: Vec<Attempt>,
+}
+
+impl Events {
+    /// The id of the last event that was read.
+    #[must_use]
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+}
+
+impl Connections {
+    /// Begins to follow a user's events: after the event `last`, or from now on.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
+        // Subscribed before the first look, so that nothing happens between.
+        let subscription = self.feed.subscribe(user);
+        let mut tx = self.begin().await?;
+        let last = match last {
+            Some(last) => last,
+            None => store::last_event(&mut tx, user).await?,
+        };
+        let open = store::open_attempts_of(&mut tx, user).await?;
+        tx.commit().await?;
+        Ok(Events {
+            user: user.clone(),
+            last,
+            subscription,
+            open,
+        })
+    }
+
+    /// The next events: waits until there is one at least. Meanwhile Nango is
+    /// looked at for the user's open attempts, once a second.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn next_events(&self, events: &mut Events) -> Result<Vec<Event>> {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks.reset();
+        loop {
+            let mut tx = self.begin().await?;
+            let news = store::events_after(&mut tx, &events.user, events.last, BATCH).await?;
+            if !news.is_empty() {
+                events.open = store::open_attempts_of(&mut tx, &events.user).await?;
+            }
+            tx.commit().await?;
+            if let Some(last) = news.last() {
+                events.last = last.id;
+                return Ok(news);
+            }
+            loop {
+                tokio::select! {
+                    () = events.subscription.changed() => break,
+                    _ = looks.tick(), if self.upstream.is_some() && !events.open.is_empty() => {
+                        if self.look_for_all(&events.open).await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection as soon as no attempt of it is under way, or as it is when `patience` ends.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn wait(&self, user: &UserId, id: Uuid, patience: Duration) -> Result<Details> {
+        let deadline = Instant::now() + patience;
+        let mut subscription = self.feed.subscribe(user);
+        loop {
+            let details = self.get(user, id).await?;
+            let open = details
+                .attempt
+                .as_ref()
+                .is_some_and(|attempt| attempt.outcome.is_none());
+            let now = Instant::now();
+            if !open || now >= deadline {
+                return Ok(details);
+            }
+            tokio::select! {
+                () = subscription.changed() => {}
+                () = tokio::time::sleep(LOOK.min(deadline - now)) => {}
+            }
+        }
+    }
+
+    /// A page of what has happened to a connection, the newest first, before this version of it.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn history(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Event>> {
+        self.own(user, id).await?;
+        let mut tx = self.begin().await?;
+        let events = store::history(&mut tx, id, before, limit).await?;
+        tx.commit().await?;
+        Ok(events)
+    }
+
+    /// Passes on what the database announces, for as long as it can; without announcements, asks for changes.
+    ///
+    /// # Errors
+    /// When the database cannot be listened to or asked: the caller begins again.
+    pub async fn follow_changes(&self) -> Result<()> {
+        /// How often changes are asked for where the pooler passes no announcements on.
+        const POLL: Duration = Duration::from_millis(500);
+
+        if let Some(mut listener) = self.database.listen(store::CHANNEL).await? {
+            // What happened before it listened was not heard.
+            self.feed.wake_all();
+            loop {
+                match listener.try_recv().await? {
+                    Some(notification) => self.feed.wake(notification.payload()),
+                    None => self.feed.wake_all(),
+                }
+            }
+        }
+        let mut seen = std::collections::HashMap::new();
+        let mut polls = interval(POLL);
+        loop {
+            polls.tick().await;
+            let users = self.feed.users();
+            if users.is_empty() {
+                seen.clear();
+                continue;
+            }
+            let mut tx = self.begin().await?;
+            let last = store::last_events(&mut tx, &users).await?;
+            tx.commit().await?;
+            for (user, id) in &last {
+                if seen.get(user) != Some(id) {
+                    self.feed.wake(user);
+                }
+            }
+            seen = last.into_iter().collect();
+        }
+    }
+}

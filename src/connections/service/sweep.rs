@@ -1,0 +1,280 @@
+//! The sweep: all that Nango holds against all that the table says.
+//!
+//! It takes nothing with it from one pass to the next, may run at any time, and
+//! leaves what it cannot do to its next pass. It acts only on a listing that
+//! came to its end.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::check::{Health, RECENT};
+use super::{Connections, Result};
+use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
+use crate::connections::store::{self, Held};
+use crate::connections::{Connection, Reason, Status, Upstream};
+use crate::nango::{ConnectionSummary, ListConnections};
+
+/// How many connections a page of Nango's list has.
+const PAGE: u32 = 1000;
+
+/// The pause after each call: with it a sweep takes a sixth of Nango's rate limit at the most.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a sweep is nobody else's, in seconds.
+const LEASE_SECONDS: f64 = 900.0;
+
+/// How old one of our connections at Nango has to be before it is deleted because no row knows it.
+const GRACE: TimeDelta = TimeDelta::hours(1);
+
+/// How many things out of the ordinary one sweep looks into; the next looks into others.
+const MOST: usize = 200;
+
+/// How many open attempts a sweep knows of, the newest.
+const OPEN_ATTEMPTS: i64 = 10_000;
+
+/// What a sweep saw and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many connections Nango holds.
+    pub listed: usize,
+    /// How many of them were found to be grants that nobody had told of.
+    pub found: usize,
+    /// How many were checked, because Nango reports their credentials as failed or they may have recovered.
+    pub checked: usize,
+    /// How many rows' connections Nango no longer holds.
+    pub missing: usize,
+    /// How many of ours at Nango no row knows any more: they are deleted.
+    pub orphans: usize,
+}
+
+/// What a listing has shown.
+#[derive(Default)]
+struct Listing {
+    hasher: RandomState,
+    /// Hashes of the ids: enough to tell what is not there, and small.
+    ids: HashSet<u64>,
+    /// Attempts that somebody may have granted without anybody telling of it.
+    open: HashSet<Uuid>,
+    to_check: Vec<Uuid>,
+    unknown: Vec<ConnectionSummary>,
+}
+
+impl Connections {
+    /// One sweep, unless another replica is at it, one ended less than `every` ago, or `stop` comes first.
+    ///
+    /// # Errors
+    /// When Nango or the database does not answer: then the next sweep does it all again.
+    pub async fn sweep(&self, every: Duration, stop: &CancellationToken) -> Result<Option<Swept>> {
+        const JOB: &str = "sweep";
+        let mut tx = self.begin().await?;
+        let claimed = store::claim_job(&mut tx, JOB, LEASE_SECONDS, every.as_secs_f64()).await?;
+        tx.commit().await?;
+        if !claimed {
+            return Ok(None);
+        }
+        // Where it is stopped it may be taken up by another replica at once.
+        let swept = stop.run_until_cancelled(self.sweep_all()).await.transpose();
+        let mut tx = self.begin().await?;
+        store::release_job(&mut tx, JOB, matches!(swept, Ok(Some(_)))).await?;
+        tx.commit().await?;
+        swept
+    }
+
+    async fn sweep_all(&self) -> Result<Swept> {
+        let begun = self.clock.now();
+        let listing = self.listing().await?;
+        let mut swept = Swept {
+            listed: listing.ids.len(),
+            ..Swept::default()
+        };
+        for summary in &listing.unknown {
+            self.look_into(summary, &mut swept).await?;
+        }
+        let missing = self.not_listed(&listing, begun).await?;
+        for held in &missing {
+            if self.is_missing(&held.nango_connection_id).await? {
+                self.note_missing(held).await?;
+                swept.missing += 1;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut out_of_order = HashSet::new();
+        for id in &listing.to_check {
+            let Some(connection) = self.any(*id).await? else {
+                continue;
+            };
+            // One connection has told that the provider refreshes nobody's: the others need not be asked.
+            if out_of_order.contains(&connection.connector.id) {
+                continue;
+            }
+            if self.check_connection(&connection).await? == Health::Outage {
+                out_of_order.insert(connection.connector.id);
+            }
+            swept.checked += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        if swept.orphans > 0 {
+            self.deletions.notify_one();
+        }
+        Ok(swept)
+    }
+
+    /// Reads all that Nango holds, page by page, and notes what differs from the table.
+    async fn listing(&self) -> Result<Listing> {
+        let upstream = self.upstream()?;
+        let mut tx = self.begin().await?;
+        let open = store::open_attempts(&mut tx, OPEN_ATTEMPTS).await?;
+        tx.commit().await?;
+        let mut listing = Listing {
+            open: open.into_iter().collect(),
+            ..Listing::default()
+        };
+        for page in 0.. {
+            let filter = ListConnections {
+                limit: Some(PAGE),
+                page: Some(page),
+                ..ListConnections::default()
+            };
+            let found = upstream.nango.connections(&filter).await?;
+            if found.is_empty() {
+                break;
+            }
+            let full = found.len() >= PAGE as usize;
+            self.compare(&mut listing, found).await?;
+            if !full {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(listing)
+    }
+
+    async fn compare(&self, listing: &mut Listing, found: Vec<ConnectionSummary>) -> Result<()> {
+        let ids: Vec<&str> = found
+            .iter()
+            .map(|summary| summary.connection_id.as_str())
+            .collect();
+        let mut tx = self.begin().await?;
+        let held = store::held_of(&mut tx, &ids).await?;
+        tx.commit().await?;
+        let held: HashMap<&str, &Held> = held
+            .iter()
+            .map(|held| (held.nango_connection_id.as_str(), held))
+            .collect();
+        let recently = self.clock.now() - RECENT;
+        for summary in &found {
+            listing
+                .ids
+                .insert(listing.hasher.hash_one(&summary.connection_id));
+            let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
+            if attempt.is_some_and(|attempt| listing.open.contains(&attempt)) {
+                listing.unknown.push(summary.clone());
+                continue;
+            }
+            match held.get(summary.connection_id.as_str()) {
+                Some(held)
+                    if wants_check(held, summary)
+                        && held.last_checked_at.is_none_or(|at| at < recently) =>
+                {
+                    listing.to_check.push(held.id);
+                }
+                Some(_) => {}
+                None if attempt.is_some() => listing.unknown.push(summary.clone()),
+                None => {}
+            }
+        }
+        listing.to_check.truncate(MOST);
+        listing.unknown.truncate(MOST);
+        Ok(())
+    }
+
+    /// A connection with our tags that no row holds: a grant that nobody told of, or an orphan.
+    async fn look_into(&self, summary: &ConnectionSummary, swept: &mut Swept) -> Result<()> {
+        let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) else {
+            return Ok(());
+        };
+        if self.grant(attempt, summary).await? {
+            swept.found += 1;
+            return Ok(());
+        }
+        let ours = summary.tags.get(INSTALLATION_TAG) == Some(&self.installation.to_string());
+        let mut tx = self.begin().await?;
+        let known = store::attempt(&mut tx, attempt).await?.is_some();
+        if ours && !known && summary.created_at <= self.clock.now() - GRACE {
+            tracing::warn!(
+                nango_connection = summary.connection_id, %attempt,
+                "a connection of ours at Nango belongs to no row: it is deleted"
+            );
+            let upstream = Upstream {
+                id: summary.connection_id.clone(),
+                created_at: summary.created_at,
+            };
+            let key = &summary.provider_config_key;
+            store::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;
+            swept.orphans += 1;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The rows whose connections the listing does not have, and which did not change since it began.
+    async fn not_listed(&self, listing: &Listing, begun: DateTime<Utc>) -> Result<Vec<Held>> {
+        const BATCH: i64 = 1000;
+        let mut missing = Vec::new();
+        let mut after = Uuid::nil();
+        loop {
+            let mut tx = self.begin().await?;
+            let held = store::held_since(&mut tx, begun, after, BATCH).await?;
+            tx.commit().await?;
+            let Some(last) = held.last() else {
+                return Ok(missing);
+            };
+            after = last.id;
+            missing.extend(held.into_iter().filter(|held| {
+                held.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
+                    && !listing
+                        .ids
+                        .contains(&listing.hasher.hash_one(&held.nango_connection_id))
+            }));
+            if missing.len() >= MOST {
+                missing.truncate(MOST);
+                return Ok(missing);
+            }
+        }
+    }
+
+    async fn note_missing(&self, held: &Held) -> Result<()> {
+        let Some(connection) = self.any(held.id).await? else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        self.apply_if_same(&connection, |connection| {
+            connection.missing(&held.nango_connection_id, now)
+        })
+        .await
+    }
+
+    async fn any(&self, id: Uuid) -> Result<Option<Connection>> {
+        let mut tx = self.begin().await?;
+        let connection = store::find_any(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(connection)
+    }
+}
+
+/// Whether what Nango says of a connection's credentials is not what the row says.
+fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
+    let failed = summary.errors.iter().any(|error| error.kind == "auth");
+    let reason = held.status_reason.as_deref();
+    if held.status == Status::Connected.as_str() {
+        return failed || held.failing_since.is_some();
+    }
+    let missing = reason == Some(Reason::MissingUpstream.as_str());
+    let dead = reason == Some(Reason::NeedsReauthorization.as_str());
+    missing || (dead && !failed)
+}

@@ -1,0 +1,216 @@
+//! Attempts.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Corrupt, corrupt, one_row};
+use crate::auth::UserId;
+use crate::connections::Transaction;
+use crate::connections::{Attempt, Connection, Failure, Outcome};
+
+#[derive(FromRow)]
+struct AttemptRow {
+    id: Uuid,
+    connection_id: Uuid,
+    kind: String,
+    expires_at: DateTime<Utc>,
+    outcome: Option<String>,
+    error_code: Option<String>,
+    error_message: Option<String>,
+    void: bool,
+    created_at: DateTime<Utc>,
+    ended_at: Option<DateTime<Utc>>,
+}
+
+impl TryFrom<AttemptRow> for Attempt {
+    type Error = Corrupt;
+
+    fn try_from(row: AttemptRow) -> Result<Self, Corrupt> {
+        let wrong = |detail: &dyn ToString| corrupt("connect_attempt", row.id, detail);
+        let error = match row.error_code {
+            Some(code) => Some(Failure {
+                reason: code.parse().map_err(|error| wrong(&error))?,
+                message: row.error_message.unwrap_or_default(),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            id: row.id,
+            connection_id: row.connection_id,
+            kind: row.kind.parse().map_err(|error| wrong(&error))?,
+            expires_at: row.expires_at,
+            outcome: row
+                .outcome
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|error| wrong(&error))?,
+            error,
+            void: row.void,
+            created_at: row.created_at,
+            ended_at: row.ended_at,
+        })
+    }
+}
+
+fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
+    Ok(rows
+        .into_iter()
+        .map(Attempt::try_from)
+        .collect::<Result<_, _>>()?)
+}
+
+/// Begins an attempt. An open one of the same connection is superseded.
+pub(in crate::connections) async fn insert_attempt(
+    db: &mut Transaction,
+    attempt: &Attempt,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
+         where connection_id = $1 and outcome is null",
+    )
+    .bind(attempt.connection_id)
+    .bind(attempt.created_at)
+    .execute(&mut *db)
+    .await?;
+    let done = sqlx::query(
+        "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) values ($1, $2, $3, $4, $5)",
+    )
+    .bind(attempt.id)
+    .bind(attempt.connection_id)
+    .bind(attempt.kind.as_str())
+    .bind(attempt.expires_at)
+    .bind(attempt.created_at)
+    .execute(db)
+    .await?;
+    one_row(&done, "connect_attempt", attempt.id)
+}
+
+/// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
+pub(in crate::connections) async fn session_opened(
+    db: &mut Transaction,
+    attempt: &Attempt,
+) -> sqlx::Result<()> {
+    let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
+        .bind(attempt.id)
+        .bind(attempt.expires_at)
+        .bind(attempt.kind.as_str())
+        .execute(db)
+        .await?;
+    one_row(&done, "connect_attempt", attempt.id)
+}
+
+pub(super) async fn end_attempt(
+    db: &mut Transaction,
+    attempt: Uuid,
+    outcome: Outcome,
+    failure: Option<&Failure>,
+    connection: &Connection,
+) -> sqlx::Result<()> {
+    let nango_id = connection
+        .state
+        .upstream()
+        .filter(|_| outcome == Outcome::Succeeded);
+    let done = sqlx::query(
+        "update connect_attempt set outcome = $2, error_code = $3, error_message = $4, \
+           nango_connection_id = $5, ended_at = $6 where id = $1",
+    )
+    .bind(attempt)
+    .bind(outcome.as_str())
+    .bind(failure.map(|failure| failure.reason.as_str()))
+    .bind(failure.map(|failure| failure.message.as_str()))
+    .bind(nango_id.map(|upstream| upstream.id.as_str()))
+    .bind(connection.updated_at)
+    .execute(db)
+    .await?;
+    one_row(&done, "connect_attempt", attempt)
+}
+
+/// Ends what a disconnect ends: no attempt that began before it connects any more.
+pub(in crate::connections) async fn void_attempts(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
+           ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void",
+    )
+    .bind(connection_id)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// An attempt by its id.
+pub(in crate::connections) async fn attempt(
+    db: &mut Transaction,
+    id: Uuid,
+) -> sqlx::Result<Option<Attempt>> {
+    let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
+        .bind(id)
+        .fetch_optional(db)
+        .await?;
+    Ok(row.map(Attempt::try_from).transpose()?)
+}
+
+/// The newest attempt of each of these connections.
+pub(in crate::connections) async fn latest_attempts(
+    db: &mut Transaction,
+    connections: &[Uuid],
+) -> sqlx::Result<Vec<Attempt>> {
+    let rows = sqlx::query_as(
+        "select distinct on (connection_id) * from connect_attempt where connection_id = any($1) \
+         order by connection_id, created_at desc, id desc",
+    )
+    .bind(connections)
+    .fetch_all(db)
+    .await?;
+    attempts(rows)
+}
+
+/// Attempts that are still open past their time.
+pub(in crate::connections) async fn overdue_attempts(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<Vec<Attempt>> {
+    let rows: Vec<AttemptRow> = sqlx::query_as(
+        "select * from connect_attempt where outcome is null and expires_at <= $1 order by expires_at limit $2",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    attempts(rows)
+}
+
+/// A user's open attempts.
+pub(in crate::connections) async fn open_attempts_of(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<Vec<Attempt>> {
+    let rows = sqlx::query_as(
+        "select a.* from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
+         where c.user_id = $1 and a.outcome is null order by a.created_at desc",
+    )
+    .bind(user.as_str())
+    .fetch_all(db)
+    .await?;
+    attempts(rows)
+}
+
+/// The ids of attempts that are still open, the newest first.
+pub(in crate::connections) async fn open_attempts(
+    db: &mut Transaction,
+    limit: i64,
+) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar(
+        "select id from connect_attempt where outcome is null order by id desc limit $1",
+    )
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}

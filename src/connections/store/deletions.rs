@@ -1,0 +1,111 @@
+//! What still has to be deleted at Nango.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::connections::Transaction;
+use crate::connections::Upstream;
+
+/// What still has to be deleted at Nango.
+#[derive(Clone, Debug, FromRow)]
+pub(in crate::connections) struct Deletion {
+    pub(in crate::connections) nango_connection_id: String,
+    pub(in crate::connections) integration_key: String,
+    pub(in crate::connections) connection_id: Option<Uuid>,
+    pub(in crate::connections) attempts: i32,
+}
+
+/// Notes that a connection has to be deleted at Nango.
+pub(in crate::connections) async fn delete_later(
+    db: &mut Transaction,
+    upstream: &Upstream,
+    integration_key: &str,
+    connection_id: Option<Uuid>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into upstream_deletion \
+           (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at) \
+         values ($1, $2, $3, $4, $4) on conflict (nango_connection_id) do nothing",
+    )
+    .bind(&upstream.id)
+    .bind(integration_key)
+    .bind(connection_id)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Claims deletions that are due, for as long as `lease` seconds of the database's time.
+///
+/// With a `connection`, only its own, whether due or not.
+pub(in crate::connections) async fn claim_deletions(
+    db: &mut Transaction,
+    connection: Option<Uuid>,
+    now: DateTime<Utc>,
+    lease: f64,
+    limit: i64,
+) -> sqlx::Result<Vec<Deletion>> {
+    sqlx::query_as(
+        "with due as ( \
+           select nango_connection_id from upstream_deletion \
+           where (next_attempt_at <= $2 or connection_id = $1) and ($1::uuid is null or connection_id = $1) \
+             and (leased_until is null or leased_until < now()) \
+           order by next_attempt_at limit $4 for update skip locked \
+         ) \
+         update upstream_deletion d set leased_until = now() + make_interval(secs => $3), attempts = attempts + 1 \
+         from due where d.nango_connection_id = due.nango_connection_id \
+         returning d.nango_connection_id, d.integration_key, d.connection_id, d.attempts",
+    )
+    .bind(connection)
+    .bind(now)
+    .bind(lease)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Nango has confirmed a deletion.
+pub(in crate::connections) async fn deletion_done(
+    db: &mut Transaction,
+    nango_id: &str,
+) -> sqlx::Result<()> {
+    // Another replica whose lease had run out may have finished it before: no row is fine.
+    sqlx::query("delete from upstream_deletion where nango_connection_id = $1")
+        .bind(nango_id)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// A deletion did not work and is tried again later.
+pub(in crate::connections) async fn deletion_failed(
+    db: &mut Transaction,
+    nango_id: &str,
+    error: &str,
+    next_attempt_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update upstream_deletion set leased_until = null, last_error = $2, next_attempt_at = $3 \
+         where nango_connection_id = $1",
+    )
+    .bind(nango_id)
+    .bind(error)
+    .bind(next_attempt_at)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Whether anything of a connection still has to be deleted at Nango.
+pub(in crate::connections) async fn deletion_pending(
+    db: &mut Transaction,
+    connection_id: Uuid,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")
+        .bind(connection_id)
+        .fetch_one(db)
+        .await
+}

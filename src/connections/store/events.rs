@@ -1,0 +1,156 @@
+//! Events: written with each change, read by the history and the streams.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Corrupt, corrupt, one_row};
+use crate::auth::UserId;
+use crate::connections::Transaction;
+use crate::connections::{Connection, Event, EventKind, Reason};
+
+/// The channel on which each change is announced, with the user's id.
+pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
+
+/// Writes a change down, and announces it to all replicas when it is committed.
+pub(super) async fn insert_event(
+    db: &mut Transaction,
+    connection: &Connection,
+    kind: EventKind,
+    attempt: Option<Uuid>,
+) -> sqlx::Result<()> {
+    let user = connection.user_id.as_str();
+    // One user's events get their ids in the order of their commits, so that who reads after an id misses none.
+    sqlx::query("select pg_advisory_xact_lock(1, hashtext($1))")
+        .bind(user)
+        .execute(&mut *db)
+        .await?;
+    let done = sqlx::query(
+        "insert into connection_event \
+           (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(connection.id)
+    .bind(user)
+    .bind(connection.version)
+    .bind(kind.as_str())
+    .bind(connection.state.status().as_str())
+    .bind(connection.state.reason().map(Reason::as_str))
+    .bind(attempt)
+    .bind(&connection.last_error)
+    .bind(connection.updated_at)
+    .execute(&mut *db)
+    .await?;
+    one_row(&done, "connection_event", connection.id)?;
+    sqlx::query("select pg_notify($1, $2)")
+        .bind(CHANNEL)
+        .bind(user)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+#[derive(FromRow)]
+struct EventRow {
+    id: i64,
+    connection_id: Uuid,
+    version: i64,
+    kind: String,
+    status: String,
+    status_reason: Option<String>,
+    attempt_id: Option<Uuid>,
+    detail: Option<String>,
+    created_at: DateTime<Utc>,
+}
+
+impl TryFrom<EventRow> for Event {
+    type Error = Corrupt;
+
+    fn try_from(row: EventRow) -> Result<Self, Corrupt> {
+        let wrong = |detail: &dyn ToString| corrupt("connection_event", row.connection_id, detail);
+        Ok(Self {
+            id: row.id,
+            connection_id: row.connection_id,
+            version: row.version,
+            kind: row.kind.parse().map_err(|error| wrong(&error))?,
+            status: row.status.parse().map_err(|error| wrong(&error))?,
+            status_reason: row
+                .status_reason
+                .as_deref()
+                .map(str::parse)
+                .transpose()
+                .map_err(|error| wrong(&error))?,
+            attempt_id: row.attempt_id,
+            detail: row.detail,
+            created_at: row.created_at,
+        })
+    }
+}
+
+fn events(rows: Vec<EventRow>) -> sqlx::Result<Vec<Event>> {
+    Ok(rows
+        .into_iter()
+        .map(Event::try_from)
+        .collect::<Result<_, _>>()?)
+}
+
+/// A user's events after this one, in order.
+pub(in crate::connections) async fn events_after(
+    db: &mut Transaction,
+    user: &UserId,
+    after: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<Event>> {
+    let rows = sqlx::query_as(
+        "select * from connection_event where user_id = $1 and id > $2 order by id limit $3",
+    )
+    .bind(user.as_str())
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    events(rows)
+}
+
+/// The id of a user's last event; 0 if there is none.
+pub(in crate::connections) async fn last_event(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select coalesce(max(id), 0) from connection_event where user_id = $1")
+        .bind(user.as_str())
+        .fetch_one(db)
+        .await
+}
+
+/// The ids of these users' last events.
+pub(in crate::connections) async fn last_events(
+    db: &mut Transaction,
+    users: &[String],
+) -> sqlx::Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "select u, coalesce((select max(id) from connection_event e where e.user_id = u), 0) from unnest($1::text[]) u",
+    )
+    .bind(users)
+    .fetch_all(db)
+    .await
+}
+
+/// A connection's events before this version, the newest first.
+pub(in crate::connections) async fn history(
+    db: &mut Transaction,
+    connection: Uuid,
+    before_version: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<Event>> {
+    let rows = sqlx::query_as(
+        "select * from connection_event where connection_id = $1 and ($2::bigint is null or version < $2) \
+         order by version desc limit $3",
+    )
+    .bind(connection)
+    .bind(before_version)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    events(rows)
+}

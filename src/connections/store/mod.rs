@@ -1,0 +1,390 @@
+//! Every SQL statement of the domain, and the rows behind the domain's types.
+//!
+//! Each function takes the connection of a transaction that the service owns.
+
+mod attempts;
+mod connectors;
+mod deletions;
+mod events;
+mod jobs;
+mod keys;
+mod sweep;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use sqlx::FromRow;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::machine::Transition;
+use super::{Account, Connection, ConnectorRef, State, Status, Upstream};
+use crate::auth::UserId;
+use crate::catalog::Connector;
+use crate::connections::Transaction;
+
+pub(in crate::connections) use attempts::*;
+pub(in crate::connections) use connectors::*;
+pub(in crate::connections) use deletions::*;
+pub(in crate::connections) use events::*;
+pub(in crate::connections) use jobs::*;
+pub(in crate::connections) use keys::*;
+pub(in crate::connections) use sweep::*;
+
+/// A row that the domain does not know, or a write that did not find its row.
+#[derive(Debug, thiserror::Error)]
+enum Corrupt {
+    #[error("{table} {id} holds what the domain does not know: {detail}")]
+    Row {
+        table: &'static str,
+        id: Uuid,
+        detail: String,
+    },
+    #[error("{table} {id} was not there to be written, or had another version")]
+    Lost { table: &'static str, id: Uuid },
+}
+
+impl From<Corrupt> for sqlx::Error {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Decode(Box::new(corrupt))
+    }
+}
+
+fn corrupt(table: &'static str, id: Uuid, detail: &dyn ToString) -> Corrupt {
+    Corrupt::Row {
+        table,
+        id,
+        detail: detail.to_string(),
+    }
+}
+
+/// Fails unless exactly one row was written.
+fn one_row(
+    done: &sqlx::postgres::PgQueryResult,
+    table: &'static str,
+    id: Uuid,
+) -> sqlx::Result<()> {
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(Corrupt::Lost { table, id }.into())
+    }
+}
+
+/// A select of connections with what their connector is called; the caller adds the rest.
+macro_rules! select_connections {
+    ($rest:literal) => {
+        concat!(
+            "select c.*, k.slug, k.name, k.integration_key \
+             from user_connector_connection c join connector k on k.id = c.connector_id ",
+            $rest
+        )
+    };
+}
+
+use select_connections;
+
+#[derive(FromRow)]
+struct ConnectionRow {
+    id: Uuid,
+    user_id: String,
+    connector_id: Uuid,
+    instance_id: String,
+    label: Option<String>,
+    nango_connection_id: Option<String>,
+    nango_created_at: Option<DateTime<Utc>>,
+    status: String,
+    status_reason: Option<String>,
+    connected_at: Option<DateTime<Utc>>,
+    disconnected_at: Option<DateTime<Utc>>,
+    last_synced_at: Option<DateTime<Utc>>,
+    last_checked_at: Option<DateTime<Utc>>,
+    config: Json<Map<String, Value>>,
+    account_id: Option<String>,
+    account_name: Option<String>,
+    found_account_id: Option<String>,
+    found_account_name: Option<String>,
+    failing_since: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+    error_count: i32,
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    slug: String,
+    name: String,
+    integration_key: String,
+}
+
+impl TryFrom<ConnectionRow> for Connection {
+    type Error = Corrupt;
+
+    fn try_from(row: ConnectionRow) -> Result<Self, Corrupt> {
+        let wrong = |detail: &dyn ToString| corrupt("user_connector_connection", row.id, detail);
+        let upstream = match (row.nango_connection_id, row.nango_created_at) {
+            (Some(id), Some(created_at)) => Some(Upstream { id, created_at }),
+            (None, None) => None,
+            _ => return Err(wrong(&"half of what Nango holds")),
+        };
+        let status: Status = row.status.parse().map_err(|error| wrong(&error))?;
+        let reason = row
+            .status_reason
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|error| wrong(&error))?;
+        let state = match (status, reason, upstream) {
+            (Status::Pending, _, previous) => State::Pending { previous },
+            (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
+            (Status::Disconnected, Some(reason), None) => State::Disconnected { reason },
+            (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
+            _ => return Err(wrong(&format!("status {status} with reason {reason:?}"))),
+        };
+        let user_id = UserId::try_from(row.user_id).map_err(|error| wrong(&error))?;
+        Ok(Self {
+            id: row.id,
+            user_id,
+            connector: ConnectorRef {
+                id: row.connector_id,
+                slug: row.slug,
+                name: row.name,
+                integration_key: row.integration_key,
+            },
+            instance_id: row.instance_id,
+            label: row.label,
+            state,
+            connected_at: row.connected_at,
+            disconnected_at: row.disconnected_at,
+            last_synced_at: row.last_synced_at,
+            last_checked_at: row.last_checked_at,
+            config: row.config.0,
+            account: account(row.account_id, row.account_name),
+            found_account: account(row.found_account_id, row.found_account_name),
+            failing_since: row.failing_since,
+            last_error: row.last_error,
+            error_count: row.error_count,
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+fn account(id: Option<String>, name: Option<String>) -> Option<Account> {
+    id.map(|id| Account { id, name })
+}
+
+fn connection(row: Option<ConnectionRow>) -> sqlx::Result<Option<Connection>> {
+    Ok(row.map(Connection::try_from).transpose()?)
+}
+
+/// Which of a user's connections are meant.
+#[derive(Clone, Debug, Default)]
+pub(in crate::connections) struct Filter {
+    pub(in crate::connections) connector_id: Option<Uuid>,
+    pub(in crate::connections) status: Option<Status>,
+    /// Only those made before this one.
+    pub(in crate::connections) before: Option<Uuid>,
+}
+
+/// One page of a user's connections, newest first.
+pub(in crate::connections) async fn list(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+    limit: i64,
+) -> sqlx::Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = sqlx::query_as(select_connections!(
+        "where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
+           and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
+         order by c.id desc limit $5"
+    ))
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.before)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(Connection::try_from)
+        .collect::<Result<_, _>>()?)
+}
+
+/// How many connections the filter lets through, on all pages.
+pub(in crate::connections) async fn count(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from user_connector_connection \
+         where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3)",
+    )
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .fetch_one(db)
+    .await
+}
+
+/// A user's connection by our id.
+pub(in crate::connections) async fn find(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let row = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
+        .bind(id)
+        .bind(user.as_str())
+        .fetch_optional(db)
+        .await?;
+    connection(row)
+}
+
+/// A user's connections whose account is known: their id, connector and account.
+pub(in crate::connections) async fn accounts_of(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<Vec<(Uuid, Uuid, String)>> {
+    sqlx::query_as(
+        "select id, connector_id, account_id from user_connector_connection \
+         where user_id = $1 and account_id is not null and status <> 'disconnected'",
+    )
+    .bind(user.as_str())
+    .fetch_all(db)
+    .await
+}
+
+/// Anybody's connection by our id.
+pub(in crate::connections) async fn find_any(
+    db: &mut Transaction,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let row = sqlx::query_as(select_connections!("where c.id = $1"))
+        .bind(id)
+        .fetch_optional(db)
+        .await?;
+    connection(row)
+}
+
+/// A connection by Nango's id of it.
+pub(in crate::connections) async fn find_upstream(
+    db: &mut Transaction,
+    nango_id: &str,
+) -> sqlx::Result<Option<Connection>> {
+    let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
+        .bind(nango_id)
+        .fetch_optional(db)
+        .await?;
+    connection(row)
+}
+
+/// A connection by our id, locked until the transaction ends.
+pub(in crate::connections) async fn lock(
+    db: &mut Transaction,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let row = sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
+        .bind(id)
+        .fetch_optional(db)
+        .await?;
+    connection(row)
+}
+
+/// The connection of this user, connector and instance, made if there was none; locked.
+pub(in crate::connections) async fn lock_or_insert(
+    db: &mut Transaction,
+    user: &UserId,
+    connector: &Connector,
+    instance_id: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Connection> {
+    sqlx::query(
+        "insert into user_connector_connection \
+           (id, user_id, connector_id, instance_id, status, status_reason, version, created_at, updated_at) \
+         values ($1, $2, $3, $4, 'pending', 'awaiting_authorization', 0, $5, $5) \
+         on conflict on constraint user_connector_connection_instance_key do nothing",
+    )
+    .bind(Uuid::now_v7())
+    .bind(user.as_str())
+    .bind(connector.id)
+    .bind(instance_id)
+    .bind(now)
+    .execute(&mut *db)
+    .await?;
+    let row: ConnectionRow = sqlx::query_as(select_connections!(
+        "where c.user_id = $1 and c.connector_id = $2 and c.instance_id = $3 for update of c"
+    ))
+    .bind(user.as_str())
+    .bind(connector.id)
+    .bind(instance_id)
+    .fetch_one(db)
+    .await?;
+    Ok(row.try_into()?)
+}
+
+/// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
+pub(in crate::connections) async fn apply(
+    db: &mut Transaction,
+    transition: &Transition,
+    attempt: Option<Uuid>,
+) -> sqlx::Result<Connection> {
+    let connection = Connection {
+        version: transition.connection.version + 1,
+        ..transition.connection.clone()
+    };
+    update(db, &connection).await?;
+    insert_event(db, &connection, transition.event, attempt).await?;
+    if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
+        end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
+    }
+    if let Some(upstream) = &transition.discard {
+        let key = &connection.connector.integration_key;
+        delete_later(
+            db,
+            upstream,
+            key,
+            Some(connection.id),
+            connection.updated_at,
+        )
+        .await?;
+    }
+    Ok(connection)
+}
+
+async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {
+    let upstream = connection.state.upstream();
+    let account = connection.account.as_ref();
+    let found = connection.found_account.as_ref();
+    let done = sqlx::query(
+        "update user_connector_connection set label = $3, nango_connection_id = $4, nango_created_at = $5, \
+           status = $6, status_reason = $7, connected_at = $8, disconnected_at = $9, last_synced_at = $10, \
+           last_checked_at = $11, config = $12, last_error = $13, error_count = $14, version = $2, \
+           updated_at = $15, account_id = $16, account_name = $17, found_account_id = $18, \
+           found_account_name = $19, failing_since = $20 \
+         where id = $1 and version = $2 - 1",
+    )
+    .bind(connection.id)
+    .bind(connection.version)
+    .bind(&connection.label)
+    .bind(upstream.map(|upstream| upstream.id.as_str()))
+    .bind(upstream.map(|upstream| upstream.created_at))
+    .bind(connection.state.status().as_str())
+    .bind(connection.state.reason().map(super::Reason::as_str))
+    .bind(connection.connected_at)
+    .bind(connection.disconnected_at)
+    .bind(connection.last_synced_at)
+    .bind(connection.last_checked_at)
+    .bind(Json(&connection.config))
+    .bind(&connection.last_error)
+    .bind(connection.error_count)
+    .bind(connection.updated_at)
+    .bind(account.map(|account| account.id.as_str()))
+    .bind(account.and_then(|account| account.name.as_deref()))
+    .bind(found.map(|account| account.id.as_str()))
+    .bind(found.and_then(|account| account.name.as_deref()))
+    .bind(connection.failing_since)
+    .execute(db)
+    .await?;
+    one_row(&done, "user_connector_connection", connection.id)
+}

@@ -1,0 +1,91 @@
+//! What the sweep compares with Nango.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{ConnectionRow, select_connections};
+use crate::connections::Connection;
+use crate::connections::Transaction;
+
+/// A connection that Nango should hold.
+#[derive(Clone, Debug, FromRow)]
+pub(in crate::connections) struct Held {
+    pub(in crate::connections) id: Uuid,
+    pub(in crate::connections) nango_connection_id: String,
+    pub(in crate::connections) status: String,
+    pub(in crate::connections) status_reason: Option<String>,
+    pub(in crate::connections) failing_since: Option<DateTime<Utc>>,
+    pub(in crate::connections) last_checked_at: Option<DateTime<Utc>>,
+}
+
+/// Those of Nango's connections that are ours.
+pub(in crate::connections) async fn held_of(
+    db: &mut Transaction,
+    nango_ids: &[&str],
+) -> sqlx::Result<Vec<Held>> {
+    sqlx::query_as(
+        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+         from user_connector_connection where nango_connection_id = any($1)",
+    )
+    .bind(nango_ids)
+    .fetch_all(db)
+    .await
+}
+
+/// Connections that Nango has held since before `since`, after this one, in the order of their ids.
+pub(in crate::connections) async fn held_since(
+    db: &mut Transaction,
+    since: DateTime<Utc>,
+    after: Uuid,
+    limit: i64,
+) -> sqlx::Result<Vec<Held>> {
+    sqlx::query_as(
+        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+         from user_connector_connection \
+         where id > $2 and nango_connection_id is not null and updated_at < $1 \
+           and status in ('connected', 'error') \
+         order by id limit $3",
+    )
+    .bind(since)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Some other connections of the same connector: those that work before those that are failing, too.
+pub(in crate::connections) async fn siblings(
+    db: &mut Transaction,
+    connection: &Connection,
+    limit: i64,
+) -> sqlx::Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = sqlx::query_as(select_connections!(
+        "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
+         order by c.failing_since nulls first, c.nango_created_at desc limit $3"
+    ))
+    .bind(connection.connector.id)
+    .bind(connection.id)
+    .bind(limit)
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(Connection::try_from)
+        .collect::<Result<_, _>>()?)
+}
+
+/// Notes that Nango was asked about a connection, which is no change of it.
+pub(in crate::connections) async fn checked(
+    db: &mut Transaction,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    // A connection that was deleted meanwhile has nothing to be noted.
+    sqlx::query("update user_connector_connection set last_checked_at = $2 where id = $1")
+        .bind(id)
+        .bind(now)
+        .execute(db)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What happens to the caller's connections, as it happens and as it was.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{self, KeepAlive};
+use futures::{Stream, StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::{Problem, ProblemBody};
+use super::extract::{Path, Query};
+use crate::auth::Caller;
+use crate::connections::{Event, service};
+
+/// How often a stream without events says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a stream lasts; its reader then comes again, with a token that is still good.
+const LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// How soon a reader comes again after the end of a stream.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How many events a page of the history has at the most.
+const MAX_LIMIT: i64 = 200;
+
+/// The caller's events, as they happen.
+///
+/// Server-sent events named `connection`, whose data is an event and whose id
+/// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
+/// resumes after that event without a gap.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/events", tag = "connections",
+    params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
+    responses(
+        (status = 200, body = Event, content_type = "text/event-stream"),
+        (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(super) async fn stream(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+    let last = match headers
+        .get("last-event-id")
+        .map(|id| id.to_str().unwrap_or_default())
+    {
+        None | Some("") => None,
+        Some(id) => Some(
+            id.parse()
+                .map_err(|_not_a_number| Problem::invalid("Last-Event-ID is not an event's id"))?,
+        ),
+    };
+    let events = state.connections.events(&caller.user_id, last).await?;
+    let ready = sse::Event::default()
+        .event("ready")
+        .id(events.last().to_string())
+        .retry(RETRY)
+        .data("{}");
+    let ready = stream::once(std::future::ready(Ok(ready)));
+    let end = Instant::now() + LIFETIME;
+    let news = stream::unfold((state, events), move |(state, mut events)| async move {
+        let batch = tokio::select! {
+            batch = state.connections.next_events(&mut events) => batch,
+            () = tokio::time::sleep_until(end) => return None,
+            () = state.stop.cancelled() => return None,
+        };
+        match batch {
+            Ok(batch) => Some((batch, (state, events))),
+            Err(error) => {
+                // The reader comes again, and begins after the last event that it got.
+                tracing::warn!(%error, "an event stream broke off");
+                None
+            }
+        }
+    });
+    let news = news.flat_map(|batch| {
+        stream::iter(
+            batch
+                .into_iter()
+                .filter_map(|event| message(&event))
+                .map(Ok),
+        )
+    });
+    Ok(Sse::new(ready.chain(news)).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+fn message(event: &Event) -> Option<sse::Event> {
+    sse::Event::default()
+        .event("connection")
+        .id(event.id.to_string())
+        .json_data(event)
+        .ok()
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryQuery {
+    /// How many at the most: 1 to 200, 50 by default.
+    limit: Option<i64>,
+    /// The last page's `next_cursor`.
+    cursor: Option<i64>,
+}
+
+/// A page of a connection's history, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HistoryBody {
+    events: Vec<Event>,
+    /// The cursor of the next page; null on the last.
+    next_cursor: Option<i64>,
+}
+
+/// What has happened to a connection, the newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id"), HistoryQuery),
+    responses(
+        (status = 200, body = HistoryBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+    )
+)]
+pub(super) async fn history(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Json<HistoryBody>, Problem> {
+    let limit = query.limit.unwrap_or(50);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Problem::invalid(format!(
+            "limit has to be 1 to {MAX_LIMIT}"
+        )));
+    }
+    let events: Result<_, service::Error> = state
+        .connections
+        .history(&caller.user_id, id, query.cursor, limit)
+        .await;
+    let events = events?;
+    // The first version is 1: where it stands, there is nothing before.
+    let next_cursor = events
+        .last()
+        .map(|event| event.version)
+        .filter(|version| *version > 1);
+    Ok(Json(HistoryBody {
+        events,
+        next_cursor,
+    }))
+}

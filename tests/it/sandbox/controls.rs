@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use patchbay::sandbox::{Config, Sandbox};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::configured;
+
+#[tokio::test]
+async fn application_tokens_are_signed_and_last_twelve_hours() {
+    let world =
+        configured(|config| config.jwt_secret = "the application's".to_owned().into()).await;
+    let body = json!({ "user": "ada", "audience": "patchbay" });
+    let answer = world.call(Method::POST, "/sandbox/token", Some(body)).await;
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.validate_exp = false;
+    validation.set_audience(&["patchbay"]);
+    let key = DecodingKey::from_secret(b"the application's");
+    let token = answer["token"].as_str().unwrap();
+    let claims = jsonwebtoken::decode::<Value>(token, &key, &validation)
+        .unwrap()
+        .claims;
+    assert_eq!(claims["sub"], "ada");
+    let lifetime = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert_eq!(lifetime, TimeDelta::hours(12).num_seconds());
+    assert!(claims.get("iss").is_none());
+}
+
+#[tokio::test]
+async fn calls_are_remembered_with_their_answers() {
+    let world = configured(|_| {}).await;
+    world.call(Method::GET, "/connections?limit=5", None).await;
+    let url = format!("{}/connections/nope", world.sandbox.url());
+    world.http.get(url).send().await.unwrap();
+    let calls = world.call(Method::GET, "/sandbox/requests", None).await;
+    let expected = json!([
+        { "method": "GET", "path": "/connections", "query": "limit=5", "status": 200 },
+        { "method": "GET", "path": "/connections/nope", "query": "", "status": 401 },
+    ]);
+    assert_eq!(calls, expected, "controls are no API calls");
+}
+
+#[tokio::test]
+async fn a_sandbox_ends_when_it_is_stopped_or_dropped() {
+    let sandbox = Sandbox::start(Config::default()).await.unwrap();
+    let address = sandbox.address();
+    let open = TcpStream::connect(address).await.unwrap();
+    sandbox.stop().await;
+    assert!(TcpStream::connect(address).await.is_err());
+    let mut rest = [0; 1];
+    open.readable().await.unwrap();
+    assert!(
+        !matches!(open.try_read(&mut rest), Ok(1..)),
+        "open connections are closed"
+    );
+
+    let sandbox = Sandbox::start(Config::default()).await.unwrap();
+    let address = sandbox.address();
+    drop(sandbox);
+    // The loop that accepts ends as soon as it is polled.
+    let ended = async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), ended).await.unwrap();
+}

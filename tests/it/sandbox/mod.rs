@@ -1,0 +1,37 @@
+//! What the sandbox does beyond the recordings: its provider, its faults, its own pages.
+
+mod controls;
+mod faults;
+mod pages;
+mod provider;
+mod webhooks;
+
+use patchbay::sandbox::{Config, Integration};
+use serde_json::Value;
+
+use crate::contract::world::World;
+
+/// A sandbox as it is configured rather than filled over its API.
+async fn configured(change: impl FnOnce(&mut Config)) -> World {
+    let named = |key: &str, auth_mode: &str| Integration {
+        unique_key: key.to_owned(),
+        provider: key.to_owned(),
+        display_name: format!("The {key}"),
+        auth_mode: auth_mode.to_owned(),
+    };
+    World::bare(&[], |config| {
+        config.integrations = vec![
+            named("github", "OAUTH2"),
+            named("trello", "OAUTH1"),
+            named("stripe", "API_KEY"),
+            named("jira", "BASIC"),
+        ];
+        change(config);
+    })
+    .await
+}
+
+/// The `code` of an error answer.
+fn code(body: &Value) -> &str {
+    body["error"]["code"].as_str().unwrap_or_default()
+}
