@@ -125,6 +125,18 @@ impl Database {
         Ok(Transaction::new(inner, self.switches_servers))
     }
 
+    /// Begins a transaction that reads only, and sees one moment however many statements it has.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
+        let inner = self
+            .pool
+            .begin_with("begin isolation level repeatable read, read only")
+            .await?;
+        Ok(Transaction::new(inner, self.switches_servers))
+    }
+
     /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
     ///
     /// # Errors

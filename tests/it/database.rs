@@ -13,10 +13,12 @@ use patchbay::config::DatabaseConfig;
 use patchbay::connections::service::Connections;
 use patchbay::connections::{Database, DatabaseError};
 use patchbay::local_postgres::{Durability, LocalPostgres};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 use url::Url;
 
+use crate::house::House;
 use crate::postgres::{self, TestDatabase};
 
 async fn connect(url: &str) -> Result<Database, DatabaseError> {
@@ -43,8 +45,7 @@ async fn start_replica(url: String) {
     let catalog = Arc::new(Catalog::builtin());
     let address = "http://localhost".parse().unwrap();
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, address);
-    let connections = connections.await.unwrap();
-    connections.seed_connectors().await.unwrap();
+    connections.await.unwrap();
     database.close().await;
 }
 
@@ -274,6 +275,46 @@ async fn impossible_rows_are_refused() {
     for (case, constraint) in IMPOSSIBLE_AROUND_IT {
         refused(&mut sql, CONNECTION, case, constraint).await;
     }
+}
+
+/// A change may come between two statements: what is told together must not be of two times.
+#[tokio::test]
+async fn a_connection_and_its_attempt_are_told_as_of_one_moment() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let mut sql = house.sql().await;
+    sqlx::raw_sql("begin; lock table connect_attempt in access exclusive mode")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let change = async {
+        let waits = "select count(*) > 0 from pg_locks \
+                     where not granted and relation = 'connect_attempt'::regclass";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sqlx::raw_sql(
+            "update user_connector_connection set status = 'connected', status_reason = null, \
+               connected_at = now(), nango_connection_id = 'n', nango_created_at = now(); \
+             update connect_attempt set outcome = 'succeeded', ended_at = now(); commit",
+        )
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    };
+    let (told, ()) = tokio::join!(ada.get(&path), change);
+    let both = (&told["status"], &told["attempt"]["outcome"]);
+    let (before, after) = (
+        (&json!("pending"), &json!(null)),
+        (&json!("connected"), &json!("succeeded")),
+    );
+    assert!(both == before || both == after, "{told:#}");
 }
 
 /// The columns that the predecessor's table had an index each for. The unique key, the list's index and

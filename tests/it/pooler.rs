@@ -334,8 +334,8 @@ async fn the_whole_service_works_behind_it() {
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let house = House::with(&[("DATABASE_URL", &pooler.url(&database))]).await;
-    let other = house
+    let mut house = House::with(&[("DATABASE_URL", &pooler.url(&database))]).await;
+    let mut other = house
         .replica(&[("DATABASE_URL", &pooler.url(&database))])
         .await;
     let ada = house.user("ada").await;
@@ -345,4 +345,6 @@ async fn the_whole_service_works_behind_it() {
     let (status, ended) = ada.at(&other).disconnect("gmail", "").await;
     assert_eq!(status, StatusCode::OK, "{ended}");
     assert_eq!(house.nango_connections().await, [""; 0]);
+    other.stop().await.unwrap();
+    house.stop().await.unwrap();
 }

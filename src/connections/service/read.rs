@@ -179,7 +179,7 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
             Some(reference) => match self.catalog.get(reference) {
@@ -222,7 +222,7 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connection = store::find(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
