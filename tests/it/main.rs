@@ -15,4 +15,5 @@ mod nango_webhooks;
 mod postgres;
 mod sandbox;
 mod server;
+mod tokens;
 mod truth;
