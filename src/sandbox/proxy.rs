@@ -49,9 +49,9 @@ pub(super) async fn pass(
         .map_err(|error| Failure::invalid_body(error.to_string()))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
-    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
-        if let Some(value) = answer.headers().get(&name) {
-            response.headers_mut().insert(name, value.clone());
+    for (name, value) in answer.headers() {
+        if name != header::TRANSFER_ENCODING && name != header::CONNECTION {
+            response.headers_mut().append(name, value.clone());
         }
     }
     *response.body_mut() = Body::from_stream(answer.bytes_stream());
