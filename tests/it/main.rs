@@ -7,6 +7,7 @@ mod catalog;
 mod clock;
 mod connect;
 mod contract;
+mod examples;
 mod house;
 mod local_postgres;
 mod nango_client;
