@@ -14,6 +14,7 @@ use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
 use crate::auth;
+use crate::keys::GivenKey;
 use crate::nango;
 use crate::nango::webhook::SigningKeys;
 
@@ -31,6 +32,10 @@ pub struct Config {
     pub nango: Option<NangoConfig>,
     /// How a user's token is verified.
     pub auth: auth::Config,
+    /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    pub token_cache: Duration,
+    /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
+    pub service_keys: Vec<GivenKey>,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
     /// `LOG_FORMAT`: how logs are written.
@@ -131,22 +136,20 @@ impl Config {
         }
     }
 
-    /// Reads only what is about the database and the logs, for a command that needs no more.
+    /// Reads only what names the database, for commands that need nothing else.
     ///
     /// # Errors
-    /// Names every variable that is missing or wrong.
+    /// Names what of it is missing or wrong.
     pub fn read_database(
         lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(DatabaseConfig, LogFormat), ConfigError> {
+    ) -> Result<DatabaseConfig, ConfigError> {
         let mut env = Environment {
             lookup,
             names: Vec::new(),
             problems: Vec::new(),
         };
-        let database = env.database();
-        let log_format = env.or("LOG_FORMAT", LogFormat::Json);
-        match database {
-            Some(database) if env.problems.is_empty() => Ok((database, log_format)),
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok(database),
             _ => Err(ConfigError {
                 problems: env.problems,
             }),
@@ -180,6 +183,8 @@ impl Environment<'_> {
         let database = self.database();
         let nango = self.nango();
         let auth = self.auth();
+        let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
+        let service_keys = self.service_keys();
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
         Some(Config {
@@ -187,6 +192,8 @@ impl Environment<'_> {
             database: database?,
             nango: nango?,
             auth,
+            token_cache,
+            service_keys,
             catalog_file,
             log_format,
         })
@@ -330,6 +337,19 @@ impl Environment<'_> {
             leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
         }
+    }
+
+    fn service_keys(&mut self) -> Vec<GivenKey> {
+        let entries: Option<String> = self.optional("SERVICE_API_KEYS");
+        let entries = entries.unwrap_or_default();
+        let mut keys = Vec::new();
+        for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
+            match entry.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            }
+        }
+        keys
     }
 
     /// An empty value counts as none: that is how hosts and compose files hand out unset variables.

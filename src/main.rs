@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use patchbay::app::App;
 use patchbay::clock::Clock;
-use patchbay::config::Config;
+use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
 use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod manage_keys;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -22,7 +23,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve, as the environment says (the default).
     Serve,
@@ -31,6 +32,9 @@ enum Command {
     Sandbox,
     /// Bring the database's schema up to date, and end.
     Migrate,
+    /// Make, list, rotate and revoke the keys of your own services.
+    #[command(subcommand)]
+    Keys(manage_keys::KeysCommand),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -75,13 +79,14 @@ async fn run(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "sandbox")]
         Command::Sandbox => try_out::run(stop_on_signal()?).await,
         Command::Migrate => {
-            let (config, log_format) = Config::read_database(&variable)?;
-            telemetry::init(log_format);
+            let config = Config::read_database(&variable)?;
+            telemetry::init(LogFormat::Pretty);
             let database = Database::connect(&config).await?;
             database.migrate().await?;
             println!("the database's schema is up to date");
             Ok(())
         }
+        Command::Keys(command) => manage_keys::run(command).await,
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())

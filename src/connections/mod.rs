@@ -14,6 +14,7 @@ pub mod machine;
 pub mod service;
 mod store;
 mod transaction;
+pub mod uses;
 
 use std::fmt;
 use std::str::FromStr;
@@ -298,6 +299,8 @@ names! {
         AccountMismatched = "account_mismatched",
         /// The user took the other account.
         AccountAccepted = "account_accepted",
+        /// A workflow said that a token was refused, and it was refreshed.
+        TokenRefreshed = "token_refreshed",
     }
 }
 

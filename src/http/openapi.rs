@@ -19,6 +19,7 @@ use super::error::{Code, ProblemBody};
     tags(
         (name = "catalog", description = "What can be connected"),
         (name = "connections", description = "Who is connected to what, and why not if not"),
+        (name = "tokens", description = "Credentials for workflows; a service key is needed"),
         (name = "webhooks", description = "What Nango tells"),
         (name = "operation", description = "For platforms and operators; no token is needed"),
     )
@@ -35,6 +36,11 @@ impl Modify for Bearer {
             .build();
         if let Some(components) = &mut document.components {
             components.add_security_scheme("user", SecurityScheme::Http(scheme));
+            let key = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("pbk_…")
+                .build();
+            components.add_security_scheme("service", SecurityScheme::Http(key));
         }
     }
 }
@@ -44,23 +50,34 @@ pub(super) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
-/// Says which paths need a user's token: all but those that others than users call.
+/// Names a rest of a path as other parameters: what the router calls `{*path}` is `{path}` to OpenAPI.
+pub(super) fn name_plainly(document: &mut OpenApi) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
+    document.paths.paths = paths.into_iter().map(plain).collect();
+}
+
+/// Says which operations need a user's token or a service's key: all but those that others call.
 pub(super) fn secure(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let open = !path.starts_with("/api/v1/connectors");
-        for operation in [
+        let services_only =
+            path.starts_with("/api/v1/users") || path.contains("/token") || path.contains("/proxy");
+        if !services_only && !path.starts_with("/api/v1/connectors") {
+            continue;
+        }
+        let mut schemes = vec![SecurityRequirement::new("service", Vec::<String>::new())];
+        if !services_only {
+            schemes.push(SecurityRequirement::new("user", Vec::<String>::new()));
+        }
+        let operations = [
             &mut item.get,
             &mut item.post,
+            &mut item.put,
             &mut item.patch,
             &mut item.delete,
-        ]
-        .into_iter()
-        .flatten()
-        {
-            if !open {
-                operation.security =
-                    Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
-            }
+        ];
+        for operation in operations.into_iter().flatten() {
+            operation.security = Some(schemes.clone());
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{fs, io};
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::DatabaseConfig;
-use patchbay::connections::service::Connections;
+use patchbay::connections::service::{Connections, Settings};
 use patchbay::connections::{Database, DatabaseError};
 use patchbay::local_postgres::{Durability, LocalPostgres};
 use serde_json::json;
@@ -43,8 +43,11 @@ async fn start_replica(url: String) {
     let database = connect(&url).await.unwrap();
     database.migrate().await.unwrap();
     let catalog = Arc::new(Catalog::builtin());
-    let address = "http://localhost".parse().unwrap();
-    let connections = Connections::new(database.clone(), catalog, None, Clock::System, address);
+    let settings = Settings {
+        public_url: "http://localhost".parse().unwrap(),
+        token_cache: Duration::ZERO,
+    };
+    let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();
     database.close().await;
 }

@@ -12,7 +12,8 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::{Config, DatabaseConfig};
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Swept};
+use patchbay::connections::service::{Connections, Settings, Swept};
+use patchbay::keys::ServiceKeys;
 use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -222,16 +223,30 @@ impl House {
             timeout: Duration::from_secs(2),
         });
         let catalog = Arc::new(Catalog::load(self.catalog_file.as_deref()).unwrap());
-        let url = self.url.parse().unwrap();
+        let settings = Settings {
+            public_url: self.url.parse().unwrap(),
+            token_cache: Duration::from_secs(60),
+        };
         Connections::new(
             Database::connect(&config).await.unwrap(),
             catalog,
             Some(nango.unwrap()),
             self.clock.clone(),
-            url,
+            settings,
         )
         .await
         .unwrap()
+    }
+
+    /// The service keys of the same database.
+    pub(crate) async fn keys(&self) -> ServiceKeys {
+        let config = DatabaseConfig {
+            url: self.database.url().into(),
+            pool_size: 1,
+            wait: Duration::ZERO,
+        };
+        let database = Database::connect(&config).await.unwrap();
+        ServiceKeys::new(database, Vec::new(), self.clock.clone())
     }
 
     /// One sweep over all that Nango holds.
