@@ -206,13 +206,9 @@ async fn a_reconnect_as_another_account_waits_for_the_users_word() {
         (&json!("connected"), &json!("grace"))
     );
 
-    let second = format!("/gmail/connect?instance_id=second");
+    let second = "/gmail/connect?instance_id=second";
     let (_, begun) = ada
-        .call(
-            Method::POST,
-            &second,
-            Some(json!({ "login_hint": "grace" })),
-        )
+        .call(Method::POST, second, Some(json!({ "login_hint": "grace" })))
         .await;
     house.popup(text(&begun, "oauth_url")).await;
     let twice = ada.until(text(&begun, "connection_id"), "connected").await;

@@ -1,13 +1,13 @@
 //! The catalog's table.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Connector};
+use crate::connections::Transaction;
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
 pub(in crate::connections) async fn connector_id(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     reference: &str,
 ) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
@@ -18,7 +18,7 @@ pub(in crate::connections) async fn connector_id(
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
 pub(in crate::connections) async fn seed_connectors(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     catalog: &Catalog,
 ) -> sqlx::Result<()> {
     let mut connectors: Vec<&Connector> = catalog.iter().collect();
