@@ -136,20 +136,22 @@ impl Config {
         }
     }
 
-    /// Reads only what names the database, for commands that need nothing else.
+    /// Reads only what is about the database and the logs, for a command that needs no more.
     ///
     /// # Errors
-    /// Names what of it is missing or wrong.
+    /// Names every variable that is missing or wrong.
     pub fn read_database(
         lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<DatabaseConfig, ConfigError> {
+    ) -> Result<(DatabaseConfig, LogFormat), ConfigError> {
         let mut env = Environment {
             lookup,
             names: Vec::new(),
             problems: Vec::new(),
         };
-        match env.database() {
-            Some(database) if env.problems.is_empty() => Ok(database),
+        let database = env.database();
+        let log_format = env.or("LOG_FORMAT", LogFormat::Json);
+        match database {
+            Some(database) if env.problems.is_empty() => Ok((database, log_format)),
             _ => Err(ConfigError {
                 problems: env.problems,
             }),

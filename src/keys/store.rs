@@ -6,8 +6,9 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{KeyInfo, NewKey, Scope, Service};
 use crate::connections::Transaction;
+
+use super::{KeyInfo, NewKey, Scope, Service};
 
 #[derive(FromRow)]
 struct KeyRow {
