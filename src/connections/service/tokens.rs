@@ -233,6 +233,9 @@ impl Connections {
             Err(error) => return self.explain(connection, error).await.map(|()| true),
         };
         if name_of(&current) != token_id {
+            // Nango has refreshed it by itself, which nobody has told us.
+            let key = (connection.id, connection.version);
+            self.tokens.held.invalidate(&key).await;
             return Ok(false);
         }
         match self.credentials(connection, Refresh::Force).await {
