@@ -175,6 +175,21 @@ const WRONG: &[(&str, &str, &str)] = &[
         "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
     ),
     (
+        "SWEEP_INTERVAL_SECONDS",
+        "0",
+        "SWEEP_INTERVAL_SECONDS must be at least 1",
+    ),
+    (
+        "TOKEN_CACHE_SECONDS",
+        "-1",
+        "TOKEN_CACHE_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_short",
+        "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
+    ),
+    (
         "LOG_FORMAT",
         "xml",
         "LOG_FORMAT cannot be read: must be json or pretty",

@@ -45,7 +45,7 @@ async fn start_replica(url: String) {
     let catalog = Arc::new(Catalog::builtin());
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
-        token_cache: std::time::Duration::ZERO,
+        token_cache: Duration::ZERO,
     };
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();

@@ -4,7 +4,6 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::connections::Transaction;
-
 use crate::connections::uses::{PastUse, Use};
 
 /// Writes uses down, and when each connection was last used. Those of connections that are gone are gone, too.
