@@ -12,7 +12,7 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::{Config, DatabaseConfig};
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Swept};
+use patchbay::connections::service::{Connections, Pace, Swept};
 use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -236,11 +236,12 @@ impl House {
 
     /// One sweep over all that Nango holds.
     pub(crate) async fn sweep(&self) -> Swept {
-        let swept = self
-            .service()
-            .await
-            .sweep(Duration::ZERO, &CancellationToken::new())
-            .await;
+        let pace = Pace {
+            every: Duration::ZERO,
+            pause: Duration::ZERO,
+        };
+        let service = self.service().await;
+        let swept = service.sweep(pace, &CancellationToken::new()).await;
         swept.unwrap().expect("no other sweep is under way")
     }
 

@@ -34,7 +34,7 @@ pub use disconnect::{DisconnectTarget, Disconnected};
 pub use idempotency::Idempotency;
 pub use read::{Details, Page, Query, Update};
 pub use stream::Events;
-pub use sweep::Swept;
+pub use sweep::{Pace, Swept};
 
 /// The connections of all users: the house's one door to the database and Nango.
 #[derive(Debug)]
