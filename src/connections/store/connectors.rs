@@ -1,6 +1,8 @@
 //! The catalog's table.
 
+use serde_json::{Value, json};
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, Connector};
@@ -24,32 +26,38 @@ pub(in crate::connections) async fn seed_connectors(
     let mut connectors: Vec<&Connector> = catalog.iter().collect();
     // In one order, so that two starting replicas do not lock each other out.
     connectors.sort_by_key(|connector| connector.id);
-    for connector in &connectors {
-        sqlx::query(
-            "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-             on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
-               category = excluded.category, provider = excluded.provider, \
-               integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
-               enabled = excluded.enabled, manifest = excluded.manifest, updated_at = now() \
-             where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
-        )
-        .bind(connector.id)
-        .bind(&connector.slug)
-        .bind(&connector.name)
-        .bind(&connector.category)
-        .bind(&connector.provider)
-        .bind(&connector.integration_key)
-        .bind(connector.auth_mode.map(|mode| mode.to_string()))
-        .bind(connector.enabled)
-        .bind(connector.manifest())
-        .execute(&mut *db)
-        .await?;
-    }
+    let rows: Vec<Value> = connectors.iter().map(|connector| row(connector)).collect();
+    sqlx::query(
+        "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
+         select * from jsonb_to_recordset($1) as seed (id uuid, slug text, name text, category text, provider text, \
+           integration_key text, auth_mode text, enabled boolean, manifest jsonb) \
+         on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
+           category = excluded.category, provider = excluded.provider, \
+           integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
+           enabled = excluded.enabled, manifest = excluded.manifest, updated_at = now() \
+         where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
+    )
+    .bind(Json(rows))
+    .execute(&mut *db)
+    .await?;
     let ids: Vec<Uuid> = connectors.iter().map(|connector| connector.id).collect();
     sqlx::query("update connector set enabled = false, updated_at = now() where enabled and not id = any($1)")
         .bind(&ids)
         .execute(db)
         .await?;
     Ok(())
+}
+
+fn row(connector: &Connector) -> Value {
+    json!({
+        "id": connector.id,
+        "slug": connector.slug,
+        "name": connector.name,
+        "category": connector.category,
+        "provider": connector.provider,
+        "integration_key": connector.integration_key,
+        "auth_mode": connector.auth_mode.map(|mode| mode.to_string()),
+        "enabled": connector.enabled,
+        "manifest": connector.manifest(),
+    })
 }
