@@ -316,36 +316,7 @@ impl House {
     ///
     /// With `consent` set to `allow` or `deny` by the faults, no page asks.
     pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
-        let mut next = oauth_url.to_owned();
-        let mut cookies: Vec<String> = Vec::new();
-        for _ in 0..10 {
-            let response = self
-                .client
-                .get(&next)
-                .header("cookie", cookies.join("; "))
-                .send()
-                .await
-                .unwrap();
-            let set = response.headers().get_all("set-cookie").iter();
-            cookies.extend(set.map(|cookie| {
-                cookie
-                    .to_str()
-                    .unwrap()
-                    .split(';')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }));
-            let Some(location) = response.headers().get("location") else {
-                return response;
-            };
-            next = response
-                .url()
-                .join(location.to_str().unwrap())
-                .unwrap()
-                .into();
-        }
-        panic!("the popup goes round in circles");
+        popup(&self.client, oauth_url).await
     }
 
     /// Moves the time forward for the service and Nango.
@@ -443,8 +414,41 @@ impl User<'_> {
     }
 }
 
+/// Goes through the popup as a browser does, and answers the last page.
+pub(crate) async fn popup(client: &Client, oauth_url: &str) -> Response {
+    let mut next = oauth_url.to_owned();
+    let mut cookies: Vec<String> = Vec::new();
+    for _ in 0..10 {
+        let response = client
+            .get(&next)
+            .header("cookie", cookies.join("; "))
+            .send()
+            .await
+            .unwrap();
+        let set = response.headers().get_all("set-cookie").iter();
+        cookies.extend(set.map(|cookie| {
+            cookie
+                .to_str()
+                .unwrap()
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        }));
+        let Some(location) = response.headers().get("location") else {
+            return response;
+        };
+        next = response
+            .url()
+            .join(location.to_str().unwrap())
+            .unwrap()
+            .into();
+    }
+    panic!("the popup goes round in circles");
+}
+
 /// An integration for every connector that a Nango can have one for.
-fn integrations() -> Vec<Integration> {
+pub(crate) fn integrations() -> Vec<Integration> {
     let catalog = Catalog::builtin();
     let of = |connector: &patchbay::catalog::Connector| {
         Some(Integration {
