@@ -7,6 +7,7 @@ mod catalog;
 mod clock;
 mod connect;
 mod contract;
+mod crash;
 mod house;
 mod invariants;
 mod local_postgres;
