@@ -213,12 +213,15 @@ impl Connections {
             .map(|held| (held.nango_connection_id.as_str(), held))
             .collect();
         let recently = self.clock.now() - RECENT;
+        let installation = self.installation.to_string();
         for summary in &found {
             listing
                 .ids
                 .insert(listing.hasher.hash_one(&summary.connection_id));
             let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-            if attempt.is_some_and(|attempt| listing.open.contains(&attempt)) {
+            // Another installation's are none of our business, however many there are.
+            let ours = summary.tags.get(INSTALLATION_TAG) == Some(&installation);
+            if ours && attempt.is_some_and(|attempt| listing.open.contains(&attempt)) {
                 listing.unknown.push(summary.clone());
                 continue;
             }
@@ -230,7 +233,7 @@ impl Connections {
                     listing.to_check.push(held.id);
                 }
                 Some(_) => {}
-                None if attempt.is_some() => listing.unknown.push(summary.clone()),
+                None if ours && attempt.is_some() => listing.unknown.push(summary.clone()),
                 None => {}
             }
         }
@@ -248,10 +251,9 @@ impl Connections {
             swept.found += 1;
             return Ok(());
         }
-        let ours = summary.tags.get(INSTALLATION_TAG) == Some(&self.installation.to_string());
         let mut tx = self.begin().await?;
         let known = store::attempt(&mut tx, attempt).await?.is_some();
-        if ours && !known && summary.created_at <= self.clock.now() - GRACE {
+        if !known && summary.created_at <= self.clock.now() - GRACE {
             tracing::warn!(
                 nango_connection = summary.connection_id, %attempt,
                 "a connection of ours at Nango belongs to no row: it is deleted"
