@@ -9,7 +9,6 @@ use uuid::Uuid;
 use crate::connections::Transaction;
 
 use super::{KeyInfo, NewKey, Scope, Service};
-use crate::connections::Transaction;
 
 #[derive(FromRow)]
 struct KeyRow {
