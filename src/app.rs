@@ -110,7 +110,7 @@ impl App {
         let tasks = TaskTracker::new();
         let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
         let started = start(&config, catalog, clock, &ready, &tasks, &stop).await;
-        let started = match started {
+        let parts = match started {
             Ok(parts) => parts,
             Err(error) => {
                 stop.cancel();
@@ -126,7 +126,7 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
-        if let Some((database, connections)) = started {
+        if let Some((database, connections)) = parts {
             // The last answers have been given: what they used is written down.
             connections.write_uses().await?;
             database.close().await;

@@ -136,22 +136,20 @@ impl Config {
         }
     }
 
-    /// Reads only what is about the database and the logs, for a command that needs no more.
+    /// Reads only what names the database, for commands that need nothing else.
     ///
     /// # Errors
-    /// Names every variable that is missing or wrong.
+    /// Names what of it is missing or wrong.
     pub fn read_database(
         lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(DatabaseConfig, LogFormat), ConfigError> {
+    ) -> Result<DatabaseConfig, ConfigError> {
         let mut env = Environment {
             lookup,
             names: Vec::new(),
             problems: Vec::new(),
         };
-        let database = env.database();
-        let log_format = env.or("LOG_FORMAT", LogFormat::Json);
-        match database {
-            Some(database) if env.problems.is_empty() => Ok((database, log_format)),
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok(database),
             _ => Err(ConfigError {
                 problems: env.problems,
             }),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use patchbay::app::App;
 use patchbay::clock::Clock;
-use patchbay::config::Config;
+use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
 use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,8 +79,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "sandbox")]
         Command::Sandbox => try_out::run(stop_on_signal()?).await,
         Command::Migrate => {
-            let (config, log_format) = Config::read_database(&variable)?;
-            telemetry::init(log_format);
+            let config = Config::read_database(&variable)?;
+            telemetry::init(LogFormat::Pretty);
             let database = Database::connect(&config).await?;
             database.migrate().await?;
             println!("the database's schema is up to date");

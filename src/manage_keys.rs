@@ -40,7 +40,7 @@ pub(crate) enum KeysCommand {
 }
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
-    let (config, _) = Config::read_database(&|name| std::env::var(name).ok())?;
+    let config = Config::read_database(&|name| std::env::var(name).ok())?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
     let keys = ServiceKeys::new(database, Vec::new(), Clock::System);

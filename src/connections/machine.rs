@@ -75,7 +75,7 @@ impl Connection {
         let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
-            Some(current) if current.created_at > grant.created_at => return Grant::Discarded,
+            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
@@ -145,6 +145,7 @@ impl Connection {
             ),
         };
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = found.cloned();
         transition.connection.last_error = Some(failure.message.clone());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -220,6 +221,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.last_error =
             Some("The provider no longer accepts the credentials: authorize again".to_owned());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -247,6 +249,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = None;
         transition.connection.last_error =
             Some("The connection was deleted at Nango: connect again".to_owned());
@@ -339,6 +342,14 @@ impl Connection {
             outcome: None,
             discard: None,
         }
+    }
+}
+
+impl Upstream {
+    /// In one order whoever asks, even of those made in the same instant: what was once
+    /// discarded for another is never taken for it.
+    fn is_newer_than(&self, other: &Self) -> bool {
+        (self.created_at, &self.id) > (other.created_at, &other.id)
     }
 }
 

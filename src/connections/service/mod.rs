@@ -38,7 +38,7 @@ pub use disconnect::{DisconnectTarget, Disconnected};
 pub use idempotency::Idempotency;
 pub use read::{Details, Page, Query, Update};
 pub use stream::Events;
-pub use sweep::Swept;
+pub use sweep::{Pace, Swept};
 pub use tokens::Token;
 pub use users::Erased;
 

@@ -29,6 +29,20 @@ pub(in crate::connections) async fn claim_job(
     Ok(done.rows_affected() == 1)
 }
 
+/// Keeps a claimed job for another `lease` seconds.
+pub(in crate::connections) async fn renew_job(
+    db: &mut Transaction,
+    name: &str,
+    lease: f64,
+) -> sqlx::Result<()> {
+    sqlx::query("update job set leased_until = now() + make_interval(secs => $2) where name = $1")
+        .bind(name)
+        .bind(lease)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Gives a job back; `finished` if it was done to its end.
 pub(in crate::connections) async fn release_job(
     db: &mut Transaction,
