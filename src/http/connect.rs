@@ -31,7 +31,7 @@ pub(super) struct ConnectQuery {
 pub(super) struct ConnectBody {
     /// What the user calls the connection.
     label: Option<String>,
-    /// What the product keeps with it: a JSON object of 16 KiB at the most.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use url::Url;
 use uuid::Uuid;
 
+use super::read::merge;
 use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
@@ -76,7 +77,7 @@ impl Connections {
         if request.label.is_some() {
             connection.label.clone_from(&request.label);
         }
-        connection.config.extend(request.config.clone());
+        merge(&mut connection.config, &request.config)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
         tx.commit().await?;
         self.open(upstream, connector, connection, attempt, request)

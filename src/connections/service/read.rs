@@ -163,14 +163,9 @@ impl Connections {
         if let Some(label) = &update.label {
             connection.label.clone_from(label);
         }
-        for (key, value) in update.config.iter().flatten() {
-            if value.is_null() {
-                connection.config.remove(key);
-            } else {
-                connection.config.insert(key.clone(), value.clone());
-            }
+        if let Some(changes) = &update.config {
+            merge(&mut connection.config, changes)?;
         }
-        check_config(&connection.config)?;
         if connection != before {
             store::apply(&mut tx, &connection.updated(self.clock.now()), None).await?;
         }
@@ -280,8 +275,15 @@ fn open_attempts(details: &[Details]) -> Vec<Attempt> {
         .collect()
 }
 
-/// Refuses a config that would become too large.
-pub(super) fn check_config(config: &Map<String, Value>) -> Result<()> {
+/// Merges into a config by key, where null removes one; refuses what would become too large.
+pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
+    for (key, value) in changes {
+        if value.is_null() {
+            config.remove(key);
+        } else {
+            config.insert(key.clone(), value.clone());
+        }
+    }
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
         return Err(Error::Invalid(format!(
