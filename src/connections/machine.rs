@@ -75,7 +75,7 @@ impl Connection {
         let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
-            Some(current) if current.created_at > grant.created_at => return Grant::Discarded,
+            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
