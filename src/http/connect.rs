@@ -125,7 +125,7 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
@@ -161,7 +161,7 @@ pub(super) async fn connect(
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]

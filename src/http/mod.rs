@@ -98,7 +98,7 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    openapi::secure(&mut document);
+    openapi::complete(&mut document);
     document
 }
 

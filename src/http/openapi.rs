@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the handlers.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi, SecurityRequirement};
+use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
 use super::error::{Code, ProblemBody};
@@ -44,10 +44,9 @@ pub(super) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
-/// Says which paths need a user's token: all but those that others than users call.
-pub(super) fn secure(document: &mut OpenApi) {
+/// Says of all operations what no handler says of its own.
+pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let open = !path.starts_with("/api/v1/connectors");
         for operation in [
             &mut item.get,
             &mut item.post,
@@ -57,9 +56,20 @@ pub(super) fn secure(document: &mut OpenApi) {
         .into_iter()
         .flatten()
         {
-            if !open {
+            // All others are called by platforms and by Nango.
+            if path.starts_with("/api/v1/connectors") {
                 operation.security =
                     Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
+            }
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                    && let Some(content) = response.content.shift_remove("application/json")
+                {
+                    response
+                        .content
+                        .insert("application/problem+json".to_owned(), content);
+                }
             }
         }
     }
