@@ -345,14 +345,6 @@ impl Connection {
     }
 }
 
-impl Upstream {
-    /// In one order whoever asks, even of those made in the same instant: what was once
-    /// discarded for another is never taken for it.
-    fn is_newer_than(&self, other: &Self) -> bool {
-        (self.created_at, &self.id) > (other.created_at, &other.id)
-    }
-}
-
 impl Attempt {
     /// Whether a grant of this attempt has been looked at and decided on.
     fn grant_was_taken(&self) -> bool {

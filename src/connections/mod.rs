@@ -95,6 +95,15 @@ pub struct Upstream {
     pub created_at: DateTime<Utc>,
 }
 
+impl Upstream {
+    /// Whether this one was made after the other. Of two of the same moment always the same one
+    /// counts as newer, or each look would discard what the last one took.
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.created_at, &self.id) > (other.created_at, &other.id)
+    }
+}
+
 /// An account at a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {

@@ -72,7 +72,7 @@ pub(super) struct CallbackAnswer {
 #[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
     (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
     (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
-    (status = 503, body = ProblemBody)
+    (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
 ))]
 pub(super) async fn callback(
     State(app): State<AppState>,

@@ -154,7 +154,7 @@ pub(super) async fn list(
 /// One connector.
 #[utoipa::path(get, path = "/api/v1/connectors/{connector}", tag = "catalog",
     params(("connector" = String, Path, description = "A connector's id or slug")),
-    responses((status = 200, body = ConnectorBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
+    responses((status = 200, body = ConnectorBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
 )]
 pub(super) async fn get(
     State(state): State<AppState>,

@@ -30,7 +30,7 @@ pub(super) struct ConnectQuery {
 pub(super) struct ConnectBody {
     /// What the user calls the connection.
     label: Option<String>,
-    /// What the product keeps with it: a JSON object of 16 KiB at the most.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,
@@ -124,7 +124,7 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
@@ -160,7 +160,7 @@ pub(super) async fn connect(
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]

@@ -275,7 +275,8 @@ pub(super) struct AccountChoice {
     request_body = AccountChoice,
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
     )
 )]
 pub(super) async fn accept_account(
@@ -315,7 +316,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     request_body = UpdateBody,
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
     )
 )]
 pub(super) async fn update(

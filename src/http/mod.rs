@@ -51,6 +51,9 @@ pub use error::{Code, Problem};
 /// The header that carries a request's id, in and out.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The longest request id that is taken up, in bytes.
+const MAX_REQUEST_ID: usize = 128;
+
 /// The largest body that is read.
 const MAX_BODY: usize = 256 * 1024;
 
@@ -114,8 +117,7 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    openapi::name_plainly(&mut document);
-    openapi::secure(&mut document);
+    openapi::complete(&mut document);
     document
 }
 
@@ -142,9 +144,24 @@ pub fn router(state: AppState) -> Router {
     api.merge(docs).layer(cors).layer(from_fn(log))
 }
 
+/// Takes up a caller's request id if it is one of visible characters and no longer than
+/// `MAX_REQUEST_ID`. Any other is forgotten, and the request gets a new one: it goes into every
+/// log line of the request.
+async fn forget_odd_request_ids(mut request: Request, next: Next) -> Response {
+    let mut ids = request.headers().get_all(&REQUEST_ID).iter();
+    let plain = |id: &HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    if !matches!((ids.next(), ids.next()), (Some(id), None) if plain(id)) {
+        request.headers_mut().remove(&REQUEST_ID);
+    }
+    next.run(request).await
+}
+
 /// What every answer goes through, whatever made it.
 pub fn layered(router: Router) -> Router {
     let layers = ServiceBuilder::new()
+        .layer(from_fn(forget_odd_request_ids))
         .layer(SetRequestIdLayer::new(REQUEST_ID.clone(), MakeRequestUuid))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID.clone()))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))

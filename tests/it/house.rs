@@ -1,22 +1,23 @@
 //! A whole Patchbay for one test: the real service over its own database, and
 //! the sandbox's Nango, both over real HTTP.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::{Config, DatabaseConfig};
+use patchbay::config::Config;
+use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Pace, Settings, Swept};
 use patchbay::keys::ServiceKeys;
-use patchbay::nango::{self, Nango};
+use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
@@ -37,9 +38,9 @@ pub(crate) struct House {
     pub(crate) clock: Clock,
     pub(crate) sandbox: Sandbox,
     pub(crate) signing_key: String,
-    secret_key: String,
-    catalog_file: Option<PathBuf>,
-    client: Client,
+    pub(crate) secret_key: String,
+    pub(crate) client: Client,
+    settings: Vec<(&'static str, String)>,
     replica: Replica,
     database: TestDatabase,
 }
@@ -53,15 +54,8 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
-        let config = Config::read(&|name| {
-            settings
-                .iter()
-                .rev()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.clone())
-        });
         // Port 0 is not a public address: the listener is asked for its own.
-        let app = App::bind(config.unwrap(), clock).await.unwrap();
+        let app = App::bind(read(settings), clock).await.unwrap();
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
@@ -122,14 +116,23 @@ impl House {
     }
 
     /// A house with these variables set besides, or instead.
-    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        Self::build(settings, |_| {}).await
+    }
+
+    /// The same with another Nango. The service's own address is the origin of
+    /// the `webhook_url` that the configuration comes with.
+    pub(crate) async fn build(
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut sandbox::Config),
+    ) -> Self {
         let clock = start_of_time();
         let database = postgres::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
-        let sandbox = Sandbox::start(sandbox::Config {
+        let mut nango = sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
@@ -139,9 +142,9 @@ impl House {
             rate_limit: 1_000_000,
             webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
             ..sandbox::Config::default()
-        })
-        .await
-        .unwrap();
+        };
+        change(&mut nango);
+        let sandbox = Sandbox::start(nango).await.unwrap();
         let mut all = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
             ("PORT", port.to_string()),
@@ -157,49 +160,32 @@ impl House {
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
         ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+        extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
-        let catalog_file = all.iter().rev().find(|(name, _)| *name == "CATALOG_FILE");
-        let catalog_file = catalog_file.map(|(_, path)| path.into());
         Self {
             url,
             clock,
             sandbox,
             signing_key,
             secret_key,
-            catalog_file,
             client: client(),
+            settings: all,
             replica,
             database,
         }
     }
 
+    /// The variables that the service was started with; a later one of the same name counts.
+    pub(crate) fn settings(&self, others: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut all = self.settings.clone();
+        extend(&mut all, others);
+        all
+    }
+
     /// A second replica over the same database and Nango, with a port of its own.
-    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Replica {
-        let mut all = vec![
-            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
-            ("PORT", "0".to_owned()),
-            ("PUBLIC_URL", self.url.clone()),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("DATABASE_POOL_SIZE", "5".to_owned()),
-            (
-                "NANGO_BASE_URL",
-                format!("http://{}", self.sandbox.address()),
-            ),
-            ("NANGO_SECRET_KEY", self.secret_key.clone()),
-            ("NANGO_WEBHOOK_SIGNING_KEY", self.signing_key.clone()),
-            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
-            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
-        ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+    pub(crate) async fn replica(&self, settings: &[(&'static str, &str)]) -> Replica {
+        let mut all = self.settings(&[("PORT", "0")]);
+        extend(&mut all, settings);
         Replica::start(&all, self.clock.clone()).await
     }
 
@@ -210,27 +196,15 @@ impl House {
 
     /// The use cases over the same database and Nango, for what no request asks for.
     pub(crate) async fn service(&self) -> Connections {
-        let config = DatabaseConfig {
-            url: self.database.url().into(),
-            pool_size: 3,
-            wait: Duration::ZERO,
-        };
-        let nango = Nango::new(nango::Config {
-            base_url: format!("http://{}", self.sandbox.address())
-                .parse()
-                .unwrap(),
-            secret_key: self.secret_key.clone().into(),
-            timeout: Duration::from_secs(2),
-        });
-        let catalog = Arc::new(Catalog::load(self.catalog_file.as_deref()).unwrap());
+        let config = read(&self.settings);
         let settings = Settings {
-            public_url: self.url.parse().unwrap(),
-            token_cache: Duration::from_secs(60),
+            public_url: config.http.public_url,
+            token_cache: config.token_cache,
         };
         Connections::new(
-            Database::connect(&config).await.unwrap(),
-            catalog,
-            Some(nango.unwrap()),
+            Database::connect(&config.database).await.unwrap(),
+            Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
+            Some(Nango::new(config.nango.unwrap().client).unwrap()),
             self.clock.clone(),
             settings,
         )
@@ -340,6 +314,19 @@ impl House {
             .collect()
     }
 
+    /// Waits until Nango holds these connections and no others, newest first.
+    pub(crate) async fn until_nango_holds(&self, ids: &[&str]) {
+        let mut last = Vec::new();
+        for _ in 0..400 {
+            last = self.nango_connections().await;
+            if last == ids {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("Nango holds {last:?}, not {ids:?}");
+    }
+
     /// Goes through the popup as a browser does, and answers the last page.
     ///
     /// With `consent` set to `allow` or `deny` by the faults, no page asks.
@@ -363,11 +350,24 @@ pub(crate) struct User<'a> {
 impl User<'_> {
     /// The same user at another replica.
     pub(crate) fn at(&self, replica: &Replica) -> Self {
+        self.at_url(&replica.url)
+    }
+
+    /// The same user at a service that runs elsewhere.
+    pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
             house: self.house,
             token: self.token.clone(),
-            url: replica.url.clone(),
+            url: url.to_owned(),
         }
+    }
+
+    /// A request below `/api/v1/connectors`, with the user's token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.house
+            .client
+            .request(method, format!("{}/api/v1/connectors{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     /// Sends a request below `/api/v1/connectors`, and answers its status and JSON.
@@ -377,11 +377,7 @@ impl User<'_> {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let request = self
-            .house
-            .client
-            .request(method, format!("{}/api/v1/connectors{path}", self.url))
-            .bearer_auth(&self.token);
+        let request = self.request(method, path);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
@@ -489,8 +485,34 @@ pub(crate) fn integrations() -> Vec<Integration> {
     catalog.iter().filter_map(of).collect()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below those that the system gives out
+/// by itself: none of the many sockets that ask for any port takes it meanwhile.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different ports.
+    let start = std::process::id() * 131;
+    loop {
+        let offset = start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(offset % 12_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Reads variables as the program does its environment's; a later one of the same name counts.
+fn read(settings: &[(&str, String)]) -> Config {
+    let lookup = |name: &str| {
+        let found = settings.iter().rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    Config::read(&lookup).unwrap()
+}
+
+fn extend(all: &mut Vec<(&'static str, String)>, settings: &[(&'static str, &str)]) {
+    all.extend(
+        settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    );
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
 
+use super::read::merge;
 use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
@@ -75,7 +76,7 @@ impl Connections {
         if request.label.is_some() {
             connection.label.clone_from(&request.label);
         }
-        connection.config.extend(request.config.clone());
+        merge(&mut connection.config, &request.config)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
         tx.commit().await?;
         self.open(upstream, connector, connection, attempt, request)
