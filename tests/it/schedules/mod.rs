@@ -70,6 +70,16 @@ mod found {
     }
 
     #[test]
+    fn a_grant_after_a_denial_of_the_same_reconnect_is_found_without_its_webhook() {
+        let reconnect = Step::Reconnect {
+            slot: 0,
+            account: Account::Other,
+        };
+        let (denied, told) = (Step::Deny { url: 0 }, Step::Deliver { webhook: 1 });
+        holds(&[CONNECT, GRANT, Step::Sweep, reconnect, denied, told, GRANT]);
+    }
+
+    #[test]
     fn a_dead_connection_no_longer_counts_as_failing() {
         holds(&[CONNECT, GRANT, Step::Sweep, Step::Revoke { slot: 0 }]);
     }
