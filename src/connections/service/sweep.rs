@@ -318,7 +318,7 @@ fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
     if held.status == Status::Connected.as_str() {
         return failed || held.failing_since.is_some();
     }
-    let missing = reason == Some(Reason::MissingUpstream.as_str());
-    let dead = reason == Some(Reason::NeedsReauthorization.as_str());
-    missing || (dead && !failed)
+    let is = |other: Reason| reason == Some(other.as_str());
+    let error = held.status == Status::Error.as_str();
+    error && (is(Reason::MissingUpstream) || (!failed && !is(Reason::AccountMismatch)))
 }
