@@ -20,6 +20,7 @@ use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
 use crate::http::{self, AppState};
+use crate::keys::ServiceKeys;
 use crate::nango::{self, Nango};
 use crate::worker;
 
@@ -108,8 +109,8 @@ impl App {
         let tasks = TaskTracker::new();
         let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
         let started = start(&config, catalog, clock, &ready, &tasks, &stop).await;
-        let database = match started {
-            Ok(database) => database,
+        let (database, connections) = match started {
+            Ok(parts) => parts,
             Err(error) => {
                 stop.cancel();
                 server.abort();
@@ -123,6 +124,8 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
+        // The last answers have been given: what they used is written down.
+        connections.write_uses().await?;
         database.close().await;
         Ok(served?)
     }
@@ -136,7 +139,7 @@ async fn start(
     ready: &OnceLock<Router>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<Database, Error> {
+) -> Result<(Database, Arc<Connections>), Error> {
     let nango = config
         .nango
         .as_ref()
@@ -145,16 +148,20 @@ async fn start(
     let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
     let database = wait_for_database(&config.database, stop).await?;
     database.migrate().await?;
-    let public_url = config.http.public_url.clone();
+    let settings = service::Settings {
+        public_url: config.http.public_url.clone(),
+        token_cache: config.token_cache,
+    };
+    let keys = ServiceKeys::new(database.clone(), config.service_keys.clone(), clock.clone());
     let connections =
-        Connections::new(database.clone(), catalog, nango.clone(), clock, public_url).await?;
+        Connections::new(database.clone(), catalog, nango.clone(), clock, settings).await?;
     let connections = Arc::new(connections);
     worker::start(&connections, tasks, stop);
     if let Some(nango) = &config.nango {
         worker::start_upstream(&connections, nango.sweep_every, tasks, stop);
     }
     let state = AppState {
-        connections,
+        connections: connections.clone(),
         auth,
         nango,
         signing_keys: config
@@ -162,12 +169,13 @@ async fn start(
             .as_ref()
             .map(|nango| Arc::new(nango.signing_keys.clone())),
         allowed_origins: Arc::new(config.http.allowed_origins.clone()),
+        keys: Arc::new(keys),
         stop: stop.clone(),
     };
     // Only this function sets it, once.
     let _ = ready.set(http::router(state));
     tracing::info!(public_url = %config.http.public_url, "ready");
-    Ok(database)
+    Ok((database, connections))
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.

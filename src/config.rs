@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::auth;
+use crate::keys::GivenKey;
 use crate::nango;
 use crate::nango::webhook::SigningKeys;
 
@@ -27,6 +28,10 @@ pub struct Config {
     pub nango: Option<NangoConfig>,
     /// How a user's token is verified.
     pub auth: auth::Config,
+    /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    pub token_cache: Duration,
+    /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
+    pub service_keys: Vec<GivenKey>,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
     /// `LOG_FORMAT`: how logs are written.
@@ -124,6 +129,26 @@ impl Config {
         }
     }
 
+    /// Reads only what names the database, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Names what of it is missing or wrong.
+    pub fn read_database(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<DatabaseConfig, ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok(database),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
     /// The names of all variables, in the order in which they are read.
     #[must_use]
     pub fn variables() -> Vec<&'static str> {
@@ -151,6 +176,8 @@ impl Environment<'_> {
         let database = self.database();
         let nango = self.nango();
         let auth = self.auth();
+        let token_cache = Duration::from_secs(self.or("TOKEN_CACHE_SECONDS", 60));
+        let service_keys = self.service_keys();
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
         Some(Config {
@@ -158,6 +185,8 @@ impl Environment<'_> {
             database: database?,
             nango: nango?,
             auth,
+            token_cache,
+            service_keys,
             catalog_file,
             log_format,
         })
@@ -274,6 +303,19 @@ impl Environment<'_> {
             leeway: Duration::from_secs(self.or("AUTH_LEEWAY_SECONDS", 30)),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
         }
+    }
+
+    fn service_keys(&mut self) -> Vec<GivenKey> {
+        let entries: Option<String> = self.optional("SERVICE_API_KEYS");
+        let entries = entries.unwrap_or_default();
+        let mut keys = Vec::new();
+        for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
+            match entry.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            }
+        }
+        keys
     }
 
     /// An empty value counts as none: that is how hosts and compose files hand out unset variables.

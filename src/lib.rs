@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 pub mod http;
+pub mod keys;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod nango;

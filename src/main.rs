@@ -11,6 +11,7 @@ use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod manage_keys;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -22,7 +23,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve, as the environment says (the default).
     Serve,
@@ -31,6 +32,9 @@ enum Command {
     Sandbox,
     /// Bring the database's schema up to date, and end.
     Migrate,
+    /// Make, list, rotate and revoke the keys of your own services.
+    #[command(subcommand)]
+    Keys(manage_keys::KeysCommand),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -76,6 +80,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             println!("the database's schema is up to date");
             Ok(())
         }
+        Command::Keys(command) => manage_keys::run(command).await,
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())

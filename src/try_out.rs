@@ -78,7 +78,12 @@ async fn serve(
         ("AUTH_JWT_SECRET", jwt_secret),
     ]
     .into();
-    let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
+    let left_to_the_environment = [
+        "CATALOG_FILE",
+        "CORS_ALLOWED_ORIGINS",
+        "DATABASE_POOL_SIZE",
+        "SERVICE_API_KEYS",
+    ];
     let config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
         None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),

@@ -303,6 +303,18 @@ impl Connection {
         Some(transition)
     }
 
+    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    #[must_use]
+    pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { .. } = &self.state else {
+            return None;
+        };
+        let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
     /// The user gives it another label or config.
     #[must_use]
     pub fn updated(&self, now: DateTime<Utc>) -> Transition {

@@ -13,6 +13,7 @@ pub mod lookups;
 pub mod machine;
 pub mod service;
 mod store;
+pub mod uses;
 
 use std::fmt;
 use std::str::FromStr;
@@ -305,6 +306,8 @@ names! {
         AccountMismatched = "account_mismatched",
         /// The user took the other account.
         AccountAccepted = "account_accepted",
+        /// A workflow said that a token was refused, and it was refreshed.
+        TokenRefreshed = "token_refreshed",
     }
 }
 

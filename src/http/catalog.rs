@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Path, Query};
-use crate::auth::Caller;
+use super::extract::{Anybody, Path, Query};
 use crate::catalog::{Availability, Connector};
 use crate::connections::service;
 
@@ -103,7 +102,7 @@ pub(super) struct CatalogQuery {
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
-    _: Caller,
+    _: Anybody,
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = query.limit.unwrap_or(100);
@@ -159,7 +158,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
-    _: Caller,
+    _: Anybody,
     Path(reference): Path<String>,
 ) -> Result<Json<ConnectorBody>, Problem> {
     let connector = state

@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{IdempotencyKey, OptionalJson, Path, Query};
-use crate::auth::Caller;
+use super::extract::{IdempotencyKey, OptionalJson, Path, Query, Writer};
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -131,7 +130,7 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
@@ -142,14 +141,14 @@ pub(super) async fn connect(
     let work = async {
         let authorization = state
             .connections
-            .connect(&caller.user_id, &connector, &request)
+            .connect(&user, &connector, &request)
             .await?;
         answer(authorization)
     };
     Ok(Json(
         state
             .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
+            .once(&user, idempotency.as_ref(), work)
             .await?,
     ))
 }
@@ -167,7 +166,7 @@ pub(super) async fn connect(
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,
@@ -175,16 +174,13 @@ pub(super) async fn reconnect(
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
     let work = async {
-        let authorization = state
-            .connections
-            .reconnect(&caller.user_id, id, &request)
-            .await?;
+        let authorization = state.connections.reconnect(&user, id, &request).await?;
         answer(authorization)
     };
     Ok(Json(
         state
             .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
+            .once(&user, idempotency.as_ref(), work)
             .await?,
     ))
 }
@@ -219,7 +215,7 @@ pub(super) struct DisconnectAnswer {
 )]
 pub(super) async fn disconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
@@ -230,7 +226,7 @@ pub(super) async fn disconnect(
     };
     let ended = state
         .connections
-        .disconnect(&caller.user_id, &connector, &target)
+        .disconnect(&user, &connector, &target)
         .await?;
     let name = &ended.connection.connector.name;
     let message = if ended.confirmed {

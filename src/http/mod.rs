@@ -9,6 +9,9 @@ mod events;
 mod extract;
 mod openapi;
 mod ops;
+mod proxy;
+mod tokens;
+mod users;
 mod webhooks;
 
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Authenticator;
 use crate::connections::service::Connections;
+use crate::keys::ServiceKeys;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 
@@ -73,6 +77,8 @@ pub struct AppState {
     pub signing_keys: Option<Arc<SigningKeys>>,
     /// The product's own origins.
     pub allowed_origins: Arc<Vec<String>>,
+    /// Which service a key belongs to.
+    pub keys: Arc<ServiceKeys>,
     /// Cancelled when the service stops: streams then end.
     pub stop: CancellationToken,
 }
@@ -91,6 +97,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(connections::accept_account))
         .routes(routes!(events::stream))
         .routes(routes!(events::history))
+        .routes(routes!(tokens::of_connection))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(proxy::proxy))
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .routes(routes!(tokens::of_connector))
+        .routes(routes!(tokens::refused))
+        .routes(routes!(users::uses))
+        .routes(routes!(users::erase))
         .routes(routes!(webhooks::of_environment))
         .routes(routes!(webhooks::of_attempt))
         .routes(routes!(ops::healthz))
@@ -101,7 +117,9 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    openapi::complete(&mut document);
+    openapi::name_plainly(&mut document);
+    openapi::secure(&mut document);
+    openapi::call_problems_problems(&mut document);
     document
 }
 

@@ -1,7 +1,8 @@
 //! The OpenAPI 3.1 document, generated from the handlers.
 
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
+use utoipa::openapi::{OpenApi, PathItem, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
 use super::error::{Code, ProblemBody};
@@ -19,6 +20,7 @@ use super::error::{Code, ProblemBody};
     tags(
         (name = "catalog", description = "What can be connected"),
         (name = "connections", description = "Who is connected to what, and why not if not"),
+        (name = "tokens", description = "Credentials for workflows; a service key is needed"),
         (name = "webhooks", description = "What Nango tells"),
         (name = "operation", description = "For platforms and operators; no token is needed"),
     )
@@ -35,6 +37,11 @@ impl Modify for Bearer {
             .build();
         if let Some(components) = &mut document.components {
             components.add_security_scheme("user", SecurityScheme::Http(scheme));
+            let key = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("pbk_…")
+                .build();
+            components.add_security_scheme("service", SecurityScheme::Http(key));
         }
     }
 }
@@ -44,33 +51,54 @@ pub(super) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
-/// Says of all operations what no handler says of its own.
-pub(super) fn complete(document: &mut OpenApi) {
+/// Names a rest of a path as other parameters: what the router calls `{*path}` is `{path}` to OpenAPI.
+pub(super) fn name_plainly(document: &mut OpenApi) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
+    document.paths.paths = paths.into_iter().map(plain).collect();
+}
+
+/// Says which operations need a user's token or a service's key: all but those that others call.
+pub(super) fn secure(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        for operation in [
-            &mut item.get,
-            &mut item.post,
-            &mut item.patch,
-            &mut item.delete,
-        ]
-        .into_iter()
-        .flatten()
-        {
-            // All others are called by platforms and by Nango.
-            if path.starts_with("/api/v1/connectors") {
-                operation.security =
-                    Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
-            }
-            for (status, response) in &mut operation.responses.responses {
-                if let RefOr::T(response) = response
-                    && status.starts_with(['4', '5'])
-                    && let Some(content) = response.content.shift_remove("application/json")
-                {
-                    response
-                        .content
-                        .insert("application/problem+json".to_owned(), content);
-                }
+        let services_only =
+            path.starts_with("/api/v1/users") || path.contains("/token") || path.contains("/proxy");
+        if !services_only && !path.starts_with("/api/v1/connectors") {
+            continue;
+        }
+        let mut schemes = vec![SecurityRequirement::new("service", Vec::<String>::new())];
+        if !services_only {
+            schemes.push(SecurityRequirement::new("user", Vec::<String>::new()));
+        }
+        for operation in operations(item) {
+            operation.security = Some(schemes.clone());
+        }
+    }
+}
+
+/// Says of every error's body that it is a problem's, which the handlers only call JSON.
+pub(super) fn call_problems_problems(document: &mut OpenApi) {
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        for (status, response) in &mut operation.responses.responses {
+            if let RefOr::T(response) = response
+                && status.starts_with(['4', '5'])
+                && let Some(content) = response.content.shift_remove("application/json")
+            {
+                let kind = "application/problem+json".to_owned();
+                response.content.insert(kind, content);
             }
         }
     }
+}
+
+/// The operations of a path.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let operations = [
+        &mut item.get,
+        &mut item.post,
+        &mut item.put,
+        &mut item.patch,
+        &mut item.delete,
+    ];
+    operations.into_iter().flatten()
 }

@@ -12,7 +12,8 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Swept};
+use patchbay::connections::service::{Connections, Settings, Swept};
+use patchbay::keys::ServiceKeys;
 use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
@@ -195,15 +196,26 @@ impl House {
     /// The use cases over the same database and Nango, for what no request asks for.
     pub(crate) async fn service(&self) -> Connections {
         let config = read(&self.settings);
+        let settings = Settings {
+            public_url: config.http.public_url,
+            token_cache: config.token_cache,
+        };
         Connections::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
             Some(Nango::new(config.nango.unwrap().client).unwrap()),
             self.clock.clone(),
-            config.http.public_url,
+            settings,
         )
         .await
         .unwrap()
+    }
+
+    /// The service keys of the same database.
+    pub(crate) async fn keys(&self) -> ServiceKeys {
+        let config = read(&self.settings);
+        let database = Database::connect(&config.database).await.unwrap();
+        ServiceKeys::new(database, Vec::new(), self.clock.clone())
     }
 
     /// One sweep over all that Nango holds.

@@ -86,6 +86,18 @@ pub(in crate::connections) async fn drop_key(
     Ok(())
 }
 
+/// Forgets a user's keys.
+pub(in crate::connections) async fn forget_keys_of(
+    db: &mut PgConnection,
+    user: &UserId,
+) -> sqlx::Result<()> {
+    sqlx::query("delete from idempotency_key where user_id = $1")
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Forgets keys older than this many seconds, some at a time.
 pub(in crate::connections) async fn forget_keys(
     db: &mut PgConnection,

@@ -9,6 +9,7 @@ mod events;
 mod jobs;
 mod keys;
 mod sweep;
+mod uses;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
@@ -28,6 +29,7 @@ pub(in crate::connections) use events::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
 pub(in crate::connections) use sweep::*;
+pub(in crate::connections) use uses::*;
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
@@ -276,6 +278,15 @@ pub(in crate::connections) async fn find_upstream(
         .fetch_optional(db)
         .await?;
     connection(row)
+}
+
+/// Deletes a connection with its attempts, its history and its uses.
+pub(in crate::connections) async fn delete(db: &mut PgConnection, id: Uuid) -> sqlx::Result<()> {
+    let done = sqlx::query("delete from user_connector_connection where id = $1")
+        .bind(id)
+        .execute(db)
+        .await?;
+    one_row(&done, "user_connector_connection", id)
 }
 
 /// A connection by our id, locked until the transaction ends.
