@@ -145,6 +145,7 @@ impl Connection {
             ),
         };
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = found.cloned();
         transition.connection.last_error = Some(failure.message.clone());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -220,6 +221,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.last_error =
             Some("The provider no longer accepts the credentials: authorize again".to_owned());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -247,6 +249,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = None;
         transition.connection.last_error =
             Some("The connection was deleted at Nango: connect again".to_owned());

@@ -13,6 +13,7 @@ pub mod lookups;
 pub mod machine;
 pub mod service;
 mod store;
+mod transaction;
 pub mod uses;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::Event;
+pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]

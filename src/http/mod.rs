@@ -117,9 +117,7 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    openapi::name_plainly(&mut document);
-    openapi::secure(&mut document);
-    openapi::call_problems_problems(&mut document);
+    openapi::complete(&mut document);
     document
 }
 

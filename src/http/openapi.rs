@@ -1,8 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the handlers.
 
-use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi, PathItem, RefOr, SecurityRequirement};
+use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
 use super::error::{Code, ProblemBody};
@@ -51,54 +50,47 @@ pub(super) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
-/// Names a rest of a path as other parameters: what the router calls `{*path}` is `{path}` to OpenAPI.
-pub(super) fn name_plainly(document: &mut OpenApi) {
+/// Says of all operations what no handler says of its own.
+pub(super) fn complete(document: &mut OpenApi) {
     let paths = std::mem::take(&mut document.paths.paths);
+    // What the router calls `{*path}` is `{path}` to OpenAPI.
     let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
     document.paths.paths = paths.into_iter().map(plain).collect();
-}
-
-/// Says which operations need a user's token or a service's key: all but those that others call.
-pub(super) fn secure(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let services_only =
-            path.starts_with("/api/v1/users") || path.contains("/token") || path.contains("/proxy");
-        if !services_only && !path.starts_with("/api/v1/connectors") {
-            continue;
-        }
-        let mut schemes = vec![SecurityRequirement::new("service", Vec::<String>::new())];
-        if !services_only {
-            schemes.push(SecurityRequirement::new("user", Vec::<String>::new()));
-        }
-        for operation in operations(item) {
-            operation.security = Some(schemes.clone());
-        }
-    }
-}
-
-/// Says of every error's body that it is a problem's, which the handlers only call JSON.
-pub(super) fn call_problems_problems(document: &mut OpenApi) {
-    for operation in document.paths.paths.values_mut().flat_map(operations) {
-        for (status, response) in &mut operation.responses.responses {
-            if let RefOr::T(response) = response
-                && status.starts_with(['4', '5'])
-                && let Some(content) = response.content.shift_remove("application/json")
-            {
-                let kind = "application/problem+json".to_owned();
-                response.content.insert(kind, content);
+        let security = security(path);
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.patch,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            operation.security.clone_from(&security);
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                    && let Some(content) = response.content.shift_remove("application/json")
+                {
+                    response
+                        .content
+                        .insert("application/problem+json".to_owned(), content);
+                }
             }
         }
     }
 }
 
-/// The operations of a path.
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    let operations = [
-        &mut item.get,
-        &mut item.post,
-        &mut item.put,
-        &mut item.patch,
-        &mut item.delete,
-    ];
-    operations.into_iter().flatten()
+/// Whose token opens a path: a service's key, or a user's token besides. Others are called by platforms and by Nango.
+fn security(path: &str) -> Option<Vec<SecurityRequirement>> {
+    let services_only =
+        path.starts_with("/api/v1/users") || path.contains("/token") || path.contains("/proxy");
+    if !services_only && !path.starts_with("/api/v1/connectors") {
+        return None;
+    }
+    let mut schemes = vec![SecurityRequirement::new("service", Vec::<String>::new())];
+    if !services_only {
+        schemes.push(SecurityRequirement::new("user", Vec::<String>::new()));
+    }
+    Some(schemes)
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
+
+use crate::connections::Transaction;
 
 use super::{KeyInfo, NewKey, Scope, Service};
 
@@ -47,7 +49,7 @@ pub(super) struct Kept {
 }
 
 pub(super) async fn find(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     prefix: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<Kept>> {
@@ -69,7 +71,7 @@ pub(super) async fn find(
 }
 
 pub(super) async fn insert(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     key: &NewKey,
     name: &str,
     scopes: &BTreeSet<Scope>,
@@ -88,7 +90,7 @@ pub(super) async fn insert(
     Ok(())
 }
 
-pub(super) async fn list(db: &mut PgConnection) -> sqlx::Result<Vec<KeyInfo>> {
+pub(super) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
     let rows: Vec<KeyRow> = sqlx::query_as("select * from service_key order by id desc")
         .fetch_all(db)
         .await?;
@@ -97,7 +99,7 @@ pub(super) async fn list(db: &mut PgConnection) -> sqlx::Result<Vec<KeyInfo>> {
 
 /// The keys in use with this prefix or name.
 pub(super) async fn in_use(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     which: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<KeyInfo>> {
@@ -114,7 +116,7 @@ pub(super) async fn in_use(
 }
 
 pub(super) async fn expire(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     prefix: &str,
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -128,7 +130,7 @@ pub(super) async fn expire(
 }
 
 pub(super) async fn revoke(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     prefix: &str,
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -142,7 +144,7 @@ pub(super) async fn revoke(
 }
 
 async fn set(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     statement: &'static str,
     prefix: &str,
     at: DateTime<Utc>,

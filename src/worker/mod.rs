@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::service::{Connections, Error};
+use crate::connections::service::{Connections, Error, Pace};
 
 /// How often what is due to be deleted at Nango is looked for.
 const DELETIONS: Duration = Duration::from_secs(5);
@@ -87,7 +87,7 @@ pub fn start_upstream(
     tasks.spawn(repeat(stop.clone(), SWEEP_DUE, async move || {
         report(
             "swept",
-            &service.sweep(sweep_every, &stopping).await,
+            &service.sweep(Pace::every(sweep_every), &stopping).await,
             Option::is_some,
         );
     }));

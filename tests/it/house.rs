@@ -11,8 +11,9 @@ use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
+use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Settings, Swept};
+use patchbay::connections::service::{Connections, Pace, Settings, Swept};
 use patchbay::keys::ServiceKeys;
 use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
@@ -213,18 +214,23 @@ impl House {
 
     /// The service keys of the same database.
     pub(crate) async fn keys(&self) -> ServiceKeys {
-        let config = read(&self.settings);
-        let database = Database::connect(&config.database).await.unwrap();
+        let config = DatabaseConfig {
+            url: self.database.url().into(),
+            pool_size: 1,
+            wait: Duration::ZERO,
+        };
+        let database = Database::connect(&config).await.unwrap();
         ServiceKeys::new(database, Vec::new(), self.clock.clone())
     }
 
     /// One sweep over all that Nango holds.
     pub(crate) async fn sweep(&self) -> Swept {
-        let swept = self
-            .service()
-            .await
-            .sweep(Duration::ZERO, &CancellationToken::new())
-            .await;
+        let pace = Pace {
+            every: Duration::ZERO,
+            pause: Duration::ZERO,
+        };
+        let service = self.service().await;
+        let swept = service.sweep(pace, &CancellationToken::new()).await;
         swept.unwrap().expect("no other sweep is under way")
     }
 
@@ -284,6 +290,19 @@ impl House {
         )
     }
 
+    /// Puts a connection with these tags into Nango, past the service.
+    pub(crate) async fn import(&self, tags: Value) {
+        let url = format!("http://{}/connections", self.sandbox.address());
+        let body = json!({
+            "provider_config_key": "gmail",
+            "credentials": { "type": "OAUTH2", "access_token": "imported" },
+            "tags": tags,
+        });
+        let request = self.client.post(url).bearer_auth(&self.secret_key);
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
+    }
+
     /// The ids of all connections that Nango holds, newest first.
     pub(crate) async fn nango_connections(&self) -> Vec<String> {
         let (status, body) = self.nango(Method::GET, "/connections").await;
@@ -312,36 +331,7 @@ impl House {
     ///
     /// With `consent` set to `allow` or `deny` by the faults, no page asks.
     pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
-        let mut next = oauth_url.to_owned();
-        let mut cookies: Vec<String> = Vec::new();
-        for _ in 0..10 {
-            let response = self
-                .client
-                .get(&next)
-                .header("cookie", cookies.join("; "))
-                .send()
-                .await
-                .unwrap();
-            let set = response.headers().get_all("set-cookie").iter();
-            cookies.extend(set.map(|cookie| {
-                cookie
-                    .to_str()
-                    .unwrap()
-                    .split(';')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }));
-            let Some(location) = response.headers().get("location") else {
-                return response;
-            };
-            next = response
-                .url()
-                .join(location.to_str().unwrap())
-                .unwrap()
-                .into();
-        }
-        panic!("the popup goes round in circles");
+        popup(&self.client, oauth_url).await
     }
 
     /// Moves the time forward for the service and Nango.
@@ -448,8 +438,41 @@ impl User<'_> {
     }
 }
 
+/// Goes through the popup as a browser does, and answers the last page.
+pub(crate) async fn popup(client: &Client, oauth_url: &str) -> Response {
+    let mut next = oauth_url.to_owned();
+    let mut cookies: Vec<String> = Vec::new();
+    for _ in 0..10 {
+        let response = client
+            .get(&next)
+            .header("cookie", cookies.join("; "))
+            .send()
+            .await
+            .unwrap();
+        let set = response.headers().get_all("set-cookie").iter();
+        cookies.extend(set.map(|cookie| {
+            cookie
+                .to_str()
+                .unwrap()
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        }));
+        let Some(location) = response.headers().get("location") else {
+            return response;
+        };
+        next = response
+            .url()
+            .join(location.to_str().unwrap())
+            .unwrap()
+            .into();
+    }
+    panic!("the popup goes round in circles");
+}
+
 /// An integration for every connector that a Nango can have one for.
-fn integrations() -> Vec<Integration> {
+pub(crate) fn integrations() -> Vec<Integration> {
     let catalog = Catalog::builtin();
     let of = |connector: &patchbay::catalog::Connector| {
         Some(Integration {

@@ -14,10 +14,13 @@ const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 const READER: &str = "pbk_reader_0123456789abcdef0123456789abcdef";
 
 async fn house() -> House {
-    House::with(&[(
-        "SERVICE_API_KEYS",
-        &format!("workflow={KEY},reader={READER};connections:read"),
-    )])
+    House::with(&[
+        ("DATABASE_POOL_SIZE", "10"),
+        (
+            "SERVICE_API_KEYS",
+            &format!("workflow={KEY},reader={READER};connections:read"),
+        ),
+    ])
     .await
 }
 

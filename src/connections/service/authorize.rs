@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use url::Url;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, store};
+use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, Transaction, store};
 use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
 
 /// How long an attempt is open until Nango has said how long its session lives.
@@ -234,7 +233,7 @@ impl Connections {
 
 /// Writes down that an attempt begins. The row is locked by the caller.
 async fn begin_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: &Connection,
     now: DateTime<Utc>,
 ) -> Result<(Connection, Attempt)> {

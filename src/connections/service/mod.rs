@@ -17,7 +17,6 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::{Postgres, Transaction};
 use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
@@ -27,7 +26,7 @@ use super::feed::Feed;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
 use super::uses::Uses;
-use super::{Connection, Database, store};
+use super::{Connection, Database, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
@@ -39,7 +38,7 @@ pub use disconnect::{DisconnectTarget, Disconnected};
 pub use idempotency::Idempotency;
 pub use read::{Details, Page, Query, Update};
 pub use stream::Events;
-pub use sweep::Swept;
+pub use sweep::{Pace, Swept};
 pub use tokens::Token;
 pub use users::Erased;
 
@@ -237,7 +236,7 @@ impl Connections {
             .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+    async fn begin(&self) -> Result<Transaction> {
         Ok(self.database.begin().await?)
     }
 

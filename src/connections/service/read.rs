@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Account, Attempt, Connection, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
@@ -177,7 +177,7 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
             Some(reference) => match self.catalog.get(reference) {
@@ -220,7 +220,7 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connection = store::find(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
@@ -232,7 +232,7 @@ impl Connections {
 
 /// Adds to each connection how its last attempt went, and which others are the same account's.
 async fn all_details(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     connections: Vec<Connection>,
 ) -> Result<Vec<Details>> {

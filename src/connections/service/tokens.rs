@@ -211,20 +211,21 @@ impl Connections {
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let connection = self.own(user, id).await?;
         usable(&connection)?;
-        let mut refreshed = false;
+        // What the first of several reports has done; the others have nothing to do.
+        let mut done = None;
         let report = (id, token_id.to_owned());
-        let done = self.tokens.reports.try_get_with(report, async {
-            refreshed = self.refresh_refused(&connection, token_id).await?;
+        let reported = self.tokens.reports.try_get_with(report, async {
+            done = Some(self.refresh_refused(&connection, token_id).await?);
             Ok::<(), Error>(())
         });
-        done.await.map_err(|error| error.again())?;
-        if refreshed {
+        reported.await.map_err(|error| error.again())?;
+        if done.is_some() {
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
             self.apply_if_same(&connection, |connection| connection.token_refreshed(now))
                 .await?;
         }
-        Ok(refreshed)
+        Ok(done.unwrap_or(false))
     }
 
     async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {

@@ -1,11 +1,12 @@
 //! Attempts.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
 
 #[derive(FromRow)]
@@ -62,7 +63,7 @@ fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -88,7 +89,7 @@ pub(in crate::connections) async fn insert_attempt(
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
 pub(in crate::connections) async fn session_opened(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
     let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
@@ -101,7 +102,7 @@ pub(in crate::connections) async fn session_opened(
 }
 
 pub(super) async fn end_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: Uuid,
     outcome: Outcome,
     failure: Option<&Failure>,
@@ -128,7 +129,7 @@ pub(super) async fn end_attempt(
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
 pub(in crate::connections) async fn void_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -145,7 +146,7 @@ pub(in crate::connections) async fn void_attempts(
 
 /// An attempt by its id.
 pub(in crate::connections) async fn attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Attempt>> {
     let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
@@ -157,7 +158,7 @@ pub(in crate::connections) async fn attempt(
 
 /// The newest attempt of each of these connections.
 pub(in crate::connections) async fn latest_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -172,7 +173,7 @@ pub(in crate::connections) async fn latest_attempts(
 
 /// Attempts that are still open past their time.
 pub(in crate::connections) async fn overdue_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
@@ -188,7 +189,7 @@ pub(in crate::connections) async fn overdue_attempts(
 
 /// A user's open attempts.
 pub(in crate::connections) async fn open_attempts_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -203,7 +204,7 @@ pub(in crate::connections) async fn open_attempts_of(
 
 /// The ids of attempts that are still open, the newest first.
 pub(in crate::connections) async fn open_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     limit: i64,
 ) -> sqlx::Result<Vec<Uuid>> {
     sqlx::query_scalar(

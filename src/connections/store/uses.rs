@@ -1,14 +1,14 @@
 //! The audit trail of tokens.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::connections::Transaction;
 use crate::connections::uses::{PastUse, Use};
 
 /// Writes uses down, and when each connection was last used. Those of connections that are gone are gone, too.
 pub(in crate::connections) async fn insert_uses(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     uses: &[Use],
 ) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = uses.iter().map(|used| used.connection_id).collect();
@@ -43,7 +43,7 @@ pub(in crate::connections) async fn insert_uses(
 
 /// A connection's uses before this one, the newest first.
 pub(in crate::connections) async fn uses(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: Uuid,
     before: Option<i64>,
     limit: i64,
