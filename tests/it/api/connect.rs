@@ -30,10 +30,9 @@ async fn held_by_nango(house: &House, id: &str, key: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_answers_are_as_clients_read_them() {
+async fn a_begun_connection_is_as_clients_read_it() {
     let house = House::new().await;
     let ada = house.user("ada").await;
-    house.faults(json!({ "consent": "allow" })).await;
     let begun = ada.ask_post("/gmail/connect", json!({})).await;
     assert_snapshot!(begun, @r#"
     200 OK
@@ -49,8 +48,13 @@ async fn the_answers_are_as_clients_read_them() {
       "status": "pending"
     }
     "#);
-    let begun = begun.json();
-    let id = text(&begun, "connection_id");
+}
+
+#[tokio::test]
+async fn a_page_of_connections_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    ada.connect("gmail").await;
     assert_snapshot!(ada.ask_get("/connections").await, @r#"
     200 OK
     {
@@ -95,8 +99,13 @@ async fn the_answers_are_as_clients_read_them() {
       "total_count": 1
     }
     "#);
-    house.popup(&text(&begun, "oauth_url")).await;
-    ada.until(&id, "connected").await;
+}
+
+#[tokio::test]
+async fn a_connected_account_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
     assert_snapshot!(ada.ask_post("/gmail/connect", json!({})).await, @r#"
     200 OK
     {
@@ -149,6 +158,13 @@ async fn the_answers_are_as_clients_read_them() {
       "user_id": "ada"
     }
     "#);
+}
+
+#[tokio::test]
+async fn a_disconnected_account_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
     assert_snapshot!(ada.ask_delete("/gmail/disconnect").await, @r#"
     200 OK
     {

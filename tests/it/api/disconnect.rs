@@ -58,7 +58,15 @@ async fn which_one_is_meant_has_to_be_said_when_several_fit() {
     unknown.is_problem(404, "connector_not_found");
     assert_eq!(ada.get("/connections").await, before);
     assert_eq!(house.nango_connections().await.len(), 3);
+}
 
+#[tokio::test]
+async fn the_one_that_is_named_is_ended_and_no_other() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let home = connected(&ada, "gmail", "").await;
+    let work = connected(&ada, "gmail", "work").await;
+    let third = connected(&ada, "gmail", "third").await;
     let by_instance = ada
         .ask_delete("/gmail/disconnect?instance_id=work")
         .await

@@ -51,9 +51,8 @@ async fn absurd_request_ids_are_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_and_what_is_not_allowed_say_so() {
+async fn what_is_not_there_says_so() {
     let house = House::new().await;
-    let ada = house.user("ada").await;
     assert_snapshot!(Answer::to(request(&house, Method::GET, "/nope")).await, @r#"
     404 Not Found
     {
@@ -76,6 +75,12 @@ async fn what_is_not_there_and_what_is_not_allowed_say_so() {
         let answer = Answer::to(request(&house, Method::GET, path)).await;
         answer.is_problem(404, "not_found");
     }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
     let answer = Answer::to(request(
         &house,
         Method::PUT,

@@ -57,8 +57,15 @@ async fn labels_and_configs_are_set_merged_and_removed() {
       "user_id": "ada"
     }
     "#);
+}
 
-    // What is left out stays; a null removes.
+#[tokio::test]
+async fn what_is_left_out_stays_and_a_null_removes() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let body = json!({ "label": "Work", "config": { "a": 1, "b": { "c": true } } });
+    ada.ask_patch(&id, body).await;
     let body = json!({ "config": { "a": null, "b": { "d": false }, "none": null } });
     let changed = ada.ask_patch(&id, body).await.json();
     assert_eq!(changed["label"], "Work");
@@ -127,6 +134,15 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
             .is_problem(400, "invalid_request");
     }
     assert_eq!(ada.connection(&id).await, before);
+    assert_eq!(events(&house, &id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_to_do() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let large = json!({ "config": { "k": "x".repeat(20_000) } });
     assert_snapshot!(ada.ask_patch(&id, json!({ "label": " " })).await, @r#"
     400 Bad Request
     {
@@ -149,7 +165,7 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
       "type": "urn:patchbay:problem:invalid_request"
     }
     "#);
-    assert_snapshot!(ada.ask_patch(&id, large(20_000)).await, @r#"
+    assert_snapshot!(ada.ask_patch(&id, large).await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -171,7 +187,14 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
       "type": "urn:patchbay:problem:invalid_request"
     }
     "#);
+}
 
+#[tokio::test]
+async fn what_is_not_json_is_refused_and_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let before = ada.connected("gmail").await;
+    let id = text(&before, "id");
     let path = format!("/connections/{id}");
     let raw = async |kind: &str, body: &'static str| {
         let request = ada
@@ -196,5 +219,4 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
         .await
         .is_problem(400, "invalid_request");
     assert_eq!(ada.connection(&id).await, before);
-    assert_eq!(events(&house, &id).await.len(), 3);
 }
