@@ -24,7 +24,12 @@ const FOLDER: &str = ".patchbay/postgres";
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
     let port: u16 = variable("PORT")?.unwrap_or(8000);
-    let nango_port = variable("SANDBOX_PORT")?.unwrap_or_else(|| port.saturating_add(1));
+    let nango_port: u16 = match variable("SANDBOX_PORT")? {
+        Some(port) => port,
+        None => port.checked_add(1).ok_or(
+            "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
+        )?,
+    };
     let given: Option<String> = variable("DATABASE_URL")?;
     let postgres = match &given {
         Some(_) => None,
@@ -78,7 +83,12 @@ async fn serve(
         ("AUTH_JWT_SECRET", jwt_secret),
     ]
     .into();
-    let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
+    let left_to_the_environment = [
+        "CATALOG_FILE",
+        "CORS_ALLOWED_ORIGINS",
+        "DATABASE_POOL_SIZE",
+        "SERVICE_API_KEYS",
+    ];
     let config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
         None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),

@@ -75,10 +75,7 @@ impl Connection {
         let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
-            // Two of the same instant have an order, too, so that one of them is kept whatever is told twice.
-            Some(current) if (current.created_at, &current.id) > (grant.created_at, &grant.id) => {
-                return Grant::Discarded;
-            }
+            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
@@ -91,11 +88,7 @@ impl Connection {
         if same && attempt.grant_was_taken() && !another {
             return Grant::Known;
         }
-        let other_account = match (&self.account, account) {
-            (Some(ours), Some(theirs)) => same && ours.id != theirs.id,
-            _ => false,
-        };
-        let mut transition = if other_account {
+        let mut transition = if same && self.is_of_another(account) {
             self.mismatched(grant, account, now)
         } else {
             self.connected(grant, account, now)
@@ -153,6 +146,7 @@ impl Connection {
             ),
         };
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = found.cloned();
         transition.connection.last_error = Some(failure.message.clone());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -180,17 +174,27 @@ impl Connection {
         Some(transition)
     }
 
-    /// Nango has just refreshed the credentials, or holds them without complaint. `None` if that is no news.
+    /// Nango has just refreshed the credentials; `account` is whose they are, if the provider tells.
+    /// `None` if that is no news.
     #[must_use]
-    pub fn healthy(&self, now: DateTime<Utc>) -> Option<Transition> {
-        let upstream = match &self.state {
-            State::Connected { upstream } if self.failing_since.is_some() => upstream,
-            State::Error {
-                reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
-                upstream: Some(upstream),
-            } => upstream,
-            _ => return None,
+    pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
+        let news = match &self.state {
+            State::Connected { .. } => self.failing_since.is_some(),
+            State::Error { reason, .. } => match reason {
+                Reason::AccountMismatch => return None,
+                Reason::NeedsReauthorization | Reason::MissingUpstream => true,
+                // Before the attempt that failed it may have been another account's: then it has to be told.
+                _ => self.account.is_none() || account.is_some(),
+            },
+            State::Pending { .. } | State::Disconnected { .. } => return None,
         };
+        let upstream = self.state.upstream()?;
+        if self.is_of_another(account) {
+            return Some(self.mismatched(upstream, account, now));
+        }
+        if !news {
+            return None;
+        }
         let state = State::Connected {
             upstream: upstream.clone(),
         };
@@ -228,6 +232,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.last_error =
             Some("The provider no longer accepts the credentials: authorize again".to_owned());
         transition.connection.error_count = self.error_count.saturating_add(1);
@@ -255,6 +260,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
         transition.connection.found_account = None;
         transition.connection.last_error =
             Some("The connection was deleted at Nango: connect again".to_owned());
@@ -311,10 +317,30 @@ impl Connection {
         Some(transition)
     }
 
+    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    #[must_use]
+    pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { .. } = &self.state else {
+            return None;
+        };
+        let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
     /// The user gives it another label or config.
     #[must_use]
     pub fn updated(&self, now: DateTime<Utc>) -> Transition {
         self.transition(self.state.clone(), EventKind::Updated, now)
+    }
+
+    /// Whether it is known to be one account's, and `told` is another.
+    fn is_of_another(&self, told: Option<&Account>) -> bool {
+        match (&self.account, told) {
+            (Some(ours), Some(theirs)) => ours.id != theirs.id,
+            _ => false,
+        }
     }
 
     fn forget_errors(&mut self) {

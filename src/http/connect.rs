@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{IdempotencyKey, OptionalJson, Path, Query};
-use crate::auth::Caller;
+use super::extract::{IdempotencyKey, OptionalJson, Path, Query, Writer};
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -31,7 +30,7 @@ pub(super) struct ConnectQuery {
 pub(super) struct ConnectBody {
     /// What the user calls the connection.
     label: Option<String>,
-    /// What the product keeps with it: a JSON object of 16 KiB at the most.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,
@@ -125,13 +124,13 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
@@ -140,10 +139,10 @@ pub(super) async fn connect(
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
     to_the_end(async move {
-        let (connections, user) = (&state.connections, &caller.user_id);
-        let work = async { answer(connections.connect(user, &connector, &request).await?) };
+        let connections = &state.connections;
+        let work = async { answer(connections.connect(&user, &connector, &request).await?) };
         Ok(Json(
-            connections.once(user, idempotency.as_ref(), work).await?,
+            connections.once(&user, idempotency.as_ref(), work).await?,
         ))
     })
     .await
@@ -156,13 +155,13 @@ pub(super) async fn connect(
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,
@@ -170,10 +169,10 @@ pub(super) async fn reconnect(
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
     to_the_end(async move {
-        let (connections, user) = (&state.connections, &caller.user_id);
-        let work = async { answer(connections.reconnect(user, id, &request).await?) };
+        let connections = &state.connections;
+        let work = async { answer(connections.reconnect(&user, id, &request).await?) };
         Ok(Json(
-            connections.once(user, idempotency.as_ref(), work).await?,
+            connections.once(&user, idempotency.as_ref(), work).await?,
         ))
     })
     .await
@@ -209,7 +208,7 @@ pub(super) struct DisconnectAnswer {
 )]
 pub(super) async fn disconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
@@ -219,11 +218,8 @@ pub(super) async fn disconnect(
         (None, None) => DisconnectTarget::Only,
     };
     let ended = to_the_end(async move {
-        let user = &caller.user_id;
-        Ok(state
-            .connections
-            .disconnect(user, &connector, &target)
-            .await?)
+        let connections = &state.connections;
+        Ok(connections.disconnect(&user, &connector, &target).await?)
     })
     .await?;
     let name = &ended.connection.connector.name;

@@ -16,8 +16,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Path, Query};
-use crate::auth::Caller;
+use super::extract::{Path, Query, Reader};
 use crate::connections::{Event, service};
 
 /// How often a stream without events says that it is alive.
@@ -50,7 +49,7 @@ const MAX_LIMIT: i64 = 200;
 )]
 pub(super) async fn stream(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = match headers
@@ -63,7 +62,7 @@ pub(super) async fn stream(
                 .map_err(|_not_a_number| Problem::invalid("Last-Event-ID is not an event's id"))?,
         ),
     };
-    let events = state.connections.events(&caller.user_id, last).await?;
+    let events = state.connections.events(&user, last).await?;
     let ready = sse::Event::default()
         .event("ready")
         .id(events.last().to_string())
@@ -132,7 +131,7 @@ pub(super) struct HistoryBody {
 )]
 pub(super) async fn history(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {
@@ -144,7 +143,7 @@ pub(super) async fn history(
     }
     let events: Result<_, service::Error> = state
         .connections
-        .history(&caller.user_id, id, query.cursor, limit)
+        .history(&user, id, query.cursor, limit)
         .await;
     let events = events?;
     // The first version is 1: where it stands, there is nothing before.

@@ -43,7 +43,7 @@ impl FromRequest<AppState> for Verified {
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_attempt(
@@ -59,7 +59,7 @@ pub(super) async fn of_attempt(
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_environment(

@@ -1,24 +1,25 @@
 //! A whole Patchbay for one test: the real service over its own database, and
 //! the sandbox's Nango, both over real HTTP.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::{Config, DatabaseConfig};
+use patchbay::config::Config;
+use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Swept};
-use patchbay::nango::{self, Nango};
+use patchbay::connections::service::{Connections, Pace, Settings, Swept};
+use patchbay::keys::ServiceKeys;
+use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,17 +32,22 @@ pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
+/// A sweep that is due, and takes no account of Nango's rate limit.
+pub(crate) const AT_ONCE: Pace = Pace {
+    every: Duration::ZERO,
+    pause: Duration::ZERO,
+};
+
 /// One replica that runs, its Nango, and its database.
 pub(crate) struct House {
     pub(crate) url: String,
     pub(crate) clock: Clock,
     pub(crate) sandbox: Sandbox,
     pub(crate) signing_key: String,
-    secret_key: String,
-    catalog_file: Option<PathBuf>,
-    client: Client,
+    pub(crate) secret_key: String,
+    pub(crate) client: Client,
+    settings: Vec<(&'static str, String)>,
     replica: Replica,
-    service: OnceCell<Connections>,
     database: TestDatabase,
 }
 
@@ -54,15 +60,8 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
-        let config = Config::read(&|name| {
-            settings
-                .iter()
-                .rev()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.clone())
-        });
         // Port 0 is not a public address: the listener is asked for its own.
-        let app = App::bind(config.unwrap(), clock).await.unwrap();
+        let app = App::bind(read(settings), clock).await.unwrap();
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
@@ -123,30 +122,43 @@ impl House {
     }
 
     /// A house with these variables set besides, or instead.
-    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::at(start_of_time(), settings).await
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        Self::build(settings, |_| {}).await
     }
 
-    /// The same, whose time is this clock's.
-    pub(crate) async fn at(clock: Clock, settings: &[(&str, &str)]) -> Self {
+    /// A house whose time is the system's, as that of the program's own processes is, until it is moved.
+    pub(crate) async fn now() -> Self {
+        Self::build(&[], |nango| {
+            nango.clock = Clock::manual(Clock::System.now())
+        })
+        .await
+    }
+
+    /// The same with another Nango, whose clock is the service's, too. The service's own
+    /// address is the origin of the `webhook_url` that the configuration comes with.
+    pub(crate) async fn build(
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut sandbox::Config),
+    ) -> Self {
         let database = postgres::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
-        let sandbox = Sandbox::start(sandbox::Config {
+        let mut nango = sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
             jwt_secret: JWT_SECRET.into(),
             integrations: integrations(),
-            clock: clock.clone(),
+            clock: start_of_time(),
             rate_limit: 1_000_000,
             webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
             ..sandbox::Config::default()
-        })
-        .await
-        .unwrap();
+        };
+        change(&mut nango);
+        let clock = nango.clock.clone();
+        let sandbox = Sandbox::start(nango).await.unwrap();
         let mut all = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
             ("PORT", port.to_string()),
@@ -162,58 +174,33 @@ impl House {
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
         ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+        extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
-        let catalog_file = all.iter().rev().find(|(name, _)| *name == "CATALOG_FILE");
-        let catalog_file = catalog_file.map(|(_, path)| path.into());
         Self {
             url,
             clock,
             sandbox,
             signing_key,
             secret_key,
-            catalog_file,
             client: client(),
+            settings: all,
             replica,
-            service: OnceCell::new(),
             database,
         }
     }
 
-    /// A second replica over the same database and Nango, with a port of its own.
-    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Replica {
-        let mut all = self.settings(0, self.url.clone());
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
-        Replica::start(&all, self.clock.clone()).await
+    /// The variables that the service was started with; a later one of the same name counts.
+    pub(crate) fn settings(&self, others: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut all = self.settings.clone();
+        extend(&mut all, others);
+        all
     }
 
-    /// What another replica over the same database and Nango is started with.
-    pub(crate) fn settings(&self, port: u16, public_url: String) -> Vec<(&'static str, String)> {
-        vec![
-            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
-            ("PORT", port.to_string()),
-            ("PUBLIC_URL", public_url),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("DATABASE_POOL_SIZE", "5".to_owned()),
-            (
-                "NANGO_BASE_URL",
-                format!("http://{}", self.sandbox.address()),
-            ),
-            ("NANGO_SECRET_KEY", self.secret_key.clone()),
-            ("NANGO_WEBHOOK_SIGNING_KEY", self.signing_key.clone()),
-            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
-            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
-            // Tests sweep when they want to.
-            ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
-        ]
+    /// A second replica over the same database and Nango, with a port of its own.
+    pub(crate) async fn replica(&self, settings: &[(&'static str, &str)]) -> Replica {
+        let mut all = self.settings(&[("PORT", "0")]);
+        extend(&mut all, settings);
+        Replica::start(&all, self.clock.clone()).await
     }
 
     /// Stops the service as a signal would.
@@ -222,44 +209,38 @@ impl House {
     }
 
     /// The use cases over the same database and Nango, for what no request asks for.
-    pub(crate) async fn service(&self) -> &Connections {
-        self.service.get_or_init(|| self.another_service()).await
-    }
-
-    /// The same, with nothing in common but the database and Nango.
-    pub(crate) async fn another_service(&self) -> Connections {
-        let config = DatabaseConfig {
-            url: self.database.url().into(),
-            pool_size: 3,
-            wait: Duration::ZERO,
+    pub(crate) async fn service(&self) -> Connections {
+        let config = read(&self.settings);
+        let settings = Settings {
+            public_url: config.http.public_url,
+            token_cache: config.token_cache,
         };
-        let nango = Nango::new(nango::Config {
-            base_url: format!("http://{}", self.sandbox.address())
-                .parse()
-                .unwrap(),
-            secret_key: self.secret_key.clone().into(),
-            timeout: Duration::from_secs(2),
-        });
-        let catalog = Arc::new(Catalog::load(self.catalog_file.as_deref()).unwrap());
-        let url = self.url.parse().unwrap();
         Connections::new(
-            Database::connect(&config).await.unwrap(),
-            catalog,
-            Some(nango.unwrap()),
+            Database::connect(&config.database).await.unwrap(),
+            Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
+            Some(Nango::new(config.nango.unwrap().client).unwrap()),
             self.clock.clone(),
-            url,
+            settings,
         )
         .await
         .unwrap()
     }
 
+    /// The service keys of the same database.
+    pub(crate) async fn keys(&self) -> ServiceKeys {
+        let config = DatabaseConfig {
+            url: self.database.url().into(),
+            pool_size: 1,
+            wait: Duration::ZERO,
+        };
+        let database = Database::connect(&config).await.unwrap();
+        ServiceKeys::new(database, Vec::new(), self.clock.clone())
+    }
+
     /// One sweep over all that Nango holds.
     pub(crate) async fn sweep(&self) -> Swept {
-        let swept = self
-            .service()
-            .await
-            .sweep(Duration::ZERO, &CancellationToken::new())
-            .await;
+        let service = self.service().await;
+        let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
         swept.unwrap().expect("no other sweep is under way")
     }
 
@@ -307,30 +288,29 @@ impl House {
 
     /// Calls Nango's API as the service does.
     pub(crate) async fn nango(&self, method: Method, path: &str) -> (StatusCode, Value) {
-        self.nango_with(method, path, None).await
-    }
-
-    /// The same, with a JSON body.
-    pub(crate) async fn nango_with(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-    ) -> (StatusCode, Value) {
         let url = format!("http://{}{path}", self.sandbox.address());
         let request = self
             .client
             .request(method, url)
             .bearer_auth(&self.secret_key);
-        let request = match body {
-            Some(body) => request.json(&body),
-            None => request,
-        };
         let response = request.send().await.unwrap();
         (
             response.status(),
             response.json().await.unwrap_or(Value::Null),
         )
+    }
+
+    /// Puts a connection with these tags into Nango, past the service.
+    pub(crate) async fn import(&self, tags: Value) {
+        let url = format!("http://{}/connections", self.sandbox.address());
+        let body = json!({
+            "provider_config_key": "gmail",
+            "credentials": { "type": "OAUTH2", "access_token": "imported" },
+            "tags": tags,
+        });
+        let request = self.client.post(url).bearer_auth(&self.secret_key);
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
     }
 
     /// How often Nango's API was called by this method at a path that contains `part`.
@@ -353,40 +333,24 @@ impl House {
             .collect()
     }
 
+    /// Waits until Nango holds these connections and no others, newest first.
+    pub(crate) async fn until_nango_holds(&self, ids: &[&str]) {
+        let mut last = Vec::new();
+        for _ in 0..400 {
+            last = self.nango_connections().await;
+            if last == ids {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("Nango holds {last:?}, not {ids:?}");
+    }
+
     /// Goes through the popup as a browser does, and answers the last page.
     ///
     /// With `consent` set to `allow` or `deny` by the faults, no page asks.
     pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
-        let mut next = oauth_url.to_owned();
-        let mut cookies: Vec<String> = Vec::new();
-        for _ in 0..10 {
-            let response = self
-                .client
-                .get(&next)
-                .header("cookie", cookies.join("; "))
-                .send()
-                .await
-                .unwrap();
-            let set = response.headers().get_all("set-cookie").iter();
-            cookies.extend(set.map(|cookie| {
-                cookie
-                    .to_str()
-                    .unwrap()
-                    .split(';')
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }));
-            let Some(location) = response.headers().get("location") else {
-                return response;
-            };
-            next = response
-                .url()
-                .join(location.to_str().unwrap())
-                .unwrap()
-                .into();
-        }
-        panic!("the popup goes round in circles");
+        popup(&self.client, oauth_url).await
     }
 
     /// Moves the time forward for the service and Nango.
@@ -408,14 +372,6 @@ impl User<'_> {
         self.at_url(&replica.url)
     }
 
-    /// A request below `/api/v1/connectors`, to be sent.
-    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.house
-            .client
-            .request(method, format!("{}/api/v1/connectors{path}", self.url))
-            .bearer_auth(&self.token)
-    }
-
     /// The same user, who calls the service at this address.
     pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
@@ -423,6 +379,14 @@ impl User<'_> {
             token: self.token.clone(),
             url: url.to_owned(),
         }
+    }
+
+    /// A request below `/api/v1/connectors`, with the user's token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.house
+            .client
+            .request(method, format!("{}/api/v1/connectors{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     /// Sends a request below `/api/v1/connectors`, and answers its status and JSON.
@@ -493,8 +457,41 @@ impl User<'_> {
     }
 }
 
+/// Goes through the popup as a browser does, and answers the last page.
+pub(crate) async fn popup(client: &Client, oauth_url: &str) -> Response {
+    let mut next = oauth_url.to_owned();
+    let mut cookies: Vec<String> = Vec::new();
+    for _ in 0..10 {
+        let response = client
+            .get(&next)
+            .header("cookie", cookies.join("; "))
+            .send()
+            .await
+            .unwrap();
+        let set = response.headers().get_all("set-cookie").iter();
+        cookies.extend(set.map(|cookie| {
+            cookie
+                .to_str()
+                .unwrap()
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        }));
+        let Some(location) = response.headers().get("location") else {
+            return response;
+        };
+        next = response
+            .url()
+            .join(location.to_str().unwrap())
+            .unwrap()
+            .into();
+    }
+    panic!("the popup goes round in circles");
+}
+
 /// An integration for every connector that a Nango can have one for.
-fn integrations() -> Vec<Integration> {
+pub(crate) fn integrations() -> Vec<Integration> {
     let catalog = Catalog::builtin();
     let of = |connector: &patchbay::catalog::Connector| {
         Some(Integration {
@@ -507,8 +504,34 @@ fn integrations() -> Vec<Integration> {
     catalog.iter().filter_map(of).collect()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below those that the system gives out
+/// by itself: none of the many sockets that ask for any port takes it meanwhile.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different ports.
+    let start = std::process::id() * 131;
+    loop {
+        let offset = start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(offset % 12_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Reads variables as the program does its environment's; a later one of the same name counts.
+fn read(settings: &[(&str, String)]) -> Config {
+    let lookup = |name: &str| {
+        let found = settings.iter().rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    Config::read(&lookup).unwrap()
+}
+
+fn extend(all: &mut Vec<(&'static str, String)>, settings: &[(&'static str, &str)]) {
+    all.extend(
+        settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    );
 }

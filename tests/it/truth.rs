@@ -10,6 +10,7 @@ mod waits;
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::house::{House, User};
 
@@ -84,6 +85,25 @@ async fn with_all_webhooks_lost_and_nobody_waiting_the_sweep_finds_the_grant() {
         .unwrap();
     assert_eq!(status, "connected");
     assert_eq!(house.sweep().await.found, 0);
+}
+
+#[tokio::test]
+async fn another_installations_connections_do_not_keep_the_sweep_from_ours() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    house.popup(text(&begun, "oauth_url")).await;
+    // Newer than ours, and more than one sweep looks into.
+    for _ in 0..201 {
+        let tags =
+            json!({ "patchbay_attempt": Uuid::new_v4(), "patchbay_installation": Uuid::nil() });
+        house.import(tags).await;
+    }
+    assert_eq!(house.sweep().await.found, 1);
+    assert_eq!(house.nango_connections().await.len(), 202);
 }
 
 #[tokio::test]
@@ -222,13 +242,9 @@ async fn a_reconnect_as_another_account_waits_for_the_users_word() {
         (&json!("connected"), &json!("grace"))
     );
 
-    let second = format!("/gmail/connect?instance_id=second");
+    let second = "/gmail/connect?instance_id=second";
     let (_, begun) = ada
-        .call(
-            Method::POST,
-            &second,
-            Some(json!({ "login_hint": "grace" })),
-        )
+        .call(Method::POST, second, Some(json!({ "login_hint": "grace" })))
         .await;
     house.popup(text(&begun, "oauth_url")).await;
     let twice = ada.until(text(&begun, "connection_id"), "connected").await;

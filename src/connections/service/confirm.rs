@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::check::RECENT;
 use super::{Connections, Result};
+use crate::connections::Transaction;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
 use crate::connections::{Account, Attempt, Connection, Failure, Upstream, store};
@@ -215,7 +215,7 @@ impl Connections {
     /// What a grant does to its connection, which is locked by it. `None` if it is none of ours.
     async fn decide(
         &self,
-        db: &mut PgConnection,
+        db: &mut Transaction,
         attempt: Uuid,
         summary: &ConnectionSummary,
         grant: &Upstream,

@@ -114,7 +114,7 @@ impl Connections {
     }
 
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
-    async fn delete_now(&self, connection: Uuid) -> Result<bool> {
+    pub(super) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
         self.deletion_pass(Some(connection)).await?;
         let mut tx = self.begin().await?;
         let pending = store::deletion_pending(&mut tx, connection).await?;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::check::{Health, RECENT};
-use super::{Connections, Result};
+use super::{Connections, Error, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
 use crate::connections::{Connection, Reason, Status, Upstream};
@@ -22,11 +22,15 @@ use crate::nango::{ConnectionSummary, ListConnections};
 /// How many connections a page of Nango's list has.
 const PAGE: u32 = 1000;
 
-/// The pause after each call: with it a sweep takes a sixth of Nango's rate limit at the most.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The sweep's name among the jobs.
+const JOB: &str = "sweep";
 
-/// How long a sweep is nobody else's, in seconds.
-const LEASE_SECONDS: f64 = 900.0;
+/// How long a sweep is nobody else's, in seconds. It is renewed while the sweep lasts, so
+/// that a killed replica's sweep is soon taken up by another.
+const LEASE_SECONDS: f64 = 30.0;
+
+/// How often the lease is renewed.
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// How old one of our connections at Nango has to be before it is deleted because no row knows it.
 const GRACE: TimeDelta = TimeDelta::hours(1);
@@ -34,8 +38,25 @@ const GRACE: TimeDelta = TimeDelta::hours(1);
 /// How many things out of the ordinary one sweep looks into; the next looks into others.
 const MOST: usize = 200;
 
-/// How many open attempts a sweep knows of, the newest.
-const OPEN_ATTEMPTS: i64 = 10_000;
+/// How often Nango is swept, and how hard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From the end of a sweep to the next, whichever replica does it.
+    pub every: Duration,
+    /// After each call to Nango.
+    pub pause: Duration,
+}
+
+impl Pace {
+    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit at the most.
+    #[must_use]
+    pub fn every(every: Duration) -> Self {
+        Self {
+            every,
+            pause: Duration::from_secs(2),
+        }
+    }
+}
 
 /// What a sweep saw and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,36 +79,56 @@ struct Listing {
     hasher: RandomState,
     /// Hashes of the ids: enough to tell what is not there, and small.
     ids: HashSet<u64>,
-    /// Attempts that somebody may have granted without anybody telling of it.
-    open: HashSet<Uuid>,
     to_check: Vec<Uuid>,
     unknown: Vec<ConnectionSummary>,
 }
 
 impl Connections {
-    /// One sweep, unless another replica is at it, one ended less than `every` ago, or `stop` comes first.
+    /// One sweep, unless another replica is at it, one ended a moment ago, or `stop` comes first.
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep does it all again.
-    pub async fn sweep(&self, every: Duration, stop: &CancellationToken) -> Result<Option<Swept>> {
-        const JOB: &str = "sweep";
+    pub async fn sweep(&self, pace: Pace, stop: &CancellationToken) -> Result<Option<Swept>> {
         let mut tx = self.begin().await?;
-        let claimed = store::claim_job(&mut tx, JOB, LEASE_SECONDS, every.as_secs_f64()).await?;
+        let every = pace.every.as_secs_f64();
+        let claimed = store::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(None);
         }
-        // Where it is stopped it may be taken up by another replica at once.
-        let swept = stop.run_until_cancelled(self.sweep_all()).await.transpose();
+        let sweep = async {
+            tokio::select! {
+                swept = self.sweep_all(pace.pause) => swept.map(Some),
+                lost = self.keep_lease() => Err(lost),
+                // Another replica may take it up at once.
+                () = stop.cancelled() => Ok(None),
+            }
+        };
+        let swept = sweep.await;
         let mut tx = self.begin().await?;
         store::release_job(&mut tx, JOB, matches!(swept, Ok(Some(_)))).await?;
         tx.commit().await?;
         swept
     }
 
-    async fn sweep_all(&self) -> Result<Swept> {
+    /// Renews the lease for as long as it is polled; ends only if the database does not answer.
+    async fn keep_lease(&self) -> Error {
+        let renew = async || {
+            let mut tx = self.begin().await?;
+            store::renew_job(&mut tx, JOB, LEASE_SECONDS).await?;
+            tx.commit().await.map_err(Error::from)
+        };
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if let Err(error) = renew().await {
+                return error;
+            }
+        }
+    }
+
+    async fn sweep_all(&self, pause: Duration) -> Result<Swept> {
         let begun = self.clock.now();
-        let listing = self.listing().await?;
+        let listing = self.listing(pause).await?;
         let mut swept = Swept {
             listed: listing.ids.len(),
             ..Swept::default()
@@ -101,7 +142,7 @@ impl Connections {
                 self.note_missing(held).await?;
                 swept.missing += 1;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         let mut out_of_order = HashSet::new();
         for id in &listing.to_check {
@@ -116,7 +157,7 @@ impl Connections {
                 out_of_order.insert(connection.connector.id);
             }
             swept.checked += 1;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         if swept.orphans > 0 {
             self.deletions.notify_one();
@@ -125,15 +166,9 @@ impl Connections {
     }
 
     /// Reads all that Nango holds, page by page, and notes what differs from the table.
-    async fn listing(&self) -> Result<Listing> {
+    async fn listing(&self, pause: Duration) -> Result<Listing> {
         let upstream = self.upstream()?;
-        let mut tx = self.begin().await?;
-        let open = store::open_attempts(&mut tx, OPEN_ATTEMPTS).await?;
-        tx.commit().await?;
-        let mut listing = Listing {
-            open: open.into_iter().collect(),
-            ..Listing::default()
-        };
+        let mut listing = Listing::default();
         for page in 0.. {
             let filter = ListConnections {
                 limit: Some(PAGE),
@@ -149,7 +184,7 @@ impl Connections {
             if !full {
                 break;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         Ok(listing)
     }
@@ -159,20 +194,25 @@ impl Connections {
             .iter()
             .map(|summary| summary.connection_id.as_str())
             .collect();
+        let attempts: Vec<Uuid> = found.iter().filter_map(attempt_of).collect();
         let mut tx = self.begin().await?;
         let held = store::held_of(&mut tx, &ids).await?;
+        let untold: HashSet<Uuid> = store::untold_attempts(&mut tx, &attempts).await?;
         tx.commit().await?;
         let held: HashMap<&str, &Held> = held
             .iter()
             .map(|held| (held.nango_connection_id.as_str(), held))
             .collect();
         let recently = self.clock.now() - RECENT;
+        let installation = self.installation.to_string();
         for summary in &found {
             listing
                 .ids
                 .insert(listing.hasher.hash_one(&summary.connection_id));
-            let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-            if attempt.is_some_and(|attempt| listing.open.contains(&attempt)) {
+            let attempt = attempt_of(summary);
+            // Another installation's are none of our business, however many there are.
+            let ours = summary.tags.get(INSTALLATION_TAG) == Some(&installation);
+            if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
                 listing.unknown.push(summary.clone());
                 continue;
             }
@@ -184,7 +224,7 @@ impl Connections {
                     listing.to_check.push(held.id);
                 }
                 Some(_) => {}
-                None if attempt.is_some() => listing.unknown.push(summary.clone()),
+                None if ours && attempt.is_some() => listing.unknown.push(summary.clone()),
                 None => {}
             }
         }
@@ -193,19 +233,18 @@ impl Connections {
         Ok(())
     }
 
-    /// A connection with our tags that no row holds: a grant that nobody told of, or an orphan.
+    /// A connection with our tags that no row holds, or not for this grant: nobody told of it, or it is an orphan.
     async fn look_into(&self, summary: &ConnectionSummary, swept: &mut Swept) -> Result<()> {
-        let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) else {
+        let Some(attempt) = attempt_of(summary) else {
             return Ok(());
         };
         if self.grant(attempt, summary).await? {
             swept.found += 1;
             return Ok(());
         }
-        let ours = summary.tags.get(INSTALLATION_TAG) == Some(&self.installation.to_string());
         let mut tx = self.begin().await?;
         let known = store::attempt(&mut tx, attempt).await?.is_some();
-        if ours && !known && summary.created_at <= self.clock.now() - GRACE {
+        if !known && summary.created_at <= self.clock.now() - GRACE {
             tracing::warn!(
                 nango_connection = summary.connection_id, %attempt,
                 "a connection of ours at Nango belongs to no row: it is deleted"
@@ -267,6 +306,11 @@ impl Connections {
     }
 }
 
+/// The attempt that brought a connection about, or authorized it anew.
+fn attempt_of(summary: &ConnectionSummary) -> Option<Uuid> {
+    summary.tags.get(ATTEMPT_TAG)?.parse().ok()
+}
+
 /// Whether what Nango says of a connection's credentials is not what the row says.
 fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
@@ -274,7 +318,7 @@ fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
     if held.status == Status::Connected.as_str() {
         return failed || held.failing_since.is_some();
     }
-    let missing = reason == Some(Reason::MissingUpstream.as_str());
-    let dead = reason == Some(Reason::NeedsReauthorization.as_str());
-    missing || (dead && !failed)
+    let is = |other: Reason| reason == Some(other.as_str());
+    let error = held.status == Status::Error.as_str();
+    error && (is(Reason::MissingUpstream) || (!failed && !is(Reason::AccountMismatch)))
 }

@@ -1,11 +1,14 @@
 //! Attempts.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
 
 #[derive(FromRow)]
@@ -62,7 +65,7 @@ fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
     supersede_open(db, attempt.connection_id, attempt.created_at).await?;
@@ -81,7 +84,7 @@ pub(in crate::connections) async fn insert_attempt(
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
 pub(in crate::connections) async fn session_opened(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
     let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
@@ -94,7 +97,7 @@ pub(in crate::connections) async fn session_opened(
 }
 
 pub(super) async fn end_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: Uuid,
     outcome: Outcome,
     failure: Option<&Failure>,
@@ -125,7 +128,7 @@ pub(super) async fn end_attempt(
 }
 
 async fn supersede_open(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -142,7 +145,7 @@ async fn supersede_open(
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
 pub(in crate::connections) async fn void_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -159,7 +162,7 @@ pub(in crate::connections) async fn void_attempts(
 
 /// An attempt by its id.
 pub(in crate::connections) async fn attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Attempt>> {
     let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
@@ -171,7 +174,7 @@ pub(in crate::connections) async fn attempt(
 
 /// The newest attempt of each of these connections.
 pub(in crate::connections) async fn latest_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -186,7 +189,7 @@ pub(in crate::connections) async fn latest_attempts(
 
 /// Attempts that are still open past their time.
 pub(in crate::connections) async fn overdue_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
@@ -202,7 +205,7 @@ pub(in crate::connections) async fn overdue_attempts(
 
 /// A user's open attempts.
 pub(in crate::connections) async fn open_attempts_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -215,15 +218,18 @@ pub(in crate::connections) async fn open_attempts_of(
     attempts(rows)
 }
 
-/// The ids of attempts that are still open, the newest first.
-pub(in crate::connections) async fn open_attempts(
-    db: &mut PgConnection,
-    limit: i64,
-) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar(
-        "select id from connect_attempt where outcome is null order by id desc limit $1",
+/// Those of these attempts whose grant, if there is one, nobody has told of yet. They need
+/// not be open: one that was denied or superseded may be granted all the same.
+pub(in crate::connections) async fn untold_attempts(
+    db: &mut Transaction,
+    attempts: &[Uuid],
+) -> sqlx::Result<HashSet<Uuid>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select id from connect_attempt where id = any($1) \
+           and outcome is distinct from 'succeeded' and error_code is distinct from 'account_mismatch'",
     )
-    .bind(limit)
+    .bind(attempts)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(ids.into_iter().collect())
 }

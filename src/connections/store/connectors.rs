@@ -1,13 +1,15 @@
 //! The catalog's table.
 
-use sqlx::PgConnection;
+use serde_json::{Value, json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, Connector};
+use crate::catalog::Catalog;
+use crate::connections::Transaction;
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
 pub(in crate::connections) async fn connector_id(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     reference: &str,
 ) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
@@ -18,35 +20,42 @@ pub(in crate::connections) async fn connector_id(
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
 pub(in crate::connections) async fn seed_connectors(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     catalog: &Catalog,
 ) -> sqlx::Result<()> {
-    let mut connectors: Vec<&Connector> = catalog.iter().collect();
+    let rows: Vec<Value> = catalog
+        .iter()
+        .map(|connector| {
+            json!({
+                "id": connector.id,
+                "slug": connector.slug,
+                "name": connector.name,
+                "category": connector.category,
+                "provider": connector.provider,
+                "integration_key": connector.integration_key,
+                "auth_mode": connector.auth_mode.map(|mode| mode.to_string()),
+                "enabled": connector.enabled,
+                "manifest": connector.manifest(),
+            })
+        })
+        .collect();
     // In one order, so that two starting replicas do not lock each other out.
-    connectors.sort_by_key(|connector| connector.id);
-    for connector in &connectors {
-        sqlx::query(
-            "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
-             on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
-               category = excluded.category, provider = excluded.provider, \
-               integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
-               enabled = excluded.enabled, manifest = excluded.manifest, updated_at = now() \
-             where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
-        )
-        .bind(connector.id)
-        .bind(&connector.slug)
-        .bind(&connector.name)
-        .bind(&connector.category)
-        .bind(&connector.provider)
-        .bind(&connector.integration_key)
-        .bind(connector.auth_mode.map(|mode| mode.to_string()))
-        .bind(connector.enabled)
-        .bind(connector.manifest())
-        .execute(&mut *db)
-        .await?;
-    }
-    let ids: Vec<Uuid> = connectors.iter().map(|connector| connector.id).collect();
+    sqlx::query(
+        "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
+         select id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest \
+         from jsonb_to_recordset($1) as row (id uuid, slug text, name text, category text, provider text, \
+           integration_key text, auth_mode text, enabled boolean, manifest jsonb) \
+         order by id \
+         on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
+           category = excluded.category, provider = excluded.provider, \
+           integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
+           enabled = excluded.enabled, manifest = excluded.manifest, updated_at = now() \
+         where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
+    )
+    .bind(Json(rows))
+    .execute(&mut *db)
+    .await?;
+    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
     sqlx::query("update connector set enabled = false, updated_at = now() where enabled and not id = any($1)")
         .bind(&ids)
         .execute(db)

@@ -3,83 +3,55 @@
 //! The real program runs as a replica of its own. Nango holds its answer back until
 //! SIGKILL has come; then the other replica goes on.
 
-use std::process::Stdio;
-use std::time::Duration;
-
 use chrono::TimeDelta;
-use patchbay::clock::Clock;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::process::{Child, Command};
 
 use super::{
     chain, leases_run_out, nango_is_called, popup, reconnect, revoked, settled, stand, text,
     unasked,
 };
-use crate::house::{House, User, client, free_port};
+use crate::house::{House, User, free_port};
+use crate::process::Process;
 
-/// A replica in a process of its own; it is killed with the value.
-pub(crate) struct Process {
-    pub(crate) url: String,
-    child: Child,
-    /// Without a file named .env.
-    _folder: tempfile::TempDir,
+/// A replica in a process of its own, which is to die.
+struct Doomed {
+    url: String,
+    process: Process,
 }
 
-impl Process {
-    pub(crate) async fn start(house: &House) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let url = format!("http://127.0.0.1:{port}");
-        let settings = house.settings(port, url.clone());
-        let child = Command::new(env!("CARGO_BIN_EXE_patchbay"))
-            .arg("serve")
-            .env_clear()
-            .envs(settings)
-            .env("NANGO_TIMEOUT_SECONDS", "30")
-            .current_dir(folder.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        for _ in 0..500 {
-            let answer = client().get(format!("{url}/readyz")).send().await;
-            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-                return Self {
-                    url,
-                    child,
-                    _folder: folder,
-                };
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the program did not become ready");
-    }
-
-    /// How much memory it has, in bytes.
-    pub(crate) fn memory(&self) -> u64 {
-        let status = format!("/proc/{}/status", self.child.id().unwrap());
-        let status = std::fs::read_to_string(status).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes: u64 = line
-            .and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
-            .unwrap();
-        kilobytes * 1024
+impl Doomed {
+    async fn start(house: &House) -> Self {
+        let (process, url) = replica_process(house).await;
+        Self { url, process }
     }
 
     /// SIGKILL.
     async fn kill(&mut self, house: &House) {
-        self.child.kill().await.unwrap();
+        self.process.signal("KILL").await;
+        self.process.ended().await;
         house.faults(json!({ "consent": "allow" })).await;
         // The other replica's clock stands still; this is later by it, too.
         house.pass(TimeDelta::minutes(2));
     }
 }
 
-/// A house whose time is the program's.
-async fn house() -> House {
-    House::at(Clock::manual(Clock::System.now()), &[]).await
+/// The program as one more replica, and its address. It waits longer for Nango than the others do.
+pub(crate) async fn replica_process(house: &House) -> (Process, String) {
+    let port = free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = house.settings(&[
+        ("PORT", &port),
+        ("PUBLIC_URL", &url),
+        ("NANGO_TIMEOUT_SECONDS", "30"),
+    ]);
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut process = Process::start(&["serve"], &settings);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    (process, url)
 }
 
 /// Nango does what such calls ask for, and does not answer.
@@ -90,7 +62,7 @@ async fn hold(house: &House, call: &str) {
 
 /// Sends a request to the program, which dies of it.
 async fn dies_of(
-    process: &mut Process,
+    process: &mut Doomed,
     house: &House,
     request: reqwest::RequestBuilder,
     (method, call): (&str, &str),
@@ -103,9 +75,9 @@ async fn dies_of(
 
 #[tokio::test]
 async fn connect_process_killed() {
-    let house = house().await;
+    let house = House::now().await;
     let ada = house.user("ada").await;
-    let mut process = Process::start(&house).await;
+    let mut process = Doomed::start(&house).await;
     let connect = |user: &User<'_>| {
         user.request(Method::POST, "/gmail/connect")
             .header("idempotency-key", "the same")
@@ -132,12 +104,12 @@ async fn connect_process_killed() {
 
 #[tokio::test]
 async fn reconnect_process_killed() {
-    let house = house().await;
+    let house = House::now().await;
     let ada = house.user("ada").await;
     let before = ada.connected("gmail").await;
     let id = text(&before, "id");
     house.pass(TimeDelta::minutes(1));
-    let mut process = Process::start(&house).await;
+    let mut process = Doomed::start(&house).await;
     // Nango tells the program of the grant, and the program asks whether that is true.
     let begun = reconnect(&ada.at_url(&process.url), id).await;
     hold(&house, "&connectionId=").await;
@@ -161,9 +133,9 @@ async fn reconnect_process_killed() {
 
 #[tokio::test]
 async fn refresh_process_killed() {
-    let house = house().await;
+    let house = House::now().await;
     let (ada, id) = revoked(&house).await;
-    let mut process = Process::start(&house).await;
+    let mut process = Doomed::start(&house).await;
     // Nango's own word of the refusal is lost, too.
     let faults =
         json!({ "only": "force_refresh", "hold_answers_ms": 60_000, "drop_webhooks": true });
@@ -188,11 +160,11 @@ async fn refresh_process_killed() {
 
 #[tokio::test]
 async fn disconnect_process_killed() {
-    let house = house().await;
+    let house = House::now().await;
     let ada = house.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
-    let mut process = Process::start(&house).await;
+    let mut process = Doomed::start(&house).await;
     hold(&house, "DELETE").await;
     let at_process = ada.at_url(&process.url);
     let request = at_process.request(Method::DELETE, "/gmail/disconnect");

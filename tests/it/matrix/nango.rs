@@ -1,14 +1,12 @@
 //! A Nango that is down, slow, out of patience or out of order, or whose answer gets lost.
 
-use std::time::Duration;
-
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{chain, check, popup, reconnect, settled, stand, text};
-use crate::house::House;
+use crate::house::{AT_ONCE, House};
 
 /// What is wrong with Nango, and what a user who needs it is told.
 struct Trouble {
@@ -179,7 +177,7 @@ async fn refresh_meets(trouble: Trouble) {
     trouble.is_told(&check(&ada, id).await);
     let service = house.service().await;
     let stop = CancellationToken::new();
-    assert!(service.sweep(Duration::ZERO, &stop).await.is_err());
+    assert!(service.sweep(AT_ONCE, &stop).await.is_err());
     let during = ada.connection(id).await;
     assert_eq!(
         (&during["status"], &during["failing_since"]),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use patchbay::connections::service::Pace;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,16 +49,16 @@ async fn a_webhook_at_one_replica_ends_a_wait_and_reaches_a_stream_at_the_other_
 #[tokio::test]
 async fn of_two_sweeps_at_once_one_is_done() {
     let house = House::new().await;
-    let (one, other) = (house.another_service().await, house.another_service().await);
+    let (one, other) = (house.service().await, house.service().await);
     house.faults(json!({ "latency_ms": 300 })).await;
     let stop = CancellationToken::new();
-    let hour = Duration::from_secs(3600);
-    let swept = tokio::join!(one.sweep(hour, &stop), other.sweep(hour, &stop));
+    let hourly = Pace::every(Duration::from_secs(3600));
+    let swept = tokio::join!(one.sweep(hourly, &stop), other.sweep(hourly, &stop));
     let done = [swept.0.unwrap(), swept.1.unwrap()];
     assert_eq!(done.iter().flatten().count(), 1);
     assert_eq!(house.nango_calls("GET", "/connections").await, 1);
     // It is not due again for an hour.
-    assert_eq!(one.sweep(hour, &stop).await.unwrap(), None);
+    assert_eq!(one.sweep(hourly, &stop).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -76,7 +77,7 @@ async fn each_deletion_is_asked_for_once_however_many_replicas_are_at_it() {
     let refused = house.nango_calls("DELETE", "/connections/").await;
     house.faults(json!({})).await;
     house.pass(TimeDelta::hours(1));
-    let (one, other) = (house.another_service().await, house.another_service().await);
+    let (one, other) = (house.service().await, house.service().await);
     let (first, second) = tokio::join!(one.delete_due(), other.delete_due());
     // The running replica may have taken its share as well.
     assert!(first.unwrap() + second.unwrap() <= connectors.len());
@@ -93,7 +94,7 @@ async fn each_attempt_expires_once_however_many_replicas_are_at_it() {
         ada.connect(connector).await;
     }
     house.pass(TimeDelta::minutes(31));
-    let (one, other) = (house.another_service().await, house.another_service().await);
+    let (one, other) = (house.service().await, house.service().await);
     let (first, second) = tokio::join!(one.expire_attempts(), other.expire_attempts());
     assert!(first.unwrap() + second.unwrap() <= 4);
     let (expired, told): (i64, i64) = sqlx::query_as(

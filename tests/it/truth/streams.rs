@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::future::join_all;
-use patchbay::clock::Clock;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +12,8 @@ use tokio::time::timeout;
 
 use super::text;
 use crate::house::{House, User};
-use crate::matrix::killed::Process;
+use crate::matrix::killed::replica_process;
+use crate::process::Process;
 
 /// How long anything of a stream may take here.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -140,16 +140,16 @@ async fn a_reader_who_reads_nothing_holds_little_and_nobody_up() {
     const EVENTS: i64 = 100_000;
     const ALLOWED: u64 = 16 * 1024 * 1024;
     // The program's time is the system's, and so has to be that of the user's token.
-    let house = House::at(Clock::manual(Clock::System.now()), &[]).await;
+    let house = House::now().await;
     let ada = house.user("ada").await;
     let begun = ada.connect("gmail").await;
     let id = text(&begun, "connection_id");
-    let process = Process::start(&house).await;
-    let there = ada.at_url(&process.url);
-    let mut socket = unread_stream(&process.url, &ada.token).await;
+    let (process, url) = replica_process(&house).await;
+    let there = ada.at_url(&url);
+    let mut socket = unread_stream(&url, &ada.token).await;
     // So that what a first request allocates is not counted.
     rename(&there, id).await;
-    let before = process.memory();
+    let before = memory(&process);
     let mut sql = house.sql().await;
     sqlx::query(
         "insert into connection_event (connection_id, user_id, version, kind, status, created_at) \
@@ -170,7 +170,7 @@ async fn a_reader_who_reads_nothing_holds_little_and_nobody_up() {
             .await
             .expect("a writer waits for nobody");
         tokio::time::sleep(Duration::from_millis(100)).await;
-        most = most.max(process.memory());
+        most = most.max(memory(&process));
     }
     let grown = most - before;
     assert!(grown < ALLOWED, "{grown} bytes more");
@@ -203,6 +203,16 @@ async fn unread_stream(url: &str, token: &str) -> TcpStream {
     socket.read_exact(&mut head).await.unwrap();
     assert_eq!(&head, b"HTTP/1.1 200 OK");
     socket
+}
+
+/// How much memory a process has, in bytes.
+fn memory(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
+        .unwrap();
+    kilobytes * 1024
 }
 
 async fn rename(user: &User<'_>, id: &str) {

@@ -1,0 +1,344 @@
+//! The users: what they do, and what they were told.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode, Url};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const CONNECTORS: [&str; 3] = ["gmail", "github", "slack"];
+
+/// How many connections a user plays with at a time.
+const SLOTS: usize = 3;
+
+/// What happened, in numbers.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) requests: AtomicU64,
+    pub(super) answered: AtomicU64,
+    pub(super) grants: AtomicU64,
+    pub(super) denials: AtomicU64,
+    pub(super) disconnects: AtomicU64,
+}
+
+/// What the users were told, and may rely on.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Connections and attempts of connects that were answered.
+    pub(super) begun: Vec<(Uuid, Uuid)>,
+    /// Requests with an Idempotency-Key, and the answer to each; `None` while it got none.
+    pub(super) keyed: Vec<Keyed>,
+    /// How connections have to stand in the end.
+    pub(super) expected: Vec<(Uuid, &'static str)>,
+}
+
+/// A request that may be repeated.
+#[derive(Clone, Debug)]
+pub(super) struct Keyed {
+    pub(super) token: String,
+    pub(super) path: String,
+    pub(super) key: String,
+    pub(super) answer: Option<Value>,
+}
+
+/// What all users share.
+pub(super) struct Scene {
+    pub(super) url: String,
+    pub(super) client: Client,
+    pub(super) counts: Counts,
+    pub(super) told: Mutex<Told>,
+    pub(super) stop: CancellationToken,
+}
+
+/// One user.
+pub(super) struct User<'a> {
+    scene: &'a Scene,
+    token: String,
+    slots: [Slot; SLOTS],
+    addresses: Vec<Address>,
+}
+
+/// One connection of a user.
+struct Slot {
+    connector: &'static str,
+    instance: String,
+    id: Option<Uuid>,
+    expected: Option<&'static str>,
+    /// Raised by each disconnect: addresses from before are void.
+    age: usize,
+}
+
+#[derive(Clone)]
+struct Address {
+    url: String,
+    slot: usize,
+    age: usize,
+}
+
+impl Slot {
+    fn new(number: usize) -> Self {
+        Self {
+            connector: CONNECTORS[number % CONNECTORS.len()],
+            instance: Uuid::new_v4().simple().to_string(),
+            id: None,
+            expected: None,
+            age: 0,
+        }
+    }
+}
+
+impl Scene {
+    /// Sends a request; `None` if it got no answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        token: &str,
+        key: Option<&str>,
+    ) -> Option<(StatusCode, Value)> {
+        self.counts.requests.fetch_add(1, Ordering::Relaxed);
+        let url = format!("{}/api/v1/connectors{path}", self.url);
+        let mut request = self.client.request(method, url).bearer_auth(token);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let response = request.send().await.ok()?;
+        let status = response.status();
+        let body = response.json().await.ok()?;
+        self.counts.answered.fetch_add(1, Ordering::Relaxed);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            // It is just starting, or Nango is out of order.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Some((status, body))
+    }
+}
+
+impl<'a> User<'a> {
+    pub(super) fn new(scene: &'a Scene, token: String) -> Self {
+        Self {
+            scene,
+            token,
+            slots: std::array::from_fn(Slot::new),
+            addresses: Vec::new(),
+        }
+    }
+
+    /// Does one thing after the other until it is enough.
+    pub(super) async fn live(mut self) {
+        while !self.scene.stop.is_cancelled() {
+            let slot = random(SLOTS);
+            match random(12) {
+                0..5 => self.connect(slot).await,
+                5 | 6 => self.reconnect(slot).await,
+                7 | 8 => self.disconnect(slot).await,
+                9 => self.open_an_old_address().await,
+                _ => self.look(slot).await,
+            }
+            tokio::time::sleep(Duration::from_millis(random(60) as u64)).await;
+        }
+        for slot in 0..SLOTS {
+            self.give_up(slot);
+        }
+    }
+
+    /// What a slot's user was told last has to hold in the end.
+    fn give_up(&mut self, number: usize) {
+        let slot = std::mem::replace(&mut self.slots[number], Slot::new(number));
+        self.addresses.retain(|address| address.slot != number);
+        if let (Some(id), Some(expected)) = (slot.id, slot.expected) {
+            self.scene
+                .told
+                .lock()
+                .unwrap()
+                .expected
+                .push((id, expected));
+        }
+    }
+
+    async fn connect(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        slot.expected = slot.expected.filter(|expected| *expected != "disconnected");
+        let path = format!("/{}/connect?instance_id={}", slot.connector, slot.instance);
+        self.begin(number, path).await;
+    }
+
+    async fn reconnect(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        if let Some(id) = slot.id {
+            slot.expected = slot.expected.filter(|expected| *expected != "disconnected");
+            self.begin(number, format!("/connections/{id}/reconnect"))
+                .await;
+        }
+    }
+
+    async fn begin(&mut self, number: usize, path: String) {
+        let answer = if random(2) == 0 {
+            self.once(number, path).await
+        } else {
+            self.scene
+                .send(Method::POST, &path, &self.token, None)
+                .await
+        };
+        let Some((StatusCode::OK, begun)) = answer else {
+            return;
+        };
+        let id = uuid(&begun["connection_id"]).unwrap();
+        self.slots[number].id = Some(id);
+        let (Some(attempt), Some(url)) = (uuid(&begun["attempt_id"]), begun["oauth_url"].as_str())
+        else {
+            return;
+        };
+        self.scene.told.lock().unwrap().begun.push((id, attempt));
+        let address = Address {
+            url: url.to_owned(),
+            slot: number,
+            age: self.slots[number].age,
+        };
+        if random(4) > 0 {
+            self.open(&address).await;
+        }
+        self.addresses.push(address);
+    }
+
+    /// Sends a request with a key, again and again until it is answered.
+    async fn once(&mut self, number: usize, path: String) -> Option<(StatusCode, Value)> {
+        let key = Uuid::new_v4().to_string();
+        loop {
+            let answer = self
+                .scene
+                .send(Method::POST, &path, &self.token, Some(&key))
+                .await;
+            let mut keyed = Keyed {
+                token: self.token.clone(),
+                path: path.clone(),
+                key: key.clone(),
+                answer: None,
+            };
+            match answer {
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+                // Killed halfway: it may be repeated when its lease is over. Nothing is known of it till then.
+                Some((StatusCode::CONFLICT, _)) => {
+                    self.slots[number].expected = None;
+                    self.give_up(number);
+                    self.scene.told.lock().unwrap().keyed.push(keyed);
+                    return None;
+                }
+                Some((status, body)) => {
+                    if status == StatusCode::OK {
+                        keyed.answer = Some(body.clone());
+                        self.scene.told.lock().unwrap().keyed.push(keyed);
+                    }
+                    return Some((status, body));
+                }
+            }
+        }
+    }
+
+    async fn open_an_old_address(&mut self) {
+        if !self.addresses.is_empty() {
+            let address = self.addresses[random(self.addresses.len())].clone();
+            self.open(&address).await;
+        }
+    }
+
+    /// Goes through the popup, and mostly says yes.
+    async fn open(&mut self, address: &Address) {
+        let allow = random(5) > 0;
+        if !self.decide(&address.url, allow).await {
+            self.scene.counts.denials.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.scene.counts.grants.fetch_add(1, Ordering::Relaxed);
+        let slot = &mut self.slots[address.slot];
+        if slot.age == address.age {
+            slot.expected = Some("connected");
+        }
+    }
+
+    /// Answers the provider's consent page. Says whether Nango took a grant.
+    async fn decide(&self, url: &str, allow: bool) -> bool {
+        let client = &self.scene.client;
+        let Some(consent) = follow(client.get(url)).await else {
+            return false;
+        };
+        let mut form: Vec<(String, String)> = consent.query_pairs().into_owned().collect();
+        let decision = if allow { "allow" } else { "deny" };
+        form.push(("account".into(), "ada-work".into()));
+        form.push(("decision".into(), decision.into()));
+        let Some(callback) = follow(client.post(consent).form(&form)).await else {
+            return false;
+        };
+        let page = client.get(callback).send().await;
+        page.is_ok_and(|page| page.status() == StatusCode::OK)
+    }
+
+    async fn disconnect(&mut self, number: usize) {
+        let slot = &mut self.slots[number];
+        let (connector, instance) = (slot.connector, &slot.instance);
+        let path = format!("/{connector}/disconnect?instance_id={instance}");
+        // From here on it may be ended, and addresses may be void.
+        slot.expected = None;
+        slot.age += 1;
+        let answer = self
+            .scene
+            .send(Method::DELETE, &path, &self.token, None)
+            .await;
+        if let Some((StatusCode::OK, body)) = answer {
+            self.scene
+                .counts
+                .disconnects
+                .fetch_add(1, Ordering::Relaxed);
+            let slot = &mut self.slots[number];
+            slot.id = uuid(&body["connection_id"]);
+            slot.expected = Some("disconnected");
+        }
+    }
+
+    async fn look(&mut self, number: usize) {
+        let path = match self.slots[number].id {
+            Some(id) if random(2) == 0 => format!("/connections/{id}?wait=1"),
+            Some(id) => format!("/connections/{id}"),
+            None => "/connections".to_owned(),
+        };
+        self.scene.send(Method::GET, &path, &self.token, None).await;
+    }
+}
+
+/// Where an answer redirects to; `None` if it does not.
+async fn follow(request: reqwest::RequestBuilder) -> Option<Url> {
+    let response = request.send().await.ok()?;
+    let location = response.headers().get("location")?.to_str().ok()?;
+    response.url().join(location).ok()
+}
+
+fn uuid(value: &Value) -> Option<Uuid> {
+    value.as_str()?.parse().ok()
+}
+
+/// A number below `end`.
+pub(super) fn random(end: usize) -> usize {
+    Uuid::new_v4().as_bytes()[..4]
+        .iter()
+        .fold(0, |number, byte| number << 8 | usize::from(*byte))
+        % end
+}
+
+/// What is wrong with Nango and its webhooks for the next moment.
+pub(super) fn weather() -> Value {
+    let kinds = [
+        json!({}),
+        json!({}),
+        json!({ "duplicate_webhooks": true }),
+        json!({ "delay_webhooks_ms": 700 }),
+        json!({ "drop_webhooks": true }),
+        json!({ "lose_answer": true }),
+        json!({ "latency_ms": 300 }),
+        json!({ "refuse_delete": true }),
+        json!({ "status": 503 }),
+    ];
+    kinds[random(kinds.len())].clone()
+}

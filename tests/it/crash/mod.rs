@@ -1,0 +1,351 @@
+//! The service is killed at random moments under load, again and again: what it
+//! has answered holds, and what it was about to do is done.
+//!
+//! Run by `scripts/crash`, with `PATCHBAY_BINARY` (the program to kill) and `KILLS`.
+
+mod load;
+mod victim;
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use patchbay::nango::{self, Nango};
+use patchbay::sandbox::{self, Sandbox};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::house::{JWT_SECRET, free_port, integrations};
+use crate::invariants;
+use crate::postgres::{self, TestDatabase};
+
+use load::{Counts, Keyed, Scene, Told, User, random, weather};
+use victim::Recipe;
+
+const USERS: usize = 16;
+
+/// The longest that everything together may take.
+const AT_MOST: Duration = Duration::from_secs(900);
+
+/// How long the service may take to settle: longer than any lease.
+const SETTLING: Duration = Duration::from_secs(180);
+
+/// The sandbox, the database and the service between them.
+struct Stage {
+    sandbox: Sandbox,
+    database: TestDatabase,
+    nango: Nango,
+    recipe: Recipe,
+    client: Client,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it takes minutes: scripts/crash runs it"]
+async fn no_kill_loses_or_forges_anything() {
+    tokio::time::timeout(AT_MOST, run())
+        .await
+        .expect("an end in time");
+}
+
+async fn run() {
+    let kills = std::env::var("KILLS").map_or(100, |kills| kills.parse().unwrap());
+    let stage = Stage::new().await;
+    let scene = Scene {
+        url: stage.recipe.url.clone(),
+        client: stage.client.clone(),
+        counts: Counts::default(),
+        told: Told::default().into(),
+        stop: CancellationToken::new(),
+    };
+    let mut users = Vec::new();
+    for number in 0..USERS {
+        users.push(User::new(&scene, stage.token(&format!("user-{number}")).await).live());
+    }
+    let began = Instant::now();
+    let (last, _, ()) = tokio::join!(
+        stage.kill(kills, &scene.stop),
+        join_all(users),
+        stage.change_weather(&scene.stop)
+    );
+    println!("{kills} kills in {:.0?}", began.elapsed());
+    let told = scene.told.into_inner().unwrap();
+    let unsettled = stage.violations().await.len();
+    let mut wrong = stage.settle(&told.keyed).await;
+    wrong.extend(stage.violations().await);
+    wrong.extend(stage.not_as_told(&told).await);
+    last.kill().await;
+    report(&scene.counts, &told, &stage, unsettled, &wrong).await;
+    assert!(wrong.is_empty(), "{} violations", wrong.len());
+}
+
+/// A client that follows no redirect, and has less patience than the callers of a service that lives.
+fn client() -> Client {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(10))
+        .build()
+        .unwrap()
+}
+
+impl Stage {
+    async fn new() -> Self {
+        let database = postgres::database().await;
+        let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+        let port = free_port();
+        let url = format!("http://127.0.0.1:{port}");
+        let sandbox = Sandbox::start(sandbox::Config {
+            secret_key: secret_key.clone(),
+            webhook_signing_key: signing_key.clone(),
+            webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
+            jwt_secret: JWT_SECRET.into(),
+            integrations: integrations(),
+            rate_limit: u32::MAX,
+            webhook_retries: vec![Duration::from_millis(500), Duration::from_millis(1500)],
+            ..sandbox::Config::default()
+        })
+        .await
+        .unwrap();
+        let base_url = format!("http://{}", sandbox.address());
+        let nango = Nango::new(nango::Config {
+            base_url: base_url.parse().unwrap(),
+            secret_key: secret_key.clone().into(),
+            timeout: Duration::from_secs(20),
+        });
+        let client = client();
+        let settings = vec![
+            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+            ("PORT", port.to_string()),
+            ("PUBLIC_URL", url.clone()),
+            ("DATABASE_URL", database.url().to_owned()),
+            ("DATABASE_POOL_SIZE", "10".to_owned()),
+            ("NANGO_BASE_URL", base_url),
+            ("NANGO_SECRET_KEY", secret_key),
+            ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
+            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
+            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("SWEEP_INTERVAL_SECONDS", "2".to_owned()),
+            ("LOG_FORMAT", "json".to_owned()),
+        ];
+        let binary = std::env::var_os("PATCHBAY_BINARY");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
+        std::fs::create_dir_all(&folder).unwrap();
+        let _ = std::fs::remove_file(folder.join("service.log"));
+        let recipe = Recipe {
+            binary: binary.map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
+            settings,
+            folder,
+            url,
+            client: client.clone(),
+        };
+        Self {
+            sandbox,
+            database,
+            nango: nango.unwrap(),
+            recipe,
+            client,
+        }
+    }
+
+    /// Kills the service so many times, and leaves one running.
+    async fn kill(&self, kills: usize, stop: &CancellationToken) -> victim::Victim {
+        for kill in 1..=kills {
+            let victim = self.recipe.start().await;
+            // Long enough to do something, and often too short to finish it.
+            tokio::time::sleep(Duration::from_millis(random(1200) as u64)).await;
+            victim.kill().await;
+            if kill % 25 == 0 {
+                println!("{kill} kills");
+            }
+        }
+        let last = self.recipe.start().await;
+        stop.cancel();
+        last
+    }
+
+    /// Now this is wrong with Nango, now that; in the end nothing.
+    async fn change_weather(&self, stop: &CancellationToken) {
+        while !stop.is_cancelled() {
+            self.control(Method::PUT, "faults", &weather()).await;
+            let pause = Duration::from_millis(random(2000) as u64);
+            stop.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        self.control(Method::PUT, "faults", &json!({})).await;
+    }
+
+    async fn token(&self, user: &str) -> String {
+        let answer = self
+            .control(Method::POST, "token", &json!({ "user": user }))
+            .await;
+        answer["token"].as_str().unwrap().to_owned()
+    }
+
+    async fn control(&self, method: Method, what: &str, body: &Value) -> Value {
+        let url = format!("http://{}/sandbox/{what}", self.sandbox.address());
+        let response = self.client.request(method, url).json(body).send().await;
+        response.unwrap().json().await.unwrap()
+    }
+
+    async fn sql(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.unwrap()
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        invariants::violations(&mut self.sql().await, &self.nango, &HashSet::new()).await
+    }
+
+    /// Repeats what was never answered, and waits until the service has nothing left to do.
+    async fn settle(&self, keyed: &[Keyed]) -> Vec<String> {
+        let deadline = Instant::now() + SETTLING;
+        let mut wrong = Vec::new();
+        for keyed in keyed.iter().filter(|keyed| keyed.answer.is_none()) {
+            let answer = loop {
+                let (status, answer) = self.repeat(keyed).await;
+                let under_way = status == StatusCode::CONFLICT && Instant::now() < deadline;
+                if !under_way {
+                    break (status, answer);
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            };
+            if answer.0 != StatusCode::OK || self.repeat(keyed).await != answer {
+                wrong.push(format!("{} with an old key: {answer:?}", keyed.path));
+            }
+        }
+        let mut sql = self.sql().await;
+        let since: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("select now()")
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        while Instant::now() < deadline {
+            let settled: bool = sqlx::query_scalar(
+                "select not exists (select from upstream_deletion) and exists ( \
+                   select from job where name = 'sweep' and finished_at > $1 + interval '15 seconds')",
+            )
+            .bind(since)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+            if settled {
+                return wrong;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        wrong.push("the service does not come to rest".to_owned());
+        wrong
+    }
+
+    async fn repeat(&self, keyed: &Keyed) -> (StatusCode, Value) {
+        let url = format!("{}/api/v1/connectors{}", self.recipe.url, keyed.path);
+        let request = self.client.post(url).bearer_auth(&keyed.token);
+        let request = request.header("idempotency-key", &keyed.key);
+        let response = request.send().await.unwrap();
+        (response.status(), response.json().await.unwrap())
+    }
+
+    /// What differs from what the users were told.
+    async fn not_as_told(&self, told: &Told) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut sql = self.sql().await;
+        for (connection, attempt) in &told.begun {
+            let kept: bool = sqlx::query_scalar(
+                "select exists (select from connect_attempt where id = $1 and connection_id = $2)",
+            )
+            .bind(attempt)
+            .bind(connection)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+            if !kept {
+                wrong.push(format!(
+                    "attempt {attempt} of {connection} was answered and is lost"
+                ));
+            }
+        }
+        for (id, expected) in &told.expected {
+            let status: Option<String> =
+                sqlx::query_scalar("select status from user_connector_connection where id = $1")
+                    .bind(id)
+                    .fetch_optional(&mut sql)
+                    .await
+                    .unwrap();
+            if status.as_deref() != Some(*expected) {
+                wrong.push(format!("{id} was told to be {expected}, and is {status:?}"));
+            }
+        }
+        let attempts = "select count(*) from connect_attempt";
+        let before: i64 = sqlx::query_scalar(attempts)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        for keyed in &told.keyed {
+            let (_, answer) = self.repeat(keyed).await;
+            if keyed.answer.as_ref().is_some_and(|first| *first != answer) {
+                wrong.push(format!(
+                    "{} was answered otherwise when repeated",
+                    keyed.path
+                ));
+            }
+        }
+        let after: i64 = sqlx::query_scalar(attempts)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        if after != before {
+            wrong.push(format!(
+                "repeated requests made {} attempts",
+                after - before
+            ));
+        }
+        wrong
+    }
+}
+
+async fn report(counts: &Counts, told: &Told, stage: &Stage, unsettled: usize, wrong: &[String]) {
+    let number = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    let mut sql = stage.sql().await;
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "select status, count(*) from user_connector_connection group by 1 order by 1",
+    )
+    .fetch_all(&mut sql)
+    .await
+    .unwrap();
+    let (attempts, events): (i64, i64) = sqlx::query_as(
+        "select (select count(*) from connect_attempt), (select count(*) from connection_event)",
+    )
+    .fetch_one(&mut sql)
+    .await
+    .unwrap();
+    let unanswered = told
+        .keyed
+        .iter()
+        .filter(|keyed| keyed.answer.is_none())
+        .count();
+    println!(
+        "requests {}, answered {}",
+        number(&counts.requests),
+        number(&counts.answered)
+    );
+    println!(
+        "grants {}, denials and refusals {}, disconnects answered {}",
+        number(&counts.grants),
+        number(&counts.denials),
+        number(&counts.disconnects)
+    );
+    println!(
+        "connects answered {}, keys repeated {}, of them never answered before {unanswered}",
+        told.begun.len(),
+        told.keyed.len()
+    );
+    println!("rows {rows:?}, attempts {attempts}, events {events}");
+    println!("expectations held against the end {}", told.expected.len());
+    println!("not yet right after the last kill {unsettled}");
+    println!("violations {}", wrong.len());
+    for wrong in wrong {
+        println!("  {wrong}");
+    }
+}

@@ -1,0 +1,278 @@
+//! What has to hold once everything has settled, whatever happened before.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use patchbay::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
+use patchbay::nango::{self, ConnectionSummary, Credentials, ListConnections, Nango, Refresh};
+use secrecy::ExposeSecret;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+/// How many of Nango's connections are read at once.
+const PAGE: u32 = 1000;
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    user_id: String,
+    integration_key: String,
+    status: String,
+    status_reason: Option<String>,
+    nango_connection_id: Option<String>,
+    account_id: Option<String>,
+    failing_since: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+    error_count: i32,
+    version: i64,
+}
+
+#[derive(FromRow)]
+struct Told {
+    id: i64,
+    connection_id: Uuid,
+    version: i64,
+    status: String,
+    status_reason: Option<String>,
+}
+
+/// Everything that is not as it should be, in words; nothing if all is well.
+///
+/// `deleted_elsewhere` are Nango's ids of those connections that somebody
+/// deleted at Nango: of all others Patchbay itself would be to blame.
+pub(crate) async fn violations(
+    sql: &mut PgConnection,
+    nango: &Nango,
+    deleted_elsewhere: &HashSet<String>,
+) -> Vec<String> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "select c.*, k.integration_key from user_connector_connection c \
+         join connector k on k.id = c.connector_id order by c.id",
+    )
+    .fetch_all(&mut *sql)
+    .await
+    .unwrap();
+    let ours = ours(sql, nango).await;
+    let mut wrong = Vec::new();
+    for connection in ours.values() {
+        orphan(connection, &rows, &mut wrong);
+    }
+    for row in &rows {
+        let held = row.nango_connection_id.as_ref().and_then(|id| ours.get(id));
+        agrees(row, held, nango, deleted_elsewhere, &mut wrong).await;
+        errors(row, &mut wrong);
+    }
+    attempts(sql, &ours, &mut wrong).await;
+    events(sql, &rows, &mut wrong).await;
+    let left: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
+        .fetch_one(sql)
+        .await
+        .unwrap();
+    if left > 0 {
+        wrong.push(format!("{left} connections wait to be deleted at Nango"));
+    }
+    wrong
+}
+
+/// What Nango holds for this installation, by Nango's ids.
+async fn ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, ConnectionSummary> {
+    let installation: Uuid = sqlx::query_scalar("select id from installation")
+        .fetch_one(sql)
+        .await
+        .unwrap();
+    let tags = [(INSTALLATION_TAG.to_owned(), installation.to_string())];
+    let mut ours = HashMap::new();
+    for page in 0.. {
+        let filter = ListConnections {
+            tags: tags.clone().into(),
+            limit: Some(PAGE),
+            page: Some(page),
+            ..ListConnections::default()
+        };
+        let found = nango.connections(&filter).await.unwrap();
+        let last = found.len() < PAGE as usize;
+        ours.extend(
+            found
+                .into_iter()
+                .map(|one| (one.connection_id.clone(), one)),
+        );
+        if last {
+            break;
+        }
+    }
+    ours
+}
+
+/// No connection of ours at Nango without a row that holds it.
+fn orphan(connection: &ConnectionSummary, rows: &[Row], wrong: &mut Vec<String>) {
+    let id = &connection.connection_id;
+    let tag = connection.tags.get(CONNECTION_TAG);
+    let row = rows.iter().find(|row| Some(&row.id.to_string()) == tag);
+    match row {
+        None => wrong.push(format!("Nango holds {id}, of no row at all")),
+        Some(row) if row.nango_connection_id.as_ref() != Some(id) => wrong.push(format!(
+            "Nango holds {id} for {}, which is {} and holds {:?}",
+            row.id, row.status, row.nango_connection_id
+        )),
+        Some(_) => {}
+    }
+}
+
+/// A row's status is what Nango says of its connection.
+async fn agrees(
+    row: &Row,
+    held: Option<&ConnectionSummary>,
+    nango: &Nango,
+    deleted_elsewhere: &HashSet<String>,
+    wrong: &mut Vec<String>,
+) {
+    let mut complain = |what: &str| {
+        let reason = row.status_reason.as_deref().unwrap_or("no reason");
+        wrong.push(format!(
+            "{} is {} ({reason}), but {what}",
+            row.id, row.status
+        ));
+    };
+    if let Some(held) = held
+        && (held.provider_config_key != row.integration_key
+            || held.tags.get(USER_TAG) != Some(&row.user_id)
+            || held.tags.get(CONNECTION_TAG) != Some(&row.id.to_string()))
+    {
+        complain("Nango holds it as something else");
+    }
+    let refreshed = match held {
+        Some(held) => {
+            let id = &held.connection_id;
+            Some(
+                nango
+                    .connection(id, &row.integration_key, Refresh::Force)
+                    .await,
+            )
+        }
+        None => None,
+    };
+    match (row.status.as_str(), refreshed) {
+        ("connected", Some(Ok(connection))) => {
+            let account = account(&connection);
+            if row.account_id.is_some() && row.account_id != account {
+                complain(&format!(
+                    "is {:?}'s, and its tokens {account:?}'s",
+                    row.account_id
+                ));
+            }
+        }
+        ("disconnected" | "pending", None) => {}
+        ("connected", Some(Err(error))) => complain(&format!("does not refresh: {error}")),
+        ("connected", None) => complain("Nango does not hold it"),
+        ("error", Some(Ok(_))) if row.status_reason.as_deref() == Some("account_mismatch") => {}
+        ("error", Some(Err(nango::Error::InvalidCredentials { .. }))) => {}
+        ("error", Some(Ok(_))) => complain("Nango holds and refreshes it"),
+        ("error", None) => match &row.nango_connection_id {
+            Some(id) if !deleted_elsewhere.contains(id) => {
+                complain(&format!(
+                    "{id} is gone from Nango though nobody deleted it there"
+                ));
+            }
+            _ => {}
+        },
+        (_, answer) => complain(&format!("Nango says {answer:?}")),
+    }
+}
+
+/// Whose tokens these are, as the sandbox's provider tells.
+fn account(connection: &nango::Connection) -> Option<String> {
+    let Credentials::OAuth2 { raw, .. } = &connection.credentials else {
+        return None;
+    };
+    let raw: serde_json::Value = serde_json::from_str(raw.expose_secret()).unwrap();
+    Some(raw["account"]["id"].as_str()?.to_owned())
+}
+
+/// The complaint and its count come and go together.
+fn errors(row: &Row, wrong: &mut Vec<String>) {
+    if (row.error_count > 0) != row.last_error.is_some() {
+        wrong.push(format!(
+            "{} counts {} errors and says {:?}",
+            row.id, row.error_count, row.last_error
+        ));
+    }
+    if row.status == "error" && row.last_error.is_none() {
+        wrong.push(format!("{} is in error and does not say why", row.id));
+    }
+    if row.failing_since.is_some() && (row.status != "connected" || row.error_count == 0) {
+        wrong.push(format!(
+            "{} is failing, but {} and without errors",
+            row.id, row.status
+        ));
+    }
+}
+
+/// Who waits for a user has one open attempt, and Nango holds nothing of it yet.
+async fn attempts(
+    sql: &mut PgConnection,
+    ours: &HashMap<String, ConnectionSummary>,
+    wrong: &mut Vec<String>,
+) {
+    let waiting: Vec<(Uuid, String, Vec<Uuid>)> = sqlx::query_as(
+        "select c.id, c.status, array(select a.id from connect_attempt a \
+           where a.connection_id = c.id and a.outcome is null) from user_connector_connection c",
+    )
+    .fetch_all(sql)
+    .await
+    .unwrap();
+    for (id, status, open) in waiting {
+        if open.len() > 1 || (status == "pending" && open.is_empty()) {
+            wrong.push(format!(
+                "{id} is {status} with {} open attempts",
+                open.len()
+            ));
+        }
+        for attempt in open {
+            let granted =
+                |one: &&ConnectionSummary| one.tags.get(ATTEMPT_TAG) == Some(&attempt.to_string());
+            if let Some(granted) = ours.values().find(granted) {
+                let nango_id = &granted.connection_id;
+                wrong.push(format!(
+                    "{id} waits for {attempt}, which brought {nango_id}"
+                ));
+            }
+        }
+    }
+}
+
+/// Each connection's events are an unbroken chain that ends where the row stands.
+async fn events(sql: &mut PgConnection, rows: &[Row], wrong: &mut Vec<String>) {
+    let told: Vec<Told> =
+        sqlx::query_as("select * from connection_event order by connection_id, version")
+            .fetch_all(sql)
+            .await
+            .unwrap();
+    for row in rows {
+        let of_row: Vec<&Told> = told
+            .iter()
+            .filter(|event| event.connection_id == row.id)
+            .collect();
+        let versions: Vec<i64> = of_row.iter().map(|event| event.version).collect();
+        if !versions.iter().copied().eq(1..=row.version) {
+            wrong.push(format!(
+                "{} has version {}, its events {versions:?}",
+                row.id, row.version
+            ));
+        }
+        if !of_row.is_sorted_by_key(|event| event.id) {
+            wrong.push(format!(
+                "{}'s events came in another order than its versions",
+                row.id
+            ));
+        }
+        let last = of_row
+            .last()
+            .map(|event| (&event.status, &event.status_reason));
+        if last != Some((&row.status, &row.status_reason)) {
+            wrong.push(format!(
+                "{} is {}, its last event says {last:?}",
+                row.id, row.status
+            ));
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! One schedule: its steps, what its users may expect after them, and how it settles.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use patchbay::auth::UserId;
+use patchbay::connections::service::{
+    Authorization, ConnectRequest, Connections, DisconnectTarget, Error, Pace, Query, Update,
+};
+use patchbay::connections::{Account as Known, State};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::step::{Account, Fault, SLOTS, Step};
+use super::world::{Mail, World};
+use crate::invariants;
+
+const USERS: [&str; 2] = ["ada", "bob"];
+const CONNECTORS: [&str; 2] = ["gmail", "github"];
+const INSTANCES: [&str; 2] = ["", "second"];
+
+/// Nobody waits between two sweeps, or between their calls.
+const AT_ONCE: Pace = Pace {
+    every: Duration::ZERO,
+    pause: Duration::ZERO,
+};
+
+/// Rounds after which a service that has no faults to cope with has to be quiet.
+const ROUNDS: usize = 12;
+
+/// One schedule in its world.
+pub(super) struct Run<'a> {
+    world: &'a World,
+    service: RefCell<Rc<Connections>>,
+    fault: Cell<Fault>,
+    slots: RefCell<[Slot; SLOTS]>,
+    urls: RefCell<Vec<Address>>,
+    /// Webhooks that have not arrived, in the order in which they were sent.
+    mail: RefCell<Vec<Mail>>,
+    old_mail: RefCell<Vec<Mail>>,
+    deleted: RefCell<HashSet<String>>,
+    /// What no step should have brought.
+    surprises: RefCell<Vec<String>>,
+}
+
+/// One connection that a user may have.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    id: Option<Uuid>,
+    expected: Expected,
+    /// Raised by each disconnect: addresses from before are void.
+    age: usize,
+}
+
+/// What its user may expect of a connection.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Expected {
+    #[default]
+    Anything,
+    /// They granted it, and nobody took it away since.
+    Connected,
+    /// They were told that it is disconnected, and did not connect since.
+    Disconnected,
+}
+
+#[derive(Clone)]
+struct Address {
+    url: String,
+    slot: usize,
+    age: usize,
+}
+
+impl<'a> Run<'a> {
+    pub(super) async fn new(world: &'a World) -> Self {
+        let run = Self {
+            world,
+            service: RefCell::new(world.replica().await.into()),
+            fault: Cell::new(Fault::None),
+            slots: RefCell::default(),
+            urls: RefCell::default(),
+            mail: RefCell::default(),
+            old_mail: RefCell::default(),
+            deleted: RefCell::default(),
+            surprises: RefCell::default(),
+        };
+        run.play(Fault::None, true).await;
+        run
+    }
+
+    /// Goes through the schedule, and says what is wrong when all has settled.
+    pub(super) async fn follow(&self, schedule: &[Step]) -> Vec<String> {
+        for step in schedule {
+            match step {
+                Step::Both(one, other) => {
+                    self.touch(one);
+                    self.touch(other);
+                    tokio::join!(self.take(one), self.take(other));
+                    // Which of them came first is not known.
+                    self.touch(one);
+                    self.touch(other);
+                }
+                step => self.take(step).await,
+            }
+            self.world.pass(TimeDelta::seconds(1));
+        }
+        self.play(Fault::None, true).await;
+        *self.service.borrow_mut() = self.world.patient_replica().await.into();
+        let mut wrong = self.settled().await;
+        if wrong.is_empty() {
+            // What comes late, and what comes again, changes nothing any more.
+            self.collect();
+            let mail = [self.mail.take(), self.old_mail.take()].concat();
+            for mail in mail.into_iter().rev() {
+                self.arrive(&mail).await;
+            }
+            wrong = self.settled().await;
+        }
+        if wrong.is_empty() {
+            wrong = self.ended().await;
+        }
+        wrong
+    }
+
+    fn surprise(&self, what: String) {
+        self.surprises.borrow_mut().push(what);
+    }
+
+    fn service(&self) -> Rc<Connections> {
+        self.service.borrow().clone()
+    }
+
+    async fn take(&self, step: &Step) {
+        match step {
+            Step::Connect { slot, account } => self.connect(*slot, *account).await,
+            Step::Reconnect { slot, account } => self.reconnect(*slot, *account).await,
+            Step::Grant { url } => self.popup(*url, true).await,
+            Step::Deny { url } => self.popup(*url, false).await,
+            Step::Disconnect { slot } => self.disconnect(*slot).await,
+            Step::Deliver { webhook } => self.deliver(*webhook).await,
+            Step::Replay { webhook } => self.replay(*webhook).await,
+            Step::Lose { webhook } => {
+                if let Some(mail) = self.next_mail(*webhook) {
+                    self.old_mail.borrow_mut().push(mail);
+                }
+            }
+            Step::Sweep | Step::Expire | Step::Delete => self.work(step).await,
+            Step::Pass { minutes } => self.world.pass(TimeDelta::minutes((*minutes).into())),
+            Step::Fault(fault) => {
+                self.fault.set(*fault);
+                self.play(*fault, true).await;
+            }
+            Step::Restart => {
+                let replica = self.world.replica().await;
+                *self.service.borrow_mut() = replica.into();
+            }
+            Step::DeleteAtNango { slot } => self.delete_at_nango(*slot).await,
+            Step::Revoke { slot } => self.revoke(*slot).await,
+            Step::Look { slot }
+            | Step::Check { slot }
+            | Step::Rename { slot, .. }
+            | Step::Accept { slot } => self.ask(*slot, step).await,
+            Step::Both(..) => unreachable!("two at the same time are never four"),
+        }
+    }
+
+    /// After this, what is expected of the slots that a step concerns is not known.
+    fn touch(&self, step: &Step) {
+        let slot = match step {
+            Step::Grant { url } | Step::Deny { url } => self.address(*url).map(|url| url.slot),
+            Step::Connect { slot, .. }
+            | Step::Reconnect { slot, .. }
+            | Step::Disconnect { slot }
+            | Step::DeleteAtNango { slot }
+            | Step::Revoke { slot } => Some(*slot),
+            _ => None,
+        };
+        if let Some(slot) = slot {
+            let mut slots = self.slots.borrow_mut();
+            slots[slot].expected = Expected::Anything;
+            slots[slot].age += 1;
+        }
+    }
+
+    async fn connect(&self, slot: usize, account: Account) {
+        let request = ConnectRequest {
+            instance_id: INSTANCES[slot / 4].to_owned(),
+            ..request(account)
+        };
+        self.expect_no_end(slot);
+        let age = self.slots.borrow()[slot].age;
+        let begun = self
+            .service()
+            .connect(&user(slot), connector(slot), &request)
+            .await;
+        self.begun(slot, age, begun);
+    }
+
+    async fn reconnect(&self, slot: usize, account: Account) {
+        let Some(id) = self.slots.borrow()[slot].id else {
+            return;
+        };
+        self.expect_no_end(slot);
+        let age = self.slots.borrow()[slot].age;
+        let begun = self
+            .service()
+            .reconnect(&user(slot), id, &request(account))
+            .await;
+        self.begun(slot, age, begun);
+    }
+
+    fn expect_no_end(&self, slot: usize) {
+        let slot = &mut self.slots.borrow_mut()[slot];
+        if slot.expected == Expected::Disconnected {
+            slot.expected = Expected::Anything;
+        }
+    }
+
+    fn begun(&self, slot: usize, age: usize, begun: Result<Authorization, Error>) {
+        match begun {
+            Ok(Authorization::Begun {
+                connection, url, ..
+            }) => {
+                self.slots.borrow_mut()[slot].id = Some(connection.id);
+                let url = url.into();
+                self.urls.borrow_mut().push(Address { url, slot, age });
+            }
+            Ok(Authorization::AlreadyConnected(connection)) => {
+                if !matches!(connection.state, State::Connected { .. }) {
+                    self.surprise(format!("already connected: {:?}", connection.state));
+                }
+            }
+            Err(Error::Nango(_)) => {}
+            Err(error) => self.surprise(format!("could not begin: {error}")),
+        }
+    }
+
+    /// An address that a user was given, counted from the newest.
+    fn address(&self, back: usize) -> Option<Address> {
+        let urls = self.urls.borrow();
+        let back = back.checked_rem(urls.len())?;
+        urls.iter().rev().nth(back).cloned()
+    }
+
+    async fn popup(&self, url: usize, consent: bool) {
+        let Some(address) = self.address(url) else {
+            return;
+        };
+        let sent = self.world.mailbox.lock().unwrap().len();
+        self.play(self.fault.get(), consent).await;
+        let granted = self.world.popup(&address.url).await;
+        self.granted(&address, granted);
+        // Its webhook is on its way.
+        for _ in 0..20 {
+            if self.world.mailbox.lock().unwrap().len() > sent {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn granted(&self, address: &Address, granted: bool) {
+        let slot = &mut self.slots.borrow_mut()[address.slot];
+        if granted && slot.age == address.age {
+            slot.expected = Expected::Connected;
+        }
+    }
+
+    async fn disconnect(&self, slot: usize) {
+        let target = DisconnectTarget::Instance(INSTANCES[slot / 4].to_owned());
+        let ended = self
+            .service()
+            .disconnect(&user(slot), connector(slot), &target)
+            .await;
+        match ended {
+            Ok(ended) => {
+                if !matches!(ended.connection.state, State::Disconnected { .. }) {
+                    self.surprise(format!("disconnected: {:?}", ended.connection.state));
+                }
+                let slot = &mut self.slots.borrow_mut()[slot];
+                slot.expected = Expected::Disconnected;
+                slot.age += 1;
+            }
+            Err(Error::ConnectionNotFound) => {}
+            Err(error) => self.surprise(format!("could not disconnect: {error}")),
+        }
+    }
+
+    /// Moves what the sandbox has sent to what is on its way.
+    fn collect(&self) {
+        let sent = std::mem::take(&mut *self.world.mailbox.lock().unwrap());
+        self.mail.borrow_mut().extend(sent);
+    }
+
+    fn next_mail(&self, webhook: usize) -> Option<Mail> {
+        self.collect();
+        let mut mail = self.mail.borrow_mut();
+        let at = webhook.checked_rem(mail.len())?;
+        Some(mail.remove(at))
+    }
+
+    async fn deliver(&self, webhook: usize) {
+        if let Some(mail) = self.next_mail(webhook) {
+            self.arrive(&mail).await;
+            self.old_mail.borrow_mut().push(mail);
+        }
+    }
+
+    async fn replay(&self, webhook: usize) {
+        let mail = {
+            let old = self.old_mail.borrow();
+            webhook.checked_rem(old.len()).map(|at| old[at].clone())
+        };
+        if let Some(mail) = mail {
+            self.arrive(&mail).await;
+        }
+    }
+
+    async fn arrive(&self, mail: &Mail) {
+        match self.service().webhook(mail.attempt, &mail.event).await {
+            // What Nango does not confirm is not taken; the sender may try again.
+            Ok(_) | Err(Error::Nango(_)) => {}
+            Err(error) => self.surprise(format!("a webhook broke the service: {error}")),
+        }
+    }
+
+    async fn work(&self, step: &Step) {
+        let service = self.service();
+        let done = match step {
+            Step::Sweep => service
+                .sweep(AT_ONCE, &CancellationToken::new())
+                .await
+                .map(drop),
+            Step::Expire => service.expire_attempts().await.map(drop),
+            _ => service.delete_due().await.map(drop),
+        };
+        match done {
+            Ok(()) | Err(Error::Nango(_)) => {}
+            Err(error) => self.surprise(format!("{step:?} broke: {error}")),
+        }
+    }
+
+    async fn ask(&self, slot: usize, step: &Step) {
+        let Some(id) = self.slots.borrow()[slot].id else {
+            return;
+        };
+        let (service, user) = (self.service(), user(slot));
+        let answer = match step {
+            Step::Check { .. } => service.check(&user, id).await,
+            Step::Accept { .. } => match self.found_account(&user, id).await {
+                Some(found) => service.accept_account(&user, id, &found.id).await,
+                None => return,
+            },
+            Step::Rename { name, .. } => {
+                let label = Some((*name > 0).then(|| format!("number {name}")));
+                let update = Update {
+                    label,
+                    config: None,
+                };
+                service.update(&user, id, &update).await
+            }
+            _ => service.get(&user, id).await,
+        };
+        match answer {
+            Ok(_) | Err(Error::Nango(_) | Error::Invalid(_)) => {}
+            Err(error) => self.surprise(format!("{step:?} broke: {error}")),
+        }
+    }
+
+    async fn found_account(&self, user: &UserId, id: Uuid) -> Option<Known> {
+        let details = self.service().get(user, id).await.unwrap();
+        details.connection.found_account
+    }
+
+    /// Nango's id of what a slot's connection holds.
+    async fn upstream(&self, slot: usize) -> Option<String> {
+        let id = self.slots.borrow()[slot].id?;
+        let mut sql = self.world.sql().await;
+        sqlx::query_scalar(
+            "select nango_connection_id from user_connector_connection where id = $1",
+        )
+        .bind(id)
+        .fetch_one(&mut sql)
+        .await
+        .unwrap()
+    }
+
+    async fn delete_at_nango(&self, slot: usize) {
+        if let Some(nango_id) = self.upstream(slot).await {
+            self.play(Fault::None, true).await;
+            self.world.delete_at_nango(&nango_id, connector(slot)).await;
+            self.play(self.fault.get(), true).await;
+            self.deleted.borrow_mut().insert(nango_id);
+            self.taken_away(slot);
+        }
+    }
+
+    async fn revoke(&self, slot: usize) {
+        if let Some(nango_id) = self.upstream(slot).await {
+            self.play(Fault::None, true).await;
+            self.world.revoke(&nango_id, connector(slot)).await;
+            self.play(self.fault.get(), true).await;
+            self.taken_away(slot);
+        }
+    }
+
+    fn taken_away(&self, slot: usize) {
+        let slot = &mut self.slots.borrow_mut()[slot];
+        if slot.expected == Expected::Connected {
+            slot.expected = Expected::Anything;
+        }
+    }
+
+    /// Has the sandbox play a fault, and the provider say yes or no.
+    async fn play(&self, fault: Fault, consent: bool) {
+        let mut faults = json!({ "consent": if consent { "allow" } else { "deny" } });
+        let (name, value) = match fault {
+            Fault::None => ("latency_ms", json!(0)),
+            Fault::Status500 => ("status", json!(500)),
+            Fault::Status429 => ("status", json!(429)),
+            Fault::HtmlPage => ("html", json!(true)),
+            Fault::HangUp => ("hang_up", json!(true)),
+            Fault::LoseAnswer => ("lose_answer", json!(true)),
+            Fault::RefuseDelete => ("refuse_delete", json!(true)),
+            Fault::RefuseRefresh => ("refuse_refresh", json!(true)),
+            Fault::RefuseCode => ("refuse_code", json!(true)),
+            Fault::RefuseWebhookUrl => ("refuse_webhook_url_override", json!(true)),
+        };
+        faults[name] = value;
+        self.world.faults(faults).await;
+    }
+
+    /// Lets the worker do its passes until there is nothing to do, and says what is wrong then.
+    async fn settled(&self) -> Vec<String> {
+        let service = self.service();
+        for _ in 0..ROUNDS {
+            self.world.pass(TimeDelta::minutes(31));
+            self.world.refresh_what_failed().await;
+            let deleted = service.delete_due().await.unwrap();
+            let expired = service.expire_attempts().await.unwrap();
+            let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
+            let swept = swept.unwrap().expect("nobody else sweeps");
+            let found = swept.found + swept.missing + swept.checked + swept.orphans;
+            if deleted + expired + found == 0 {
+                return self.violations().await;
+            }
+        }
+        vec!["the service does not come to rest".to_owned()]
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        let (sql, deleted) = (&mut self.world.sql().await, self.deleted.borrow().clone());
+        let mut wrong = self.surprises.take();
+        wrong.extend(invariants::violations(sql, &self.world.nango, &deleted).await);
+        let slots = *self.slots.borrow();
+        for (number, slot) in slots.iter().enumerate() {
+            let Some(id) = slot.id else {
+                continue;
+            };
+            let details = self.service().get(&user(number), id).await.unwrap();
+            let connection = details.connection;
+            let as_expected = match (slot.expected, &connection.state) {
+                (Expected::Anything, _)
+                | (Expected::Connected, State::Connected { .. })
+                | (Expected::Disconnected, State::Disconnected { .. }) => true,
+                // Theirs to decide.
+                (Expected::Connected, _) => connection.found_account.is_some(),
+                _ => false,
+            };
+            if !as_expected {
+                let expected = match slot.expected {
+                    Expected::Connected => "granted, and nobody took it away",
+                    _ => "disconnected, and not connected since",
+                };
+                let state = connection.state;
+                wrong.push(format!("slot {number} was {expected}: it is {state:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// Ends every connection: nothing may be left at Nango.
+    async fn ended(&self) -> Vec<String> {
+        let mut everything = Query {
+            connector: None,
+            status: None,
+            limit: 100,
+            after: None,
+        };
+        let service = self.service();
+        for name in USERS {
+            let user = UserId::try_from(name.to_owned()).unwrap();
+            everything.after = None;
+            let page = service.list(&user, &everything).await.unwrap();
+            for details in page.connections {
+                let target = DisconnectTarget::Connection(details.connection.id);
+                let slug = &details.connection.connector.slug;
+                let ended = service.disconnect(&user, slug, &target).await.unwrap();
+                assert!(ended.confirmed, "Nango had no fault");
+            }
+        }
+        let left = self
+            .world
+            .nango
+            .connections(&Default::default())
+            .await
+            .unwrap();
+        left.iter()
+            .map(|one| format!("{} is left at Nango after the end", one.connection_id))
+            .collect()
+    }
+}
+
+fn user(slot: usize) -> UserId {
+    UserId::try_from(USERS[slot % 2].to_owned()).unwrap()
+}
+
+fn connector(slot: usize) -> &'static str {
+    CONNECTORS[slot / 2 % 2]
+}
+
+fn request(account: Account) -> ConnectRequest {
+    let hint = match account {
+        Account::First => "ada-work",
+        Account::Other => "grace",
+    };
+    ConnectRequest {
+        login_hint: Some(hint.to_owned()),
+        ..ConnectRequest::default()
+    }
+}

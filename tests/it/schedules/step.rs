@@ -1,0 +1,191 @@
+//! What may happen in a schedule, and how likely it is.
+
+use proptest::prelude::*;
+
+/// How many connections the schedule's users may have.
+pub(super) const SLOTS: usize = 8;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// A user begins to connect, with an account in mind.
+    Connect {
+        slot: usize,
+        account: Account,
+    },
+    /// A user begins to authorize again.
+    Reconnect {
+        slot: usize,
+        account: Account,
+    },
+    /// A user opens an address that they were given, and allows it; 0 is the newest address.
+    Grant {
+        url: usize,
+    },
+    /// The same, and denies it.
+    Deny {
+        url: usize,
+    },
+    /// A user ends a connection.
+    Disconnect {
+        slot: usize,
+    },
+    /// A user looks at a connection.
+    Look {
+        slot: usize,
+    },
+    /// A user has a connection checked.
+    Check {
+        slot: usize,
+    },
+    /// A user gives a connection another name.
+    Rename {
+        slot: usize,
+        name: u8,
+    },
+    /// A user takes the account that a reconnect came back as.
+    Accept {
+        slot: usize,
+    },
+    /// Nango's oldest webhooks but so many arrives.
+    Deliver {
+        webhook: usize,
+    },
+    /// A webhook that may have arrived before arrives.
+    Replay {
+        webhook: usize,
+    },
+    /// A webhook never arrives.
+    Lose {
+        webhook: usize,
+    },
+    /// The passes of the worker.
+    Sweep,
+    Expire,
+    Delete,
+    /// Time passes, in minutes.
+    Pass {
+        minutes: u16,
+    },
+    /// From now on Nango has this fault.
+    Fault(Fault),
+    /// The service starts anew.
+    Restart,
+    /// Somebody deletes a connection at Nango.
+    DeleteAtNango {
+        slot: usize,
+    },
+    /// The account's owner takes the grant back, and Nango's own refresh notices.
+    Revoke {
+        slot: usize,
+    },
+    /// Two at the same time.
+    Both(Box<Step>, Box<Step>),
+}
+
+/// Which account a user means to connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Account {
+    First,
+    Other,
+}
+
+/// What is wrong with Nango or the provider.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    None,
+    Status500,
+    Status429,
+    HtmlPage,
+    HangUp,
+    LoseAnswer,
+    RefuseDelete,
+    RefuseRefresh,
+    RefuseCode,
+    RefuseWebhookUrl,
+}
+
+/// Any schedule.
+pub(super) fn schedule() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        9 => one(),
+        1 => (one(), one()).prop_map(|(a, b)| Step::Both(Box::new(a), Box::new(b))),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+fn one() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        22 => users(),
+        18 => popups(),
+        10 => webhooks(),
+        14 => world(),
+    ]
+}
+
+/// Mostly the first, so that things happen to one and the same.
+fn slot() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(0), 2 => 0..SLOTS]
+}
+
+fn account() -> impl Strategy<Value = Account> {
+    prop_oneof![3 => Just(Account::First), 1 => Just(Account::Other)]
+}
+
+fn users() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (slot(), account()).prop_map(|(slot, account)| Step::Connect { slot, account }),
+        4 => (slot(), account()).prop_map(|(slot, account)| Step::Reconnect { slot, account }),
+        4 => slot().prop_map(|slot| Step::Disconnect { slot }),
+        2 => slot().prop_map(|slot| Step::Look { slot }),
+        2 => slot().prop_map(|slot| Step::Check { slot }),
+        1 => slot().prop_map(|slot| Step::Accept { slot }),
+        1 => (slot(), 0..3_u8).prop_map(|(slot, name)| Step::Rename { slot, name }),
+    ]
+}
+
+fn popups() -> impl Strategy<Value = Step> {
+    let url = || prop_oneof![3 => Just(0_usize), 2 => 0..6_usize];
+    prop_oneof![
+        5 => url().prop_map(|url| Step::Grant { url }),
+        2 => url().prop_map(|url| Step::Deny { url }),
+    ]
+}
+
+fn webhooks() -> impl Strategy<Value = Step> {
+    let webhook = || prop_oneof![3 => Just(0_usize), 2 => 0..6_usize];
+    prop_oneof![
+        5 => webhook().prop_map(|webhook| Step::Deliver { webhook }),
+        2 => (0..12_usize).prop_map(|webhook| Step::Replay { webhook }),
+        1 => webhook().prop_map(|webhook| Step::Lose { webhook }),
+    ]
+}
+
+fn world() -> impl Strategy<Value = Step> {
+    let minutes = prop_oneof![Just(1_u16), Just(12), Just(31), Just(90)];
+    prop_oneof![
+        4 => Just(Step::Sweep),
+        2 => Just(Step::Expire),
+        2 => Just(Step::Delete),
+        3 => minutes.prop_map(|minutes| Step::Pass { minutes }),
+        4 => fault().prop_map(Step::Fault),
+        1 => Just(Step::Restart),
+        1 => slot().prop_map(|slot| Step::DeleteAtNango { slot }),
+        1 => slot().prop_map(|slot| Step::Revoke { slot }),
+    ]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        5 => Just(Fault::None),
+        1 => Just(Fault::Status500),
+        1 => Just(Fault::Status429),
+        1 => Just(Fault::HtmlPage),
+        1 => Just(Fault::HangUp),
+        2 => Just(Fault::LoseAnswer),
+        2 => Just(Fault::RefuseDelete),
+        2 => Just(Fault::RefuseRefresh),
+        1 => Just(Fault::RefuseCode),
+        1 => Just(Fault::RefuseWebhookUrl),
+    ]
+}
