@@ -198,7 +198,7 @@ impl Connections {
             return Err(Error::ProviderUnavailable);
         }
         match self.check_connection(connection).await? {
-            Health::Works => Ok(()),
+            Health::Works(_) => Ok(()),
             Health::Dead | Health::Missing => Err(needs_reauthorization(connection)),
             Health::Outage | Health::Doubtful => Err(Error::ProviderUnavailable),
         }
