@@ -80,7 +80,12 @@ impl Connection {
         };
         let same = discard.is_none() && current.is_some();
         // Told again of a grant that was taken before: what has become of it since is not its to say.
-        if same && attempt.grant_was_taken() {
+        // But a session may be granted again, as another account.
+        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let another = seen
+            .zip(account)
+            .is_some_and(|(seen, account)| seen.id != account.id);
+        if same && attempt.grant_was_taken() && !another {
             return Grant::Known;
         }
         let mut transition = if same && self.is_of_another(account) {

@@ -138,19 +138,14 @@ pub(super) async fn connect(
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
-    let work = async {
-        let authorization = state
-            .connections
-            .connect(&user, &connector, &request)
-            .await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&user, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.connect(&user, &connector, &request).await?) };
+        Ok(Json(
+            connections.once(&user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
@@ -173,16 +168,14 @@ pub(super) async fn reconnect(
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
-    let work = async {
-        let authorization = state.connections.reconnect(&user, id, &request).await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&user, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.reconnect(&user, id, &request).await?) };
+        Ok(Json(
+            connections.once(&user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -224,10 +217,11 @@ pub(super) async fn disconnect(
         (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
         (None, None) => DisconnectTarget::Only,
     };
-    let ended = state
-        .connections
-        .disconnect(&user, &connector, &target)
-        .await?;
+    let ended = to_the_end(async move {
+        let connections = &state.connections;
+        Ok(connections.disconnect(&user, &connector, &target).await?)
+    })
+    .await?;
     let name = &ended.connection.connector.name;
     let message = if ended.confirmed {
         format!("{name} is disconnected")
@@ -240,6 +234,20 @@ pub(super) async fn disconnect(
         upstream_deleted: ended.confirmed,
         message,
     }))
+}
+
+/// Does work to its end, whether or not its client is still there: what Nango has done is then
+/// written down at once, and the answer kept for a client that comes back with its key.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(broken) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Problem::new(Code::Internal, "the service stops")),
+        },
+    }
 }
 
 /// A label without the white space around it; an empty one is refused.

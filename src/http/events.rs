@@ -21,6 +21,10 @@ use crate::connections::{Event, service};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+const _: () = assert!(
+    HEARTBEAT.as_secs() < 30,
+    "proxies cut off what is silent for 30 s"
+);
 
 /// How long a stream lasts; its reader then comes again, with a token that is still good.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);

@@ -32,6 +32,12 @@ pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
+/// A sweep that is due, and takes no account of Nango's rate limit.
+pub(crate) const AT_ONCE: Pace = Pace {
+    every: Duration::ZERO,
+    pause: Duration::ZERO,
+};
+
 /// One replica that runs, its Nango, and its database.
 pub(crate) struct House {
     pub(crate) url: String,
@@ -120,13 +126,20 @@ impl House {
         Self::build(settings, |_| {}).await
     }
 
-    /// The same with another Nango. The service's own address is the origin of
-    /// the `webhook_url` that the configuration comes with.
+    /// A house whose time is the system's, as that of the program's own processes is, until it is moved.
+    pub(crate) async fn now() -> Self {
+        Self::build(&[], |nango| {
+            nango.clock = Clock::manual(Clock::System.now())
+        })
+        .await
+    }
+
+    /// The same with another Nango, whose clock is the service's, too. The service's own
+    /// address is the origin of the `webhook_url` that the configuration comes with.
     pub(crate) async fn build(
         settings: &[(&'static str, &str)],
         change: impl FnOnce(&mut sandbox::Config),
     ) -> Self {
-        let clock = start_of_time();
         let database = postgres::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
@@ -138,12 +151,13 @@ impl House {
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
             jwt_secret: JWT_SECRET.into(),
             integrations: integrations(),
-            clock: clock.clone(),
+            clock: start_of_time(),
             rate_limit: 1_000_000,
             webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
             ..sandbox::Config::default()
         };
         change(&mut nango);
+        let clock = nango.clock.clone();
         let sandbox = Sandbox::start(nango).await.unwrap();
         let mut all = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
@@ -225,12 +239,8 @@ impl House {
 
     /// One sweep over all that Nango holds.
     pub(crate) async fn sweep(&self) -> Swept {
-        let pace = Pace {
-            every: Duration::ZERO,
-            pause: Duration::ZERO,
-        };
         let service = self.service().await;
-        let swept = service.sweep(pace, &CancellationToken::new()).await;
+        let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
         swept.unwrap().expect("no other sweep is under way")
     }
 
@@ -303,6 +313,15 @@ impl House {
         assert_eq!(response.status(), StatusCode::CREATED);
     }
 
+    /// How often Nango's API was called by this method at a path that contains `part`.
+    pub(crate) async fn nango_calls(&self, method: &str, part: &str) -> usize {
+        let calls = self.control("requests", Method::GET, Value::Null).await;
+        let fits = |call: &&Value| {
+            call["method"] == method && call["path"].as_str().unwrap().contains(part)
+        };
+        calls.as_array().unwrap().iter().filter(fits).count()
+    }
+
     /// The ids of all connections that Nango holds, newest first.
     pub(crate) async fn nango_connections(&self) -> Vec<String> {
         let (status, body) = self.nango(Method::GET, "/connections").await;
@@ -353,7 +372,7 @@ impl User<'_> {
         self.at_url(&replica.url)
     }
 
-    /// The same user at a service that runs elsewhere.
+    /// The same user, who calls the service at this address.
     pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
             house: self.house,

@@ -15,6 +15,7 @@ mod examples;
 mod house;
 mod invariants;
 mod local_postgres;
+mod matrix;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;

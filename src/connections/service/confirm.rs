@@ -178,10 +178,14 @@ impl Connections {
         let mut tx = self.begin().await?;
         let seen = self.decide(&mut tx, attempt, summary, &grant, None).await?;
         tx.commit().await?;
+        // Whose account it is decides what becomes of it.
         let account = match seen {
-            None | Some((_, Grant::Known)) => return Ok(false),
-            // Whose account it is decides what becomes of it.
+            None => return Ok(false),
             Some((connection, Grant::Taken(_))) => self.account(&connection, &grant).await?,
+            Some((connection, Grant::Known)) => match self.account(&connection, &grant).await? {
+                None => return Ok(false),
+                account => account,
+            },
             Some((_, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;

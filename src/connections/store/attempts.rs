@@ -68,14 +68,7 @@ pub(in crate::connections) async fn insert_attempt(
     db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
-    sqlx::query(
-        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
-         where connection_id = $1 and outcome is null",
-    )
-    .bind(attempt.connection_id)
-    .bind(attempt.created_at)
-    .execute(&mut *db)
-    .await?;
+    supersede_open(db, attempt.connection_id, attempt.created_at).await?;
     let done = sqlx::query(
         "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) values ($1, $2, $3, $4, $5)",
     )
@@ -124,9 +117,30 @@ pub(super) async fn end_attempt(
     .bind(failure.map(|failure| failure.message.as_str()))
     .bind(nango_id.map(|upstream| upstream.id.as_str()))
     .bind(connection.updated_at)
+    .execute(&mut *db)
+    .await?;
+    one_row(&done, "connect_attempt", attempt)?;
+    if outcome == Outcome::Succeeded {
+        // The success of an older attempt ends the wait for the one that came after it.
+        supersede_open(db, connection.id, connection.updated_at).await?;
+    }
+    Ok(())
+}
+
+async fn supersede_open(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
+         where connection_id = $1 and outcome is null",
+    )
+    .bind(connection_id)
+    .bind(now)
     .execute(db)
     .await?;
-    one_row(&done, "connect_attempt", attempt)
+    Ok(())
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
