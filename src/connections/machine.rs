@@ -83,11 +83,7 @@ impl Connection {
         if same && attempt.grant_was_taken() {
             return Grant::Known;
         }
-        let other_account = match (&self.account, account) {
-            (Some(ours), Some(theirs)) => same && ours.id != theirs.id,
-            _ => false,
-        };
-        let mut transition = if other_account {
+        let mut transition = if same && self.is_of_another(account) {
             self.mismatched(grant, account, now)
         } else {
             self.connected(grant, account, now)
@@ -173,17 +169,27 @@ impl Connection {
         Some(transition)
     }
 
-    /// Nango has just refreshed the credentials, or holds them without complaint. `None` if that is no news.
+    /// Nango has just refreshed the credentials; `account` is whose they are, if the provider tells.
+    /// `None` if that is no news.
     #[must_use]
-    pub fn healthy(&self, now: DateTime<Utc>) -> Option<Transition> {
-        let upstream = match &self.state {
-            State::Connected { upstream } if self.failing_since.is_some() => upstream,
-            State::Error {
-                reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
-                upstream: Some(upstream),
-            } => upstream,
-            _ => return None,
+    pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
+        let news = match &self.state {
+            State::Connected { .. } => self.failing_since.is_some(),
+            State::Error { reason, .. } => match reason {
+                Reason::AccountMismatch => return None,
+                Reason::NeedsReauthorization | Reason::MissingUpstream => true,
+                // Before the attempt that failed it may have been another account's: then it has to be told.
+                _ => self.account.is_none() || account.is_some(),
+            },
+            State::Pending { .. } | State::Disconnected { .. } => return None,
         };
+        let upstream = self.state.upstream()?;
+        if self.is_of_another(account) {
+            return Some(self.mismatched(upstream, account, now));
+        }
+        if !news {
+            return None;
+        }
         let state = State::Connected {
             upstream: upstream.clone(),
         };
@@ -322,6 +328,14 @@ impl Connection {
     #[must_use]
     pub fn updated(&self, now: DateTime<Utc>) -> Transition {
         self.transition(self.state.clone(), EventKind::Updated, now)
+    }
+
+    /// Whether it is known to be one account's, and `told` is another.
+    fn is_of_another(&self, told: Option<&Account>) -> bool {
+        match (&self.account, told) {
+            (Some(ours), Some(theirs)) => ours.id != theirs.id,
+            _ => false,
+        }
     }
 
     fn forget_errors(&mut self) {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{Connections, Details, Error, Result};
 use crate::auth::UserId;
 use crate::connections::machine::Transition;
-use crate::connections::{Connection, State, store};
+use crate::connections::{Account, Connection, State, store};
 use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
@@ -20,10 +20,10 @@ const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
 pub(super) const RECENT: TimeDelta = TimeDelta::minutes(1);
 
 /// What a check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
-    /// The credentials were refreshed, or need no refreshing.
-    Works,
+    /// The credentials were refreshed, or need no refreshing; they are this account's, if that is told.
+    Works(Option<Account>),
     /// They were not, and neither were others': the provider is out of order.
     Outage,
     /// They were not, and there are no others to tell by.
@@ -73,8 +73,8 @@ impl Connections {
         self.note_checked(connection.id).await?;
         let health = self.health(connection).await?;
         let now = self.clock.now();
-        self.apply_if_same(connection, |connection| match health {
-            Health::Works => connection.healthy(now),
+        self.apply_if_same(connection, |connection| match &health {
+            Health::Works(account) => connection.healthy(account.as_ref(), now),
             Health::Missing => connection.missing(&gone, now),
             Health::Dead => connection.credentials_dead(now),
             Health::Doubtful if long_enough(connection, now) => connection.credentials_dead(now),
@@ -95,7 +95,12 @@ impl Connections {
     async fn health(&self, connection: &Connection) -> Result<Health> {
         let nango = &self.upstream()?.nango;
         match refresh(nango, connection).await {
-            Ok(_) => Ok(Health::Works),
+            Ok(found) => {
+                let connector = self.catalog.get(&connection.connector.slug);
+                let pointers = connector.and_then(|connector| connector.account.as_ref());
+                let account = pointers.and_then(|pointers| Account::of(&found, pointers));
+                Ok(Health::Works(account))
+            }
             Err(nango::Error::NotFound) => Ok(Health::Missing),
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
@@ -110,7 +115,7 @@ impl Connections {
         let nango = &self.upstream()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            match refresh(nango, sibling).await {
+            match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
                     expires_at: Some(_),
@@ -162,13 +167,13 @@ impl Connections {
     }
 }
 
-async fn refresh(nango: &Nango, connection: &Connection) -> Result<Credentials, nango::Error> {
+async fn refresh(
+    nango: &Nango,
+    connection: &Connection,
+) -> Result<nango::Connection, nango::Error> {
     let upstream = connection.state.upstream().ok_or(nango::Error::NotFound)?;
     let key = &connection.connector.integration_key;
-    Ok(nango
-        .connection(&upstream.id, key, Refresh::Force)
-        .await?
-        .credentials)
+    nango.connection(&upstream.id, key, Refresh::Force).await
 }
 
 fn long_enough(connection: &Connection, now: DateTime<Utc>) -> bool {

@@ -38,9 +38,6 @@ const GRACE: TimeDelta = TimeDelta::hours(1);
 /// How many things out of the ordinary one sweep looks into; the next looks into others.
 const MOST: usize = 200;
 
-/// How many open attempts a sweep knows of, the newest.
-const OPEN_ATTEMPTS: i64 = 10_000;
-
 /// How often Nango is swept, and how hard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
@@ -82,8 +79,6 @@ struct Listing {
     hasher: RandomState,
     /// Hashes of the ids: enough to tell what is not there, and small.
     ids: HashSet<u64>,
-    /// Attempts that somebody may have granted without anybody telling of it.
-    open: HashSet<Uuid>,
     to_check: Vec<Uuid>,
     unknown: Vec<ConnectionSummary>,
 }
@@ -173,13 +168,7 @@ impl Connections {
     /// Reads all that Nango holds, page by page, and notes what differs from the table.
     async fn listing(&self, pause: Duration) -> Result<Listing> {
         let upstream = self.upstream()?;
-        let mut tx = self.begin().await?;
-        let open = store::open_attempts(&mut tx, OPEN_ATTEMPTS).await?;
-        tx.commit().await?;
-        let mut listing = Listing {
-            open: open.into_iter().collect(),
-            ..Listing::default()
-        };
+        let mut listing = Listing::default();
         for page in 0.. {
             let filter = ListConnections {
                 limit: Some(PAGE),
@@ -205,8 +194,10 @@ impl Connections {
             .iter()
             .map(|summary| summary.connection_id.as_str())
             .collect();
+        let attempts: Vec<Uuid> = found.iter().filter_map(attempt_of).collect();
         let mut tx = self.begin().await?;
         let held = store::held_of(&mut tx, &ids).await?;
+        let untold: HashSet<Uuid> = store::untold_attempts(&mut tx, &attempts).await?;
         tx.commit().await?;
         let held: HashMap<&str, &Held> = held
             .iter()
@@ -218,10 +209,10 @@ impl Connections {
             listing
                 .ids
                 .insert(listing.hasher.hash_one(&summary.connection_id));
-            let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
+            let attempt = attempt_of(summary);
             // Another installation's are none of our business, however many there are.
             let ours = summary.tags.get(INSTALLATION_TAG) == Some(&installation);
-            if ours && attempt.is_some_and(|attempt| listing.open.contains(&attempt)) {
+            if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
                 listing.unknown.push(summary.clone());
                 continue;
             }
@@ -242,9 +233,9 @@ impl Connections {
         Ok(())
     }
 
-    /// A connection with our tags that no row holds: a grant that nobody told of, or an orphan.
+    /// A connection with our tags that no row holds, or not for this grant: nobody told of it, or it is an orphan.
     async fn look_into(&self, summary: &ConnectionSummary, swept: &mut Swept) -> Result<()> {
-        let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) else {
+        let Some(attempt) = attempt_of(summary) else {
             return Ok(());
         };
         if self.grant(attempt, summary).await? {
@@ -315,6 +306,11 @@ impl Connections {
     }
 }
 
+/// The attempt that brought a connection about, or authorized it anew.
+fn attempt_of(summary: &ConnectionSummary) -> Option<Uuid> {
+    summary.tags.get(ATTEMPT_TAG)?.parse().ok()
+}
+
 /// Whether what Nango says of a connection's credentials is not what the row says.
 fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
@@ -322,7 +318,7 @@ fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
     if held.status == Status::Connected.as_str() {
         return failed || held.failing_since.is_some();
     }
-    let missing = reason == Some(Reason::MissingUpstream.as_str());
-    let dead = reason == Some(Reason::NeedsReauthorization.as_str());
-    missing || (dead && !failed)
+    let is = |other: Reason| reason == Some(other.as_str());
+    let error = held.status == Status::Error.as_str();
+    error && (is(Reason::MissingUpstream) || (!failed && !is(Reason::AccountMismatch)))
 }

@@ -198,7 +198,7 @@ impl Connections {
             return Err(Error::ProviderUnavailable);
         }
         match self.check_connection(connection).await? {
-            Health::Works => Ok(()),
+            Health::Works(_) => Ok(()),
             Health::Dead | Health::Missing => Err(needs_reauthorization(connection)),
             Health::Outage | Health::Doubtful => Err(Error::ProviderUnavailable),
         }
@@ -234,6 +234,9 @@ impl Connections {
             Err(error) => return self.explain(connection, error).await.map(|()| true),
         };
         if name_of(&current) != token_id {
+            // Nango has refreshed it by itself, which nobody has told us.
+            let key = (connection.id, connection.version);
+            self.tokens.held.invalidate(&key).await;
             return Ok(false);
         }
         match self.credentials(connection, Refresh::Force).await {

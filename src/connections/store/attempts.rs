@@ -1,5 +1,7 @@
 //! Attempts.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -202,15 +204,18 @@ pub(in crate::connections) async fn open_attempts_of(
     attempts(rows)
 }
 
-/// The ids of attempts that are still open, the newest first.
-pub(in crate::connections) async fn open_attempts(
+/// Those of these attempts whose grant, if there is one, nobody has told of yet. They need
+/// not be open: one that was denied or superseded may be granted all the same.
+pub(in crate::connections) async fn untold_attempts(
     db: &mut Transaction,
-    limit: i64,
-) -> sqlx::Result<Vec<Uuid>> {
-    sqlx::query_scalar(
-        "select id from connect_attempt where outcome is null order by id desc limit $1",
+    attempts: &[Uuid],
+) -> sqlx::Result<HashSet<Uuid>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select id from connect_attempt where id = any($1) \
+           and outcome is distinct from 'succeeded' and error_code is distinct from 'account_mismatch'",
     )
-    .bind(limit)
+    .bind(attempts)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(ids.into_iter().collect())
 }

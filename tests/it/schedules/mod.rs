@@ -45,7 +45,7 @@ fn whatever_happens_the_table_and_nango_agree_in_the_end() {
 
 /// Schedules that went wrong once, as small as they could be made.
 mod found {
-    use super::step::{Account, Step};
+    use super::step::{Account, Fault, Step};
     use super::{Worlds, told};
 
     const CONNECT: Step = Step::Connect {
@@ -67,6 +67,52 @@ mod found {
     fn of_two_grants_in_the_same_instant_one_stays() {
         let both = Step::Both(GRANT.into(), GRANT.into());
         holds(&[CONNECT, both]);
+    }
+
+    #[test]
+    fn a_grant_after_a_denial_of_the_same_reconnect_is_found_without_its_webhook() {
+        let reconnect = Step::Reconnect {
+            slot: 0,
+            account: Account::Other,
+        };
+        let (denied, told) = (Step::Deny { url: 0 }, Step::Deliver { webhook: 1 });
+        holds(&[CONNECT, GRANT, Step::Sweep, reconnect, denied, told, GRANT]);
+    }
+
+    #[test]
+    fn what_works_again_after_a_denied_reconnect_is_connected() {
+        let reconnect = Step::Reconnect {
+            slot: 0,
+            account: Account::First,
+        };
+        let check = || Step::Check { slot: 0 };
+        holds(&[
+            CONNECT,
+            GRANT,
+            Step::Sweep,
+            Step::Fault(Fault::RefuseRefresh),
+            check(),
+            Step::Pass { minutes: 90 },
+            check(),
+            reconnect,
+            Step::Deny { url: 0 },
+            Step::Deliver { webhook: 3 },
+        ]);
+    }
+
+    #[test]
+    fn an_undecided_account_is_not_taken_because_its_reconnect_was_given_up() {
+        let reconnect = |account| Step::Reconnect { slot: 0, account };
+        let (other, first) = (reconnect(Account::Other), reconnect(Account::First));
+        holds(&[
+            CONNECT,
+            GRANT,
+            Step::Sweep,
+            other,
+            GRANT,
+            Step::Sweep,
+            first,
+        ]);
     }
 
     #[test]

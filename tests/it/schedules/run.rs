@@ -438,6 +438,7 @@ impl<'a> Run<'a> {
         let service = self.service();
         for _ in 0..ROUNDS {
             self.world.pass(TimeDelta::minutes(31));
+            self.world.refresh_what_failed().await;
             let deleted = service.delete_due().await.unwrap();
             let expired = service.expire_attempts().await.unwrap();
             let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;

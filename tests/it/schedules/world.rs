@@ -15,7 +15,7 @@ use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Settings};
 use patchbay::nango::webhook::{self, Event, SigningKeys};
-use patchbay::nango::{self, Nango};
+use patchbay::nango::{self, Nango, Refresh};
 use patchbay::sandbox::{self, Sandbox};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -165,6 +165,17 @@ impl World {
         let refresh = "force_refresh=true";
         let path = format!("/connections/{nango_id}?provider_config_key={integration}&{refresh}");
         self.sandbox(Method::GET, &path, &Value::Null).await;
+    }
+
+    /// Nango tries again, as it does by itself, what it could not refresh.
+    pub(super) async fn refresh_what_failed(&self) {
+        for held in self.nango.connections(&Default::default()).await.unwrap() {
+            if !held.errors.is_empty() {
+                let (id, key) = (&held.connection_id, &held.provider_config_key);
+                // Whether it can now, its next list tells.
+                let _ = self.nango.connection(id, key, Refresh::Force).await;
+            }
+        }
     }
 
     async fn sandbox(&self, method: Method, path: &str, body: &Value) {
