@@ -20,6 +20,9 @@ use crate::Failure;
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";
 
+/// The key of a workflow of yours. It opens made-up accounts, on this machine only.
+const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
+
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
@@ -72,6 +75,8 @@ async fn serve(
     })
     .await
     .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    let service_keys: Option<String> = variable("SERVICE_API_KEYS")?;
+    let service_keys = service_keys.unwrap_or_else(|| format!("sandbox={SERVICE_KEY}"));
     let made_up: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),
@@ -81,14 +86,10 @@ async fn serve(
         ("NANGO_SECRET_KEY", secret_key),
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
+        ("SERVICE_API_KEYS", service_keys),
     ]
     .into();
-    let left_to_the_environment = [
-        "CATALOG_FILE",
-        "CORS_ALLOWED_ORIGINS",
-        "DATABASE_POOL_SIZE",
-        "SERVICE_API_KEYS",
-    ];
+    let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
     let config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
         None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),
@@ -110,6 +111,9 @@ fn print_welcome(port: u16, nango: &str) {
 
   A token for a user of yours:
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
+
+  A key for a workflow of yours:
+    {SERVICE_KEY}
 
 Ctrl-C ends it."
     );

@@ -97,7 +97,7 @@ pub(super) struct CatalogQuery {
 }
 
 /// The connectors, by name.
-#[utoipa::path(get, path = "/api/v1/connectors", tag = "catalog", params(CatalogQuery), responses(
+#[utoipa::path(get, path = "/api/v1/connectors", operation_id = "list_connectors", tag = "catalog", params(CatalogQuery), responses(
     (status = 200, body = ConnectorsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
@@ -152,7 +152,7 @@ pub(super) async fn list(
 }
 
 /// One connector.
-#[utoipa::path(get, path = "/api/v1/connectors/{connector}", tag = "catalog",
+#[utoipa::path(get, path = "/api/v1/connectors/{connector}", operation_id = "get_connector", tag = "catalog",
     params(("connector" = String, Path, description = "A connector's id or slug")),
     responses((status = 200, body = ConnectorBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
 )]

@@ -175,7 +175,7 @@ pub(super) struct ListQuery {
 }
 
 /// The caller's connections, newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections", tag = "connections", params(ListQuery), responses(
+#[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "list_connections", tag = "connections", params(ListQuery), responses(
     (status = 200, body = ConnectionsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
@@ -218,7 +218,7 @@ pub(super) struct GetQuery {
 /// One connection.
 ///
 /// With `wait`, the answer comes as soon as no attempt is under way.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", operation_id = "get_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), GetQuery),
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
@@ -245,7 +245,7 @@ pub(super) async fn get(
 }
 
 /// Asks Nango now how a connection is, by refreshing its credentials.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", tag = "connections",
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", operation_id = "check_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
@@ -311,7 +311,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
 }
 
 /// Changes a connection's label or config.
-#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", tag = "connections",
+#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "update_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body = UpdateBody,
     responses(

@@ -40,7 +40,7 @@ const MAX_LIMIT: i64 = 200;
 /// Server-sent events named `connection`, whose data is an event and whose id
 /// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
 /// resumes after that event without a gap.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/events", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
     params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
     responses(
         (status = 200, body = Event, content_type = "text/event-stream"),
@@ -122,7 +122,7 @@ pub(super) struct HistoryBody {
 }
 
 /// What has happened to a connection, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", operation_id = "list_history", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), HistoryQuery),
     responses(
         (status = 200, body = HistoryBody), (status = 400, body = ProblemBody),

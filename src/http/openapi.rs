@@ -59,13 +59,20 @@ pub(super) fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let security = security(path);
         let operations = [
-            &mut item.get,
-            &mut item.post,
-            &mut item.put,
-            &mut item.patch,
-            &mut item.delete,
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
         ];
-        for operation in operations.into_iter().flatten() {
+        for (method, operation) in operations {
+            let Some(operation) = operation else {
+                continue;
+            };
+            // One handler for several methods: their ids have to differ.
+            if operation.operation_id.as_deref() == Some("proxy") {
+                operation.operation_id = Some(format!("proxy_{method}"));
+            }
             operation.security.clone_from(&security);
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response

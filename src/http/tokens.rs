@@ -136,7 +136,7 @@ pub(super) fn why_not(error: Error) -> Problem {
 /// | `needs_reauthorization` | have the user reconnect: `connect` says where |
 /// | `account_mismatch` | have the user decide which account it is |
 /// | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", tag = "tokens",
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "get_token", tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
         ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
     responses(
@@ -168,7 +168,7 @@ pub(super) struct TokenQuery {
 ///
 /// As that of a connection; of several, none is guessed: `ambiguous_connection`
 /// has the `candidates`.
-#[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", tag = "tokens",
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "get_token_of_connector", tag = "tokens",
     params(("connector" = String, Path, description = "A connector's id or slug"), TokenQuery,
         ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
     responses(
@@ -206,7 +206,7 @@ pub(super) struct RefusedAnswer {
 }
 
 /// The provider refused a token: it is refreshed, once however many say so.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", tag = "tokens",
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", operation_id = "refuse_token", tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
         ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
     request_body = RefusedToken,

@@ -26,7 +26,7 @@ pub(super) struct ErasedBody {
 }
 
 /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
-#[utoipa::path(delete, path = "/api/v1/users/{user}/connections", tag = "connections",
+#[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "erase_user", tag = "connections",
     params(("user" = String, Path, description = "The user, as tokens name them")),
     responses(
         (status = 200, body = ErasedBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -74,7 +74,7 @@ pub(super) struct UsesBody {
 }
 
 /// Who has used a connection's credentials, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/uses", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/uses", operation_id = "list_uses", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), UsesQuery),
     responses(
         (status = 200, body = UsesBody), (status = 400, body = ProblemBody),

@@ -133,7 +133,7 @@ impl House {
     /// A house whose time is the system's, as that of the program's own processes is, until it is moved.
     pub(crate) async fn now() -> Self {
         Self::build(&[], |nango| {
-            nango.clock = Clock::manual(Clock::System.now())
+            nango.clock = Clock::manual(Clock::System.now());
         })
         .await
     }

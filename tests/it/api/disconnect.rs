@@ -198,3 +198,22 @@ async fn what_is_gone_at_nango_already_counts_as_deleted() {
     let ended = ada.ask_delete("/gmail/disconnect").await.json();
     assert_eq!(ended["upstream_deleted"], true);
 }
+
+#[tokio::test]
+async fn a_deletion_that_another_replica_is_at_is_waited_for() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    connected(&ada, "gmail", "").await;
+    house.faults(json!({ "refuse_delete": true })).await;
+    let refused = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(refused["upstream_deleted"], false);
+    house.faults(json!({})).await;
+    // As by a replica that has claimed it, and is done in a moment.
+    let leased = "update upstream_deletion set leased_until = clock_timestamp() + interval '0.3 s'";
+    sqlx::query(leased)
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let again = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(again["upstream_deleted"], true);
+}
