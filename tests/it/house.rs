@@ -18,6 +18,7 @@ use patchbay::keys::ServiceKeys;
 use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
@@ -180,7 +181,7 @@ impl House {
         ];
         extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
-        do_not_sweep_at_first(database.url()).await;
+        do_not_sweep_at_first(read(&all).database.url.expose_secret()).await;
         Self {
             url,
             clock,
@@ -512,12 +513,9 @@ pub(crate) fn integrations() -> Vec<Integration> {
 /// A sweep that was never done is due at once, and tests sweep when they want to.
 async fn do_not_sweep_at_first(database: &str) {
     let mut sql = PgConnection::connect(database).await.unwrap();
-    sqlx::query(
-        "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing",
-    )
-    .execute(&mut sql)
-    .await
-    .unwrap();
+    // Unprepared, for a pooler may be in front of the database.
+    let done = "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing";
+    sqlx::raw_sql(done).execute(&mut sql).await.unwrap();
 }
 
 /// A port that was free a moment ago, below those that the system gives out
