@@ -20,7 +20,8 @@ use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -512,8 +513,9 @@ pub(crate) fn integrations() -> Vec<Integration> {
 
 /// A sweep that was never done is due at once, and tests sweep when they want to.
 async fn do_not_sweep_at_first(database: &str) {
-    let mut sql = PgConnection::connect(database).await.unwrap();
-    // Unprepared, for a pooler may be in front of the database.
+    // A pooler may be in front of the database: no settings of a session, and nothing prepared.
+    let options: PgConnectOptions = database.parse().unwrap();
+    let mut sql = options.extra_float_digits(None).connect().await.unwrap();
     let done = "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing";
     sqlx::raw_sql(done).execute(&mut sql).await.unwrap();
 }
