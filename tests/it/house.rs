@@ -18,6 +18,7 @@ use patchbay::keys::ServiceKeys;
 use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
@@ -65,7 +66,7 @@ impl Replica {
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
-        let replica = Self {
+        let mut replica = Self {
             url,
             stop,
             running: Some(running),
@@ -74,11 +75,15 @@ impl Replica {
         replica
     }
 
-    async fn ready(&self) {
-        for _ in 0..200 {
-            let answer = client().get(format!("{}/readyz", self.url)).send().await;
+    async fn ready(&mut self) {
+        let client = client();
+        for _ in 0..1500 {
+            let answer = client.get(format!("{}/readyz", self.url)).send().await;
             if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
                 return;
+            }
+            if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
+                panic!("the service has ended: {:?}", self.stop().await);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -176,6 +181,7 @@ impl House {
         ];
         extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
+        do_not_sweep_at_first(read(&all).database.url.expose_secret()).await;
         Self {
             url,
             clock,
@@ -502,6 +508,14 @@ pub(crate) fn integrations() -> Vec<Integration> {
         })
     };
     catalog.iter().filter_map(of).collect()
+}
+
+/// A sweep that was never done is due at once, and tests sweep when they want to.
+async fn do_not_sweep_at_first(database: &str) {
+    let mut sql = PgConnection::connect(database).await.unwrap();
+    // Unprepared, for a pooler may be in front of the database.
+    let done = "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing";
+    sqlx::raw_sql(done).execute(&mut sql).await.unwrap();
 }
 
 /// A port that was free a moment ago, below those that the system gives out

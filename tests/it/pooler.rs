@@ -10,13 +10,16 @@ use std::{env, fs};
 use patchbay::config::DatabaseConfig;
 use patchbay::connections::{Database, DatabaseError};
 use reqwest::StatusCode;
+use serde_json::json;
 use sqlx::{Connection, PgConnection, Row};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
 use crate::house::{House, free_port};
 use crate::postgres::{self, TestDatabase};
+use crate::truth::streams::Reader;
 
 /// A PgBouncer in front of the test server; it ends with the value.
 struct Pooler {
@@ -347,4 +350,47 @@ async fn the_whole_service_works_behind_it() {
     assert_eq!(house.nango_connections().await, [""; 0]);
     other.stop().await.unwrap();
     house.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_happens_at_one_replica_reaches_who_waits_at_the_other_without_announcements() {
+    let database = postgres::database().await;
+    let settings = "pool_mode = transaction\ndefault_pool_size = 4";
+    let Some(pooler) = Pooler::start(&database, settings).await else {
+        return;
+    };
+    let url = pooler.url(&database);
+    let house = House::with(&[("DATABASE_URL", &url)]).await;
+    let other = house.replica(&[("DATABASE_URL", &url)]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let there = ada.at(&other);
+    let mut stream = Reader::open(&there, None).await;
+    // The other replica learns nothing from looking at Nango by itself.
+    house
+        .faults(json!({ "consent": "allow", "only": "tags", "status": 500 }))
+        .await;
+    let path = format!(
+        "/connections/{}?wait=25",
+        begun["connection_id"].as_str().unwrap()
+    );
+    let waiting = async {
+        let waited = there.get(&path).await;
+        (waited, Instant::now())
+    };
+    let reading = async {
+        let event = stream.next().await.expect("the stream goes on");
+        (event, Instant::now())
+    };
+    let granting = async {
+        house.popup(begun["oauth_url"].as_str().unwrap()).await;
+        Instant::now()
+    };
+    let ((waited, ended), (event, read), granted) = tokio::join!(waiting, reading, granting);
+    assert_eq!(waited["status"], "connected");
+    assert_eq!(event["kind"], "connected");
+    for (what, when) in [("the wait", ended), ("the stream", read)] {
+        let delay = when.saturating_duration_since(granted);
+        assert!(delay < Duration::from_secs(3), "{what}: {delay:?}");
+    }
 }

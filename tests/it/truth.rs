@@ -4,7 +4,7 @@ mod attempts;
 mod keys;
 mod orphans;
 mod replicas;
-mod streams;
+pub(crate) mod streams;
 mod waits;
 
 use chrono::TimeDelta;

@@ -50,6 +50,11 @@ async fn a_webhook_at_one_replica_ends_a_wait_and_reaches_a_stream_at_the_other_
 async fn of_two_sweeps_at_once_one_is_done() {
     let house = House::new().await;
     let (one, other) = (house.service().await, house.service().await);
+    // Due for these two, which sweep every hour, and not for the running replica.
+    sqlx::query("update job set finished_at = now() - interval '2 hours'")
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
     house.faults(json!({ "latency_ms": 300 })).await;
     let stop = CancellationToken::new();
     let hourly = Pace::every(Duration::from_secs(3600));

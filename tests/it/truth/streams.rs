@@ -19,17 +19,17 @@ use crate::process::Process;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Reads an event stream as a browser does.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     response: Response,
     text: String,
     events: VecDeque<Value>,
     /// What a browser sends when it comes again.
-    pub(super) last_id: String,
+    pub(crate) last_id: String,
 }
 
 impl Reader {
     /// Opens a stream, after this event if one is named, and waits until it is ready.
-    pub(super) async fn open(user: &User<'_>, last_id: Option<&str>) -> Self {
+    pub(crate) async fn open(user: &User<'_>, last_id: Option<&str>) -> Self {
         let mut request = user.request(Method::GET, "/connections/events");
         if let Some(last_id) = last_id {
             request = request.header("last-event-id", last_id);
@@ -72,7 +72,7 @@ impl Reader {
     }
 
     /// The next event; `None` at the stream's end.
-    pub(super) async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
