@@ -75,12 +75,12 @@ async fn run() {
     );
     println!("{kills} kills in {:.0?}", began.elapsed());
     let told = scene.told.into_inner().unwrap();
-    let unsettled = stage.violations().await.len();
+    let unsettled = stage.violations().await;
     let mut wrong = stage.settle(&told.keyed).await;
     wrong.extend(stage.violations().await);
     wrong.extend(stage.not_as_told(&told).await);
     last.kill().await;
-    report(&scene.counts, &told, &stage, unsettled, &wrong).await;
+    report(&scene.counts, &told, &stage, &unsettled, &wrong).await;
     assert!(wrong.is_empty(), "{} violations", wrong.len());
 }
 
@@ -300,7 +300,13 @@ impl Stage {
     }
 }
 
-async fn report(counts: &Counts, told: &Told, stage: &Stage, unsettled: usize, wrong: &[String]) {
+async fn report(
+    counts: &Counts,
+    told: &Told,
+    stage: &Stage,
+    unsettled: &[String],
+    wrong: &[String],
+) {
     let number = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let mut sql = stage.sql().await;
     let rows: Vec<(String, i64)> = sqlx::query_as(
@@ -338,7 +344,14 @@ async fn report(counts: &Counts, told: &Told, stage: &Stage, unsettled: usize, w
     );
     println!("rows {rows:?}, attempts {attempts}, events {events}");
     println!("expectations held against the end {}", told.expected.len());
-    println!("not yet right after the last kill {unsettled}");
+    let orphans = unsettled
+        .iter()
+        .filter(|what| what.starts_with("Nango holds"));
+    println!(
+        "not settled right after the last kill {}, of them at Nango without a row {}",
+        unsettled.len(),
+        orphans.count()
+    );
     println!("violations {}", wrong.len());
     for wrong in wrong {
         println!("  {wrong}");
