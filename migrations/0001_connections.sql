@@ -42,7 +42,7 @@ create table user_connector_connection (
     -- The mixes of columns that the domain knows, and no other.
     constraint user_connector_connection_state check (
         case status
-            when 'pending' then status_reason = 'awaiting_authorization'
+            when 'pending' then status_reason is not distinct from 'awaiting_authorization'
             when 'connected' then status_reason is null
                 and nango_connection_id is not null and connected_at is not null
             when 'disconnected' then status_reason is not null

@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
@@ -20,6 +21,7 @@ use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
 use crate::http::{self, AppState};
+use crate::keys::ServiceKeys;
 use crate::nango::{self, Nango};
 use crate::worker;
 
@@ -108,14 +110,15 @@ impl App {
         let tasks = TaskTracker::new();
         let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
         let started = start(&config, catalog, clock, &ready, &tasks, &stop).await;
-        let database = match started {
-            Ok(database) => database,
+        let parts = match started {
+            Ok(parts) => parts,
             Err(error) => {
                 stop.cancel();
                 server.abort();
                 return Err(error);
             }
         };
+        // Without parts, it was told to stop before there was one.
         let served = server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -123,12 +126,16 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
-        database.close().await;
+        if let Some((database, connections)) = parts {
+            // The last answers have been given: what they used is written down.
+            connections.write_uses().await?;
+            database.close().await;
+        }
         Ok(served?)
     }
 }
 
-/// Waits for the database, brings it up to date, and opens the doors.
+/// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
 async fn start(
     config: &Config,
     catalog: Arc<Catalog>,
@@ -136,25 +143,32 @@ async fn start(
     ready: &OnceLock<Router>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<Database, Error> {
+) -> Result<Option<(Database, Arc<Connections>)>, Error> {
     let nango = config
         .nango
         .as_ref()
         .map(|nango| Nango::new(nango.client.clone()))
         .transpose()?;
     let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
-    let database = wait_for_database(&config.database, stop).await?;
+    let database = tokio::select! {
+        database = wait_for_database(&config.database) => database?,
+        () = stop.cancelled() => return Ok(None),
+    };
     database.migrate().await?;
-    let public_url = config.http.public_url.clone();
+    let settings = service::Settings {
+        public_url: config.http.public_url.clone(),
+        token_cache: config.token_cache,
+    };
+    let keys = ServiceKeys::new(database.clone(), config.service_keys.clone(), clock.clone());
     let connections =
-        Connections::new(database.clone(), catalog, nango.clone(), clock, public_url).await?;
+        Connections::new(database.clone(), catalog, nango.clone(), clock, settings).await?;
     let connections = Arc::new(connections);
     worker::start(&connections, tasks, stop);
     if let Some(nango) = &config.nango {
         worker::start_upstream(&connections, nango.sweep_every, tasks, stop);
     }
     let state = AppState {
-        connections,
+        connections: connections.clone(),
         auth,
         nango,
         signing_keys: config
@@ -162,33 +176,36 @@ async fn start(
             .as_ref()
             .map(|nango| Arc::new(nango.signing_keys.clone())),
         allowed_origins: Arc::new(config.http.allowed_origins.clone()),
+        keys: Arc::new(keys),
         stop: stop.clone(),
     };
     // Only this function sets it, once.
     let _ = ready.set(http::router(state));
     tracing::info!(public_url = %config.http.public_url, "ready");
-    Ok(database)
+    Ok(Some((database, connections)))
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
-async fn wait_for_database(
-    config: &DatabaseConfig,
-    stop: &CancellationToken,
-) -> Result<Database, Error> {
-    let backoff = ExponentialBuilder::default()
+async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
+    let started = Instant::now();
+    let mut pauses = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
         .without_max_times()
-        .with_total_delay(Some(config.wait))
-        .with_jitter();
-    let connect = || Database::connect(config);
-    let connected = connect
-        .retry(backoff)
-        .when(|error| matches!(error, DatabaseError::Unreachable(_)) && !stop.is_cancelled())
-        .notify(|error, pause| tracing::warn!(%error, ?pause, "waiting for the database"));
-    tokio::select! {
-        database = connected => Ok(database?),
-        () = stop.cancelled() => Err(std::io::Error::other("stopped while waiting for the database").into()),
+        .with_jitter()
+        .build();
+    loop {
+        let error = match Database::connect(config).await {
+            Err(error @ DatabaseError::Unreachable(_)) => error,
+            connected => return connected,
+        };
+        match pauses.next() {
+            Some(pause) if started.elapsed() + pause < config.wait => {
+                tracing::warn!(%error, ?pause, "waiting for the database");
+                tokio::time::sleep(pause).await;
+            }
+            _ => return Err(error),
+        }
     }
 }
 

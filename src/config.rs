@@ -10,11 +10,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
 use crate::auth;
+use crate::keys::GivenKey;
 use crate::nango;
 use crate::nango::webhook::SigningKeys;
+
+/// What a `DATABASE_URL` looks like.
+const DATABASE_URL_FORM: &str = "postgres://user:password@host:5432/database";
 
 /// Everything that `serve` needs to know.
 #[derive(Clone, Debug)]
@@ -27,6 +32,10 @@ pub struct Config {
     pub nango: Option<NangoConfig>,
     /// How a user's token is verified.
     pub auth: auth::Config,
+    /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    pub token_cache: Duration,
+    /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
+    pub service_keys: Vec<GivenKey>,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
     /// `LOG_FORMAT`: how logs are written.
@@ -96,7 +105,10 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration is not complete:")?;
+        write!(
+            f,
+            "the configuration is missing something, or has it wrong:"
+        )?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
@@ -118,6 +130,26 @@ impl Config {
         let config = env.config();
         match config {
             Some(config) if env.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
+    /// Reads only what names the database, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Names what of it is missing or wrong.
+    pub fn read_database(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<DatabaseConfig, ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok(database),
             _ => Err(ConfigError {
                 problems: env.problems,
             }),
@@ -151,6 +183,8 @@ impl Environment<'_> {
         let database = self.database();
         let nango = self.nango();
         let auth = self.auth();
+        let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
+        let service_keys = self.service_keys();
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
         Some(Config {
@@ -158,6 +192,8 @@ impl Environment<'_> {
             database: database?,
             nango: nango?,
             auth,
+            token_cache,
+            service_keys,
             catalog_file,
             log_format,
         })
@@ -166,10 +202,12 @@ impl Environment<'_> {
     fn http(&mut self) -> Option<HttpConfig> {
         let host = self.or("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let port = self.or("PORT", 8000);
+        let problems = self.problems.len();
         let given: Option<Url> = self.optional("PUBLIC_URL");
         // Render names a web service's own address in this variable.
-        let public_url = given.or_else(|| self.optional("RENDER_EXTERNAL_URL"));
-        if public_url.is_none() {
+        let own: Option<Url> = self.optional("RENDER_EXTERNAL_URL");
+        let public_url = given.or(own);
+        if public_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "PUBLIC_URL",
                 "the address at which browsers and Nango reach this service",
@@ -185,21 +223,37 @@ impl Environment<'_> {
     }
 
     fn database(&mut self) -> Option<DatabaseConfig> {
-        let url = self.required(
-            "DATABASE_URL",
-            "postgres://user:password@host:5432/database",
-        );
+        let url = self.required("DATABASE_URL", DATABASE_URL_FORM);
+        let url = url.and_then(|url| self.database_url(url));
         let pool_size = self.or("DATABASE_POOL_SIZE", 10);
         if pool_size == 0 {
             self.problems
                 .push("DATABASE_POOL_SIZE must be at least 1".to_owned());
         }
-        let wait = self.or("DATABASE_WAIT_SECONDS", 60);
+        let wait = self.seconds("DATABASE_WAIT_SECONDS", 60);
         Some(DatabaseConfig {
-            url: SecretString::from(url?),
+            url: url?,
             pool_size,
-            wait: Duration::from_secs(wait),
+            wait,
         })
+    }
+
+    /// The address with its password is in no message: what is wrong with it is told without it.
+    fn database_url(&mut self, text: String) -> Option<SecretString> {
+        let wrong = match text.parse::<Url>() {
+            Err(error) => error.to_string(),
+            Ok(url) if !matches!(url.scheme(), "postgres" | "postgresql") => {
+                "it is not a PostgreSQL's".to_owned()
+            }
+            Ok(_) => match text.parse::<PgConnectOptions>() {
+                Ok(_) => return Some(text.into()),
+                Err(error) => root_cause(&error),
+            },
+        };
+        self.problems.push(format!(
+            "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_FORM}"
+        ));
+        None
     }
 
     /// The outer option is `None` where something is wrong, the inner one where Nango is switched off.
@@ -210,8 +264,16 @@ impl Environment<'_> {
             Some(url) => self.web_address("NANGO_BASE_URL", url),
             None => "https://api.nango.dev".parse().ok(),
         };
-        let timeout = self.or("NANGO_TIMEOUT_SECONDS", 10);
-        let sweep_every = self.or("SWEEP_INTERVAL_SECONDS", 300);
+        let timeout = self.seconds("NANGO_TIMEOUT_SECONDS", 10);
+        if timeout.is_zero() {
+            self.problems
+                .push("NANGO_TIMEOUT_SECONDS must be at least 1".to_owned());
+        }
+        let sweep_every = self.seconds("SWEEP_INTERVAL_SECONDS", 300);
+        if sweep_every.is_zero() {
+            self.problems
+                .push("SWEEP_INTERVAL_SECONDS must be at least 1".to_owned());
+        }
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.
         let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
@@ -242,14 +304,15 @@ impl Environment<'_> {
             client: nango::Config {
                 base_url: base_url?,
                 secret_key: SecretString::from(secret_key?),
-                timeout: Duration::from_secs(timeout),
+                timeout,
             },
-            sweep_every: Duration::from_secs(sweep_every),
+            sweep_every,
             signing_keys,
         }))
     }
 
     fn auth(&mut self) -> auth::Config {
+        let problems = self.problems.len();
         let hs256_secret: Option<String> = self.optional("AUTH_JWT_SECRET");
         if hs256_secret
             .as_ref()
@@ -260,7 +323,7 @@ impl Environment<'_> {
         }
         let jwks_url = self.optional("AUTH_JWKS_URL");
         let jwks_url = jwks_url.and_then(|url| self.web_address("AUTH_JWKS_URL", url));
-        if hs256_secret.is_none() && jwks_url.is_none() {
+        if hs256_secret.is_none() && jwks_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL",
                 "what users' tokens are verified with: a shared secret, or the identity provider's key set",
@@ -271,9 +334,22 @@ impl Environment<'_> {
             jwks_url,
             issuer: self.optional("AUTH_ISSUER"),
             audience: self.optional("AUTH_AUDIENCE"),
-            leeway: Duration::from_secs(self.or("AUTH_LEEWAY_SECONDS", 30)),
+            leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
         }
+    }
+
+    fn service_keys(&mut self) -> Vec<GivenKey> {
+        let entries: Option<String> = self.optional("SERVICE_API_KEYS");
+        let entries = entries.unwrap_or_default();
+        let mut keys = Vec::new();
+        for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
+            match entry.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            }
+        }
+        keys
     }
 
     /// An empty value counts as none: that is how hosts and compose files hand out unset variables.
@@ -300,6 +376,11 @@ impl Environment<'_> {
         T::Err: fmt::Display,
     {
         self.optional(name).unwrap_or(default)
+    }
+
+    /// Whole seconds; a number that would not fit into any clock is refused.
+    fn seconds(&mut self, name: &'static str, default: u32) -> Duration {
+        Duration::from_secs(self.or(name, default).into())
     }
 
     fn required(&mut self, name: &'static str, what: &str) -> Option<String> {
@@ -341,4 +422,9 @@ impl Environment<'_> {
         }
         origins
     }
+}
+
+/// What is wrong in the end, without what each layer says about the next.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
 }

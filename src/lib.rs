@@ -1,8 +1,24 @@
 //! Patchbay: the backend through which a product's users connect their own
 //! third-party accounts, in front of Nango.
 //!
-//! Arrows point only downward: `http` and `worker` call `connections::service`,
-//! which alone orders the database (`connections::store`) and Nango (`nango`).
+//! Arrows point only downward: [`http`] and [`worker`] call
+//! [`connections::service`], which alone orders the database and Nango.
+//!
+//! - [`app`] puts the parts together, waits for the database, serves and drains.
+//! - [`config`] reads the environment; [`telemetry`] writes the logs; [`clock`] says what time it is.
+//! - [`http`] has a file for each group of endpoints, and what all of them go through.
+//! - [`worker`] does what nobody asks for: each job is one pass of the service, again and again.
+//! - [`auth`] goes from a bearer token to a caller.
+//! - [`catalog`] has the connectors, checked at the start.
+//! - [`connections`] is the domain: its types and its state machine are pure, its store has every
+//!   SQL statement, its service the use cases.
+//! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
+//! - [`nango`] is the client of Nango and the reader of its webhooks.
+//!
+//! To try it out, and in no production build, there are a made-up Nango with an OAuth provider
+//! (`sandbox`) and a private PostgreSQL (`local_postgres`).
+//!
+//! What always holds is in `docs/ARCHITECTURE.md`.
 
 pub mod app;
 pub mod auth;
@@ -11,6 +27,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 pub mod http;
+pub mod keys;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod nango;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use patchbay::app::App;
 use patchbay::clock::Clock;
-use patchbay::config::Config;
+use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
 use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod manage_keys;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -22,7 +23,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve, as the environment says (the default).
     Serve,
@@ -31,6 +32,9 @@ enum Command {
     Sandbox,
     /// Bring the database's schema up to date, and end.
     Migrate,
+    /// Make, list, rotate and revoke the keys of your own services.
+    #[command(subcommand)]
+    Keys(manage_keys::KeysCommand),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -40,7 +44,13 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // A file named .env is for development; without one the environment is all there is.
-    let _ = dotenvy::dotenv();
+    match dotenvy::dotenv() {
+        Err(error) if !error.not_found() => {
+            eprintln!("patchbay: the file .env cannot be read: {error}");
+            return ExitCode::FAILURE;
+        }
+        _ => {}
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,13 +79,14 @@ async fn run(command: Command) -> Result<(), Failure> {
         #[cfg(feature = "sandbox")]
         Command::Sandbox => try_out::run(stop_on_signal()?).await,
         Command::Migrate => {
-            let config = configuration()?;
-            telemetry::init(config.log_format);
-            let database = Database::connect(&config.database).await?;
+            let config = Config::read_database(&variable)?;
+            telemetry::init(LogFormat::Pretty);
+            let database = Database::connect(&config).await?;
             database.migrate().await?;
             println!("the database's schema is up to date");
             Ok(())
         }
+        Command::Keys(command) => manage_keys::run(command).await,
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
@@ -85,7 +96,7 @@ async fn run(command: Command) -> Result<(), Failure> {
 
 /// The environment's configuration; what is missing is told together with the way to try without.
 fn configuration() -> Result<Config, Failure> {
-    Config::read(&|name| std::env::var(name).ok()).map_err(|error| {
+    Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {
             "\nTo try Patchbay with nothing configured: patchbay sandbox"
         } else {
@@ -93,6 +104,10 @@ fn configuration() -> Result<Config, Failure> {
         };
         format!("{error}{hint}").into()
     })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM.

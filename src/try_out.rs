@@ -20,11 +20,19 @@ use crate::Failure;
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";
 
+/// The key of a workflow of yours. It opens made-up accounts, on this machine only.
+const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
+
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
     let port: u16 = variable("PORT")?.unwrap_or(8000);
-    let nango_port = variable("SANDBOX_PORT")?.unwrap_or_else(|| port.saturating_add(1));
+    let nango_port: u16 = match variable("SANDBOX_PORT")? {
+        Some(port) => port,
+        None => port.checked_add(1).ok_or(
+            "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
+        )?,
+    };
     let given: Option<String> = variable("DATABASE_URL")?;
     let postgres = match &given {
         Some(_) => None,
@@ -67,6 +75,8 @@ async fn serve(
     })
     .await
     .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    let service_keys: Option<String> = variable("SERVICE_API_KEYS")?;
+    let service_keys = service_keys.unwrap_or_else(|| format!("sandbox={SERVICE_KEY}"));
     let made_up: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),
@@ -76,6 +86,7 @@ async fn serve(
         ("NANGO_SECRET_KEY", secret_key),
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
+        ("SERVICE_API_KEYS", service_keys),
     ]
     .into();
     let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
@@ -100,6 +111,9 @@ fn print_welcome(port: u16, nango: &str) {
 
   A token for a user of yours:
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
+
+  A key for a workflow of yours:
+    {SERVICE_KEY}
 
 Ctrl-C ends it."
     );

@@ -1,12 +1,16 @@
-//! The pool, right behind a transaction-mode pooler too.
+//! The pool, right behind a transaction-mode pooler too, and the schema's migrations.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Row, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Row};
+use url::Url;
 
+use super::transaction::Transaction;
 use crate::config::DatabaseConfig;
 
 /// Every migration, embedded.
@@ -18,15 +22,15 @@ const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a server may take to answer at the start before it counts as not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A pool of connections to the one PostgreSQL.
-///
-/// Every statement runs inside an explicit transaction: behind a pooler in
-/// transaction mode that is what keeps a statement and its answer on one server.
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
     options: PgConnectOptions,
-    pooled: bool,
+    switches_servers: bool,
 }
 
 /// Why the database cannot be used.
@@ -36,14 +40,34 @@ pub enum DatabaseError {
     #[error("DATABASE_URL cannot be read: {0}")]
     Url(#[source] sqlx::Error),
     /// The server refuses this user, password or database: waiting does not help.
-    #[error("the database refuses DATABASE_URL: {0}")]
+    #[error("the database refuses the user, password or database of DATABASE_URL: {0}")]
     Refused(#[source] sqlx::Error),
+    /// The server is not the one that `sslmode` asks for, or has no TLS: waiting does not help.
+    #[error(
+        "no TLS connection as DATABASE_URL asks for it: {0}. With sslmode=verify-full, sslrootcert has to name the file of the certificate that signed the server's, unless a public authority did"
+    )]
+    Tls(#[source] sqlx::Error),
     /// The server cannot be reached.
-    #[error("the database cannot be reached: {0}")]
+    #[error("the database of DATABASE_URL cannot be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
-    /// The schema could not be brought up to date.
-    #[error("the database could not be migrated: {0}")]
-    Migrate(#[from] MigrateError),
+    /// A migration failed; nothing has changed.
+    #[error("migration {version} of the database failed: {source}")]
+    Migration {
+        /// The migration's number.
+        version: i64,
+        /// What the server said.
+        source: sqlx::Error,
+    },
+    /// The database has a migration that this program does not.
+    #[error(
+        "the database was migrated by a newer Patchbay (migration {0}): run that version, or a newer one"
+    )]
+    Newer(i64),
+    /// A migration was changed after it had been applied.
+    #[error(
+        "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
+    )]
+    Changed(i64),
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),
@@ -57,9 +81,16 @@ impl Database {
     pub async fn connect(config: &DatabaseConfig) -> Result<Self, DatabaseError> {
         let url = config.url.expose_secret();
         let options: PgConnectOptions = url.parse().map_err(DatabaseError::Url)?;
-        let options = options.application_name("patchbay");
-        let pooled = switches_servers(&options).await.map_err(classify)?;
-        let options = if pooled {
+        let options = options
+            .application_name("patchbay")
+            // No column is a float, and poolers refuse parameters that they do not know.
+            .extra_float_digits(None);
+        let probed = tokio::time::timeout(CONNECT_TIMEOUT, switches_servers(&options)).await;
+        let probed = probed
+            .unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+            .map_err(|error| classify(error, &options))?;
+        let switches_servers = probed || says_pooler(url);
+        let options = if switches_servers {
             tracing::info!(
                 "a transaction-mode pooler is in front of the database: prepared statements are off"
             );
@@ -74,16 +105,36 @@ impl Database {
         Ok(Self {
             pool,
             options,
-            pooled,
+            switches_servers,
         })
+    }
+
+    /// Whether a connection has another server in each transaction, as behind a pooler in
+    /// transaction mode. Then nothing that belongs to a session works: no `listen`, no session locks.
+    #[must_use]
+    pub fn switches_servers(&self) -> bool {
+        self.switches_servers
     }
 
     /// Begins a transaction: the only way to run a statement.
     ///
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
-    pub async fn begin(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        self.pool.begin().await
+    pub async fn begin(&self) -> sqlx::Result<Transaction> {
+        let inner = self.pool.begin().await?;
+        Ok(Transaction::new(inner, self.switches_servers))
+    }
+
+    /// Begins a transaction that reads only, and sees one moment however many statements it has.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
+        let inner = self
+            .pool
+            .begin_with("begin isolation level repeatable read, read only")
+            .await?;
+        Ok(Transaction::new(inner, self.switches_servers))
     }
 
     /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
@@ -91,7 +142,7 @@ impl Database {
     /// # Errors
     /// When the server does not answer.
     pub async fn listen(&self, channel: &str) -> sqlx::Result<Option<PgListener>> {
-        if self.pooled {
+        if self.switches_servers {
             return Ok(None);
         }
         let own = PgPoolOptions::new()
@@ -103,18 +154,18 @@ impl Database {
         Ok(Some(listener))
     }
 
-    /// Brings the schema up to date, one replica at a time.
+    /// Brings the schema up to date, one replica at a time, in one transaction.
     ///
     /// # Errors
-    /// When a migration fails; then nothing has changed.
+    /// When a migration fails, or the database was migrated by another version; then nothing has changed.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
-        MIGRATOR.run_direct(None, &mut *tx, false).await?;
+        apply_migrations(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -125,7 +176,7 @@ impl Database {
     /// As for any statement.
     pub async fn ping(&self) -> sqlx::Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("select 1").execute(&mut *tx).await?;
+        sqlx::query("select 1").execute(&mut tx).await?;
         tx.commit().await
     }
 
@@ -135,9 +186,75 @@ impl Database {
     }
 }
 
-fn classify(error: sqlx::Error) -> DatabaseError {
+/// Applies what is missing, with the bookkeeping of sqlx's own tools.
+///
+/// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
+/// server that another client gets, and its statements have names.
+async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
+    sqlx::raw_sql(
+        "create table if not exists _sqlx_migrations (
+             version bigint primary key,
+             description text not null,
+             installed_on timestamptz not null default now(),
+             success boolean not null,
+             checksum bytea not null,
+             execution_time bigint not null
+         )",
+    )
+    .execute(&mut *tx)
+    .await?;
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("select version, checksum from _sqlx_migrations")
+            .fetch_all(&mut *tx)
+            .await?;
+    let mut applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    for migration in MIGRATOR.iter() {
+        let version = migration.version;
+        match applied.remove(&version) {
+            Some(checksum) if *checksum == *migration.checksum => {}
+            Some(_) => return Err(DatabaseError::Changed(version)),
+            None => apply(tx, migration)
+                .await
+                .map_err(|source| DatabaseError::Migration { version, source })?,
+        }
+    }
+    match applied.last_key_value() {
+        Some((version, _)) => Err(DatabaseError::Newer(*version)),
+        None => Ok(()),
+    }
+}
+
+async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> {
+    sqlx::raw_sql(migration.sql.clone())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+         values ($1, $2, true, $3, -1)",
+    )
+    .bind(migration.version)
+    .bind(&*migration.description)
+    .bind(&*migration.checksum)
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+fn classify(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseError {
     match &error {
         sqlx::Error::Configuration(_) => DatabaseError::Url(error),
+        sqlx::Error::Tls(_) => DatabaseError::Tls(error),
+        sqlx::Error::Io(io) => match io.kind() {
+            // How a handshake fails.
+            io::ErrorKind::InvalidData => DatabaseError::Tls(error),
+            // Over TCP, the only files are certificates and keys.
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                if options.get_socket().is_none() =>
+            {
+                DatabaseError::Tls(error)
+            }
+            _ => DatabaseError::Unreachable(error),
+        },
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // Class 28 is a refused authorization, 3D000 a database that does not exist.
             Some(code) if code.starts_with("28") || code == "3D000" => {
@@ -149,34 +266,45 @@ fn classify(error: sqlx::Error) -> DatabaseError {
     }
 }
 
+/// Whether the address itself says that it is a transaction-mode pooler's, as Supabase's do.
+fn says_pooler(url: &str) -> bool {
+    let url = Url::parse(url).ok();
+    url.is_some_and(|url| {
+        url.query_pairs()
+            .any(|(name, value)| name == "pgbouncer" && value == "true")
+    })
+}
+
 /// Whether connections change their server between transactions.
 ///
-/// Several connections, open together, each ask twice which server process
+/// Two connections, open together, ask again and again which server process
 /// answers. Straight to PostgreSQL, or through a session-mode pooler, each has
-/// one of its own and keeps it; a transaction-mode pooler serves two of them by
-/// one process, or one of them by two. The simple protocol asks, which no
-/// pooler can get wrong.
+/// one of its own and keeps it. A transaction-mode pooler that hands out the
+/// server it got back last gives both the same; one that takes turns gives a
+/// connection that asks twice in a row two servers, however many it has, or
+/// both the same. Other clients may disturb that by chance, but not sixteen
+/// times. The simple protocol asks, which no pooler can get wrong.
 async fn switches_servers(options: &PgConnectOptions) -> sqlx::Result<bool> {
-    const CONNECTIONS: usize = 3;
-    let mut connections = Vec::with_capacity(CONNECTIONS);
-    let mut first = Vec::with_capacity(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
-        let mut connection = PgConnection::connect_with(options).await?;
-        first.push(server_process(&mut connection).await?);
-        connections.push(connection);
+    const ROUNDS: usize = 4;
+    let mut one = PgConnection::connect_with(options).await?;
+    let mut other = PgConnection::connect_with(options).await?;
+    let (first, second) = (
+        server_process(&mut one).await?,
+        server_process(&mut other).await?,
+    );
+    let mut switches = first == second;
+    for _ in 0..ROUNDS {
+        if switches {
+            break;
+        }
+        switches = server_process(&mut other).await? != second
+            || server_process(&mut one).await? != first
+            || server_process(&mut one).await? != first
+            || server_process(&mut other).await? != second;
     }
-    let mut second = Vec::with_capacity(CONNECTIONS);
-    for connection in connections.iter_mut().rev() {
-        second.push(server_process(connection).await?);
-    }
-    second.reverse();
-    for connection in connections {
-        connection.close().await?;
-    }
-    let mut distinct = first.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    Ok(first != second || distinct.len() < CONNECTIONS)
+    one.close().await?;
+    other.close().await?;
+    Ok(switches)
 }
 
 async fn server_process(connection: &mut PgConnection) -> sqlx::Result<i32> {

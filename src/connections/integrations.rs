@@ -17,12 +17,13 @@ const FRESH: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
 
 type Keys = Arc<HashSet<String>>;
+type Answer = Result<Keys, Error>;
 
 /// The keys of the configured integrations, kept for a minute.
 #[derive(Debug)]
 pub struct Integrations {
     nango: Nango,
-    known: Mutex<Option<(Instant, Keys)>>,
+    known: Mutex<Option<(Instant, Answer)>>,
 }
 
 impl Integrations {
@@ -38,8 +39,9 @@ impl Integrations {
     /// All keys. When Nango does not answer, those of the last answer, however old.
     ///
     /// # Errors
-    /// As the call to Nango, when there never was an answer.
-    pub async fn keys(&self) -> Result<Keys, Error> {
+    /// As the call to Nango, when there never was an answer; the error, too, is told to all who ask
+    /// within two seconds.
+    pub async fn keys(&self) -> Answer {
         self.not_older_than(FRESH).await
     }
 
@@ -54,35 +56,29 @@ impl Integrations {
         Ok(self.not_older_than(RETRY).await?.contains(key))
     }
 
-    async fn not_older_than(&self, age: Duration) -> Result<Keys, Error> {
+    async fn not_older_than(&self, age: Duration) -> Answer {
         // The lock is held while Nango answers, so that one call serves all who wait.
         let mut known = self.known.lock().await;
-        if let Some((asked, keys)) = &*known
-            && asked.elapsed() < age
+        if let Some((asked, answer)) = &*known
+            && asked.elapsed() < if answer.is_ok() { age } else { RETRY }
         {
-            return Ok(keys.clone());
+            return answer.clone();
         }
-        match self.nango.integrations().await {
-            Ok(integrations) => {
-                let keys: Keys = Arc::new(
-                    integrations
-                        .into_iter()
-                        .map(|integration| integration.unique_key)
-                        .collect(),
-                );
-                *known = Some((Instant::now(), keys.clone()));
-                Ok(keys)
+        let answer = match (self.nango.integrations().await, &*known) {
+            (Ok(integrations), _) => Ok(Arc::new(
+                integrations
+                    .into_iter()
+                    .map(|integration| integration.unique_key)
+                    .collect(),
+            )),
+            (Err(error), Some((_, Ok(keys)))) => {
+                tracing::warn!(%error, "Nango's integrations could not be refreshed");
+                Ok(keys.clone())
             }
-            Err(error) => match &*known {
-                Some((_, keys)) => {
-                    let keys = keys.clone();
-                    tracing::warn!(%error, "Nango's integrations could not be refreshed");
-                    // Counts as an answer, so that an outage is not asked about by every request.
-                    *known = Some((Instant::now(), keys.clone()));
-                    Ok(keys)
-                }
-                None => Err(error),
-            },
-        }
+            (Err(error), _) => Err(error),
+        };
+        // An error counts as an answer, so that an outage is not asked about by every request.
+        *known = Some((Instant::now(), answer.clone()));
+        answer
     }
 }

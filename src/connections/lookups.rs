@@ -24,8 +24,9 @@ pub const INSTALLATION_TAG: &str = "patchbay_installation";
 const INTERVAL: Duration = Duration::from_secs(1);
 const REMEMBERED: u64 = 10_000;
 
-/// How many looks a minute ask for one attempt alone.
-const EXACT_A_MINUTE: NonZeroU32 = NonZeroU32::new(60).expect("60 is not 0");
+/// How many looks a second ask for one attempt alone, and how many more may when there were none for a while.
+const EXACT_A_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
+const EXACT_AT_ONCE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
 /// How many connections a shared look reads.
 const NEWEST: u32 = 200;
@@ -57,7 +58,8 @@ impl Lookups {
             .max_capacity(REMEMBERED)
             .time_to_live(INTERVAL)
             .build();
-        let exact = RateLimiter::direct(Quota::per_minute(EXACT_A_MINUTE));
+        let exact =
+            RateLimiter::direct(Quota::per_second(EXACT_A_SECOND).allow_burst(EXACT_AT_ONCE));
         Self {
             nango,
             answers,
@@ -71,13 +73,11 @@ impl Lookups {
     /// # Errors
     /// As the call to Nango; the error, too, is told to all who ask within the second.
     pub async fn attempt(&self, attempt: Uuid) -> Answer {
-        let answer = self
-            .answers
-            .get_with(attempt, async {
-                Arc::new(self.share_or_ask(attempt).await)
-            })
-            .await;
-        (*answer).clone()
+        if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
+            return self.shared(attempt).await;
+        }
+        let ask = async { Arc::new(self.ask(attempt).await) };
+        (*self.answers.get_with(attempt, ask).await).clone()
     }
 
     /// The same, asked now: for when the second's answer is known to be old.
@@ -90,10 +90,8 @@ impl Lookups {
         answer
     }
 
-    async fn share_or_ask(&self, attempt: Uuid) -> Answer {
-        if self.exact.check().is_ok() {
-            return self.ask(attempt).await;
-        }
+    /// Not remembered again: what is shared is up to a second old already.
+    async fn shared(&self, attempt: Uuid) -> Answer {
         let newest = self
             .newest
             .get_with((), async { Arc::new(self.ask_for_newest().await) })

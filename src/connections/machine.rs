@@ -80,7 +80,12 @@ impl Connection {
         };
         let same = discard.is_none() && current.is_some();
         // Told again of a grant that was taken before: what has become of it since is not its to say.
-        if same && attempt.grant_was_taken() {
+        // But a session may be granted again, as another account.
+        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let another = seen
+            .zip(account)
+            .is_some_and(|(seen, account)| seen.id != account.id);
+        if same && attempt.grant_was_taken() && !another {
             return Grant::Known;
         }
         let mut transition = if same && self.is_of_another(account) {
@@ -312,6 +317,18 @@ impl Connection {
         Some(transition)
     }
 
+    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    #[must_use]
+    pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { .. } = &self.state else {
+            return None;
+        };
+        let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
     /// The user gives it another label or config.
     #[must_use]
     pub fn updated(&self, now: DateTime<Utc>) -> Transition {
@@ -344,14 +361,6 @@ impl Connection {
             outcome: None,
             discard: None,
         }
-    }
-}
-
-impl Upstream {
-    /// In one order whoever asks, even of those made in the same instant: what was once
-    /// discarded for another is never taken for it.
-    fn is_newer_than(&self, other: &Self) -> bool {
-        (self.created_at, &self.id) > (other.created_at, &other.id)
     }
 }
 

@@ -13,6 +13,8 @@ pub mod lookups;
 pub mod machine;
 pub mod service;
 mod store;
+mod transaction;
+pub mod uses;
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,6 +28,7 @@ use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::Event;
+pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +93,15 @@ pub struct Upstream {
     pub id: String,
     /// When Nango made it. A reconnect keeps it.
     pub created_at: DateTime<Utc>,
+}
+
+impl Upstream {
+    /// Whether this one was made after the other. Of two of the same moment always the same one
+    /// counts as newer, or each look would discard what the last one took.
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.created_at, &self.id) > (other.created_at, &other.id)
+    }
 }
 
 /// An account at a provider.
@@ -296,6 +308,8 @@ names! {
         AccountMismatched = "account_mismatched",
         /// The user took the other account.
         AccountAccepted = "account_accepted",
+        /// A workflow said that a token was refused, and it was refreshed.
+        TokenRefreshed = "token_refreshed",
     }
 }
 

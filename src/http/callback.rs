@@ -17,8 +17,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Query, WantsPage};
-use crate::auth::Caller;
+use super::extract::{Query, Reader, WantsPage};
 use crate::connections::service::{Details, Error};
 use crate::connections::{Reason, State as ConnectionState, Status};
 
@@ -73,12 +72,12 @@ pub(super) struct CallbackAnswer {
 #[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
     (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
     (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
-    (status = 503, body = ProblemBody)
+    (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
 ))]
 pub(super) async fn callback(
     State(app): State<AppState>,
     page: WantsPage,
-    caller: Result<Caller, Problem>,
+    reader: Result<Reader, Problem>,
     RawQuery(raw): RawQuery,
     Query(query): Query<CallbackQuery>,
 ) -> Result<Response, Problem> {
@@ -107,10 +106,7 @@ pub(super) async fn callback(
             Err(error) => return Err(error.into()),
         });
     }
-    let details = app
-        .connections
-        .returned(Some(&caller?.user_id), &id)
-        .await?;
+    let details = app.connections.returned(Some(&reader?.0), &id).await?;
     Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
 }
 

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Path, Query};
-use crate::auth::Caller;
+use super::extract::{Anybody, Path, Query};
 use crate::catalog::{Availability, Connector};
 use crate::connections::service;
 
@@ -98,12 +97,12 @@ pub(super) struct CatalogQuery {
 }
 
 /// The connectors, by name.
-#[utoipa::path(get, path = "/api/v1/connectors", tag = "catalog", params(CatalogQuery), responses(
+#[utoipa::path(get, path = "/api/v1/connectors", operation_id = "list_connectors", tag = "catalog", params(CatalogQuery), responses(
     (status = 200, body = ConnectorsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
-    _: Caller,
+    _: Anybody,
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = query.limit.unwrap_or(100);
@@ -153,13 +152,13 @@ pub(super) async fn list(
 }
 
 /// One connector.
-#[utoipa::path(get, path = "/api/v1/connectors/{connector}", tag = "catalog",
+#[utoipa::path(get, path = "/api/v1/connectors/{connector}", operation_id = "get_connector", tag = "catalog",
     params(("connector" = String, Path, description = "A connector's id or slug")),
-    responses((status = 200, body = ConnectorBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
+    responses((status = 200, body = ConnectorBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
-    _: Caller,
+    _: Anybody,
     Path(reference): Path<String>,
 ) -> Result<Json<ConnectorBody>, Problem> {
     let connector = state

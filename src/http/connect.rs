@@ -10,8 +10,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{IdempotencyKey, OptionalJson, Path, Query};
-use crate::auth::Caller;
+use super::extract::{IdempotencyKey, OptionalJson, Path, Query, Writer};
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -31,7 +30,7 @@ pub(super) struct ConnectQuery {
 pub(super) struct ConnectBody {
     /// What the user calls the connection.
     label: Option<String>,
-    /// What the product keeps with it: a JSON object of 16 KiB at the most.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,
@@ -125,13 +124,13 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
@@ -139,19 +138,14 @@ pub(super) async fn connect(
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
-    let work = async {
-        let authorization = state
-            .connections
-            .connect(&caller.user_id, &connector, &request)
-            .await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.connect(&user, &connector, &request).await?) };
+        Ok(Json(
+            connections.once(&user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
@@ -161,32 +155,27 @@ pub(super) async fn connect(
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
     )
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Json<Value>, Problem> {
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
-    let work = async {
-        let authorization = state
-            .connections
-            .reconnect(&caller.user_id, id, &request)
-            .await?;
-        answer(authorization)
-    };
-    Ok(Json(
-        state
-            .connections
-            .once(&caller.user_id, idempotency.as_ref(), work)
-            .await?,
-    ))
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.reconnect(&user, id, &request).await?) };
+        Ok(Json(
+            connections.once(&user, idempotency.as_ref(), work).await?,
+        ))
+    })
+    .await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -219,7 +208,7 @@ pub(super) struct DisconnectAnswer {
 )]
 pub(super) async fn disconnect(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
@@ -228,10 +217,11 @@ pub(super) async fn disconnect(
         (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
         (None, None) => DisconnectTarget::Only,
     };
-    let ended = state
-        .connections
-        .disconnect(&caller.user_id, &connector, &target)
-        .await?;
+    let ended = to_the_end(async move {
+        let connections = &state.connections;
+        Ok(connections.disconnect(&user, &connector, &target).await?)
+    })
+    .await?;
     let name = &ended.connection.connector.name;
     let message = if ended.confirmed {
         format!("{name} is disconnected")
@@ -244,6 +234,20 @@ pub(super) async fn disconnect(
         upstream_deleted: ended.confirmed,
         message,
     }))
+}
+
+/// Does work to its end, whether or not its client is still there: what Nango has done is then
+/// written down at once, and the answer kept for a client that comes back with its key.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(broken) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Problem::new(Code::Internal, "the service stops")),
+        },
+    }
 }
 
 /// A label without the white space around it; an empty one is refused.

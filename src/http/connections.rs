@@ -13,8 +13,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Json as Body, Path, Query};
-use crate::auth::Caller;
+use super::extract::{Json as Body, Path, Query, Reader, Writer};
 use crate::connections::service::{self, Details, Update};
 use crate::connections::{Account, Attempt, AttemptKind, Outcome, Reason, Status};
 
@@ -176,12 +175,12 @@ pub(super) struct ListQuery {
 }
 
 /// The caller's connections, newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections", tag = "connections", params(ListQuery), responses(
+#[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "list_connections", tag = "connections", params(ListQuery), responses(
     (status = 200, body = ConnectionsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
 pub(super) async fn list(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ConnectionsBody>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
@@ -196,7 +195,7 @@ pub(super) async fn list(
         limit,
         after: query.cursor,
     };
-    let page = state.connections.list(&caller.user_id, &query).await?;
+    let page = state.connections.list(&user, &query).await?;
     Ok(Json(ConnectionsBody {
         connections: page
             .connections
@@ -219,7 +218,7 @@ pub(super) struct GetQuery {
 /// One connection.
 ///
 /// With `wait`, the answer comes as soon as no attempt is under way.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", operation_id = "get_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), GetQuery),
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
@@ -228,7 +227,7 @@ pub(super) struct GetQuery {
 )]
 pub(super) async fn get(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
 ) -> Result<Json<ConnectionBody>, Problem> {
@@ -236,17 +235,17 @@ pub(super) async fn get(
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
     let patience = Duration::from_secs(query.wait);
-    let waiting = state.connections.wait(&caller.user_id, id, patience);
+    let waiting = state.connections.wait(&user, id, patience);
     let details = tokio::select! {
         details = waiting => details?,
         // The service stops: the answer is how it stands.
-        () = state.stop.cancelled() => state.connections.get(&caller.user_id, id).await?,
+        () = state.stop.cancelled() => state.connections.get(&user, id).await?,
     };
     Ok(Json(details.into()))
 }
 
 /// Asks Nango now how a connection is, by refreshing its credentials.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", tag = "connections",
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", operation_id = "check_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
@@ -256,10 +255,10 @@ pub(super) async fn get(
 )]
 pub(super) async fn check(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
 ) -> Result<Json<ConnectionBody>, Problem> {
-    let details = state.connections.check(&caller.user_id, id).await?;
+    let details = state.connections.check(&user, id).await?;
     Ok(Json(details.into()))
 }
 
@@ -276,18 +275,19 @@ pub(super) struct AccountChoice {
     request_body = AccountChoice,
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
     )
 )]
 pub(super) async fn accept_account(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionBody>, Problem> {
     let details = state
         .connections
-        .accept_account(&caller.user_id, id, &choice.account_id)
+        .accept_account(&user, id, &choice.account_id)
         .await?;
     Ok(Json(details.into()))
 }
@@ -311,17 +311,18 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
 }
 
 /// Changes a connection's label or config.
-#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", tag = "connections",
+#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "update_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body = UpdateBody,
     responses(
         (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
     )
 )]
 pub(super) async fn update(
     State(state): State<AppState>,
-    caller: Caller,
+    Writer(user): Writer,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<ConnectionBody>, Problem> {
@@ -333,9 +334,6 @@ pub(super) async fn update(
         label,
         config: body.config,
     };
-    let details = state
-        .connections
-        .update(&caller.user_id, id, &update)
-        .await?;
+    let details = state.connections.update(&user, id, &update).await?;
     Ok(Json(details.into()))
 }

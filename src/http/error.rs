@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::REQUEST_ID;
 use crate::connections::service;
+use crate::keys::Scope;
 use crate::{auth, nango};
 
 /// Makes the closed set of codes, each with its status and title.
@@ -46,6 +47,20 @@ codes! {
     ConnectionNotFound = "connection_not_found", NOT_FOUND, "There is no such connection";
     /// The path knows other methods.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    /// The user has no such connection, or one without credentials: `connect` says what would make one.
+    NotConnected = "not_connected", NOT_FOUND, "The account is not connected";
+    /// Only a service's key opens this; a user's token does not.
+    ServiceKeyNeeded = "service_key_needed", FORBIDDEN, "A service key is needed";
+    /// The service's key has not the scope that is needed.
+    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
+    /// A service has to name the user that it acts for, in the header `Patchbay-User`.
+    UserRequired = "user_required", BAD_REQUEST, "The user is not named";
+    /// The credentials no longer work: have the user reconnect.
+    NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
+    /// The connection came back as another account: have the user decide.
+    AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
+    /// The provider does not refresh credentials at the moment: try again after the time given.
+    ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
     /// The body did not come in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
     /// The connector is listed, but cannot be connected.
@@ -90,6 +105,7 @@ pub struct Problem {
     code: Code,
     detail: String,
     candidates: Option<Vec<Uuid>>,
+    connect: Option<String>,
     retry_after: Option<u64>,
     challenge: Option<String>,
 }
@@ -115,6 +131,9 @@ pub(super) struct ProblemBody<'a> {
     /// The connections to choose from, where several fit.
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<&'a [Uuid]>,
+    /// The path, to be posted to, that begins what would mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<&'a str>,
     /// After how many seconds to try again, as in the `Retry-After` header.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
@@ -128,6 +147,7 @@ impl Problem {
             code,
             detail: detail.into(),
             candidates: None,
+            connect: None,
             retry_after: None,
             challenge: None,
         }
@@ -162,6 +182,7 @@ impl Problem {
             code: self.code,
             request_id,
             candidates: self.candidates.as_deref(),
+            connect: self.connect.as_deref(),
             retry_after: self.retry_after,
         };
         let mut response = (status, Json(body)).into_response();
@@ -193,6 +214,10 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Marks an answer that is passed on: its errors are not ours to put into words.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotOurs;
+
 /// Gives every error a problem's body, with the request's id: those of the handlers, and those of the layers.
 pub(super) async fn problems(request: Request, next: Next) -> Response {
     let request_id = request
@@ -203,6 +228,9 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    if response.extensions().get::<NotOurs>().is_some() {
         return response;
     }
     let page = response
@@ -266,6 +294,46 @@ impl From<auth::Error> for Problem {
 }
 
 impl Problem {
+    /// A key without the scope that is needed (RFC 6750, 3.1).
+    pub(super) fn insufficient_scope(scope: Scope) -> Self {
+        Self {
+            challenge: Some(format!(
+                "Bearer error=\"insufficient_scope\", scope=\"{scope}\""
+            )),
+            ..Self::new(
+                Code::InsufficientScope,
+                format!("the key needs the scope {scope}"),
+            )
+        }
+    }
+
+    /// A key that is nobody's, or no longer.
+    pub(super) fn unknown_key() -> Self {
+        let detail = "the service key is not known, or no longer valid";
+        Self {
+            challenge: Some(format!(
+                "Bearer error=\"invalid_token\", error_description=\"{detail}\""
+            )),
+            ..Self::new(Code::Unauthenticated, detail)
+        }
+    }
+
+    /// Whatever it is that keeps Nango from answering, a workflow comes again later.
+    pub(super) fn unavailable_to_workflow(error: &nango::Error) -> Self {
+        tracing::warn!(%error, "Nango gave no token");
+        let seconds = match error {
+            nango::Error::RateLimited { retry_after } => {
+                retry_after.map_or(10, |pause| pause.as_secs().max(1))
+            }
+            _ => 5,
+        };
+        Self::new(
+            Code::NangoUnavailable,
+            "Nango does not answer at the moment",
+        )
+        .retry_after(seconds)
+    }
+
     /// There is no bearer token at all, which RFC 6750 challenges without an error code.
     pub(super) fn no_token() -> Self {
         Self {
@@ -292,6 +360,20 @@ impl From<service::Error> for Problem {
                 candidates: Some(candidates),
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
+            Error::NotConnected { connector, .. } => Self {
+                connect: Some(format!("/api/v1/connectors/{connector}/connect")),
+                ..Self::new(Code::NotConnected, detail)
+            },
+            Error::NeedsReauthorization { connection_id, .. } => Self {
+                connect: Some(format!(
+                    "/api/v1/connectors/connections/{connection_id}/reconnect"
+                )),
+                ..Self::new(Code::NeedsReauthorization, detail)
+            },
+            Error::AccountMismatch => Self::new(Code::AccountMismatch, detail),
+            Error::ProviderUnavailable => {
+                Self::new(Code::ProviderUnavailable, detail).retry_after(30)
+            }
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
@@ -335,6 +417,12 @@ impl From<nango::Error> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        Self::of_database(&error)
+    }
+}
+
+impl Problem {
+    pub(super) fn of_database(error: &sqlx::Error) -> Self {
         let code = error
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code);

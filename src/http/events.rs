@@ -16,12 +16,15 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Path, Query};
-use crate::auth::Caller;
+use super::extract::{Path, Query, Reader};
 use crate::connections::{Event, service};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+const _: () = assert!(
+    HEARTBEAT.as_secs() < 30,
+    "proxies cut off what is silent for 30 s"
+);
 
 /// How long a stream lasts; its reader then comes again, with a token that is still good.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -37,7 +40,7 @@ const MAX_LIMIT: i64 = 200;
 /// Server-sent events named `connection`, whose data is an event and whose id
 /// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
 /// resumes after that event without a gap.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/events", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
     params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
     responses(
         (status = 200, body = Event, content_type = "text/event-stream"),
@@ -46,7 +49,7 @@ const MAX_LIMIT: i64 = 200;
 )]
 pub(super) async fn stream(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = match headers
@@ -59,7 +62,7 @@ pub(super) async fn stream(
                 .map_err(|_not_a_number| Problem::invalid("Last-Event-ID is not an event's id"))?,
         ),
     };
-    let events = state.connections.events(&caller.user_id, last).await?;
+    let events = state.connections.events(&user, last).await?;
     let ready = sse::Event::default()
         .event("ready")
         .id(events.last().to_string())
@@ -119,7 +122,7 @@ pub(super) struct HistoryBody {
 }
 
 /// What has happened to a connection, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", operation_id = "list_history", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), HistoryQuery),
     responses(
         (status = 200, body = HistoryBody), (status = 400, body = ProblemBody),
@@ -128,7 +131,7 @@ pub(super) struct HistoryBody {
 )]
 pub(super) async fn history(
     State(state): State<AppState>,
-    caller: Caller,
+    Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {
@@ -140,7 +143,7 @@ pub(super) async fn history(
     }
     let events: Result<_, service::Error> = state
         .connections
-        .history(&caller.user_id, id, query.cursor, limit)
+        .history(&user, id, query.cursor, limit)
         .await;
     let events = events?;
     // The first version is 1: where it stands, there is nothing before.

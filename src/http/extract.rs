@@ -1,4 +1,6 @@
-//! What handlers are given: axum's extractors with our errors, and the caller.
+//! What handlers are given: axum's extractors with our errors, and who is asking.
+
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
@@ -8,9 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::AppState;
-use super::error::Problem;
-use crate::auth::Caller;
+use super::error::{Code, Problem};
+use crate::auth::UserId;
 use crate::connections::service::Idempotency;
+use crate::keys::{KEY_PREFIX, Scope, Service};
 
 /// A path's parameters.
 #[derive(FromRequestParts)]
@@ -45,24 +48,152 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
     }
 }
 
-impl FromRequestParts<AppState> for Caller {
+/// The header in which a service names the user that it acts for.
+pub(super) const USER_HEADER: &str = "patchbay-user";
+
+/// Who sends a request.
+enum Identity {
+    User(UserId),
+    Service(Arc<Service>),
+}
+
+async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
+    let header = parts
+        .headers
+        .get(AUTHORIZATION)
+        .ok_or_else(Problem::no_token)?;
+    // RFC 9110: the scheme's name is not case-sensitive.
+    let token = header
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .filter(|token| !token.is_empty())
+        .ok_or_else(Problem::no_token)?;
+    if !token.starts_with(KEY_PREFIX) {
+        return Ok(Identity::User(
+            state.auth.authenticate(token).await?.user_id,
+        ));
+    }
+    match state.keys.authenticate(token).await {
+        Ok(Some(service)) => Ok(Identity::Service(service)),
+        Ok(None) => Err(Problem::unknown_key()),
+        Err(error) => Err(Problem::of_database(&error)),
+    }
+}
+
+/// The user that a request is for: its sender, or whom a service with this scope names.
+async fn acting_for(parts: &Parts, state: &AppState, scope: Scope) -> Result<UserId, Problem> {
+    match identify(parts, state).await? {
+        Identity::User(user) => Ok(user),
+        Identity::Service(service) => {
+            allows(&service, scope)?;
+            named_user(parts)
+        }
+    }
+}
+
+fn allows(service: &Service, scope: Scope) -> Result<(), Problem> {
+    if service.scopes.contains(&scope) {
+        Ok(())
+    } else {
+        Err(Problem::insufficient_scope(scope))
+    }
+}
+
+fn named_user(parts: &Parts) -> Result<UserId, Problem> {
+    let missing = || {
+        Problem::new(
+            Code::UserRequired,
+            "name the user you act for in the header Patchbay-User",
+        )
+    };
+    let value = parts.headers.get(USER_HEADER).ok_or_else(missing)?;
+    // Bytes, not visible ASCII only: a subject may be any text.
+    let name = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| missing())?;
+    UserId::try_from(name.to_owned())
+        .map_err(|error| Problem::new(Code::UserRequired, error.to_string()))
+}
+
+/// Anybody who may call this service at all.
+pub(super) struct Anybody;
+
+impl FromRequestParts<AppState> for Anybody {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let header = parts
-            .headers
-            .get(AUTHORIZATION)
-            .ok_or_else(Problem::no_token)?;
-        // RFC 9110: the scheme's name is not case-sensitive.
-        let token = header
-            .to_str()
-            .ok()
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
-            .filter(|token| !token.is_empty())
-            .ok_or_else(Problem::no_token)?;
-        Ok(state.auth.authenticate(token).await?)
+        identify(parts, state).await.map(|_| Self)
+    }
+}
+
+/// The user whose connections are read.
+pub(super) struct Reader(pub(super) UserId);
+
+impl FromRequestParts<AppState> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        acting_for(parts, state, Scope::ConnectionsRead)
+            .await
+            .map(Self)
+    }
+}
+
+/// The user whose connections are changed.
+pub(super) struct Writer(pub(super) UserId);
+
+impl FromRequestParts<AppState> for Writer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        acting_for(parts, state, Scope::ConnectionsWrite)
+            .await
+            .map(Self)
+    }
+}
+
+/// A service that may be given a user's tokens. A user's own token never is this.
+pub(super) struct Workflow {
+    pub(super) user: UserId,
+    pub(super) service: Arc<Service>,
+}
+
+impl FromRequestParts<AppState> for Workflow {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let service = service(parts, state, Scope::TokensRead).await?;
+        Ok(Self {
+            user: named_user(parts)?,
+            service,
+        })
+    }
+}
+
+/// A service that may delete users' data.
+pub(super) struct Administrator;
+
+impl FromRequestParts<AppState> for Administrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        service(parts, state, Scope::ConnectionsWrite)
+            .await
+            .map(|_| Self)
+    }
+}
+
+async fn service(parts: &Parts, state: &AppState, scope: Scope) -> Result<Arc<Service>, Problem> {
+    match identify(parts, state).await? {
+        Identity::Service(service) => {
+            allows(&service, scope)?;
+            Ok(service)
+        }
+        Identity::User(_) => Err(Problem::new(
+            Code::ServiceKeyNeeded,
+            "only a service's key opens this",
+        )),
     }
 }
 

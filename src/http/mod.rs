@@ -9,6 +9,9 @@ mod events;
 mod extract;
 mod openapi;
 mod ops;
+mod proxy;
+mod tokens;
+mod users;
 mod webhooks;
 
 use std::sync::Arc;
@@ -39,6 +42,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Authenticator;
 use crate::connections::service::Connections;
+use crate::keys::ServiceKeys;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 
@@ -46,6 +50,9 @@ pub use error::{Code, Problem};
 
 /// The header that carries a request's id, in and out.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is taken up, in bytes.
+const MAX_REQUEST_ID: usize = 128;
 
 /// The largest body that is read.
 const MAX_BODY: usize = 256 * 1024;
@@ -70,6 +77,8 @@ pub struct AppState {
     pub signing_keys: Option<Arc<SigningKeys>>,
     /// The product's own origins.
     pub allowed_origins: Arc<Vec<String>>,
+    /// Which service a key belongs to.
+    pub keys: Arc<ServiceKeys>,
     /// Cancelled when the service stops: streams then end.
     pub stop: CancellationToken,
 }
@@ -88,6 +97,16 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(connections::accept_account))
         .routes(routes!(events::stream))
         .routes(routes!(events::history))
+        .routes(routes!(tokens::of_connection))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(proxy::proxy))
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .routes(routes!(tokens::of_connector))
+        .routes(routes!(tokens::refused))
+        .routes(routes!(users::uses))
+        .routes(routes!(users::erase))
         .routes(routes!(webhooks::of_environment))
         .routes(routes!(webhooks::of_attempt))
         .routes(routes!(ops::healthz))
@@ -98,7 +117,7 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    openapi::secure(&mut document);
+    openapi::complete(&mut document);
     document
 }
 
@@ -125,9 +144,24 @@ pub fn router(state: AppState) -> Router {
     api.merge(docs).layer(cors).layer(from_fn(log))
 }
 
+/// Takes up a caller's request id if it is one of visible characters and no longer than
+/// `MAX_REQUEST_ID`. Any other is forgotten, and the request gets a new one: it goes into every
+/// log line of the request.
+async fn forget_odd_request_ids(mut request: Request, next: Next) -> Response {
+    let mut ids = request.headers().get_all(&REQUEST_ID).iter();
+    let plain = |id: &HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    if !matches!((ids.next(), ids.next()), (Some(id), None) if plain(id)) {
+        request.headers_mut().remove(&REQUEST_ID);
+    }
+    next.run(request).await
+}
+
 /// What every answer goes through, whatever made it.
 pub fn layered(router: Router) -> Router {
     let layers = ServiceBuilder::new()
+        .layer(from_fn(forget_odd_request_ids))
         .layer(SetRequestIdLayer::new(REQUEST_ID.clone(), MakeRequestUuid))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID.clone()))
         .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))

@@ -1,7 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the handlers.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{OpenApi, SecurityRequirement};
+use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
 use super::error::{Code, ProblemBody};
@@ -19,6 +19,7 @@ use super::error::{Code, ProblemBody};
     tags(
         (name = "catalog", description = "What can be connected"),
         (name = "connections", description = "Who is connected to what, and why not if not"),
+        (name = "tokens", description = "Credentials for workflows; a service key is needed"),
         (name = "webhooks", description = "What Nango tells"),
         (name = "operation", description = "For platforms and operators; no token is needed"),
     )
@@ -35,6 +36,11 @@ impl Modify for Bearer {
             .build();
         if let Some(components) = &mut document.components {
             components.add_security_scheme("user", SecurityScheme::Http(scheme));
+            let key = HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .bearer_format("pbk_…")
+                .build();
+            components.add_security_scheme("service", SecurityScheme::Http(key));
         }
     }
 }
@@ -44,23 +50,54 @@ pub(super) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
-/// Says which paths need a user's token: all but those that others than users call.
-pub(super) fn secure(document: &mut OpenApi) {
+/// Says of all operations what no handler says of its own.
+pub(super) fn complete(document: &mut OpenApi) {
+    let paths = std::mem::take(&mut document.paths.paths);
+    // What the router calls `{*path}` is `{path}` to OpenAPI.
+    let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
+    document.paths.paths = paths.into_iter().map(plain).collect();
     for (path, item) in &mut document.paths.paths {
-        let open = !path.starts_with("/api/v1/connectors");
-        for operation in [
-            &mut item.get,
-            &mut item.post,
-            &mut item.patch,
-            &mut item.delete,
-        ]
-        .into_iter()
-        .flatten()
-        {
-            if !open {
-                operation.security =
-                    Some(vec![SecurityRequirement::new("user", Vec::<String>::new())]);
+        let security = security(path);
+        let operations = [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("put", &mut item.put),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else {
+                continue;
+            };
+            // One handler for several methods: their ids have to differ.
+            if operation.operation_id.as_deref() == Some("proxy") {
+                operation.operation_id = Some(format!("proxy_{method}"));
+            }
+            operation.security.clone_from(&security);
+            for (status, response) in &mut operation.responses.responses {
+                if let RefOr::T(response) = response
+                    && status.starts_with(['4', '5'])
+                    && let Some(content) = response.content.shift_remove("application/json")
+                {
+                    response
+                        .content
+                        .insert("application/problem+json".to_owned(), content);
+                }
             }
         }
     }
+}
+
+/// Whose token opens a path: a service's key, or a user's token besides. Others are called by platforms and by Nango.
+fn security(path: &str) -> Option<Vec<SecurityRequirement>> {
+    let services_only =
+        path.starts_with("/api/v1/users") || path.contains("/token") || path.contains("/proxy");
+    if !services_only && !path.starts_with("/api/v1/connectors") {
+        return None;
+    }
+    let mut schemes = vec![SecurityRequirement::new("service", Vec::<String>::new())];
+    if !services_only {
+        schemes.push(SecurityRequirement::new("user", Vec::<String>::new()));
+    }
+    Some(schemes)
 }

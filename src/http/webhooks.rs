@@ -38,12 +38,12 @@ impl FromRequest<AppState> for Verified {
 ///
 /// The body is only a hint: Nango is asked before anything is believed. An
 /// answer of 5xx makes Nango send it again.
-#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", tag = "webhooks",
+#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", operation_id = "take_webhook_of_attempt", tag = "webhooks",
     params(("attempt" = Uuid, Path, description = "The attempt that the address was made for")),
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_attempt(
@@ -55,11 +55,11 @@ pub(super) async fn of_attempt(
 }
 
 /// Nango tells of an attempt, at the address that its environment was given.
-#[utoipa::path(post, path = "/api/v1/webhooks/nango", tag = "webhooks",
+#[utoipa::path(post, path = "/api/v1/webhooks/nango", operation_id = "take_webhook", tag = "webhooks",
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn of_environment(

@@ -5,6 +5,7 @@
 //! caller can do about it.
 
 mod error;
+pub mod proxy;
 pub mod webhook;
 mod wire;
 

@@ -130,6 +130,10 @@ fn admit(request: &Request, allowed: Result<(), Failure>) -> Result<(), Failure>
 
 async fn spoiled(app: &App, request: Request, next: Next, method: &str, path: &str) -> Response {
     let faults = app.lock().faults.clone();
+    let query = request.uri().query().unwrap_or_default();
+    if !faults.hit(&format!("{method} {path}?{query}")) {
+        return next.run(request).await;
+    }
     if faults.latency_ms > 0 {
         tokio::time::sleep(Duration::from_millis(faults.latency_ms)).await;
     }
@@ -138,6 +142,9 @@ async fn spoiled(app: &App, request: Request, next: Next, method: &str, path: &s
         Some(answer) => answer,
         None => next.run(request).await,
     };
+    if faults.hold_answers_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(faults.hold_answers_ms)).await;
+    }
     if faults.hang_up || faults.lose_answer {
         response.extensions_mut().insert(HangUp);
     }

@@ -18,7 +18,7 @@ use super::credentials::Credentials;
 use super::faults::Faults;
 use super::front::JsonBody;
 use super::state::{App, State as Stored};
-use super::times;
+use super::{times, view};
 
 /// How many received calls are remembered.
 const CALLS_KEPT: usize = 10_000;
@@ -31,6 +31,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/sandbox/faults", get(faults).put(set_faults))
         .route("/sandbox/webhooks", get(webhooks))
         .route("/sandbox/requests", get(requests))
+        .route("/sandbox/connections", get(connections))
         .route("/sandbox/{action}", post(age))
 }
 
@@ -178,6 +179,14 @@ async fn webhooks(State(app): State<App>) -> Json<Value> {
 /// `GET /sandbox/requests`: the calls to the API, oldest first.
 async fn requests(State(app): State<App>) -> Json<Value> {
     Json(json!(app.lock().calls))
+}
+
+/// `GET /sandbox/connections`: what Nango holds, newest first, without any credentials.
+async fn connections(State(app): State<App>) -> Json<Value> {
+    let state = app.lock();
+    let newest_first = state.connections.iter().rev();
+    let entries = newest_first.map(|connection| view::list_entry(&state, connection));
+    Json(Value::Array(entries.collect()))
 }
 
 #[derive(Deserialize)]

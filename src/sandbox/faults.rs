@@ -25,8 +25,13 @@ pub(super) enum Consent {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Faults {
     pub(super) consent: Consent,
+    /// Only API calls whose method, path and query, as in `GET /connections?page=1`, contain
+    /// this meet the faults of API calls.
+    pub(super) only: Option<String>,
     /// API calls wait this long before anything else happens.
     pub(super) latency_ms: u64,
+    /// API calls are done at once, but answered this late.
+    pub(super) hold_answers_ms: u64,
     /// API calls are answered with this status and nothing is done.
     pub(super) status: Option<u16>,
     /// API calls are answered with a web page, as by a proxy that is in the way.
@@ -54,6 +59,11 @@ pub(super) struct Faults {
 }
 
 impl Faults {
+    /// Whether the faults of API calls are meant for this one, written as `GET /connections?page=1`.
+    pub(super) fn hit(&self, call: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| call.contains(only))
+    }
+
     /// The answer that replaces the real one, when a fault asks for one.
     pub(super) fn answer(&self, method: &str, path: &str) -> Option<Response> {
         if self.html {

@@ -23,6 +23,7 @@ mod metadata;
 mod oauth;
 mod provider;
 mod provider_pages;
+mod proxy;
 mod query;
 mod refresh;
 mod schema;

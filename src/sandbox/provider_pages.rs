@@ -1,10 +1,11 @@
 //! The provider's endpoints: consent, tokens, and who a token belongs to.
 
 use askama::Template;
-use axum::extract::{Form, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::body::Body;
+use axum::extract::{Form, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
@@ -21,6 +22,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/authorize", get(ask).post(decide))
         .route("/token", post(token))
         .route("/userinfo", get(userinfo))
+        .route("/echo", any(echo))
 }
 
 #[derive(Template)]
@@ -153,15 +155,48 @@ async fn token(State(app): State<App>, Form(request): Form<TokenRequest>) -> Res
 }
 
 async fn userinfo(State(app): State<App>, headers: HeaderMap) -> Response {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    match app.lock().provider.account_of(token, app.now()) {
+    match bearer(&app, &headers) {
         Some(account) => Json(account).into_response(),
-        None => {
-            let error = Json(json!({ "error": "invalid_token" }));
-            (StatusCode::UNAUTHORIZED, error).into_response()
-        }
+        None => refused(),
     }
+}
+
+/// Answers with what it was sent: an API to see what arrives at a provider.
+async fn echo(
+    State(app): State<App>,
+    method: Method,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let Some(account) = bearer(&app, &headers) else {
+        return refused();
+    };
+    let mut answer = Response::new(body);
+    let text = |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
+    let seen = [
+        ("x-echo-account", account.id.to_owned()),
+        ("x-echo-method", method.to_string()),
+        ("x-echo-query", query.unwrap_or_default()),
+    ];
+    for (name, value) in seen {
+        answer.headers_mut().insert(name, text(value));
+    }
+    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
+        answer
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, kind.clone());
+    }
+    answer
+}
+
+fn bearer(app: &App, headers: &HeaderMap) -> Option<Account> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let token = value.strip_prefix("Bearer ")?;
+    app.lock().provider.account_of(token, app.now())
+}
+
+fn refused() -> Response {
+    let error = Json(json!({ "error": "invalid_token" }));
+    (StatusCode::UNAUTHORIZED, error).into_response()
 }

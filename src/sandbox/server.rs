@@ -9,7 +9,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{any, delete, get, patch, post};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -21,7 +21,7 @@ use tower::util::AndThen;
 use super::state::App;
 use super::{
     auth, connect_ui, connections, control, front, import, integrations, metadata, oauth,
-    provider_pages, sessions, webhooks,
+    provider_pages, proxy, sessions, webhooks,
 };
 
 /// Put into a response's extensions: close the connection instead of sending it.
@@ -71,6 +71,7 @@ fn keyed(app: &App) -> Router<App> {
         .route("/connections", post(import::import))
         .route("/config/{key}", get(integrations::legacy_get))
         .route("/integrations", post(integrations::create))
+        .route("/proxy/{*path}", any(proxy::pass))
         .route(
             "/integrations/{key}",
             get(integrations::get).patch(integrations::update),

@@ -23,6 +23,9 @@ const SWEEP_DUE: Duration = Duration::from_secs(5);
 /// How often old answers are forgotten.
 const FORGETTING: Duration = Duration::from_secs(60);
 
+/// How long uses of tokens wait to be written down together.
+const USES: Duration = Duration::from_millis(250);
+
 /// How soon after it broke the feed of changes is taken up again.
 const FEED: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,14 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
             "forgot old answers",
             &service.forget_old_keys().await,
             |count| *count > 0,
+        );
+    }));
+    let service = connections.clone();
+    tasks.spawn(repeat(stop.clone(), USES, async move || {
+        report(
+            "wrote down uses of tokens",
+            &service.write_uses().await,
+            |_| false,
         );
     }));
     let (service, stopping) = (connections.clone(), stop.clone());

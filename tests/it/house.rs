@@ -1,21 +1,23 @@
 //! A whole Patchbay for one test: the real service over its own database, and
 //! the sandbox's Nango, both over real HTTP.
 
-use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
 use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::{Config, DatabaseConfig};
+use patchbay::config::Config;
+use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Pace, Swept};
-use patchbay::nango::{self, Nango};
+use patchbay::connections::service::{Connections, Pace, Settings, Swept};
+use patchbay::keys::ServiceKeys;
+use patchbay::nango::Nango;
 use patchbay::sandbox::{self, Integration, Sandbox};
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
@@ -30,15 +32,21 @@ pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
+/// A sweep that is due, and takes no account of Nango's rate limit.
+pub(crate) const AT_ONCE: Pace = Pace {
+    every: Duration::ZERO,
+    pause: Duration::ZERO,
+};
+
 /// One replica that runs, its Nango, and its database.
 pub(crate) struct House {
     pub(crate) url: String,
     pub(crate) clock: Clock,
     pub(crate) sandbox: Sandbox,
     pub(crate) signing_key: String,
-    secret_key: String,
-    catalog_file: Option<PathBuf>,
-    client: Client,
+    pub(crate) secret_key: String,
+    pub(crate) client: Client,
+    settings: Vec<(&'static str, String)>,
     replica: Replica,
     database: TestDatabase,
 }
@@ -52,15 +60,8 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
-        let config = Config::read(&|name| {
-            settings
-                .iter()
-                .rev()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| value.clone())
-        });
         // Port 0 is not a public address: the listener is asked for its own.
-        let app = App::bind(config.unwrap(), clock).await.unwrap();
+        let app = App::bind(read(settings), clock).await.unwrap();
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
@@ -121,26 +122,43 @@ impl House {
     }
 
     /// A house with these variables set besides, or instead.
-    pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
-        let clock = start_of_time();
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        Self::build(settings, |_| {}).await
+    }
+
+    /// A house whose time is the system's, as that of the program's own processes is, until it is moved.
+    pub(crate) async fn now() -> Self {
+        Self::build(&[], |nango| {
+            nango.clock = Clock::manual(Clock::System.now());
+        })
+        .await
+    }
+
+    /// The same with another Nango, whose clock is the service's, too. The service's own
+    /// address is the origin of the `webhook_url` that the configuration comes with.
+    pub(crate) async fn build(
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut sandbox::Config),
+    ) -> Self {
         let database = postgres::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
-        let sandbox = Sandbox::start(sandbox::Config {
+        let mut nango = sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
             jwt_secret: JWT_SECRET.into(),
             integrations: integrations(),
-            clock: clock.clone(),
+            clock: start_of_time(),
             rate_limit: 1_000_000,
             webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
             ..sandbox::Config::default()
-        })
-        .await
-        .unwrap();
+        };
+        change(&mut nango);
+        let clock = nango.clock.clone();
+        let sandbox = Sandbox::start(nango).await.unwrap();
         let mut all = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
             ("PORT", port.to_string()),
@@ -156,49 +174,32 @@ impl House {
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
         ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+        extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
-        let catalog_file = all.iter().rev().find(|(name, _)| *name == "CATALOG_FILE");
-        let catalog_file = catalog_file.map(|(_, path)| path.into());
         Self {
             url,
             clock,
             sandbox,
             signing_key,
             secret_key,
-            catalog_file,
             client: client(),
+            settings: all,
             replica,
             database,
         }
     }
 
+    /// The variables that the service was started with; a later one of the same name counts.
+    pub(crate) fn settings(&self, others: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut all = self.settings.clone();
+        extend(&mut all, others);
+        all
+    }
+
     /// A second replica over the same database and Nango, with a port of its own.
-    pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Replica {
-        let mut all = vec![
-            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
-            ("PORT", "0".to_owned()),
-            ("PUBLIC_URL", self.url.clone()),
-            ("DATABASE_URL", self.database.url().to_owned()),
-            ("DATABASE_POOL_SIZE", "5".to_owned()),
-            (
-                "NANGO_BASE_URL",
-                format!("http://{}", self.sandbox.address()),
-            ),
-            ("NANGO_SECRET_KEY", self.secret_key.clone()),
-            ("NANGO_WEBHOOK_SIGNING_KEY", self.signing_key.clone()),
-            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
-            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
-        ];
-        all.extend(
-            settings
-                .iter()
-                .map(|(name, value)| (*name, (*value).to_owned())),
-        );
+    pub(crate) async fn replica(&self, settings: &[(&'static str, &str)]) -> Replica {
+        let mut all = self.settings(&[("PORT", "0")]);
+        extend(&mut all, settings);
         Replica::start(&all, self.clock.clone()).await
     }
 
@@ -209,39 +210,37 @@ impl House {
 
     /// The use cases over the same database and Nango, for what no request asks for.
     pub(crate) async fn service(&self) -> Connections {
-        let config = DatabaseConfig {
-            url: self.database.url().into(),
-            pool_size: 3,
-            wait: Duration::ZERO,
+        let config = read(&self.settings);
+        let settings = Settings {
+            public_url: config.http.public_url,
+            token_cache: config.token_cache,
         };
-        let nango = Nango::new(nango::Config {
-            base_url: format!("http://{}", self.sandbox.address())
-                .parse()
-                .unwrap(),
-            secret_key: self.secret_key.clone().into(),
-            timeout: Duration::from_secs(2),
-        });
-        let catalog = Arc::new(Catalog::load(self.catalog_file.as_deref()).unwrap());
-        let url = self.url.parse().unwrap();
         Connections::new(
-            Database::connect(&config).await.unwrap(),
-            catalog,
-            Some(nango.unwrap()),
+            Database::connect(&config.database).await.unwrap(),
+            Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
+            Some(Nango::new(config.nango.unwrap().client).unwrap()),
             self.clock.clone(),
-            url,
+            settings,
         )
         .await
         .unwrap()
     }
 
+    /// The service keys of the same database.
+    pub(crate) async fn keys(&self) -> ServiceKeys {
+        let config = DatabaseConfig {
+            url: self.database.url().into(),
+            pool_size: 1,
+            wait: Duration::ZERO,
+        };
+        let database = Database::connect(&config).await.unwrap();
+        ServiceKeys::new(database, Vec::new(), self.clock.clone())
+    }
+
     /// One sweep over all that Nango holds.
     pub(crate) async fn sweep(&self) -> Swept {
-        let pace = Pace {
-            every: Duration::ZERO,
-            pause: Duration::ZERO,
-        };
         let service = self.service().await;
-        let swept = service.sweep(pace, &CancellationToken::new()).await;
+        let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
         swept.unwrap().expect("no other sweep is under way")
     }
 
@@ -314,6 +313,15 @@ impl House {
         assert_eq!(response.status(), StatusCode::CREATED);
     }
 
+    /// How often Nango's API was called by this method at a path that contains `part`.
+    pub(crate) async fn nango_calls(&self, method: &str, part: &str) -> usize {
+        let calls = self.control("requests", Method::GET, Value::Null).await;
+        let fits = |call: &&Value| {
+            call["method"] == method && call["path"].as_str().unwrap().contains(part)
+        };
+        calls.as_array().unwrap().iter().filter(fits).count()
+    }
+
     /// The ids of all connections that Nango holds, newest first.
     pub(crate) async fn nango_connections(&self) -> Vec<String> {
         let (status, body) = self.nango(Method::GET, "/connections").await;
@@ -323,6 +331,19 @@ impl House {
             .iter()
             .map(|one| one["connection_id"].as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// Waits until Nango holds these connections and no others, newest first.
+    pub(crate) async fn until_nango_holds(&self, ids: &[&str]) {
+        let mut last = Vec::new();
+        for _ in 0..400 {
+            last = self.nango_connections().await;
+            if last == ids {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("Nango holds {last:?}, not {ids:?}");
     }
 
     /// Goes through the popup as a browser does, and answers the last page.
@@ -348,11 +369,24 @@ pub(crate) struct User<'a> {
 impl User<'_> {
     /// The same user at another replica.
     pub(crate) fn at(&self, replica: &Replica) -> Self {
+        self.at_url(&replica.url)
+    }
+
+    /// The same user, who calls the service at this address.
+    pub(crate) fn at_url(&self, url: &str) -> Self {
         Self {
             house: self.house,
             token: self.token.clone(),
-            url: replica.url.clone(),
+            url: url.to_owned(),
         }
+    }
+
+    /// A request below `/api/v1/connectors`, with the user's token.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.house
+            .client
+            .request(method, format!("{}/api/v1/connectors{path}", self.url))
+            .bearer_auth(&self.token)
     }
 
     /// Sends a request below `/api/v1/connectors`, and answers its status and JSON.
@@ -362,11 +396,7 @@ impl User<'_> {
         path: &str,
         body: Option<Value>,
     ) -> (StatusCode, Value) {
-        let request = self
-            .house
-            .client
-            .request(method, format!("{}/api/v1/connectors{path}", self.url))
-            .bearer_auth(&self.token);
+        let request = self.request(method, path);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
@@ -474,8 +504,34 @@ pub(crate) fn integrations() -> Vec<Integration> {
     catalog.iter().filter_map(of).collect()
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, below those that the system gives out
+/// by itself: none of the many sockets that ask for any port takes it meanwhile.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different ports.
+    let start = std::process::id() * 131;
+    loop {
+        let offset = start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(offset % 12_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Reads variables as the program does its environment's; a later one of the same name counts.
+fn read(settings: &[(&str, String)]) -> Config {
+    let lookup = |name: &str| {
+        let found = settings.iter().rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    Config::read(&lookup).unwrap()
+}
+
+fn extend(all: &mut Vec<(&'static str, String)>, settings: &[(&'static str, &str)]) {
+    all.extend(
+        settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    );
 }

@@ -2,20 +2,30 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod api;
 mod auth;
 mod catalog;
 mod clock;
+mod config;
 mod connect;
 mod contract;
 mod crash;
+mod database;
+mod examples;
 mod house;
 mod invariants;
 mod local_postgres;
+mod matrix;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod pooler;
 mod postgres;
+mod process;
 mod sandbox;
 mod schedules;
 mod server;
+mod start;
+mod tokens;
 mod truth;
+mod try_out;

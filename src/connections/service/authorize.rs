@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use url::Url;
 use uuid::Uuid;
 
+use super::read::merge;
 use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, store};
+use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, Transaction, store};
 use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
 
 /// How long an attempt is open until Nango has said how long its session lives.
@@ -76,7 +76,7 @@ impl Connections {
         if request.label.is_some() {
             connection.label.clone_from(&request.label);
         }
-        connection.config.extend(request.config.clone());
+        merge(&mut connection.config, &request.config)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
         tx.commit().await?;
         self.open(upstream, connector, connection, attempt, request)
@@ -233,7 +233,7 @@ impl Connections {
 
 /// Writes down that an attempt begins. The row is locked by the caller.
 async fn begin_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: &Connection,
     now: DateTime<Utc>,
 ) -> Result<(Connection, Attempt)> {

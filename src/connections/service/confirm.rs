@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::check::RECENT;
 use super::{Connections, Result};
+use crate::connections::Transaction;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
 use crate::connections::{Account, Attempt, Connection, Failure, Upstream, store};
@@ -178,10 +178,14 @@ impl Connections {
         let mut tx = self.begin().await?;
         let seen = self.decide(&mut tx, attempt, summary, &grant, None).await?;
         tx.commit().await?;
+        // Whose account it is decides what becomes of it.
         let account = match seen {
-            None | Some((_, Grant::Known)) => return Ok(false),
-            // Whose account it is decides what becomes of it.
+            None => return Ok(false),
             Some((connection, Grant::Taken(_))) => self.account(&connection, &grant).await?,
+            Some((connection, Grant::Known)) => match self.account(&connection, &grant).await? {
+                None => return Ok(false),
+                account => account,
+            },
             Some((_, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;
@@ -211,7 +215,7 @@ impl Connections {
     /// What a grant does to its connection, which is locked by it. `None` if it is none of ours.
     async fn decide(
         &self,
-        db: &mut PgConnection,
+        db: &mut Transaction,
         attempt: Uuid,
         summary: &ConnectionSummary,
         grant: &Upstream,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures::future::join_all;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
@@ -13,6 +14,10 @@ use crate::connections::{Connection, State, store};
 
 /// How long a claimed deletion is nobody else's, in seconds: longer than a call to Nango may take.
 const LEASE_SECONDS: f64 = 60.0;
+
+/// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// How many deletions one pass claims.
 const BATCH: i64 = 20;
@@ -114,12 +119,19 @@ impl Connections {
     }
 
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
-    async fn delete_now(&self, connection: Uuid) -> Result<bool> {
-        self.deletion_pass(Some(connection)).await?;
-        let mut tx = self.begin().await?;
-        let pending = store::deletion_pending(&mut tx, connection).await?;
-        tx.commit().await?;
-        Ok(!pending)
+    pub(super) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let claimed = self.deletion_pass(Some(connection)).await?;
+            let mut tx = self.begin().await?;
+            let pending = store::deletion_pending(&mut tx, connection).await?;
+            tx.commit().await?;
+            // Pending without having been claimed here: the worker, or another replica, is at it.
+            if !pending || claimed > 0 || Instant::now() >= end {
+                return Ok(!pending);
+            }
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// One pass over what is due to be deleted at Nango. Answers how many were claimed.

@@ -11,18 +11,22 @@ mod idempotency;
 mod read;
 mod stream;
 mod sweep;
+mod tokens;
+mod users;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use sqlx::{Postgres, Transaction};
 use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::tokens::Tokens;
 use super::feed::Feed;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
-use super::{Connection, Database, store};
+use super::uses::Uses;
+use super::{Connection, Database, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
@@ -35,6 +39,8 @@ pub use idempotency::Idempotency;
 pub use read::{Details, Page, Query, Update};
 pub use stream::Events;
 pub use sweep::{Pace, Swept};
+pub use tokens::Token;
+pub use users::Erased;
 
 /// The connections of all users: the house's one door to the database and Nango.
 #[derive(Debug)]
@@ -47,6 +53,18 @@ pub struct Connections {
     deletions: Notify,
     feed: Feed,
     installation: Uuid,
+    tokens: Tokens,
+    token_cache: Duration,
+    uses: Uses,
+}
+
+/// How the service is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where Nango reaches this service.
+    pub public_url: Url,
+    /// For how long a token may be handed out of memory; zero keeps none.
+    pub token_cache: Duration,
 }
 
 /// Nango and what is remembered of its answers.
@@ -86,6 +104,28 @@ pub enum Error {
     /// The request makes no sense for the connection as it is.
     #[error("{0}")]
     Invalid(String),
+    /// The connection that is asked about has no credentials.
+    #[error("{detail}")]
+    NotConnected {
+        /// The slug of the connector that would have to be connected.
+        connector: String,
+        /// Why there are none.
+        detail: String,
+    },
+    /// The credentials no longer work: the user has to authorize again.
+    #[error("{connector} has to be authorized again by its user")]
+    NeedsReauthorization {
+        /// The connection to reconnect.
+        connection_id: Uuid,
+        /// The connector's name.
+        connector: String,
+    },
+    /// The connection came back from a reconnect as another account.
+    #[error("the connection was authorized as another account; its user has to decide which it is")]
+    AccountMismatch,
+    /// The provider does not refresh credentials at the moment.
+    #[error("the provider does not refresh the credentials at the moment")]
+    ProviderUnavailable,
     /// The Idempotency-Key was used for another request.
     #[error("this Idempotency-Key was used for another request: send a new one")]
     KeyReused,
@@ -98,6 +138,24 @@ pub enum Error {
     /// The database did not do its part.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+impl Error {
+    /// The same for another who waited for it. What the database said in detail was told to the first.
+    fn again(&self) -> Self {
+        match self {
+            Self::Nango(error) => Self::Nango(error.clone()),
+            Self::NeedsReauthorization {
+                connection_id,
+                connector,
+            } => Self::NeedsReauthorization {
+                connection_id: *connection_id,
+                connector: connector.clone(),
+            },
+            Self::ProviderUnavailable => Self::ProviderUnavailable,
+            error => Self::Database(sqlx::Error::Protocol(error.to_string())),
+        }
+    }
 }
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -113,7 +171,7 @@ impl Connections {
         catalog: Arc<Catalog>,
         nango: Option<Nango>,
         clock: Clock,
-        public_url: Url,
+        settings: Settings,
     ) -> Result<Self> {
         let upstream = nango.map(|nango| Upstream {
             lookups: Lookups::new(nango.clone()),
@@ -129,7 +187,10 @@ impl Connections {
             catalog,
             upstream,
             clock,
-            public_url,
+            public_url: settings.public_url,
+            token_cache: settings.token_cache,
+            tokens: Tokens::new(),
+            uses: Uses::default(),
             deletions: Notify::new(),
             feed: Feed::default(),
             installation,
@@ -175,7 +236,7 @@ impl Connections {
             .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+    async fn begin(&self) -> Result<Transaction> {
         Ok(self.database.begin().await?)
     }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Account, Attempt, Connection, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
@@ -86,7 +86,8 @@ impl Connections {
 
     /// A connection that came back from the popup, by our id or Nango's, after a look at Nango.
     ///
-    /// Without a `user` it is anybody's: the caller tells no more than whether it worked.
+    /// Without a `user` it is anybody's: the caller tells no more than whether it worked, and
+    /// Nango is not asked about ids that nobody here knows.
     ///
     /// # Errors
     /// When there is no such connection.
@@ -102,16 +103,18 @@ impl Connections {
         };
         tx.commit().await?;
         let connection = match connection {
-            Some(connection) => connection,
-            None => self
-                .look_for_upstream(id)
-                .await?
-                .ok_or(Error::ConnectionNotFound)?,
-        };
-        if user.is_some_and(|user| *user != connection.user_id) {
-            return Err(Error::ConnectionNotFound);
+            None if user.is_some() => self.look_for_upstream(id).await?,
+            known_or_nobodys => known_or_nobodys,
         }
-        self.get(&connection.user_id, connection.id).await
+        .filter(|connection| user.is_none_or(|user| *user == connection.user_id))
+        .ok_or(Error::ConnectionNotFound)?;
+        let details = self.details(&connection.user_id, connection.id).await?;
+        let open = details.attempt.filter(|attempt| attempt.outcome.is_none());
+        if let Some(attempt) = open {
+            // Something has just happened: what was found a moment before says nothing.
+            self.look_now(attempt.id).await;
+        }
+        self.details(&connection.user_id, connection.id).await
     }
 
     /// Takes the other account that a reconnect came back as. May be repeated.
@@ -163,14 +166,9 @@ impl Connections {
         if let Some(label) = &update.label {
             connection.label.clone_from(label);
         }
-        for (key, value) in update.config.iter().flatten() {
-            if value.is_null() {
-                connection.config.remove(key);
-            } else {
-                connection.config.insert(key.clone(), value.clone());
-            }
+        if let Some(changes) = &update.config {
+            merge(&mut connection.config, changes)?;
         }
-        check_config(&connection.config)?;
         if connection != before {
             store::apply(&mut tx, &connection.updated(self.clock.now()), None).await?;
         }
@@ -179,7 +177,7 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
             Some(reference) => match self.catalog.get(reference) {
@@ -222,7 +220,7 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.database.begin_snapshot().await?;
         let connection = store::find(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
@@ -234,7 +232,7 @@ impl Connections {
 
 /// Adds to each connection how its last attempt went, and which others are the same account's.
 async fn all_details(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     connections: Vec<Connection>,
 ) -> Result<Vec<Details>> {
@@ -280,8 +278,15 @@ fn open_attempts(details: &[Details]) -> Vec<Attempt> {
         .collect()
 }
 
-/// Refuses a config that would become too large.
-pub(super) fn check_config(config: &Map<String, Value>) -> Result<()> {
+/// Merges into a config by key, where null removes one; refuses what would become too large.
+pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
+    for (key, value) in changes {
+        if value.is_null() {
+            config.remove(key);
+        } else {
+            config.insert(key.clone(), value.clone());
+        }
+    }
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
         return Err(Error::Invalid(format!(

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
 
 #[derive(FromRow)]
@@ -64,17 +65,10 @@ fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
-    sqlx::query(
-        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
-         where connection_id = $1 and outcome is null",
-    )
-    .bind(attempt.connection_id)
-    .bind(attempt.created_at)
-    .execute(&mut *db)
-    .await?;
+    supersede_open(db, attempt.connection_id, attempt.created_at).await?;
     let done = sqlx::query(
         "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) values ($1, $2, $3, $4, $5)",
     )
@@ -90,7 +84,7 @@ pub(in crate::connections) async fn insert_attempt(
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
 pub(in crate::connections) async fn session_opened(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
     let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
@@ -103,7 +97,7 @@ pub(in crate::connections) async fn session_opened(
 }
 
 pub(super) async fn end_attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempt: Uuid,
     outcome: Outcome,
     failure: Option<&Failure>,
@@ -123,14 +117,35 @@ pub(super) async fn end_attempt(
     .bind(failure.map(|failure| failure.message.as_str()))
     .bind(nango_id.map(|upstream| upstream.id.as_str()))
     .bind(connection.updated_at)
+    .execute(&mut *db)
+    .await?;
+    one_row(&done, "connect_attempt", attempt)?;
+    if outcome == Outcome::Succeeded {
+        // The success of an older attempt ends the wait for the one that came after it.
+        supersede_open(db, connection.id, connection.updated_at).await?;
+    }
+    Ok(())
+}
+
+async fn supersede_open(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
+         where connection_id = $1 and outcome is null",
+    )
+    .bind(connection_id)
+    .bind(now)
     .execute(db)
     .await?;
-    one_row(&done, "connect_attempt", attempt)
+    Ok(())
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
 pub(in crate::connections) async fn void_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
@@ -147,7 +162,7 @@ pub(in crate::connections) async fn void_attempts(
 
 /// An attempt by its id.
 pub(in crate::connections) async fn attempt(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Attempt>> {
     let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
@@ -159,7 +174,7 @@ pub(in crate::connections) async fn attempt(
 
 /// The newest attempt of each of these connections.
 pub(in crate::connections) async fn latest_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -174,7 +189,7 @@ pub(in crate::connections) async fn latest_attempts(
 
 /// Attempts that are still open past their time.
 pub(in crate::connections) async fn overdue_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
@@ -190,7 +205,7 @@ pub(in crate::connections) async fn overdue_attempts(
 
 /// A user's open attempts.
 pub(in crate::connections) async fn open_attempts_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
     let rows = sqlx::query_as(
@@ -206,7 +221,7 @@ pub(in crate::connections) async fn open_attempts_of(
 /// Those of these attempts whose grant, if there is one, nobody has told of yet. They need
 /// not be open: one that was denied or superseded may be granted all the same.
 pub(in crate::connections) async fn untold_attempts(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     attempts: &[Uuid],
 ) -> sqlx::Result<HashSet<Uuid>> {
     let ids: Vec<Uuid> = sqlx::query_scalar(

@@ -1,15 +1,15 @@
 //! The catalog's table.
 
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, Connector};
+use crate::catalog::Catalog;
+use crate::connections::Transaction;
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
 pub(in crate::connections) async fn connector_id(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     reference: &str,
 ) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
@@ -20,17 +20,32 @@ pub(in crate::connections) async fn connector_id(
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
 pub(in crate::connections) async fn seed_connectors(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     catalog: &Catalog,
 ) -> sqlx::Result<()> {
-    let mut connectors: Vec<&Connector> = catalog.iter().collect();
+    let rows: Vec<Value> = catalog
+        .iter()
+        .map(|connector| {
+            json!({
+                "id": connector.id,
+                "slug": connector.slug,
+                "name": connector.name,
+                "category": connector.category,
+                "provider": connector.provider,
+                "integration_key": connector.integration_key,
+                "auth_mode": connector.auth_mode.map(|mode| mode.to_string()),
+                "enabled": connector.enabled,
+                "manifest": connector.manifest(),
+            })
+        })
+        .collect();
     // In one order, so that two starting replicas do not lock each other out.
-    connectors.sort_by_key(|connector| connector.id);
-    let rows: Vec<Value> = connectors.iter().map(|connector| row(connector)).collect();
     sqlx::query(
         "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
-         select * from jsonb_to_recordset($1) as seed (id uuid, slug text, name text, category text, provider text, \
+         select id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest \
+         from jsonb_to_recordset($1) as row (id uuid, slug text, name text, category text, provider text, \
            integration_key text, auth_mode text, enabled boolean, manifest jsonb) \
+         order by id \
          on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
            category = excluded.category, provider = excluded.provider, \
            integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
@@ -40,24 +55,10 @@ pub(in crate::connections) async fn seed_connectors(
     .bind(Json(rows))
     .execute(&mut *db)
     .await?;
-    let ids: Vec<Uuid> = connectors.iter().map(|connector| connector.id).collect();
+    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
     sqlx::query("update connector set enabled = false, updated_at = now() where enabled and not id = any($1)")
         .bind(&ids)
         .execute(db)
         .await?;
     Ok(())
-}
-
-fn row(connector: &Connector) -> Value {
-    json!({
-        "id": connector.id,
-        "slug": connector.slug,
-        "name": connector.name,
-        "category": connector.category,
-        "provider": connector.provider,
-        "integration_key": connector.integration_key,
-        "auth_mode": connector.auth_mode.map(|mode| mode.to_string()),
-        "enabled": connector.enabled,
-        "manifest": connector.manifest(),
-    })
 }

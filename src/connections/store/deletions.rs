@@ -1,9 +1,10 @@
 //! What still has to be deleted at Nango.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
+use crate::connections::Transaction;
 use crate::connections::Upstream;
 
 /// What still has to be deleted at Nango.
@@ -17,7 +18,7 @@ pub(in crate::connections) struct Deletion {
 
 /// Notes that a connection has to be deleted at Nango.
 pub(in crate::connections) async fn delete_later(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     upstream: &Upstream,
     integration_key: &str,
     connection_id: Option<Uuid>,
@@ -41,7 +42,7 @@ pub(in crate::connections) async fn delete_later(
 ///
 /// With a `connection`, only its own, whether due or not.
 pub(in crate::connections) async fn claim_deletions(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: Option<Uuid>,
     now: DateTime<Utc>,
     lease: f64,
@@ -68,7 +69,7 @@ pub(in crate::connections) async fn claim_deletions(
 
 /// Nango has confirmed a deletion.
 pub(in crate::connections) async fn deletion_done(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<()> {
     // Another replica whose lease had run out may have finished it before: no row is fine.
@@ -81,7 +82,7 @@ pub(in crate::connections) async fn deletion_done(
 
 /// A deletion did not work and is tried again later.
 pub(in crate::connections) async fn deletion_failed(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_id: &str,
     error: &str,
     next_attempt_at: DateTime<Utc>,
@@ -100,7 +101,7 @@ pub(in crate::connections) async fn deletion_failed(
 
 /// Whether anything of a connection still has to be deleted at Nango.
 pub(in crate::connections) async fn deletion_pending(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection_id: Uuid,
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar("select exists (select 1 from upstream_deletion where connection_id = $1)")

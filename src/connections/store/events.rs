@@ -1,11 +1,12 @@
 //! Events: written with each change, read by the history and the streams.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
+use crate::connections::Transaction;
 use crate::connections::{Connection, Event, EventKind, Reason};
 
 /// The channel on which each change is announced, with the user's id.
@@ -13,7 +14,7 @@ pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
 
 /// Writes a change down, and announces it to all replicas when it is committed.
 pub(super) async fn insert_event(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: &Connection,
     kind: EventKind,
     attempt: Option<Uuid>,
@@ -95,7 +96,7 @@ fn events(rows: Vec<EventRow>) -> sqlx::Result<Vec<Event>> {
 
 /// A user's events after this one, in order.
 pub(in crate::connections) async fn events_after(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     after: i64,
     limit: i64,
@@ -113,7 +114,7 @@ pub(in crate::connections) async fn events_after(
 
 /// The id of a user's last event; 0 if there is none.
 pub(in crate::connections) async fn last_event(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar("select coalesce(max(id), 0) from connection_event where user_id = $1")
@@ -124,7 +125,7 @@ pub(in crate::connections) async fn last_event(
 
 /// The ids of these users' last events.
 pub(in crate::connections) async fn last_events(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     users: &[String],
 ) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as(
@@ -137,7 +138,7 @@ pub(in crate::connections) async fn last_events(
 
 /// A connection's events before this version, the newest first.
 pub(in crate::connections) async fn history(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: Uuid,
     before_version: Option<i64>,
     limit: i64,

@@ -1,12 +1,13 @@
 //! Jobs that one replica at a time does, and this installation's name.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
+
+use crate::connections::Transaction;
 
 /// Claims a job, for `lease` seconds of the database's time, unless another has it or it was done
 /// less than `every` seconds ago.
 pub(in crate::connections) async fn claim_job(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     name: &str,
     lease: f64,
     every: f64,
@@ -30,7 +31,7 @@ pub(in crate::connections) async fn claim_job(
 
 /// Keeps a claimed job for another `lease` seconds.
 pub(in crate::connections) async fn renew_job(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     name: &str,
     lease: f64,
 ) -> sqlx::Result<()> {
@@ -44,7 +45,7 @@ pub(in crate::connections) async fn renew_job(
 
 /// Gives a job back; `finished` if it was done to its end.
 pub(in crate::connections) async fn release_job(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     name: &str,
     finished: bool,
 ) -> sqlx::Result<()> {
@@ -60,7 +61,7 @@ pub(in crate::connections) async fn release_job(
 }
 
 /// What tells this installation's connections at Nango from another's.
-pub(in crate::connections) async fn installation(db: &mut PgConnection) -> sqlx::Result<Uuid> {
+pub(in crate::connections) async fn installation(db: &mut Transaction) -> sqlx::Result<Uuid> {
     sqlx::query_scalar("select id from installation")
         .fetch_one(db)
         .await

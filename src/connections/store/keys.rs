@@ -1,9 +1,9 @@
 //! Answers that are kept for a request's Idempotency-Key.
 
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::auth::UserId;
+use crate::connections::Transaction;
 
 /// What is known of a key.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(in crate::connections) enum KeyUse {
 
 /// Takes a key, or says who has it. One that has been under way for longer than `lease` seconds was lost with its process.
 pub(in crate::connections) async fn take_key(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     key: &str,
     fingerprint: &[u8],
@@ -58,7 +58,7 @@ pub(in crate::connections) async fn take_key(
 
 /// Keeps the answer for a key.
 pub(in crate::connections) async fn keep_answer(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     key: &str,
     answer: &Value,
@@ -74,7 +74,7 @@ pub(in crate::connections) async fn keep_answer(
 
 /// Lets a key go whose request came to nothing: the same may be tried again.
 pub(in crate::connections) async fn drop_key(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     key: &str,
 ) -> sqlx::Result<()> {
@@ -86,9 +86,21 @@ pub(in crate::connections) async fn drop_key(
     Ok(())
 }
 
+/// Forgets a user's keys.
+pub(in crate::connections) async fn forget_keys_of(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<()> {
+    sqlx::query("delete from idempotency_key where user_id = $1")
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Forgets keys older than this many seconds, some at a time.
 pub(in crate::connections) async fn forget_keys(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     age: f64,
     limit: i64,
 ) -> sqlx::Result<u64> {

@@ -9,17 +9,19 @@ mod events;
 mod jobs;
 mod keys;
 mod sweep;
+mod uses;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use sqlx::FromRow;
 use sqlx::types::Json;
-use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::machine::Transition;
 use super::{Account, Connection, ConnectorRef, State, Status, Upstream};
 use crate::auth::UserId;
 use crate::catalog::Connector;
+use crate::connections::Transaction;
 
 pub(in crate::connections) use attempts::*;
 pub(in crate::connections) use connectors::*;
@@ -28,6 +30,7 @@ pub(in crate::connections) use events::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
 pub(in crate::connections) use sweep::*;
+pub(in crate::connections) use uses::*;
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
@@ -186,7 +189,7 @@ pub(in crate::connections) struct Filter {
 
 /// One page of a user's connections, newest first.
 pub(in crate::connections) async fn list(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
     limit: i64,
@@ -211,7 +214,7 @@ pub(in crate::connections) async fn list(
 
 /// How many connections the filter lets through, on all pages.
 pub(in crate::connections) async fn count(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
 ) -> sqlx::Result<i64> {
@@ -228,7 +231,7 @@ pub(in crate::connections) async fn count(
 
 /// A user's connection by our id.
 pub(in crate::connections) async fn find(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
@@ -242,7 +245,7 @@ pub(in crate::connections) async fn find(
 
 /// A user's connections whose account is known: their id, connector and account.
 pub(in crate::connections) async fn accounts_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<(Uuid, Uuid, String)>> {
     sqlx::query_as(
@@ -256,7 +259,7 @@ pub(in crate::connections) async fn accounts_of(
 
 /// Anybody's connection by our id.
 pub(in crate::connections) async fn find_any(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.id = $1"))
@@ -268,7 +271,7 @@ pub(in crate::connections) async fn find_any(
 
 /// A connection by Nango's id of it.
 pub(in crate::connections) async fn find_upstream(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
@@ -278,9 +281,18 @@ pub(in crate::connections) async fn find_upstream(
     connection(row)
 }
 
+/// Deletes a connection with its attempts, its history and its uses.
+pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sqlx::Result<()> {
+    let done = sqlx::query("delete from user_connector_connection where id = $1")
+        .bind(id)
+        .execute(db)
+        .await?;
+    one_row(&done, "user_connector_connection", id)
+}
+
 /// A connection by our id, locked until the transaction ends.
 pub(in crate::connections) async fn lock(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
     let row = sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
@@ -292,7 +304,7 @@ pub(in crate::connections) async fn lock(
 
 /// The connection of this user, connector and instance, made if there was none; locked.
 pub(in crate::connections) async fn lock_or_insert(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     user: &UserId,
     connector: &Connector,
     instance_id: &str,
@@ -324,7 +336,7 @@ pub(in crate::connections) async fn lock_or_insert(
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
 pub(in crate::connections) async fn apply(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     transition: &Transition,
     attempt: Option<Uuid>,
 ) -> sqlx::Result<Connection> {
@@ -351,7 +363,7 @@ pub(in crate::connections) async fn apply(
     Ok(connection)
 }
 
-async fn update(db: &mut PgConnection, connection: &Connection) -> sqlx::Result<()> {
+async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {
     let upstream = connection.state.upstream();
     let account = connection.account.as_ref();
     let found = connection.found_account.as_ref();

@@ -1,11 +1,12 @@
 //! What the sweep compares with Nango.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{ConnectionRow, select_connections};
 use crate::connections::Connection;
+use crate::connections::Transaction;
 
 /// A connection that Nango should hold.
 #[derive(Clone, Debug, FromRow)]
@@ -20,7 +21,7 @@ pub(in crate::connections) struct Held {
 
 /// Those of Nango's connections that are ours.
 pub(in crate::connections) async fn held_of(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<Held>> {
     sqlx::query_as(
@@ -34,7 +35,7 @@ pub(in crate::connections) async fn held_of(
 
 /// Connections that Nango has held since before `since`, after this one, in the order of their ids.
 pub(in crate::connections) async fn held_since(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     since: DateTime<Utc>,
     after: Uuid,
     limit: i64,
@@ -55,7 +56,7 @@ pub(in crate::connections) async fn held_since(
 
 /// Some other connections of the same connector: those that work before those that are failing, too.
 pub(in crate::connections) async fn siblings(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     connection: &Connection,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
@@ -76,7 +77,7 @@ pub(in crate::connections) async fn siblings(
 
 /// Notes that Nango was asked about a connection, which is no change of it.
 pub(in crate::connections) async fn checked(
-    db: &mut PgConnection,
+    db: &mut Transaction,
     id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {

@@ -84,6 +84,15 @@ async fn run() {
     assert!(wrong.is_empty(), "{} violations", wrong.len());
 }
 
+/// A client that follows no redirect, and has less patience than the callers of a service that lives.
+fn client() -> Client {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(10))
+        .build()
+        .unwrap()
+}
+
 impl Stage {
     async fn new() -> Self {
         let database = postgres::database().await;
@@ -108,11 +117,7 @@ impl Stage {
             secret_key: secret_key.clone().into(),
             timeout: Duration::from_secs(20),
         });
-        let client = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(10))
-            .build()
-            .unwrap();
+        let client = client();
         let settings = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
             ("PORT", port.to_string()),

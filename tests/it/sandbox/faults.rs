@@ -130,3 +130,35 @@ async fn faults_that_do_not_exist_are_refused_by_name() {
     );
     assert_eq!(held["latency_ms"], 0, "setting replaces all faults");
 }
+
+#[tokio::test]
+async fn faults_may_be_meant_for_some_calls_only_and_answers_held_back() {
+    let mut world = configured(|_| {}).await;
+    let id = world
+        .connect("github", "first", json!({ "tags": {} }))
+        .await;
+    let faults = json!({ "status": 500, "only": "GET /connections?page=1" });
+    world.faults(faults).await;
+    for (page, status) in [(0, 200), (1, 500)] {
+        let url = format!("{}/connections?page={page}", world.sandbox.url());
+        let answer = world.http.get(url).bearer_auth(World::KEY).send().await;
+        assert_eq!(answer.unwrap().status(), status);
+    }
+    let faults = json!({ "hold_answers_ms": 60_000, "only": "DELETE" });
+    world.faults(faults).await;
+    let path = format!("/connections/{id}?provider_config_key=github");
+    let url = format!("{}{path}", world.sandbox.url());
+    let delete = world.http.delete(url).bearer_auth(World::KEY).send();
+    let gone = async {
+        loop {
+            let held = world.call(Method::GET, "/connections", None).await;
+            if held["connections"] == json!([]) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        answer = delete => panic!("it was to be held back: {answer:?}"),
+        () = gone => {}
+    }
+}

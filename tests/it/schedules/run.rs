@@ -383,7 +383,7 @@ impl<'a> Run<'a> {
             "select nango_connection_id from user_connector_connection where id = $1",
         )
         .bind(id)
-        .fetch_one(&mut *sql)
+        .fetch_one(&mut sql)
         .await
         .unwrap()
     }

@@ -13,13 +13,13 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
-use patchbay::connections::service::Connections;
+use patchbay::connections::service::{Connections, Settings};
 use patchbay::nango::webhook::{self, Event, SigningKeys};
 use patchbay::nango::{self, Nango, Refresh};
 use patchbay::sandbox::{self, Sandbox};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Postgres, Transaction};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::house::{client, integrations, popup, start_of_time};
@@ -59,7 +59,7 @@ pub(super) struct World {
     catalog: Arc<Catalog>,
     public_url: String,
     connections: Database,
-    _database: TestDatabase,
+    database: TestDatabase,
 }
 
 impl World {
@@ -106,7 +106,7 @@ impl World {
             public_url,
             connections,
             sandbox,
-            _database: database,
+            database,
         }
     }
 
@@ -126,14 +126,17 @@ impl World {
             self.catalog.clone(),
             Some(nango),
             self.clock.clone(),
-            self.public_url.parse().unwrap(),
+            Settings {
+                public_url: self.public_url.parse().unwrap(),
+                token_cache: Duration::ZERO,
+            },
         )
         .await
         .unwrap()
     }
 
-    pub(super) async fn sql(&self) -> Transaction<'static, Postgres> {
-        self.connections.begin().await.unwrap()
+    pub(super) async fn sql(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.unwrap()
     }
 
     pub(super) fn pass(&self, time: TimeDelta) {
@@ -189,10 +192,9 @@ impl World {
     pub(super) async fn clear(&self) {
         let mut sql = self.sql().await;
         sqlx::query("delete from user_connector_connection")
-            .execute(&mut *sql)
+            .execute(&mut sql)
             .await
             .unwrap();
-        sql.commit().await.unwrap();
         self.mailbox.lock().unwrap().clear();
     }
 }

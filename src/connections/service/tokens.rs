@@ -1,0 +1,364 @@
+//! Tokens for workflows: one upstream call however many ask, and a precise reason why not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, Utc};
+use moka::Expiry;
+use moka::future::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+use super::check::{Health, RECENT};
+use super::{Connections, Error, Result};
+use crate::auth::UserId;
+use crate::connections::uses::{Purpose, Use};
+use crate::connections::{Connection, Reason, State, store};
+use crate::nango::proxy::ProxyCall;
+use crate::nango::{self, Credentials, Refresh};
+
+/// A token is not handed out of memory when it ends within this time.
+const MARGIN: Duration = Duration::from_secs(5 * 60);
+
+/// How many tokens are held in memory at the most.
+const HELD: u64 = 50_000;
+
+/// What a workflow is given.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Whose it is.
+    pub connection: Connection,
+    /// The credentials; for OAuth the access token and when it ends.
+    pub credentials: Arc<Credentials>,
+    /// A digest that names the token without telling it: to be sent back should the provider refuse it.
+    pub id: String,
+}
+
+/// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
+///
+/// A token is held for one version of its connection: whatever changes the
+/// connection, on whichever replica, empties it everywhere.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    held: Cache<(Uuid, i64), Arc<Held>>,
+    reports: Cache<(Uuid, String), ()>,
+}
+
+#[derive(Debug)]
+struct Held {
+    credentials: Arc<Credentials>,
+    id: String,
+    /// For how long it may be handed out of memory.
+    good_for: Duration,
+}
+
+struct HeldExpiry;
+
+impl Expiry<(Uuid, i64), Arc<Held>> for HeldExpiry {
+    fn expire_after_create(
+        &self,
+        _: &(Uuid, i64),
+        held: &Arc<Held>,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(held.good_for)
+    }
+}
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        Self {
+            held: Cache::builder()
+                .max_capacity(HELD)
+                .expire_after(HeldExpiry)
+                .build(),
+            // A report is one report, however many workers of a workflow send it.
+            reports: Cache::builder()
+                .max_capacity(HELD)
+                .time_to_live(Duration::from_secs(60))
+                .build(),
+        }
+    }
+}
+
+impl Connections {
+    /// A live token of a user's connection, for the service named.
+    ///
+    /// # Errors
+    /// Why there is none: see [`Error`].
+    pub async fn token(&self, user: &UserId, id: Uuid, service: &str) -> Result<Token> {
+        let connection = self.own(user, id).await?;
+        let token = self.token_of(&connection).await?;
+        self.used(&connection, service, Purpose::Token).await;
+        Ok(token)
+    }
+
+    /// The same of the user's connection of a connector: of the instance named, or of the only one.
+    ///
+    /// # Errors
+    /// [`Error::AmbiguousConnection`] rather than a guess.
+    pub async fn token_of_connector(
+        &self,
+        user: &UserId,
+        connector: &str,
+        instance_id: Option<&str>,
+        service: &str,
+    ) -> Result<Token> {
+        let connector = self.connector(connector)?;
+        let filter = store::Filter {
+            connector_id: Some(connector.id),
+            ..store::Filter::default()
+        };
+        let mut tx = self.begin().await?;
+        let all = store::list(&mut tx, user, &filter, i64::MAX).await?;
+        tx.commit().await?;
+        let connection = chosen(all, instance_id)?.ok_or_else(|| Error::NotConnected {
+            connector: connector.slug.clone(),
+            detail: format!("the user has not connected {}", connector.name),
+        })?;
+        let token = self.token_of(&connection).await?;
+        self.used(&connection, service, Purpose::Token).await;
+        Ok(token)
+    }
+
+    async fn token_of(&self, connection: &Connection) -> Result<Token> {
+        self.upstream()?;
+        usable(connection)?;
+        let key = (connection.id, connection.version);
+        let asked = self
+            .tokens
+            .held
+            .try_get_with(key, self.ask_for_token(connection));
+        let held = asked.await.map_err(|error| error.again())?;
+        Ok(Token {
+            connection: connection.clone(),
+            credentials: held.credentials.clone(),
+            id: held.id.clone(),
+        })
+    }
+
+    /// Asks Nango for a token, for all who wait for it; finds out why there is none.
+    async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Held>> {
+        let credentials = match self.credentials(connection, Refresh::WhenDue).await {
+            Ok(credentials) => credentials,
+            Err(error) => {
+                self.explain(connection, error).await?;
+                // It was refreshed after all.
+                self.credentials(connection, Refresh::WhenDue).await?
+            }
+        };
+        let good_for = match &credentials {
+            Credentials::OAuth2 {
+                expires_at: Some(at),
+                ..
+            } => left(*at, self.clock.now()).min(self.token_cache),
+            _ => self.token_cache,
+        };
+        Ok(Arc::new(Held {
+            id: name_of(&credentials),
+            credentials: Arc::new(credentials),
+            good_for,
+        }))
+    }
+
+    async fn credentials(
+        &self,
+        connection: &Connection,
+        refresh: Refresh,
+    ) -> Result<Credentials, nango::Error> {
+        let (Some(upstream), Some(held)) = (&self.upstream, connection.state.upstream()) else {
+            return Err(nango::Error::NotFound);
+        };
+        let key = &connection.connector.integration_key;
+        Ok(upstream
+            .nango
+            .connection(&held.id, key, refresh)
+            .await?
+            .credentials)
+    }
+
+    /// Why Nango gave no token: finds out whether the connection is dead or its provider is out of order.
+    ///
+    /// # Errors
+    /// Always the reason, but when a check has found that the connection works.
+    async fn explain(&self, connection: &Connection, error: nango::Error) -> Result<()> {
+        if !matches!(
+            error,
+            nango::Error::InvalidCredentials { .. } | nango::Error::NotFound
+        ) {
+            return Err(error.into());
+        }
+        let recently = self.clock.now() - RECENT;
+        let checked = connection
+            .last_checked_at
+            .is_some_and(|checked| checked >= recently);
+        if connection.failing_since.is_some() && checked {
+            // An outage is not asked about by every workflow that meets it.
+            return Err(Error::ProviderUnavailable);
+        }
+        match self.check_connection(connection).await? {
+            Health::Works(_) => Ok(()),
+            Health::Dead | Health::Missing => Err(needs_reauthorization(connection)),
+            Health::Outage | Health::Doubtful => Err(Error::ProviderUnavailable),
+        }
+    }
+
+    /// A provider refused a token: has it refreshed, unless that was done since. Says whether it was.
+    ///
+    /// # Errors
+    /// As [`Connections::token`].
+    pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
+        let connection = self.own(user, id).await?;
+        usable(&connection)?;
+        // What the first of several reports has done; the others have nothing to do.
+        let mut done = None;
+        let report = (id, token_id.to_owned());
+        let reported = self.tokens.reports.try_get_with(report, async {
+            done = Some(self.refresh_refused(&connection, token_id).await?);
+            Ok::<(), Error>(())
+        });
+        reported.await.map_err(|error| error.again())?;
+        if done.is_some() {
+            let now = self.clock.now();
+            // A new version: what any replica still holds of the old token is handed out no more.
+            self.apply_if_same(&connection, |connection| connection.token_refreshed(now))
+                .await?;
+        }
+        Ok(done.unwrap_or(false))
+    }
+
+    async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {
+        let current = match self.credentials(connection, Refresh::WhenDue).await {
+            Ok(current) => current,
+            Err(error) => return self.explain(connection, error).await.map(|()| true),
+        };
+        if name_of(&current) != token_id {
+            // Nango has refreshed it by itself, which nobody has told us.
+            let key = (connection.id, connection.version);
+            self.tokens.held.invalidate(&key).await;
+            return Ok(false);
+        }
+        match self.credentials(connection, Refresh::Force).await {
+            Ok(_) => Ok(true),
+            Err(error) => self.explain(connection, error).await.map(|()| true),
+        }
+    }
+
+    /// Calls the provider's API with a connection's credentials, which Nango adds.
+    ///
+    /// # Errors
+    /// As [`Connections::token`]; what the provider answers is no error.
+    pub async fn proxy(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        service: &str,
+        call: ProxyCall,
+    ) -> Result<reqwest::Response> {
+        let upstream = self.upstream()?;
+        let connection = self.own(user, id).await?;
+        usable(&connection)?;
+        let held = connection
+            .state
+            .upstream()
+            .ok_or(Error::ConnectionNotFound)?;
+        let key = &connection.connector.integration_key;
+        let answer = upstream.nango.proxy(&held.id, key, call).await?;
+        self.used(&connection, service, Purpose::Proxy).await;
+        Ok(answer)
+    }
+
+    /// Notes that a service was given a token, or used one.
+    pub(super) async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) {
+        let used = Use {
+            connection_id: connection.id,
+            user_id: connection.user_id.as_str().to_owned(),
+            service: service.to_owned(),
+            purpose,
+            used_at: self.clock.now(),
+        };
+        self.uses.note(used).await;
+    }
+}
+
+/// The connection that is meant: never a guess among several.
+fn chosen(mut all: Vec<Connection>, instance_id: Option<&str>) -> Result<Option<Connection>> {
+    if let Some(instance_id) = instance_id {
+        return Ok(all
+            .into_iter()
+            .find(|connection| connection.instance_id == instance_id));
+    }
+    all.retain(|connection| !matches!(connection.state, State::Disconnected { .. }));
+    // One that was never connected is not in the way of one that is.
+    if all
+        .iter()
+        .any(|connection| connection.state.upstream().is_some())
+    {
+        all.retain(|connection| connection.state.upstream().is_some());
+    }
+    match all.len() {
+        0 | 1 => Ok(all.pop()),
+        _ => Err(Error::AmbiguousConnection(
+            all.iter().map(|connection| connection.id).collect(),
+        )),
+    }
+}
+
+/// Refuses a connection that has no token to give, and says why.
+pub(super) fn usable(connection: &Connection) -> Result<()> {
+    let not_connected = |detail: String| {
+        Err(Error::NotConnected {
+            connector: connection.connector.slug.clone(),
+            detail,
+        })
+    };
+    let name = &connection.connector.name;
+    match &connection.state {
+        State::Connected { .. } => Ok(()),
+        State::Pending { previous: Some(_) }
+        | State::Error {
+            reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
+            ..
+        } => Err(needs_reauthorization(connection)),
+        State::Error {
+            reason: Reason::AccountMismatch,
+            ..
+        } => Err(Error::AccountMismatch),
+        State::Pending { previous: None } => {
+            not_connected(format!("{name} still waits for the user's authorization"))
+        }
+        State::Disconnected { .. } => not_connected(format!("the user has disconnected {name}")),
+        State::Error { reason, .. } => {
+            not_connected(format!("{name} could not be connected: {reason}"))
+        }
+    }
+}
+
+fn needs_reauthorization(connection: &Connection) -> Error {
+    Error::NeedsReauthorization {
+        connection_id: connection.id,
+        connector: connection.connector.name.clone(),
+    }
+}
+
+/// How long a token is good for out of memory, that ends at `at`.
+fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (at - now)
+        .to_std()
+        .unwrap_or_default()
+        .saturating_sub(MARGIN)
+}
+
+/// A digest that names credentials without telling them.
+fn name_of(credentials: &Credentials) -> String {
+    let secret: &SecretString = match credentials {
+        Credentials::OAuth2 { access_token, .. } => access_token,
+        Credentials::OAuth1 { token, .. } => token,
+        Credentials::ApiKey { api_key } => api_key,
+        Credentials::Basic { password, .. } => password,
+        Credentials::Other { raw, .. } => raw,
+        Credentials::Withheld => return String::new(),
+    };
+    hex::encode(&digest(&SHA256, secret.expose_secret().as_bytes()).as_ref()[..8])
+}

@@ -1,0 +1,136 @@
+//! What is done with all of a user's connections, and with what is known of their use.
+
+use uuid::Uuid;
+
+use super::{Connections, Result};
+use crate::auth::UserId;
+use crate::connections::Upstream;
+use crate::connections::lookups::{INSTALLATION_TAG, USER_TAG};
+use crate::connections::store;
+use crate::connections::uses::PastUse;
+use crate::nango::ListConnections;
+
+/// What came of deleting a user's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// How many connections were removed here.
+    pub connections: usize,
+    /// Whether Nango has confirmed that it holds nothing of the user any more.
+    pub confirmed: bool,
+}
+
+impl Connections {
+    /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not confirm now is deleted there later.
+    pub async fn erase(&self, user: &UserId) -> Result<Erased> {
+        self.upstream()?;
+        let mut tx = self.begin().await?;
+        let connections = store::list(&mut tx, user, &store::Filter::default(), i64::MAX).await?;
+        tx.commit().await?;
+        for connection in &connections {
+            self.erase_connection(connection.id).await?;
+        }
+        let mut tx = self.begin().await?;
+        store::forget_keys_of(&mut tx, user).await?;
+        tx.commit().await?;
+        let searched = self.erase_unknown(user).await;
+        if let Err(error) = &searched {
+            tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
+        }
+        let mut confirmed = searched.is_ok();
+        for connection in &connections {
+            confirmed &= self.delete_now(connection.id).await?;
+        }
+        self.deletions.notify_one();
+        Ok(Erased {
+            connections: connections.len(),
+            confirmed,
+        })
+    }
+
+    async fn erase_connection(&self, id: Uuid) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let Some(connection) = store::lock(&mut tx, id).await? else {
+            return Ok(());
+        };
+        if let Some(upstream) = connection.state.upstream() {
+            let key = &connection.connector.integration_key;
+            store::delete_later(&mut tx, upstream, key, Some(id), self.clock.now()).await?;
+        }
+        store::delete(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// What Nango holds of the user though no row said so: granted a moment ago, or left behind.
+    async fn erase_unknown(&self, user: &UserId) -> Result<()> {
+        let tags = [
+            (USER_TAG.to_owned(), user.as_str().to_owned()),
+            (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
+        ];
+        let filter = ListConnections {
+            tags: tags.into(),
+            ..ListConnections::default()
+        };
+        let found = self.upstream()?.nango.connections(&filter).await?;
+        let mut tx = self.begin().await?;
+        for summary in &found {
+            let upstream = Upstream {
+                id: summary.connection_id.clone(),
+                created_at: summary.created_at,
+            };
+            store::delete_later(
+                &mut tx,
+                &upstream,
+                &summary.provider_config_key,
+                None,
+                self.clock.now(),
+            )
+            .await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A page of who has used a connection's credentials, the newest first.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn uses(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<PastUse>> {
+        self.own(user, id).await?;
+        let mut tx = self.begin().await?;
+        let uses = store::uses(&mut tx, id, before, limit).await?;
+        tx.commit().await?;
+        Ok(uses)
+    }
+
+    /// Writes down the uses that wait for it. Says how many.
+    ///
+    /// # Errors
+    /// As the database; then they go on waiting.
+    pub async fn write_uses(&self) -> Result<usize> {
+        let uses = self.uses.take();
+        if uses.is_empty() {
+            return Ok(0);
+        }
+        let written = async {
+            let mut tx = self.begin().await?;
+            store::insert_uses(&mut tx, &uses).await?;
+            tx.commit().await?;
+            Ok(uses.len())
+        };
+        let written = written.await;
+        if written.is_err() {
+            self.uses.give_back(uses);
+        }
+        written
+    }
+}

@@ -1,0 +1,107 @@
+//! A transaction, and the only way to run a statement.
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+
+/// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
+///
+/// Behind a pooler that switches servers between transactions its statements
+/// have no name. A name would outlive the transaction on a server that serves
+/// another client next, whose statements have the same names: sqlx numbers
+/// them, and names them even where its cache is off.
+#[derive(Debug)]
+pub struct Transaction {
+    inner: sqlx::Transaction<'static, Postgres>,
+    unnamed: bool,
+}
+
+impl Transaction {
+    pub(super) fn new(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
+        Self { inner, unnamed }
+    }
+
+    /// Makes what was done durable and visible.
+    ///
+    /// # Errors
+    /// When the server does not confirm: then it is not known whether it happened.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        self.inner.commit().await
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Transaction {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let unnamed = self.unnamed;
+        let connection: &'c mut PgConnection = &mut self.inner;
+        connection.fetch_many(Statement { query, unnamed })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let unnamed = self.unnamed;
+        let connection: &'c mut PgConnection = &mut self.inner;
+        connection.fetch_optional(Statement { query, unnamed })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        _sql: SqlStr,
+        _parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(only_run())))
+    }
+
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(only_run())))
+    }
+}
+
+/// sqlx would give the statement a name, whatever stands between.
+fn only_run() -> sqlx::Error {
+    sqlx::Error::Protocol("a transaction's statements are run, not prepared".to_owned())
+}
+
+/// A statement that is not kept on the server where it must not be.
+struct Statement<E> {
+    query: E,
+    unnamed: bool,
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Statement<E> {
+    fn sql(self) -> SqlStr {
+        self.query.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.query.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.query.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        !self.unnamed && self.query.persistent()
+    }
+}

@@ -1,0 +1,232 @@
+//! Tokens for workflows: for services only.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::{Code, Problem, ProblemBody};
+use super::extract::{Json as Body, Path, Query, Workflow};
+use crate::connections::service::{Error, Token};
+use crate::nango::Credentials;
+
+/// A live token, and whose it is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TokenBody {
+    connection_id: Uuid,
+    connector_slug: String,
+    /// Names the token without telling it: send it to `/token/invalid` should the provider refuse the token.
+    token_id: String,
+    #[serde(flatten)]
+    credentials: CredentialsBody,
+}
+
+/// Credentials, by their type.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum CredentialsBody {
+    /// An OAuth 2 access token.
+    Oauth2 {
+        access_token: String,
+        /// As the provider says; `Bearer` if it does not.
+        token_type: String,
+        /// When it ends; null where the provider does not say.
+        expires_at: Option<DateTime<Utc>>,
+        /// What it allows; null where the provider does not say.
+        scopes: Option<Vec<String>>,
+    },
+    /// An OAuth 1 token with its secret.
+    Oauth1 { token: String, token_secret: String },
+    /// An API key.
+    ApiKey { api_key: String },
+    /// A user name and password.
+    Basic { username: String, password: String },
+    /// Credentials of another kind, as Nango has them.
+    Other {
+        kind: String,
+        #[schema(value_type = Object)]
+        credentials: Value,
+    },
+}
+
+impl CredentialsBody {
+    fn of(credentials: &Credentials) -> Result<Self, Problem> {
+        let text = |secret: &secrecy::SecretString| secret.expose_secret().to_owned();
+        Ok(match credentials {
+            Credentials::OAuth2 {
+                access_token,
+                expires_at,
+                raw,
+            } => {
+                let raw: Value = serde_json::from_str(raw.expose_secret()).unwrap_or_default();
+                let told = |name: &str| raw.get(name).and_then(Value::as_str);
+                Self::Oauth2 {
+                    access_token: text(access_token),
+                    token_type: told("token_type").unwrap_or("Bearer").to_owned(),
+                    expires_at: *expires_at,
+                    scopes: told("scope").map(scopes),
+                }
+            }
+            Credentials::OAuth1 {
+                token,
+                token_secret,
+            } => Self::Oauth1 {
+                token: text(token),
+                token_secret: text(token_secret),
+            },
+            Credentials::ApiKey { api_key } => Self::ApiKey {
+                api_key: text(api_key),
+            },
+            Credentials::Basic { username, password } => Self::Basic {
+                username: text(username),
+                password: text(password),
+            },
+            Credentials::Other { kind, raw } => Self::Other {
+                kind: kind.clone(),
+                credentials: serde_json::from_str(raw.expose_secret()).unwrap_or_default(),
+            },
+            Credentials::Withheld => {
+                tracing::error!(
+                    "Nango withholds credentials: NANGO_SECRET_KEY lacks the scope to read them"
+                );
+                return Err(Problem::new(
+                    Code::NangoMisconfigured,
+                    "Nango's key may not read credentials",
+                ));
+            }
+        })
+    }
+}
+
+/// Providers part scopes by spaces (RFC 6749, 3.3) or, some of them, by commas.
+fn scopes(text: &str) -> Vec<String> {
+    text.split([' ', ','])
+        .filter(|scope| !scope.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
+    Ok(Json(TokenBody {
+        connection_id: token.connection.id,
+        connector_slug: token.connection.connector.slug.clone(),
+        token_id: token.id.clone(),
+        credentials: CredentialsBody::of(&token.credentials)?,
+    }))
+}
+
+/// Whatever keeps Nango from answering is the same to a workflow: it comes again later.
+pub(super) fn why_not(error: Error) -> Problem {
+    match error {
+        Error::Nango(error) if error.is_transient() => Problem::unavailable_to_workflow(&error),
+        error => error.into(),
+    }
+}
+
+/// A live access token of a connection.
+///
+/// | code | what to do |
+/// |---|---|
+/// | `not_connected` | have the user connect: `connect` says where |
+/// | `needs_reauthorization` | have the user reconnect: `connect` says where |
+/// | `account_mismatch` | have the user decide which account it is |
+/// | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "get_token", tag = "tokens",
+    params(("id" = Uuid, Path, description = "A connection's id"),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+    responses(
+        (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(super) async fn of_connection(
+    State(state): State<AppState>,
+    workflow: Workflow,
+    Path(id): Path<Uuid>,
+) -> Result<Json<TokenBody>, Problem> {
+    let token = state
+        .connections
+        .token(&workflow.user, id, &workflow.service.name)
+        .await;
+    body(&token.map_err(why_not)?)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TokenQuery {
+    /// Which of the user's accounts of the connector; may be left out when there is one.
+    instance_id: Option<String>,
+}
+
+/// A live access token of a user's connection of a connector.
+///
+/// As that of a connection; of several, none is guessed: `ambiguous_connection`
+/// has the `candidates`.
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "get_token_of_connector", tag = "tokens",
+    params(("connector" = String, Path, description = "A connector's id or slug"), TokenQuery,
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+    responses(
+        (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(super) async fn of_connector(
+    State(state): State<AppState>,
+    workflow: Workflow,
+    Path(connector): Path<String>,
+    Query(query): Query<TokenQuery>,
+) -> Result<Json<TokenBody>, Problem> {
+    let instance = query.instance_id.as_deref();
+    let token = state
+        .connections
+        .token_of_connector(&workflow.user, &connector, instance, &workflow.service.name)
+        .await;
+    body(&token.map_err(why_not)?)
+}
+
+/// What a workflow says of a token that the provider refused.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct RefusedToken {
+    /// The refused token's `token_id`.
+    token_id: String,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct RefusedAnswer {
+    /// Whether it was refreshed by this call; if not, it had been since: ask for the token again.
+    refreshed: bool,
+}
+
+/// The provider refused a token: it is refreshed, once however many say so.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", operation_id = "refuse_token", tag = "tokens",
+    params(("id" = Uuid, Path, description = "A connection's id"),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+    request_body = RefusedToken,
+    responses(
+        (status = 200, body = RefusedAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(super) async fn refused(
+    State(state): State<AppState>,
+    workflow: Workflow,
+    Path(id): Path<Uuid>,
+    Body(refused): Body<RefusedToken>,
+) -> Result<Json<RefusedAnswer>, Problem> {
+    let done = state
+        .connections
+        .token_refused(&workflow.user, id, &refused.token_id)
+        .await;
+    Ok(Json(RefusedAnswer {
+        refreshed: done.map_err(why_not)?,
+    }))
+}

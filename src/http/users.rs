@@ -1,0 +1,111 @@
+//! What services do with a user's data, and who has used it.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::AppState;
+use super::error::{Problem, ProblemBody};
+use super::extract::{Administrator, Path, Query, Reader};
+use crate::auth::UserId;
+use crate::connections::uses::PastUse;
+
+/// How many uses a page has at the most.
+const MAX_LIMIT: i64 = 200;
+
+/// What came of deleting a user's data.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ErasedBody {
+    /// How many connections were removed.
+    connections: usize,
+    /// Whether Nango has confirmed that it holds nothing of them; if not, it is asked until it has.
+    upstream_deleted: bool,
+}
+
+/// Removes all of a user's connections with their history, here and at Nango. May be repeated.
+#[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "erase_user", tag = "connections",
+    params(("user" = String, Path, description = "The user, as tokens name them")),
+    responses(
+        (status = 200, body = ErasedBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 403, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(super) async fn erase(
+    State(state): State<AppState>,
+    _: Administrator,
+    Path(user): Path<String>,
+) -> Result<Json<ErasedBody>, Problem> {
+    let user = UserId::try_from(user).map_err(|error| Problem::invalid(error.to_string()))?;
+    let erased = state.connections.erase(&user).await?;
+    Ok(Json(ErasedBody {
+        connections: erased.connections,
+        upstream_deleted: erased.confirmed,
+    }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct UsesQuery {
+    /// How many at the most: 1 to 200, 50 by default.
+    limit: Option<i64>,
+    /// The last page's `next_cursor`.
+    cursor: Option<i64>,
+}
+
+/// One use of a connection's credentials.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UseBody {
+    /// The name of the service's key.
+    service: String,
+    /// `token` when it was handed out, `proxy` when a call was made with it.
+    purpose: String,
+    used_at: DateTime<Utc>,
+}
+
+/// A page of uses, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct UsesBody {
+    uses: Vec<UseBody>,
+    /// The cursor of the next page; null when this one was not full.
+    next_cursor: Option<i64>,
+}
+
+/// Who has used a connection's credentials, the newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/uses", operation_id = "list_uses", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id"), UsesQuery),
+    responses(
+        (status = 200, body = UsesBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+    )
+)]
+pub(super) async fn uses(
+    State(state): State<AppState>,
+    Reader(user): Reader,
+    Path(id): Path<Uuid>,
+    Query(query): Query<UsesQuery>,
+) -> Result<Json<UsesBody>, Problem> {
+    let limit = query.limit.unwrap_or(50);
+    if !(1..=MAX_LIMIT).contains(&limit) {
+        return Err(Problem::invalid(format!(
+            "limit has to be 1 to {MAX_LIMIT}"
+        )));
+    }
+    let rows = state
+        .connections
+        .uses(&user, id, query.cursor, limit)
+        .await?;
+    let full = i64::try_from(rows.len()).is_ok_and(|found| found == limit);
+    let next_cursor = rows.last().filter(|_| full).map(|row| row.id);
+    let body = |row: PastUse| UseBody {
+        service: row.service,
+        purpose: row.purpose,
+        used_at: row.used_at,
+    };
+    Ok(Json(UsesBody {
+        uses: rows.into_iter().map(body).collect(),
+        next_cursor,
+    }))
+}

@@ -1,0 +1,162 @@
+//! The keys' SQL.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::connections::Transaction;
+
+use super::{KeyInfo, NewKey, Scope, Service};
+
+#[derive(FromRow)]
+struct KeyRow {
+    prefix: String,
+    name: String,
+    scopes: Vec<String>,
+    digest: Vec<u8>,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl KeyRow {
+    /// A scope that this version does not know allows nothing.
+    fn scopes(&self) -> BTreeSet<Scope> {
+        self.scopes
+            .iter()
+            .filter_map(|scope| scope.parse().ok())
+            .collect()
+    }
+
+    fn info(self) -> KeyInfo {
+        KeyInfo {
+            scopes: self.scopes(),
+            prefix: self.prefix,
+            name: self.name,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+        }
+    }
+}
+
+/// A key in use, with what its text is compared to.
+pub(super) struct Kept {
+    pub(super) service: Service,
+    pub(super) digest: Vec<u8>,
+}
+
+pub(super) async fn find(
+    db: &mut Transaction,
+    prefix: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<Kept>> {
+    let row: Option<KeyRow> = sqlx::query_as(
+        "select * from service_key \
+         where prefix = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
+    )
+    .bind(prefix)
+    .bind(now)
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| Kept {
+        service: Service {
+            scopes: row.scopes(),
+            name: row.name,
+        },
+        digest: row.digest,
+    }))
+}
+
+pub(super) async fn insert(
+    db: &mut Transaction,
+    key: &NewKey,
+    name: &str,
+    scopes: &BTreeSet<Scope>,
+) -> sqlx::Result<()> {
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query(
+        "insert into service_key (id, prefix, name, scopes, digest) values ($1, $2, $3, $4, $5)",
+    )
+    .bind(Uuid::now_v7())
+    .bind(&key.prefix)
+    .bind(name)
+    .bind(&scopes)
+    .bind(key.digest.as_slice())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
+    let rows: Vec<KeyRow> = sqlx::query_as("select * from service_key order by id desc")
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(KeyRow::info).collect())
+}
+
+/// The keys in use with this prefix or name.
+pub(super) async fn in_use(
+    db: &mut Transaction,
+    which: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<KeyInfo>> {
+    let rows: Vec<KeyRow> = sqlx::query_as(
+        "select * from service_key where (prefix = $1 or name = $1) and revoked_at is null and expires_at is null \
+         union all \
+         select * from service_key where prefix = $1 and revoked_at is null and expires_at > $2",
+    )
+    .bind(which)
+    .bind(now)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(KeyRow::info).collect())
+}
+
+pub(super) async fn expire(
+    db: &mut Transaction,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    set(
+        db,
+        "update service_key set expires_at = $2 where prefix = $1",
+        prefix,
+        at,
+    )
+    .await
+}
+
+pub(super) async fn revoke(
+    db: &mut Transaction,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    set(
+        db,
+        "update service_key set revoked_at = $2 where prefix = $1",
+        prefix,
+        at,
+    )
+    .await
+}
+
+async fn set(
+    db: &mut Transaction,
+    statement: &'static str,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let done = sqlx::query(statement)
+        .bind(prefix)
+        .bind(at)
+        .execute(db)
+        .await?;
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(sqlx::Error::RowNotFound)
+    }
+}

@@ -1,0 +1,91 @@
+//! The `keys` command.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Subcommand;
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+use patchbay::connections::Database;
+use patchbay::keys::{Scope, ServiceKeys, shown};
+
+use crate::Failure;
+
+/// What is done with keys. They need `DATABASE_URL` and nothing else.
+#[derive(Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key, and show it this once.
+    Create {
+        /// What it is called: the audit trail shows it.
+        name: String,
+        /// What it allows: tokens:read, connections:read, connections:write. May be given more than once.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<Scope>,
+    },
+    /// List all keys, the newest first.
+    List,
+    /// Make a new key of the same name and scopes, and let the old one end a while later.
+    Rotate {
+        /// The key's prefix or name.
+        key: String,
+        /// How many hours the old key goes on working.
+        #[arg(long, default_value_t = 24)]
+        grace_hours: u32,
+    },
+    /// End a key at once.
+    Revoke {
+        /// The key's prefix or name.
+        key: String,
+    },
+}
+
+pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
+    let config = Config::read_database(&|name| std::env::var(name).ok())?;
+    let database = Database::connect(&config).await?;
+    database.migrate().await?;
+    let keys = ServiceKeys::new(database, Vec::new(), Clock::System);
+    match command {
+        KeysCommand::Create { name, scopes } => {
+            let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
+            println!("{}", shown(&key));
+            eprintln!("This is the only time that the key is shown.");
+        }
+        KeysCommand::List => {
+            for key in keys.list().await? {
+                let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+                let state = state(key.revoked_at, key.expires_at);
+                println!(
+                    "{}  {}  {}  {state}",
+                    key.prefix,
+                    key.name,
+                    scopes.join(" ")
+                );
+            }
+        }
+        KeysCommand::Rotate { key, grace_hours } => {
+            let new = keys
+                .rotate(&key, TimeDelta::hours(grace_hours.into()))
+                .await?;
+            println!("{}", shown(&new));
+            eprintln!(
+                "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
+            );
+        }
+        KeysCommand::Revoke { key } => {
+            let revoked = keys.revoke(&key).await?;
+            println!(
+                "{} ({}) opens nothing any more",
+                revoked.prefix, revoked.name
+            );
+        }
+    }
+    Ok(())
+}
+
+fn state(revoked_at: Option<DateTime<Utc>>, expires_at: Option<DateTime<Utc>>) -> String {
+    match (revoked_at, expires_at) {
+        (Some(at), _) => format!("revoked {}", at.format("%F %T")),
+        (None, Some(at)) => format!("until {}", at.format("%F %T")),
+        (None, None) => "in use".to_owned(),
+    }
+}

@@ -1,0 +1,543 @@
+//! Connecting: what the answer says, where what is sent arrives, and every order
+//! in which grants may come.
+
+use futures::future::join_all;
+use insta::assert_snapshot;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{events, text};
+use crate::house::House;
+
+/// Follows the popup's address to where the provider asks, as its query.
+async fn authorize_query(house: &House, oauth_url: &str) -> Vec<(String, String)> {
+    let response = house.client.get(oauth_url).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::FOUND);
+    let location = response.headers()["location"].to_str().unwrap();
+    Url::parse(location)
+        .unwrap()
+        .query_pairs()
+        .into_owned()
+        .collect()
+}
+
+async fn held_by_nango(house: &House, id: &str, key: &str) -> Value {
+    let path = format!("/connections/{id}?provider_config_key={key}");
+    let (status, body) = house.nango(Method::GET, &path).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body
+}
+
+#[tokio::test]
+async fn a_begun_connection_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.ask_post("/gmail/connect", json!({})).await;
+    assert_snapshot!(begun, @r#"
+    200 OK
+    {
+      "already_connected": false,
+      "attempt_id": "[id]",
+      "connection_id": "[id]",
+      "expires_at": "2027-01-15T08:30:00Z",
+      "message": "Open oauth_url to connect Gmail",
+      "nango_connection_id": null,
+      "oauth_url": "http://127.0.0.1/oauth/connect/gmail?connect_session_token=[token]",
+      "popup": true,
+      "status": "pending"
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn a_page_of_connections_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    ada.connect("gmail").await;
+    assert_snapshot!(ada.ask_get("/connections").await, @r#"
+    200 OK
+    {
+      "connections": [
+        {
+          "account": null,
+          "attempt": {
+            "created_at": "2027-01-15T08:00:00Z",
+            "ended_at": null,
+            "error_code": null,
+            "error_message": null,
+            "expires_at": "2027-01-15T08:30:00Z",
+            "id": "[id]",
+            "kind": "connect",
+            "outcome": null
+          },
+          "config": {},
+          "connected_at": null,
+          "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+          "connector_name": "Gmail",
+          "connector_slug": "gmail",
+          "created_at": "2027-01-15T08:00:00Z",
+          "disconnected_at": null,
+          "error_count": 0,
+          "failing_since": null,
+          "found_account": null,
+          "id": "[id]",
+          "instance_id": "",
+          "label": null,
+          "last_checked_at": null,
+          "last_error": null,
+          "last_synced_at": null,
+          "nango_connection_id": null,
+          "same_account_as": [],
+          "status": "pending",
+          "status_reason": "awaiting_authorization",
+          "updated_at": "2027-01-15T08:00:00Z",
+          "user_id": "ada"
+        }
+      ],
+      "next_cursor": null,
+      "total_count": 1
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn a_connected_account_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    assert_snapshot!(ada.ask_post("/gmail/connect", json!({})).await, @r#"
+    200 OK
+    {
+      "already_connected": true,
+      "attempt_id": null,
+      "connection_id": "[id]",
+      "expires_at": null,
+      "message": "Gmail is already connected",
+      "nango_connection_id": "[id]",
+      "oauth_url": null,
+      "popup": false,
+      "status": "connected"
+    }
+    "#);
+    assert_snapshot!(ada.ask_get(&format!("/connections/{id}")).await, @r#"
+    200 OK
+    {
+      "account": null,
+      "attempt": {
+        "created_at": "2027-01-15T08:00:00Z",
+        "ended_at": "2027-01-15T08:00:00Z",
+        "error_code": null,
+        "error_message": null,
+        "expires_at": "2027-01-15T08:30:00Z",
+        "id": "[id]",
+        "kind": "connect",
+        "outcome": "succeeded"
+      },
+      "config": {},
+      "connected_at": "2027-01-15T08:00:00Z",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_name": "Gmail",
+      "connector_slug": "gmail",
+      "created_at": "2027-01-15T08:00:00Z",
+      "disconnected_at": null,
+      "error_count": 0,
+      "failing_since": null,
+      "found_account": null,
+      "id": "[id]",
+      "instance_id": "",
+      "label": null,
+      "last_checked_at": "2027-01-15T08:00:00Z",
+      "last_error": null,
+      "last_synced_at": null,
+      "nango_connection_id": "[id]",
+      "same_account_as": [],
+      "status": "connected",
+      "status_reason": null,
+      "updated_at": "2027-01-15T08:00:00Z",
+      "user_id": "ada"
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn a_disconnected_account_is_as_clients_read_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    assert_snapshot!(ada.ask_delete("/gmail/disconnect").await, @r#"
+    200 OK
+    {
+      "connection_id": "[id]",
+      "message": "Gmail is disconnected",
+      "status": "disconnected",
+      "upstream_deleted": true
+    }
+    "#);
+    assert_snapshot!(ada.ask_get(&format!("/connections/{id}")).await, @r#"
+    200 OK
+    {
+      "account": null,
+      "attempt": {
+        "created_at": "2027-01-15T08:00:00Z",
+        "ended_at": "2027-01-15T08:00:00Z",
+        "error_code": null,
+        "error_message": null,
+        "expires_at": "2027-01-15T08:30:00Z",
+        "id": "[id]",
+        "kind": "connect",
+        "outcome": "succeeded"
+      },
+      "config": {},
+      "connected_at": "2027-01-15T08:00:00Z",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_name": "Gmail",
+      "connector_slug": "gmail",
+      "created_at": "2027-01-15T08:00:00Z",
+      "disconnected_at": "2027-01-15T08:00:00Z",
+      "error_count": 0,
+      "failing_since": null,
+      "found_account": null,
+      "id": "[id]",
+      "instance_id": "",
+      "label": null,
+      "last_checked_at": "2027-01-15T08:00:00Z",
+      "last_error": null,
+      "last_synced_at": null,
+      "nango_connection_id": null,
+      "same_account_as": [],
+      "status": "disconnected",
+      "status_reason": "user_disconnected",
+      "updated_at": "2027-01-15T08:00:00Z",
+      "user_id": "ada"
+    }
+    "#);
+    assert_eq!(
+        events(&house, &id).await,
+        ["attempt_started", "connected", "disconnected"]
+    );
+}
+
+#[tokio::test]
+async fn an_instance_is_an_account_of_its_own() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let first = ada.connected("notion").await;
+    let begun = ada
+        .ask_post("/notion/connect?instance_id=work", json!({}))
+        .await
+        .json();
+    assert_eq!(begun["already_connected"], false);
+    house.popup(&text(&begun, "oauth_url")).await;
+    let second = ada.until(&text(&begun, "connection_id"), "connected").await;
+    assert_ne!(first["id"], second["id"]);
+    assert_eq!(
+        (&first["instance_id"], &first["config"]),
+        (&json!(""), &json!({}))
+    );
+    assert_eq!(
+        (&second["instance_id"], &second["config"]),
+        (&json!("work"), &json!({ "instance_id": "work" }))
+    );
+    let list = ada.get("/connections").await;
+    assert_eq!(list["connections"], json!([second, first]));
+    assert_eq!(house.nango_connections().await.len(), 2);
+    let again = ada
+        .ask_post("/notion/connect?instance_id=work", json!({}))
+        .await
+        .json();
+    assert_eq!(again["connection_id"], second["id"]);
+    assert_eq!(again["already_connected"], true);
+}
+
+#[tokio::test]
+async fn what_is_sent_with_a_connect_arrives() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let body = json!({
+        "label": "  Ada's work mail ",
+        "config": { "workspace": "engine", "depth": { "n": [1, null] } },
+        "scopes": ["mail.read", "mail.send"],
+        "login_hint": "ada@lovelace.example",
+    });
+    let begun = ada.ask_post("/gmail/connect", body).await.json();
+    let (id, url) = (text(&begun, "connection_id"), text(&begun, "oauth_url"));
+    let query = authorize_query(&house, &url).await;
+    let find = |name: &str| {
+        let found = query.iter().find(|(one, _)| one == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    assert_eq!(find("scope"), Some("mail.read mail.send"));
+    assert_eq!(find("login_hint"), Some("ada@lovelace.example"));
+
+    house.popup(&url).await;
+    let connected = ada.until(&id, "connected").await;
+    assert_eq!(connected["label"], "Ada's work mail");
+    assert_eq!(
+        connected["config"],
+        json!({ "workspace": "engine", "depth": { "n": [1, null] } })
+    );
+    let held = held_by_nango(&house, &text(&connected, "nango_connection_id"), "gmail").await;
+    assert_eq!(
+        held["connection_config"],
+        json!({ "oauth_scopes_override": "mail.read,mail.send" })
+    );
+    assert_eq!(held["tags"]["end_user_id"], "ada");
+    assert_eq!(held["tags"]["patchbay_connection"], id);
+    assert_eq!(held["tags"]["patchbay_attempt"], begun["attempt_id"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_is_refused_before_anything_happens() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let long = "x".repeat(256);
+    let large = json!({ "config": { "key": "x".repeat(16 * 1024) } });
+    let refused = [
+        ("/gmail/connect".to_owned(), json!({ "label": " " })),
+        ("/gmail/connect".to_owned(), json!({ "label": "a\nb" })),
+        ("/gmail/connect".to_owned(), json!({ "label": long })),
+        ("/gmail/connect".to_owned(), json!({ "label": 7 })),
+        ("/gmail/connect".to_owned(), json!({ "config": [1] })),
+        (
+            "/gmail/connect".to_owned(),
+            json!({ "config": { "a": "\u{0}" } }),
+        ),
+        (
+            "/gmail/connect".to_owned(),
+            json!({ "config": { "\u{0}": 1 } }),
+        ),
+        ("/gmail/connect".to_owned(), large),
+        ("/gmail/connect".to_owned(), json!({ "scopes": "mail" })),
+        ("/gmail/connect".to_owned(), json!([])),
+        (format!("/gmail/connect?instance_id={long}"), json!({})),
+        ("/gmail/connect?instance_id=a%00b".to_owned(), json!({})),
+    ];
+    for (path, body) in refused {
+        let answer = ada.ask_post(&path, body).await;
+        answer.is_problem(400, "invalid_request");
+    }
+    let answer = ada.ask_post("/nothing/connect", json!({})).await;
+    answer.is_problem(404, "connector_not_found");
+    assert_eq!(ada.count().await, 0);
+    assert_eq!(
+        house
+            .control("requests", Method::GET, json!(null))
+            .await
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|call| call["path"] == "/connect/sessions")
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn what_was_sent_before_is_kept_and_added_to() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let first = json!({ "label": "Mail", "config": { "a": 1, "b": 2 } });
+    let begun = ada.ask_post("/gmail/connect", first).await.json();
+    let second = json!({ "config": { "b": null, "c": 3 } });
+    ada.ask_post("/gmail/connect", second).await;
+    let row = ada.connection(&text(&begun, "connection_id")).await;
+    assert_eq!(row["label"], "Mail");
+    assert_eq!(row["config"], json!({ "a": 1, "c": 3 }));
+}
+
+#[tokio::test]
+async fn a_connection_keeps_its_id_whatever_became_of_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let first = ada.connected("gmail").await;
+    ada.disconnect("gmail", "").await;
+    house.faults(json!({ "consent": "deny" })).await;
+    let begun = ada.connect("gmail").await;
+    assert_eq!(begun["connection_id"], first["id"]);
+    house.popup(&text(&begun, "oauth_url")).await;
+    let failed = ada.until(&text(&first, "id"), "error").await;
+    assert_eq!(
+        (&failed["id"], &failed["error_count"]),
+        (&first["id"], &json!(1))
+    );
+    let again = ada.connected("gmail").await;
+    assert_eq!(again["id"], first["id"]);
+    assert_eq!(again["disconnected_at"], first["connected_at"]);
+    assert_ne!(again["nango_connection_id"], first["nango_connection_id"]);
+    assert_eq!(ada.count().await, 1);
+}
+
+#[tokio::test]
+async fn several_connects_at_once_make_one_connection() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let begun = join_all((0..8).map(|_| ada.connect("gmail"))).await;
+    let id = text(&begun[0], "connection_id");
+    assert!(begun.iter().all(|one| one["connection_id"] == id));
+    assert_eq!(ada.count().await, 1);
+    let open: i64 =
+        sqlx::query_scalar("select count(*) from connect_attempt where outcome is null")
+            .fetch_one(&mut house.sql().await)
+            .await
+            .unwrap();
+    assert_eq!(open, 1);
+    // Whichever popup the user finishes in, it counts.
+    house.popup(&text(&begun[0], "oauth_url")).await;
+    ada.until(&id, "connected").await;
+}
+
+#[tokio::test]
+async fn of_two_grants_of_one_session_the_newest_wins() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let begun = ada.connect("gmail").await;
+    let (id, url) = (text(&begun, "connection_id"), text(&begun, "oauth_url"));
+    house.popup(&url).await;
+    let first = ada.until(&id, "connected").await;
+    house.pass(chrono::TimeDelta::seconds(1));
+    house.popup(&url).await;
+    let newest = house.nango_connections().await.remove(0);
+    assert_ne!(first["nango_connection_id"], newest);
+    house.until_nango_holds(&[&newest]).await;
+    let second = ada.connection(&id).await;
+    assert_eq!(
+        (&second["status"], &second["nango_connection_id"]),
+        (&json!("connected"), &json!(newest))
+    );
+    assert_eq!(ada.count().await, 1);
+}
+
+#[tokio::test]
+async fn two_grants_of_the_same_moment_do_not_take_turns() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    // Nango keeps both, so that each look finds both.
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true, "refuse_delete": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    let (id, url) = (text(&begun, "connection_id"), text(&begun, "oauth_url"));
+    house.popup(&url).await;
+    house.popup(&url).await;
+    let connected = ada.until(&id, "connected").await;
+    let chosen = text(&connected, "nango_connection_id");
+    let both = house.nango_connections().await;
+    for held in both.iter().chain(&both) {
+        let tags = held_by_nango(&house, held, "gmail").await["tags"].clone();
+        let event = super::webhooks::success(held, "gmail", &tags);
+        super::webhooks::send(&house, "", &event).await;
+    }
+    assert_eq!(ada.connection(&id).await["nango_connection_id"], chosen);
+    house.faults(json!({})).await;
+    house.pass(chrono::TimeDelta::minutes(1));
+    house.until_nango_holds(&[&chosen]).await;
+}
+
+#[tokio::test]
+async fn a_late_grant_of_a_superseded_attempt_connects() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let first = ada.connect("gmail").await;
+    let second = ada.connect("gmail").await;
+    assert_ne!(first["attempt_id"], second["attempt_id"]);
+    house.popup(&text(&first, "oauth_url")).await;
+    let connected = ada.until(&text(&first, "connection_id"), "connected").await;
+    assert_eq!(
+        [connected["nango_connection_id"].as_str().unwrap()],
+        house.nango_connections().await[..]
+    );
+}
+
+#[tokio::test]
+async fn a_grant_after_a_disconnect_is_deleted() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let begun = ada.connect("gmail").await;
+    let (status, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(
+        (status, &ended["upstream_deleted"]),
+        (StatusCode::OK, &json!(true))
+    );
+    house.popup(&text(&begun, "oauth_url")).await;
+    house.until_nango_holds(&[]).await;
+    let row = ada.connection(&text(&begun, "connection_id")).await;
+    assert_eq!(
+        (&row["status"], &row["status_reason"]),
+        (&json!("disconnected"), &json!("user_disconnected"))
+    );
+    assert_eq!(row["nango_connection_id"], json!(null));
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_has_seen_goes_with_the_disconnect() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    house.popup(&text(&begun, "oauth_url")).await;
+    assert_eq!(house.nango_connections().await.len(), 1);
+    let (status, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(
+        (status, &ended["upstream_deleted"]),
+        (StatusCode::OK, &json!(true))
+    );
+    assert_eq!(house.nango_connections().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_key_is_asked_for_on_nangos_own_page() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.ask_post("/openai/connect", json!({})).await;
+    assert_snapshot!(begun, @r#"
+    200 OK
+    {
+      "already_connected": false,
+      "attempt_id": "[id]",
+      "connection_id": "[id]",
+      "expires_at": "2027-01-15T08:30:00Z",
+      "message": "Open oauth_url to connect OpenAI",
+      "nango_connection_id": null,
+      "oauth_url": "http://localhost/connect-ui/?session_token=[token]&apiURL=http://127.0.0.1/",
+      "popup": true,
+      "status": "pending"
+    }
+    "#);
+    let url: Url = text(&begun.json(), "oauth_url").parse().unwrap();
+    let page = house.client.get(url.clone()).send().await.unwrap();
+    assert_eq!(page.status(), StatusCode::OK);
+    let token = url
+        .query_pairs()
+        .find(|(name, _)| name == "session_token")
+        .unwrap()
+        .1;
+    let form = [
+        ("session_token", &*token),
+        ("integration", "openai"),
+        ("apiKey", "sk-of-ada"),
+    ];
+    let page = house
+        .client
+        .post(url.join("/connect-ui/").unwrap())
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.status(), StatusCode::OK);
+    let connected = ada
+        .until(&text(&begun.json(), "connection_id"), "connected")
+        .await;
+    let held = held_by_nango(&house, &text(&connected, "nango_connection_id"), "openai").await;
+    assert_eq!(
+        held["credentials"],
+        json!({ "type": "API_KEY", "apiKey": "sk-of-ada" })
+    );
+}

@@ -1,0 +1,219 @@
+//! Ending connections, here and at Nango.
+
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+
+use super::{events, text};
+use crate::house::{House, User};
+
+/// Connects an account of a connector.
+async fn connected(user: &User<'_>, connector: &str, instance: &str) -> Value {
+    user.house.faults(json!({ "consent": "allow" })).await;
+    let path = format!("/{connector}/connect?instance_id={instance}");
+    let begun = user.ask_post(&path, json!({})).await.json();
+    user.house.popup(&text(&begun, "oauth_url")).await;
+    user.until(&text(&begun, "connection_id"), "connected")
+        .await
+}
+
+#[tokio::test]
+async fn which_one_is_meant_has_to_be_said_when_several_fit() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let home = connected(&ada, "gmail", "").await;
+    let work = connected(&ada, "gmail", "work").await;
+    let third = connected(&ada, "gmail", "third").await;
+    let before = ada.get("/connections").await;
+
+    let refused = ada.ask_delete("/gmail/disconnect").await;
+    assert_snapshot!(refused, @r#"
+    409 Conflict
+    {
+      "candidates": [
+        "[id]",
+        "[id]",
+        "[id]"
+      ],
+      "code": "ambiguous_connection",
+      "detail": "there are several connections of this connector: name one by connection_id",
+      "request_id": "[id]",
+      "status": 409,
+      "title": "Several connections fit",
+      "type": "urn:patchbay:problem:ambiguous_connection"
+    }
+    "#);
+    assert_eq!(
+        refused.json()["candidates"],
+        json!([third["id"], work["id"], home["id"]])
+    );
+    let nope = ada.ask_delete("/gmail/disconnect?instance_id=nope").await;
+    nope.is_problem(404, "connection_not_found");
+    let elsewhere = format!("/github/disconnect?connection_id={}", text(&home, "id"));
+    ada.ask_delete(&elsewhere)
+        .await
+        .is_problem(404, "connection_not_found");
+    let bad = ada.ask_delete("/gmail/disconnect?connection_id=nope").await;
+    bad.is_problem(400, "invalid_request");
+    let unknown = ada.ask_delete("/nothing/disconnect").await;
+    unknown.is_problem(404, "connector_not_found");
+    assert_eq!(ada.get("/connections").await, before);
+    assert_eq!(house.nango_connections().await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_one_that_is_named_is_ended_and_no_other() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let home = connected(&ada, "gmail", "").await;
+    let work = connected(&ada, "gmail", "work").await;
+    let third = connected(&ada, "gmail", "third").await;
+    let by_instance = ada
+        .ask_delete("/gmail/disconnect?instance_id=work")
+        .await
+        .json();
+    assert_eq!(by_instance["connection_id"], work["id"]);
+    let by_id = format!("/gmail/disconnect?connection_id={}", text(&third, "id"));
+    assert_eq!(
+        ada.ask_delete(&by_id).await.json()["connection_id"],
+        third["id"]
+    );
+    house
+        .until_nango_holds(&[&text(&home, "nango_connection_id")])
+        .await;
+    // The only one that is left needs no name, and an empty instance is the first account's.
+    let last = ada
+        .ask_delete("/gmail/disconnect?instance_id=")
+        .await
+        .json();
+    assert_eq!(
+        (&last["connection_id"], &last["upstream_deleted"]),
+        (&home["id"], &json!(true))
+    );
+    assert_eq!(house.nango_connections().await, [""; 0]);
+    // All are ended: none is the obvious one any more.
+    let refused = ada.ask_delete("/gmail/disconnect").await;
+    refused.is_problem(409, "ambiguous_connection");
+}
+
+#[tokio::test]
+async fn a_repeated_disconnect_says_the_same_and_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&connected(&ada, "gmail", "").await, "id");
+    let first = ada.ask_delete("/gmail/disconnect").await.json();
+    let before = (ada.connection(&id).await, events(&house, &id).await);
+    house.pass(chrono::TimeDelta::seconds(9));
+    for path in [
+        "/gmail/disconnect".to_owned(),
+        format!("/gmail/disconnect?connection_id={id}"),
+    ] {
+        assert_eq!(ada.ask_delete(&path).await.json(), first);
+    }
+    assert_eq!(
+        (ada.connection(&id).await, events(&house, &id).await),
+        before
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_was_never_made_can_be_disconnected() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let ended = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(
+        (&ended["status"], &ended["upstream_deleted"]),
+        (&json!("disconnected"), &json!(true))
+    );
+    let row = ada.connection(&text(&begun, "connection_id")).await;
+    assert_eq!(row["attempt"]["outcome"], "superseded");
+}
+
+#[tokio::test]
+async fn what_nango_does_not_delete_at_once_is_deleted_later() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let before = connected(&ada, "gmail", "").await;
+    let (id, held) = (text(&before, "id"), text(&before, "nango_connection_id"));
+    house.faults(json!({ "refuse_delete": true })).await;
+    assert_snapshot!(ada.ask_delete("/gmail/disconnect").await, @r#"
+    200 OK
+    {
+      "connection_id": "[id]",
+      "message": "Gmail is disconnected here; Nango is asked to delete its part until it confirms",
+      "status": "disconnected",
+      "upstream_deleted": false
+    }
+    "#);
+    let row = ada.connection(&id).await;
+    assert_eq!(
+        (&row["status"], &row["nango_connection_id"]),
+        (&json!("disconnected"), &json!(null))
+    );
+    assert_eq!(house.nango_connections().await, [held]);
+    // Asked again while Nango still refuses: still the truth.
+    assert_eq!(
+        ada.ask_delete("/gmail/disconnect").await.json()["upstream_deleted"],
+        false
+    );
+
+    house.faults(json!({ "consent": "allow" })).await;
+    house.pass(chrono::TimeDelta::minutes(10));
+    house.until_nango_holds(&[]).await;
+    let confirmed = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(confirmed["upstream_deleted"], true);
+    assert_eq!(events(&house, &id).await.last().unwrap(), "disconnected");
+}
+
+#[tokio::test]
+async fn a_new_connection_outlives_what_is_left_of_the_last_one() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    connected(&ada, "gmail", "").await;
+    house
+        .faults(json!({ "refuse_delete": true, "consent": "allow" }))
+        .await;
+    ada.ask_delete("/gmail/disconnect").await;
+    let again = connected(&ada, "gmail", "").await;
+    house.pass(chrono::TimeDelta::minutes(10));
+    house
+        .until_nango_holds(&[&text(&again, "nango_connection_id")])
+        .await;
+    assert_eq!(
+        ada.connection(&text(&again, "id")).await["status"],
+        "connected"
+    );
+}
+
+#[tokio::test]
+async fn what_is_gone_at_nango_already_counts_as_deleted() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let before = connected(&ada, "gmail", "").await;
+    let path = format!(
+        "/connections/{}?provider_config_key=gmail",
+        text(&before, "nango_connection_id")
+    );
+    house.nango(reqwest::Method::DELETE, &path).await;
+    let ended = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(ended["upstream_deleted"], true);
+}
+
+#[tokio::test]
+async fn a_deletion_that_another_replica_is_at_is_waited_for() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    connected(&ada, "gmail", "").await;
+    house.faults(json!({ "refuse_delete": true })).await;
+    let refused = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(refused["upstream_deleted"], false);
+    house.faults(json!({})).await;
+    // As by a replica that has claimed it, and is done in a moment.
+    let leased = "update upstream_deletion set leased_until = clock_timestamp() + interval '0.3 s'";
+    sqlx::query(leased)
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let again = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(again["upstream_deleted"], true);
+}

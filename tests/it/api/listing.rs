@@ -1,0 +1,146 @@
+//! The list of connections: pages, filters, and what it does not take.
+
+use futures::future::join_all;
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::text;
+use crate::house::{House, User};
+
+fn ids(page: &Value) -> Vec<String> {
+    let connections = page["connections"].as_array().unwrap();
+    connections.iter().map(|one| text(one, "id")).collect()
+}
+
+/// Begins as many connections, and answers their ids, newest first.
+async fn begin(user: &User<'_>, connector: &str, count: usize) -> Vec<String> {
+    let begin = async |number: usize| {
+        let path = format!("/{connector}/connect?instance_id={number}");
+        text(
+            &user.ask_post(&path, json!({})).await.json(),
+            "connection_id",
+        )
+    };
+    let mut ids = join_all((0..count).map(begin)).await;
+    ids.sort_by(|a, b| b.cmp(a));
+    ids
+}
+
+#[tokio::test]
+async fn pages_have_no_gap_and_no_repeat() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let all = begin(&ada, "gmail", 23).await;
+    for limit in [1, 5, 23, 500] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = ada
+                .get(&format!("/connections?limit={limit}{cursor}"))
+                .await;
+            assert_eq!(page["total_count"], 23);
+            seen.extend(ids(&page));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, all, "pages of {limit}");
+    }
+    // What is made while somebody turns the pages does not shift them.
+    let first = ada.get("/connections?limit=10").await;
+    ada.connect("github").await;
+    let next = text(&first, "next_cursor");
+    let second = ada
+        .get(&format!("/connections?limit=10&cursor={next}"))
+        .await;
+    assert_eq!(ids(&second), all[10..20]);
+    assert_eq!(second["total_count"], 24);
+}
+
+#[tokio::test]
+async fn filters_take_slugs_ids_and_statuses() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let pending = begin(&ada, "github", 2).await;
+    let all = [pending.clone(), vec![text(&connected, "id")]].concat();
+    let gmail = text(&connected, "connector_id");
+    let upper = gmail.to_uppercase();
+    let unknown = Uuid::new_v4();
+    let cases: [(&str, &[String]); 12] = [
+        ("", &all),
+        ("connector_id=gmail", &all[2..]),
+        (&format!("connector_id={gmail}"), &all[2..]),
+        (&format!("connector_id={upper}"), &all[2..]),
+        ("connector_id=github", &pending),
+        ("connector_id=nope", &[]),
+        (&format!("connector_id={unknown}"), &[]),
+        ("status=pending", &pending),
+        ("status=connected&connector_id=gmail", &all[2..]),
+        ("status=connected&connector_id=github", &[]),
+        ("status=error", &[]),
+        ("skip=1&page=3&user_id=bob&unknown", &all),
+    ];
+    for (query, expected) in cases {
+        let page = ada.get(&format!("/connections?{query}")).await;
+        assert_eq!(ids(&page), expected, "{query}");
+        assert_eq!(page["total_count"], expected.len(), "{query}");
+        assert_eq!(page["next_cursor"], json!(null), "{query}");
+    }
+    let bob = house.user("bob").await;
+    assert_snapshot!(bob.ask_get("/connections?connector_id=gmail").await, @r#"
+    200 OK
+    {
+      "connections": [],
+      "next_cursor": null,
+      "total_count": 0
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn what_a_list_cannot_be_asked_is_refused() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    for query in [
+        "limit=0",
+        "limit=501",
+        "limit=-5",
+        "limit=",
+        "limit=1e3",
+        "limit=99999999999999999999",
+        "cursor=abc",
+        "cursor=",
+        "status=Connected",
+        "status=broken",
+        "status=pending&status=error",
+    ] {
+        let answer = ada.ask_get(&format!("/connections?{query}")).await;
+        answer.is_problem(400, "invalid_request");
+    }
+    assert_snapshot!(ada.ask_get("/connections?status=broken").await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "Failed to deserialize query string: status: unknown variant `broken`, expected one of `pending`, `connected`, `disconnected`, `error`",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+    assert_snapshot!(ada.ask_get("/connections?limit=0").await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "limit has to be 1 to 500",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+    let answer = ada.ask_get("/connections/not-a-uuid").await;
+    answer.is_problem(400, "invalid_request");
+}

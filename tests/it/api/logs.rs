@@ -1,0 +1,166 @@
+//! The logs of a whole flow hold nothing that is secret or personal.
+
+use std::process::Stdio;
+
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use url::Url;
+
+use super::{Answer, text};
+use crate::house::{House, JWT_SECRET, User, free_port};
+
+#[tokio::test]
+async fn not_even_debug_logs_hold_secrets_or_addresses() {
+    let house = House::new().await;
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = house.settings(&[("PORT", &port.to_string()), ("PUBLIC_URL", &url)]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_patchbay"))
+        .env_clear()
+        .envs(settings)
+        .env("RUST_LOG", "debug")
+        // The house's time stands still at a day to come: its tokens are of tomorrow.
+        .env("AUTH_LEEWAY_SECONDS", "4000000000")
+        .current_dir(env!("CARGO_TARGET_TMPDIR"))
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let logs = tokio::spawn(async move {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    until_ready(&house, &url).await;
+    let secrets = flow(&house, &url).await;
+    child.start_kill().unwrap();
+    child.wait().await.unwrap();
+    let logs = logs.await.unwrap();
+
+    let requests = logs
+        .lines()
+        .filter(|line| line.contains(r#""message":"request""#))
+        .count();
+    assert!(requests >= 12, "{logs}");
+    assert!(logs.contains(r#""level":"DEBUG""#));
+    for (what, secret) in secrets {
+        let found: Vec<&str> = logs.lines().filter(|line| line.contains(&secret)).collect();
+        assert!(found.is_empty(), "{what} is in the logs: {found:#?}");
+    }
+}
+
+async fn until_ready(house: &House, url: &str) {
+    for _ in 0..200 {
+        let answer = house.client.get(format!("{url}/readyz")).send().await;
+        if answer.is_ok_and(|answer| answer.status() == 200) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("the service did not become ready");
+}
+
+/// Goes through all that a user does and much that goes wrong, and answers what must not be logged.
+async fn flow(house: &House, url: &str) -> Vec<(&'static str, String)> {
+    let user = house.user("ada@user.example").await;
+    let ada = user.at_url(url);
+    let mut secrets = vec![
+        ("a user's token", ada.token.clone()),
+        (
+            "a user's token's signature",
+            ada.token.rsplit('.').next().unwrap().to_owned(),
+        ),
+        ("a refused token", "token-of-anybody".to_owned()),
+        ("the tokens' secret", JWT_SECRET.to_owned()),
+        ("Nango's key", house.secret_key.clone()),
+        ("the signing key", house.signing_key.clone()),
+        ("a forged signature", "ab".repeat(32)),
+        ("an API key", "sk-of-ada".to_owned()),
+        ("a code", "the-code-of-a-flow".to_owned()),
+        ("a state", "the-state-of-a-flow".to_owned()),
+        ("an e-mail address", "@".to_owned()),
+        ("an e-mail address in a URL", "%40".to_owned()),
+    ];
+    secrets.push(("a session's token", connect(&ada).await));
+    secrets.push(("a session's token for a key", type_key(&ada).await));
+    fail(&ada).await;
+    intrude(house, url, &ada.token).await;
+    secrets
+}
+
+/// Connects, changes and asks for a connection; answers the session's token.
+async fn connect(ada: &User<'_>) -> String {
+    ada.house.faults(json!({ "consent": "allow" })).await;
+    let body = json!({
+        "label": "ada@label.example", "config": { "mail": "ada@config.example" },
+        "login_hint": "ada@hint.example",
+    });
+    let path = "/gmail/connect?instance_id=ada@instance.example";
+    let begun = ada.ask_post(path, body).await.json();
+    let oauth_url: Url = text(&begun, "oauth_url").parse().unwrap();
+    ada.house.popup(oauth_url.as_str()).await;
+    let id = text(&begun, "connection_id");
+    ada.until(&id, "connected").await;
+    ada.ask_patch(&id, json!({ "label": "\u{0}" })).await;
+    let unstorable = json!({ "config": { "k": "ada@config.example\u{0}" } });
+    ada.ask_patch(&id, unstorable).await;
+    for path in [
+        "/connections?cursor=ada@cursor.example",
+        "/ada@connector.example",
+        "/callback?connection_id=ada@callback.example",
+        "/callback?state=the-state-of-a-flow&code=the-code-of-a-flow",
+    ] {
+        ada.ask_get(path).await;
+    }
+    oauth_url.query_pairs().next().unwrap().1.into_owned()
+}
+
+/// Types a key on Nango's page; answers the session's token.
+async fn type_key(ada: &User<'_>) -> String {
+    let keyed = ada.connect("openai").await;
+    let link: Url = text(&keyed, "oauth_url").parse().unwrap();
+    let mut query = link.query_pairs();
+    let session = query.find(|(name, _)| name == "session_token").unwrap().1;
+    let form = [
+        ("session_token", &*session),
+        ("integration", "openai"),
+        ("apiKey", "sk-of-ada"),
+    ];
+    let page = link.join("/connect-ui/").unwrap();
+    let posted = Answer::to(ada.house.client.post(page).form(&form)).await;
+    assert_eq!(posted.status, 200);
+    ada.until(&text(&keyed, "connection_id"), "connected").await;
+    session.into_owned()
+}
+
+/// Is denied by a provider and refused by Nango.
+async fn fail(ada: &User<'_>) {
+    ada.house.faults(json!({ "consent": "deny" })).await;
+    let denied = ada.connect("github").await;
+    ada.house.popup(&text(&denied, "oauth_url")).await;
+    ada.until(&text(&denied, "connection_id"), "error").await;
+    for status in [401, 429, 500] {
+        ada.house.faults(json!({ "status": status })).await;
+        let hint = json!({ "login_hint": "ada@hint.example" });
+        ada.ask_post("/notion/connect", hint).await;
+    }
+    ada.house.faults(json!({ "refuse_delete": true })).await;
+    ada.ask_delete("/gmail/disconnect").await;
+}
+
+/// Comes with tokens that are not good, and with a webhook that Nango has not signed.
+async fn intrude(house: &House, url: &str, token: &str) {
+    for bad in ["not.a.token-of-anybody", &format!("{token}x")] {
+        let request = house.client.get(format!("{url}/api/v1/connectors"));
+        let answer = Answer::to(request.bearer_auth(bad)).await;
+        answer.is_problem(401, "unauthenticated");
+    }
+    let hook = house
+        .client
+        .post(format!("{url}/api/v1/webhooks/nango"))
+        .header("x-nango-hmac-sha256", "ab".repeat(32))
+        .body(r#"{"type":"auth","mail":"ada@webhook.example"}"#);
+    Answer::to(hook).await.is_problem(401, "invalid_signature");
+}

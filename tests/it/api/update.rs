@@ -1,0 +1,222 @@
+//! Changing a connection's label and config.
+
+use insta::assert_snapshot;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{events, text};
+use crate::house::House;
+
+#[tokio::test]
+async fn labels_and_configs_are_set_merged_and_removed() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    house.pass(chrono::TimeDelta::seconds(5));
+    let body = json!({ "label": " Work ", "config": { "a": 1, "b": { "c": true } } });
+    assert_snapshot!(ada.ask_patch(&id, body).await, @r#"
+    200 OK
+    {
+      "account": null,
+      "attempt": {
+        "created_at": "2027-01-15T08:00:00Z",
+        "ended_at": "2027-01-15T08:00:00Z",
+        "error_code": null,
+        "error_message": null,
+        "expires_at": "2027-01-15T08:30:00Z",
+        "id": "[id]",
+        "kind": "connect",
+        "outcome": "succeeded"
+      },
+      "config": {
+        "a": 1,
+        "b": {
+          "c": true
+        }
+      },
+      "connected_at": "2027-01-15T08:00:00Z",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_name": "Gmail",
+      "connector_slug": "gmail",
+      "created_at": "2027-01-15T08:00:00Z",
+      "disconnected_at": null,
+      "error_count": 0,
+      "failing_since": null,
+      "found_account": null,
+      "id": "[id]",
+      "instance_id": "",
+      "label": "Work",
+      "last_checked_at": "2027-01-15T08:00:00Z",
+      "last_error": null,
+      "last_synced_at": null,
+      "nango_connection_id": "[id]",
+      "same_account_as": [],
+      "status": "connected",
+      "status_reason": null,
+      "updated_at": "2027-01-15T08:00:05Z",
+      "user_id": "ada"
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn what_is_left_out_stays_and_a_null_removes() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let body = json!({ "label": "Work", "config": { "a": 1, "b": { "c": true } } });
+    ada.ask_patch(&id, body).await;
+    let body = json!({ "config": { "a": null, "b": { "d": false }, "none": null } });
+    let changed = ada.ask_patch(&id, body).await.json();
+    assert_eq!(changed["label"], "Work");
+    assert_eq!(changed["config"], json!({ "b": { "d": false } }));
+    let changed = ada.ask_patch(&id, json!({ "label": null })).await.json();
+    assert_eq!(changed["label"], json!(null));
+    assert_eq!(changed["config"], json!({ "b": { "d": false } }));
+    assert_eq!(ada.connection(&id).await, changed);
+    assert_eq!(
+        events(&house, &id).await,
+        [
+            "attempt_started",
+            "connected",
+            "updated",
+            "updated",
+            "updated"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_change_that_changes_nothing_is_no_event() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let set = json!({ "label": "Work", "config": { "a": 1 } });
+    let before = ada.ask_patch(&id, set.clone()).await.json();
+    house.pass(chrono::TimeDelta::seconds(5));
+    for body in [
+        json!({}),
+        set,
+        json!({ "label": " Work " }),
+        json!({ "config": { "b": null } }),
+    ] {
+        assert_eq!(ada.ask_patch(&id, body).await.json(), before);
+    }
+    assert_eq!(events(&house, &id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let large = |bytes: usize| json!({ "config": { "k": "x".repeat(bytes) } });
+    // The largest that fits: {"k":"…"} is eight bytes more.
+    let before = ada.ask_patch(&id, large(16 * 1024 - 8)).await.json();
+    let refused: [Value; 12] = [
+        json!({ "label": "" }),
+        json!({ "label": " \t " }),
+        json!({ "label": "a\u{0}b" }),
+        json!({ "label": "x".repeat(256) }),
+        json!({ "label": 7 }),
+        json!({ "config": [] }),
+        large(16 * 1024 - 7),
+        // Each fits alone, but not together.
+        json!({ "config": { "another": 1 } }),
+        json!({ "config": { "k": "a\u{0}b" } }),
+        json!({ "config": { "k": null, "a\u{0}b": 1 } }),
+        json!({ "status": "connected" }),
+        json!({ "label": "ok", "user_id": "bob" }),
+    ];
+    for body in refused {
+        ada.ask_patch(&id, body)
+            .await
+            .is_problem(400, "invalid_request");
+    }
+    assert_eq!(ada.connection(&id).await, before);
+    assert_eq!(events(&house, &id).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_to_do() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let large = json!({ "config": { "k": "x".repeat(20_000) } });
+    assert_snapshot!(ada.ask_patch(&id, json!({ "label": " " })).await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "label may not be empty; leave it out, or null to remove it",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+    assert_snapshot!(ada.ask_patch(&id, json!({ "colour": "red" })).await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "Failed to deserialize the JSON body into the target type: colour: unknown field `colour`, expected `label` or `config` at line 1 column 9",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+    assert_snapshot!(ada.ask_patch(&id, large).await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "config may have 16384 bytes of JSON, and would have 20008",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+    assert_snapshot!(ada.ask_patch(&id, json!({ "config": { "k": "\u{0}" } })).await, @r#"
+    400 Bad Request
+    {
+      "code": "invalid_request",
+      "detail": "a value has characters that cannot be stored",
+      "request_id": "[id]",
+      "status": 400,
+      "title": "The request is not valid",
+      "type": "urn:patchbay:problem:invalid_request"
+    }
+    "#);
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_refused_and_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let before = ada.connected("gmail").await;
+    let id = text(&before, "id");
+    let path = format!("/connections/{id}");
+    let raw = async |kind: &str, body: &'static str| {
+        let request = ada
+            .request(Method::PATCH, &path)
+            .header("content-type", kind)
+            .body(body);
+        super::Answer::to(request).await
+    };
+    let json = "application/json";
+    raw("text/plain", "{}")
+        .await
+        .is_problem(415, "unsupported_media_type");
+    raw(json, "{").await.is_problem(400, "invalid_request");
+    raw(json, "").await.is_problem(400, "invalid_request");
+    raw(json, r#"{"config":{"a":"\ud800"}}"#)
+        .await
+        .is_problem(400, "invalid_request");
+    raw(json, r#"{"config":{"a":1e999}}"#)
+        .await
+        .is_problem(400, "invalid_request");
+    raw(json, r#"{"label":"a","label":"b"}"#)
+        .await
+        .is_problem(400, "invalid_request");
+    assert_eq!(ada.connection(&id).await, before);
+}

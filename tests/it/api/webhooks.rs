@@ -1,0 +1,353 @@
+//! What Nango tells, and what is believed of it.
+
+use std::time::Duration;
+
+use aws_lc_rs::{digest, hmac};
+use insta::assert_snapshot;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Answer, events, text};
+use crate::house::House;
+
+/// The body of a success, as Nango writes it.
+pub(super) fn success(nango_id: &str, integration: &str, tags: &Value) -> Value {
+    json!({
+        "from": "nango", "type": "auth", "operation": "creation", "success": true, "environment": "dev",
+        "authMode": "OAUTH2", "connectionId": nango_id, "providerConfigKey": integration,
+        "provider": integration, "tags": tags,
+    })
+}
+
+/// The body of a failure, which names neither a user nor a connection that there is.
+fn denial(integration: &str) -> Value {
+    json!({
+        "from": "nango", "type": "auth", "operation": "creation", "success": false, "environment": "dev",
+        "authMode": "OAUTH2", "connectionId": Uuid::new_v4(), "providerConfigKey": integration,
+        "provider": integration,
+        "error": {
+            "type": "invalid_callback",
+            "description": "Did not get authorization code in the callback. Provider error: \
+                            error: access_denied; error_description: The user denied the request",
+        },
+    })
+}
+
+fn signature(key: &str, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    hex::encode(hmac::sign(&key, body.as_bytes()))
+}
+
+/// A webhook without a signature, for the environment's address or that of an attempt.
+fn post(house: &House, attempt: &str, body: &str) -> RequestBuilder {
+    let mut url = format!("{}/api/v1/webhooks/nango", house.url);
+    if !attempt.is_empty() {
+        url = format!("{url}/{attempt}");
+    }
+    let request = house
+        .client
+        .post(url)
+        .header("content-type", "application/json");
+    request.body(body.to_owned())
+}
+
+/// Sends a webhook that is signed as Nango signs.
+pub(super) async fn send(house: &House, attempt: &str, body: &Value) -> Answer {
+    let body = body.to_string();
+    let request = post(house, attempt, &body)
+        .header("x-nango-hmac-sha256", signature(&house.signing_key, &body));
+    Answer::to(request).await
+}
+
+/// What Nango holds of a connection, as the tags of a webhook.
+async fn tags(house: &House, nango_id: &str, key: &str) -> Value {
+    let path = format!("/connections/{nango_id}?provider_config_key={key}");
+    house.nango(Method::GET, &path).await.1["tags"].clone()
+}
+
+#[tokio::test]
+async fn what_is_not_signed_by_nango_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    let body = denial("gmail").to_string();
+    let good = signature(&house.signing_key, &body);
+    let deprecated = digest::digest(
+        &digest::SHA256,
+        format!("{}{body}", house.signing_key).as_bytes(),
+    );
+    let forged = [
+        post(&house, &attempt, &body),
+        post(&house, &attempt, &body).header("x-nango-signature", hex::encode(deprecated)),
+        post(&house, &attempt, &body).header("x-nango-hmac-sha256", hex::encode(deprecated)),
+        post(&house, &attempt, &body)
+            .header("x-nango-hmac-sha256", signature(&house.secret_key, &body)),
+        post(&house, &attempt, &body).header("x-nango-hmac-sha256", ""),
+        post(&house, &attempt, &body).header("x-nango-hmac-sha256", "not hexadecimal"),
+        post(&house, &attempt, &body).header("x-nango-hmac-sha256", &good[..62]),
+        post(&house, &attempt, &format!("{body} ")).header("x-nango-hmac-sha256", &good),
+        post(&house, "", &body.replace("false", "true")).header("x-nango-hmac-sha256", &good),
+    ];
+    for request in forged {
+        let answer = Answer::to(request).await;
+        answer.is_problem(401, "invalid_signature");
+    }
+    assert_snapshot!(Answer::to(post(&house, &attempt, &body)).await, @r#"
+    401 Unauthorized
+    {
+      "code": "invalid_signature",
+      "detail": "the X-Nango-Hmac-Sha256 header is missing",
+      "request_id": "[id]",
+      "status": 401,
+      "title": "The signature is not valid",
+      "type": "urn:patchbay:problem:invalid_signature"
+    }
+    "#);
+    let row = ada.connection(&id).await;
+    assert_eq!(
+        (&row["status"], &row["error_count"]),
+        (&json!("pending"), &json!(0))
+    );
+    assert_eq!(events(&house, &id).await, ["attempt_started"]);
+    // The same with its signature is taken.
+    let taken = send(&house, &attempt, &serde_json::from_str(&body).unwrap()).await;
+    assert_eq!(taken.status, 204);
+    assert_eq!(
+        ada.connection(&id).await["status_reason"],
+        "authorization_denied"
+    );
+}
+
+#[tokio::test]
+async fn both_keys_are_good_while_the_signing_key_is_rotated() {
+    let house = House::new().await;
+    let keys = format!("{},the next key", house.signing_key);
+    let replica = house.replica(&[("NANGO_WEBHOOK_SIGNING_KEY", &keys)]).await;
+    for key in [&house.signing_key, "the next key"] {
+        let request = house
+            .client
+            .post(format!("{}/api/v1/webhooks/nango", replica.url))
+            .header("x-nango-hmac-sha256", signature(key, r#"{"type":"sync"}"#))
+            .body(r#"{"type":"sync"}"#);
+        assert_eq!(Answer::to(request).await.status, 204);
+    }
+}
+
+#[tokio::test]
+async fn a_success_that_is_told_twice_is_one_event() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "duplicate_webhooks": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    house.popup(&text(&begun, "oauth_url")).await;
+    let connected = ada.until(&id, "connected").await;
+    let nango_id = text(&connected, "nango_connection_id");
+    let event = success(&nango_id, "gmail", &tags(&house, &nango_id, "gmail").await);
+    for path in [attempt.as_str(), "", attempt.as_str()] {
+        assert_eq!(send(&house, path, &event).await.status, 204);
+    }
+    // A failure that comes after the success is an old one.
+    assert_eq!(send(&house, &attempt, &denial("gmail")).await.status, 204);
+    assert_eq!(ada.connection(&id).await, connected);
+    assert_eq!(events(&house, &id).await, ["attempt_started", "connected"]);
+}
+
+#[tokio::test]
+async fn a_failure_that_is_told_twice_counts_once() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    for _ in 0..2 {
+        assert_eq!(send(&house, &attempt, &denial("gmail")).await.status, 204);
+    }
+    assert_snapshot!(ada.ask_get(&format!("/connections/{id}")).await, @r#"
+    200 OK
+    {
+      "account": null,
+      "attempt": {
+        "created_at": "2027-01-15T08:00:00Z",
+        "ended_at": "2027-01-15T08:00:00Z",
+        "error_code": "authorization_denied",
+        "error_message": "Access was not granted: The user denied the request",
+        "expires_at": "2027-01-15T08:30:00Z",
+        "id": "[id]",
+        "kind": "connect",
+        "outcome": "failed"
+      },
+      "config": {},
+      "connected_at": null,
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_name": "Gmail",
+      "connector_slug": "gmail",
+      "created_at": "2027-01-15T08:00:00Z",
+      "disconnected_at": null,
+      "error_count": 1,
+      "failing_since": null,
+      "found_account": null,
+      "id": "[id]",
+      "instance_id": "",
+      "label": null,
+      "last_checked_at": null,
+      "last_error": "Access was not granted: The user denied the request",
+      "last_synced_at": null,
+      "nango_connection_id": null,
+      "same_account_as": [],
+      "status": "error",
+      "status_reason": "authorization_denied",
+      "updated_at": "2027-01-15T08:00:00Z",
+      "user_id": "ada"
+    }
+    "#);
+    assert_eq!(
+        events(&house, &id).await,
+        ["attempt_started", "attempt_failed"]
+    );
+}
+
+#[tokio::test]
+async fn what_nango_does_not_confirm_is_not_believed() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    let tags =
+        json!({ "end_user_id": "ada", "patchbay_connection": id, "patchbay_attempt": attempt });
+    let invented = success(&Uuid::new_v4().to_string(), "gmail", &tags);
+    assert_eq!(send(&house, &attempt, &invented).await.status, 204);
+    assert_eq!(send(&house, "", &invented).await.status, 204);
+    assert_eq!(ada.connection(&id).await["status"], "pending");
+}
+
+#[tokio::test]
+async fn a_webhook_cannot_carry_one_users_grant_to_another() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let granted = ada.connected("gmail").await;
+    let nango_id = text(&granted, "nango_connection_id");
+    let begun = bob.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    let bobs =
+        json!({ "end_user_id": "bob", "patchbay_connection": id, "patchbay_attempt": attempt });
+    let adas = tags(&house, &nango_id, "gmail").await;
+    for (path, tags) in [
+        (attempt.as_str(), &bobs),
+        ("", &bobs),
+        (attempt.as_str(), &adas),
+    ] {
+        let event = success(&nango_id, "gmail", tags);
+        assert_eq!(send(&house, path, &event).await.status, 204);
+    }
+    assert_eq!(bob.connection(&id).await["status"], "pending");
+    assert_eq!(ada.connection(&text(&granted, "id")).await, granted);
+
+    // Not even where Nango itself holds a mix of both users' tags.
+    let mixed = json!({ "tags": { "end_user_id": "ada", "patchbay_connection": id, "patchbay_attempt": attempt } });
+    let url = format!(
+        "http://{}/connections/{nango_id}?provider_config_key=gmail",
+        house.sandbox.address()
+    );
+    let patched = house
+        .client
+        .patch(url)
+        .bearer_auth(&house.secret_key)
+        .json(&mixed);
+    assert_eq!(Answer::to(patched).await.status, 200);
+    assert_eq!(
+        send(&house, &attempt, &success(&nango_id, "gmail", &bobs))
+            .await
+            .status,
+        204
+    );
+    assert_eq!(bob.connection(&id).await["status"], "pending");
+}
+
+#[tokio::test]
+async fn what_is_of_no_concern_is_taken_and_forgotten() {
+    let house = House::new().await;
+    let unknown = Uuid::now_v7().to_string();
+    for body in [
+        json!({ "type": "sync", "model": "Contact" }),
+        json!({ "type": "from the future" }),
+        json!({ "type": "auth", "operation": "rename", "success": true, "connectionId": "c", "providerConfigKey": "gmail" }),
+        json!({ "type": "auth", "operation": "refresh", "success": false, "connectionId": "c", "providerConfigKey": "gmail" }),
+        success("c", "gmail", &json!({})),
+        denial("gmail"),
+    ] {
+        for path in ["", &unknown] {
+            assert_eq!(send(&house, path, &body).await.status, 204, "{body}");
+        }
+    }
+    for body in [json!({}), json!({ "type": "auth" }), json!([1])] {
+        send(&house, "", &body)
+            .await
+            .is_problem(400, "invalid_request");
+    }
+    send(&house, "not-a-uuid", &json!({ "type": "sync" }))
+        .await
+        .is_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn nango_is_told_to_send_again_what_it_could_not_confirm() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    house.popup(&text(&begun, "oauth_url")).await;
+    let nango_id = house.nango_connections().await.remove(0);
+    let event = success(&nango_id, "gmail", &tags(&house, &nango_id, "gmail").await);
+    for faults in [
+        json!({ "status": 500 }),
+        json!({ "status": 401 }),
+        json!({ "html": true }),
+        json!({ "hang_up": true }),
+    ] {
+        house.faults(faults).await;
+        send(&house, &attempt, &event)
+            .await
+            .is_problem(503, "nango_unavailable");
+        send(&house, &attempt, &denial("gmail"))
+            .await
+            .is_problem(503, "nango_unavailable");
+    }
+    assert_eq!(events(&house, &id).await, ["attempt_started"]);
+    house.faults(json!({})).await;
+    assert_eq!(send(&house, &attempt, &event).await.status, 204);
+    assert_eq!(ada.connection(&id).await["status"], "connected");
+}
+
+#[tokio::test]
+async fn the_environments_address_does_as_well() {
+    // A Nango that refuses the session's own address tells the environment's.
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house
+        .faults(json!({ "consent": "allow", "refuse_webhook_url_override": true }))
+        .await;
+    let begun = ada.connect("gmail").await;
+    house.popup(&text(&begun, "oauth_url")).await;
+    ada.until(&text(&begun, "connection_id"), "connected").await;
+    let address = format!("{}/api/v1/webhooks/nango", house.url);
+    for _ in 0..100 {
+        let sent = house.control("webhooks", Method::GET, json!(null)).await;
+        assert_eq!(sent[0]["url"], address);
+        // The connection may be known from a look before the webhook is answered.
+        if sent[0]["attempts"][0]["status"] == 204 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the webhook was not taken");
+}

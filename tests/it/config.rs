@@ -1,0 +1,349 @@
+//! What the environment says, and what is said about it when it is wrong.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use patchbay::config::{Config, LogFormat};
+use secrecy::ExposeSecret;
+
+/// Everything that has no default.
+const NEEDED: [(&str, &str); 5] = [
+    ("PUBLIC_URL", "https://connect.example.com"),
+    (
+        "DATABASE_URL",
+        "postgres://user:hunter2@db.example.com/patchbay",
+    ),
+    ("NANGO_SECRET_KEY", "6d5b9f0e-6a4f-4c39-9b89-3f0a8c7d2e11"),
+    ("NANGO_WEBHOOK_SIGNING_KEY", "a signing key of Nango's"),
+    ("AUTH_JWT_SECRET", "a secret that has more than 32 bytes"),
+];
+
+/// Reads `NEEDED` with these changes; `None` unsets.
+fn read(changes: &[(&str, Option<&str>)]) -> Result<Config, Vec<String>> {
+    let mut environment: HashMap<&str, &str> = NEEDED.into();
+    for (name, value) in changes {
+        match value {
+            Some(value) => environment.insert(name, value),
+            None => environment.remove(name),
+        };
+    }
+    Config::read(&|name| environment.get(name).map(|value| (*value).to_owned()))
+        .map_err(|error| error.problems)
+}
+
+#[test]
+fn what_is_missing_is_told_all_at_once() {
+    let error = Config::read(&|_| None).unwrap_err();
+    let names: Vec<&str> = error
+        .problems
+        .iter()
+        .map(|problem| problem.split(" is missing: ").next().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "PUBLIC_URL",
+            "DATABASE_URL",
+            "NANGO_SECRET_KEY",
+            "NANGO_WEBHOOK_SIGNING_KEY",
+            "AUTH_JWT_SECRET or AUTH_JWKS_URL",
+        ]
+    );
+    let text = error.to_string();
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn an_empty_value_counts_as_none() {
+    let with_empty: Vec<_> = Config::variables()
+        .into_iter()
+        .filter(|name| !NEEDED.iter().any(|(needed, _)| needed == name))
+        .map(|name| (name, Some(" ")))
+        .collect();
+    let config = read(&with_empty).unwrap();
+    assert_eq!(config.http.listen.to_string(), "0.0.0.0:8000");
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.auth.user_claim, "sub");
+    assert_eq!(config.auth.leeway, Duration::from_secs(30));
+    assert_eq!(config.database.wait, Duration::from_secs(60));
+    assert_eq!(
+        config.nango.unwrap().client.base_url.as_str(),
+        "https://api.nango.dev/"
+    );
+    assert_eq!(config.catalog_file, None);
+
+    let problems = read(&[("DATABASE_URL", Some(""))]).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("DATABASE_URL is missing: "));
+}
+
+/// A variable, a value that it cannot have, and what is said of it.
+const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "HOST",
+        "localhost",
+        "HOST cannot be read: invalid IP address syntax",
+    ),
+    (
+        "PORT",
+        "80000",
+        "PORT cannot be read: number too large to fit in target type",
+    ),
+    (
+        "PUBLIC_URL",
+        "connect.example.com",
+        "PUBLIC_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "PUBLIC_URL",
+        "ftp://connect.example.com",
+        "PUBLIC_URL must be an http or https address",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "https://a.example.com, nonsense",
+        "CORS_ALLOWED_ORIGINS holds \"nonsense\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "data:text",
+        "CORS_ALLOWED_ORIGINS holds \"data:text\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "DATABASE_URL",
+        "db.example.com/patchbay",
+        "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "mysql://user:hunter2@db.example.com/patchbay",
+        "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
+        "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "0",
+        "DATABASE_POOL_SIZE must be at least 1",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "-1",
+        "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
+    ),
+    (
+        "DATABASE_WAIT_SECONDS",
+        "99999999999",
+        "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
+    ),
+    (
+        "NANGO_ENABLED",
+        "yes",
+        "NANGO_ENABLED cannot be read: provided string was not `true` or `false`",
+    ),
+    (
+        "NANGO_BASE_URL",
+        "file:///nango",
+        "NANGO_BASE_URL must be an http or https address",
+    ),
+    (
+        "NANGO_TIMEOUT_SECONDS",
+        "0",
+        "NANGO_TIMEOUT_SECONDS must be at least 1",
+    ),
+    (
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        ",",
+        "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "too short",
+        "AUTH_JWT_SECRET must have at least 32 bytes",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "/keys",
+        "AUTH_JWKS_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "AUTH_LEEWAY_SECONDS",
+        "soon",
+        "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "SWEEP_INTERVAL_SECONDS",
+        "0",
+        "SWEEP_INTERVAL_SECONDS must be at least 1",
+    ),
+    (
+        "TOKEN_CACHE_SECONDS",
+        "-1",
+        "TOKEN_CACHE_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_short",
+        "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
+    ),
+    (
+        "LOG_FORMAT",
+        "xml",
+        "LOG_FORMAT cannot be read: must be json or pretty",
+    ),
+];
+
+#[test]
+fn every_wrong_value_is_told_with_its_variable() {
+    for (name, value, told) in WRONG {
+        let problems = read(&[(name, Some(value))]).unwrap_err();
+        assert_eq!(problems, [*told], "{name}={value}");
+        assert!(!told.contains("hunter2"));
+    }
+    let all: HashMap<&str, &str> = WRONG
+        .iter()
+        .map(|(name, value, _)| (*name, *value))
+        .collect();
+    let all: Vec<_> = all
+        .iter()
+        .map(|(name, value)| (*name, Some(*value)))
+        .collect();
+    assert_eq!(
+        read(&all).unwrap_err().len(),
+        all.len(),
+        "one hides another"
+    );
+}
+
+#[test]
+fn a_key_set_that_cannot_be_read_does_not_count_as_missing() {
+    let problems = read(&[("AUTH_JWT_SECRET", None), ("AUTH_JWKS_URL", Some("keys"))]).unwrap_err();
+    assert_eq!(
+        problems,
+        ["AUTH_JWKS_URL cannot be read: relative URL without a base"]
+    );
+}
+
+#[test]
+fn render_tells_the_public_address_where_nobody_else_does() {
+    let render = ("RENDER_EXTERNAL_URL", Some("https://patchbay.onrender.com"));
+    let config = read(&[("PUBLIC_URL", None), render]).unwrap();
+    assert_eq!(
+        config.http.public_url.as_str(),
+        "https://patchbay.onrender.com/"
+    );
+    let config = read(&[render]).unwrap();
+    assert_eq!(
+        config.http.public_url.as_str(),
+        "https://connect.example.com/"
+    );
+    let config = read(&[("PUBLIC_URL", Some("https://example.com/connect/"))]).unwrap();
+    assert_eq!(
+        config.http.public_url.as_str(),
+        "https://example.com/connect"
+    );
+}
+
+#[test]
+fn origins_are_what_browsers_call_so() {
+    let list = "https://App.example.com/, http://localhost:5173,https://b.example.com:443";
+    let config = read(&[("CORS_ALLOWED_ORIGINS", Some(list))]).unwrap();
+    assert_eq!(
+        config.http.allowed_origins,
+        [
+            "https://app.example.com",
+            "http://localhost:5173",
+            "https://b.example.com"
+        ]
+    );
+}
+
+#[test]
+fn while_a_signing_key_is_rotated_both_are_good() {
+    let config = read(&[("NANGO_WEBHOOK_SIGNING_KEY", Some("old key, new key"))]).unwrap();
+    let keys = config.nango.unwrap().signing_keys;
+    let body = b"{}";
+    // HMAC-SHA256 of the body under either key, by openssl.
+    let old = "8c73776c1dd88f99db7679b2f61724f22fe8a68dd60b5ce038c18cbb481bb911";
+    let new = "44c2b28ef8a0d6e97cd905306612d2e86b97d9a9f2ec6fa3bdb0fd6418753364";
+    assert!(keys.verify(body, Some(old)).is_ok());
+    assert!(keys.verify(body, Some(new)).is_ok());
+    assert!(keys.verify(b"{ }", Some(new)).is_err());
+}
+
+#[test]
+fn without_nango_its_keys_are_not_needed() {
+    let config = read(&[
+        ("NANGO_ENABLED", Some("false")),
+        ("NANGO_SECRET_KEY", None),
+        ("NANGO_WEBHOOK_SIGNING_KEY", None),
+    ])
+    .unwrap();
+    assert!(config.nango.is_none());
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let config = read(&[]).unwrap();
+    assert_eq!(config.database.url.expose_secret(), NEEDED[1].1);
+    let printed = format!("{config:?}");
+    for secret in ["hunter2", NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+}
+
+/// The program's variables, and those of the sandbox and the logs.
+fn documented() -> Vec<String> {
+    let mut names: Vec<String> = Config::variables()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    names.extend(["SANDBOX_PORT".to_owned(), "RUST_LOG".to_owned()]);
+    names.sort();
+    names
+}
+
+/// The variable that a line of the example sets, or would set without its comment sign.
+fn assigned(line: &str) -> Option<&str> {
+    let (name, _) = line.strip_prefix("# ").unwrap_or(line).split_once('=')?;
+    is_name(name).then_some(name)
+}
+
+fn is_name(text: &str) -> bool {
+    text.chars()
+        .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[test]
+fn the_example_has_every_variable_once_with_a_line_about_it() {
+    let lines: Vec<&str> = include_str!("../../.env.example").lines().collect();
+    let mut names = Vec::new();
+    for pair in lines.windows(2) {
+        if let Some(name) = assigned(pair[1]) {
+            names.push(name);
+            assert!(
+                pair[0].starts_with("# ") && assigned(pair[0]).is_none(),
+                "{name}"
+            );
+        }
+    }
+    names.sort_unstable();
+    assert_eq!(names, documented());
+}
+
+#[test]
+fn the_readme_has_every_variable_once() {
+    let text = include_str!("../../README.md");
+    let first_cells = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    let mut names: Vec<&str> = first_cells
+        .map(|(name, _)| name)
+        .filter(|name| is_name(name))
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, documented());
+}

@@ -1,0 +1,546 @@
+//! The schema, replicas that start together, and TLS.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use patchbay::catalog::Catalog;
+use patchbay::clock::Clock;
+use patchbay::config::DatabaseConfig;
+use patchbay::connections::service::{Connections, Settings};
+use patchbay::connections::{Database, DatabaseError};
+use patchbay::local_postgres::{Durability, LocalPostgres};
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::task::JoinSet;
+use url::Url;
+
+use crate::house::House;
+use crate::postgres::{self, TestDatabase};
+
+async fn connect(url: &str) -> Result<Database, DatabaseError> {
+    let config = DatabaseConfig {
+        url: url.into(),
+        pool_size: 3,
+        wait: Duration::ZERO,
+    };
+    Database::connect(&config).await
+}
+
+/// A database with the schema and the catalog in it, and a connection to it.
+async fn seeded() -> (TestDatabase, PgConnection) {
+    let database = postgres::database().await;
+    start_replica(database.url().to_owned()).await;
+    let connection = PgConnection::connect(database.url()).await.unwrap();
+    (database, connection)
+}
+
+/// What a starting replica does with the database.
+async fn start_replica(url: String) {
+    let database = connect(&url).await.unwrap();
+    database.migrate().await.unwrap();
+    let catalog = Arc::new(Catalog::builtin());
+    let settings = Settings {
+        public_url: "http://localhost".parse().unwrap(),
+        token_cache: Duration::ZERO,
+    };
+    let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
+    connections.await.unwrap();
+    database.close().await;
+}
+
+#[tokio::test]
+async fn replicas_that_start_together_find_one_schema_and_one_catalog() {
+    for _ in 0..5 {
+        let database = postgres::database().await;
+        let mut replicas = JoinSet::new();
+        for _ in 0..8 {
+            replicas.spawn(start_replica(database.url().to_owned()));
+        }
+        replicas.join_all().await;
+        let mut sql = PgConnection::connect(database.url()).await.unwrap();
+        let counts: (i64, i64) = sqlx::query_as(
+            "select (select count(*) from connector where enabled), \
+                    (select count(*) - count(distinct version) from _sqlx_migrations)",
+        )
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+        assert_eq!(counts, (99, 0));
+    }
+}
+
+/// Everything that a migration or the seed could have written again.
+async fn fingerprint(sql: &mut PgConnection) -> Vec<String> {
+    sqlx::query_scalar(
+        "select to_jsonb(m)::text from _sqlx_migrations m \
+         union all select to_jsonb(c)::text from connector c order by 1",
+    )
+    .fetch_all(sql)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_second_start_changes_nothing() {
+    let (database, mut sql) = seeded().await;
+    let before = fingerprint(&mut sql).await;
+    start_replica(database.url().to_owned()).await;
+    assert_eq!(fingerprint(&mut sql).await, before);
+}
+
+#[tokio::test]
+async fn a_database_of_another_version_is_left_alone() {
+    let (database, mut sql) = seeded().await;
+    let patchbay = connect(database.url()).await.unwrap();
+    sqlx::raw_sql(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+         values (9999, 'of tomorrow', true, '', 0)",
+    )
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    let newer = patchbay.migrate().await.unwrap_err();
+    assert!(matches!(newer, DatabaseError::Newer(9999)), "{newer}");
+    sqlx::raw_sql("delete from _sqlx_migrations where version = 9999; update _sqlx_migrations set checksum = 'x' where version = 1")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let changed = patchbay.migrate().await.unwrap_err();
+    assert!(matches!(changed, DatabaseError::Changed(1)), "{changed}");
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_changes_nothing() {
+    let database = postgres::database().await;
+    let mut sql = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql("create table upstream_deletion (in_the_way int)")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let patchbay = connect(database.url()).await.unwrap();
+    let failed = patchbay.migrate().await.unwrap_err();
+    assert!(
+        matches!(failed, DatabaseError::Migration { version: 1, .. }),
+        "{failed}"
+    );
+    let tables: Vec<String> =
+        sqlx::query_scalar("select tablename::text from pg_tables where schemaname = 'public'")
+            .fetch_all(&mut sql)
+            .await
+            .unwrap();
+    assert_eq!(tables, ["upstream_deletion"]);
+}
+
+/// A row that is right, changed by `case`, is refused by this constraint.
+async fn refused(sql: &mut PgConnection, base: &str, case: &str, constraint: &str) {
+    let mut tx = sql.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(base.to_owned()))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let error = sqlx::raw_sql(AssertSqlSafe(case.to_owned()))
+        .execute(&mut *tx)
+        .await
+        .expect_err(case);
+    let error = error.as_database_error().unwrap();
+    assert_eq!(error.constraint(), Some(constraint), "{case}: {error}");
+    tx.rollback().await.unwrap();
+}
+
+const CONNECTION: &str = "
+    insert into user_connector_connection
+      (id, user_id, connector_id, status, status_reason, created_at, updated_at)
+    select '00000000-0000-7000-8000-000000000001', 'ada', id, 'pending', 'awaiting_authorization', now(), now()
+    from connector where slug = 'gmail';
+    insert into connect_attempt (id, connection_id, kind, expires_at, created_at)
+    values ('00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', 'connect', now(), now());
+    insert into connection_event (connection_id, user_id, version, kind, status, created_at)
+    values ('00000000-0000-7000-8000-000000000001', 'ada', 1, 'started', 'pending', now());";
+
+/// Changes of the connection that no program may make, and the constraint that refuses each.
+const IMPOSSIBLE: &[(&str, &str)] = &[
+    ("account_name = 'Ada'", "user_connector_connection_account"),
+    ("found_account_id = '7'", "user_connector_connection_found"),
+    (
+        "status = 'error', status_reason = 'account_mismatch'",
+        "user_connector_connection_found",
+    ),
+    ("status = 'unknown'", "user_connector_connection_state"),
+    ("status_reason = null", "user_connector_connection_state"),
+    (
+        "status_reason = 'user_disconnected'",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null, connected_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', status_reason = null, nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'connected', connected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = 'user_disconnected'",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = null, disconnected_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'disconnected', status_reason = 'user_disconnected', disconnected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_state",
+    ),
+    (
+        "status = 'error', status_reason = null",
+        "user_connector_connection_state",
+    ),
+    (
+        "nango_connection_id = 'n'",
+        "user_connector_connection_upstream",
+    ),
+    (
+        "nango_created_at = now()",
+        "user_connector_connection_upstream",
+    ),
+    ("user_id = ''", "user_connector_connection_user_id_check"),
+    (
+        "user_id = repeat('a', 256)",
+        "user_connector_connection_user_id_check",
+    ),
+    (
+        "instance_id = repeat('a', 256)",
+        "user_connector_connection_instance_id_check",
+    ),
+    ("label = ''", "user_connector_connection_label_check"),
+    ("config = '[]'", "user_connector_connection_config_check"),
+    (
+        "error_count = -1",
+        "user_connector_connection_error_count_check",
+    ),
+    (
+        "connector_id = gen_random_uuid()",
+        "user_connector_connection_connector_id_fkey",
+    ),
+];
+
+/// The same for the rows around it, as whole statements.
+const IMPOSSIBLE_AROUND_IT: &[(&str, &str)] = &[
+    (
+        "insert into user_connector_connection select gen_random_uuid() as id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, version, created_at, updated_at from user_connector_connection",
+        "user_connector_connection_instance_key",
+    ),
+    (
+        "update connect_attempt set outcome = 'succeeded'",
+        "connect_attempt_end",
+    ),
+    (
+        "update connect_attempt set ended_at = now()",
+        "connect_attempt_end",
+    ),
+    (
+        "update connect_attempt set outcome = 'lost', ended_at = now()",
+        "connect_attempt_outcome_check",
+    ),
+    (
+        "update connect_attempt set kind = 'guess'",
+        "connect_attempt_kind_check",
+    ),
+    (
+        "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) select gen_random_uuid(), connection_id, kind, now(), now() from connect_attempt",
+        "connect_attempt_open",
+    ),
+    (
+        "insert into connection_event (connection_id, user_id, version, kind, status, created_at) select connection_id, user_id, version, kind, status, now() from connection_event",
+        "connection_event_version",
+    ),
+];
+
+#[tokio::test]
+async fn impossible_rows_are_refused() {
+    let (_database, mut sql) = seeded().await;
+    for (columns, constraint) in IMPOSSIBLE {
+        let case = format!("update user_connector_connection set {columns}");
+        refused(&mut sql, CONNECTION, &case, constraint).await;
+    }
+    for (case, constraint) in IMPOSSIBLE_AROUND_IT {
+        refused(&mut sql, CONNECTION, case, constraint).await;
+    }
+}
+
+/// A change may come between two statements: what is told together must not be of two times.
+#[tokio::test]
+async fn a_connection_and_its_attempt_are_told_as_of_one_moment() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let mut sql = house.sql().await;
+    sqlx::raw_sql("begin; lock table connect_attempt in access exclusive mode")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let change = async {
+        let waits = "select count(*) > 0 from pg_locks \
+                     where not granted and relation = 'connect_attempt'::regclass";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sqlx::raw_sql(
+            "update user_connector_connection set status = 'connected', status_reason = null, \
+               connected_at = now(), nango_connection_id = 'n', nango_created_at = now(); \
+             update connect_attempt set outcome = 'succeeded', ended_at = now(); commit",
+        )
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    };
+    let (told, ()) = tokio::join!(ada.get(&path), change);
+    let both = (&told["status"], &told["attempt"]["outcome"]);
+    let (before, after) = (
+        (&json!("pending"), &json!(null)),
+        (&json!("connected"), &json!("succeeded")),
+    );
+    assert!(both == before || both == after, "{told:#}");
+}
+
+/// The columns that the predecessor's table had an index each for. The unique key, the list's index and
+/// the two of their own serve them all.
+#[tokio::test]
+async fn every_look_up_that_had_an_index_has_one() {
+    let (_database, mut sql) = seeded().await;
+    sqlx::raw_sql(
+        "insert into user_connector_connection
+           (id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at,
+            status, status_reason, connected_at, created_at, updated_at)
+         select gen_random_uuid(), 'user ' || n % 500, (select id from connector order by slug offset n % 99 limit 1),
+                n::text, 'nango ' || n, now(), case when n % 100 = 0 then 'error' else 'connected' end,
+                case when n % 100 = 0 then 'needs_reauthorization' end, now(), now(), now()
+         from generate_series(1, 20000) n;
+         analyze user_connector_connection",
+    )
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    for (condition, index) in [
+        ("user_id = 'user 7'", "user_connector_connection_"),
+        (
+            "connector_id = (select id from connector where slug = 'gmail')",
+            "user_connector_connection_connector",
+        ),
+        (
+            "nango_connection_id = 'nango 7'",
+            "user_connector_connection_nango_connection_id_key",
+        ),
+        ("status = 'error'", "user_connector_connection_status"),
+        (
+            "user_id = 'user 7' and connector_id = (select id from connector where slug = 'gmail')",
+            "user_connector_connection_instance_key",
+        ),
+        (
+            "user_id = 'user 7' order by id desc limit 20",
+            "user_connector_connection_list",
+        ),
+    ] {
+        let statement =
+            format!("explain select * from user_connector_connection where {condition}");
+        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
+            .fetch_all(&mut sql)
+            .await
+            .unwrap();
+        let plan = plan.join("\n");
+        assert!(
+            !plan.contains("Seq Scan on user_connector_connection"),
+            "{condition}:\n{plan}"
+        );
+        assert!(
+            plan.contains(&format!("on {index}")) || plan.contains(&format!("using {index}")),
+            "{condition}:\n{plan}"
+        );
+    }
+}
+
+/// A PostgreSQL that speaks TLS, with a certificate for 127.0.0.1 of an authority of its own.
+struct TlsServer {
+    server: LocalPostgres,
+    authority: PathBuf,
+}
+
+impl TlsServer {
+    /// `None` where openssl is not installed.
+    async fn start() -> Option<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls");
+        let _ = fs::remove_dir_all(&folder);
+        let server = LocalPostgres::start(&folder, Durability::Disposable)
+            .await
+            .unwrap();
+        let home = server.folder();
+        let authority = home.join("ca.crt");
+        let made = make_certificates(home);
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                eprintln!("SKIPPED: openssl is not installed");
+                return None;
+            }
+            made => made.unwrap(),
+        }
+        let owner = fs::metadata(home).unwrap();
+        for file in ["server.crt", "server.key"] {
+            std::os::unix::fs::chown(home.join(file), Some(owner.uid()), Some(owner.gid()))
+                .unwrap();
+        }
+        let mut sql = PgConnection::connect(server.url()).await.unwrap();
+        for setting in [
+            format!(
+                "alter system set ssl_cert_file = '{}'",
+                home.join("server.crt").display()
+            ),
+            format!(
+                "alter system set ssl_key_file = '{}'",
+                home.join("server.key").display()
+            ),
+            "alter system set ssl = on".to_owned(),
+            "select pg_reload_conf()".to_owned(),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(setting))
+                .execute(&mut sql)
+                .await
+                .unwrap();
+        }
+        let server = Self { server, authority };
+        // The server reads its settings again in its own time.
+        while server.connect("sslmode=require").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Some(server)
+    }
+
+    async fn connect(&self, query: &str) -> Result<Database, DatabaseError> {
+        let mut url = Url::parse(self.server.url()).unwrap();
+        url.set_query(Some(query));
+        connect(url.as_str()).await
+    }
+
+    async fn connect_as(&self, host: &str, query: &str) -> Result<Database, DatabaseError> {
+        let mut url = Url::parse(self.server.url()).unwrap();
+        url.set_query(Some(query));
+        url.set_host(Some(host)).unwrap();
+        connect(url.as_str()).await
+    }
+}
+
+/// Makes an authority `ca.crt`, and `server.crt` with `server.key` for 127.0.0.1.
+fn make_certificates(home: &Path) -> io::Result<()> {
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let (authority, key) = (path("ca.crt"), path("ca.key"));
+    openssl(&[
+        "-subj",
+        "/CN=An authority of the tests",
+        "-out",
+        &authority,
+        "-keyout",
+        &key,
+    ])?;
+    openssl(&[
+        "-subj",
+        "/CN=database",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-CA",
+        &authority,
+        "-CAkey",
+        &key,
+        "-out",
+        &path("server.crt"),
+        "-keyout",
+        &path("server.key"),
+    ])
+}
+
+/// Makes a key, and a certificate for it.
+fn openssl(arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-days",
+            "2",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+        ])
+        .args(arguments)
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
+}
+
+#[tokio::test]
+async fn tls_is_as_strict_as_the_address_asks() {
+    let Some(server) = TlsServer::start().await else {
+        return;
+    };
+    let verified = format!(
+        "sslmode=verify-full&sslrootcert={}",
+        server.authority.display()
+    );
+    for query in [
+        // As Render, Neon and Supabase hand them out, with what only other clients know.
+        "sslmode=require",
+        "sslmode=require&channel_binding=require",
+        "sslmode=require&pgbouncer=true&connection_limit=1",
+        &verified,
+    ] {
+        let database = server.connect(query).await.unwrap();
+        let mut tx = database.begin().await.unwrap();
+        let encrypted: bool =
+            sqlx::query_scalar("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+                .fetch_one(&mut tx)
+                .await
+                .unwrap();
+        assert!(encrypted, "{query}");
+    }
+
+    let unknown = server.connect("sslmode=verify-full").await.unwrap_err();
+    assert!(matches!(unknown, DatabaseError::Tls(_)), "{unknown:?}");
+    let told = unknown.to_string();
+    assert!(
+        told.contains("UnknownIssuer") && told.contains("sslrootcert"),
+        "{told}"
+    );
+    let other_name = server.connect_as("localhost", &verified).await.unwrap_err();
+    assert!(
+        matches!(other_name, DatabaseError::Tls(_)),
+        "{other_name:?}"
+    );
+    let no_file = server
+        .connect("sslmode=verify-full&sslrootcert=/nowhere.crt")
+        .await
+        .unwrap_err();
+    assert!(matches!(no_file, DatabaseError::Tls(_)), "{no_file:?}");
+    server.server.stop().await;
+}

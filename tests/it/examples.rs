@@ -1,0 +1,91 @@
+//! The examples, run as their readers would.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::process::Command;
+
+use crate::house::House;
+
+const KEY: &str = "pbk_example_0123456789abcdef0123456789abcdef";
+
+/// How the example in Rust is started, and that in Python.
+async fn examples() -> [Vec<String>; 2] {
+    let root = env!("CARGO_MANIFEST_DIR");
+    // `cargo test` has built it already, unless only some of the tests were asked for.
+    let building = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--example", "workflow"])
+        .current_dir(root)
+        .status();
+    assert!(building.await.unwrap().success());
+    let built: PathBuf = std::env::current_exe().unwrap();
+    let built = built.ancestors().nth(2).unwrap().join("examples/workflow");
+    let python = format!("{root}/examples/workflow.py");
+    [
+        vec![built.to_str().unwrap().to_owned()],
+        vec!["python3".to_owned(), python],
+    ]
+}
+
+async fn run(house: &House, example: &[String], account: Option<&str>) -> (Option<i32>, String) {
+    let mut command = Command::new(&example[0]);
+    command
+        .args(&example[1..])
+        .env("PATCHBAY_URL", &house.url)
+        .env("PATCHBAY_KEY", KEY)
+        .env("PATCHBAY_USER", "ada")
+        .env(
+            "PROVIDER_API",
+            format!("http://{}/provider/userinfo", house.sandbox.address()),
+        )
+        .stdin(Stdio::null());
+    if let Some(account) = account {
+        command.env("ACCOUNT", account);
+    }
+    let output = command.output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// Runs both examples; each has to end with this code and say this.
+async fn both(house: &House, account: Option<&str>, code: i32, says: &[&str]) {
+    for example in examples().await {
+        let (ended, said) = run(house, &example, account).await;
+        assert_eq!(ended, Some(code), "{said}");
+        assert!(says.iter().all(|part| said.contains(part)), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_workflow_picks_an_account_uses_its_token_and_says_when_it_is_dead() {
+    let house = House::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    both(&house, None, 2, &["ada has not connected gmail"]).await;
+
+    let first = ada.connected("gmail").await;
+    bob.connected("gmail").await;
+    both(&house, None, 0, &["gmail answers ada", "Ada Lovelace"]).await;
+
+    let (_, begun) = ada
+        .call(Method::POST, "/gmail/connect?instance_id=second", None)
+        .await;
+    house.popup(begun["oauth_url"].as_str().unwrap()).await;
+    ada.until(begun["connection_id"].as_str().unwrap(), "connected")
+        .await;
+    both(&house, None, 2, &["several accounts"]).await;
+    both(&house, Some("second"), 0, &["gmail answers ada"]).await;
+
+    // The provider ends the token early: the workflow says so, and is given another.
+    let named = json!({ "connection_id": first["nango_connection_id"] });
+    house.control("expire", Method::POST, named.clone()).await;
+    ada.disconnect("gmail", "?instance_id=second").await;
+    both(&house, None, 0, &["gmail answers ada"]).await;
+
+    house.control("revoke", Method::POST, named).await;
+    let path = format!("/connections/{}/check", first["id"].as_str().unwrap());
+    let (_, dead) = ada.call(Method::POST, &path, None).await;
+    assert_eq!(dead["status_reason"], "needs_reauthorization");
+    both(&house, None, 2, &["needs_reauthorization", "/reconnect"]).await;
+}

@@ -1,0 +1,226 @@
+//! The table of docs/TRUTH.md: what goes wrong against what a user does, a test a cell.
+//!
+//! A test is named after its cell, the row's name after the column's. Each ends with
+//! [`settled`]: the fault is gone, time has passed, and nothing is left that should not be.
+
+mod database;
+pub(crate) mod killed;
+mod nango;
+mod people;
+mod table;
+mod webhooks;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::house::{House, User, client};
+
+fn text<'a>(body: &'a Value, field: &str) -> &'a str {
+    body[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("{field} in {body:#}"))
+}
+
+/// How a connection stands for its user: status, reason, and how the newest attempt ended.
+async fn stand(user: &User<'_>, id: &str) -> String {
+    let connection = user.connection(id).await;
+    let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    [
+        &connection["status"],
+        &connection["status_reason"],
+        &connection["attempt"]["outcome"],
+    ]
+    .map(word)
+    .join(" ")
+}
+
+/// All that has happened to a connection, oldest first. Its versions have no gap, and the last is where it stands.
+async fn chain(user: &User<'_>, id: &str) -> String {
+    let history = user
+        .get(&format!("/connections/{id}/history?limit=200"))
+        .await;
+    let mut events = history["events"].as_array().unwrap().clone();
+    events.reverse();
+    let versions: Vec<_> = events
+        .iter()
+        .map(|event| event["version"].as_u64().unwrap())
+        .collect();
+    let expected: Vec<_> = (1..).take(versions.len()).collect();
+    assert_eq!(versions, expected, "{history:#}");
+    let connection = user.connection(id).await;
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["status"], &last["status_reason"]),
+        (&connection["status"], &connection["status_reason"])
+    );
+    let kinds: Vec<&str> = events.iter().map(|event| text(event, "kind")).collect();
+    kinds.join(" ")
+}
+
+/// Begins to authorize a connection again.
+async fn reconnect(user: &User<'_>, id: &str) -> Value {
+    let path = format!("/connections/{id}/reconnect");
+    let (status, body) = user.call(Method::POST, &path, None).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    body
+}
+
+/// Asks for a check, and answers its status and JSON.
+async fn check(user: &User<'_>, id: &str) -> (StatusCode, Value) {
+    let path = format!("/connections/{id}/check");
+    user.call(Method::POST, &path, None).await
+}
+
+/// Goes through the popup of an attempt: the faults decide on consent.
+async fn popup(house: &House, begun: &Value) {
+    house.popup(text(begun, "oauth_url")).await;
+}
+
+/// Two connections, Ada's and Bob's, of which the provider then takes back Ada's grant.
+///
+/// Bob's tells that the provider is in order. A while has passed, so that a check is not too soon.
+async fn revoked(house: &House) -> (User<'_>, String) {
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let hers = ada.connected("gmail").await;
+    bob.connected("gmail").await;
+    house.pass(TimeDelta::minutes(2));
+    let body = json!({ "connection_id": hers["nango_connection_id"] });
+    house.control("revoke", Method::POST, body).await;
+    (ada, text(&hers, "id").to_owned())
+}
+
+/// Lets Nango try to refresh a connection by itself, which it tells of when it fails.
+async fn nango_refreshes(house: &House, user: &User<'_>, id: &str) -> StatusCode {
+    let connection = user.connection(id).await;
+    let nango_id = text(&connection, "nango_connection_id");
+    let path = format!("/connections/{nango_id}?provider_config_key=gmail&force_refresh=true");
+    house.nango(Method::GET, &path).await.0
+}
+
+/// Every webhook that was due, whether or not it was sent: its address and body.
+async fn deliveries(house: &House) -> Vec<Value> {
+    let all = house.control("webhooks", Method::GET, Value::Null).await;
+    all.as_array().unwrap().clone()
+}
+
+/// Waits until each webhook that was sent has been answered for good, and says how.
+async fn answered(house: &House) -> Vec<u64> {
+    for _ in 0..250 {
+        let last: Option<Vec<u64>> = deliveries(house)
+            .await
+            .iter()
+            .map(|delivery| delivery["attempts"].as_array()?.last()?["status"].as_u64())
+            .collect();
+        if let Some(last) = last {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("a webhook was not answered");
+}
+
+/// Sends a webhook by hand, signed with this key.
+async fn send(url: &str, body: &Value, key: &str) -> StatusCode {
+    let body = body.to_string();
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.as_bytes());
+    let signature = hex::encode(aws_lc_rs::hmac::sign(&key, body.as_bytes()));
+    let request = client()
+        .post(url)
+        .header("content-type", "application/json")
+        .header("x-nango-hmac-sha256", signature)
+        .body(body);
+    request.send().await.unwrap().status()
+}
+
+/// Sends a webhook that was dropped, or sends it again.
+async fn deliver(house: &House, delivery: &Value) {
+    let status = send(text(delivery, "url"), &delivery["body"], &house.signing_key);
+    assert_eq!(status.await, StatusCode::NO_CONTENT, "{delivery:#}");
+}
+
+/// A column of the only connection there is, read past the API: asking the API would look at Nango.
+async fn unasked(house: &House, column: &'static str) -> String {
+    let query = match column {
+        "status" => "select status from user_connector_connection",
+        "version" => "select version::text from user_connector_connection",
+        other => panic!("no query for {other}"),
+    };
+    sqlx::query_scalar(query)
+        .fetch_one(&mut house.sql().await)
+        .await
+        .unwrap()
+}
+
+/// Waits until something that nobody asks for has come about.
+async fn comes_about(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    for _ in 0..250 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not within five seconds: {what}");
+}
+
+/// Waits until a call of Nango waits for its answer.
+async fn nango_is_called(house: &House, method: &str, part: &str) {
+    comes_about(&format!("{method} {part} at Nango"), async || {
+        let calls = house.control("requests", Method::GET, Value::Null).await;
+        calls.as_array().unwrap().iter().any(|call| {
+            let target = format!("{}?{}", text(call, "path"), text(call, "query"));
+            call["method"] == method && call["status"].is_null() && target.contains(part)
+        })
+    })
+    .await;
+}
+
+/// The time that a claimed job stays claimed is over: whoever claimed it is dead, or was.
+async fn leases_run_out(house: &House) {
+    let mut sql = house.sql().await;
+    for statement in [
+        "update upstream_deletion set leased_until = now() - interval '1 second'",
+        "update job set leased_until = now() - interval '1 second'",
+        "update idempotency_key set created_at = now() - interval '91 seconds' where answer is null",
+    ] {
+        sqlx::query(statement).execute(&mut sql).await.unwrap();
+    }
+}
+
+/// Lifts all faults, lets what runs by itself run, and looks at what must then hold.
+async fn settled(house: &House) {
+    house.faults(json!({})).await;
+    house.sweep().await;
+    // Longer than any pause between two tries to delete something at Nango.
+    house.pass(TimeDelta::minutes(11));
+    house.service().await.delete_due().await.unwrap();
+    let mut sql = house.sql().await;
+    comes_about("nothing is left to be deleted at Nango", async || {
+        let left: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        left == 0
+    })
+    .await;
+    let mut at_nango = house.nango_connections().await;
+    at_nango.sort();
+    let in_table: Vec<String> = sqlx::query_scalar(
+        "select nango_connection_id from user_connector_connection \
+         where nango_connection_id is not null order by nango_connection_id collate \"C\"",
+    )
+    .fetch_all(&mut sql)
+    .await
+    .unwrap();
+    assert_eq!(at_nango, in_table, "at Nango, and in the table");
+    let broken: i64 = sqlx::query_scalar(
+        "select count(*) from user_connector_connection c where c.version <> \
+           (select count(*) from connection_event e where e.connection_id = c.id)",
+    )
+    .fetch_one(&mut sql)
+    .await
+    .unwrap();
+    assert_eq!(broken, 0, "each change has its event");
+}

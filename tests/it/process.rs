@@ -1,0 +1,111 @@
+//! The program itself, as a process of its own.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use std::{env, io};
+
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use crate::house::client;
+
+/// A running `patchbay`, with nothing in its environment but what it is given. It ends with the value.
+pub(crate) struct Process {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Process {
+    /// Starts the program in a folder of its own.
+    pub(crate) fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
+        Self::start_in(&new_folder(), program, arguments, settings).unwrap()
+    }
+
+    /// Starts a program in a folder that it may write in; the folder is removed with the value.
+    pub(crate) fn start_in(
+        folder: &Path,
+        program: &Path,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> io::Result<Self> {
+        let output = File::create(folder.join("output"))?;
+        let child = Command::new(program)
+            .args(arguments)
+            .current_dir(folder)
+            .env_clear()
+            .envs(env::var_os("PATH").map(|path| ("PATH", path)))
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self {
+            child,
+            folder: folder.to_owned(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) async fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.id().to_string()])
+            .status();
+        assert!(sent.await.unwrap().success());
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        match ended {
+            Ok(status) => status.unwrap(),
+            Err(_elapsed) => panic!("it goes on: {}", self.said()),
+        }
+    }
+
+    /// All that it has written, to either output.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.folder.join("output")).unwrap()
+    }
+
+    /// Waits until `/readyz` answers this, and gives the body.
+    pub(crate) async fn until_ready_is(&mut self, url: &str, status: StatusCode) -> Value {
+        for _ in 0..1500 {
+            if let Ok(Some(ended)) = self.child.try_wait() {
+                panic!("it ended with {ended}: {}", self.said());
+            }
+            let answer = client().get(format!("{url}/readyz")).send().await;
+            match answer {
+                Ok(answer) if answer.status() == status => return answer.json().await.unwrap(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        panic!("{url}/readyz was never {status}: {}", self.said());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // What it has started may still be writing, which does not matter here.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// An empty folder outside the checkout, where no `.env` is found, which every user may enter.
+pub(crate) fn new_folder() -> PathBuf {
+    let folder = env::temp_dir().join(format!("patchbay-test-{}", Uuid::new_v4()));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}

@@ -1,0 +1,289 @@
+//! How the program starts, waits, loses its database, and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use url::Url;
+
+use crate::house::{JWT_SECRET, client, free_port};
+use crate::postgres;
+use crate::process::Process;
+
+/// A way to the test server that can be cut and joined again.
+struct Way {
+    port: u16,
+    server: String,
+    open: Option<JoinHandle<()>>,
+}
+
+impl Way {
+    fn new(database_url: &str) -> Self {
+        let server = Url::parse(database_url).unwrap();
+        let port = server.port().unwrap_or(5432);
+        Self {
+            port: free_port(),
+            server: format!("{}:{port}", server.host_str().unwrap()),
+            open: None,
+        }
+    }
+
+    fn url(&self, database_url: &str) -> String {
+        let mut url = Url::parse(database_url).unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(self.port)).unwrap();
+        url.into()
+    }
+
+    async fn open(&mut self) {
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        let server: Arc<str> = self.server.as_str().into();
+        self.open = Some(tokio::spawn(async move {
+            // The connections end with the task.
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                let server = server.clone();
+                connections.spawn(async move {
+                    let mut upstream = TcpStream::connect(&*server).await.unwrap();
+                    let _ = copy_bidirectional(&mut client, &mut upstream).await;
+                });
+            }
+        }));
+    }
+
+    async fn cut(&mut self) {
+        let open = self.open.take().unwrap();
+        open.abort();
+        assert!(open.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// A `serve` that needs no Nango; answers its address too.
+fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
+    let port = free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let mut all = vec![
+        ("HOST", "127.0.0.1"),
+        ("PORT", &port),
+        ("PUBLIC_URL", &url),
+        ("DATABASE_URL", database_url),
+        ("NANGO_ENABLED", "false"),
+        ("AUTH_JWT_SECRET", JWT_SECRET),
+    ];
+    all.extend_from_slice(settings);
+    (Process::start(&["serve"], &all), url.clone())
+}
+
+async fn list(client: &Client, url: &str) -> Response {
+    let claims = json!({ "sub": "ada", "exp": 4_000_000_000_u64 });
+    let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    let token = encode(&Header::default(), &claims, &key).unwrap();
+    client
+        .get(format!("{url}/api/v1/connectors/connections"))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn with_nothing_configured_it_tells_all_that_is_missing_and_how_to_try_it() {
+    let mut process = Process::start(&[], &[]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let said = process.said();
+    for variable in [
+        "PUBLIC_URL",
+        "DATABASE_URL",
+        "NANGO_SECRET_KEY",
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        "AUTH_JWT_SECRET",
+        "AUTH_JWKS_URL",
+    ] {
+        assert!(said.contains(variable), "{said}");
+    }
+    assert!(said.contains("patchbay sandbox"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_of_settings_that_cannot_be_read_is_told() {
+    let folder = crate::process::new_folder();
+    std::fs::write(folder.join(".env"), "PORT='80").unwrap();
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_patchbay"));
+    let mut process = Process::start_in(&folder, program, &["serve"], &[]).unwrap();
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(
+        process.said().contains(".env cannot be read"),
+        "{}",
+        process.said()
+    );
+}
+
+#[tokio::test]
+async fn it_waits_for_the_database_and_survives_its_loss() {
+    let database = postgres::database().await;
+    let mut way = Way::new(database.url());
+    let (mut process, url) = serve(&way.url(database.url()), &[]);
+
+    let starting = process
+        .until_ready_is(&url, StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    assert_eq!(starting["code"], "starting");
+    let alive = client().get(format!("{url}/healthz")).send().await.unwrap();
+    assert_eq!(alive.status(), StatusCode::OK);
+    assert_eq!(
+        list(&client(), &url).await.status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+
+    way.open().await;
+    process.until_ready_is(&url, StatusCode::OK).await;
+    assert_eq!(list(&client(), &url).await.status(), StatusCode::OK);
+
+    way.cut().await;
+    let lost = process
+        .until_ready_is(&url, StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    assert_eq!(lost["code"], "database_unavailable");
+    let refused = list(&client(), &url).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!(problem["code"], "database_unavailable");
+    let alive = client().get(format!("{url}/healthz")).send().await.unwrap();
+    assert_eq!(alive.status(), StatusCode::OK);
+
+    way.open().await;
+    process.until_ready_is(&url, StatusCode::OK).await;
+    assert_eq!(list(&client(), &url).await.status(), StatusCode::OK);
+    process.signal("TERM").await;
+    assert!(process.ended().await.success(), "{}", process.said());
+}
+
+#[tokio::test]
+async fn without_a_database_in_time_it_gives_up() {
+    let database = postgres::database().await;
+    let way = Way::new(database.url());
+    let (mut process, _) = serve(&way.url(database.url()), &[("DATABASE_WAIT_SECONDS", "1")]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let said = process.said();
+    assert!(
+        said.contains("the database of DATABASE_URL cannot be reached"),
+        "{said}"
+    );
+    assert!(said.contains("waiting for the database"), "{said}");
+}
+
+#[tokio::test]
+async fn told_to_stop_while_it_waits_it_stops() {
+    let database = postgres::database().await;
+    let way = Way::new(database.url());
+    let (mut process, url) = serve(&way.url(database.url()), &[]);
+    process
+        .until_ready_is(&url, StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    process.signal("TERM").await;
+    assert!(process.ended().await.success(), "{}", process.said());
+}
+
+#[tokio::test]
+async fn what_waiting_does_not_mend_is_told_at_once() {
+    let database = postgres::database().await;
+    let mut wrong_password = Url::parse(database.url()).unwrap();
+    wrong_password.set_password(Some("hunter2")).unwrap();
+    let mut wrong_database = Url::parse(database.url()).unwrap();
+    wrong_database.set_path("nowhere");
+    let mut no_tls = Url::parse(database.url()).unwrap();
+    no_tls.set_query(Some("sslmode=require"));
+    for (url, told) in [
+        (wrong_password, "password authentication failed"),
+        (wrong_database, "database \"nowhere\" does not exist"),
+        (no_tls, "server does not support TLS"),
+    ] {
+        let password = url.password().unwrap().to_owned();
+        let since = std::time::Instant::now();
+        let (mut process, _) = serve(url.as_str(), &[]);
+        assert_eq!(process.ended().await.code(), Some(1));
+        assert!(since.elapsed() < Duration::from_secs(10));
+        let said = process.said();
+        assert!(
+            said.contains(told) && said.contains("DATABASE_URL"),
+            "{said}"
+        );
+        assert!(!said.contains(&password), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_told_in_plain_words() {
+    let database = postgres::database().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (mut process, _) = serve(database.url(), &[("PORT", &port)]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let told = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
+    assert!(process.said().contains(&told), "{}", process.said());
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_finished_before_the_end() {
+    let database = postgres::database().await;
+    let (mut process, url) = serve(database.url(), &[]);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    let mut blocker = PgConnection::connect(database.url()).await.unwrap();
+    sqlx::raw_sql("begin; lock table user_connector_connection in access exclusive mode")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    let slow = tokio::spawn({
+        let url = url.clone();
+        async move { list(&client(), &url).await.status() }
+    });
+    let waits = "select count(*) > 0 from pg_locks where not granted and database = \
+                 (select oid from pg_database where datname = current_database())";
+    while !sqlx::query_scalar::<_, bool>(waits)
+        .fetch_one(&mut blocker)
+        .await
+        .unwrap()
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    process.signal("TERM").await;
+    // Nobody new is let in.
+    while TcpStream::connect(url.trim_start_matches("http://"))
+        .await
+        .is_ok()
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!slow.is_finished());
+    sqlx::raw_sql("rollback")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    assert_eq!(slow.await.unwrap(), StatusCode::OK);
+    assert!(process.ended().await.success(), "{}", process.said());
+}
+
+#[tokio::test]
+async fn the_schema_alone_needs_the_database_alone() {
+    let database = postgres::database().await;
+    for _ in 0..2 {
+        let mut process = Process::start(&["migrate"], &[("DATABASE_URL", database.url())]);
+        assert!(process.ended().await.success(), "{}", process.said());
+    }
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let tables: i64 = sqlx::query_scalar(
+        "select count(*) from pg_tables where schemaname = 'public' and tablename = 'connector'",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(tables, 1);
+}

@@ -1,0 +1,462 @@
+//! Tokens for workflows, and the keys that open them.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::house::{House, client};
+
+/// A key of the environment's that allows everything, and one that allows nothing but reading connections.
+const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
+const READER: &str = "pbk_reader_0123456789abcdef0123456789abcdef";
+
+async fn house() -> House {
+    House::with(&[
+        ("DATABASE_POOL_SIZE", "10"),
+        (
+            "SERVICE_API_KEYS",
+            &format!("workflow={KEY},reader={READER};connections:read"),
+        ),
+    ])
+    .await
+}
+
+/// A workflow's call for a user, to the API's root.
+async fn call(
+    url: &str,
+    key: &str,
+    user: &str,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> (StatusCode, Value) {
+    let request = client()
+        .request(method, format!("{url}/api/v1{path}"))
+        .bearer_auth(key);
+    let request = if user.is_empty() {
+        request
+    } else {
+        request.header("patchbay-user", user)
+    };
+    let request = match body {
+        Some(body) => request.json(&body),
+        None => request,
+    };
+    let response = request.send().await.unwrap();
+    (
+        response.status(),
+        response.json().await.unwrap_or(Value::Null),
+    )
+}
+
+async fn token(house: &House, user: &str, connection: &Value) -> (StatusCode, Value) {
+    let path = format!("/connectors/connections/{}/token", text(connection, "id"));
+    call(&house.url, KEY, user, Method::POST, &path, None).await
+}
+
+fn text<'a>(body: &'a Value, field: &str) -> &'a str {
+    body[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("{field} in {body:#}"))
+}
+
+/// How often Nango was asked for one connection's credentials.
+async fn asked(house: &House) -> usize {
+    let requests = house.control("requests", Method::GET, Value::Null).await;
+    let of_one = |request: &&Value| {
+        request["method"] == "GET"
+            && request["path"]
+                .as_str()
+                .unwrap()
+                .starts_with("/connections/")
+    };
+    requests.as_array().unwrap().iter().filter(of_one).count()
+}
+
+#[tokio::test]
+async fn a_workflow_gets_a_token_that_the_provider_accepts() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let (status, given) = token(&house, "ada", &gmail).await;
+    assert_eq!(status, StatusCode::OK, "{given}");
+    assert_eq!(
+        (&given["type"], &given["token_type"]),
+        (&json!("oauth2"), &json!("Bearer"))
+    );
+    let account = client()
+        .get(format!(
+            "http://{}/provider/userinfo",
+            house.sandbox.address()
+        ))
+        .bearer_auth(text(&given, "access_token"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(account.status(), StatusCode::OK);
+
+    let (status, same) = call(
+        &house.url,
+        KEY,
+        "ada",
+        Method::POST,
+        "/connectors/gmail/token",
+        None,
+    )
+    .await;
+    assert_eq!(
+        (status, &same["access_token"]),
+        (StatusCode::OK, &given["access_token"])
+    );
+
+    house.service().await.write_uses().await.unwrap();
+    for _ in 0..100 {
+        let uses = ada
+            .get(&format!("/connections/{}/uses", text(&gmail, "id")))
+            .await;
+        if uses["uses"].as_array().unwrap().len() == 2 {
+            assert_eq!(uses["uses"][0]["service"], "workflow");
+            let used = ada.connection(text(&gmail, "id")).await;
+            assert!(used["last_synced_at"].is_string());
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the uses were not written down");
+}
+
+#[tokio::test]
+async fn only_a_key_with_the_scope_opens_it_for_the_user_that_it_names() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let path = format!("/connectors/connections/{}/token", text(&gmail, "id"));
+    let post =
+        async |key: &str, user: &str| call(&house.url, key, user, Method::POST, &path, None).await;
+    let cases = [
+        (
+            ada.token.as_str(),
+            "ada",
+            StatusCode::FORBIDDEN,
+            "service_key_needed",
+        ),
+        (READER, "ada", StatusCode::FORBIDDEN, "insufficient_scope"),
+        (
+            "pbk_workflow_ffffffffffffffffffffffffffffffff",
+            "ada",
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+        ),
+        (KEY, "", StatusCode::BAD_REQUEST, "user_required"),
+        (KEY, "bob", StatusCode::NOT_FOUND, "connection_not_found"),
+    ];
+    for (key, user, status, code) in cases {
+        let answer = post(key, user).await;
+        assert_eq!((answer.0, text(&answer.1, "code")), (status, code));
+    }
+    let (status, list) = call(
+        &house.url,
+        READER,
+        "ada",
+        Method::GET,
+        "/connectors/connections",
+        None,
+    )
+    .await;
+    assert_eq!((status, &list["total_count"]), (StatusCode::OK, &json!(1)));
+    let (status, _) = call(
+        &house.url,
+        READER,
+        "ada",
+        Method::DELETE,
+        "/connectors/gmail/disconnect",
+        None,
+    )
+    .await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn two_hundred_who_ask_at_once_cost_one_upstream_call() {
+    let house = house().await;
+    let gmail = house.user("ada").await.connected("gmail").await;
+    house.faults(json!({ "latency_ms": 100 })).await;
+    let before = asked(&house).await;
+    let answers = join_all((0..200).map(|_| token(&house, "ada", &gmail))).await;
+    let first = &answers[0];
+    assert_eq!(first.0, StatusCode::OK, "{}", first.1);
+    assert!(answers.iter().all(|answer| answer == first));
+    assert_eq!(asked(&house).await - before, 1);
+}
+
+#[tokio::test]
+async fn a_disconnect_empties_what_is_held_at_once_on_every_replica() {
+    let house = house().await;
+    let key = format!("workflow={KEY}");
+    let other = house.replica(&[("SERVICE_API_KEYS", &key)]).await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let path = format!("/connectors/connections/{}/token", text(&gmail, "id"));
+    let there = async || call(&other.url, KEY, "ada", Method::POST, &path, None).await;
+    assert_eq!(there().await.0, StatusCode::OK);
+    ada.disconnect("gmail", "").await;
+    let (status, gone) = there().await;
+    assert_eq!(
+        (status, text(&gone, "code")),
+        (StatusCode::NOT_FOUND, "not_connected")
+    );
+    assert_eq!(gone["connect"], "/api/v1/connectors/gmail/connect");
+}
+
+#[tokio::test]
+async fn why_there_is_no_token_is_told_precisely() {
+    let house = house().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let of_gmail = async |user: &str, query: &str| {
+        let path = format!("/connectors/gmail/token{query}");
+        let (status, body) = call(&house.url, KEY, user, Method::POST, &path, None).await;
+        (
+            status.as_u16(),
+            body["code"].as_str().unwrap_or_default().to_owned(),
+            body,
+        )
+    };
+    assert_eq!(of_gmail("ada", "").await.1, "not_connected");
+
+    let hers = ada.connected("gmail").await;
+    let (_, begun) = ada
+        .call(Method::POST, "/gmail/connect?instance_id=second", None)
+        .await;
+    house.popup(text(&begun, "oauth_url")).await;
+    ada.until(text(&begun, "connection_id"), "connected").await;
+    let (status, code, body) = of_gmail("ada", "").await;
+    assert_eq!((status, code.as_str()), (409, "ambiguous_connection"));
+    assert_eq!(body["candidates"].as_array().unwrap().len(), 2);
+    assert_eq!(of_gmail("ada", "?instance_id=second").await.0, 200);
+    assert_eq!(
+        of_gmail("ada", "?instance_id=third").await.1,
+        "not_connected"
+    );
+
+    bob.connected("gmail").await;
+    house
+        .control(
+            "revoke",
+            Method::POST,
+            json!({ "connection_id": hers["nango_connection_id"] }),
+        )
+        .await;
+    house.pass(TimeDelta::minutes(50));
+    let (status, dead) = token(&house, "ada", &hers).await;
+    assert_eq!(
+        (status, text(&dead, "code")),
+        (StatusCode::CONFLICT, "needs_reauthorization")
+    );
+    assert!(text(&dead, "connect").ends_with("/reconnect"));
+
+    house.faults(json!({ "refuse_refresh": true })).await;
+    let (status, code, _) = of_gmail("bob", "").await;
+    assert_eq!((status, code.as_str()), (503, "provider_unavailable"));
+    house.faults(json!({ "status": 500 })).await;
+    house.pass(TimeDelta::minutes(2));
+    let (status, code, _) = of_gmail("bob", "").await;
+    assert_eq!((status, code.as_str()), (503, "nango_unavailable"));
+    house.faults(json!({})).await;
+    assert_eq!(of_gmail("bob", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_refused_token_is_refreshed_once_however_many_say_so() {
+    let house = house().await;
+    let key = format!("workflow={KEY}");
+    let other = house.replica(&[("SERVICE_API_KEYS", &key)]).await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let (_, old) = token(&house, "ada", &gmail).await;
+    let path = format!(
+        "/connectors/connections/{}/token/invalid",
+        text(&gmail, "id")
+    );
+    let report = async |url: String| {
+        let body = json!({ "token_id": old["token_id"] });
+        call(&url, KEY, "ada", Method::POST, &path, Some(body)).await
+    };
+    let urls = (0..50).map(|n| {
+        if n % 2 == 0 {
+            house.url.clone()
+        } else {
+            other.url.clone()
+        }
+    });
+    let answers = join_all(urls.map(report)).await;
+    assert!(
+        answers.iter().all(|(status, _)| *status == StatusCode::OK),
+        "{answers:?}"
+    );
+    let refreshed = answers
+        .iter()
+        .filter(|(_, body)| body["refreshed"] == true)
+        .count();
+    assert!((1..=2).contains(&refreshed), "{refreshed}");
+    let (status, new) = token(&house, "ada", &gmail).await;
+    assert_eq!(status, StatusCode::OK, "{new}");
+    assert_ne!(new["access_token"], old["access_token"]);
+    assert_eq!(
+        ada.connection(text(&gmail, "id")).await["status"],
+        "connected"
+    );
+}
+
+#[tokio::test]
+async fn keys_are_made_rotated_and_revoked() {
+    let house = house().await;
+    house.user("ada").await.connected("gmail").await;
+    let keys = house.keys().await;
+    let all = patchbay::keys::Scope::ALL.into();
+    let first = keys.create("engine", &all).await.unwrap();
+    let opens = async |key: &str| {
+        call(
+            &house.url,
+            key,
+            "ada",
+            Method::POST,
+            "/connectors/gmail/token",
+            None,
+        )
+        .await
+        .0
+    };
+    let first = patchbay::keys::shown(&first).to_owned();
+    assert_eq!(opens(&first).await, StatusCode::OK);
+    let second = keys.rotate("engine", TimeDelta::hours(1)).await.unwrap();
+    let second = patchbay::keys::shown(&second).to_owned();
+    assert_eq!(
+        (opens(&first).await, opens(&second).await),
+        (StatusCode::OK, StatusCode::OK)
+    );
+    house.pass(TimeDelta::hours(2));
+    keys.revoke("engine").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(
+        (opens(&first).await, opens(&second).await),
+        (StatusCode::UNAUTHORIZED, StatusCode::UNAUTHORIZED)
+    );
+    let listed = keys.list().await.unwrap();
+    assert_eq!(listed.len(), 2);
+    assert!(listed[0].revoked_at.is_some() && listed[1].expires_at.is_some());
+
+    let mut sql = house.sql().await;
+    let kept: String =
+        sqlx::query_scalar("select string_agg(service_key::text, ' ') from service_key")
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+    assert!(!kept.contains(&first) && !kept.contains(&second), "{kept}");
+}
+
+#[tokio::test]
+async fn a_call_through_the_proxy_reaches_the_provider_and_nothing_else() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let base = format!(
+        "{}/api/v1/connectors/connections/{}/proxy",
+        house.url,
+        text(&gmail, "id")
+    );
+    let send = async |path: &str, body: Vec<u8>| {
+        client()
+            .post(format!("{base}{path}"))
+            .bearer_auth(KEY)
+            .header("patchbay-user", "ada")
+            .header("content-type", "application/octet-stream")
+            .body(body)
+            .send()
+            .await
+            .unwrap()
+    };
+    let large = vec![7_u8; 3 * 1024 * 1024];
+    let echoed = send("/echo?q=a%20b&q=c", large.clone()).await;
+    assert_eq!(echoed.status(), StatusCode::OK);
+    assert_eq!(echoed.headers()["x-echo-method"], "POST");
+    assert_eq!(echoed.headers()["content-type"], "application/octet-stream");
+    assert_eq!(echoed.bytes().await.unwrap(), large);
+    for path in [
+        "/..%2Fconnections",
+        "/a/%2e%2e/%2e%2e/connections",
+        "/a%5C..%5Cconnections",
+    ] {
+        let refused = send(path, Vec::new()).await;
+        let status = refused.status();
+        assert_ne!(status, StatusCode::OK, "{path}");
+    }
+    let missing = send("/no-such-api", Vec::new()).await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    ada.disconnect("gmail", "").await;
+    let ended = send("/echo", Vec::new()).await;
+    assert_eq!(
+        ended.json::<Value>().await.unwrap()["code"],
+        "not_connected"
+    );
+}
+
+#[tokio::test]
+async fn a_users_data_is_removed_here_and_at_nango() {
+    let house = house().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    ada.connected("gmail").await;
+    ada.connected("github").await;
+    let his = bob.connected("gmail").await;
+    let begun = ada.connect("dropbox").await;
+    house
+        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    house.popup(text(&begun, "oauth_url")).await;
+    let erase = async || {
+        call(
+            &house.url,
+            KEY,
+            "",
+            Method::DELETE,
+            "/users/ada/connections",
+            None,
+        )
+        .await
+    };
+    let (status, erased) = erase().await;
+    assert_eq!(
+        (status, &erased["connections"]),
+        (StatusCode::OK, &json!(3)),
+        "{erased}"
+    );
+    for _ in 0..100 {
+        if house.nango_connections().await.len() == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        house.nango_connections().await,
+        [text(&his, "nango_connection_id")]
+    );
+    assert_eq!(ada.get("/connections").await["total_count"], 0);
+    assert_eq!(erase().await.1["connections"], 0);
+}
+
+#[tokio::test]
+async fn a_clean_stop_loses_no_line_of_the_audit_trail() {
+    let mut house = house().await;
+    let gmail = house.user("ada").await.connected("gmail").await;
+    let answers = join_all((0..50).map(|_| token(&house, "ada", &gmail))).await;
+    assert!(answers.iter().all(|(status, _)| *status == StatusCode::OK));
+    house.stop().await.unwrap();
+    let mut sql = house.sql().await;
+    let written: i64 = sqlx::query_scalar("select count(*) from token_use")
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(written, 50);
+}

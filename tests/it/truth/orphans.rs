@@ -1,0 +1,91 @@
+//! What Nango holds that no row knows, and listings that break.
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::text;
+use crate::house::{AT_ONCE, House};
+
+/// A connection of ours at Nango, of which the table has forgotten everything.
+async fn orphan(house: &House) -> String {
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    sqlx::query("delete from user_connector_connection")
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    text(&connected, "nango_connection_id").to_owned()
+}
+
+#[tokio::test]
+async fn an_orphan_of_ours_is_deleted_after_an_hours_grace() {
+    let house = House::new().await;
+    orphan(&house).await;
+    house.pass(TimeDelta::minutes(59));
+    assert_eq!(house.sweep().await.orphans, 0);
+    house.pass(TimeDelta::minutes(1));
+    assert_eq!(house.sweep().await.orphans, 1);
+    house.service().await.delete_due().await.unwrap();
+    assert_eq!(house.nango_connections().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_another_installation_or_a_stranger_has_at_nango_is_left_alone() {
+    let house = House::new().await;
+    let theirs = orphan(&house).await;
+    house.import(json!({ "end_user_id": "ada" })).await;
+    let before = house.nango_connections().await;
+    assert!(before.len() == 2 && before.contains(&theirs));
+    sqlx::query("update installation set id = gen_random_uuid()")
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let installed_later = house.service().await;
+    house.pass(TimeDelta::hours(3));
+    let stop = CancellationToken::new();
+    let swept = installed_later.sweep(AT_ONCE, &stop).await.unwrap();
+    let swept = swept.unwrap();
+    assert_eq!((swept.listed, swept.orphans, swept.found), (2, 0, 0));
+    installed_later.delete_due().await.unwrap();
+    assert_eq!(house.nango_connections().await, before);
+}
+
+#[tokio::test]
+async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let (hers, his) = (ada.connected("gmail").await, bob.connected("gmail").await);
+    house.pass(TimeDelta::minutes(5));
+    // Newer connections, of somebody else, fill the first page.
+    for _ in 0..20 {
+        join_all((0..50).map(|_| house.import(json!({})))).await;
+    }
+    let gone = text(&hers, "nango_connection_id");
+    let path = format!("/connections/{gone}?provider_config_key=gmail");
+    house.nango(Method::DELETE, &path).await;
+
+    let faults = json!({ "status": 500, "only": "page=1" });
+    house.faults(faults).await;
+    let stop = CancellationToken::new();
+    let broken = house.service().await.sweep(AT_ONCE, &stop).await;
+    assert!(broken.is_err(), "{broken:?}");
+    for (user, connection) in [(&ada, &hers), (&bob, &his)] {
+        let now = user.connection(text(connection, "id")).await;
+        assert_eq!(now["status"], "connected");
+    }
+
+    house.faults(json!({})).await;
+    let swept = house.sweep().await;
+    assert_eq!((swept.listed, swept.missing, swept.orphans), (1001, 1, 0));
+    assert_eq!(
+        ada.connection(text(&hers, "id")).await["status_reason"],
+        "missing_upstream"
+    );
+    assert_eq!(
+        bob.connection(text(&his, "id")).await["status"],
+        "connected"
+    );
+}

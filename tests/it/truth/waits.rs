@@ -1,0 +1,56 @@
+//! A crowd that waits.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::text;
+use crate::house::House;
+
+/// How many calls for a list of connections Nango has had.
+async fn lists(house: &House) -> usize {
+    let one = house.nango_calls("GET", "/connections/").await;
+    house.nango_calls("GET", "/connections").await - one
+}
+
+#[tokio::test]
+async fn fifty_who_wait_cost_two_calls_a_second_and_each_sees_the_grant_within_three() {
+    const USERS: usize = 50;
+    const SECONDS: usize = 5;
+    let house = House::new().await;
+    let names: Vec<String> = (0..USERS).map(|n| format!("user-{n}")).collect();
+    let users = join_all(names.iter().map(|name| house.user(name))).await;
+    let faults = json!({ "consent": "allow", "drop_webhooks": true });
+    house.faults(faults).await;
+    let begun = join_all(users.iter().map(|user| user.connect("gmail"))).await;
+    let path = |n: usize, wait: usize| {
+        let id = text(&begun[n], "connection_id");
+        format!("/connections/{id}?wait={wait}")
+    };
+
+    let (before, started) = (lists(&house).await, Instant::now());
+    let waited = join_all((0..USERS).map(async |n| users[n].get(&path(n, SECONDS)).await)).await;
+    assert!(waited.iter().all(|one| one["status"] == "pending"));
+    let (calls, took) = (lists(&house).await - before, started.elapsed());
+    // Two a second, and a few that may come at once after a pause.
+    let allowed = 2 * (took.as_secs_f64().ceil() as usize) + 4;
+    assert!(calls <= allowed, "{calls} calls in {took:?}");
+
+    let last = USERS - 1;
+    let everybody = join_all((0..USERS).map(async |n| {
+        let waited = users[n].get(&path(n, if n == last { 25 } else { 4 })).await;
+        (waited, Instant::now())
+    }));
+    let granting = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        house.popup(text(&begun[last], "oauth_url")).await;
+        Instant::now()
+    };
+    let (waited, granted) = tokio::join!(everybody, granting);
+    let (connection, told) = &waited[last];
+    assert_eq!(connection["status"], "connected");
+    let delay = told.saturating_duration_since(granted);
+    assert!(delay < Duration::from_secs(3), "{delay:?}");
+}
