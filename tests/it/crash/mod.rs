@@ -8,7 +8,7 @@ mod victim;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -132,14 +132,11 @@ impl Stage {
             ("SWEEP_INTERVAL_SECONDS", "2".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ];
-        let binary = std::env::var_os("PATCHBAY_BINARY");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
-        std::fs::create_dir_all(&folder).unwrap();
-        let _ = std::fs::remove_file(folder.join("service.log"));
         let recipe = Recipe {
-            binary: binary.map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
+            binary: std::env::var_os("PATCHBAY_BINARY")
+                .map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
             settings,
-            folder,
+            folder: empty_folder(),
             url,
             client: client.clone(),
         };
@@ -303,6 +300,15 @@ impl Stage {
         }
         wrong
     }
+}
+
+/// Where the service runs and leaves its log.
+fn empty_folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
+    // It is there if this ran before.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 async fn report(
