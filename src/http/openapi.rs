@@ -74,6 +74,14 @@ pub(super) fn complete(document: &mut OpenApi) {
                 operation.operation_id = Some(format!("proxy_{method}"));
             }
             operation.security.clone_from(&security);
+            let responses = &mut operation.responses.responses;
+            if security.is_some()
+                && scoped(path)
+                && let Some(refused) = responses.get("401").cloned()
+            {
+                // A key without the scope is refused in the form of no key at all.
+                responses.entry("403".to_owned()).or_insert(refused);
+            }
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response
                     && status.starts_with(['4', '5'])
@@ -86,6 +94,14 @@ pub(super) fn complete(document: &mut OpenApi) {
             }
         }
     }
+}
+
+/// Whether a service's key needs a scope for a path: all but the catalog, which any caller may read.
+fn scoped(path: &str) -> bool {
+    !matches!(
+        path,
+        "/api/v1/connectors" | "/api/v1/connectors/{connector}"
+    )
 }
 
 /// Whose token opens a path: a service's key, or a user's token besides. Others are called by platforms and by Nango.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const CONNECTORS: [&str; 3] = ["gmail", "github", "slack"];
+const CONNECTORS: [&str; 3] = ["gmail", "github", "google-calendar"];
 
 /// How many connections a user plays with at a time.
 const SLOTS: usize = 3;
@@ -131,11 +131,12 @@ impl<'a> User<'a> {
     pub(super) async fn live(mut self) {
         while !self.scene.stop.is_cancelled() {
             let slot = random(SLOTS);
-            match random(12) {
+            match random(13) {
                 0..5 => self.connect(slot).await,
                 5 | 6 => self.reconnect(slot).await,
                 7 | 8 => self.disconnect(slot).await,
                 9 => self.open_an_old_address().await,
+                10 if random(3) == 0 => self.give_up(slot),
                 _ => self.look(slot).await,
             }
             tokio::time::sleep(Duration::from_millis(random(60) as u64)).await;
@@ -145,7 +146,7 @@ impl<'a> User<'a> {
         }
     }
 
-    /// What a slot's user was told last has to hold in the end.
+    /// Turns to another connection: what the user was told last of this one has to hold in the end.
     fn give_up(&mut self, number: usize) {
         let slot = std::mem::replace(&mut self.slots[number], Slot::new(number));
         self.addresses.retain(|address| address.slot != number);

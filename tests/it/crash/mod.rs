@@ -8,7 +8,7 @@ mod victim;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -75,12 +75,12 @@ async fn run() {
     );
     println!("{kills} kills in {:.0?}", began.elapsed());
     let told = scene.told.into_inner().unwrap();
-    let unsettled = stage.violations().await.len();
+    let unsettled = stage.violations().await;
     let mut wrong = stage.settle(&told.keyed).await;
     wrong.extend(stage.violations().await);
     wrong.extend(stage.not_as_told(&told).await);
     last.kill().await;
-    report(&scene.counts, &told, &stage, unsettled, &wrong).await;
+    report(&scene.counts, &told, &stage, &unsettled, &wrong).await;
     assert!(wrong.is_empty(), "{} violations", wrong.len());
 }
 
@@ -132,14 +132,11 @@ impl Stage {
             ("SWEEP_INTERVAL_SECONDS", "2".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ];
-        let binary = std::env::var_os("PATCHBAY_BINARY");
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
-        std::fs::create_dir_all(&folder).unwrap();
-        let _ = std::fs::remove_file(folder.join("service.log"));
         let recipe = Recipe {
-            binary: binary.map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
+            binary: std::env::var_os("PATCHBAY_BINARY")
+                .map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
             settings,
-            folder,
+            folder: empty_folder(),
             url,
             client: client.clone(),
         };
@@ -305,7 +302,22 @@ impl Stage {
     }
 }
 
-async fn report(counts: &Counts, told: &Told, stage: &Stage, unsettled: usize, wrong: &[String]) {
+/// Where the service runs and leaves its log.
+fn empty_folder() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("crash");
+    // It is there if this ran before.
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+async fn report(
+    counts: &Counts,
+    told: &Told,
+    stage: &Stage,
+    unsettled: &[String],
+    wrong: &[String],
+) {
     let number = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     let mut sql = stage.sql().await;
     let rows: Vec<(String, i64)> = sqlx::query_as(
@@ -343,7 +355,14 @@ async fn report(counts: &Counts, told: &Told, stage: &Stage, unsettled: usize, w
     );
     println!("rows {rows:?}, attempts {attempts}, events {events}");
     println!("expectations held against the end {}", told.expected.len());
-    println!("not yet right after the last kill {unsettled}");
+    let orphans = unsettled
+        .iter()
+        .filter(|what| what.starts_with("Nango holds"));
+    println!(
+        "not settled right after the last kill {}, of them at Nango without a row {}",
+        unsettled.len(),
+        orphans.count()
+    );
     println!("violations {}", wrong.len());
     for wrong in wrong {
         println!("  {wrong}");

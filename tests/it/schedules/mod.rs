@@ -3,6 +3,7 @@
 //! `SCHEDULES` says how many (a few hundred without it), `SCHEDULES_SEED` repeats those of a
 //! run that failed.
 
+mod end;
 mod run;
 mod step;
 mod world;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use patchbay::auth::UserId;
 use patchbay::connections::service::{
-    Authorization, ConnectRequest, Connections, DisconnectTarget, Error, Pace, Query, Update,
+    Authorization, ConnectRequest, Connections, DisconnectTarget, Error, Pace, Update,
 };
 use patchbay::connections::{Account as Known, State};
 use serde_json::json;
@@ -17,48 +17,44 @@ use uuid::Uuid;
 
 use super::step::{Account, Fault, SLOTS, Step};
 use super::world::{Mail, World};
-use crate::invariants;
 
-const USERS: [&str; 2] = ["ada", "bob"];
+pub(super) const USERS: [&str; 2] = ["ada", "bob"];
 const CONNECTORS: [&str; 2] = ["gmail", "github"];
 const INSTANCES: [&str; 2] = ["", "second"];
 
 /// Nobody waits between two sweeps, or between their calls.
-const AT_ONCE: Pace = Pace {
+pub(super) const AT_ONCE: Pace = Pace {
     every: Duration::ZERO,
     pause: Duration::ZERO,
 };
 
-/// Rounds after which a service that has no faults to cope with has to be quiet.
-const ROUNDS: usize = 12;
-
 /// One schedule in its world.
 pub(super) struct Run<'a> {
-    world: &'a World,
-    service: RefCell<Rc<Connections>>,
+    pub(super) world: &'a World,
+    pub(super) service: RefCell<Rc<Connections>>,
     fault: Cell<Fault>,
-    slots: RefCell<[Slot; SLOTS]>,
+    pub(super) slots: RefCell<[Slot; SLOTS]>,
     urls: RefCell<Vec<Address>>,
     /// Webhooks that have not arrived, in the order in which they were sent.
     mail: RefCell<Vec<Mail>>,
     old_mail: RefCell<Vec<Mail>>,
-    deleted: RefCell<HashSet<String>>,
+    pub(super) deleted: RefCell<HashSet<String>>,
     /// What no step should have brought.
-    surprises: RefCell<Vec<String>>,
+    pub(super) surprises: RefCell<Vec<String>>,
 }
 
 /// One connection that a user may have.
 #[derive(Clone, Copy, Default)]
-struct Slot {
-    id: Option<Uuid>,
-    expected: Expected,
+pub(super) struct Slot {
+    pub(super) id: Option<Uuid>,
+    pub(super) expected: Expected,
     /// Raised by each disconnect: addresses from before are void.
     age: usize,
 }
 
 /// What its user may expect of a connection.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Expected {
+pub(super) enum Expected {
     #[default]
     Anything,
     /// They granted it, and nobody took it away since.
@@ -129,7 +125,7 @@ impl<'a> Run<'a> {
         self.surprises.borrow_mut().push(what);
     }
 
-    fn service(&self) -> Rc<Connections> {
+    pub(super) fn service(&self) -> Rc<Connections> {
         self.service.borrow().clone()
     }
 
@@ -432,89 +428,9 @@ impl<'a> Run<'a> {
         faults[name] = value;
         self.world.faults(faults).await;
     }
-
-    /// Lets the worker do its passes until there is nothing to do, and says what is wrong then.
-    async fn settled(&self) -> Vec<String> {
-        let service = self.service();
-        for _ in 0..ROUNDS {
-            self.world.pass(TimeDelta::minutes(31));
-            self.world.refresh_what_failed().await;
-            let deleted = service.delete_due().await.unwrap();
-            let expired = service.expire_attempts().await.unwrap();
-            let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
-            let swept = swept.unwrap().expect("nobody else sweeps");
-            let found = swept.found + swept.missing + swept.checked + swept.orphans;
-            if deleted + expired + found == 0 {
-                return self.violations().await;
-            }
-        }
-        vec!["the service does not come to rest".to_owned()]
-    }
-
-    async fn violations(&self) -> Vec<String> {
-        let (sql, deleted) = (&mut self.world.sql().await, self.deleted.borrow().clone());
-        let mut wrong = self.surprises.take();
-        wrong.extend(invariants::violations(sql, &self.world.nango, &deleted).await);
-        let slots = *self.slots.borrow();
-        for (number, slot) in slots.iter().enumerate() {
-            let Some(id) = slot.id else {
-                continue;
-            };
-            let details = self.service().get(&user(number), id).await.unwrap();
-            let connection = details.connection;
-            let as_expected = match (slot.expected, &connection.state) {
-                (Expected::Anything, _)
-                | (Expected::Connected, State::Connected { .. })
-                | (Expected::Disconnected, State::Disconnected { .. }) => true,
-                // Theirs to decide.
-                (Expected::Connected, _) => connection.found_account.is_some(),
-                _ => false,
-            };
-            if !as_expected {
-                let expected = match slot.expected {
-                    Expected::Connected => "granted, and nobody took it away",
-                    _ => "disconnected, and not connected since",
-                };
-                let state = connection.state;
-                wrong.push(format!("slot {number} was {expected}: it is {state:?}"));
-            }
-        }
-        wrong
-    }
-
-    /// Ends every connection: nothing may be left at Nango.
-    async fn ended(&self) -> Vec<String> {
-        let mut everything = Query {
-            connector: None,
-            status: None,
-            limit: 100,
-            after: None,
-        };
-        let service = self.service();
-        for name in USERS {
-            let user = UserId::try_from(name.to_owned()).unwrap();
-            everything.after = None;
-            let page = service.list(&user, &everything).await.unwrap();
-            for details in page.connections {
-                let target = DisconnectTarget::Connection(details.connection.id);
-                let slug = &details.connection.connector.slug;
-                let ended = service.disconnect(&user, slug, &target).await.unwrap();
-                assert!(ended.confirmed, "Nango had no fault");
-            }
-        }
-        let left = self
-            .world
-            .nango
-            .connections(&Default::default())
-            .await
-            .unwrap();
-        left.iter()
-            .map(|one| format!("{} is left at Nango after the end", one.connection_id))
-            .collect()
-    }
 }
 
-fn user(slot: usize) -> UserId {
+pub(super) fn user(slot: usize) -> UserId {
     UserId::try_from(USERS[slot % 2].to_owned()).unwrap()
 }
 

@@ -1,0 +1,95 @@
+//! How a schedule ends: all settles, and is as it should be.
+
+use chrono::TimeDelta;
+use patchbay::auth::UserId;
+use patchbay::connections::State;
+use patchbay::connections::service::{DisconnectTarget, Query};
+use tokio_util::sync::CancellationToken;
+
+use super::run::{AT_ONCE, Expected, Run, USERS, user};
+use crate::invariants;
+
+/// Rounds after which a service that has no faults to cope with has to be quiet.
+const ROUNDS: usize = 12;
+
+impl Run<'_> {
+    /// Lets the worker do its passes until there is nothing to do, and says what is wrong then.
+    pub(super) async fn settled(&self) -> Vec<String> {
+        let service = self.service();
+        for _ in 0..ROUNDS {
+            self.world.pass(TimeDelta::minutes(31));
+            self.world.refresh_what_failed().await;
+            let deleted = service.delete_due().await.unwrap();
+            let expired = service.expire_attempts().await.unwrap();
+            let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
+            let swept = swept.unwrap().expect("nobody else sweeps");
+            let found = swept.found + swept.missing + swept.checked + swept.orphans;
+            if deleted + expired + found == 0 {
+                return self.violations().await;
+            }
+        }
+        vec!["the service does not come to rest".to_owned()]
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        let (sql, deleted) = (&mut self.world.sql().await, self.deleted.borrow().clone());
+        let mut wrong = self.surprises.take();
+        wrong.extend(invariants::violations(sql, &self.world.nango, &deleted).await);
+        let slots = *self.slots.borrow();
+        for (number, slot) in slots.iter().enumerate() {
+            let Some(id) = slot.id else {
+                continue;
+            };
+            let details = self.service().get(&user(number), id).await.unwrap();
+            let connection = details.connection;
+            let as_expected = match (slot.expected, &connection.state) {
+                (Expected::Anything, _)
+                | (Expected::Connected, State::Connected { .. })
+                | (Expected::Disconnected, State::Disconnected { .. }) => true,
+                // Theirs to decide.
+                (Expected::Connected, _) => connection.found_account.is_some(),
+                _ => false,
+            };
+            if !as_expected {
+                let expected = match slot.expected {
+                    Expected::Connected => "granted, and nobody took it away",
+                    _ => "disconnected, and not connected since",
+                };
+                let state = connection.state;
+                wrong.push(format!("slot {number} was {expected}: it is {state:?}"));
+            }
+        }
+        wrong
+    }
+
+    /// Ends every connection: nothing may be left at Nango.
+    pub(super) async fn ended(&self) -> Vec<String> {
+        let mut everything = Query {
+            connector: None,
+            status: None,
+            limit: 100,
+            after: None,
+        };
+        let service = self.service();
+        for name in USERS {
+            let user = UserId::try_from(name.to_owned()).unwrap();
+            everything.after = None;
+            let page = service.list(&user, &everything).await.unwrap();
+            for details in page.connections {
+                let target = DisconnectTarget::Connection(details.connection.id);
+                let slug = &details.connection.connector.slug;
+                let ended = service.disconnect(&user, slug, &target).await.unwrap();
+                assert!(ended.confirmed, "Nango had no fault");
+            }
+        }
+        let left = self
+            .world
+            .nango
+            .connections(&Default::default())
+            .await
+            .unwrap();
+        left.iter()
+            .map(|one| format!("{} is left at Nango after the end", one.connection_id))
+            .collect()
+    }
+}
