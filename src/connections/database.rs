@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
+use tokio::time::Instant;
 use url::Url;
 
 use super::transaction::Transaction;
 use crate::config::DatabaseConfig;
+use crate::metrics;
 
 /// Every migration, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -29,8 +34,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    counts: Counts,
     options: PgConnectOptions,
     switches_servers: bool,
+}
+
+/// What is counted of the pool. Clones count together.
+#[derive(Clone, Debug)]
+struct Counts {
+    waits: Histogram,
+    gave_up: Counter,
 }
 
 /// Why the database cannot be used.
@@ -104,6 +117,10 @@ impl Database {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
+            counts: Counts {
+                waits: metrics::latency(),
+                gave_up: Counter::default(),
+            },
             options,
             switches_servers,
         })
@@ -121,8 +138,7 @@ impl Database {
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        let inner = self.pool.begin().await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        self.begun(self.pool.begin()).await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -130,11 +146,41 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
-        let inner = self
-            .pool
-            .begin_with("begin isolation level repeatable read, read only")
-            .await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        let statement = "begin isolation level repeatable read, read only";
+        self.begun(self.pool.begin_with(statement)).await
+    }
+
+    async fn begun(
+        &self,
+        begins: impl Future<Output = sqlx::Result<sqlx::Transaction<'static, Postgres>>>,
+    ) -> sqlx::Result<Transaction> {
+        let started = Instant::now();
+        let begun = begins.await;
+        self.counts.waits.observe(started.elapsed().as_secs_f64());
+        if matches!(begun, Err(sqlx::Error::PoolTimedOut)) {
+            self.counts.gave_up.inc();
+        }
+        Ok(Transaction::new(begun?, self.switches_servers))
+    }
+
+    /// How many connections are open, and how many of them nobody uses.
+    #[must_use]
+    pub fn pool_size(&self) -> (u64, u64) {
+        (u64::from(self.pool.size()), self.pool.num_idle() as u64)
+    }
+
+    /// Makes what is counted of the pool part of what a scrape reads.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        registry.register(
+            "database_begin_seconds",
+            "How long a transaction waited for its connection and its beginning",
+            self.counts.waits.clone(),
+        );
+        registry.register(
+            "database_pool_timeouts",
+            "Transactions that got no connection in time",
+            self.counts.gave_up.clone(),
+        );
     }
 
     /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.

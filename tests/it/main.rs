@@ -16,6 +16,7 @@ mod house;
 mod invariants;
 mod local_postgres;
 mod matrix;
+mod monitoring;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
