@@ -5,6 +5,7 @@
 mod api;
 mod auth;
 mod catalog;
+mod clients;
 mod clock;
 mod config;
 mod connect;
@@ -14,6 +15,7 @@ mod database;
 mod examples;
 mod house;
 mod invariants;
+mod limits;
 mod local_postgres;
 mod matrix;
 mod monitoring;
