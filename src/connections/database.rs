@@ -24,6 +24,10 @@ pub static MIGRATOR: Migrator = sqlx::migrate!();
 /// The key of the advisory lock under which replicas migrate, one after the other.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 
+/// How the description of a migration begins that removes or changes what older programs use. Such
+/// a one comes a version later than the last program that needs what it removes; all others only add.
+const CONTRACTION: &str = "contract";
+
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,9 +75,9 @@ pub enum DatabaseError {
         /// What the server said.
         source: sqlx::Error,
     },
-    /// The database has a migration that this program does not.
+    /// A newer version's migration has removed what this program needs.
     #[error(
-        "the database was migrated by a newer Patchbay (migration {0}): run that version, or a newer one"
+        "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
     )]
     Newer(i64),
     /// A migration was changed after it had been applied.
@@ -202,8 +206,11 @@ impl Database {
 
     /// Brings the schema up to date, one replica at a time, in one transaction.
     ///
+    /// What a newer version has added stays: while replicas are replaced one by one, old ones go on
+    /// over the new schema, and may start again. What has removed something is refused.
+    ///
     /// # Errors
-    /// When a migration fails, or the database was migrated by another version; then nothing has changed.
+    /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
@@ -249,25 +256,35 @@ async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
     )
     .execute(&mut *tx)
     .await?;
-    let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations")
+    let applied: Vec<(i64, String, Vec<u8>)> =
+        sqlx::query_as("select version, description, checksum from _sqlx_migrations")
             .fetch_all(&mut *tx)
             .await?;
-    let mut applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    let mut applied: BTreeMap<i64, (String, Vec<u8>)> = applied
+        .into_iter()
+        .map(|(version, description, checksum)| (version, (description, checksum)))
+        .collect();
     for migration in MIGRATOR.iter() {
         let version = migration.version;
         match applied.remove(&version) {
-            Some(checksum) if *checksum == *migration.checksum => {}
+            Some((_, checksum)) if *checksum == *migration.checksum => {}
             Some(_) => return Err(DatabaseError::Changed(version)),
             None => apply(tx, migration)
                 .await
                 .map_err(|source| DatabaseError::Migration { version, source })?,
         }
     }
-    match applied.last_key_value() {
-        Some((version, _)) => Err(DatabaseError::Newer(*version)),
-        None => Ok(()),
+    for (version, (description, _)) in applied {
+        if description.starts_with(CONTRACTION) {
+            return Err(DatabaseError::Newer(version));
+        }
+        tracing::info!(
+            version,
+            description,
+            "a newer Patchbay has migrated the database"
+        );
     }
+    Ok(())
 }
 
 async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> {

@@ -88,7 +88,9 @@ pub(super) fn complete(document: &mut OpenApi) {
                 for status in ["429", "503"] {
                     // Whoever asks too often, and whoever asks a replica that has too much to do.
                     let responses = &mut operation.responses.responses;
-                    responses.entry(status.to_owned()).or_insert(problem.clone());
+                    responses
+                        .entry(status.to_owned())
+                        .or_insert(problem.clone());
                 }
             }
             for (status, response) in &mut operation.responses.responses {

@@ -32,3 +32,4 @@ mod start;
 mod tokens;
 mod truth;
 mod try_out;
+mod versions;

@@ -102,7 +102,8 @@ pub(in crate::connections) async fn events_after(
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
     let rows = sqlx::query_as(
-        "select * from connection_event where user_id = $1 and id > $2 order by id limit $3",
+        "select id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at \
+         from connection_event where user_id = $1 and id > $2 order by id limit $3",
     )
     .bind(user.as_str())
     .bind(after)
@@ -144,7 +145,8 @@ pub(in crate::connections) async fn history(
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
     let rows = sqlx::query_as(
-        "select * from connection_event where connection_id = $1 and ($2::bigint is null or version < $2) \
+        "select id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at \
+         from connection_event where connection_id = $1 and ($2::bigint is null or version < $2) \
          order by version desc limit $3",
     )
     .bind(connection)
