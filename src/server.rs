@@ -16,7 +16,6 @@ use axum::extract::Request;
 use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Version};
 use axum::response::Response;
-use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -35,6 +34,9 @@ use crate::http::Peer;
 
 /// How long a connection that is told to end may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long a head that is on its way when nothing new is taken any more is waited for.
+const LAST_HEAD: Duration = Duration::from_secs(2);
 
 /// How soon a system that has no more sockets is asked for one again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -81,13 +83,27 @@ pub async fn serve(
             None => break,
         }
     }
-    // Those who were in the system's queue already would be cut off with it.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
+    for stream in last_clients(listener) {
         server.take(stream, place(&places).await, &connections);
     }
-    drop(listener);
     connections.close();
     connections.wait().await;
+}
+
+/// Those who are in the system's queue when it is closed: they would be cut off with it.
+///
+/// The system is asked itself, for what the runtime knows of the queue may be a moment old.
+fn last_clients(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    let accepted = std::iter::from_fn(|| Some(listener.accept().ok()?.0)).collect::<Vec<_>>();
+    drop(listener);
+    let into_ours = |stream: std::net::TcpStream| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    accepted.into_iter().filter_map(into_ours).collect()
 }
 
 async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
@@ -169,7 +185,14 @@ where
             let _ = tokio::time::timeout(GOODBYE, connection).await;
             return;
         }
-        () = stopping.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stopping.closing.cancelled() => {}
+    }
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        // A request that has been sent is answered, even if only part of it has come.
+        _ = tokio::time::timeout(LAST_HEAD, activity.head_came()) => {
+            connection.as_mut().graceful_shutdown();
+        }
     }
     tokio::select! {
         _ = connection.as_mut() => {}

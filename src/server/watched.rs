@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::config::ServerConfig;
@@ -27,6 +28,7 @@ pub(super) struct Activity {
     in_head: AtomicBool,
     /// Since when the present wait lasts, in milliseconds from the opening.
     since: AtomicU64,
+    head_came: Notify,
 }
 
 impl Activity {
@@ -38,6 +40,7 @@ impl Activity {
             under_way: AtomicU32::new(0),
             in_head: AtomicBool::new(true),
             since: AtomicU64::new(0),
+            head_came: Notify::new(),
         }
     }
 
@@ -45,7 +48,16 @@ impl Activity {
     pub(super) fn request(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
+        self.head_came.notify_waiters();
         UnderWay(self.clone())
+    }
+
+    /// Returns when no head is on its way, or the one that is has come.
+    pub(super) async fn head_came(&self) {
+        let came = self.head_came.notified();
+        if self.in_head.load(Ordering::Relaxed) {
+            came.await;
+        }
     }
 
     /// Returns when the connection is of no use any more.

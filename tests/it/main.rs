@@ -29,6 +29,7 @@ mod sandbox;
 mod schedules;
 mod server;
 mod start;
+mod stopping;
 mod tokens;
 mod truth;
 mod try_out;
