@@ -13,6 +13,7 @@ pub mod lookups;
 pub mod machine;
 pub mod service;
 mod store;
+mod survey;
 mod transaction;
 pub mod uses;
 
@@ -26,8 +27,10 @@ use uuid::Uuid;
 
 use crate::auth::UserId;
 
+pub(crate) use database::CONTRACTION;
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::Event;
+pub use survey::Survey;
 pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.

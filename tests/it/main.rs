@@ -5,6 +5,7 @@
 mod api;
 mod auth;
 mod catalog;
+mod check;
 mod clients;
 mod clock;
 mod config;
