@@ -80,16 +80,17 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve => {
             let config = configuration()?;
-            telemetry::init(config.log_format);
+            let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
             let app = App::bind(config, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
+            drop(telemetry);
         }
         #[cfg(feature = "sandbox")]
         Command::Sandbox => try_out::run(stop_on_signal()?).await?,
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
-            telemetry::init(LogFormat::Pretty);
+            let _telemetry = telemetry::init(LogFormat::Pretty, None);
             let database = Database::connect(&config).await?;
             database.migrate().await?;
             println!("the database's schema is up to date");

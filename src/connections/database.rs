@@ -12,11 +12,12 @@ use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 use tokio::time::Instant;
+use tracing::Instrument;
 use url::Url;
 
 use super::transaction::Transaction;
 use crate::config::DatabaseConfig;
-use crate::metrics;
+use crate::{metrics, telemetry};
 
 /// Every migration, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -159,7 +160,7 @@ impl Database {
         begins: impl Future<Output = sqlx::Result<sqlx::Transaction<'static, Postgres>>>,
     ) -> sqlx::Result<Transaction> {
         let started = Instant::now();
-        let begun = begins.await;
+        let begun = begins.instrument(telemetry::begin_span()).await;
         self.counts.waits.observe(started.elapsed().as_secs_f64());
         if matches!(begun, Err(sqlx::Error::PoolTimedOut)) {
             self.counts.gave_up.inc();
