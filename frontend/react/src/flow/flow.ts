@@ -230,7 +230,8 @@ export class ConnectFlow {
       troubled: (error) => {
         if (this.#state.phase === "waiting" && this.#state.trouble !== error) this.#set({ ...this.#state, trouble: error });
       },
-      gone: (error) => this.#refused(error),
+      // What a reload has left of another user's is nothing to tell this one.
+      gone: (error) => (attempt.oauthUrl ? this.#refused(error) : this.dismiss()),
     };
     // Before the old one ends, or the event stream would, too.
     const watch = new Watch(this.#client, attempt.connectionId, watcher, this.options.times);

@@ -56,6 +56,10 @@ export class Watch {
         else if (!this.#over) this.#interrupt?.();
       }),
       client.session.subscribe(() => this.hint()),
+      // Whoever has asked: what it means is told before anybody acts on it, by taking a button away for example.
+      client.observe((connection) => {
+        if (connection.id === id) this.#over = !watcher.seen(connection);
+      }),
     ];
     this.#stopped.signal.addEventListener("abort", () => ends.forEach((end) => end()));
     void this.#loop();
@@ -98,12 +102,10 @@ export class Watch {
       this.#hinted = false;
       const live = this.#client.stream.state === "live";
       try {
-        const connection = await this.#look(first || hinted || live ? undefined : WAIT);
-        if (connection) {
+        if (await this.#look(first || hinted || live ? undefined : WAIT)) {
           first = false;
           failures = 0;
           this.#watcher.troubled(null);
-          this.#over = !this.#watcher.seen(connection);
         }
       } catch (error) {
         if (!(error instanceof PatchbayError) || this.#stopped.signal.aborted) return;
@@ -122,8 +124,8 @@ export class Watch {
     return live ? calm : gap;
   }
 
-  /** One look; undefined if a hint broke it off. */
-  async #look(wait: number | undefined): Promise<Connection | undefined> {
+  /** One look. False if a hint broke it off. */
+  async #look(wait: number | undefined): Promise<boolean> {
     const looking = new AbortController();
     const stop = () => looking.abort();
     this.#stopped.signal.addEventListener("abort", stop);
@@ -131,9 +133,10 @@ export class Watch {
     if (wait !== undefined) this.#interrupt = stop;
     try {
       const options = wait === undefined ? {} : { wait };
-      return await this.#client.getConnection(this.#id, { ...options, signal: looking.signal });
+      await this.#client.getConnection(this.#id, { ...options, signal: looking.signal });
+      return true;
     } catch (error) {
-      if (looking.signal.aborted && !this.#stopped.signal.aborted) return undefined;
+      if (looking.signal.aborted && !this.#stopped.signal.aborted) return false;
       throw error;
     } finally {
       this.#interrupt = undefined;
