@@ -3,7 +3,7 @@ import { version } from "react";
 import { expect, test, vi } from "vitest";
 import { ConnectButton, ConnectionStatus, useConnections, useSession } from "../../src/index.js";
 import { browser } from "../support/browser.js";
-import { faults, newUser } from "../support/nango.js";
+import { faults, newUser, tokenFor } from "../support/nango.js";
 import { connected, page } from "../support/render.js";
 
 const SOON = { timeout: 10_000 };
@@ -136,17 +136,35 @@ test("the hook keeps the names that it always had", async () => {
 });
 
 test("another user sees nothing of the one before", async () => {
-  const ada = newUser();
-  const first = await page(<List />, { user: ada });
+  const first = await page(<List />);
   await connected(first.elsewhere, "gmail", "secret");
   await screen.findByText(/secret/, undefined, SOON);
-  const queries = first.queries;
-  first.unmount();
-  await page(<List />, { user: newUser(), proxy: first.proxy, queries });
+  await first.signIn(newUser());
   // Not even for a moment: nothing is shown before this user's own list has come.
   expect(screen.queryByText(/secret/)).toBeNull();
-  await screen.findByText(/"totalCount":0/, undefined, SOON);
+  await waitFor(() => expect(screen.getByText(/"totalCount":0/)).toBeTruthy(), SOON);
+  await waitFor(() => expect(first.queries.isFetching()).toBe(0), SOON);
   expect(screen.queryByText(/secret/)).toBeNull();
+  expect(JSON.stringify(first.queries.getQueryCache().getAll().map((query) => query.state.data))).not.toContain("secret");
+});
+
+/** As many products write it: the button goes when the list says that it is connected. */
+function Usual({ onConnected }: { onConnected: () => void }) {
+  const { isConnected } = useConnections();
+  if (isConnected("gmail")) return <p>There it is</p>;
+  return <ConnectButton connectorId="gmail" connectorName="Gmail" onConnected={onConnected} />;
+}
+
+test("a button that goes as soon as the list says so has told before", async () => {
+  const onConnected = vi.fn();
+  const { person } = await page(<Usual onConnected={onConnected} />);
+  await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("allow");
+  await screen.findByText("There it is", undefined, SOON);
+  expect(onConnected).toHaveBeenCalledTimes(1);
+  expect(browser.popup.closed).toBe(true);
+  expect(sessionStorage).toHaveLength(0);
 });
 
 function Session() {
@@ -165,7 +183,7 @@ test("a session that is over is told of, and everything goes on after signing in
   );
   const again = await screen.findByRole("button", { name: "Signed in again" }, SOON);
   await connected(elsewhere, "gmail");
-  token = await (await import("../support/nango.js")).tokenFor(user);
+  token = await tokenFor(user);
   await person.click(again);
   await screen.findByText("Connected", undefined, SOON);
   expect(screen.getByText("fine")).toBeTruthy();

@@ -15,29 +15,33 @@ export interface Page extends RenderResult {
   elsewhere: Client;
   user: string;
   queries: QueryClient;
+  /** Makes it another user's page, without loading it again. */
+  signIn: (user: string) => Promise<void>;
 }
 
 interface Options extends Partial<PatchbayProviderProps> {
   user?: string;
   proxy?: Proxy;
-  queries?: QueryClient;
 }
 
 /** Renders a page, twice each time as React's strict mode does. */
-export async function page(children: ReactNode, { user = newUser(), proxy, queries = new QueryClient(), ...props }: Options = {}): Promise<Page> {
+export async function page(children: ReactNode, { user = newUser(), proxy, ...props }: Options = {}): Promise<Page> {
+  const queries = new QueryClient();
   const between = proxy ?? (await Proxy.start());
   const token = await tokenFor(user);
   const elsewhere = createClient({ baseUrl: between.url, getToken: () => token });
-  const rendered = render(
+  const of = (whose: string, signed: string) => (
     <StrictMode>
       <QueryClientProvider client={queries}>
-        <PatchbayProvider baseUrl={between.url} getToken={() => token} user={user} {...props}>
+        <PatchbayProvider baseUrl={between.url} getToken={() => signed} user={whose} {...props}>
           {children}
         </PatchbayProvider>
       </QueryClientProvider>
-    </StrictMode>,
+    </StrictMode>
   );
-  return { ...rendered, proxy: between, person: userEvent.setup(), elsewhere, user, queries };
+  const rendered = render(of(user, token));
+  const signIn = async (whose: string) => rendered.rerender(of(whose, await tokenFor(whose)));
+  return { ...rendered, proxy: between, person: userEvent.setup(), elsewhere, user, queries, signIn };
 }
 
 /** Connects an account without any page. */
