@@ -101,8 +101,9 @@ export class Watch {
       const hinted = this.#hinted;
       this.#hinted = false;
       const live = this.#client.stream.state === "live";
+      const wait = first || hinted || live ? undefined : WAIT;
       try {
-        if (await this.#look(first || hinted || live ? undefined : WAIT)) {
+        if (await this.#look(wait)) {
           first = false;
           failures = 0;
           this.#watcher.troubled(null);
@@ -113,15 +114,17 @@ export class Watch {
         failures += 1;
         this.#watcher.troubled(error);
       }
-      await this.#rest(this.#pause(failures, live));
+      await this.#rest(this.#pause(failures, wait !== undefined));
     }
   }
 
-  #pause(failures: number, live: boolean): number | undefined {
+  /** How long until the next look; undefined if only a hint brings one. */
+  #pause(failures: number, waited: boolean): number | undefined {
     if (this.#client.session.expired || (this.#over && failures === 0)) return undefined;
     const { calm, gap, longest } = this.#times;
     if (failures > 0) return Math.min(longest, gap * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
-    return live ? calm : gap;
+    if (this.#client.stream.state === "live") return calm;
+    return waited ? gap : 0;
   }
 
   /** One look. False if a hint broke it off. */
@@ -144,7 +147,7 @@ export class Watch {
     }
   }
 
-  /** Waits, for ever if no time is given; not at all if there was a hint meanwhile. */
+  /** Waits; for ever if no time is given, and not at all if there was a hint meanwhile. */
   #rest(milliseconds: number | undefined): Promise<void> {
     if (this.#hinted || this.#stopped.signal.aborted) return Promise.resolve();
     return new Promise((resolve) => {
