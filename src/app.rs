@@ -23,6 +23,7 @@ use crate::connections::{Database, DatabaseError};
 use crate::http::{self, AppState};
 use crate::keys::ServiceKeys;
 use crate::nango::{self, Nango};
+use crate::webhooks::Webhooks;
 use crate::worker;
 
 /// How long requests that are under way may take after a signal to stop.
@@ -54,6 +55,9 @@ pub enum Error {
     /// The catalog could not be written to the database.
     #[error(transparent)]
     Service(#[from] service::Error),
+    /// The way to the product's endpoints is not right.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(#[from] reqwest::Error),
     /// The server broke.
     #[error("the server broke: {0}")]
     Serve(#[from] std::io::Error),
@@ -160,10 +164,12 @@ async fn start(
         token_cache: config.token_cache,
     };
     let keys = ServiceKeys::new(database.clone(), config.service_keys.clone(), clock.clone());
+    let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;
     let connections =
         Connections::new(database.clone(), catalog, nango.clone(), clock, settings).await?;
     let connections = Arc::new(connections);
     worker::start(&connections, tasks, stop);
+    worker::start_webhooks(&Arc::new(webhooks), tasks, stop);
     if let Some(nango) = &config.nango {
         worker::start_upstream(&connections, nango.sweep_every, tasks, stop);
     }

@@ -14,6 +14,8 @@
 //!   SQL statement, its service the use cases.
 //! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
 //! - [`nango`] is the client of Nango and the reader of its webhooks.
+//! - [`webhooks`] tells the product what happens to its users' connections; [`networks`] says where
+//!   that may be sent.
 //!
 //! To try it out, and in no production build, there are a made-up Nango with an OAuth provider
 //! (`sandbox`) and a private PostgreSQL (`local_postgres`).
@@ -31,8 +33,10 @@ pub mod keys;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod nango;
+pub mod networks;
 mod outbound;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 mod manage_keys;
+mod manage_webhooks;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -35,6 +36,9 @@ enum Command {
     /// Make, list, rotate and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(manage_webhooks::WebhooksCommand),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -87,6 +91,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Keys(command) => manage_keys::run(command).await,
+        Command::Webhooks(command) => manage_webhooks::run(command).await,
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())

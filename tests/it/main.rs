@@ -19,6 +19,7 @@ mod matrix;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod outgoing;
 mod pooler;
 mod postgres;
 mod process;

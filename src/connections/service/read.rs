@@ -1,14 +1,11 @@
 //! Reading connections, and the little that is written without Nango.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::Transaction;
-use crate::connections::{Account, Attempt, Connection, Status, store};
+use crate::connections::{Account, Attempt, Details, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
@@ -35,17 +32,6 @@ pub struct Page {
     pub total: i64,
     /// The cursor of the next page, if there is one.
     pub next: Option<Uuid>,
-}
-
-/// A connection and how the last attempt to authorize it went.
-#[derive(Clone, Debug)]
-pub struct Details {
-    /// The connection.
-    pub connection: Connection,
-    /// The newest attempt.
-    pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account.
-    pub same_account_as: Vec<Uuid>,
 }
 
 /// What a user changes of a connection.
@@ -210,7 +196,7 @@ impl Connections {
         } else {
             None
         };
-        let connections = all_details(&mut tx, user, connections).await?;
+        let connections = store::details(&mut tx, user, connections).await?;
         tx.commit().await?;
         Ok(Page {
             connections,
@@ -224,49 +210,10 @@ impl Connections {
         let connection = store::find(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
-        let details = all_details(&mut tx, user, vec![connection]).await?.pop();
+        let details = store::details(&mut tx, user, vec![connection]).await?.pop();
         tx.commit().await?;
         details.ok_or(Error::ConnectionNotFound)
     }
-}
-
-/// Adds to each connection how its last attempt went, and which others are the same account's.
-async fn all_details(
-    db: &mut Transaction,
-    user: &UserId,
-    connections: Vec<Connection>,
-) -> Result<Vec<Details>> {
-    let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
-    let attempts = store::latest_attempts(db, &ids).await?;
-    let mut attempts: HashMap<Uuid, Attempt> = attempts
-        .into_iter()
-        .map(|attempt| (attempt.connection_id, attempt))
-        .collect();
-    let accounts = if connections
-        .iter()
-        .any(|connection| connection.account.is_some())
-    {
-        store::accounts_of(db, user).await?
-    } else {
-        Vec::new()
-    };
-    let details = |connection: Connection| {
-        let same = |other: &&(Uuid, Uuid, String)| {
-            other.0 != connection.id
-                && other.1 == connection.connector.id
-                && connection
-                    .account
-                    .as_ref()
-                    .is_some_and(|account| account.id == other.2)
-        };
-        let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
-        Details {
-            attempt: attempts.remove(&connection.id),
-            same_account_as,
-            connection,
-        }
-    };
-    Ok(connections.into_iter().map(details).collect())
 }
 
 /// The attempts that somebody who reads these connections waits for.

@@ -5,6 +5,7 @@
 mod attempts;
 mod connectors;
 mod deletions;
+mod details;
 mod events;
 mod jobs;
 mod keys;
@@ -17,8 +18,9 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::events::{Message, MessageData};
 use super::machine::Transition;
-use super::{Account, Connection, ConnectorRef, State, Status, Upstream};
+use super::{Account, Connection, ConnectorRef, State, Status, Told, Upstream};
 use crate::auth::UserId;
 use crate::catalog::Connector;
 use crate::connections::Transaction;
@@ -26,6 +28,7 @@ use crate::connections::Transaction;
 pub(in crate::connections) use attempts::*;
 pub(in crate::connections) use connectors::*;
 pub(in crate::connections) use deletions::*;
+pub(in crate::connections) use details::*;
 pub(in crate::connections) use events::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
@@ -281,8 +284,13 @@ pub(in crate::connections) async fn find_upstream(
     connection(row)
 }
 
-/// Deletes a connection with its attempts, its history and its uses.
+/// Deletes a connection with its attempts, its history, its uses and what was still to be told of it.
 pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sqlx::Result<()> {
+    // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
+    sqlx::query("delete from webhook_queue where connection_id = $1")
+        .bind(id)
+        .execute(&mut *db)
+        .await?;
     let done = sqlx::query("delete from user_connector_connection where id = $1")
         .bind(id)
         .execute(db)
@@ -345,10 +353,11 @@ pub(in crate::connections) async fn apply(
         ..transition.connection.clone()
     };
     update(db, &connection).await?;
-    insert_event(db, &connection, transition.event, attempt).await?;
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
         end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
     }
+    let message = message(db, &connection, transition).await?;
+    insert_event(db, &connection, transition.event, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
         delete_later(
@@ -361,6 +370,31 @@ pub(in crate::connections) async fn apply(
         .await?;
     }
     Ok(connection)
+}
+
+/// What webhooks tell of a change that has been written, if anything.
+async fn message(
+    db: &mut Transaction,
+    connection: &Connection,
+    transition: &Transition,
+) -> sqlx::Result<Option<Message>> {
+    let Some(told) = Told::of(transition.event) else {
+        return Ok(None);
+    };
+    let shown = details(db, &connection.user_id, vec![connection.clone()]).await?;
+    let failure = transition.outcome.as_ref();
+    let failure = failure.and_then(|(_, failure)| failure.as_ref());
+    let reason = failure.map(|failure| failure.reason);
+    Ok(shown.into_iter().next().map(|shown| Message {
+        told,
+        timestamp: connection.updated_at,
+        data: MessageData {
+            connection: shown.into(),
+            version: connection.version,
+            change: transition.event,
+            reason: reason.or(connection.state.reason()),
+        },
+    }))
 }
 
 async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {
