@@ -158,7 +158,12 @@ async fn start(
         database = wait_for_database(&config.database) => database?,
         () = stop.cancelled() => return Ok(None),
     };
-    database.migrate().await?;
+    if let Some(adopted) = database.adopt(&catalog).await? {
+        tracing::info!(
+            ?adopted,
+            "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+        );
+    }
     let settings = service::Settings {
         public_url: config.http.public_url.clone(),
         token_cache: config.token_cache,

@@ -1,9 +1,11 @@
 //! The program: reads the command and the environment, and hands over.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use patchbay::app::App;
+use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
@@ -85,8 +87,16 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
             telemetry::init(LogFormat::Pretty);
+            let catalog_file = variable("CATALOG_FILE").filter(|file| !file.trim().is_empty());
+            let catalog = Catalog::load(catalog_file.as_deref().map(Path::new))?;
             let database = Database::connect(&config).await?;
-            database.migrate().await?;
+            if let Some(adopted) = database.adopt(&catalog).await? {
+                println!(
+                    "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+                    adopted.connections,
+                    adopted.locked.as_secs_f64()
+                );
+            }
             println!("the database's schema is up to date");
             Ok(())
         }

@@ -10,7 +10,9 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Row};
 use url::Url;
 
+use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
+use crate::catalog::Catalog;
 use crate::config::DatabaseConfig;
 
 /// Every migration, embedded.
@@ -68,6 +70,12 @@ pub enum DatabaseError {
         "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
     )]
     Changed(i64),
+    /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
+    #[error(
+        "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
+        .0.join("\n  ")
+    )]
+    Predecessor(Vec<String>),
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),
@@ -158,16 +166,60 @@ impl Database {
     ///
     /// # Errors
     /// When a migration fails, or the database was migrated by another version; then nothing has changed.
+    /// A database that the predecessor has left is [`adopt`](Self::adopt)'s to migrate.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        if predecessor::is_there(&mut tx).await? {
+            return Err(DatabaseError::Predecessor(vec![
+                "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
+            ]));
+        }
+        apply_migrations(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The same, and takes over the predecessor's tables if they are there. Their connectors have to be in the catalog.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
+    pub async fn adopt(&self, catalog: &Catalog) -> Result<Option<Adopted>, DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        let predecessor = if predecessor::is_there(&mut tx).await? {
+            Some(predecessor::set_aside(&mut tx, catalog).await?)
+        } else {
+            None
+        };
+        apply_migrations(&mut tx).await?;
+        let adopted = match predecessor {
+            Some(predecessor) => Some(predecessor.take_over(&mut tx, catalog).await?),
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(adopted)
+    }
+
+    /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.
+    async fn begin_migration(&self) -> sqlx::Result<Transaction> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut tx)
             .await?;
-        apply_migrations(&mut tx).await?;
-        tx.commit().await?;
-        Ok(())
+        sqlx::raw_sql(
+            "create table if not exists _sqlx_migrations (
+                 version bigint primary key,
+                 description text not null,
+                 installed_on timestamptz not null default now(),
+                 success boolean not null,
+                 checksum bytea not null,
+                 execution_time bigint not null
+             )",
+        )
+        .execute(&mut tx)
+        .await?;
+        Ok(tx)
     }
 
     /// Answers if the server does.
@@ -186,23 +238,11 @@ impl Database {
     }
 }
 
-/// Applies what is missing, with the bookkeeping of sqlx's own tools.
+/// Applies what is missing.
 ///
 /// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
 /// server that another client gets, and its statements have names.
 async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
-    sqlx::raw_sql(
-        "create table if not exists _sqlx_migrations (
-             version bigint primary key,
-             description text not null,
-             installed_on timestamptz not null default now(),
-             success boolean not null,
-             checksum bytea not null,
-             execution_time bigint not null
-         )",
-    )
-    .execute(&mut *tx)
-    .await?;
     let applied: Vec<(i64, Vec<u8>)> =
         sqlx::query_as("select version, checksum from _sqlx_migrations")
             .fetch_all(&mut *tx)

@@ -11,6 +11,7 @@ pub mod feed;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;
+mod predecessor;
 pub mod service;
 mod shown;
 mod store;
@@ -29,6 +30,7 @@ use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::{Event, Told};
+pub use predecessor::Adopted;
 pub use shown::{AttemptBody, ConnectionBody, Details};
 pub use transaction::Transaction;
 

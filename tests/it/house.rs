@@ -161,7 +161,10 @@ impl House {
     ) -> Self {
         let database = postgres::database().await;
         let pooler = match std::env::var_os(THROUGH_POOLER) {
-            Some(_) => Pooler::start(&database, POOLER).await,
+            Some(_) => {
+                let pooler = Pooler::start(&database, POOLER).await;
+                Some(pooler.expect("PgBouncer is installed: without it nothing is tested"))
+            }
             None => None,
         };
         Self::build_over(database, pooler, settings, change).await
