@@ -1,6 +1,6 @@
 //! The program: reads the command and the environment, and hands over.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,6 +13,7 @@ use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod health;
 mod manage_keys;
 mod manage_webhooks;
 #[cfg(feature = "sandbox")]
@@ -41,6 +42,8 @@ enum Command {
     /// Manage where your product is told what happens, and how that went.
     #[command(subcommand)]
     Webhooks(manage_webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -87,8 +90,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
             telemetry::init(LogFormat::Pretty);
-            let catalog_file = variable("CATALOG_FILE").filter(|file| !file.trim().is_empty());
-            let catalog = Catalog::load(catalog_file.as_deref().map(Path::new))?;
+            let catalog_file: Option<PathBuf> = given("CATALOG_FILE")?;
+            let catalog = Catalog::load(catalog_file.as_deref())?;
             let database = Database::connect(&config).await?;
             if let Some(adopted) = database.adopt(&catalog).await? {
                 println!(
@@ -102,6 +105,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Keys(command) => manage_keys::run(command).await,
         Command::Webhooks(command) => manage_webhooks::run(command).await,
+        Command::Health => health::run(),
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
@@ -123,6 +127,22 @@ fn configuration() -> Result<Config, Failure> {
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// A variable that is set and not empty.
+fn given<T>(name: &str) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match std::env::var(name) {
+        Ok(value) if !value.trim().is_empty() => value
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|error| format!("{name} cannot be read: {error}").into()),
+        _ => Ok(None),
+    }
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM.

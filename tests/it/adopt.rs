@@ -162,9 +162,9 @@ async fn rows_of_every_status_are_taken_over() {
 }
 
 #[tokio::test]
-async fn connections_of_the_old_flow_go_on_working() {
+async fn tokens_and_checks_of_the_old_flows_connections_work() {
     let house = adopted_house().await;
-    let (ada, ben) = (house.user(ADA).await, house.user(BEN).await);
+    let ada = house.user(ADA).await;
     // A workflow's token.
     let url = format!(
         "{}/api/v1/connectors/connections/{}/token",
@@ -185,7 +185,12 @@ async fn connections_of_the_old_flow_go_on_working() {
         (StatusCode::OK, &json!("connected"))
     );
     assert_eq!(ada.connect("gmail").await["already_connected"], true);
-    // A sweep: the old flow's are neither orphans nor somebody else's.
+}
+
+#[tokio::test]
+async fn a_sweep_takes_the_old_flows_connections_for_neither_orphans_nor_anybody_elses() {
+    let house = adopted_house().await;
+    let (ada, ben) = (house.user(ADA).await, house.user(BEN).await);
     let swept = house.sweep().await;
     assert_eq!((swept.orphans, swept.found), (0, 0));
     let now = |user| async move { list(user).await };
@@ -213,6 +218,12 @@ async fn connections_of_the_old_flow_go_on_working() {
     let held = house.nango_connections().await;
     assert!(!held.contains(&format!("{BEN}_gmail_default")), "{held:?}");
     assert!(held.contains(&"somebody_gmail_default".to_owned()));
+}
+
+#[tokio::test]
+async fn the_old_flows_connections_are_reconnected_and_disconnected() {
+    let house = adopted_house().await;
+    let (ada, ben) = (house.user(ADA).await, house.user(BEN).await);
     // A reconnect keeps Nango's id, and makes it one of ours there, too.
     house.faults(json!({ "consent": "allow" })).await;
     let path = format!("/connections/{}/reconnect", id(1));

@@ -21,6 +21,7 @@ mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
 mod outgoing;
+mod packaging;
 mod pooler;
 mod postgres;
 mod process;
