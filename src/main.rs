@@ -156,7 +156,6 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping: requests that are under way finish first");
         cancelled.cancel();
     });
     Ok(stop)

@@ -23,6 +23,19 @@ const FOLDER: &str = ".patchbay/postgres";
 /// The key of a workflow of yours. It opens made-up accounts, on this machine only.
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
 
+/// What may be set as it is for `serve`.
+const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
+    "CATALOG_FILE",
+    "CORS_ALLOWED_ORIGINS",
+    "DATABASE_POOL_SIZE",
+    "LIMIT_ADDRESS_PER_MINUTE",
+    "LIMIT_CONNECT_PER_MINUTE",
+    "LIMIT_STREAMS_PER_USER",
+    "LIMIT_USER_PER_MINUTE",
+    "MAX_REQUESTS",
+    "METRICS_TOKEN",
+];
+
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
@@ -87,12 +100,12 @@ async fn serve(
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
         ("SERVICE_API_KEYS", service_keys),
+        ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
     .into();
-    let left_to_the_environment = ["CATALOG_FILE", "CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
     let config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
-        None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),
+        None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
         None => None,
     })?;
     let app = App::bind(config, Clock::System).await?;

@@ -4,22 +4,31 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
+use tokio::time::Instant;
 use url::Url;
 
 use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
 use crate::catalog::Catalog;
 use crate::config::DatabaseConfig;
+use crate::metrics;
 
 /// Every migration, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// The key of the advisory lock under which replicas migrate, one after the other.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
+
+/// How the description of a migration begins that removes or changes what older programs use. Such
+/// a one comes a version later than the last program that needs what it removes; all others only add.
+const CONTRACTION: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,8 +40,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    counts: Counts,
     options: PgConnectOptions,
     switches_servers: bool,
+}
+
+/// What is counted of the pool. Clones count together.
+#[derive(Clone, Debug)]
+struct Counts {
+    waits: Histogram,
+    gave_up: Counter,
 }
 
 /// Why the database cannot be used.
@@ -60,9 +77,9 @@ pub enum DatabaseError {
         /// What the server said.
         source: sqlx::Error,
     },
-    /// The database has a migration that this program does not.
+    /// A newer version's migration has removed what this program needs.
     #[error(
-        "the database was migrated by a newer Patchbay (migration {0}): run that version, or a newer one"
+        "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
     )]
     Newer(i64),
     /// A migration was changed after it had been applied.
@@ -112,6 +129,10 @@ impl Database {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
+            counts: Counts {
+                waits: metrics::latency(),
+                gave_up: Counter::default(),
+            },
             options,
             switches_servers,
         })
@@ -129,8 +150,7 @@ impl Database {
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        let inner = self.pool.begin().await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        self.begun(self.pool.begin()).await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -138,11 +158,41 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
-        let inner = self
-            .pool
-            .begin_with("begin isolation level repeatable read, read only")
-            .await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        let statement = "begin isolation level repeatable read, read only";
+        self.begun(self.pool.begin_with(statement)).await
+    }
+
+    async fn begun(
+        &self,
+        begins: impl Future<Output = sqlx::Result<sqlx::Transaction<'static, Postgres>>>,
+    ) -> sqlx::Result<Transaction> {
+        let started = Instant::now();
+        let begun = begins.await;
+        self.counts.waits.observe(started.elapsed().as_secs_f64());
+        if matches!(begun, Err(sqlx::Error::PoolTimedOut)) {
+            self.counts.gave_up.inc();
+        }
+        Ok(Transaction::new(begun?, self.switches_servers))
+    }
+
+    /// How many connections are open, and how many of them nobody uses.
+    #[must_use]
+    pub fn pool_size(&self) -> (u64, u64) {
+        (u64::from(self.pool.size()), self.pool.num_idle() as u64)
+    }
+
+    /// Makes what is counted of the pool part of what a scrape reads.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        registry.register(
+            "database_begin_seconds",
+            "How long a transaction waited for its connection and its beginning",
+            self.counts.waits.clone(),
+        );
+        registry.register(
+            "database_pool_timeouts",
+            "Transactions that got no connection in time",
+            self.counts.gave_up.clone(),
+        );
     }
 
     /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
@@ -164,8 +214,11 @@ impl Database {
 
     /// Brings the schema up to date, one replica at a time, in one transaction.
     ///
+    /// What a newer version has added stays: while replicas are replaced one by one, old ones go on
+    /// over the new schema, and may start again. What has removed something is refused.
+    ///
     /// # Errors
-    /// When a migration fails, or the database was migrated by another version; then nothing has changed.
+    /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
     /// A database that the predecessor has left is [`adopt`](Self::adopt)'s to migrate.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin_migration().await?;
@@ -243,25 +296,35 @@ impl Database {
 /// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
 /// server that another client gets, and its statements have names.
 async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
-    let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations")
+    let applied: Vec<(i64, String, Vec<u8>)> =
+        sqlx::query_as("select version, description, checksum from _sqlx_migrations")
             .fetch_all(&mut *tx)
             .await?;
-    let mut applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    let mut applied: BTreeMap<i64, (String, Vec<u8>)> = applied
+        .into_iter()
+        .map(|(version, description, checksum)| (version, (description, checksum)))
+        .collect();
     for migration in MIGRATOR.iter() {
         let version = migration.version;
         match applied.remove(&version) {
-            Some(checksum) if *checksum == *migration.checksum => {}
+            Some((_, checksum)) if *checksum == *migration.checksum => {}
             Some(_) => return Err(DatabaseError::Changed(version)),
             None => apply(tx, migration)
                 .await
                 .map_err(|source| DatabaseError::Migration { version, source })?,
         }
     }
-    match applied.last_key_value() {
-        Some((version, _)) => Err(DatabaseError::Newer(*version)),
-        None => Ok(()),
+    for (version, (description, _)) in applied {
+        if description.starts_with(CONTRACTION) {
+            return Err(DatabaseError::Newer(version));
+        }
+        tracing::info!(
+            version,
+            description,
+            "a newer Patchbay has migrated the database"
+        );
     }
+    Ok(())
 }
 
 async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Json as Body, Path, Query, Reader, Writer};
+use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer};
+use super::metrics::Waited;
 use crate::connections::service::{self, Update};
 use crate::connections::{ConnectionBody, Status};
 
@@ -102,7 +103,7 @@ pub(super) async fn get(
     Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
-) -> Result<Json<ConnectionBody>, Problem> {
+) -> Result<(Option<Extension<Waited>>, Json<ConnectionBody>), Problem> {
     if query.wait > MAX_WAIT {
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
@@ -111,9 +112,10 @@ pub(super) async fn get(
     let details = tokio::select! {
         details = waiting => details?,
         // The service stops: the answer is how it stands.
-        () = state.stop.cancelled() => state.connections.get(&user, id).await?,
+        () = state.stopping.closing.cancelled() => state.connections.get(&user, id).await?,
     };
-    Ok(Json(details.into()))
+    let waited = (query.wait > 0).then_some(Extension(Waited));
+    Ok((waited, Json(details.into())))
 }
 
 /// Asks Nango now how a connection is, by refreshing its credentials.
@@ -127,7 +129,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn check(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Connecter(user): Connecter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<ConnectionBody>, Problem> {
     let details = state.connections.check(&user, id).await?;

@@ -7,6 +7,7 @@ mod authorize;
 mod check;
 mod confirm;
 mod disconnect;
+mod figures;
 mod idempotency;
 mod read;
 mod stream;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::figures::Counts;
 use self::tokens::Tokens;
 use super::feed::Feed;
 use super::integrations::Integrations;
@@ -56,6 +58,7 @@ pub struct Connections {
     tokens: Tokens,
     token_cache: Duration,
     uses: Uses,
+    counts: Counts,
 }
 
 /// How the service is set up.
@@ -191,6 +194,7 @@ impl Connections {
             token_cache: settings.token_cache,
             tokens: Tokens::new(),
             uses: Uses::default(),
+            counts: Counts::default(),
             deletions: Notify::new(),
             feed: Feed::default(),
             installation,

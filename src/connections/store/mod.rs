@@ -7,6 +7,7 @@ mod connectors;
 mod deletions;
 mod details;
 mod events;
+mod figures;
 mod jobs;
 mod keys;
 mod sweep;
@@ -30,6 +31,7 @@ pub(in crate::connections) use connectors::*;
 pub(in crate::connections) use deletions::*;
 pub(in crate::connections) use details::*;
 pub(in crate::connections) use events::*;
+pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
 pub(in crate::connections) use sweep::*;
@@ -76,10 +78,18 @@ fn one_row(
 }
 
 /// A select of connections with what their connector is called; the caller adds the rest.
+///
+/// Columns are named, here and wherever rows are read: a prepared statement that asks for all
+/// there are breaks in a running replica when a newer version's migration adds one.
 macro_rules! select_connections {
     ($rest:literal) => {
         concat!(
-            "select c.*, k.slug, k.name, k.integration_key \
+            "select c.id, c.user_id, c.connector_id, c.instance_id, c.label, c.nango_connection_id, \
+             c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+             c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
+             c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
+             c.version, c.created_at, c.updated_at, \
+             k.slug, k.name, k.integration_key \
              from user_connector_connection c join connector k on k.id = c.connector_id ",
             $rest
         )
