@@ -25,6 +25,7 @@ use crate::keys::ServiceKeys;
 use crate::metrics;
 use crate::nango::{self, Nango};
 use crate::server::{self, Stopping};
+use crate::webhooks::Webhooks;
 use crate::worker;
 
 /// How long requests that are under way may take after a signal to stop.
@@ -56,6 +57,9 @@ pub enum Error {
     /// The catalog could not be written to the database.
     #[error(transparent)]
     Service(#[from] service::Error),
+    /// The way to the product's endpoints is not right.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(#[from] reqwest::Error),
     /// The server broke.
     #[error("the server broke: {0}")]
     Serve(#[from] std::io::Error),
@@ -203,12 +207,18 @@ impl House {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
         };
-        database.migrate().await?;
+        if let Some(adopted) = database.adopt(&catalog).await? {
+            tracing::info!(
+                ?adopted,
+                "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+            );
+        }
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
+        let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;
         let connections = Connections::new(
             database.clone(),
             catalog,
@@ -218,6 +228,7 @@ impl House {
         );
         let connections = Arc::new(connections.await?);
         worker::start(&connections, tasks, &stopping.closing);
+        worker::start_webhooks(&Arc::new(webhooks), tasks, &stopping.closing);
         if let Some(nango) = &config.nango {
             worker::start_upstream(&connections, nango.sweep_every, tasks, &stopping.closing);
         }

@@ -17,6 +17,8 @@
 //!   SQL statement, its service the use cases.
 //! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
 //! - [`nango`] is the client of Nango and the reader of its webhooks.
+//! - [`webhooks`] tells the product what happens to its users' connections; [`networks`] says where
+//!   that may be sent.
 //!
 //! To try it out, and in no production build, there are a made-up Nango with an OAuth provider
 //! (`sandbox`) and a private PostgreSQL (`local_postgres`).
@@ -36,9 +38,11 @@ pub mod keys;
 pub mod local_postgres;
 pub mod metrics;
 pub mod nango;
+pub mod networks;
 mod outbound;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

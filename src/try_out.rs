@@ -15,7 +15,7 @@ use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::Failure;
+use crate::{Failure, given as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";
@@ -158,20 +158,4 @@ async fn empty(url: &str) -> Result<(), sqlx::Error> {
 
 fn catalog_file() -> Result<Option<std::path::PathBuf>, Failure> {
     variable("CATALOG_FILE")
-}
-
-/// A variable that is set and not empty.
-fn variable<T>(name: &str) -> Result<Option<T>, Failure>
-where
-    T: std::str::FromStr,
-    T::Err: std::fmt::Display,
-{
-    match std::env::var(name) {
-        Ok(value) if !value.trim().is_empty() => value
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|error| format!("{name} cannot be read: {error}").into()),
-        _ => Ok(None),
-    }
 }

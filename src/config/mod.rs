@@ -20,6 +20,7 @@ use url::Url;
 
 use self::environment::Environment;
 use crate::keys::GivenKey;
+use crate::networks::Networks;
 
 pub use database::DatabaseConfig;
 pub use http::{HttpConfig, ServerConfig};
@@ -44,6 +45,8 @@ pub struct Config {
     pub token_cache: Duration,
     /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
     pub service_keys: Vec<GivenKey>,
+    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may be sent to.
+    pub webhook_networks: Networks,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
     /// `LOG_FORMAT`: how logs are written.
@@ -114,6 +117,27 @@ impl Config {
         }
     }
 
+    /// Reads only what `patchbay webhooks` needs: the database, and where webhooks may be sent.
+    ///
+    /// # Errors
+    /// Names what of it is missing or wrong.
+    pub fn read_webhooks(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(DatabaseConfig, Networks), ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        let networks = env.webhook_networks();
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok((database, networks)),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
     /// The names of all variables, in the order in which they are read.
     #[must_use]
     pub fn variables() -> Vec<&'static str> {
@@ -137,6 +161,7 @@ impl Environment<'_> {
         let auth = self.auth();
         let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
         let service_keys = self.service_keys();
+        let webhook_networks = self.webhook_networks();
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
         let metrics_token = self.metrics_token();
@@ -149,10 +174,15 @@ impl Environment<'_> {
             auth,
             token_cache,
             service_keys,
+            webhook_networks,
             catalog_file,
             log_format,
             metrics_token,
             otlp_endpoint,
         })
+    }
+
+    fn webhook_networks(&mut self) -> Networks {
+        self.or("WEBHOOK_ALLOWED_NETWORKS", Networks::default())
     }
 }

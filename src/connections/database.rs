@@ -9,13 +9,16 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 use tokio::time::Instant;
 use tracing::Instrument;
 use url::Url;
 
+use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
+use crate::catalog::Catalog;
 use crate::config::DatabaseConfig;
 use crate::{metrics, telemetry};
 
@@ -31,6 +34,9 @@ pub(crate) const CONTRACTION: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long an unused connection is taken to be still there.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// How long a server may take to answer at the start before it counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,6 +92,12 @@ pub enum DatabaseError {
         "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
     )]
     Changed(i64),
+    /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
+    #[error(
+        "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
+        .0.join("\n  ")
+    )]
+    Predecessor(Vec<String>),
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),
@@ -119,6 +131,16 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // One that was used a moment ago is there: asking would cost each request a round.
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
@@ -143,7 +165,16 @@ impl Database {
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        self.begun(self.pool.begin()).await
+        self.begin_with("begin").await
+    }
+
+    /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that
+    /// switches servers a statement alone is not safe: there, [`begin`](Self::begin) is the only way.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        self.counted(self.pool.acquire()).await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -151,21 +182,29 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
-        let statement = "begin isolation level repeatable read, read only";
-        self.begun(self.pool.begin_with(statement)).await
+        self.begin_with("begin isolation level repeatable read, read only")
+            .await
     }
 
-    async fn begun(
-        &self,
-        begins: impl Future<Output = sqlx::Result<sqlx::Transaction<'static, Postgres>>>,
-    ) -> sqlx::Result<Transaction> {
+    async fn begin_with(&self, statement: &'static str) -> sqlx::Result<Transaction> {
+        let pool = self.pool.clone();
+        // A task of its own, for whoever asked may go away at any moment, and sqlx then forgets a `begin` that is under
+        // way: the connection would go back into the pool in the middle of this transaction.
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        let begun = async { begun.await.map_err(|_stopped| sqlx::Error::WorkerCrashed)? };
+        let inner = self.counted(begun).await?;
+        Ok(Transaction::new(inner, self.switches_servers))
+    }
+
+    /// Counts how long the pool lets one wait.
+    async fn counted<T>(&self, waits: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         let started = Instant::now();
-        let begun = begins.instrument(telemetry::begin_span()).await;
+        let got = waits.instrument(telemetry::begin_span()).await;
         self.counts.waits.observe(started.elapsed().as_secs_f64());
-        if matches!(begun, Err(sqlx::Error::PoolTimedOut)) {
+        if matches!(got, Err(sqlx::Error::PoolTimedOut)) {
             self.counts.gave_up.inc();
         }
-        Ok(Transaction::new(begun?, self.switches_servers))
+        got
     }
 
     /// How many connections are open, and how many of them nobody uses.
@@ -212,16 +251,60 @@ impl Database {
     ///
     /// # Errors
     /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
+    /// A database that the predecessor has left is [`adopt`](Self::adopt)'s to migrate.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        if predecessor::is_there(&mut tx).await? {
+            return Err(DatabaseError::Predecessor(vec![
+                "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
+            ]));
+        }
+        apply_migrations(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The same, and takes over the predecessor's tables if they are there. Their connectors have to be in the catalog.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
+    pub async fn adopt(&self, catalog: &Catalog) -> Result<Option<Adopted>, DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        let predecessor = if predecessor::is_there(&mut tx).await? {
+            Some(predecessor::set_aside(&mut tx, catalog).await?)
+        } else {
+            None
+        };
+        apply_migrations(&mut tx).await?;
+        let adopted = match predecessor {
+            Some(predecessor) => Some(predecessor.take_over(&mut tx, catalog).await?),
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(adopted)
+    }
+
+    /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.
+    async fn begin_migration(&self) -> sqlx::Result<Transaction> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut tx)
             .await?;
-        apply_migrations(&mut tx).await?;
-        tx.commit().await?;
-        Ok(())
+        sqlx::raw_sql(
+            "create table if not exists _sqlx_migrations (
+                 version bigint primary key,
+                 description text not null,
+                 installed_on timestamptz not null default now(),
+                 success boolean not null,
+                 checksum bytea not null,
+                 execution_time bigint not null
+             )",
+        )
+        .execute(&mut tx)
+        .await?;
+        Ok(tx)
     }
 
     /// Answers if the server does.
@@ -240,23 +323,11 @@ impl Database {
     }
 }
 
-/// Applies what is missing, with the bookkeeping of sqlx's own tools.
+/// Applies what is missing.
 ///
 /// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
 /// server that another client gets, and its statements have names.
 async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
-    sqlx::raw_sql(
-        "create table if not exists _sqlx_migrations (
-             version bigint primary key,
-             description text not null,
-             installed_on timestamptz not null default now(),
-             success boolean not null,
-             checksum bytea not null,
-             execution_time bigint not null
-         )",
-    )
-    .execute(&mut *tx)
-    .await?;
     let applied: Vec<(i64, String, Vec<u8>)> =
         sqlx::query_as("select version, description, checksum from _sqlx_migrations")
             .fetch_all(&mut *tx)

@@ -8,10 +8,13 @@ mod database;
 mod events;
 mod failure;
 pub mod feed;
+mod gather;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;
+mod predecessor;
 pub mod service;
+mod shown;
 mod store;
 mod survey;
 mod transaction;
@@ -29,7 +32,9 @@ use crate::auth::UserId;
 
 pub(crate) use database::CONTRACTION;
 pub use database::{Database, DatabaseError, MIGRATOR};
-pub use events::Event;
+pub use events::{Event, Told};
+pub use predecessor::Adopted;
+pub use shown::{AttemptBody, ConnectionBody, Details};
 pub use survey::Survey;
 pub use transaction::Transaction;
 
@@ -313,6 +318,8 @@ names! {
         AccountAccepted = "account_accepted",
         /// A workflow said that a token was refused, and it was refreshed.
         TokenRefreshed = "token_refreshed",
+        /// It was taken over from the predecessor's table.
+        Adopted = "adopted",
     }
 }
 

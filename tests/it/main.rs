@@ -2,8 +2,10 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod adopt;
 mod api;
 mod auth;
+mod cancelled;
 mod catalog;
 mod check;
 mod clients;
@@ -23,6 +25,8 @@ mod monitoring;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod outgoing;
+mod packaging;
 mod pooler;
 mod postgres;
 mod process;

@@ -38,13 +38,14 @@ impl Connections {
         let Event::Auth(event) = event else {
             return Ok(Believed::Ignored);
         };
+        if event.operation == Operation::Refresh {
+            // The predecessor's connections have no tags: their ids say which they are.
+            return self.told_of_refresh(event).await;
+        }
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         let Some(id) = attempt.or(tagged) else {
             return Ok(Believed::Ignored);
         };
-        if event.operation == Operation::Refresh {
-            return self.told_of_refresh(event).await;
-        }
         if event.success {
             self.told_of_grant(event).await
         } else {

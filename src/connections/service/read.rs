@@ -1,14 +1,12 @@
 //! Reading connections, and the little that is written without Nango.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::Transaction;
-use crate::connections::{Account, Attempt, Connection, Status, store};
+use crate::connections::shown::KnownAccount;
+use crate::connections::{Account, Attempt, Details, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
@@ -35,17 +33,6 @@ pub struct Page {
     pub total: i64,
     /// The cursor of the next page, if there is one.
     pub next: Option<Uuid>,
-}
-
-/// A connection and how the last attempt to authorize it went.
-#[derive(Clone, Debug)]
-pub struct Details {
-    /// The connection.
-    pub connection: Connection,
-    /// The newest attempt.
-    pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account.
-    pub same_account_as: Vec<Uuid>,
 }
 
 /// What a user changes of a connection.
@@ -177,6 +164,59 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let newest = self.newest.ask(store::Newest(user.clone())).await?;
+        if newest.len() < store::Newest::MOST {
+            return Ok(self.page_of_all(newest, query));
+        }
+        self.page_of_many(user, query).await
+    }
+
+    /// A page of all that a user has.
+    fn page_of_all(&self, all: Vec<store::Seen>, query: &Query) -> Page {
+        let known = query.connector.as_ref().map(|reference| {
+            let connector = self.catalog.get(reference);
+            (reference, connector.map(|connector| connector.id))
+        });
+        let is_meant = |(connection, _): &store::Seen| {
+            let connector = &connection.connector;
+            let of_connector = known.is_none_or(|(reference, id)| match id {
+                Some(id) => connector.id == id,
+                // It has left the catalog since.
+                None => {
+                    connector.slug == *reference
+                        || connector.id.to_string().eq_ignore_ascii_case(reference)
+                }
+            });
+            of_connector
+                && query
+                    .status
+                    .is_none_or(|status| connection.state.status() == status)
+        };
+        let accounts: Vec<KnownAccount> = all
+            .iter()
+            .filter_map(|(connection, _)| KnownAccount::of(connection))
+            .collect();
+        let meant: Vec<store::Seen> = all.into_iter().filter(is_meant).collect();
+        let total = meant.len();
+        let mut rest = meant
+            .into_iter()
+            .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
+        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let connections: Vec<Details> = rest
+            .by_ref()
+            .take(limit)
+            .map(|(connection, attempt)| Details::new(connection, attempt, &accounts))
+            .collect();
+        let last = connections.last().map(|details| details.connection.id);
+        Page {
+            next: rest.next().and(last),
+            total: i64::try_from(total).unwrap_or(i64::MAX),
+            connections,
+        }
+    }
+
+    /// A page of what a user has, who has a great deal.
+    async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
         let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
@@ -210,7 +250,7 @@ impl Connections {
         } else {
             None
         };
-        let connections = all_details(&mut tx, user, connections).await?;
+        let connections = store::details(&mut tx, user, connections).await?;
         tx.commit().await?;
         Ok(Page {
             connections,
@@ -220,53 +260,18 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.database.begin_snapshot().await?;
-        let connection = store::find(&mut tx, user, id)
-            .await?
-            .ok_or(Error::ConnectionNotFound)?;
-        let details = all_details(&mut tx, user, vec![connection]).await?.pop();
-        tx.commit().await?;
-        details.ok_or(Error::ConnectionNotFound)
-    }
-}
-
-/// Adds to each connection how its last attempt went, and which others are the same account's.
-async fn all_details(
-    db: &mut Transaction,
-    user: &UserId,
-    connections: Vec<Connection>,
-) -> Result<Vec<Details>> {
-    let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
-    let attempts = store::latest_attempts(db, &ids).await?;
-    let mut attempts: HashMap<Uuid, Attempt> = attempts
-        .into_iter()
-        .map(|attempt| (attempt.connection_id, attempt))
-        .collect();
-    let accounts = if connections
-        .iter()
-        .any(|connection| connection.account.is_some())
-    {
-        store::accounts_of(db, user).await?
-    } else {
-        Vec::new()
-    };
-    let details = |connection: Connection| {
-        let same = |other: &&(Uuid, Uuid, String)| {
-            other.0 != connection.id
-                && other.1 == connection.connector.id
-                && connection
-                    .account
-                    .as_ref()
-                    .is_some_and(|account| account.id == other.2)
+        let one = self.ones.ask(store::One(user.clone(), id)).await?;
+        let (connection, attempt) = one.ok_or(Error::ConnectionNotFound)?;
+        let accounts = if connection.account.is_some() {
+            let mut tx = self.begin().await?;
+            let accounts = store::accounts_of(&mut tx, user).await?;
+            tx.commit().await?;
+            accounts
+        } else {
+            Vec::new()
         };
-        let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
-        Details {
-            attempt: attempts.remove(&connection.id),
-            same_account_as,
-            connection,
-        }
-    };
-    Ok(connections.into_iter().map(details).collect())
+        Ok(Details::new(connection, attempt, &accounts))
+    }
 }
 
 /// The attempts that somebody who reads these connections waits for.
