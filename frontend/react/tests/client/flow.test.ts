@@ -14,6 +14,9 @@ async function tab(user = newUser()) {
   return { user, proxy, client, leave };
 }
 
+/** A state that tells of a connection. */
+type Ended = Extract<FlowState, { connection: unknown }>;
+
 function until(flow: ConnectFlow, phase: FlowState["phase"]): Promise<FlowState> {
   return vi.waitFor(
     () => {
@@ -307,7 +310,7 @@ describe("a reconnect", () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("allow");
-    const { connection } = (await until(flow, "connected")) as Extract<FlowState, { phase: "connected" }>;
+    const { connection } = (await until(flow, "connected")) as Ended;
     const again = flowOf(client, { connectionId: connection.id });
     again.start();
     await waiting(again);
@@ -317,6 +320,21 @@ describe("a reconnect", () => {
     await waiting(again);
     await browser.popup.decide("allow");
     expect(await until(again, "connected")).toMatchObject({ connection: { id: connection.id } });
+  });
+
+  test("that comes back as another account waits for the user to decide", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await browser.popup.decide("allow");
+    const { connection } = (await until(flow, "connected")) as Ended;
+    const again = flowOf(client, { connectionId: connection.id }, { details: { login_hint: "grace" } });
+    again.start();
+    await waiting(again);
+    await browser.popup.decide("allow");
+    const other = (await until(again, "account_mismatch")) as Ended;
+    expect(other.connection).toMatchObject({ status: "error", found_account: { name: "Grace Hopper" } });
+    await client.acceptAccount(connection.id, other.connection.found_account?.id ?? "");
+    expect(await until(again, "connected")).toMatchObject({ connection: { account: { name: "Grace Hopper" } } });
   });
 });
 
