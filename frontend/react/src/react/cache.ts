@@ -71,6 +71,11 @@ export class Cache {
     await Promise.all(parts.map((part) => this.#queries.invalidateQueries({ queryKey: [...this.#prefix, part] })));
   }
 
+  /** Fetches everything again that is shown, the catalog, too. */
+  async again(): Promise<void> {
+    await this.#queries.invalidateQueries({ queryKey: this.#prefix });
+  }
+
   /** Fetches a connection, and puts it wherever it is shown. Several events at once need one look, and one after it. */
   async refresh(id: string): Promise<void> {
     if (this.#refreshing.has(id)) {

@@ -31,7 +31,6 @@ export interface Messages {
   failing: string;
   /** What is said of an error; of any other, the service's own words. */
   errors: Partial<Record<ErrorCode, string>>;
-  sessionExpired: string;
 
   catalog: string;
   search: string;
@@ -52,7 +51,6 @@ export interface Messages {
   sameAccount: string;
   lastUsed: string;
   neverUsed: string;
-  since: string;
   actionsOf: (name: string) => string;
   rename: string;
   nameLabel: string;
@@ -157,7 +155,6 @@ export const defaultMessages: Messages = {
     starting: "The server is starting.",
     internal: "Something broke on the server.",
   },
-  sessionExpired: "Your session has ended. Sign in again to go on.",
 
   catalog: "Connectors",
   search: "Search connectors",
@@ -178,7 +175,6 @@ export const defaultMessages: Messages = {
   sameAccount: "This account is connected more than once.",
   lastUsed: "Last used",
   neverUsed: "Not used yet",
-  since: "Since",
   actionsOf: (name) => `Actions for ${name}`,
   rename: "Rename",
   nameLabel: "Name",
