@@ -140,3 +140,9 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
 export function worthRetrying(failures: number, error: Error): boolean {
   return failures < 2 && error instanceof PatchbayError && error.transient;
 }
+
+/** How long react-query should wait before it does: as long as the service says, if it does. */
+export function pauseBeforeRetry(failures: number, error: Error): number {
+  const asked = error instanceof PatchbayError ? (error.retryAfter ?? 0) : 0;
+  return Math.max(asked * 1_000, 1_000 * 2 ** failures);
+}
