@@ -13,6 +13,7 @@ mod connect;
 mod contract;
 mod crash;
 mod database;
+mod docs;
 mod examples;
 mod house;
 mod invariants;
