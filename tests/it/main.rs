@@ -6,6 +6,7 @@ mod adopt;
 mod api;
 mod auth;
 mod catalog;
+mod check;
 mod clients;
 mod clock;
 mod config;
