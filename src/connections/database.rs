@@ -9,6 +9,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 use tokio::time::Instant;
@@ -32,6 +33,9 @@ pub(crate) const CONTRACTION: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long an unused connection is taken to be still there.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// How long a server may take to answer at the start before it counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -126,6 +130,16 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // One that was used a moment ago is there: asking would cost each request a round.
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
@@ -150,7 +164,16 @@ impl Database {
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        self.begun(self.pool.begin()).await
+        self.begin_with("begin").await
+    }
+
+    /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that
+    /// switches servers a statement alone is not safe: there, [`begin`](Self::begin) is the only way.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        self.counted(self.pool.acquire()).await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -158,21 +181,29 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
-        let statement = "begin isolation level repeatable read, read only";
-        self.begun(self.pool.begin_with(statement)).await
+        self.begin_with("begin isolation level repeatable read, read only")
+            .await
     }
 
-    async fn begun(
-        &self,
-        begins: impl Future<Output = sqlx::Result<sqlx::Transaction<'static, Postgres>>>,
-    ) -> sqlx::Result<Transaction> {
+    async fn begin_with(&self, statement: &'static str) -> sqlx::Result<Transaction> {
+        let pool = self.pool.clone();
+        // A task of its own, for whoever asked may go away at any moment, and sqlx then forgets a `begin` that is under
+        // way: the connection would go back into the pool in the middle of this transaction.
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        let begun = async { begun.await.map_err(|_stopped| sqlx::Error::WorkerCrashed)? };
+        let inner = self.counted(begun).await?;
+        Ok(Transaction::new(inner, self.switches_servers))
+    }
+
+    /// Counts how long the pool lets one wait.
+    async fn counted<T>(&self, waits: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         let started = Instant::now();
-        let begun = begins.await;
+        let got = waits.await;
         self.counts.waits.observe(started.elapsed().as_secs_f64());
-        if matches!(begun, Err(sqlx::Error::PoolTimedOut)) {
+        if matches!(got, Err(sqlx::Error::PoolTimedOut)) {
             self.counts.gave_up.inc();
         }
-        Ok(Transaction::new(begun?, self.switches_servers))
+        got
     }
 
     /// How many connections are open, and how many of them nobody uses.

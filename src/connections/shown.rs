@@ -19,6 +19,57 @@ pub struct Details {
     pub same_account_as: Vec<Uuid>,
 }
 
+/// Which account a connection is known to be of, unless its user has ended it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(super) struct KnownAccount {
+    #[sqlx(rename = "id")]
+    connection: Uuid,
+    #[sqlx(rename = "connector_id")]
+    connector: Uuid,
+    account_id: String,
+}
+
+impl KnownAccount {
+    /// That of a connection, if it is known.
+    pub(super) fn of(connection: &Connection) -> Option<Self> {
+        let account = connection.account.as_ref()?;
+        let there = connection.state.status() != Status::Disconnected;
+        there.then(|| Self {
+            connection: connection.id,
+            connector: connection.connector.id,
+            account_id: account.id.clone(),
+        })
+    }
+}
+
+impl Details {
+    /// A connection and its newest attempt, beside all known accounts of its user.
+    pub(super) fn new(
+        connection: Connection,
+        attempt: Option<Attempt>,
+        accounts: &[KnownAccount],
+    ) -> Self {
+        let same = |other: &&KnownAccount| {
+            other.connection != connection.id
+                && other.connector == connection.connector.id
+                && connection
+                    .account
+                    .as_ref()
+                    .is_some_and(|account| account.id == other.account_id)
+        };
+        let same_account_as = accounts
+            .iter()
+            .filter(same)
+            .map(|other| other.connection)
+            .collect();
+        Self {
+            connection,
+            attempt,
+            same_account_as,
+        }
+    }
+}
+
 /// A connection.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConnectionBody {

@@ -5,6 +5,7 @@
 mod adopt;
 mod api;
 mod auth;
+mod cancelled;
 mod catalog;
 mod check;
 mod clients;

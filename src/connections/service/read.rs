@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
+use crate::connections::shown::KnownAccount;
 use crate::connections::{Account, Attempt, Details, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
@@ -163,6 +164,59 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let newest = self.newest.ask(store::Newest(user.clone())).await?;
+        if newest.len() < store::Newest::MOST {
+            return Ok(self.page_of_all(newest, query));
+        }
+        self.page_of_many(user, query).await
+    }
+
+    /// A page of all that a user has.
+    fn page_of_all(&self, all: Vec<store::Seen>, query: &Query) -> Page {
+        let known = query.connector.as_ref().map(|reference| {
+            let connector = self.catalog.get(reference);
+            (reference, connector.map(|connector| connector.id))
+        });
+        let is_meant = |(connection, _): &store::Seen| {
+            let connector = &connection.connector;
+            let of_connector = known.is_none_or(|(reference, id)| match id {
+                Some(id) => connector.id == id,
+                // It has left the catalog since.
+                None => {
+                    connector.slug == *reference
+                        || connector.id.to_string().eq_ignore_ascii_case(reference)
+                }
+            });
+            of_connector
+                && query
+                    .status
+                    .is_none_or(|status| connection.state.status() == status)
+        };
+        let accounts: Vec<KnownAccount> = all
+            .iter()
+            .filter_map(|(connection, _)| KnownAccount::of(connection))
+            .collect();
+        let meant: Vec<store::Seen> = all.into_iter().filter(is_meant).collect();
+        let total = meant.len();
+        let mut rest = meant
+            .into_iter()
+            .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
+        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let connections: Vec<Details> = rest
+            .by_ref()
+            .take(limit)
+            .map(|(connection, attempt)| Details::new(connection, attempt, &accounts))
+            .collect();
+        let last = connections.last().map(|details| details.connection.id);
+        Page {
+            next: rest.next().and(last),
+            total: i64::try_from(total).unwrap_or(i64::MAX),
+            connections,
+        }
+    }
+
+    /// A page of what a user has, who has a great deal.
+    async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
         let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
@@ -206,13 +260,17 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.database.begin_snapshot().await?;
-        let connection = store::find(&mut tx, user, id)
-            .await?
-            .ok_or(Error::ConnectionNotFound)?;
-        let details = store::details(&mut tx, user, vec![connection]).await?.pop();
-        tx.commit().await?;
-        details.ok_or(Error::ConnectionNotFound)
+        let one = self.ones.ask(store::One(user.clone(), id)).await?;
+        let (connection, attempt) = one.ok_or(Error::ConnectionNotFound)?;
+        let accounts = if connection.account.is_some() {
+            let mut tx = self.begin().await?;
+            let accounts = store::accounts_of(&mut tx, user).await?;
+            tx.commit().await?;
+            accounts
+        } else {
+            Vec::new()
+        };
+        Ok(Details::new(connection, attempt, &accounts))
     }
 }
 

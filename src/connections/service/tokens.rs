@@ -131,7 +131,7 @@ impl Connections {
             asked_nango = true;
             self.ask_for_token(connection).await
         });
-        let held = asked.await.map_err(|error| error.again())?;
+        let held = asked.await.map_err(|error| Error::clone(&error))?;
         self.counts.token(asked_nango);
         Ok(Token {
             connection: connection.clone(),
@@ -220,7 +220,7 @@ impl Connections {
             done = Some(self.refresh_refused(&connection, token_id).await?);
             Ok::<(), Error>(())
         });
-        reported.await.map_err(|error| error.again())?;
+        reported.await.map_err(|error| Error::clone(&error))?;
         if done.is_some() {
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.

@@ -29,20 +29,8 @@ pub(in crate::connections) async fn details(
         Vec::new()
     };
     let details = |connection: Connection| {
-        let same = |other: &&(Uuid, Uuid, String)| {
-            other.0 != connection.id
-                && other.1 == connection.connector.id
-                && connection
-                    .account
-                    .as_ref()
-                    .is_some_and(|account| account.id == other.2)
-        };
-        let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
-        Details {
-            attempt: attempts.remove(&connection.id),
-            same_account_as,
-            connection,
-        }
+        let attempt = attempts.remove(&connection.id);
+        Details::new(connection, attempt, &accounts)
     };
     Ok(connections.into_iter().map(details).collect())
 }

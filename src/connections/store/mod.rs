@@ -10,6 +10,7 @@ mod events;
 mod figures;
 mod jobs;
 mod keys;
+mod reads;
 mod sweep;
 mod uses;
 
@@ -21,6 +22,7 @@ use uuid::Uuid;
 
 use super::events::{Message, MessageData};
 use super::machine::Transition;
+use super::shown::KnownAccount;
 use super::{Account, Connection, ConnectorRef, State, Status, Told, Upstream};
 use crate::auth::UserId;
 use crate::catalog::Connector;
@@ -34,6 +36,7 @@ pub(in crate::connections) use events::*;
 pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
+pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
@@ -77,26 +80,33 @@ fn one_row(
     }
 }
 
-/// A select of connections with what their connector is called; the caller adds the rest.
+/// What a connection, `c`, and its connector, `k`, are read from.
 ///
 /// Columns are named, here and wherever rows are read: a prepared statement that asks for all
 /// there are breaks in a running replica when a newer version's migration adds one.
+macro_rules! connection_columns {
+    () => {
+        "c.id, c.user_id, c.connector_id, c.instance_id, c.label, c.nango_connection_id, \
+         c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+         c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
+         c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
+         c.version, c.created_at, c.updated_at, k.slug, k.name, k.integration_key"
+    };
+}
+
+/// A select of connections with what their connector is called; the caller adds the rest.
 macro_rules! select_connections {
     ($rest:literal) => {
         concat!(
-            "select c.id, c.user_id, c.connector_id, c.instance_id, c.label, c.nango_connection_id, \
-             c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
-             c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
-             c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
-             c.version, c.created_at, c.updated_at, \
-             k.slug, k.name, k.integration_key \
-             from user_connector_connection c join connector k on k.id = c.connector_id ",
+            "select ",
+            crate::connections::store::connection_columns!(),
+            " from user_connector_connection c join connector k on k.id = c.connector_id ",
             $rest
         )
     };
 }
 
-use select_connections;
+use {connection_columns, select_connections};
 
 #[derive(FromRow)]
 struct ConnectionRow {
@@ -242,25 +252,11 @@ pub(in crate::connections) async fn count(
     .await
 }
 
-/// A user's connection by our id.
-pub(in crate::connections) async fn find(
-    db: &mut Transaction,
-    user: &UserId,
-    id: Uuid,
-) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
-        .bind(id)
-        .bind(user.as_str())
-        .fetch_optional(db)
-        .await?;
-    connection(row)
-}
-
-/// A user's connections whose account is known: their id, connector and account.
+/// A user's connections whose account is known.
 pub(in crate::connections) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
-) -> sqlx::Result<Vec<(Uuid, Uuid, String)>> {
+) -> sqlx::Result<Vec<KnownAccount>> {
     sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
          where user_id = $1 and account_id is not null and status <> 'disconnected'",

@@ -1,0 +1,62 @@
+/** One message of an event stream. */
+export interface SseMessage {
+  event: string;
+  data: string;
+  /** The id that stands after this message; undefined if none was ever sent. */
+  id: string | undefined;
+  /** How soon to come again after the stream's end, in milliseconds, if the stream has said. */
+  retry: number | undefined;
+}
+
+/**
+ * Takes a text/event-stream apart (HTML standard, 9.2), wherever the chunks are cut.
+ * Messages without data are not told, except that an id or retry in them counts.
+ */
+export class SseParser {
+  #buffer = "";
+  #event = "";
+  #data: string[] = [];
+  #id: string | undefined;
+  #retry: number | undefined;
+  #started = false;
+
+  /** The messages that this chunk completes. */
+  push(chunk: string): SseMessage[] {
+    this.#buffer += chunk;
+    if (!this.#started && this.#buffer !== "") {
+      this.#started = true;
+      this.#buffer = this.#buffer.replace(/^\u{FEFF}/u, "");
+    }
+    const messages: SseMessage[] = [];
+    for (;;) {
+      const end = /\r\n|\n|\r/.exec(this.#buffer);
+      // A carriage return at the very end may be half of a line's end.
+      if (!end || (end[0] === "\r" && end.index === this.#buffer.length - 1)) return messages;
+      const line = this.#buffer.slice(0, end.index);
+      this.#buffer = this.#buffer.slice(end.index + end[0].length);
+      const message = this.#line(line);
+      if (message) messages.push(message);
+    }
+  }
+
+  #line(line: string): SseMessage | undefined {
+    if (line === "") return this.#dispatch();
+    const colon = line.indexOf(":");
+    const field = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    if (field === "event") this.#event = value;
+    else if (field === "data") this.#data.push(value);
+    else if (field === "id" && !value.includes("\0")) this.#id = value;
+    else if (field === "retry" && /^\d+$/.test(value)) this.#retry = Number(value);
+    return undefined;
+  }
+
+  #dispatch(): SseMessage | undefined {
+    const data = this.#data.join("\n");
+    const event = this.#event || "message";
+    const told = this.#data.length > 0;
+    this.#data = [];
+    this.#event = "";
+    return told ? { event, data, id: this.#id, retry: this.#retry } : undefined;
+  }
+}

@@ -1,0 +1,183 @@
+import { useEffect, useId, useRef, useState, type ReactNode } from "react";
+import { useMessages } from "../react/context.js";
+import { nameOf } from "../react/find.js";
+import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
+import type { Connection } from "../types.js";
+import { ConnectButton } from "./ConnectButton.js";
+import { ConnectionHistory } from "./ConnectionHistory.js";
+import { ConnectionStatus } from "./ConnectionStatus.js";
+import { ConnectorLogo } from "./ConnectorLogo.js";
+import { DisconnectQuestion } from "./DisconnectQuestion.js";
+import { ErrorNotice } from "./ErrorNotice.js";
+import { RenameForm } from "./RenameForm.js";
+
+type Part = "rename" | "disconnect" | "history";
+
+/** One connection in full: what it is called, how it stands, and everything that can be done with it. */
+export function ConnectionCard({ connection, className }: { connection: Connection; className?: string }): ReactNode {
+  const messages = useMessages();
+  const id = useId();
+  const it = useConnectionActions(connection.id);
+  const act = useAct();
+  const [open, setOpen] = useState<Part | null>(null);
+  const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
+  const back = useRef<Part | null>(null);
+  const close = () => {
+    back.current = open;
+    setOpen(null);
+  };
+  // The focus goes back to the button that has opened what is closed now.
+  useEffect(() => {
+    if (open === null && back.current) buttons.current[back.current]?.focus();
+    back.current = null;
+  }, [open]);
+
+  const name = nameOf(connection);
+  const ended = connection.status === "disconnected";
+  const toggle = (part: Part, words: string) => (
+    <button
+      ref={(button) => {
+        buttons.current[part] = button;
+      }}
+      type="button"
+      data-patchbay="button"
+      data-quiet=""
+      aria-expanded={open === part}
+      onClick={() => setOpen(open === part ? null : part)}
+    >
+      {words}
+    </button>
+  );
+  return (
+    <li data-patchbay="connection" data-status={connection.status} aria-labelledby={id} className={className}>
+      <ConnectorLogo connector={{ slug: connection.connector_slug, name: connection.connector_name }} />
+      <Facts connection={connection} id={id} />
+      <ConnectionStatus connection={connection} />
+      <div data-patchbay="actions" role="group" aria-label={messages.actionsOf(name)}>
+        <ConnectButton
+          connectorId={connection.connector_slug}
+          connectorName={connection.connector_name}
+          instanceId={connection.instance_id}
+          // What never was connected is connected, not reconnected.
+          connectionId={ended || !connection.connected_at ? undefined : connection.id}
+        />
+        <AcceptButton connection={connection} it={it} act={act} />
+        {connection.status === "connected" && (
+          <button
+            type="button"
+            data-patchbay="button"
+            data-quiet=""
+            aria-disabled={it.busy !== null || undefined}
+            onClick={() => act.run(it.check, (now) => (now.status === "connected" ? messages.checked : ""))}
+          >
+            {messages.check}
+          </button>
+        )}
+        {!ended && toggle("rename", messages.rename)}
+        {toggle("history", messages.history)}
+        {!ended && toggle("disconnect", messages.disconnect)}
+      </div>
+      <p data-patchbay="flow-text" role="status" aria-live="polite">
+        {act.said}
+      </p>
+      {act.error && <ErrorNotice error={act.error} onRetry={act.again} />}
+      {open === "rename" && (
+        <RenameForm
+          label={connection.label ?? ""}
+          busy={it.busy === "rename"}
+          onSave={(label) => act.run(() => it.rename(label), () => "", close)}
+          onCancel={close}
+        />
+      )}
+      {open === "disconnect" && !ended && (
+        <DisconnectQuestion
+          name={name}
+          busy={it.busy === "disconnect"}
+          onConfirm={() =>
+            act.run(
+              it.disconnect,
+              (answer) => (answer.upstream_deleted ? messages.disconnected(name) : messages.disconnectedLater(name)),
+              close,
+            )
+          }
+          onCancel={close}
+        />
+      )}
+      {open === "history" && <ConnectionHistory connectionId={connection.id} />}
+    </li>
+  );
+}
+
+function Facts({ connection, id }: { connection: Connection; id: string }): ReactNode {
+  const messages = useMessages();
+  const name = nameOf(connection);
+  const account = connection.account?.name ?? connection.account?.id;
+  return (
+    <div data-patchbay="card-title">
+      <strong id={id}>{name}</strong>
+      {name !== connection.connector_name && <span>{connection.connector_name}</span>}
+      {account && account !== name && <span>{messages.account(account)}</span>}
+      {connection.status !== "disconnected" && (
+        <span>
+          {connection.last_synced_at ? (
+            <>
+              {messages.lastUsed} <time dateTime={connection.last_synced_at}>{messages.time(new Date(connection.last_synced_at))}</time>
+            </>
+          ) : (
+            messages.neverUsed
+          )}
+        </span>
+      )}
+      {connection.same_account_as.length > 0 && <span>{messages.sameAccount}</span>}
+    </div>
+  );
+}
+
+interface AcceptButtonProps {
+  connection: Connection;
+  it: ConnectionActions;
+  act: Act;
+}
+
+function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
+  const messages = useMessages();
+  const found = connection.found_account;
+  if (connection.status_reason !== "account_mismatch" || !found) return null;
+  return (
+    <button
+      type="button"
+      data-patchbay="button"
+      aria-disabled={it.busy !== null || undefined}
+      onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}
+    >
+      {messages.keepAccount(found.name ?? found.id)}
+    </button>
+  );
+}
+
+interface Act {
+  error: Error | null;
+  said: string;
+  again: () => void;
+  run: <T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void) => void;
+}
+
+/** Does one thing after another, says what came of the last, and can do it again. */
+function useAct(): Act {
+  const [error, setError] = useState<Error | null>(null);
+  const [said, setSaid] = useState("");
+  const last = useRef<() => void>(() => {});
+  function run<T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void): void {
+    last.current = () => run(work, say, done);
+    setError(null);
+    setSaid("");
+    work().then(
+      (result) => {
+        setSaid(say(result));
+        done?.();
+      },
+      (cause: unknown) => setError(cause instanceof Error ? cause : new Error(String(cause))),
+    );
+  }
+  return { error, said, again: () => last.current(), run };
+}

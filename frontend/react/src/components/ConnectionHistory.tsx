@@ -1,0 +1,31 @@
+import type { ReactNode } from "react";
+import { useMessages } from "../react/context.js";
+import { useConnectionHistory } from "../react/useConnectionHistory.js";
+import { ErrorNotice } from "./ErrorNotice.js";
+
+/** What has happened to a connection, the newest first. */
+export function ConnectionHistory({ connectionId, className }: { connectionId: string; className?: string }): ReactNode {
+  const messages = useMessages();
+  const { events, isLoading, error, hasMore, loadMore, refetch } = useConnectionHistory(connectionId);
+  if (error) return <ErrorNotice error={error} onRetry={() => void refetch()} />;
+  if (isLoading) return <p aria-busy="true">{messages.loading}</p>;
+  if (events.length === 0) return <p>{messages.noHistory}</p>;
+  return (
+    <div data-patchbay="history" className={className}>
+      <ol>
+        {events.map((event) => (
+          <li key={event.id} data-kind={event.kind}>
+            <time dateTime={event.created_at}>{messages.time(new Date(event.created_at))}</time>{" "}
+            <span>{messages.events[event.kind] ?? event.kind}</span>
+            {event.status_reason && event.status === "error" && <span>: {messages.reasons[event.status_reason]}</span>}
+          </li>
+        ))}
+      </ol>
+      {hasMore && (
+        <button type="button" data-patchbay="button" data-quiet="" onClick={() => void loadMore()}>
+          {messages.loadMore}
+        </button>
+      )}
+    </div>
+  );
+}

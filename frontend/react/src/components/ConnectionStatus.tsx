@@ -1,0 +1,66 @@
+import type { ReactNode } from "react";
+import { useMessages } from "../react/context.js";
+import { useConnections } from "../react/useConnections.js";
+import type { Connection, Status } from "../types.js";
+import { StatusIcon } from "./StatusIcon.js";
+
+/** Props of `ConnectionStatus`: a connection, or a connector (by slug or id) whose connection is looked up. */
+export interface ConnectionStatusProps {
+  connection?: Connection | undefined;
+  connectorId?: string | undefined;
+  /** With `connectorId`: which of its accounts; the best of them if left out. */
+  instanceId?: string | undefined;
+  /** Whether to say why it is not connected, and what to do about it. */
+  reason?: boolean | undefined;
+  className?: string | undefined;
+}
+
+/** Where a connection stands: an icon, a word, and why. */
+export function ConnectionStatus(props: ConnectionStatusProps): ReactNode {
+  const { connection, connectorId, instanceId, reason = true, className } = props;
+  if (connection) return <Shown connection={connection} reason={reason} className={className} />;
+  if (connectorId === undefined) return null;
+  return <LookedUp connectorId={connectorId} instanceId={instanceId} reason={reason} className={className} />;
+}
+
+interface LookedUpProps {
+  connectorId: string;
+  instanceId: string | undefined;
+  reason: boolean;
+  className: string | undefined;
+}
+
+function LookedUp({ connectorId, instanceId, reason, className }: LookedUpProps): ReactNode {
+  const { getConnection, isLoading } = useConnections();
+  const messages = useMessages();
+  if (isLoading) {
+    return (
+      <span data-patchbay="status" data-status="loading" aria-busy="true" className={className}>
+        {messages.loading}
+      </span>
+    );
+  }
+  return <Shown connection={getConnection(connectorId, instanceId)} reason={reason} className={className} />;
+}
+
+interface ShownProps {
+  connection: Connection | undefined;
+  reason: boolean;
+  className: string | undefined;
+}
+
+function Shown({ connection, reason, className }: ShownProps): ReactNode {
+  const messages = useMessages();
+  const status: Status = connection?.status ?? "disconnected";
+  const why = connection?.status_reason;
+  const failing = status === "connected" && connection?.failing_since;
+  return (
+    <span data-patchbay="status" data-status={status} data-reason={why ?? undefined} className={className}>
+      <StatusIcon status={status} />
+      <span data-patchbay="status-word">{messages.status[status]}</span>
+      {reason && why && <span data-patchbay="status-reason">{messages.reasons[why]}</span>}
+      {reason && why && messages.advice[why] && <span data-patchbay="status-advice">{messages.advice[why]}</span>}
+      {reason && failing && <span data-patchbay="status-reason">{messages.failing}</span>}
+    </span>
+  );
+}

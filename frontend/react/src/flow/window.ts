@@ -1,0 +1,54 @@
+/** What an opened window shows until it is sent to the provider. */
+export interface WindowWords {
+  title: string;
+  text: string;
+}
+
+const WIDTH = 560;
+const HEIGHT = 760;
+
+/**
+ * Opens the window; null if the browser does not let us. To be called in the click itself: later on browsers
+ * take it for an advertisement. A tab rather than a popup where a popup would fill the screen anyway.
+ */
+export function openWindow(words: WindowWords): Window | null {
+  const opened = window.open("", "_blank", roomForPopup() ? popupFeatures() : "");
+  if (!opened || opened.closed) return null;
+  try {
+    const page = opened.document;
+    page.title = words.title;
+    page.documentElement.style.colorScheme = "light dark";
+    const text = page.createElement("p");
+    text.textContent = words.text;
+    text.style.cssText = "font: 1rem/1.5 system-ui, sans-serif; text-align: center; margin-top: 30vh";
+    page.body.replaceChildren(text);
+  } catch {
+    // A browser that isolates even an empty window shows it empty.
+  }
+  return opened;
+}
+
+/** Sends the window on, without leaving the empty page in its history. */
+export function navigate(opened: Window, url: string): void {
+  try {
+    opened.location.replace(url);
+  } catch {
+    opened.location.href = url;
+  }
+}
+
+/** An address that a window may be sent to: anything but http(s) would run in our own page's name. */
+export function isWebAddress(url: string): boolean {
+  return URL.canParse(url) && ["https:", "http:"].includes(new URL(url).protocol);
+}
+
+function roomForPopup(): boolean {
+  const coarse = typeof matchMedia === "function" && matchMedia("(pointer: coarse)").matches;
+  return !coarse && window.innerWidth >= 640;
+}
+
+function popupFeatures(): string {
+  const left = Math.max(0, Math.round(window.screenX + (window.outerWidth - WIDTH) / 2));
+  const top = Math.max(0, Math.round(window.screenY + (window.outerHeight - HEIGHT) / 2));
+  return `popup,width=${WIDTH},height=${HEIGHT},left=${left},top=${top}`;
+}

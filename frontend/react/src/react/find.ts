@@ -1,0 +1,36 @@
+import { randomId } from "../client/random.js";
+import type { Connection, Status } from "../types.js";
+
+/** Whether a connection is one of this connector's, named by slug or id; and of this instance, if one is named. */
+export function isOf(connection: Connection, connectorId: string, instanceId?: string): boolean {
+  const connector = connection.connector_slug === connectorId || connection.connector_id === connectorId;
+  return connector && (instanceId === undefined || connection.instance_id === instanceId);
+}
+
+const BEST_FIRST: readonly Status[] = ["connected", "pending", "error", "disconnected"];
+
+/** The connection that says most: a connected one rather than a pending one, and so on. */
+export function best(connections: readonly Connection[]): Connection | undefined {
+  const rank = (connection: Connection) => BEST_FIRST.indexOf(connection.status);
+  return connections.reduce<Connection | undefined>(
+    (found, one) => (found === undefined || rank(one) < rank(found) ? one : found),
+    undefined,
+  );
+}
+
+/** What a person would call a connection. */
+export function nameOf(connection: Connection): string {
+  return connection.label ?? connection.account?.name ?? connection.account?.id ?? connection.connector_name;
+}
+
+/**
+ * An instance id for one more account of a connector: that of one that never came to be connected, if there is one; none
+ * for the first, or where the first was disconnected.
+ */
+export function freeInstance(connections: readonly Connection[], connectorId: string): string {
+  const own = connections.filter((connection) => isOf(connection, connectorId));
+  const unfinished = own.find((connection) => connection.connected_at == null && connection.status !== "disconnected");
+  if (unfinished) return unfinished.instance_id;
+  const first = own.find((connection) => connection.instance_id === "");
+  return !first || first.status === "disconnected" ? "" : randomId().slice(0, 12);
+}

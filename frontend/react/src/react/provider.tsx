@@ -1,0 +1,61 @@
+import { QueryClientContext, type QueryClient } from "@tanstack/react-query";
+import { useContext, useEffect, useMemo, useRef, type ReactNode } from "react";
+import { createClient } from "../client/client.js";
+import type { ClientOptions } from "../client/http.js";
+import { Cache } from "./cache.js";
+import { PatchbayContext, type LogoOf, type Patchbay } from "./context.js";
+import { mergeMessages, type MessageOverrides } from "./messages.js";
+
+/** Props of `PatchbayProvider`. */
+export interface PatchbayProviderProps extends ClientOptions {
+  /**
+   * Names the signed-in user, in any way that tells users apart. When it changes, everything that was shown to the
+   * one before is forgotten.
+   */
+  user?: string | undefined;
+  /** Words that differ from the English ones. */
+  messages?: MessageOverrides | undefined;
+  /** Draws a connector's logo; initials are shown where it answers null, and if it is left out. */
+  logo?: ((connector: LogoOf) => ReactNode) | undefined;
+  children?: ReactNode;
+}
+
+/**
+ * Gives Patchbay to everything inside it: one client and one event stream, which keeps react-query's cache true.
+ * It has to be inside a `QueryClientProvider`.
+ */
+export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
+  const { baseUrl, user = "", messages, logo, children } = props;
+  const queries = useContext(QueryClientContext);
+  if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
+  const { getToken, fetch: ownFetch } = props;
+  const { client, cache, options } = useMemo(() => {
+    // A new user's client never asks for a token in the old one's way: it begins with what came with that user.
+    const options = { getToken, fetch: ownFetch };
+    const client = createClient({
+      baseUrl,
+      getToken: (wanted) => options.getToken(wanted),
+      fetch: (input, init) => (options.fetch ?? fetch)(input, init),
+    });
+    return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`), options };
+    // A getToken written in place is another function each time, which is no reason for another client.
+  }, [baseUrl, user, queries]);
+  useEffect(() => {
+    options.getToken = getToken;
+    options.fetch = ownFetch;
+  }, [options, getToken, ownFetch]);
+  useEffect(() => client.events((notice) => cache.take(notice)), [client, cache]);
+  useForgetting(cache, queries);
+  const words = useMemo(() => mergeMessages(messages), [messages]);
+  const value = useMemo<Patchbay>(() => ({ client, cache, messages: words, logo }), [client, cache, words, logo]);
+  return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
+}
+
+/** Forgets the user before, once another is there. */
+function useForgetting(cache: Cache, queries: QueryClient): void {
+  const before = useRef({ cache, queries });
+  useEffect(() => {
+    if (before.current.cache !== cache && before.current.queries === queries) before.current.cache.clear();
+    before.current = { cache, queries };
+  }, [cache, queries]);
+}
