@@ -205,12 +205,7 @@ impl House {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
         };
-        if let Some(adopted) = database.adopt(&catalog).await? {
-            tracing::info!(
-                ?adopted,
-                "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
-            );
-        }
+        prepare(&database, &catalog).await?;
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
@@ -260,6 +255,17 @@ fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
     http.register(&mut registry);
     connections.register_metrics(&mut registry);
     registry
+}
+
+/// Brings the schema up to date, and says so if it was the predecessor's.
+async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
+    if let Some(adopted) = database.adopt(catalog).await? {
+        tracing::info!(
+            ?adopted,
+            "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+        );
+    }
+    Ok(())
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.

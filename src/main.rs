@@ -43,6 +43,11 @@ enum Command {
     /// Make, list, rotate and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(manage_webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
     /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
     Check {
         /// Answer in JSON, for machines.
@@ -52,11 +57,6 @@ enum Command {
         #[arg(long)]
         token: Option<String>,
     },
-    /// Manage where your product is told what happens, and how that went.
-    #[command(subcommand)]
-    Webhooks(manage_webhooks::WebhooksCommand),
-    /// Ask the service on this machine whether it runs: a container's health check.
-    Health,
     /// Print the OpenAPI document.
     Openapi,
 }

@@ -15,6 +15,7 @@ mod connect;
 mod contract;
 mod crash;
 mod database;
+mod docs;
 mod examples;
 mod house;
 mod invariants;
