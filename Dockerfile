@@ -8,14 +8,14 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked --no-default-features \
+    && cargo build --release --locked --no-default-features --features otlp \
     && rm -r src
 
 # Without the sandbox: production has a Nango and a PostgreSQL. The files may be
 # older than the empty program, which cargo goes by.
 COPY . .
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --no-default-features
+    && cargo build --release --locked --no-default-features --features otlp
 
 # The C library, the certificates that calls to Nango are verified with, and
 # nothing else: no shell, no package manager.

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use backon::{BackoffBuilder, ExponentialBuilder};
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -197,11 +198,8 @@ impl House {
             clock,
             metrics: http_metrics,
         } = self;
-        let nango = config
-            .nango
-            .as_ref()
-            .map(|nango| Nango::new(nango.client.clone()))
-            .transpose()?;
+        let client = config.nango.as_ref().map(|nango| nango.client.clone());
+        let nango = client.map(Nango::new).transpose()?;
         let auth = Arc::new(Authenticator::new(config.auth, clock.clone())?);
         let database = tokio::select! {
             database = wait_for_database(&config.database) => database?,
@@ -227,10 +225,7 @@ impl House {
         if let Some(nango) = &config.nango {
             worker::start_upstream(&connections, nango.sweep_every, tasks, &stopping.closing);
         }
-        let mut metrics = metrics::registry();
-        metrics::register_build(&mut metrics);
-        http_metrics.register(&mut metrics);
-        connections.register_metrics(&mut metrics);
+        let metrics = counted(&http_metrics, &connections);
         let limits = Limits::new(config.limits, clock, http_metrics.clone());
         let state = AppState {
             connections: connections.clone(),
@@ -262,6 +257,15 @@ async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseE
         );
     }
     Ok(())
+}
+
+/// All that this service counts.
+fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
+    let mut registry = metrics::registry();
+    metrics::register_build(&mut registry);
+    http.register(&mut registry);
+    connections.register_metrics(&mut registry);
+    registry
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.

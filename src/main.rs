@@ -43,11 +43,6 @@ enum Command {
     /// Make, list, rotate and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
-    /// Manage where your product is told what happens, and how that went.
-    #[command(subcommand)]
-    Webhooks(manage_webhooks::WebhooksCommand),
-    /// Ask the service on this machine whether it runs: a container's health check.
-    Health,
     /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
     Check {
         /// Answer in JSON, for machines.
@@ -57,6 +52,11 @@ enum Command {
         #[arg(long)]
         token: Option<String>,
     },
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(manage_webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -93,16 +93,17 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve => {
             let config = configuration()?;
-            telemetry::init(config.log_format);
+            let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
             let app = App::bind(config, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
+            drop(telemetry);
         }
         #[cfg(feature = "sandbox")]
         Command::Sandbox => try_out::run(stop_on_signal()?).await?,
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
-            telemetry::init(LogFormat::Pretty);
+            let _telemetry = telemetry::init(LogFormat::Pretty, None);
             let catalog_file: Option<PathBuf> = given("CATALOG_FILE")?;
             let catalog = Catalog::load(catalog_file.as_deref())?;
             let database = Database::connect(&config).await?;

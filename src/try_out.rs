@@ -38,7 +38,8 @@ const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
 
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
-    telemetry::init(variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty));
+    let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
+    let _telemetry = telemetry::init(format, None);
     let port: u16 = variable("PORT")?.unwrap_or(8000);
     let nango_port: u16 = match variable("SANDBOX_PORT")? {
         Some(port) => port,

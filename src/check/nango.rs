@@ -1,6 +1,6 @@
 //! Nango: is it there, what does its key allow, and which connectors can be connected.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,8 +10,8 @@ use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::config::NangoConfig;
 use crate::nango::{
-    CreateSession, Credentials, Error, IntegrationDefaults, ListConnections, Nango,
-    ReconnectSession, Refresh,
+    ConnectionSummary, CreateSession, Credentials, Error, IntegrationDefaults, ListConnections,
+    Nango, ReconnectSession, Refresh,
 };
 use crate::outbound;
 
@@ -83,27 +83,23 @@ fn scope_mend(what: &str) -> String {
     )
 }
 
-/// Tries each thing that the key has to allow, with what is not there.
-async fn scopes(report: &mut Report, nango: &Nango) {
+/// What the key has to allow, each tried with what is not there.
+async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 3] {
+    let tags: BTreeMap<_, _> = [("patchbay_check".to_owned(), NOBODY.to_owned())].into();
     let session = CreateSession {
         integration: NOBODY.to_owned(),
-        tags: [("patchbay_check".to_owned(), NOBODY.to_owned())].into(),
+        tags: tags.clone(),
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     };
     let reconnect = ReconnectSession {
         connection_id: NOBODY.to_owned(),
         integration: NOBODY.to_owned(),
-        tags: [("patchbay_check".to_owned(), NOBODY.to_owned())].into(),
+        tags,
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     };
-    let one = ListConnections {
-        limit: Some(1),
-        ..ListConnections::default()
-    };
-    let listed = nango.connections(&one).await;
-    let tried = [
+    [
         (
             "create connect sessions",
             nango.create_session(&session).await.err(),
@@ -116,43 +112,51 @@ async fn scopes(report: &mut Report, nango: &Nango) {
             "delete connections",
             nango.delete_connection(NOBODY, NOBODY).await.err(),
         ),
-        ("list connections", listed.as_ref().err().cloned()),
-    ];
-    let mut missing = false;
-    for (what, error) in tried {
+    ]
+}
+
+/// Whether credentials are withheld from the key, as far as there is a connection to tell by.
+async fn withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
+    let Some(first) = listed.first() else {
+        return false;
+    };
+    let (id, key) = (&first.connection_id, &first.provider_config_key);
+    let read = nango.connection(id, key, Refresh::WhenDue).await;
+    read.is_ok_and(|it| matches!(it.credentials, Credentials::Withheld))
+}
+
+async fn scopes(report: &mut Report, nango: &Nango) {
+    let one = ListConnections {
+        limit: Some(1),
+        ..ListConnections::default()
+    };
+    let (listed, list_error) = match nango.connections(&one).await {
+        Ok(listed) => (listed, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let before = report.lines.len();
+    let tried = tried(nango).await;
+    for (what, error) in tried.into_iter().chain([("list connections", list_error)]) {
         match error {
-            Some(Error::Unauthorized { detail, .. }) => {
-                missing = true;
-                report.fail(
-                    "nango scopes",
-                    format!("the key may not {what}: {detail}"),
-                    scope_mend(what),
-                );
-            }
-            Some(error) if error.is_transient() => {
-                missing = true;
-                let found = format!("whether the key may {what} is not known: {error}");
-                report.warn("nango scopes", found, "run the check again");
-            }
+            Some(Error::Unauthorized { detail, .. }) => report.fail(
+                "nango scopes",
+                format!("the key may not {what}: {detail}"),
+                scope_mend(what),
+            ),
+            Some(error) if error.is_transient() => report.warn(
+                "nango scopes",
+                format!("whether the key may {what} is not known: {error}"),
+                "run the check again",
+            ),
             _ => {}
         }
     }
-    let first = listed.unwrap_or_default().into_iter().next();
-    if let Some(first) = first {
-        let (id, key) = (&first.connection_id, &first.provider_config_key);
-        let read = nango.connection(id, key, Refresh::WhenDue).await;
-        let withheld = read.is_ok_and(|it| matches!(it.credentials, Credentials::Withheld));
-        if withheld {
-            missing = true;
-            let what = "read connections' credentials";
-            report.fail(
-                "nango scopes",
-                format!("the key may not {what}"),
-                scope_mend(what),
-            );
-        }
+    if withheld(nango, &listed).await {
+        let what = "read connections' credentials";
+        let found = format!("the key may not {what}");
+        report.fail("nango scopes", found, scope_mend(what));
     }
-    if !missing {
+    if report.lines.len() == before {
         report.ok(
             "nango scopes",
             "the key may list, connect, reconnect and delete",

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use url::Url;
 
 use self::environment::Environment;
 use crate::keys::GivenKey;
@@ -52,6 +53,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send; without one nobody may.
     pub metrics_token: Option<SecretString>,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to.
+    pub otlp_endpoint: Option<Url>,
 }
 
 /// All that is wrong with the environment, a line each.
@@ -162,6 +165,7 @@ impl Environment<'_> {
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
         let metrics_token = self.metrics_token();
+        let otlp_endpoint = self.otlp_endpoint();
         Some(Config {
             http: http?,
             limits,
@@ -174,6 +178,7 @@ impl Environment<'_> {
             catalog_file,
             log_format,
             metrics_token,
+            otlp_endpoint,
         })
     }
 

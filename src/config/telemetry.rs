@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use secrecy::SecretString;
+use url::Url;
 
 use super::environment::Environment;
 
@@ -39,5 +40,11 @@ impl Environment<'_> {
             ));
         }
         Some(token.into())
+    }
+
+    pub(super) fn otlp_endpoint(&mut self) -> Option<Url> {
+        const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let url = self.optional(NAME)?;
+        self.web_address(NAME, url)
     }
 }

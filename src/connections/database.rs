@@ -13,13 +13,14 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 use tokio::time::Instant;
+use tracing::Instrument;
 use url::Url;
 
 use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
 use crate::catalog::Catalog;
 use crate::config::DatabaseConfig;
-use crate::metrics;
+use crate::{metrics, telemetry};
 
 /// Every migration, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -198,7 +199,7 @@ impl Database {
     /// Counts how long the pool lets one wait.
     async fn counted<T>(&self, waits: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
         let started = Instant::now();
-        let got = waits.await;
+        let got = waits.instrument(telemetry::begin_span()).await;
         self.counts.waits.observe(started.elapsed().as_secs_f64());
         if matches!(got, Err(sqlx::Error::PoolTimedOut)) {
             self.counts.gave_up.inc();

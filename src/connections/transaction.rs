@@ -1,10 +1,16 @@
 //! A transaction, and the only way to run a statement.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, Stream};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use tracing::{Instrument, Span};
+
+use crate::telemetry;
 
 /// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
 ///
@@ -45,7 +51,17 @@ impl<'c> Executor<'c> for &'c mut Transaction {
     {
         let unnamed = self.unnamed;
         let connection: &'c mut PgConnection = &mut self.inner;
-        connection.fetch_many(Statement { query, unnamed })
+        let span = telemetry::statement_span();
+        let statement = Statement {
+            query,
+            unnamed,
+            span: span.clone(),
+        };
+        let rows = connection.fetch_many(statement);
+        if span.is_disabled() {
+            return rows;
+        }
+        Box::pin(Traced { rows, span })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -55,7 +71,17 @@ impl<'c> Executor<'c> for &'c mut Transaction {
     {
         let unnamed = self.unnamed;
         let connection: &'c mut PgConnection = &mut self.inner;
-        connection.fetch_optional(Statement { query, unnamed })
+        let span = telemetry::statement_span();
+        let statement = Statement {
+            query,
+            unnamed,
+            span: span.clone(),
+        };
+        let row = connection.fetch_optional(statement);
+        if span.is_disabled() {
+            return row;
+        }
+        Box::pin(row.instrument(span))
     }
 
     fn prepare_with<'e>(
@@ -86,11 +112,30 @@ fn only_run() -> sqlx::Error {
 struct Statement<E> {
     query: E,
     unnamed: bool,
+    span: Span,
+}
+
+/// A statement's rows, whose time is its span's.
+struct Traced<'e, Row> {
+    rows: BoxStream<'e, Row>,
+    span: Span,
+}
+
+impl<Row> Stream for Traced<'_, Row> {
+    type Item = Row;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Row>> {
+        let this = &mut *self;
+        let _entered = this.span.enter();
+        this.rows.as_mut().poll_next(context)
+    }
 }
 
 impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Statement<E> {
     fn sql(self) -> SqlStr {
-        self.query.sql()
+        let text = self.query.sql();
+        telemetry::statement(&self.span, text.as_str());
+        text
     }
 
     fn statement(&self) -> Option<&PgStatement> {

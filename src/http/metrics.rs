@@ -13,10 +13,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::error::{Code, Problem};
 use super::{AppState, REQUEST_ID};
 use crate::metrics::{self, Durations};
+use crate::telemetry;
 
 /// What is counted of requests. Clones count together.
 #[derive(Clone, Debug)]
@@ -138,9 +140,11 @@ pub(super) async fn observe(
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let id = request.headers().get(&REQUEST_ID).cloned();
+    let span = telemetry::request_span(label, &route, request.headers());
     let started = Instant::now();
-    let response = next.run(request).await;
+    let response = next.run(request).instrument(span.clone()).await;
     let (elapsed, status) = (started.elapsed(), response.status().as_u16());
+    telemetry::answered(&span, status);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let request_id = id.as_ref().and_then(|id| id.to_str().ok());
     tracing::info!(%method, route, status, millis, request_id, "request");

@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use prometheus_client::registry::Registry;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument;
 use url::Url;
 
-use crate::outbound;
+use crate::{outbound, telemetry};
 
 pub use error::Error;
 pub use wire::{
@@ -341,7 +342,11 @@ impl Nango {
 
     async fn counted<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
         let begun = self.0.calls.begin(call.operation);
-        let answer = self.send(call).await;
+        let span = telemetry::nango_span(call.operation);
+        let answer = self.send(call).instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            telemetry::failed(&span, error.name());
+        }
         begun.end(answer.as_ref().err());
         answer
     }
@@ -358,7 +363,9 @@ impl Nango {
                 .header(CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let response = request.send().await?;
+        let mut trace = HeaderMap::new();
+        telemetry::propagate(&mut trace);
+        let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = outbound::read_body(response, MAX_BODY)
             .await

@@ -37,6 +37,7 @@ mod server;
 mod start;
 mod stopping;
 mod tokens;
+mod traces;
 mod truth;
 mod try_out;
 mod versions;

@@ -143,6 +143,11 @@ async fn what_happens_is_counted_and_nobody_is_named() {
     is(&text, "patchbay_database_up", 1.0);
     is(
         &text,
+        "patchbay_queue_waiting{queue=\"event_deliveries\"}",
+        0.0,
+    );
+    is(
+        &text,
         "patchbay_queue_waiting{queue=\"open_attempts\"}",
         0.0,
     );

@@ -172,6 +172,7 @@ struct Known {
     by_status: Vec<(String, i64)>,
     deletions: Queue,
     attempts: Queue,
+    deliveries: Queue,
     sweep_age: Option<f64>,
 }
 
@@ -235,6 +236,7 @@ impl Connections {
         if let Some(known) = known {
             note("upstream_deletions", known.deletions);
             note("open_attempts", known.attempts);
+            note("event_deliveries", known.deliveries);
             register_known(&mut registry, &known);
         }
         registry.register(
@@ -257,6 +259,7 @@ impl Connections {
             by_status: store::connections_by_status(&mut tx).await?,
             deletions: store::deletion_queue(&mut tx).await?,
             attempts: store::attempt_queue(&mut tx).await?,
+            deliveries: store::delivery_queue(&mut tx).await?,
             sweep_age: store::job_age(&mut tx, SWEEP).await?,
         };
         tx.commit().await?;

@@ -83,6 +83,17 @@ pub(in crate::connections) async fn attempt_queue(db: &mut Transaction) -> sqlx:
     .await
 }
 
+/// Messages to the product that have not arrived yet.
+pub(in crate::connections) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+    sqlx::query_as(
+        "select count(*) as waiting, min(created_at) as oldest \
+         from (select created_at from webhook_delivery where ended_at is null limit $1) d",
+    )
+    .bind(QUEUE)
+    .fetch_one(db)
+    .await
+}
+
 /// How many seconds ago a job was last done to its end; `None` if it never was.
 pub(in crate::connections) async fn job_age(
     db: &mut Transaction,

@@ -1,0 +1,146 @@
+//! Traces by OTLP over HTTP, and the W3C's trace context in headers.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Request, Response};
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_http::{HeaderExtractor, HeaderInjector, HttpClient, HttpError};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Handle;
+use tracing::{Level, Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::registry::LookupSpan;
+use url::Url;
+
+use super::TRACES;
+use crate::outbound;
+
+/// How long the collector may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest answer of a collector's that is read, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// How long the last traces may take to be sent.
+const LAST: Duration = Duration::from_secs(3);
+
+/// Sends traces until it is dropped.
+#[derive(Debug)]
+pub(super) struct Exporting(SdkTracerProvider);
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        let provider = self.0.clone();
+        // The exporter's thread hands the last request to the runtime, which must not be blocked meanwhile.
+        let shut_down = move || provider.shutdown_with_timeout(LAST);
+        let ended = match Handle::try_current() {
+            Ok(_) => tokio::task::block_in_place(shut_down),
+            Err(_no_runtime) => shut_down(),
+        };
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the last traces were not sent");
+        }
+    }
+}
+
+/// The layer that turns spans into traces; `None` without a collector.
+pub(super) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, Exporting)>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let endpoint = format!("{}/v1/traces", collector?.as_str().trim_end_matches('/'));
+    let client = Client {
+        runtime: Handle::current(),
+        client: outbound::client(TIMEOUT).ok()?,
+    };
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_endpoint(endpoint)
+        .build();
+    let exporter = match exporter {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            eprintln!("patchbay: no traces are sent: {error}");
+            return None;
+        }
+    };
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource())
+        .build();
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("patchbay"))
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(Targets::new().with_target(TRACES, Level::INFO));
+    Some((layer, Exporting(provider)))
+}
+
+/// The service's name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` give another.
+fn resource() -> Resource {
+    let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let named = ["OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"]
+        .iter()
+        .any(|name| {
+            std::env::var(name)
+                .is_ok_and(|value| value.contains("service.name") || *name == "OTEL_SERVICE_NAME")
+        });
+    let builder = Resource::builder().with_attribute(version);
+    if named {
+        builder.build()
+    } else {
+        builder.with_service_name("patchbay").build()
+    }
+}
+
+/// The exporter's thread has no runtime of its own: requests run on the service's.
+#[derive(Clone, Debug)]
+struct Client {
+    runtime: Handle,
+    client: reqwest::Client,
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let client = self.client.clone();
+        let sent = self.runtime.spawn(async move {
+            let answer = client.execute(request.try_into()?).await?;
+            let mut response = Response::builder().status(answer.status());
+            if let Some(headers) = response.headers_mut() {
+                headers.clone_from(answer.headers());
+            }
+            let body = outbound::read_body(answer, MAX_BODY).await?;
+            Ok::<_, HttpError>(response.body(Bytes::from(body))?)
+        });
+        sent.await?
+    }
+}
+
+/// Makes a span part of the trace that a request's headers name.
+pub(super) fn continue_trace(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() || !headers.contains_key("traceparent") {
+        return;
+    }
+    let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    // It fails for a span without a layer that makes traces: then there is nothing to continue.
+    let _ = span.set_parent(context);
+}
+
+/// Names the current span to who is called.
+pub(super) fn propagate(headers: &mut HeaderMap) {
+    let span = Span::current();
+    if !span.is_disabled() {
+        TraceContextPropagator::new().inject_context(&span.context(), &mut HeaderInjector(headers));
+    }
+}

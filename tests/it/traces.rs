@@ -1,0 +1,160 @@
+//! Traces: from a caller's request through SQL to Nango, as a collector gets them.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use prost::Message;
+use reqwest::Method;
+
+use crate::house::{House, free_port};
+use crate::process::Process;
+use crate::server::serve;
+
+/// What a collector was sent.
+type Collected = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
+
+async fn collect(State(all): State<Collected>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    assert_eq!(headers["content-type"], "application/x-protobuf");
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    all.lock().unwrap().push(request);
+    StatusCode::OK
+}
+
+/// What a Nango that is failing was told about whose trace a call belongs to.
+type Told = Arc<Mutex<Vec<String>>>;
+
+async fn fail(State(told): State<Told>, headers: HeaderMap) -> StatusCode {
+    let trace = headers.get("traceparent").map(|it| it.to_str().unwrap());
+    told.lock()
+        .unwrap()
+        .push(trace.unwrap_or_default().to_owned());
+    StatusCode::INTERNAL_SERVER_ERROR
+}
+
+fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let found = attributes.iter().find(|attribute| attribute.key == name)?;
+    match found.value.as_ref()? {
+        AnyValue {
+            value: Some(Value::StringValue(text)),
+        } => Some(text.clone()),
+        AnyValue {
+            value: Some(Value::IntValue(number)),
+        } => Some(number.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A trace and a span in it, as the caller names them.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const CALLER: &str = "b7ad6b7169203331";
+
+/// Begins to connect at a Nango that is failing, and answers what the collector got of that, all of it
+/// as text, and what Nango was told.
+async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
+    let house = House::now().await;
+    let (collected, told) = (Collected::default(), Told::default());
+    let collector = Router::new().route("/v1/traces", post(collect));
+    let collector = serve(collector.with_state(collected.clone())).await;
+    let nango = serve(Router::new().fallback(fail).with_state(told.clone())).await;
+    let port = free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = house.settings(&[
+        ("PORT", &port),
+        ("PUBLIC_URL", &url),
+        ("NANGO_BASE_URL", nango.as_str()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str()),
+    ]);
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut process = Process::start(&["serve"], &settings);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    let ada = house.user("ada@user.example").await;
+    let connect = ada.at_url(&url).request(Method::POST, "/gmail/connect");
+    let traceparent = format!("00-{TRACE}-{CALLER}-01");
+    let answer = connect.header("traceparent", traceparent).send().await;
+    assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    process.signal("TERM").await;
+    assert!(process.ended().await.success(), "{}", process.said());
+
+    let all = collected.lock().unwrap();
+    let resources = all.iter().flat_map(|request| &request.resource_spans);
+    for resource in resources.clone() {
+        let attributes = &resource.resource.as_ref().unwrap().attributes;
+        let name = attribute(attributes, "service.name");
+        assert_eq!(name.as_deref(), Some("patchbay"));
+    }
+    let spans = resources.flat_map(|resource| &resource.scope_spans);
+    let spans = spans.flat_map(|scope| scope.spans.iter().cloned());
+    let spans = spans.filter(|span| hex::encode(&span.trace_id) == TRACE);
+    let text = format!("{all:?}");
+    for secret in [ada.token.as_str(), &house.secret_key, "ada", "%40"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+    let told = told.lock().unwrap().clone();
+    (spans.collect(), text, told, process.said())
+}
+
+#[tokio::test]
+async fn a_callers_trace_goes_through_sql_to_nango() {
+    let (spans, _, told, said) = traced().await;
+    let named = |name: &str| -> Vec<&Span> {
+        let found = spans.iter().filter(|span| span.name == name);
+        found.collect()
+    };
+    let [request] = named("POST /api/v1/connectors/{connector}/connect")[..] else {
+        panic!("{spans:#?}");
+    };
+    assert_eq!(hex::encode(&request.parent_span_id), CALLER);
+    assert_eq!(request.kind(), SpanKind::Server);
+    let of_request = |name: &str| attribute(&request.attributes, name);
+    assert_eq!(
+        of_request("http.response.status_code").as_deref(),
+        Some("503")
+    );
+    assert_eq!(request.status.as_ref().unwrap().code, 2, "an error");
+
+    let below = |span: &Span| span.parent_span_id == request.span_id;
+    let statements = named("sql");
+    assert!(statements.len() > 5 && statements.iter().all(|span| below(span)));
+    let texts = statements
+        .iter()
+        .filter_map(|span| attribute(&span.attributes, "db.query.text"));
+    let texts: Vec<String> = texts.collect();
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.starts_with("insert into connect_attempt")),
+        "{texts:#?}"
+    );
+    assert_eq!(texts.len(), statements.len());
+    assert!(named("begin").iter().all(|span| below(span)));
+
+    // Each try is a span of its own, and Nango is told of the very one that calls it.
+    let tries = named("nango create_session");
+    assert_eq!(tries.len(), 3);
+    for call in tries {
+        assert!(below(call));
+        assert_eq!(call.kind(), SpanKind::Client);
+        let error = attribute(&call.attributes, "error.type");
+        assert_eq!(error.as_deref(), Some("unavailable"));
+        let name = format!("00-{TRACE}-{}-01", hex::encode(&call.span_id));
+        assert!(told.contains(&name), "{name} in {told:?}");
+    }
+    // The log's lines are as they are without traces.
+    let line = said
+        .lines()
+        .find(|line| line.contains(r#""message":"request""#));
+    let line: serde_json::Value = serde_json::from_str(line.unwrap()).unwrap();
+    assert!(line["span"].is_null() && line["spans"].is_null(), "{line}");
+}
