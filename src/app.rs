@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
 use crate::auth::{self, Authenticator};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
@@ -39,9 +39,6 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
-    /// The catalog's file is not right.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
     /// The way to verify tokens is not right.
     #[error(transparent)]
     Auth(#[from] auth::ConfigError),
@@ -69,12 +66,11 @@ pub struct App {
 }
 
 impl App {
-    /// Checks what can be checked without the database, and takes the address.
+    /// Takes the address.
     ///
     /// # Errors
-    /// When a file named in the configuration is wrong, or the address is taken.
-    pub async fn bind(config: Config, clock: Clock) -> Result<Self, Error> {
-        let catalog = Arc::new(Catalog::load(config.catalog_file.as_deref())?);
+    /// When the address is taken.
+    pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
         let listener = TcpListener::bind(address)
             .await
@@ -82,7 +78,7 @@ impl App {
         Ok(Self {
             listener,
             config,
-            catalog,
+            catalog: Arc::new(catalog),
             clock,
         })
     }
@@ -180,7 +176,7 @@ async fn start(
         stop: stop.clone(),
     };
     // Only this function sets it, once.
-    let _ = ready.set(http::router(state));
+    let _ = ready.set(http::router(state, config.http.console.as_ref()));
     tracing::info!(public_url = %config.http.public_url, "ready");
     Ok(Some((database, connections)))
 }

@@ -51,6 +51,15 @@ pub struct HttpConfig {
     pub public_url: Url,
     /// `CORS_ALLOWED_ORIGINS`: the product's own origins, for CORS and for the popup's messages.
     pub allowed_origins: Vec<String>,
+    /// `CONSOLE`: the console, where it is served.
+    pub console: Option<ConsoleConfig>,
+}
+
+/// The console: pages of this service's own, on which a user manages their connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleConfig {
+    /// Where users to try it as, and faults to try, are found. No variable names it.
+    pub controls: Option<Url>,
 }
 
 /// The database.
@@ -215,10 +224,12 @@ impl Environment<'_> {
         }
         let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
         let allowed_origins = self.origins(&origins.unwrap_or_default());
+        let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
         Some(HttpConfig {
             listen: SocketAddr::new(host, port),
             public_url: self.web_address("PUBLIC_URL", public_url?)?,
             allowed_origins,
+            console,
         })
     }
 

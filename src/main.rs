@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use patchbay::app::App;
+use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
@@ -72,7 +73,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve => {
             let config = configuration()?;
             telemetry::init(config.log_format);
-            let app = App::bind(config, Clock::System).await?;
+            let catalog = Catalog::load(config.catalog_file.as_deref())?;
+            let app = App::bind(config, catalog, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             Ok(app.run(stop_on_signal()?).await?)
         }

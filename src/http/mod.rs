@@ -4,6 +4,7 @@ mod callback;
 mod catalog;
 mod connect;
 mod connections;
+mod console;
 mod error;
 mod events;
 mod extract;
@@ -41,6 +42,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Authenticator;
+use crate::config::ConsoleConfig;
 use crate::connections::service::Connections;
 use crate::keys::ServiceKeys;
 use crate::nango::Nango;
@@ -121,10 +123,16 @@ pub fn openapi() -> OpenApi {
     document
 }
 
-/// Every endpoint.
-pub fn router(state: AppState) -> Router {
+/// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
+pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     let document = openapi();
     let cors = cors(&state.allowed_origins);
+    let console = console.map(|console| console::routes(console, &state.allowed_origins));
+    let front = if console.is_some() {
+        "/console/"
+    } else {
+        "/docs"
+    };
     let (router, _) = routes().split_for_parts();
     let api = router
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -135,13 +143,13 @@ pub fn router(state: AppState) -> Router {
         .with_state(state);
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     let docs = Router::new()
-        .route(
-            "/",
-            axum::routing::get(|| async { Redirect::temporary("/docs") }),
-        )
         .merge(docs)
         .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
-    api.merge(docs).layer(cors).layer(from_fn(log))
+    let pages = docs.merge(console.unwrap_or_default()).route(
+        "/",
+        axum::routing::get(async move || Redirect::temporary(front)),
+    );
+    api.merge(pages).layer(cors).layer(from_fn(log))
 }
 
 /// Takes up a caller's request id if it is one of visible characters and no longer than
