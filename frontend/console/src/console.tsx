@@ -71,7 +71,8 @@ function SignedIn({ user, getToken, children }: { user: string; getToken: GetTok
 }
 
 function WithFlows({ children }: { children: ReactNode }) {
-  const { client } = usePatchbay();
-  const flows = useMemo(() => new Flows(client), [client]);
+  const { client, cache } = usePatchbay();
+  // Shown at once, without waiting for the event that tells of it, too.
+  const flows = useMemo(() => new Flows(client, (connection) => cache.put(connection)), [client, cache]);
   return <FlowsContext value={flows}>{children}</FlowsContext>;
 }

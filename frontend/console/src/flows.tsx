@@ -7,17 +7,20 @@ import { createContext, useCallback, useContext, useSyncExternalStore } from "re
  */
 export class Flows {
   readonly #client: Client;
+  readonly #connected: (connection: Connection) => void;
   readonly #flows = new Map<string, ConnectFlow>();
 
-  constructor(client: Client) {
+  /** `connected` is told of each connect that ends so. */
+  constructor(client: Client, connected: (connection: Connection) => void) {
     this.#client = client;
+    this.#connected = connected;
   }
 
   of(target: FlowTarget): ConnectFlow {
     const key = "connectionId" in target ? target.connectionId : `${target.connectorId}:${target.instanceId ?? ""}`;
     let flow = this.#flows.get(key);
     if (!flow) {
-      flow = new ConnectFlow(this.#client, target);
+      flow = new ConnectFlow(this.#client, target, { onConnected: this.#connected });
       flow.resume();
       this.#flows.set(key, flow);
     }

@@ -1,4 +1,5 @@
 import { useConnections, useSession } from "@patchbay/react";
+import { useQueryClient } from "@tanstack/react-query";
 import { useContext, useEffect, useRef, useState } from "react";
 import { Announcer } from "./announcer.js";
 import { FlowsContext } from "./flows.js";
@@ -48,10 +49,9 @@ export function Shell({ person, people, onPerson, onSignOut, controls }: ShellPr
           <Tabs route={route} />
           <div className="aside-actions">
             {controls !== undefined && (
-              <button className="button bare" aria-expanded={open} aria-controls="sandbox" onClick={() => setPanel(!open)}>
+              <button className="button bare" aria-label="Sandbox controls" aria-expanded={open} onClick={() => setPanel(!open)}>
                 <Flask />
                 <span className="wide-only">Sandbox</span>
-                <span className="hidden"> controls</span>
               </button>
             )}
             <ThemeButton />
@@ -144,14 +144,19 @@ function Page({ route }: { route: Route }) {
 /** A user whose token is refused learns it once, wherever they are. */
 function SessionNotice({ onSignOut }: { onSignOut: (() => void) | undefined }) {
   const { expired, retry } = useSession();
+  const queries = useQueryClient();
   if (!expired) return null;
+  const again = async () => {
+    await retry();
+    await queries.invalidateQueries();
+  };
   return (
     <div className="page" role="alert">
       <Notice
         tone="bad"
         title="Your session is over"
         actions={
-          <button className="button compact" onClick={onSignOut ?? (() => void retry())}>
+          <button className="button compact" onClick={onSignOut ?? (() => void again())}>
             Sign in again
           </button>
         }

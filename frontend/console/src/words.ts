@@ -97,7 +97,9 @@ export function standingOf(connection: Connection): Standing {
 
 /** What the provider or Nango said, where that is more than our own words. */
 export function detailOf(connection: Connection): string | null {
-  return connection.status === "error" ? (connection.last_error ?? null) : null;
+  const ours = ["authorization_denied", "attempt_expired", "account_mismatch"];
+  if (connection.status !== "error" || ours.includes(connection.status_reason ?? "")) return null;
+  return connection.last_error ?? null;
 }
 
 /** The last reconnect of a connection that goes on working, where it came to nothing. */
@@ -170,9 +172,9 @@ export function flowWords(state: FlowState): { title: string; text: string } | n
   }
 }
 
-/** What a connection is called: by its user, by its provider, or by its place among others. */
+/** What a connection is called: by its user, or by its provider. */
 export function nameOf(connection: Connection): string {
-  return connection.label ?? connection.account?.name ?? (connection.instance_id ? "Another account" : "First account");
+  return connection.label ?? connection.account?.name ?? connection.account?.id ?? "New account";
 }
 
 const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [

@@ -38,6 +38,11 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
               <span className="hidden"> {connection.connector_name}</span>
             </button>
           )}
+          {standing.remedy === null && (
+            <Link className="button compact" href={paths.connection(connection.id)} tabIndex={-1} aria-hidden="true">
+              Manage
+            </Link>
+          )}
         </div>
       </div>
       {told && <FlowNotice flow={flow} state={state} />}
@@ -68,7 +73,7 @@ function Used({ connection }: { connection: Connection }) {
       </>
     );
   }
-  if (connection.status === "connected" && connection.connected_at) {
+  if (connection.connected_at) {
     return (
       <>
         connected <Moment at={connection.connected_at} />, not used yet

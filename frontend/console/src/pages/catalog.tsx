@@ -148,10 +148,10 @@ function Card({ connector, connections }: { connector: Connector; connections: C
 }
 
 const WAYS: Record<string, string> = {
-  OAUTH1: "Sign in at the provider",
-  OAUTH2: "Sign in at the provider",
-  API_KEY: "With an API key",
-  BASIC: "With a name and password",
+  OAUTH1: "Sign-in",
+  OAUTH2: "Sign-in",
+  API_KEY: "API key",
+  BASIC: "Password",
 };
 
 function lineOf(connector: Connector, connections: Connection[]): { tone: Tone; text: string } {
@@ -159,7 +159,7 @@ function lineOf(connector: Connector, connections: Connection[]): { tone: Tone; 
   if (!first) {
     if (!connector.available) return { tone: "off", text: "Not available" };
     if (connector.configured === false) return { tone: "off", text: "Not set up yet" };
-    return { tone: "off", text: WAYS[connector.auth_mode ?? ""] ?? "With credentials" };
+    return { tone: "off", text: WAYS[connector.auth_mode ?? ""] ?? "Credentials" };
   }
   const worst = connections.map(standingOf).find((standing) => standing.tone !== "good");
   if (others.length > 0) return { tone: worst?.tone ?? "good", text: `${connections.length} accounts` };

@@ -5,7 +5,7 @@ import { Link, paths } from "../router.js";
 import { ControlsContext } from "../sandbox/controls.js";
 import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
-import { Bones, Empty, Mark, Notice, Pill, Trouble } from "../ui/parts.js";
+import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
 import { Disconnect } from "./disconnect.js";
@@ -35,10 +35,6 @@ export function ConnectionPage({ id }: { id: string }) {
       {connection && <Details connection={connection} held={held} />}
     </div>
   );
-}
-
-function isNotThere(error: Error): boolean {
-  return "status" in error && (error.status === 404 || error.status === 400);
 }
 
 function NotThere() {

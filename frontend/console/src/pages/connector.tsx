@@ -1,18 +1,22 @@
-import { useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
+import { PatchbayError, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { useFlow } from "../flows.js";
 import { Link, paths } from "../router.js";
 import { useTitle } from "../ui/hooks.js";
 import { Plus } from "../ui/icons.js";
-import { Bones, Empty, Mark, Notice, Trouble } from "../ui/parts.js";
+import { Bones, Empty, isNotThere, Mark, Notice, Trouble } from "../ui/parts.js";
 import { AccountRow } from "./account-row.js";
 import { FlowNotice } from "./flow-notice.js";
 
 /** One connector, and the user's accounts of it. */
 export function ConnectorPage({ slug }: { slug: string }) {
   const { client } = usePatchbay();
-  const query = useQuery({ queryKey: ["connector", slug], queryFn: ({ signal }) => client.getConnector(slug, { signal }) });
+  const query = useQuery({
+    queryKey: ["connector", slug],
+    queryFn: ({ signal }) => client.getConnector(slug, { signal }),
+    retry: (failures, error) => failures < 2 && error instanceof PatchbayError && error.transient,
+  });
   const connections = useConnections();
   useTitle(query.data?.name ?? slug);
   const own = connections.connections.filter((connection) => connection.connector_slug === slug);
@@ -21,7 +25,19 @@ export function ConnectorPage({ slug }: { slug: string }) {
       <nav className="crumbs" aria-label="Where this is">
         <Link href={paths.catalog}>Catalog</Link> / {query.data?.name ?? slug}
       </nav>
-      {query.error && <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />}
+      {query.error && isNotThere(query.error) && (
+        <Empty
+          title="There is no such connector"
+          action={
+            <Link className="button" href={paths.catalog}>
+              To the catalog
+            </Link>
+          }
+        />
+      )}
+      {query.error && !isNotThere(query.error) && (
+        <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
+      )}
       {query.isPending && <Bones rows={2} label="The connector is loading" />}
       {query.data && connections.isLoading && <Bones rows={2} label="The accounts are loading" />}
       {connections.error && (

@@ -1,5 +1,5 @@
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { createContext, useContext } from "react";
+import { createContext, useContext, useState } from "react";
 
 /** Where the sandbox is controlled; null where there is none. */
 export const ControlsContext = createContext<string | null>(null);
@@ -50,16 +50,19 @@ export function useFaults() {
   const url = `${controls}/sandbox/faults`;
   const { data } = useQuery({ queryKey: FAULTS, queryFn: () => call<Faults>(url), refetchInterval: 5_000 });
   const { mutate, error } = useMutation({
-    mutationFn: (faults: Partial<Faults>) => call<Faults>(url, "PUT", faults),
-    // What is set from elsewhere meanwhile stays until it is asked for again.
-    onMutate: (faults) => queries.setQueryData<Faults>(FAULTS, (old) => old && { ...old, ...faults }),
-    onSettled: () => queries.invalidateQueries({ queryKey: FAULTS }),
+    mutationFn: (faults: Faults) => call<Faults>(url, "PUT", faults),
+    onSuccess: (faults) => queries.setQueryData(FAULTS, faults),
   });
-  return {
-    faults: data,
-    change: (some: Partial<Faults>) => mutate({ ...data, ...some }),
-    error,
+  // Shown at once; what the sandbox says counts as soon as it has answered the last change.
+  const [wanted, setWanted] = useState<Faults | null>(null);
+  const faults = wanted ?? data;
+  const change = (some: Partial<Faults>) => {
+    if (!faults) return;
+    const next = { ...faults, ...some };
+    setWanted(next);
+    mutate(next, { onSettled: () => setWanted(null) });
   };
+  return { faults, change, error };
 }
 
 /** What Nango received and sent, the newest first, as it happens. */

@@ -8,7 +8,7 @@ import { FAULTS, isOn, type Fault } from "./faults.js";
 export function SandboxPanel({ onClose }: { onClose: () => void }) {
   const { faults, change, error } = useFaults();
   return (
-    <aside id="sandbox" className="sandbox" aria-label="Sandbox">
+    <aside className="sandbox" aria-label="Sandbox">
       <div className="sandbox-head">
         <h2>Sandbox</h2>
         <button className="button bare icon" aria-label="Close the sandbox’s controls" onClick={onClose}>

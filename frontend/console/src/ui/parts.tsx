@@ -1,3 +1,4 @@
+import { PatchbayError } from "@patchbay/react";
 import { useEffect, useRef, type ReactNode } from "react";
 import type { Tone } from "../words.js";
 
@@ -52,6 +53,11 @@ export function Empty({ title, children, action }: { title: string; children?: R
       {action}
     </div>
   );
+}
+
+/** Whether an error says that there is no such thing, or that its name cannot be one. */
+export function isNotThere(error: Error): boolean {
+  return error instanceof PatchbayError && (error.status === 404 || error.status === 400);
 }
 
 /** What could not be had, and the way to ask again. */
