@@ -121,8 +121,7 @@ impl Database {
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
-        let inner = self.pool.begin().await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        self.begin_with("begin").await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -130,10 +129,18 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> sqlx::Result<Transaction> {
-        let inner = self
-            .pool
-            .begin_with("begin isolation level repeatable read, read only")
-            .await?;
+        self.begin_with("begin isolation level repeatable read, read only")
+            .await
+    }
+
+    async fn begin_with(&self, statement: &'static str) -> sqlx::Result<Transaction> {
+        let pool = self.pool.clone();
+        // A task of its own, for whoever asked may go away at any moment, and sqlx then forgets a `begin` that is under
+        // way: the connection would go back into the pool in the middle of this transaction.
+        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+        let inner = begun
+            .await
+            .map_err(|_stopped| sqlx::Error::WorkerCrashed)??;
         Ok(Transaction::new(inner, self.switches_servers))
     }
 

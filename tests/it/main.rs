@@ -4,6 +4,7 @@
 
 mod api;
 mod auth;
+mod cancelled;
 mod catalog;
 mod clock;
 mod config;

@@ -21,6 +21,7 @@ export { defaultMessages, type MessageOverrides, type Messages } from "./react/m
 export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.js";
 export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";
 export { useConnection, type UseConnection } from "./react/useConnection.js";
+export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";
 export { useConnections, type UseConnections } from "./react/useConnections.js";
 export { useConnectors, type UseConnectors, type UseConnectorsOptions } from "./react/useConnectors.js";

@@ -39,6 +39,7 @@ const ATTEMPTS = 3;
 /** Patchbay for one user. Every method throws a `PatchbayError`, and an `AbortError` when its signal is aborted. */
 export class Client {
   readonly #http: Http;
+  readonly #observers = new Set<(connection: Connection) => void>();
   /** The user's event stream. */
   readonly stream: EventStream;
 
@@ -62,6 +63,17 @@ export class Client {
     return this.stream.subscribe(listener);
   }
 
+  /** Shows `observer` every connection that is asked for, before whoever asked; the answer ends that. */
+  observe(observer: (connection: Connection) => void): () => void {
+    this.#observers.add(observer);
+    return () => this.#observers.delete(observer);
+  }
+
+  #show(connection: Connection): Connection {
+    for (const observer of [...this.#observers]) observer(connection);
+    return connection;
+  }
+
   /** A page of the catalog, by name. */
   listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
     return this.#http.json("", { query: { ...query }, signal });
@@ -73,13 +85,15 @@ export class Client {
   }
 
   /** A page of the user's connections, newest first. */
-  listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
-    return this.#http.json("/connections", { query: { ...query }, signal });
+  async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
+    const page = await this.#http.json<ConnectionPage>("/connections", { query: { ...query }, signal });
+    for (const connection of page.connections) this.#show(connection);
+    return page;
   }
 
   /** One connection. With `wait`, the answer comes as soon as no attempt is under way, after so many seconds (30) at most. */
-  getConnection(id: string, { signal, wait }: CallOptions & { wait?: number } = {}): Promise<Connection> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}`, { query: { wait }, signal });
+  async getConnection(id: string, { signal, wait }: CallOptions & { wait?: number } = {}): Promise<Connection> {
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}`, { query: { wait }, signal }));
   }
 
   /** Begins to connect an account of this connector, by slug or id. */
@@ -98,8 +112,8 @@ export class Client {
   }
 
   /** Asks Nango now how a connection is, by refreshing its credentials. */
-  check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/check`, { method: "POST", signal });
+  async check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}/check`, { method: "POST", signal }));
   }
 
   /** Changes a connection's label or config. */
@@ -108,9 +122,9 @@ export class Client {
   }
 
   /** Takes the other account that a reconnect came back as: `found_account`'s id. */
-  acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
-    const body = { account_id: accountId };
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/account`, { method: "POST", body, signal });
+  async acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
+    const parts = { method: "POST", body: { account_id: accountId }, signal } as const;
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}/account`, parts));
   }
 
   /** Ends a connection; which one may be left out when there is only one. May be repeated. */

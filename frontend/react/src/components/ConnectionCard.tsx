@@ -1,7 +1,7 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { nameOf } from "../react/find.js";
-import { useConnection, type UseConnection } from "../react/useConnection.js";
+import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionHistory } from "./ConnectionHistory.js";
@@ -17,7 +17,7 @@ type Part = "rename" | "disconnect" | "history";
 export function ConnectionCard({ connection, className }: { connection: Connection; className?: string }): ReactNode {
   const messages = useMessages();
   const id = useId();
-  const it = useConnection(connection.id);
+  const it = useConnectionActions(connection.id);
   const act = useAct();
   const [open, setOpen] = useState<Part | null>(null);
   const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
@@ -55,10 +55,11 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
       <ConnectionStatus connection={connection} />
       <div data-patchbay="actions" role="group" aria-label={messages.actionsOf(name)}>
         <ConnectButton
-          connectorId={connection.connector_id}
+          connectorId={connection.connector_slug}
           connectorName={connection.connector_name}
           instanceId={connection.instance_id}
-          connectionId={ended ? undefined : connection.id}
+          // What never was connected is connected, not reconnected.
+          connectionId={ended || !connection.connected_at ? undefined : connection.id}
         />
         <AcceptButton connection={connection} it={it} act={act} />
         {connection.status === "connected" && (
@@ -134,7 +135,7 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
 
 interface AcceptButtonProps {
   connection: Connection;
-  it: UseConnection;
+  it: ConnectionActions;
   act: Act;
 }
 

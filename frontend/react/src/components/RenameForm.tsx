@@ -17,7 +17,10 @@ export function RenameForm({ label, busy, onSave, onCancel }: RenameFormProps): 
   const id = useId();
   const input = useRef<HTMLInputElement>(null);
   const [value, setValue] = useState(label);
-  useEffect(() => input.current?.select(), []);
+  useEffect(() => {
+    input.current?.focus();
+    input.current?.select();
+  }, []);
   return (
     <form
       data-patchbay="rename"

@@ -41,7 +41,6 @@ export class ConnectFlow {
   readonly #target: FlowTarget;
   readonly #memory: FlowMemory;
   readonly #listeners = new Set<() => void>();
-  readonly #name = `patchbay-${randomId()}`;
   /** May be replaced between clicks. */
   options: FlowOptions;
   #state: FlowState = { phase: "idle" };
@@ -91,7 +90,7 @@ export class ConnectFlow {
     // After a reload the key brings the address again.
     if (!attempt.oauthUrl) return this.#begin(this.#key);
     this.#window?.close();
-    this.#window = openWindow(this.#name, this.options.words ?? WORDS);
+    this.#window = openWindow(this.options.words ?? WORDS);
     this.#sent(attempt, attempt.oauthUrl);
   }
 
@@ -143,7 +142,7 @@ export class ConnectFlow {
     this.#key = key;
     this.#told = false;
     this.#window?.close();
-    this.#window = openWindow(this.#name, this.options.words ?? WORDS);
+    this.#window = openWindow(this.options.words ?? WORDS);
     // The event stream is to be there before the user can be done.
     if (!this.#disposed) this.#endEvents = this.#client.events(() => {});
     this.#set({ phase: "starting" });
@@ -230,7 +229,8 @@ export class ConnectFlow {
       troubled: (error) => {
         if (this.#state.phase === "waiting" && this.#state.trouble !== error) this.#set({ ...this.#state, trouble: error });
       },
-      gone: (error) => this.#refused(error),
+      // What a reload has left of another user's is nothing to tell this one.
+      gone: (error) => (attempt.oauthUrl ? this.#refused(error) : this.dismiss()),
     };
     // Before the old one ends, or the event stream would, too.
     const watch = new Watch(this.#client, attempt.connectionId, watcher, this.options.times);

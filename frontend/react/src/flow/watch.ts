@@ -56,6 +56,10 @@ export class Watch {
         else if (!this.#over) this.#interrupt?.();
       }),
       client.session.subscribe(() => this.hint()),
+      // Whoever has asked: what it means is told before anybody acts on it, by taking a button away for example.
+      client.observe((connection) => {
+        if (connection.id === id) this.#over = !watcher.seen(connection);
+      }),
     ];
     this.#stopped.signal.addEventListener("abort", () => ends.forEach((end) => end()));
     void this.#loop();
@@ -97,13 +101,12 @@ export class Watch {
       const hinted = this.#hinted;
       this.#hinted = false;
       const live = this.#client.stream.state === "live";
+      const wait = first || hinted || live ? undefined : WAIT;
       try {
-        const connection = await this.#look(first || hinted || live ? undefined : WAIT);
-        if (connection) {
+        if (await this.#look(wait)) {
           first = false;
           failures = 0;
           this.#watcher.troubled(null);
-          this.#over = !this.#watcher.seen(connection);
         }
       } catch (error) {
         if (!(error instanceof PatchbayError) || this.#stopped.signal.aborted) return;
@@ -111,19 +114,21 @@ export class Watch {
         failures += 1;
         this.#watcher.troubled(error);
       }
-      await this.#rest(this.#pause(failures, live));
+      await this.#rest(this.#pause(failures, wait !== undefined));
     }
   }
 
-  #pause(failures: number, live: boolean): number | undefined {
+  /** How long until the next look; undefined if only a hint brings one. */
+  #pause(failures: number, waited: boolean): number | undefined {
     if (this.#client.session.expired || (this.#over && failures === 0)) return undefined;
     const { calm, gap, longest } = this.#times;
     if (failures > 0) return Math.min(longest, gap * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
-    return live ? calm : gap;
+    if (this.#client.stream.state === "live") return calm;
+    return waited ? gap : 0;
   }
 
-  /** One look; undefined if a hint broke it off. */
-  async #look(wait: number | undefined): Promise<Connection | undefined> {
+  /** One look. False if a hint broke it off. */
+  async #look(wait: number | undefined): Promise<boolean> {
     const looking = new AbortController();
     const stop = () => looking.abort();
     this.#stopped.signal.addEventListener("abort", stop);
@@ -131,9 +136,10 @@ export class Watch {
     if (wait !== undefined) this.#interrupt = stop;
     try {
       const options = wait === undefined ? {} : { wait };
-      return await this.#client.getConnection(this.#id, { ...options, signal: looking.signal });
+      await this.#client.getConnection(this.#id, { ...options, signal: looking.signal });
+      return true;
     } catch (error) {
-      if (looking.signal.aborted && !this.#stopped.signal.aborted) return undefined;
+      if (looking.signal.aborted && !this.#stopped.signal.aborted) return false;
       throw error;
     } finally {
       this.#interrupt = undefined;
@@ -141,7 +147,7 @@ export class Watch {
     }
   }
 
-  /** Waits, for ever if no time is given; not at all if there was a hint meanwhile. */
+  /** Waits; for ever if no time is given, and not at all if there was a hint meanwhile. */
   #rest(milliseconds: number | undefined): Promise<void> {
     if (this.#hinted || this.#stopped.signal.aborted) return Promise.resolve();
     return new Promise((resolve) => {

@@ -11,8 +11,8 @@ const HEIGHT = 760;
  * Opens the window; null if the browser does not let us. To be called in the click itself: later on browsers
  * take it for an advertisement. A tab rather than a popup where a popup would fill the screen anyway.
  */
-export function openWindow(name: string, words: WindowWords): Window | null {
-  const opened = window.open("", name, roomForPopup() ? popupFeatures() : "");
+export function openWindow(words: WindowWords): Window | null {
+  const opened = window.open("", "_blank", roomForPopup() ? popupFeatures() : "");
   if (!opened || opened.closed) return null;
   try {
     const page = opened.document;

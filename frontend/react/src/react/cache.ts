@@ -18,6 +18,7 @@ export class Cache {
   readonly #client: Client;
   readonly #queries: QueryClient;
   readonly #prefix: QueryKey;
+  #cleared = false;
   readonly #refreshing = new Map<string, "once" | "again">();
 
   constructor(client: Client, queries: QueryClient, scope: string) {
@@ -90,14 +91,16 @@ export class Cache {
 
   /** Puts a connection, as the service has just told it, wherever it is shown. */
   put(connection: Connection): void {
+    if (this.#cleared) return;
     const { id } = connection;
     this.#queries.setQueryData<Connection>(this.connection(id), (old) => newer(old, connection));
     this.#queries.setQueryData<ConnectionList>(this.connections, (list) => list && placed(list, connection));
     void this.#queries.invalidateQueries({ queryKey: this.history(id) });
   }
 
-  /** Forgets everything of this user. */
+  /** Forgets everything of this user, and takes nothing more: answers that are still on their way come too late. */
   clear(): void {
+    this.#cleared = true;
     this.#queries.removeQueries({ queryKey: this.#prefix });
   }
 

@@ -28,17 +28,22 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
   const { baseUrl, user = "", messages, logo, children } = props;
   const queries = useContext(QueryClientContext);
   if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
-  // A getToken written in place is another function each time; that is no reason for another client.
-  const latest = useRef(props);
-  useEffect(() => {
-    latest.current = props;
-  });
-  const { client, cache } = useMemo(() => {
-    const getToken: ClientOptions["getToken"] = (options) => latest.current.getToken(options);
-    const own: typeof fetch = (input, init) => (latest.current.fetch ?? fetch)(input, init);
-    const client = createClient({ baseUrl, getToken, fetch: own });
-    return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`) };
+  const { getToken, fetch: ownFetch } = props;
+  const { client, cache, options } = useMemo(() => {
+    // A new user's client never asks for a token in the old one's way: it begins with what came with that user.
+    const options = { getToken, fetch: ownFetch };
+    const client = createClient({
+      baseUrl,
+      getToken: (wanted) => options.getToken(wanted),
+      fetch: (input, init) => (options.fetch ?? fetch)(input, init),
+    });
+    return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`), options };
+    // A getToken written in place is another function each time, which is no reason for another client.
   }, [baseUrl, user, queries]);
+  useEffect(() => {
+    options.getToken = getToken;
+    options.fetch = ownFetch;
+  }, [options, getToken, ownFetch]);
   useEffect(() => client.events((notice) => cache.take(notice)), [client, cache]);
   useForgetting(cache, queries);
   const words = useMemo(() => mergeMessages(messages), [messages]);

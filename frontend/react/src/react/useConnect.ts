@@ -45,8 +45,8 @@ export function useConnect(target: FlowTarget, { details, onConnected }: UseConn
       details,
       words: { title: messages.windowTitle, text: messages.windowText },
       onConnected: (connection) => {
-        cache.put(connection);
         onConnected?.(connection);
+        cache.put(connection);
       },
     };
   });

@@ -1,20 +1,12 @@
-import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import type { Connection, DisconnectAnswer } from "../types.js";
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import type { Connection } from "../types.js";
 import { worthRetrying, type ConnectionList } from "./cache.js";
 import { usePatchbay } from "./context.js";
+import { useConnectionActions, type ConnectionActions } from "./useConnectionActions.js";
 
 /** One connection, and what can be done with it. */
-export interface UseConnection {
+export interface UseConnection extends ConnectionActions {
   connection: Connection | undefined;
-  /** What the user calls it; null removes the name. */
-  rename: (label: string | null) => Promise<Connection>;
-  /** Asks Nango now how it is. */
-  check: () => Promise<Connection>;
-  /** After an `account_mismatch`: takes the account that it came back as. */
-  acceptAccount: (accountId: string) => Promise<Connection>;
-  disconnect: () => Promise<DisconnectAnswer>;
-  /** What is under way. */
-  busy: "rename" | "check" | "accept" | "disconnect" | null;
   isLoading: boolean;
   /** Why it could not be fetched. */
   error: Error | null;
@@ -35,29 +27,9 @@ export function useConnection(id: string): UseConnection {
     retry: worthRetrying,
     staleTime: 30_000,
   });
-  const put = (connection: Connection) => cache.put(connection);
-  const renaming = useMutation({ mutationFn: (label: string | null) => client.update(id, { label }), onSuccess: put });
-  const checking = useMutation({ mutationFn: () => client.check(id), onSuccess: put });
-  const accepting = useMutation({ mutationFn: (account: string) => client.acceptAccount(id, account), onSuccess: put });
-  const ending = useMutation({
-    mutationFn: async () => {
-      const { connector_id } = query.data ?? (await client.getConnection(id));
-      return client.disconnect(connector_id, { connectionId: id });
-    },
-    onSuccess: () => cache.refresh(id),
-  });
-  let busy: UseConnection["busy"] = null;
-  if (renaming.isPending) busy = "rename";
-  else if (checking.isPending) busy = "check";
-  else if (accepting.isPending) busy = "accept";
-  else if (ending.isPending) busy = "disconnect";
   return {
+    ...useConnectionActions(id),
     connection: query.data,
-    rename: renaming.mutateAsync,
-    check: checking.mutateAsync,
-    acceptAccount: accepting.mutateAsync,
-    disconnect: ending.mutateAsync,
-    busy,
     isLoading: query.isPending,
     error: query.error,
     refetch: query.refetch,

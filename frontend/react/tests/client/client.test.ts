@@ -1,0 +1,125 @@
+import { createServer } from "node:http";
+import { once } from "node:events";
+import type { AddressInfo } from "node:net";
+import { expect, inject, test } from "vitest";
+import { createClient, PatchbayError, type Client } from "../../src/client.js";
+import { faults, newUser, tokenFor } from "../support/nango.js";
+import { Proxy } from "../support/proxy.js";
+
+async function client(baseUrl = inject("patchbay"), user = newUser()): Promise<Client> {
+  const token = await tokenFor(user);
+  return createClient({ baseUrl, getToken: () => token });
+}
+
+async function failure(promise: Promise<unknown>): Promise<PatchbayError> {
+  const error: unknown = await promise.then(
+    () => new Error("it worked"),
+    (cause: unknown) => cause,
+  );
+  if (!(error instanceof PatchbayError)) throw error;
+  return error;
+}
+
+test("speaks to every endpoint of a user", async () => {
+  const ada = await client();
+  const page = await ada.listConnectors({ search: "gmail" });
+  expect(page.connectors.map((connector) => connector.slug)).toEqual(["gmail"]);
+  const gmail = await ada.getConnector("gmail");
+  const begun = await ada.connect(gmail.id, { instanceId: "work", details: { label: "Work" } });
+  expect(begun).toMatchObject({ status: "pending", already_connected: false });
+  const id = begun.connection_id;
+  expect(await ada.getConnection(id)).toMatchObject({ label: "Work", instance_id: "work" });
+  expect(await ada.update(id, { label: "Job" })).toMatchObject({ label: "Job" });
+  expect(await ada.listConnections({ connector_id: "gmail" })).toMatchObject({ total_count: 1 });
+  expect(await ada.returned(id)).toMatchObject({ success: false, status: "pending" });
+  expect((await ada.history(id, { limit: 1 })).events).toMatchObject([{ kind: "updated" }]);
+  expect(await ada.reconnect(id)).toMatchObject({ connection_id: id, status: "pending" });
+  expect(await ada.check(id)).toMatchObject({ status: "pending" });
+  expect((await failure(ada.acceptAccount(id, "x"))).code).toBe("invalid_request");
+  expect(await ada.disconnect("gmail", { instanceId: "work" })).toMatchObject({ status: "disconnected" });
+});
+
+test("puts the service's problems into errors", async () => {
+  const error = await failure((await client()).getConnector("no-such"));
+  expect(error).toMatchObject({ status: 404, code: "connector_not_found", title: "There is no such connector" });
+  expect(error.message).toBe(error.detail);
+  expect(error.requestId).toMatch(/^[0-9a-f-]{36}$/);
+  expect(error.transient).toBe(false);
+  await faults({ hang_up: true, only: "POST /connect/sessions" });
+  const down = await failure((await client()).connect("gmail"));
+  expect(down).toMatchObject({ status: 503, code: "nango_unavailable", retryAfter: 5, transient: true });
+});
+
+test("tells what is not Patchbay's answer from no answer", async () => {
+  const proxy = await Proxy.start();
+  const ada = await client(proxy.url);
+  proxy.fate = () => 502;
+  expect(await failure(ada.listConnections())).toMatchObject({ status: 502, code: "unreadable", transient: true });
+  proxy.fate = () => 200;
+  expect(await failure(ada.listConnections())).toMatchObject({ code: "unreadable" });
+  proxy.fate = () => "cut";
+  expect(await failure(ada.listConnections())).toMatchObject({ status: 0, code: "network", transient: true });
+  const giveUp = AbortSignal.abort();
+  await expect(ada.listConnections({}, { signal: giveUp })).rejects.toMatchObject({ name: "AbortError" });
+});
+
+test("replaces a refused token once, and then says that the session is over", async () => {
+  const good = await tokenFor(newUser());
+  const asked: boolean[] = [];
+  const tokens = { stale: "stale", fresh: good as string | null };
+  const ada = createClient({
+    baseUrl: inject("patchbay"),
+    getToken: ({ fresh }) => {
+      asked.push(fresh);
+      return Promise.resolve(fresh ? tokens.fresh : tokens.stale);
+    },
+  });
+  expect(await ada.listConnections()).toMatchObject({ total_count: 0 });
+  expect(asked).toEqual([false, true]);
+  const changes: boolean[] = [];
+  ada.session.subscribe(() => changes.push(ada.session.expired));
+  tokens.fresh = "stale, too";
+  expect(await failure(ada.listConnections())).toMatchObject({ status: 401, code: "session_expired" });
+  tokens.fresh = null;
+  expect(await failure(ada.listConnections())).toMatchObject({ code: "session_expired" });
+  tokens.fresh = good;
+  await ada.listConnections();
+  expect(changes).toEqual([true, false]);
+});
+
+test("tells a token that cannot be had from a session that is over", async () => {
+  const broken = createClient({
+    baseUrl: inject("patchbay"),
+    getToken: () => {
+      throw new Error("the identity provider does not answer");
+    },
+  });
+  const error = await failure(broken.listConnections());
+  expect(error).toMatchObject({ code: "token_unavailable", message: "the identity provider does not answer" });
+  expect(broken.session.expired).toBe(false);
+});
+
+test("begins one attempt even when the answer is lost", async () => {
+  const proxy = await Proxy.start();
+  const ada = await client(proxy.url);
+  let lost = 0;
+  proxy.fate = ({ method }) => (method === "POST" && (lost += 1) < 3 ? "lose" : "pass");
+  const begun = await ada.connect("gmail");
+  expect(proxy.count("POST /gmail/connect")).toBe(3);
+  const { events } = await ada.history(begun.connection_id);
+  expect(events.map((event) => event.kind)).toEqual(["attempt_started"]);
+});
+
+test("keeps a path in its base, and asks nobody else", async () => {
+  const paths: string[] = [];
+  const server = createServer((request, response) => {
+    paths.push(request.url ?? "");
+    response.writeHead(200, { "content-type": "application/json" }).end("{}");
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  const ada = createClient({ baseUrl: `http://127.0.0.1:${port}/patchbay/`, getToken: () => "token" });
+  await ada.getConnection("a/../b");
+  server.close();
+  expect(paths).toEqual(["/patchbay/api/v1/connectors/connections/a%2F..%2Fb"]);
+});

@@ -1,0 +1,103 @@
+import { expect, test, vi } from "vitest";
+import { EventStream, type Notice, type StreamTimes } from "../../src/client/events.js";
+import { Http } from "../../src/client/http.js";
+import { createClient } from "../../src/client.js";
+import { newUser, tokenFor } from "../support/nango.js";
+import { Proxy } from "../support/proxy.js";
+
+const TIMES: StreamTimes = { silence: 10_000, backoff: 20, longest: 100, poll: 50, hidden: 30 };
+
+/** A user's stream through a proxy, what it has told, and a client of the same user's that goes another way. */
+async function listening(options: { token?: () => string | null } = {}) {
+  const proxy = await Proxy.start();
+  const token = await tokenFor(newUser());
+  const http = new Http({ baseUrl: proxy.url, getToken: options.token ?? (() => token) });
+  const stream = new EventStream(http, TIMES);
+  const notices: Notice[] = [];
+  const leave = stream.subscribe((notice) => notices.push(notice));
+  const direct = createClient({ baseUrl: proxy.url, getToken: () => token });
+  const labels = async () => {
+    const events = notices.flatMap((notice) => (notice.type === "event" ? [notice.event] : []));
+    return events.filter((event) => event.kind === "updated").map((event) => event.version);
+  };
+  const live = () => vi.waitFor(() => expect(stream.state).toBe("live"), 5_000);
+  return { proxy, token, http, stream, notices, leave, direct, labels, live };
+}
+
+test("tells each change once, over every break", async () => {
+  const { proxy, notices, leave, direct, labels, live } = await listening();
+  await live();
+  const { connection_id: id } = await direct.connect("gmail");
+  await direct.update(id, { label: "1" });
+  await vi.waitFor(async () => expect(await labels()).toHaveLength(1), 5_000);
+  for (const label of ["2", "3"]) {
+    // What happens while nobody reads is read afterwards.
+    proxy.fate = ({ path }) => (path.endsWith("/events") ? "cut" : "pass");
+    proxy.cutStreams();
+    await direct.update(id, { label });
+    proxy.fate = () => "pass";
+    await live();
+    await vi.waitFor(async () => expect(await labels()).toHaveLength(Number(label)), 5_000);
+  }
+  expect(await labels()).toEqual([2, 3, 4]);
+  const resumed = proxy.seen.filter((one) => one.path.endsWith("/events") && one.lastEventId !== undefined);
+  expect(resumed.length).toBeGreaterThanOrEqual(2);
+  expect(notices.find((notice) => notice.type === "resync")).toBeTruthy();
+  leave();
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 5_000);
+});
+
+test("is one, however many listen, and ends with the last of them", async () => {
+  const { proxy, stream, leave, live } = await listening();
+  const leaveToo = stream.subscribe(() => {});
+  await live();
+  expect(proxy.count("/events")).toBe(1);
+  leave();
+  expect(stream.state).toBe("live");
+  leaveToo();
+  expect(stream.state).toBe("idle");
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 5_000);
+});
+
+test("says to look from time to time while a proxy lets no stream through, and goes live when it does", async () => {
+  const { proxy, stream, notices, leave } = await listening();
+  proxy.fate = () => 502;
+  proxy.cutStreams();
+  await vi.waitFor(() => expect(stream.state).toBe("polling"), 5_000);
+  const resyncs = () => notices.filter((notice) => notice.type === "resync").length;
+  const before = resyncs();
+  await vi.waitFor(() => expect(resyncs()).toBeGreaterThan(before + 1), 5_000);
+  proxy.fate = () => "pass";
+  await vi.waitFor(() => expect(stream.state).toBe("live"), 5_000);
+  leave();
+});
+
+test("waits while the session is over, and goes on when it is not", async () => {
+  const good = await tokenFor(newUser());
+  let token: string | null = "refused";
+  const { proxy, http, stream, leave, live } = await listening({ token: () => token });
+  await vi.waitFor(() => expect(stream.state).toBe("expired"), 5_000);
+  const asked = proxy.count("/events");
+  expect(asked).toBe(2);
+  token = good;
+  http.session.set(false);
+  await live();
+  expect(proxy.count("/events")).toBe(3);
+  leave();
+});
+
+test("is let go by a page that stays hidden, and taken up where it ended", async () => {
+  const { proxy, direct, labels, leave, live } = await listening();
+  await live();
+  const { connection_id: id } = await direct.connect("gmail");
+  const seen = (state: DocumentVisibilityState) => {
+    Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+  };
+  seen("hidden");
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 5_000);
+  await direct.update(id, { label: "while hidden" });
+  seen("visible");
+  await vi.waitFor(async () => expect(await labels()).toEqual([2]), 5_000);
+  leave();
+});

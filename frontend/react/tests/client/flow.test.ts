@@ -1,0 +1,337 @@
+import { describe, expect, onTestFinished, test, vi } from "vitest";
+import { connectFlow, createClient, type Client, type ConnectFlow, type FlowState } from "../../src/client.js";
+import { browser } from "../support/browser.js";
+import { faults, newUser, tokenFor } from "../support/nango.js";
+import { Proxy } from "../support/proxy.js";
+
+/** A user's browser tab: a client of its own, behind a proxy of its own. */
+async function tab(user = newUser()) {
+  const proxy = await Proxy.start();
+  const token = await tokenFor(user);
+  const client = createClient({ baseUrl: proxy.url, getToken: () => token });
+  const leave = client.events(() => {});
+  onTestFinished(leave);
+  return { user, proxy, client, leave };
+}
+
+function until(flow: ConnectFlow, phase: FlowState["phase"]): Promise<FlowState> {
+  return vi.waitFor(
+    () => {
+      expect(flow.state.phase).toBe(phase);
+      return flow.state;
+    },
+    { timeout: 15_000, interval: 10 },
+  );
+}
+
+async function waiting(flow: ConnectFlow): Promise<Extract<FlowState, { phase: "waiting" }>> {
+  return (await until(flow, "waiting")) as Extract<FlowState, { phase: "waiting" }>;
+}
+
+/** A flow that ends with its test. */
+function flowOf(...[client, target, options]: Parameters<typeof connectFlow>): ConnectFlow {
+  const flow = connectFlow(client, target, options);
+  onTestFinished(() => flow.dispose());
+  return flow;
+}
+
+/** A flow of Gmail's that has come to the provider. */
+async function begun(client: Client, onConnected?: () => void) {
+  const flow = flowOf(client, { connectorId: "gmail" }, { onConnected });
+  flow.start();
+  const { attempt } = await waiting(flow);
+  return { flow, attempt };
+}
+
+function says(origin: string, data: unknown): void {
+  window.dispatchEvent(new MessageEvent("message", { origin, data }));
+}
+
+describe("a connect", () => {
+  test("opens its window in the click, and is connected when the service says so", async () => {
+    const { client } = await tab();
+    const onConnected = vi.fn();
+    const flow = flowOf(client, { connectorId: "gmail" }, { onConnected });
+    const phases: string[] = [];
+    flow.subscribe(() => phases.push(flow.state.phase));
+    flow.start();
+    expect(browser.popups).toHaveLength(1);
+    expect(browser.popup.features).toMatch(/^popup,width=\d+,height=\d+/);
+    expect(browser.popup.document.body.textContent).toBe("Connecting…");
+    expect(browser.popup.visited).toEqual([]);
+    await waiting(flow);
+    expect(browser.popup.url).toContain("/oauth/connect/gmail?connect_session_token=");
+    await browser.popup.decide("allow");
+    const state = await until(flow, "connected");
+    expect(state).toMatchObject({ connection: { status: "connected", connector_slug: "gmail" }, alreadyConnected: false });
+    expect(phases).toEqual(["starting", "waiting", "connected"]);
+    expect(onConnected).toHaveBeenCalledTimes(1);
+    expect(browser.popup.closed).toBe(true);
+    expect(sessionStorage).toHaveLength(0);
+  });
+
+  test("that is denied says so, and is tried again by one click", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    const first = browser.popup;
+    await first.decide("deny");
+    expect(await until(flow, "denied")).toMatchObject({ reason: "authorization_denied", detail: expect.any(String) });
+    expect(first.closed).toBe(true);
+    flow.start();
+    await waiting(flow);
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
+  test("that is granted after a denial is connected after all", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await browser.popup.decide("deny");
+    await until(flow, "denied");
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
+  test("of what is connected already opens nothing for long", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+    const again = flowOf(client, { connectorId: "gmail" });
+    again.start();
+    expect(await until(again, "connected")).toMatchObject({ alreadyConnected: true });
+    expect(browser.popup.closed).toBe(true);
+    expect(browser.popup.visited).toEqual([]);
+  });
+
+  test("that the service refuses closes the window, and tells why", async () => {
+    const { client } = await tab();
+    await faults({ status: 503, only: "POST /connect/sessions" });
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(await until(flow, "refused")).toMatchObject({ error: { code: "nango_unavailable" } });
+    expect(browser.popup.closed).toBe(true);
+    await faults({});
+    flow.start();
+    await waiting(flow);
+  });
+
+  test("sends no window to an address that would run here", async () => {
+    const { client, proxy } = await tab();
+    const { flow } = await begun(client);
+    flow.dismiss();
+    const answer = { connection_id: "x", popup: true, already_connected: false, message: "", status: "pending" };
+    const body = JSON.stringify({ ...answer, oauth_url: "javascript:alert(1)" });
+    const lying = createClient({
+      baseUrl: proxy.url,
+      getToken: () => "token",
+      fetch: () => Promise.resolve(new Response(body, { headers: { "content-type": "application/json" } })),
+    });
+    const other = flowOf(lying, { connectorId: "gmail" });
+    other.start();
+    expect(await until(other, "refused")).toMatchObject({ error: { code: "unreadable" } });
+    expect(browser.popup.visited).toEqual([]);
+  });
+});
+
+describe("a window", () => {
+  test("that is closed makes it look at once, and can be opened again for the same attempt", async () => {
+    const { client, proxy } = await tab();
+    const { flow, attempt } = await begun(client);
+    vi.setSystemTime(Date.now() + 10_000);
+    const looks = proxy.count("GET /callback");
+    browser.popup.close();
+    window.dispatchEvent(new Event("focus"));
+    expect(flow.state).toMatchObject({ phase: "waiting", window: "closed" });
+    await vi.waitFor(() => expect(proxy.count("GET /callback")).toBe(looks + 1), 5_000);
+    vi.useRealTimers();
+    flow.reopen();
+    expect(browser.popups).toHaveLength(2);
+    expect(browser.popup.url).toBe(attempt.oauthUrl);
+    expect(flow.state).toMatchObject({ phase: "waiting", window: "open" });
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+    expect(proxy.count("POST /gmail/connect")).toBe(1);
+  });
+
+  test("that a policy cuts off is not taken for closed, and what is done in it counts", async () => {
+    browser.cutsOff = true;
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await vi.waitFor(() => expect(flow.state).toMatchObject({ phase: "waiting", window: "unknown" }), 5_000);
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
+  test("that is blocked leaves a link", async () => {
+    browser.blocks = true;
+    const { client } = await tab();
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    const state = await waiting(flow);
+    expect(state.window).toBe("blocked");
+    flow.followed();
+    expect(flow.state).toMatchObject({ window: "unknown" });
+    await faults({ consent: "allow" });
+    await fetch(state.attempt.oauthUrl ?? "", { headers: { accept: "text/html" } });
+    await until(flow, "connected");
+  });
+
+  test("is a tab where a popup would fill the screen", async () => {
+    const matchMedia = vi.fn((query: string) => ({ matches: query === "(pointer: coarse)" }));
+    vi.stubGlobal("matchMedia", matchMedia);
+    const { client } = await tab();
+    await begun(client);
+    expect(browser.popup.features).toBe("");
+    vi.unstubAllGlobals();
+  });
+});
+
+describe("a message", () => {
+  test("makes it look at once if Nango or Patchbay has sent it, and is not believed", async () => {
+    const { client, proxy } = await tab();
+    const { flow, attempt } = await begun(client);
+    const looks = () => proxy.count("GET /callback");
+    says("https://evil.test", { type: "nango_oauth_callback_success" });
+    says(location.origin, { type: "nango_oauth_callback_success" });
+    expect(looks()).toBe(0);
+    says(new URL(attempt.oauthUrl ?? "").origin, { type: "nango_oauth_callback_success" });
+    await vi.waitFor(() => expect(looks()).toBe(1), 5_000);
+    says(client.origin, { type: "OAUTH_SUCCESS" });
+    await vi.waitFor(() => expect(looks()).toBe(2), 5_000);
+    await vi.waitFor(() => expect(proxy.count("GET /connections/")).toBeGreaterThan(2), 5_000);
+    expect(flow.state).toMatchObject({ phase: "waiting" });
+  });
+
+  test("is not needed, and neither are webhooks", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await faults({ drop_webhooks: true });
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+});
+
+describe("without an event stream", () => {
+  test("the service is asked, and answers as soon as it knows", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ path }) => (path.endsWith("/events") ? 502 : "pass");
+    proxy.cutStreams();
+    await vi.waitFor(() => expect(client.stream.state).not.toBe("live"), 5_000);
+    const { flow } = await begun(client);
+    await vi.waitFor(() => expect(proxy.count("?wait=25")).toBeGreaterThan(0), 5_000);
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
+  test("a service that cannot be reached is trouble, and no verdict", async () => {
+    const { client, proxy } = await tab();
+    const { flow } = await begun(client);
+    proxy.fate = () => "cut";
+    proxy.cutStreams();
+    says(client.origin, {});
+    await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "network" } }), 5_000);
+    await browser.popup.decide("allow");
+    proxy.fate = () => "pass";
+    await until(flow, "connected");
+  });
+});
+
+describe("after a reload", () => {
+  test("it is still under way, without a secret kept, and the same address can be had again", async () => {
+    const { client } = await tab();
+    const { flow, attempt } = await begun(client);
+    flow.dispose();
+    const kept = JSON.stringify({ ...sessionStorage });
+    expect(kept).toContain(attempt.attemptId);
+    const secret = new URL(attempt.oauthUrl ?? "").searchParams.get("connect_session_token") ?? "?";
+    expect(kept).not.toContain(secret);
+
+    const after = flowOf(client, { connectorId: "gmail" });
+    after.resume();
+    expect(after.state).toMatchObject({ phase: "waiting", window: "unknown", attempt: { oauthUrl: null } });
+    after.reopen();
+    await waiting(after);
+    expect(browser.popup.url).toBe(attempt.oauthUrl);
+    await browser.popup.decide("allow");
+    await until(after, "connected");
+  });
+
+  test("it hears of what was granted meanwhile", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    flow.dispose();
+    await browser.popup.decide("allow");
+    const onConnected = vi.fn();
+    const after = flowOf(client, { connectorId: "gmail" }, { onConnected });
+    after.resume();
+    await until(after, "connected");
+    expect(onConnected).toHaveBeenCalledTimes(1);
+  });
+
+  test("another user's is forgotten", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    flow.dispose();
+    const bob = await tab();
+    const his = flowOf(bob.client, { connectorId: "gmail" });
+    his.resume();
+    await until(his, "idle");
+    expect(sessionStorage).toHaveLength(0);
+  });
+});
+
+describe("two tabs", () => {
+  test("the older attempt is told that it is superseded, and both of the grant", async () => {
+    const first = await tab();
+    const second = await tab(first.user);
+    const { flow } = await begun(first.client);
+    const { flow: newer } = await begun(second.client);
+    await until(flow, "superseded");
+    await browser.popup.decide("allow");
+    await Promise.all([until(newer, "connected"), until(flow, "connected")]);
+  });
+
+  test("a disconnect in the other ends it", async () => {
+    const first = await tab();
+    const { flow } = await begun(first.client);
+    await first.client.disconnect("gmail");
+    await until(flow, "disconnected");
+  });
+});
+
+describe("a reconnect", () => {
+  test("keeps the connection, which works whatever comes of it", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await browser.popup.decide("allow");
+    const { connection } = (await until(flow, "connected")) as Extract<FlowState, { phase: "connected" }>;
+    const again = flowOf(client, { connectionId: connection.id });
+    again.start();
+    await waiting(again);
+    await browser.popup.decide("deny");
+    expect(await until(again, "denied")).toMatchObject({ connection: { id: connection.id, status: "connected" } });
+    again.start();
+    await waiting(again);
+    await browser.popup.decide("allow");
+    expect(await until(again, "connected")).toMatchObject({ connection: { id: connection.id } });
+  });
+});
+
+test("a flow that is disposed of leaves nothing running", async () => {
+  const { client, proxy, leave } = await tab();
+  const { flow } = await begun(client);
+  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 5_000);
+  leave();
+  expect(proxy.streams).toBe(1);
+  flow.dispose();
+  expect(client.stream.state).toBe("idle");
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 5_000);
+  const asked = proxy.seen.length;
+  says(client.origin, {});
+  window.dispatchEvent(new Event("focus"));
+  document.dispatchEvent(new Event("visibilitychange"));
+  // Whoever asks now is not the flow.
+  await client.listConnections();
+  expect(proxy.seen.length).toBe(asked + 1);
+});

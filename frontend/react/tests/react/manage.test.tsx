@@ -1,0 +1,128 @@
+import { screen, waitFor, within } from "@testing-library/react";
+import { useState } from "react";
+import { expect, test } from "vitest";
+import { ConnectionManager, ConnectionPicker, ConnectorCatalog } from "../../src/index.js";
+import { browser } from "../support/browser.js";
+import { Proxy } from "../support/proxy.js";
+import { connected, page } from "../support/render.js";
+
+const SOON = { timeout: 10_000 };
+
+test("the manager shows every account, and what can be done with it", async () => {
+  const { person, elsewhere } = await page(<ConnectionManager />);
+  await screen.findByText("Nothing is connected yet.", undefined, SOON);
+  const id = await connected(elsewhere, "gmail", "work", "Work");
+  await connected(elsewhere, "github");
+  const card = await screen.findByRole("listitem", { name: "Work" }, SOON);
+  await waitFor(() => expect(screen.getAllByRole("listitem")).toHaveLength(2), SOON);
+  const inside = within(card);
+  expect(inside.getByText("Connected")).toBeTruthy();
+  expect(inside.getByText("Not used yet")).toBeTruthy();
+
+  await person.click(inside.getByRole("button", { name: "Rename" }));
+  const name = inside.getByLabelText<HTMLInputElement>("Name");
+  await waitFor(() => expect(document.activeElement).toBe(name));
+  await person.clear(name);
+  await person.type(name, "Job{Enter}");
+  await screen.findByRole("listitem", { name: "Job" }, SOON);
+  await waitFor(() => expect(document.activeElement).toBe(inside.getByRole("button", { name: "Rename" })));
+
+  await person.click(inside.getByRole("button", { name: "History" }));
+  await inside.findByText("Changed", undefined, SOON);
+  expect(inside.getByText("Authorization begun")).toBeTruthy();
+
+  await person.click(inside.getByRole("button", { name: "Check" }));
+  await inside.findByText("It works.", undefined, SOON);
+
+  await person.click(inside.getByRole("button", { name: "Disconnect" }));
+  expect(inside.getByText(/Workflows that use it stop working/)).toBeTruthy();
+  await waitFor(() => expect(document.activeElement?.textContent).toBe("Cancel"));
+  await person.keyboard("{Escape}");
+  await waitFor(() => expect(document.activeElement?.textContent).toBe("Disconnect"));
+  await person.keyboard("{Enter}");
+  const question = inside.getByRole("group", { name: "Disconnect Job?" });
+  await person.click(within(question).getByRole("button", { name: "Disconnect" }));
+  await screen.findByText("Disconnected (1)", undefined, SOON);
+  expect(await elsewhere.getConnection(id)).toMatchObject({ status: "disconnected" });
+});
+
+test("the manager reconnects what works, and says that it goes on working when it is denied", async () => {
+  const { person, elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
+  const id = await connected(elsewhere, "gmail");
+  await person.click(await screen.findByRole("button", { name: "Reconnect Gmail" }, SOON));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("deny");
+  await screen.findByText(/access was declined\. The connection goes on working as before\./, undefined, SOON);
+  await person.click(screen.getByRole("button", { name: "Try again" }));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("allow");
+  await screen.findByText("Gmail is connected.", undefined, SOON);
+  expect((await elsewhere.history(id)).events[0]).toMatchObject({ kind: "reauthorized" });
+});
+
+test("an error says what it is, and is tried again by one click", async () => {
+  const proxy = await Proxy.start();
+  proxy.fate = ({ path }) => (path.startsWith("/connections?") ? 404 : "pass");
+  const { person } = await page(<ConnectionManager />, { proxy });
+  const alert = await screen.findByRole("alert", undefined, SOON);
+  expect(alert.textContent).toMatch(/The server answered 404/);
+  proxy.fate = () => "pass";
+  await person.click(within(alert).getByRole("button", { name: "Try again" }));
+  await screen.findByText("Nothing is connected yet.", undefined, SOON);
+  expect(screen.queryByRole("alert")).toBeNull();
+});
+
+test("the catalog is searched, sorted into categories, fetched page by page, and connects", async () => {
+  const { person } = await page(<ConnectorCatalog pageSize={10} />);
+  await screen.findByText("99 connectors", undefined, SOON);
+  expect(screen.getAllByRole("listitem")).toHaveLength(10);
+  await person.click(screen.getByRole("button", { name: "Show more" }));
+  await waitFor(() => expect(screen.getAllByRole("listitem")).toHaveLength(20), SOON);
+  await person.type(screen.getByRole("searchbox", { name: "Search connectors" }), "gmail");
+  await screen.findByText("1 connector", undefined, SOON);
+  const card = within(screen.getByRole("listitem", { name: "Gmail" }));
+  await card.findByText("Not connected", undefined, SOON);
+  await person.click(card.getByRole("button", { name: "Connect Gmail" }));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("allow");
+  await card.findByRole("button", { name: "Gmail connected" }, SOON);
+  await person.clear(screen.getByRole("searchbox"));
+  const [first] = screen.getAllByRole<HTMLOptionElement>("option").slice(1);
+  await person.selectOptions(screen.getByRole("combobox", { name: "Category" }), first?.value ?? "");
+  const count = /\((\d+)\)/.exec(first?.textContent ?? "")?.[1];
+  await screen.findByText(count === "1" ? "1 connector" : `${count} connectors`, undefined, SOON);
+  await person.type(screen.getByRole("searchbox"), "no such thing");
+  await screen.findByText("No connector fits.", undefined, SOON);
+});
+
+function Step() {
+  const [value, setValue] = useState<string | null>(null);
+  return (
+    <>
+      <ConnectionPicker connectorId="gmail" connectorName="Gmail" value={value} onChange={setValue} />
+      <output data-testid="chosen">{value}</output>
+    </>
+  );
+}
+
+test("the picker connects the first account, then another, and yields the connection's id", async () => {
+  const { person, elsewhere } = await page(<Step />);
+  const chosen = () => screen.getByTestId("chosen").textContent;
+  await person.click(await screen.findByRole("button", { name: "Connect Gmail" }, SOON));
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("allow");
+  await waitFor(() => expect(chosen()).toMatch(/^[0-9a-f-]{36}$/), SOON);
+  const first = chosen();
+  const more = await screen.findByRole("button", { name: "Connect another account" }, SOON);
+  await person.click(more);
+  await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
+  await browser.popup.decide("allow");
+  await waitFor(() => expect(chosen()).not.toBe(first), SOON);
+  const { connections } = await elsewhere.listConnections({ status: "connected" });
+  expect(connections.map((connection) => connection.id)).toEqual([chosen(), first]);
+  await person.selectOptions(screen.getByRole("combobox", { name: "Gmail account" }), first ?? "");
+  expect(chosen()).toBe(first);
+  await elsewhere.disconnect("gmail", { connectionId: first ?? "" });
+  await screen.findByRole("option", { name: /\(Not connected\)/ }, SOON);
+  expect(chosen()).toBe(first);
+});

@@ -1,0 +1,49 @@
+//! What is left of a request whose client has gone away.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::future::poll_fn;
+use patchbay::config::DatabaseConfig;
+use patchbay::connections::Database;
+
+use crate::postgres;
+
+/// Lets a future go on so many times, and then drops it.
+async fn give_up_after(times: usize, future: impl Future) {
+    let mut future = pin!(future);
+    let mut polled = 0;
+    poll_fn(|context| {
+        polled += 1;
+        match future.as_mut().poll(context) {
+            Poll::Pending if polled <= times => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_nobody_waits_for_any_more_is_nobody_elses() {
+    let database = postgres::database().await;
+    let config = DatabaseConfig {
+        url: database.url().into(),
+        // Whoever comes next gets the same connection.
+        pool_size: 1,
+        wait: Duration::ZERO,
+    };
+    let database = Database::connect(&config).await.unwrap();
+    for times in (0..6).cycle().take(60) {
+        give_up_after(times, database.begin_snapshot()).await;
+        let mut tx = database.begin().await.unwrap();
+        let kind: (String, String) = sqlx::query_as(
+            "select current_setting('transaction_read_only'), current_setting('transaction_isolation')",
+        )
+        .fetch_one(&mut tx)
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(kind, ("off".to_owned(), "read committed".to_owned()));
+    }
+}
