@@ -5,7 +5,7 @@ import { decide, launch, open, windowOf } from "./lib/browser.mjs";
 import { Sandbox } from "./lib/sandbox.mjs";
 
 const FOLDER = resolve(process.argv[2] ?? join(import.meta.dirname, "../../docs/screenshots"));
-const WIDE = { width: 1120, height: 680 };
+const WIDE = { width: 1024, height: 600 };
 /** A picture in a README is not to be heavy, in bytes. */
 const HEAVIEST = 100 * 1024;
 
@@ -52,6 +52,7 @@ async function connected(context, page, slug, account) {
 async function show(colours) {
   const { context, page } = await open(browser, sandbox, "ada", { viewport: WIDE, colorScheme: colours });
   const go = (path) => page.goto(`${sandbox.url}/console/${path}`);
+  await page.getByRole("button", { name: /^Communication/ }).click();
   await page.getByText("2 accounts").waitFor();
   await shoot(page, "catalog", colours);
 
@@ -59,29 +60,32 @@ async function show(colours) {
   await page.getByText("Connected", { exact: true }).first().waitFor();
   await shoot(page, "connected", colours);
 
-  await go("connectors/notion");
-  await page.getByText("Denied", { exact: true }).waitFor();
-  await shoot(page, "failed", colours);
-
   await go("connections");
   await page.getByText("Another account came back").waitFor();
-  await page.getByRole("button", { name: "Sandbox controls" }).click();
-  await page.getByText("What Nango received and sent").waitFor();
-  await page.getByRole("list").last().getByRole("listitem").first().waitFor();
   await shoot(page, "manager", colours);
 
-  await go("connectors/asana");
+  // A connector that has not been tried in the other colours.
+  await go(colours === "light" ? "connectors/asana" : "connectors/dropbox");
   const popup = await windowOf(context, () => page.getByRole("button", { name: /^Connect / }).click());
   await popup.setViewportSize({ width: 560, height: 680 });
   await popup.getByRole("button", { name: "Allow" }).waitFor();
   await shoot(popup, "consent", colours);
   await decide(popup, "Deny");
   await page.getByText("Access was denied").waitFor();
+  await shoot(page, "failed", colours);
+
+  await page.getByRole("button", { name: "Sandbox controls" }).click();
+  await page.getByRole("switch", { name: "Webhooks get lost" }).check();
+  await page.getByRole("region", { name: "Faults in force" }).waitFor();
+  await page.setViewportSize({ ...WIDE, height: 520 });
+  await shoot(page, "sandbox", colours);
+  await sandbox.faults({});
   await context.close();
 }
 
 async function shoot(page, name, colours) {
   const path = join(FOLDER, `${name}-${colours}.png`);
+  await page.mouse.move(0, 0);
   await page.screenshot({ path, animations: "disabled", caret: "hide" });
   const { size } = await stat(path);
   console.log(`${name}-${colours}.png: ${Math.ceil(size / 1024)} KB`);

@@ -44,7 +44,7 @@ export function Shell({ person, people, onPerson, onSignOut, controls }: ShellPr
         <div>
           <Link className="brand" href={paths.catalog}>
             <img src={iconUrl} alt="" />
-            Patchbay
+            <span className="brand-name">Patchbay</span>
           </Link>
           <Tabs route={route} />
           <div className="aside-actions">

@@ -151,7 +151,7 @@ function Facts({ connection }: { connection: Connection }) {
           ))}
         </Fact>
       )}
-      <Fact name="For workflows">
+      <Fact name="Connection id">
         <span className="mono">{connection.id}</span>
       </Fact>
     </dl>
