@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Row};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
 use url::Url;
 
 use super::transaction::Transaction;
@@ -21,6 +22,9 @@ const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For how long an unused connection is taken to be still there.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// How long a server may take to answer at the start before it counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +105,16 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // One that was used a moment ago is there: asking would cost each request a round.
+            .test_before_acquire(false)
+            .before_acquire(|connection, about| {
+                Box::pin(async move {
+                    if about.idle_for > TRUSTED {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
@@ -122,6 +136,15 @@ impl Database {
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         self.begin_with("begin").await
+    }
+
+    /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that
+    /// switches servers a statement alone is not safe: there, [`begin`](Self::begin) is the only way.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(super) async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
+        self.pool.acquire().await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.

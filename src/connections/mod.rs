@@ -8,6 +8,7 @@ mod database;
 mod events;
 mod failure;
 pub mod feed;
+mod gather;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;

@@ -378,7 +378,7 @@ impl From<service::Error> for Problem {
             Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
             Error::Nango(error) => error.into(),
-            Error::Database(error) => error.into(),
+            Error::Database(error) => Self::of_database(&error),
         }
     }
 }

@@ -34,6 +34,10 @@ pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
+/// Long before a wait of 25 seconds ends by itself, and long enough for a busy machine:
+/// what comes sooner was told, not found at the end.
+pub(crate) const PROMPTLY: Duration = Duration::from_secs(15);
+
 /// A sweep that is due, and takes no account of Nango's rate limit.
 pub(crate) const AT_ONCE: Pace = Pace {
     every: Duration::ZERO,

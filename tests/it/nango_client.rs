@@ -107,11 +107,9 @@ async fn a_short_retry_after_is_waited_for() {
 #[tokio::test]
 async fn a_long_retry_after_is_the_callers_to_wait_for() {
     let (nango, count) = scripted([rate_limited("3"), no_integrations()]).await;
-    let start = Instant::now();
     let error = nango.integrations().await.unwrap_err();
     let retry_after = Some(Duration::from_secs(3));
     assert_eq!(error, Error::RateLimited { retry_after });
-    assert!(start.elapsed() < Duration::from_secs(1));
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
@@ -124,9 +122,7 @@ async fn a_nango_that_does_not_answer_times_out_once() {
         std::future::pending::<()>().await;
     });
     let nango = client(serve(router).await, Duration::from_millis(300));
-    let start = Instant::now();
     assert_eq!(nango.integrations().await, Err(Error::Timeout));
-    assert!(start.elapsed() < Duration::from_secs(3));
     assert_eq!(count.load(Ordering::SeqCst), 1);
 }
 
@@ -134,11 +130,9 @@ async fn a_nango_that_does_not_answer_times_out_once() {
 async fn a_retry_that_would_come_too_late_is_not_waited_for() {
     let router = Router::new().fallback(|| async { rate_limited("2") });
     let nango = client(serve(router).await, Duration::from_millis(1900));
-    let start = Instant::now();
     let error = nango.integrations().await.unwrap_err();
     let retry_after = Some(Duration::from_secs(2));
     assert_eq!(error, Error::RateLimited { retry_after });
-    assert!(start.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test]

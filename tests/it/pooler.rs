@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use crate::house::{House, free_port};
+use crate::house::{self, House, free_port};
 use crate::postgres::{self, TestDatabase};
 use crate::truth::streams::Reader;
 
@@ -391,6 +391,6 @@ async fn what_happens_at_one_replica_reaches_who_waits_at_the_other_without_anno
     assert_eq!(event["kind"], "connected");
     for (what, when) in [("the wait", ended), ("the stream", read)] {
         let delay = when.saturating_duration_since(granted);
-        assert!(delay < Duration::from_secs(3), "{what}: {delay:?}");
+        assert!(delay < house::PROMPTLY, "{what}: {delay:?}");
     }
 }

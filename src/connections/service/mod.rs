@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use self::tokens::Tokens;
 use super::feed::Feed;
+use super::gather::Gatherer;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
 use super::uses::Uses;
@@ -46,6 +47,9 @@ pub use users::Erased;
 #[derive(Debug)]
 pub struct Connections {
     database: Database,
+    newest: Gatherer<store::Newest>,
+    ones: Gatherer<store::One>,
+    after: Gatherer<store::After>,
     catalog: Arc<Catalog>,
     upstream: Option<Upstream>,
     clock: Clock,
@@ -75,8 +79,8 @@ struct Upstream {
     integrations: Integrations,
 }
 
-/// Why a use case did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+/// Why a use case did not do what it was asked. It is told to all who waited for it together.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `NANGO_ENABLED` is false.
     #[error("connecting is switched off: set NANGO_ENABLED to true")]
@@ -137,24 +141,12 @@ pub enum Error {
     Nango(#[from] nango::Error),
     /// The database did not do its part.
     #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(#[from] Arc<sqlx::Error>),
 }
 
-impl Error {
-    /// The same for another who waited for it. What the database said in detail was told to the first.
-    fn again(&self) -> Self {
-        match self {
-            Self::Nango(error) => Self::Nango(error.clone()),
-            Self::NeedsReauthorization {
-                connection_id,
-                connector,
-            } => Self::NeedsReauthorization {
-                connection_id: *connection_id,
-                connector: connector.clone(),
-            },
-            Self::ProviderUnavailable => Self::ProviderUnavailable,
-            error => Self::Database(sqlx::Error::Protocol(error.to_string())),
-        }
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
     }
 }
 
@@ -183,6 +175,9 @@ impl Connections {
         let installation = store::installation(&mut tx).await?;
         tx.commit().await?;
         Ok(Self {
+            newest: Gatherer::new(&database),
+            ones: Gatherer::new(&database),
+            after: Gatherer::new(&database),
             database,
             catalog,
             upstream,
@@ -242,9 +237,8 @@ impl Connections {
 
     /// A user's own connection.
     async fn own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
-        let mut tx = self.begin().await?;
-        let connection = store::find(&mut tx, user, id).await?;
-        tx.commit().await?;
-        connection.ok_or(Error::ConnectionNotFound)
+        let one = self.ones.ask(store::One(user.clone(), id)).await?;
+        let (connection, _) = one.ok_or(Error::ConnectionNotFound)?;
+        Ok(connection)
     }
 }

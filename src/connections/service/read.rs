@@ -177,6 +177,59 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let newest = self.newest.ask(store::Newest(user.clone())).await?;
+        if newest.len() < store::Newest::MOST {
+            return Ok(self.page_of_all(newest, query));
+        }
+        self.page_of_many(user, query).await
+    }
+
+    /// A page of all that a user has.
+    fn page_of_all(&self, all: Vec<store::Seen>, query: &Query) -> Page {
+        let known = query.connector.as_ref().map(|reference| {
+            let connector = self.catalog.get(reference);
+            (reference, connector.map(|connector| connector.id))
+        });
+        let is_meant = |(connection, _): &store::Seen| {
+            let connector = &connection.connector;
+            let of_connector = known.is_none_or(|(reference, id)| match id {
+                Some(id) => connector.id == id,
+                // It has left the catalog since.
+                None => {
+                    connector.slug == *reference
+                        || connector.id.to_string().eq_ignore_ascii_case(reference)
+                }
+            });
+            of_connector
+                && query
+                    .status
+                    .is_none_or(|status| connection.state.status() == status)
+        };
+        let accounts: Vec<Owned> = all
+            .iter()
+            .filter_map(|(connection, _)| owned(connection))
+            .collect();
+        let meant: Vec<store::Seen> = all.into_iter().filter(is_meant).collect();
+        let total = meant.len();
+        let mut rest = meant
+            .into_iter()
+            .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
+        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let connections: Vec<Details> = rest
+            .by_ref()
+            .take(limit)
+            .map(|(connection, attempt)| details_of(connection, attempt, &accounts))
+            .collect();
+        let last = connections.last().map(|details| details.connection.id);
+        Page {
+            next: rest.next().and(last),
+            total: i64::try_from(total).unwrap_or(i64::MAX),
+            connections,
+        }
+    }
+
+    /// A page of what a user has, who has a great deal.
+    async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
         let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
@@ -220,13 +273,43 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let mut tx = self.database.begin_snapshot().await?;
-        let connection = store::find(&mut tx, user, id)
-            .await?
-            .ok_or(Error::ConnectionNotFound)?;
-        let details = all_details(&mut tx, user, vec![connection]).await?.pop();
-        tx.commit().await?;
-        details.ok_or(Error::ConnectionNotFound)
+        let one = self.ones.ask(store::One(user.clone(), id)).await?;
+        let (connection, attempt) = one.ok_or(Error::ConnectionNotFound)?;
+        let accounts = if connection.account.is_some() {
+            let mut tx = self.begin().await?;
+            let accounts = store::accounts_of(&mut tx, user).await?;
+            tx.commit().await?;
+            accounts
+        } else {
+            Vec::new()
+        };
+        Ok(details_of(connection, attempt, &accounts))
+    }
+}
+
+/// A connection, its connector, and the account that it is known to be of.
+type Owned = (Uuid, Uuid, String);
+
+fn owned(connection: &Connection) -> Option<Owned> {
+    let account = connection.account.as_ref()?;
+    let there = connection.state.status() != Status::Disconnected;
+    there.then(|| (connection.id, connection.connector.id, account.id.clone()))
+}
+
+fn details_of(connection: Connection, attempt: Option<Attempt>, accounts: &[Owned]) -> Details {
+    let same = |other: &&Owned| {
+        other.0 != connection.id
+            && other.1 == connection.connector.id
+            && connection
+                .account
+                .as_ref()
+                .is_some_and(|account| account.id == other.2)
+    };
+    let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
+    Details {
+        connection,
+        attempt,
+        same_account_as,
     }
 }
 
@@ -242,29 +325,10 @@ async fn all_details(
         .into_iter()
         .map(|attempt| (attempt.connection_id, attempt))
         .collect();
-    let accounts = if connections
-        .iter()
-        .any(|connection| connection.account.is_some())
-    {
-        store::accounts_of(db, user).await?
-    } else {
-        Vec::new()
-    };
+    let accounts = store::accounts_of(db, user).await?;
     let details = |connection: Connection| {
-        let same = |other: &&(Uuid, Uuid, String)| {
-            other.0 != connection.id
-                && other.1 == connection.connector.id
-                && connection
-                    .account
-                    .as_ref()
-                    .is_some_and(|account| account.id == other.2)
-        };
-        let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
-        Details {
-            attempt: attempts.remove(&connection.id),
-            same_account_as,
-            connection,
-        }
+        let attempt = attempts.remove(&connection.id);
+        details_of(connection, attempt, &accounts)
     };
     Ok(connections.into_iter().map(details).collect())
 }

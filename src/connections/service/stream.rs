@@ -8,13 +8,10 @@ use uuid::Uuid;
 use super::{Connections, Details, Result};
 use crate::auth::UserId;
 use crate::connections::feed::Subscription;
-use crate::connections::{Attempt, Event, store};
+use crate::connections::{Attempt, Event, EventKind, store};
 
 /// How often Nango is looked at for an attempt while somebody waits.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// How many events are read at once.
-const BATCH: i64 = 100;
 
 /// A user's events from some point on, as they happen.
 ///
@@ -68,13 +65,15 @@ impl Connections {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         looks.reset();
         loop {
-            let mut tx = self.begin().await?;
-            let news = store::events_after(&mut tx, &events.user, events.last, BATCH).await?;
-            if !news.is_empty() {
-                events.open = store::open_attempts_of(&mut tx, &events.user).await?;
-            }
-            tx.commit().await?;
+            let after = store::After(events.user.clone(), events.last);
+            let news = self.after.ask(after).await?;
             if let Some(last) = news.last() {
+                let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
+                if !events.open.is_empty() || news.iter().any(begun) {
+                    let mut tx = self.begin().await?;
+                    events.open = store::open_attempts_of(&mut tx, &events.user).await?;
+                    tx.commit().await?;
+                }
                 events.last = last.id;
                 return Ok(news);
             }

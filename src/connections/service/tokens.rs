@@ -130,7 +130,7 @@ impl Connections {
             .tokens
             .held
             .try_get_with(key, self.ask_for_token(connection));
-        let held = asked.await.map_err(|error| error.again())?;
+        let held = asked.await.map_err(|error| Error::clone(&error))?;
         Ok(Token {
             connection: connection.clone(),
             credentials: held.credentials.clone(),
@@ -218,7 +218,7 @@ impl Connections {
             done = Some(self.refresh_refused(&connection, token_id).await?);
             Ok::<(), Error>(())
         });
-        reported.await.map_err(|error| error.again())?;
+        reported.await.map_err(|error| Error::clone(&error))?;
         if done.is_some() {
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.

@@ -12,17 +12,17 @@ use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
 
 #[derive(FromRow)]
-struct AttemptRow {
-    id: Uuid,
-    connection_id: Uuid,
-    kind: String,
-    expires_at: DateTime<Utc>,
-    outcome: Option<String>,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    void: bool,
-    created_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
+pub(super) struct AttemptRow {
+    pub(super) id: Uuid,
+    pub(super) connection_id: Uuid,
+    pub(super) kind: String,
+    pub(super) expires_at: DateTime<Utc>,
+    pub(super) outcome: Option<String>,
+    pub(super) error_code: Option<String>,
+    pub(super) error_message: Option<String>,
+    pub(super) void: bool,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) ended_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<AttemptRow> for Attempt {

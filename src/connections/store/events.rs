@@ -1,12 +1,15 @@
 //! Events: written with each change, read by the history and the streams.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
 use crate::connections::Transaction;
+use crate::connections::gather::Question;
 use crate::connections::{Connection, Event, EventKind, Reason};
 
 /// The channel on which each change is announced, with the user's id.
@@ -94,22 +97,53 @@ fn events(rows: Vec<EventRow>) -> sqlx::Result<Vec<Event>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// A user's events after this one, in order.
-pub(in crate::connections) async fn events_after(
-    db: &mut Transaction,
-    user: &UserId,
-    after: i64,
-    limit: i64,
-) -> sqlx::Result<Vec<Event>> {
-    let rows = sqlx::query_as(
-        "select * from connection_event where user_id = $1 and id > $2 order by id limit $3",
-    )
-    .bind(user.as_str())
-    .bind(after)
-    .bind(limit)
-    .fetch_all(db)
-    .await?;
-    events(rows)
+/// A user's next events after this one, in order: a hundred at the most.
+#[derive(Clone, Debug)]
+pub(in crate::connections) struct After(
+    pub(in crate::connections) UserId,
+    pub(in crate::connections) i64,
+);
+
+#[derive(FromRow)]
+struct AfterRow {
+    asked_user: String,
+    asked_after: i64,
+    #[sqlx(flatten)]
+    event: EventRow,
+}
+
+impl Question for After {
+    type Answer = Vec<Event>;
+
+    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Vec<Event>>> {
+        let (users, ids): (Vec<&str>, Vec<i64>) = asked
+            .iter()
+            .map(|Self(user, after)| (user.as_str(), *after))
+            .unzip();
+        let rows: Vec<AfterRow> = sqlx::query_as(
+            "select asked.user_id as asked_user, asked.id as asked_after, e.* \
+             from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
+             cross join lateral (select * from connection_event \
+               where user_id = asked.user_id and id > asked.id order by id limit 100) e",
+        )
+        .bind(users)
+        .bind(ids)
+        .fetch_all(db)
+        .await?;
+        let mut found: HashMap<(String, i64), Vec<Event>> = HashMap::new();
+        for row in rows {
+            let events = found.entry((row.asked_user, row.asked_after)).or_default();
+            events.push(row.event.try_into()?);
+        }
+        for events in found.values_mut() {
+            events.sort_unstable_by_key(|event| event.id);
+        }
+        let answer = |Self(user, after): &Self| {
+            let events = found.get(&(user.as_str().to_owned(), *after));
+            events.cloned().unwrap_or_default()
+        };
+        Ok(asked.iter().map(answer).collect())
+    }
 }
 
 /// The id of a user's last event; 0 if there is none.

@@ -8,6 +8,7 @@ mod deletions;
 mod events;
 mod jobs;
 mod keys;
+mod reads;
 mod sweep;
 mod uses;
 
@@ -29,6 +30,7 @@ pub(in crate::connections) use deletions::*;
 pub(in crate::connections) use events::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
+pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
@@ -227,20 +229,6 @@ pub(in crate::connections) async fn count(
     .bind(filter.status.map(Status::as_str))
     .fetch_one(db)
     .await
-}
-
-/// A user's connection by our id.
-pub(in crate::connections) async fn find(
-    db: &mut Transaction,
-    user: &UserId,
-    id: Uuid,
-) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
-        .bind(id)
-        .bind(user.as_str())
-        .fetch_optional(db)
-        .await?;
-    connection(row)
 }
 
 /// A user's connections whose account is known: their id, connector and account.

@@ -88,7 +88,6 @@ async fn nango_hangs_up() {
 
 #[tokio::test]
 async fn nango_is_slow() {
-    let started = tokio::time::Instant::now();
     let (answer, row) = under(json!({ "latency_ms": 60_000 })).await;
     answer.is_problem(504, "nango_timeout");
     assert_snapshot!(answer, @r#"
@@ -105,7 +104,6 @@ async fn nango_is_slow() {
     }
     "#);
     assert_eq!(said(&row), unavailable());
-    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test]

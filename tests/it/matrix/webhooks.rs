@@ -12,7 +12,7 @@ use super::{
     answered, chain, deliver, deliveries, nango_refreshes, popup, reconnect, revoked, send,
     settled, stand, text, unasked,
 };
-use crate::house::{House, User};
+use crate::house::{self, House, User};
 
 /// Waits for an attempt as a tab does, and measures how long after the grant the wait ends.
 async fn wait_for(house: &House, user: &User<'_>, begun: &Value) -> Duration {
@@ -39,7 +39,7 @@ async fn connect_webhook_lost() {
     house.faults(faults).await;
     let begun = ada.connect("gmail").await;
     let delay = wait_for(&house, &ada, &begun).await;
-    assert!(delay < Duration::from_secs(3), "{delay:?}");
+    assert!(delay < house::PROMPTLY, "{delay:?}");
     assert_eq!(
         chain(&ada, text(&begun, "connection_id")).await,
         "attempt_started connected"
@@ -57,7 +57,7 @@ async fn reconnect_webhook_lost() {
     house.faults(faults).await;
     let begun = reconnect(&ada, id).await;
     let delay = wait_for(&house, &ada, &begun).await;
-    assert!(delay < Duration::from_secs(3), "{delay:?}");
+    assert!(delay < house::PROMPTLY, "{delay:?}");
     let after = ada.connection(id).await;
     assert_eq!(after["nango_connection_id"], before["nango_connection_id"]);
     assert_eq!(

@@ -4,7 +4,7 @@ import { useMessages } from "../react/context.js";
 import type { Messages } from "../react/messages.js";
 import { useConnect } from "../react/useConnect.js";
 import { useConnections } from "../react/useConnections.js";
-import type { ConnectDetails, Connection, Status } from "../types.js";
+import type { ConnectDetails, Connection } from "../types.js";
 import { FlowNotice } from "./FlowNotice.js";
 
 /** Props of `ConnectButton`. */
@@ -30,7 +30,7 @@ export interface ConnectButtonProps {
 /** Connects an account, and says how it goes. */
 export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const { connectorId, connectorName, instanceId = "", connectionId, details, onConnected } = props;
-  const { connections, getConnectionStatus } = useConnections();
+  const { connections, getConnection } = useConnections();
   const messages = useMessages();
   const target = connectionId === undefined ? { connectorId, instanceId } : { connectionId };
   const connect = useConnect(target, { details, onConnected });
@@ -42,16 +42,19 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   useEffect(() => {
     if (ended) dismiss();
   }, [ended, dismiss]);
-  const status = getConnectionStatus(connectorId, instanceId);
+  const known = getConnection(connectorId, instanceId);
+  const status = known?.status ?? "disconnected";
+  const again = connectionId !== undefined || (status === "error" && known?.connected_at != null);
   // A connection that works can be authorized again only by its id.
   const done = connectionId === undefined && !isBusy && status === "connected";
-  const label = done ? messages.connected(connectorName) : words(state, status, connectionId !== undefined, connectorName, messages);
+  const label = done ? messages.connected(connectorName) : words(state, again, connectorName, messages);
   return (
     <div data-patchbay="connect" data-phase={state.phase} data-status={status} className={props.className}>
       <button
         type="button"
         data-patchbay="button"
-        data-primary=""
+        // What works and may be authorized again is not what a user has come for.
+        data-primary={connectionId !== undefined && status === "connected" ? undefined : ""}
         // It stays where the keyboard's focus is, which `disabled` would take away.
         aria-disabled={props.disabled || isBusy || done || undefined}
         aria-busy={isBusy || undefined}
@@ -67,14 +70,14 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   );
 }
 
-function words(state: FlowState, status: Status, again: boolean, name: string, messages: Messages): string {
+function words(state: FlowState, again: boolean, name: string, messages: Messages): string {
   switch (state.phase) {
     case "starting":
     case "waiting":
       return messages.connecting(name);
     case "idle":
     case "connected":
-      return again || status === "error" ? messages.reconnect(name) : messages.connect(name);
+      return again ? messages.reconnect(name) : messages.connect(name);
     default:
       return messages.retry;
   }

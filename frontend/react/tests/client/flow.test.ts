@@ -194,6 +194,8 @@ describe("a message", () => {
     const looks = () => proxy.count("GET /callback");
     says("https://evil.test", { type: "nango_oauth_callback_success" });
     says(location.origin, { type: "nango_oauth_callback_success" });
+    // Asked after whatever these have brought about, if they had.
+    await client.listConnections();
     expect(looks()).toBe(0);
     says(new URL(attempt.oauthUrl ?? "").origin, { type: "nango_oauth_callback_success" });
     await vi.waitFor(() => expect(looks()).toBe(1), 5_000);

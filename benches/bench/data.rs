@@ -1,0 +1,158 @@
+//! Users with their connections, as many as are asked for, and tokens for some of them.
+
+use std::error::Error;
+use std::str::FromStr;
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+/// How many connections each user has.
+pub(crate) const CONNECTIONS: u32 = 10;
+
+/// What each user is connected to.
+pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
+    "gmail",
+    "github",
+    "gitlab",
+    "notion",
+    "asana",
+    "box",
+    "airtable",
+    "bitbucket",
+    "hubspot",
+    "dropbox",
+];
+
+/// The secret that users' tokens are signed with.
+pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
+
+/// Makes a database of that many users, unless an earlier run has, and returns its URL.
+///
+/// # Errors
+/// As the server.
+pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn Error>> {
+    let name = format!("bench_{users}");
+    let options = PgConnectOptions::from_str(server)?;
+    let mut admin = options.connect().await?;
+    let there: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(&name)
+            .fetch_one(&mut admin)
+            .await?;
+    let mut url = url::Url::parse(server)?;
+    url.set_path(&name);
+    if !there {
+        let making = format!("making_{name}");
+        let again = sqlx::AssertSqlSafe(format!("drop database if exists {making}"));
+        sqlx::raw_sql(again).execute(&mut admin).await?;
+        let create = sqlx::AssertSqlSafe(format!("create database {making}"));
+        sqlx::raw_sql(create).execute(&mut admin).await?;
+        let mut unfinished = url.clone();
+        unfinished.set_path(&making);
+        fill(unfinished.as_str(), users).await?;
+        let keep = sqlx::AssertSqlSafe(format!("alter database {making} rename to {name}"));
+        sqlx::raw_sql(keep).execute(&mut admin).await?;
+    }
+    admin.close().await?;
+    let mut connection = PgConnection::connect(url.as_str()).await?;
+    // The made-up Nango knows few of these connections: a sweep would miss the others.
+    sqlx::raw_sql(
+        "insert into job (name, finished_at) values ('sweep', 'infinity') \
+         on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
+    )
+    .execute(&mut connection)
+    .await?;
+    connection.close().await?;
+    Ok(url.into())
+}
+
+async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
+    println!("making {users} users with {CONNECTIONS} connections each");
+    let config = patchbay::config::DatabaseConfig {
+        url: url.to_owned().into(),
+        pool_size: 2,
+        wait: std::time::Duration::ZERO,
+    };
+    let database = patchbay::connections::Database::connect(&config).await?;
+    database.migrate().await?;
+    let mut connection = PgConnection::connect(url).await?;
+    let ids = CONNECTORS.map(patchbay::catalog::Connector::id_of);
+    // The service fills in the rest when it starts.
+    sqlx::query(
+        "insert into connector (id, slug, name, category, integration_key, enabled, manifest) \
+         select id, slug, slug, '', slug, true, '{}' from unnest($1::uuid[], $2::text[]) as row (id, slug)",
+    )
+    .bind(&ids[..])
+    .bind(&CONNECTORS[..])
+    .execute(&mut connection)
+    .await?;
+    sqlx::raw_sql("set synchronous_commit = off")
+        .execute(&mut connection)
+        .await?;
+    for made in (0..users).step_by(100_000) {
+        let until = (made + 100_000).min(users);
+        sqlx::query(sqlx::AssertSqlSafe(rows(made + 1, until)))
+            .bind(&ids[..])
+            .execute(&mut connection)
+            .await?;
+    }
+    sqlx::raw_sql("vacuum analyze")
+        .execute(&mut connection)
+        .await?;
+    connection.close().await?;
+    database.close().await;
+    Ok(())
+}
+
+/// The users from one to the other, connected to everything, each by one attempt. What the ids
+/// have of the time is made of the row's number, so that a user's are in order.
+fn rows(from: u32, until: u32) -> String {
+    format!(
+        "with made as (
+           insert into user_connector_connection
+             (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status,
+              connected_at, last_synced_at, last_checked_at, config, version, created_at, updated_at)
+           select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
+             now(), 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now()
+           from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
+             lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
+               || substr(md5(u || '/' || n), 1, 3) || '8' || substr(md5(u || '/' || n), 4, 15))::uuid as id) ids
+           returning id
+         )
+         insert into connect_attempt
+           (id, connection_id, kind, expires_at, outcome, nango_connection_id, created_at, ended_at)
+         select gen_random_uuid(), id, 'connect', now(), 'succeeded', 'nango', now(), now() from made"
+    )
+}
+
+/// The ids of a user's connections, the newest first.
+///
+/// # Errors
+/// As the server.
+pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut connection = PgConnection::connect(database).await?;
+    let ids = sqlx::query_scalar(
+        "select id::text from user_connector_connection where user_id = $1 order by id desc",
+    )
+    .bind(format!("user-{user}"))
+    .fetch_all(&mut connection)
+    .await?;
+    connection.close().await?;
+    Ok(ids)
+}
+
+/// A user's token, good for a day.
+///
+/// # Errors
+/// When it cannot be signed.
+pub(crate) fn token(user: &str) -> Result<String, Box<dyn Error>> {
+    let tomorrow = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .as_secs()
+        + 86_400;
+    let claims = json!({ "sub": user, "exp": tomorrow, "iss": "https://id.example.com", "role": "authenticated" });
+    let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    Ok(jsonwebtoken::encode(&Header::default(), &claims, &key)?)
+}

@@ -1,0 +1,59 @@
+//! How fast the release program is, beside the floors that it stands on, measured in one run on
+//! one machine: the same SQL through pgbench, Nango alone, a handler that only verifies its caller.
+//!
+//! `scripts/bench` runs it. Absolute figures are the machine's; the ratios are Patchbay's.
+
+mod data;
+mod floor;
+mod load;
+mod measure;
+mod nango;
+mod report;
+mod service;
+mod streams;
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use patchbay::local_postgres::{Durability, LocalPostgres};
+
+use measure::Bench;
+use report::Report;
+
+/// How many users the database has, and how many with `--large`.
+const USERS: u32 = 20_000;
+const MANY_USERS: u32 = 2_000_000;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let given = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    // `cargo test --benches` runs it, too: nothing is measured there.
+    if !given("--bench") {
+        return Ok(());
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("target/bench");
+    std::fs::create_dir_all(&folder)?;
+    let postgres = LocalPostgres::start(&folder.join("postgres"), Durability::Kept).await?;
+    let program = root.join("target/release/patchbay");
+    let seconds = if given("--quick") { 3 } else { 10 };
+    let only = arguments
+        .iter()
+        .find_map(|argument| argument.strip_prefix("--only="));
+    let mut report = Report::new(&program)?;
+    let bench = Bench::start(&folder, &program, postgres.url(), USERS, seconds).await?;
+    bench.measure(&mut report, only).await?;
+    drop(bench);
+    if given("--large") {
+        let small = report.reads();
+        let large = Bench::start(&folder, &program, postgres.url(), MANY_USERS, seconds).await?;
+        large.measure_growth(&mut report, small).await?;
+    }
+    postgres.stop().await;
+    report.print();
+    if given("--write") {
+        report.write(&root.join("docs/PERFORMANCE.md"))?;
+    }
+    Ok(())
+}

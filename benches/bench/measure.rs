@@ -1,0 +1,450 @@
+//! What is measured, and of what.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::hmac;
+use patchbay::clock::Clock;
+use patchbay::keys::ServiceKeys;
+use reqwest::Client;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+
+use crate::data::{self, CONNECTORS};
+use crate::floor;
+use crate::load::{Load, Request, pgbench, wrk};
+use crate::nango::{Nango, timed};
+use crate::report::Report;
+use crate::service::Service;
+use crate::streams::Streams;
+
+/// How many answers are under way at once.
+const CONNECTIONS: usize = 16;
+/// How many users' connections are read, all of the first half; those after it connect.
+const READERS: u32 = 2_000;
+const CONNECTING: u32 = crate::USERS / 2;
+/// Users whose tokens Nango has.
+const HOT: u32 = 50;
+/// How often each of what is done one by one is done.
+const ONE_BY_ONE: u32 = 400;
+/// How many event streams are open, and how many of them are one user's.
+const STREAMS: u32 = 5_000;
+const ONE_USERS: u32 = 50;
+
+const SERVICE_KEY: &str = "pbk_bench_0123456789abcdef0123456789abcdef";
+const API: &str = "/api/v1/connectors";
+
+/// A database of many users, a Nango and a service.
+pub(crate) struct Bench {
+    folder: PathBuf,
+    program: PathBuf,
+    database: String,
+    nango: Nango,
+    service: Service,
+    client: Client,
+    seconds: u64,
+}
+
+impl Bench {
+    /// Starts all of it.
+    ///
+    /// # Errors
+    /// When a part does not start.
+    pub(crate) async fn start(
+        folder: &Path,
+        program: &Path,
+        postgres: &str,
+        users: u32,
+        seconds: u64,
+    ) -> Result<Self, Box<dyn Error>> {
+        let database = data::database(postgres, users).await?;
+        let nango = Nango::start().await?;
+        let service = start_service(program, folder, &database, &nango, "60").await?;
+        let client = Client::builder().timeout(Duration::from_secs(10)).build()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            program: program.to_owned(),
+            database,
+            nango,
+            service,
+            client,
+            seconds,
+        })
+    }
+
+    /// Everything, or what is named only.
+    ///
+    /// # Errors
+    /// When something has no success.
+    pub(crate) async fn measure(
+        &self,
+        report: &mut Report,
+        only: Option<&str>,
+    ) -> Result<(), Box<dyn Error>> {
+        let wanted = |what: &str| only.is_none_or(|only| only == what);
+        if wanted("reads") {
+            self.reads(report).await?;
+        }
+        if wanted("tokens") {
+            self.tokens(report).await?;
+        }
+        if wanted("connect") {
+            self.connects(report).await?;
+        }
+        if wanted("webhooks") {
+            self.webhooks(report).await?;
+        }
+        let (_, most) = self.service.memory()?;
+        report.at_most("memory at full load, MiB", most, 60.0);
+        if wanted("streams") {
+            self.streams(report).await?;
+        }
+        Ok(())
+    }
+
+    /// The same reads in a larger database, beside those of the smaller one.
+    ///
+    /// # Errors
+    /// When something has no success.
+    pub(crate) async fn measure_growth(
+        &self,
+        report: &mut Report,
+        small: [Load; 2],
+    ) -> Result<(), Box<dyn Error>> {
+        let users = crate::MANY_USERS;
+        let list = self.http("list, 100 times the rows", &list_requests(users)?, report)?;
+        let get = self.http(
+            "get, 100 times the rows",
+            &self.get_requests(users).await?,
+            report,
+        )?;
+        for (what, small, large) in [("list", small[0], list), ("get", small[1], get)] {
+            let slower = (1.0 - large.rate / small.rate) * 100.0;
+            report.at_most(
+                &format!("{what} with 100 times the rows: slower by, %"),
+                slower,
+                15.0,
+            );
+        }
+        Ok(())
+    }
+
+    async fn reads(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
+        let users = crate::USERS;
+        let sql = format!(
+            "\\set u 1 + random(0, {READERS} - 1) * {}\nselect * from user_connector_connection \
+             where user_id = 'user-' || :u order by id desc limit 101;\n",
+            users / READERS / 2
+        );
+        let floor = self.sql("pgbench: a list's rows", &sql, report)?;
+        let list = self.http("list", &list_requests(users)?, report)?;
+        let get = self.http("get", &self.get_requests(users).await?, report)?;
+        let _ = get;
+        report.at_least("list, of pgbench's rate", list.rate / floor.rate, 0.5);
+        report.at_least(
+            "list, of the predecessor's 300 a second",
+            list.rate / 300.0,
+            25.0,
+        );
+        let tail = list.p99.as_secs_f64() / floor.p99.as_secs_f64();
+        report.at_most("list's p99, of pgbench's", tail, 4.0);
+        Ok(())
+    }
+
+    async fn tokens(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
+        for user in 1..=HOT {
+            for (n, slug) in (1..).zip(CONNECTORS) {
+                self.nango
+                    .import(slug, &format!("nango-{user}-{n}"), &json!({}))
+                    .await?;
+            }
+        }
+        let mut requests = Vec::new();
+        let mut direct = Vec::new();
+        for user in 1..=HOT {
+            let ids = data::ids_of(&self.database, user).await?;
+            for ((n, slug), id) in (1..).zip(CONNECTORS).zip(ids.iter().rev()) {
+                let mut request =
+                    Request::post(format!("{API}/connections/{id}/token"), SERVICE_KEY);
+                request
+                    .headers
+                    .push(("patchbay-user", format!("user-{user}")));
+                requests.push(request);
+                direct.push(Request::get(
+                    format!("/connections/nango-{user}-{n}?provider_config_key={slug}"),
+                    &self.nango.secret_key,
+                ));
+            }
+        }
+        let bare = floor::start(self.keys()?, vec![b'x'; 330]).await?;
+        let post = [Request::post("/token", SERVICE_KEY)];
+        let bare = wrk(&self.folder, &bare, &post, CONNECTIONS, self.seconds)?;
+        report.add("a bare handler that verifies its caller", bare, None);
+        let cached = self.http("token, cached", &requests, report)?;
+        let uncached = start_service(
+            &self.program,
+            &self.folder,
+            &self.database,
+            &self.nango,
+            "0",
+        )
+        .await?;
+        let load = self.http_of(&uncached, "token, not cached", &requests, report)?;
+        let alone = wrk(
+            &self.folder,
+            self.nango.url(),
+            &direct,
+            CONNECTIONS,
+            self.seconds,
+        )?;
+        report.add("Nango: a token", alone, None);
+        report.at_least(
+            "cached token, of the bare handler's rate",
+            cached.rate / bare.rate,
+            0.7,
+        );
+        report.at_least(
+            "cached token, of the uncached one's rate",
+            cached.rate / load.rate,
+            1.0,
+        );
+        Ok(())
+    }
+
+    async fn connects(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
+        let url = format!("{}{API}/{}/connect", self.service.url, CONNECTORS[0]);
+        let (mut ours, mut nangos) = (Vec::new(), Vec::new());
+        for user in CONNECTING + 1..=CONNECTING + ONE_BY_ONE {
+            let user = format!("user-{user}");
+            let connect = self.client.post(format!("{url}?instance_id=bench"));
+            ours.push(timed(connect.bearer_auth(data::token(&user)?)).await?);
+            nangos.push(self.nango.time_to_make_session(&user).await?);
+        }
+        let (ours, nangos) = (one_by_one(ours), one_by_one(nangos));
+        report.add("Nango: a connect session, one by one", nangos, None);
+        report.add("connect, one by one", ours, None);
+        let requests = (CONNECTING + ONE_BY_ONE + 1..CONNECTING + ONE_BY_ONE + 1_000).map(|user| {
+            let token = data::token(&format!("user-{user}"))?;
+            let path = format!("{API}/{}/connect?instance_id=bench", CONNECTORS[1]);
+            Ok(Request::post(path, &token))
+        });
+        let requests: Vec<Request> = requests.collect::<Result<_, Box<dyn Error>>>()?;
+        self.http("connect", &requests, report)?;
+        report.at_most(
+            "connect adds to Nango's own answer, p50 ms",
+            added(ours.p50, nangos.p50),
+            1.0,
+        );
+        report.at_most(
+            "connect adds to Nango's own answer, p99 ms",
+            added(ours.p99, nangos.p99),
+            3.0,
+        );
+        Ok(())
+    }
+
+    /// The first webhook of each of several attempts, which is the one that connects.
+    async fn webhooks(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
+        let slug = CONNECTORS[2];
+        let mut sql = PgConnection::connect(&self.database).await?;
+        let installation: uuid::Uuid = sqlx::query_scalar("select id from installation")
+            .fetch_one(&mut sql)
+            .await?;
+        sql.close().await?;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.nango.signing_key.as_bytes());
+        let (mut ours, mut nangos) = (Vec::new(), Vec::new());
+        for n in CONNECTING + 1..=CONNECTING + ONE_BY_ONE {
+            let user = format!("user-{n}");
+            let instance = uuid::Uuid::new_v4();
+            let url = format!(
+                "{}{API}/{slug}/connect?instance_id={instance}",
+                self.service.url
+            );
+            let request = self.client.post(url).bearer_auth(data::token(&user)?);
+            let begun: Value = request.send().await?.error_for_status()?.json().await?;
+            let attempt = begun["attempt_id"].as_str().ok_or("no attempt")?;
+            let id = format!("granted-{attempt}");
+            let tags = json!({
+                "end_user_id": user, "patchbay_installation": installation,
+                "patchbay_connection": begun["connection_id"], "patchbay_attempt": attempt,
+            });
+            self.nango.import(slug, &id, &tags).await?;
+            let body = json!({
+                "from": "nango", "type": "auth", "operation": "creation", "success": true, "environment": "dev",
+                "authMode": "OAUTH2", "connectionId": id, "providerConfigKey": slug, "provider": slug, "tags": tags,
+            })
+            .to_string();
+            let signature = hex::encode(hmac::sign(&key, body.as_bytes()));
+            nangos.push(self.nango.time_to_confirm(slug, &id).await?);
+            let url = format!("{}/api/v1/webhooks/nango/{attempt}", self.service.url);
+            let request = self
+                .client
+                .post(url)
+                .header("x-nango-hmac-sha256", signature)
+                .body(body);
+            ours.push(timed(request).await?);
+        }
+        let (ours, nangos) = (one_by_one(ours), one_by_one(nangos));
+        report.add("Nango: a connection, one by one", nangos, None);
+        report.add("webhook that connects, one by one", ours, None);
+        report.at_most(
+            "webhook, beyond Nango's confirmation, p50 ms",
+            added(ours.p50, nangos.p50),
+            3.0,
+        );
+        Ok(())
+    }
+
+    async fn streams(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
+        let one = data::token("user-1")?;
+        let mut tokens = vec![one.clone(); ONE_USERS as usize];
+        for n in 0..STREAMS - ONE_USERS {
+            tokens.push(data::token(&format!("user-{}", READERS + n % 1_000))?);
+        }
+        let mut streams = Streams::open(&self.service.url, &tokens).await?;
+        let (now, _) = self.service.memory()?;
+        report.at_most("memory with 5,000 event streams, MiB", now, 100.0);
+        let id = &data::ids_of(&self.database, 1).await?[0];
+        let url = format!("{}{API}/connections/{id}", self.service.url);
+        let mut delays = Vec::new();
+        for n in 0..100 {
+            let label = json!({ "label": format!("Account {n} {}", uuid::Uuid::new_v4()) });
+            let since = Instant::now();
+            let change = self.client.patch(&url).bearer_auth(&one).json(&label);
+            let (changed, told) =
+                tokio::join!(timed(change), streams.delays(since, ONE_USERS as usize));
+            changed?;
+            delays.extend(told?);
+        }
+        let delays = one_by_one(delays);
+        report.add(
+            "a change's event on all of its user's 50 streams",
+            delays,
+            None,
+        );
+        report.at_most(
+            "an event's way from the request that caused it, p99 ms",
+            delays.p99.as_secs_f64() * 1e3,
+            50.0,
+        );
+        Ok(())
+    }
+
+    fn keys(&self) -> Result<ServiceKeys, Box<dyn Error>> {
+        let config = patchbay::config::DatabaseConfig {
+            url: self.database.clone().into(),
+            pool_size: 1,
+            wait: Duration::ZERO,
+        };
+        let database = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current()
+                .block_on(patchbay::connections::Database::connect(&config))
+        })?;
+        Ok(ServiceKeys::new(
+            database,
+            vec![format!("bench={SERVICE_KEY}").parse()?],
+            Clock::System,
+        ))
+    }
+
+    fn http(
+        &self,
+        what: &str,
+        requests: &[Request],
+        report: &mut Report,
+    ) -> Result<Load, Box<dyn Error>> {
+        self.http_of(&self.service, what, requests, report)
+    }
+
+    fn http_of(
+        &self,
+        service: &Service,
+        what: &str,
+        requests: &[Request],
+        report: &mut Report,
+    ) -> Result<Load, Box<dyn Error>> {
+        // Once without being measured: caches fill, connections open.
+        wrk(&self.folder, &service.url, requests, CONNECTIONS, 1)?;
+        let before = service.cpu()?;
+        let load = wrk(
+            &self.folder,
+            &service.url,
+            requests,
+            CONNECTIONS,
+            self.seconds,
+        )?;
+        let cpu = (service.cpu()? - before).div_f64(load.answers);
+        report.add(what, load, Some(cpu));
+        Ok(load)
+    }
+
+    fn sql(&self, what: &str, sql: &str, report: &mut Report) -> Result<Load, Box<dyn Error>> {
+        pgbench(&self.folder, &self.database, sql, CONNECTIONS, 1)?;
+        let load = pgbench(&self.folder, &self.database, sql, CONNECTIONS, self.seconds)?;
+        report.add(what, load, None);
+        Ok(load)
+    }
+
+    async fn get_requests(&self, users: u32) -> Result<Vec<Request>, Box<dyn Error>> {
+        let mut requests = Vec::new();
+        for user in spread(users).take(500) {
+            let token = data::token(&format!("user-{user}"))?;
+            for id in data::ids_of(&self.database, user).await?.iter().take(2) {
+                requests.push(Request::get(format!("{API}/connections/{id}"), &token));
+            }
+        }
+        Ok(requests)
+    }
+}
+
+async fn start_service(
+    program: &Path,
+    folder: &Path,
+    database: &str,
+    nango: &Nango,
+    token_cache: &str,
+) -> Result<Service, Box<dyn Error>> {
+    let keys = format!("bench={SERVICE_KEY}");
+    let variables = [
+        ("DATABASE_URL", database),
+        ("NANGO_BASE_URL", nango.url()),
+        ("NANGO_SECRET_KEY", &nango.secret_key),
+        ("NANGO_WEBHOOK_SIGNING_KEY", &nango.signing_key),
+        ("AUTH_JWT_SECRET", data::JWT_SECRET),
+        ("SERVICE_API_KEYS", &keys),
+        ("TOKEN_CACHE_SECONDS", token_cache),
+    ];
+    Service::start(program, folder, &variables).await
+}
+
+/// As many users as are read, spread over all there are.
+fn spread(users: u32) -> impl Iterator<Item = u32> {
+    (0..READERS).map(move |n| 1 + n * (users / READERS / 2))
+}
+
+fn list_requests(users: u32) -> Result<Vec<Request>, Box<dyn Error>> {
+    spread(users)
+        .map(|user| {
+            let token = data::token(&format!("user-{user}"))?;
+            Ok(Request::get(format!("{API}/connections"), &token))
+        })
+        .collect()
+}
+
+/// What was done one after the other, as a load.
+fn one_by_one(mut times: Vec<Duration>) -> Load {
+    times.sort_unstable();
+    let all: Duration = times.iter().sum();
+    let at = |share: usize| times[(times.len() - 1) * share / 100];
+    Load {
+        rate: times.len() as f64 / all.as_secs_f64(),
+        p50: at(50),
+        p99: at(99),
+        answers: times.len() as f64,
+    }
+}
+
+fn added(ours: Duration, floor: Duration) -> f64 {
+    (ours.as_secs_f64() - floor.as_secs_f64()) * 1e3
+}

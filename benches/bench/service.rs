@@ -1,0 +1,96 @@
+//! The release program, run as it is deployed, in a process of its own.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running service, ended with the value.
+pub(crate) struct Service {
+    child: Child,
+    pub(crate) url: String,
+}
+
+impl Service {
+    /// Starts the program with these variables and no others, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not ready within a minute.
+    pub(crate) async fn start(
+        program: &Path,
+        folder: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self, Box<dyn Error>> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let url = format!("http://127.0.0.1:{port}");
+        let child = Command::new(program)
+            .arg("serve")
+            .current_dir(folder)
+            .env_clear()
+            .envs(variables.iter().copied())
+            .env("HOST", "127.0.0.1")
+            .env("PORT", port.to_string())
+            .env("PUBLIC_URL", &url)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(folder.join("service.log"))?)
+            .spawn()?;
+        let service = Self { child, url };
+        let client = reqwest::Client::builder()
+            .timeout(Duration::from_secs(2))
+            .build()?;
+        let since = Instant::now();
+        loop {
+            let ready = client
+                .get(format!("{}/readyz", service.url))
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success());
+            if ready {
+                return Ok(service);
+            }
+            if since.elapsed() > Duration::from_secs(60) {
+                let log = folder.join("service.log");
+                return Err(format!("the service did not become ready: {}", log.display()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The processor time that it has taken so far.
+    pub(crate) fn cpu(&self) -> Result<Duration, Box<dyn Error>> {
+        /// Linux counts in hundredths of a second for its users, whatever it does itself.
+        const TICKS: f64 = 100.0;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in parentheses, may hold spaces: the rest has its 12th and 13th fields.
+        let rest = stat.rsplit_once(')').ok_or("no name in its stat")?.1;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+        Ok(Duration::from_secs_f64(ticks / TICKS))
+    }
+
+    /// The memory that it has now and had at the most, in MiB.
+    pub(crate) fn memory(&self) -> Result<(f64, f64), Box<dyn Error>> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| -> Result<f64, Box<dyn Error>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            Ok(kib
+                .ok_or("no memory in its status")?
+                .trim()
+                .parse::<f64>()?
+                / 1024.0)
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended by itself, which was told where it was asked.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

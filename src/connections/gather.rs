@@ -1,0 +1,159 @@
+//! Reads that are asked for at the same time share one statement.
+//!
+//! A question that comes while a statement is under way is asked in the next,
+//! together with all that have come meanwhile. Nobody waits for company, no
+//! answer is older than its question, and the more is asked the less a
+//! question costs the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::{PgExecutor, Postgres};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::Database;
+
+/// How many questions one statement answers at the most.
+const TOGETHER: usize = 64;
+
+/// How many questions wait before those who ask more have to wait, too.
+const WAITING: usize = 1024;
+
+/// How many statements may be under way at once.
+const AT_ONCE: usize = 2;
+
+/// For how long a connection is kept for the next questions. Then it is the turn of whoever else
+/// waits for one of the pool's.
+const KEPT: Duration = Duration::from_millis(50);
+
+/// What can be asked many at a time, in one statement that reads only.
+pub(super) trait Question: Send + Sync + Sized + 'static {
+    /// What one question is answered with.
+    type Answer: Send + 'static;
+
+    /// The answers, in the order of the questions.
+    fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        questions: &[Self],
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Answer>>> + Send;
+}
+
+type Told<Q> = Result<<Q as Question>::Answer, Arc<sqlx::Error>>;
+
+struct Asked<Q: Question> {
+    question: Q,
+    tell: oneshot::Sender<Told<Q>>,
+}
+
+/// Where questions of one kind are asked; it ends with the value.
+#[derive(Debug)]
+pub(super) struct Gatherer<Q: Question> {
+    asked: mpsc::Sender<Asked<Q>>,
+}
+
+impl<Q: Question> Gatherer<Q> {
+    /// Asks this database, from now on.
+    pub(super) fn new(database: &Database) -> Self {
+        let (asked, waiting) = mpsc::channel(WAITING);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..AT_ONCE {
+            let reader = Reader {
+                database: database.clone(),
+                held: None,
+            };
+            tokio::spawn(answer(reader, Arc::clone(&waiting)));
+        }
+        Self { asked }
+    }
+
+    /// The answer, read after the question was asked.
+    ///
+    /// # Errors
+    /// As the database, for all who were answered together.
+    pub(super) async fn ask(&self, question: Q) -> Told<Q> {
+        let (tell, told) = oneshot::channel();
+        let ended = || Arc::new(sqlx::Error::PoolClosed);
+        let asked = Asked { question, tell };
+        self.asked.send(asked).await.map_err(|_ended| ended())?;
+        told.await.map_err(|_ended| ended())?
+    }
+}
+
+/// Answers questions until nobody can ask any more.
+async fn answer<Q: Question>(mut reader: Reader, waiting: Arc<Mutex<mpsc::Receiver<Asked<Q>>>>) {
+    let mut asked = Vec::with_capacity(TOGETHER);
+    loop {
+        let next = async { waiting.lock().await.recv_many(&mut asked, TOGETHER).await };
+        let count = if reader.held.is_none() {
+            next.await
+        } else if let Ok(count) = timeout(KEPT, next).await {
+            count
+        } else {
+            reader.held = None;
+            continue;
+        };
+        if count == 0 {
+            return;
+        }
+        let (questions, tell): (Vec<Q>, Vec<_>) = asked
+            .drain(..)
+            .filter(|asked| !asked.tell.is_closed())
+            .map(|asked| (asked.question, asked.tell))
+            .unzip();
+        match reader.ask(&questions).await {
+            Ok(answers) => {
+                for (tell, answer) in tell.into_iter().zip(answers) {
+                    // Who asked may have gone.
+                    let _ = tell.send(Ok(answer));
+                }
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                for tell in tell {
+                    let _ = tell.send(Err(Arc::clone(&error)));
+                }
+            }
+        }
+    }
+}
+
+/// A connection of the pool's, kept while there are questions.
+struct Reader {
+    database: Database,
+    held: Option<Held>,
+}
+
+struct Held {
+    connection: PoolConnection<Postgres>,
+    until: Instant,
+}
+
+impl Reader {
+    async fn ask<Q: Question>(&mut self, questions: &[Q]) -> sqlx::Result<Vec<Q::Answer>> {
+        if self.database.switches_servers() {
+            let mut tx = self.database.begin().await?;
+            let answers = Q::ask(&mut tx, questions).await?;
+            tx.commit().await?;
+            return Ok(answers);
+        }
+        if let Some(held) = self
+            .held
+            .as_mut()
+            .filter(|held| Instant::now() < held.until)
+            && let Ok(answers) = Q::ask(&mut *held.connection, questions).await
+        {
+            return Ok(answers);
+        }
+        // Its time is over, or it was lost, which a new one tells.
+        self.held = None;
+        let mut connection = self.database.acquire().await?;
+        let answers = Q::ask(&mut *connection, questions).await?;
+        self.held = Some(Held {
+            connection,
+            until: Instant::now() + KEPT,
+        });
+        Ok(answers)
+    }
+}
