@@ -7,6 +7,10 @@ export default defineConfig({
     // The service's policy lets nothing inline through.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rolldownOptions: {
+      // Packages mark what is for browsers only; all of this is.
+      onLog: (level, log, handle) => log.code !== "MODULE_LEVEL_DIRECTIVE" && handle(level, log),
+    },
   },
   server: {
     // `npm run dev` beside a running `patchbay sandbox`.

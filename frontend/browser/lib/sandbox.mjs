@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { once } from "node:events";
 
-const PROGRAM = process.env.PATCHBAY ?? resolve(import.meta.dirname, "../../../target/debug/patchbay");
+const PROGRAM = process.env.PATCHBAY_BIN ?? resolve(import.meta.dirname, "../../../target/debug/patchbay");
 
 /** How long it may take to start, PostgreSQL and all, in milliseconds. */
 const PATIENCE = 120_000;
