@@ -25,6 +25,10 @@ COPY --from=build /src/target/release/patchbay /usr/local/bin/patchbay
 USER 65532:65532
 ENV PORT=8000
 EXPOSE 8000
-# No HEALTHCHECK: nothing in the image could run one. Probe /healthz and /readyz.
+# Whether the process runs. Whether it can do its work is /readyz, for who sends it requests.
+# A start may wait for the database, and migrate it.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=90s --retries=3 \
+    CMD ["/usr/local/bin/patchbay", "health"]
+STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/patchbay"]
 CMD ["serve"]

@@ -20,9 +20,12 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, HttpMetrics, Limits};
 use crate::keys::ServiceKeys;
+use crate::metrics;
 use crate::nango::{self, Nango};
+use crate::server::{self, Stopping};
+use crate::webhooks::Webhooks;
 use crate::worker;
 
 /// How long requests that are under way may take after a signal to stop.
@@ -51,6 +54,9 @@ pub enum Error {
     /// The catalog could not be written to the database.
     #[error(transparent)]
     Service(#[from] service::Error),
+    /// The way to the product's endpoints is not right.
+    #[error("webhooks cannot be sent: {0}")]
+    Webhooks(#[from] reqwest::Error),
     /// The server broke.
     #[error("the server broke: {0}")]
     Serve(#[from] std::io::Error),
@@ -104,18 +110,38 @@ impl App {
         } = self;
         let ready = Arc::new(OnceLock::new());
         let tasks = TaskTracker::new();
-        let server = tokio::spawn(serve(listener, ready.clone(), stop.clone()));
-        let started = start(&config, catalog, clock, &ready, &tasks, &stop).await;
-        let parts = match started {
+        let metrics = HttpMetrics::default();
+        let stopping = Stopping {
+            told: stop,
+            ..Stopping::default()
+        };
+        let server = server::serve(
+            listener,
+            router(ready.clone(), &metrics),
+            config.http.server.clone(),
+            metrics.connections.clone(),
+            stopping.clone(),
+        );
+        let server = tokio::spawn(server);
+        tokio::spawn(close_after(
+            config.http.server.shutdown_delay,
+            stopping.clone(),
+        ));
+        let house = House {
+            config,
+            catalog,
+            clock,
+            metrics,
+        };
+        let parts = match house.start(&ready, &tasks, &stopping).await {
             Ok(parts) => parts,
             Err(error) => {
-                stop.cancel();
                 server.abort();
                 return Err(error);
             }
         };
         // Without parts, it was told to stop before there was one.
-        let served = server.await.map_err(std::io::Error::other)?;
+        server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             tracing::warn!(
@@ -127,58 +153,105 @@ impl App {
             connections.write_uses().await?;
             database.close().await;
         }
-        Ok(served?)
+        Ok(())
     }
 }
 
-/// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
-async fn start(
-    config: &Config,
+/// Goes from a signal to the end: a delay, in which requests are still answered, and the time that
+/// is left to those under way then.
+async fn close_after(delay: Duration, stopping: Stopping) {
+    stopping.told.cancelled().await;
+    tracing::info!(
+        ?delay,
+        "stopping: told to balancers, and then no more is taken"
+    );
+    tokio::time::sleep(delay).await;
+    stopping.closing.cancel();
+    tokio::time::sleep(DRAIN).await;
+    stopping.over.cancel();
+}
+
+/// What the parts are made of.
+struct House {
+    config: Config,
     catalog: Arc<Catalog>,
     clock: Clock,
-    ready: &OnceLock<Router>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<Option<(Database, Arc<Connections>)>, Error> {
-    let nango = config
-        .nango
-        .as_ref()
-        .map(|nango| Nango::new(nango.client.clone()))
-        .transpose()?;
-    let auth = Arc::new(Authenticator::new(config.auth.clone(), clock.clone())?);
-    let database = tokio::select! {
-        database = wait_for_database(&config.database) => database?,
-        () = stop.cancelled() => return Ok(None),
-    };
-    database.migrate().await?;
-    let settings = service::Settings {
-        public_url: config.http.public_url.clone(),
-        token_cache: config.token_cache,
-    };
-    let keys = ServiceKeys::new(database.clone(), config.service_keys.clone(), clock.clone());
-    let connections =
-        Connections::new(database.clone(), catalog, nango.clone(), clock, settings).await?;
-    let connections = Arc::new(connections);
-    worker::start(&connections, tasks, stop);
-    if let Some(nango) = &config.nango {
-        worker::start_upstream(&connections, nango.sweep_every, tasks, stop);
-    }
-    let state = AppState {
-        connections: connections.clone(),
-        auth,
-        nango,
-        signing_keys: config
+    metrics: HttpMetrics,
+}
+
+impl House {
+    /// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
+    async fn start(
+        self,
+        ready: &OnceLock<Router>,
+        tasks: &TaskTracker,
+        stopping: &Stopping,
+    ) -> Result<Option<(Database, Arc<Connections>)>, Error> {
+        let Self {
+            config,
+            catalog,
+            clock,
+            metrics: http_metrics,
+        } = self;
+        let nango = config
             .nango
             .as_ref()
-            .map(|nango| Arc::new(nango.signing_keys.clone())),
-        allowed_origins: Arc::new(config.http.allowed_origins.clone()),
-        keys: Arc::new(keys),
-        stop: stop.clone(),
-    };
-    // Only this function sets it, once.
-    let _ = ready.set(http::router(state, config.http.console.as_ref()));
-    tracing::info!(public_url = %config.http.public_url, "ready");
-    Ok(Some((database, connections)))
+            .map(|nango| Nango::new(nango.client.clone()))
+            .transpose()?;
+        let auth = Arc::new(Authenticator::new(config.auth, clock.clone())?);
+        let database = tokio::select! {
+            database = wait_for_database(&config.database) => database?,
+            () = stopping.told.cancelled() => return Ok(None),
+        };
+        if let Some(adopted) = database.adopt(&catalog).await? {
+            tracing::info!(
+                ?adopted,
+                "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+            );
+        }
+        let settings = service::Settings {
+            public_url: config.http.public_url.clone(),
+            token_cache: config.token_cache,
+        };
+        let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
+        let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;
+        let connections = Connections::new(
+            database.clone(),
+            catalog,
+            nango.clone(),
+            clock.clone(),
+            settings,
+        );
+        let connections = Arc::new(connections.await?);
+        worker::start(&connections, tasks, &stopping.closing);
+        worker::start_webhooks(&Arc::new(webhooks), tasks, &stopping.closing);
+        if let Some(nango) = &config.nango {
+            worker::start_upstream(&connections, nango.sweep_every, tasks, &stopping.closing);
+        }
+        let mut metrics = metrics::registry();
+        metrics::register_build(&mut metrics);
+        http_metrics.register(&mut metrics);
+        connections.register_metrics(&mut metrics);
+        let limits = Limits::new(config.limits, clock, http_metrics.clone());
+        let state = AppState {
+            connections: connections.clone(),
+            auth,
+            nango,
+            signing_keys: config.nango.map(|nango| Arc::new(nango.signing_keys)),
+            allowed_origins: Arc::new(config.http.allowed_origins),
+            keys: Arc::new(keys),
+            limits: Arc::new(limits),
+            client_timeout: config.http.server.client_timeout,
+            http_metrics,
+            metrics: Arc::new(metrics),
+            metrics_token: config.metrics_token,
+            stopping: stopping.clone(),
+        };
+        // Only this function sets it, once.
+        let _ = ready.set(http::router(state, config.http.console.as_ref()));
+        tracing::info!(public_url = %config.http.public_url, "ready");
+        Ok(Some((database, connections)))
+    }
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
@@ -205,29 +278,12 @@ async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, Database
     }
 }
 
-/// Serves what there is: until the service is ready, only that it is starting.
-async fn serve(
-    listener: TcpListener,
-    ready: Arc<OnceLock<Router>>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let starting = http::starting();
+/// Answers with what there is: until the service is ready, only that it is starting.
+fn router(ready: Arc<OnceLock<Router>>, metrics: &HttpMetrics) -> Router {
+    let starting = http::starting(metrics);
     let current = service_fn(move |request: Request| {
         let router = ready.get().unwrap_or(&starting).clone();
         async move { router.oneshot(request).await as Result<Response, std::convert::Infallible> }
     });
-    let router = http::layered(Router::new().fallback_service(current));
-    let graceful =
-        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let drained = async {
-        stop.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        served = graceful.into_future() => served,
-        () = drained => {
-            tracing::warn!("some requests did not finish in time");
-            Ok(())
-        }
-    }
+    http::layered(Router::new().fallback_service(current))
 }

@@ -4,8 +4,10 @@
 //! Arrows point only downward: [`http`] and [`worker`] call
 //! [`connections::service`], which alone orders the database and Nango.
 //!
-//! - [`app`] puts the parts together, waits for the database, serves and drains.
-//! - [`config`] reads the environment; [`telemetry`] writes the logs; [`clock`] says what time it is.
+//! - [`app`] puts the parts together, waits for the database, serves and drains; `server` holds the
+//!   connections of clients.
+//! - [`config`] reads the environment; [`telemetry`] writes the logs; [`metrics`] has what is
+//!   counted; [`clock`] says what time it is.
 //! - [`http`] has a file for each group of endpoints, and what all of them go through.
 //! - [`worker`] does what nobody asks for: each job is one pass of the service, again and again.
 //! - [`auth`] goes from a bearer token to a caller.
@@ -14,6 +16,8 @@
 //!   SQL statement, its service the use cases.
 //! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
 //! - [`nango`] is the client of Nango and the reader of its webhooks.
+//! - [`webhooks`] tells the product what happens to its users' connections; [`networks`] says where
+//!   that may be sent.
 //!
 //! To try it out, and in no production build, there are a made-up Nango with an OAuth provider
 //! (`sandbox`) and a private PostgreSQL (`local_postgres`).
@@ -30,9 +34,13 @@ pub mod http;
 pub mod keys;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
+pub mod metrics;
 pub mod nango;
+pub mod networks;
 mod outbound;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub mod server;
 pub mod telemetry;
+pub mod webhooks;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! The program: reads the command and the environment, and hands over.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -12,7 +13,9 @@ use patchbay::{http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+mod health;
 mod manage_keys;
+mod manage_webhooks;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -40,6 +43,11 @@ enum Command {
     /// Make, list, rotate and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(manage_webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -87,12 +95,22 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
             telemetry::init(LogFormat::Pretty);
+            let catalog_file: Option<PathBuf> = given("CATALOG_FILE")?;
+            let catalog = Catalog::load(catalog_file.as_deref())?;
             let database = Database::connect(&config).await?;
-            database.migrate().await?;
+            if let Some(adopted) = database.adopt(&catalog).await? {
+                println!(
+                    "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+                    adopted.connections,
+                    adopted.locked.as_secs_f64()
+                );
+            }
             println!("the database's schema is up to date");
             Ok(())
         }
         Command::Keys(command) => manage_keys::run(command).await,
+        Command::Webhooks(command) => manage_webhooks::run(command).await,
+        Command::Health => health::run(),
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
@@ -116,6 +134,22 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// A variable that is set and not empty.
+fn given<T>(name: &str) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match std::env::var(name) {
+        Ok(value) if !value.trim().is_empty() => value
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|error| format!("{name} cannot be read: {error}").into()),
+        _ => Ok(None),
+    }
+}
+
 /// A token that is cancelled by the first SIGINT or SIGTERM.
 fn stop_on_signal() -> Result<CancellationToken, Failure> {
     let stop = CancellationToken::new();
@@ -127,7 +161,6 @@ fn stop_on_signal() -> Result<CancellationToken, Failure> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        tracing::info!("stopping: requests that are under way finish first");
         cancelled.cancel();
     });
     Ok(stop)

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Client, ClientBuilder, Response};
+
+use crate::networks::Guard;
 
 /// A handshake that takes longer than this is a host that is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -11,12 +13,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A client that follows no redirect, so that no credential travels to a host
 /// that nobody configured, and gives up on a request after `timeout`.
 pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
+    builder(timeout).build()
+}
+
+/// The same for addresses that others have chosen: it connects only where `guard` lets it.
+/// [`Guard::check`] has to come before each request.
+pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
+    // A proxy would resolve the names, and nobody would look at what it finds.
+    builder(timeout).no_proxy().dns_resolver(guard).build()
+}
+
+fn builder(timeout: Duration) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("patchbay/", env!("CARGO_PKG_VERSION")))
         .redirect(Policy::none())
         .connect_timeout(CONNECT_TIMEOUT.min(timeout))
         .timeout(timeout)
-        .build()
 }
 
 /// Why a body was not read to its end.

@@ -15,13 +15,25 @@ use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::Failure;
+use crate::{Failure, given as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";
 
 /// The key of a workflow of yours. It opens made-up accounts, on this machine only.
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
+
+/// What may be set as it is for `serve`.
+const LEFT_TO_THE_ENVIRONMENT: [&str; 8] = [
+    "CORS_ALLOWED_ORIGINS",
+    "DATABASE_POOL_SIZE",
+    "LIMIT_ADDRESS_PER_MINUTE",
+    "LIMIT_CONNECT_PER_MINUTE",
+    "LIMIT_STREAMS_PER_USER",
+    "LIMIT_USER_PER_MINUTE",
+    "MAX_REQUESTS",
+    "METRICS_TOKEN",
+];
 
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
@@ -92,12 +104,12 @@ async fn serve(
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
         ("SERVICE_API_KEYS", service_keys),
+        ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
     .into();
-    let left_to_the_environment = ["CORS_ALLOWED_ORIGINS", "DATABASE_POOL_SIZE"];
     let mut config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
-        None if left_to_the_environment.contains(&name) => std::env::var(name).ok(),
+        None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
         None => None,
     })?;
     config.http.console = Some(ConsoleConfig {
@@ -152,20 +164,4 @@ async fn empty(url: &str) -> Result<(), sqlx::Error> {
 
 fn catalog_file() -> Result<Option<std::path::PathBuf>, Failure> {
     variable("CATALOG_FILE")
-}
-
-/// A variable that is set and not empty.
-fn variable<T>(name: &str) -> Result<Option<T>, Failure>
-where
-    T: std::str::FromStr,
-    T::Err: std::fmt::Display,
-{
-    match std::env::var(name) {
-        Ok(value) if !value.trim().is_empty() => value
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|error| format!("{name} cannot be read: {error}").into()),
-        _ => Ok(None),
-    }
 }

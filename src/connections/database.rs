@@ -4,21 +4,32 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
+use tokio::time::Instant;
 use url::Url;
 
+use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
+use crate::catalog::Catalog;
 use crate::config::DatabaseConfig;
+use crate::metrics;
 
 /// Every migration, embedded.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// The key of the advisory lock under which replicas migrate, one after the other.
 const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
+
+/// How the description of a migration begins that removes or changes what older programs use. Such
+/// a one comes a version later than the last program that needs what it removes; all others only add.
+const CONTRACTION: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,8 +44,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
+    counts: Counts,
     options: PgConnectOptions,
     switches_servers: bool,
+}
+
+/// What is counted of the pool. Clones count together.
+#[derive(Clone, Debug)]
+struct Counts {
+    waits: Histogram,
+    gave_up: Counter,
 }
 
 /// Why the database cannot be used.
@@ -62,9 +81,9 @@ pub enum DatabaseError {
         /// What the server said.
         source: sqlx::Error,
     },
-    /// The database has a migration that this program does not.
+    /// A newer version's migration has removed what this program needs.
     #[error(
-        "the database was migrated by a newer Patchbay (migration {0}): run that version, or a newer one"
+        "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
     )]
     Newer(i64),
     /// A migration was changed after it had been applied.
@@ -72,6 +91,12 @@ pub enum DatabaseError {
         "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
     )]
     Changed(i64),
+    /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
+    #[error(
+        "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
+        .0.join("\n  ")
+    )]
+    Predecessor(Vec<String>),
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),
@@ -118,6 +143,10 @@ impl Database {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
+            counts: Counts {
+                waits: metrics::latency(),
+                gave_up: Counter::default(),
+            },
             options,
             switches_servers,
         })
@@ -144,7 +173,7 @@ impl Database {
     /// # Errors
     /// As [`begin`](Self::begin).
     pub(super) async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
-        self.pool.acquire().await
+        self.counted(self.pool.acquire()).await
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -161,10 +190,40 @@ impl Database {
         // A task of its own, for whoever asked may go away at any moment, and sqlx then forgets a `begin` that is under
         // way: the connection would go back into the pool in the middle of this transaction.
         let begun = tokio::spawn(async move { pool.begin_with(statement).await });
-        let inner = begun
-            .await
-            .map_err(|_stopped| sqlx::Error::WorkerCrashed)??;
+        let begun = async { begun.await.map_err(|_stopped| sqlx::Error::WorkerCrashed)? };
+        let inner = self.counted(begun).await?;
         Ok(Transaction::new(inner, self.switches_servers))
+    }
+
+    /// Counts how long the pool lets one wait.
+    async fn counted<T>(&self, waits: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let started = Instant::now();
+        let got = waits.await;
+        self.counts.waits.observe(started.elapsed().as_secs_f64());
+        if matches!(got, Err(sqlx::Error::PoolTimedOut)) {
+            self.counts.gave_up.inc();
+        }
+        got
+    }
+
+    /// How many connections are open, and how many of them nobody uses.
+    #[must_use]
+    pub fn pool_size(&self) -> (u64, u64) {
+        (u64::from(self.pool.size()), self.pool.num_idle() as u64)
+    }
+
+    /// Makes what is counted of the pool part of what a scrape reads.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        registry.register(
+            "database_begin_seconds",
+            "How long a transaction waited for its connection and its beginning",
+            self.counts.waits.clone(),
+        );
+        registry.register(
+            "database_pool_timeouts",
+            "Transactions that got no connection in time",
+            self.counts.gave_up.clone(),
+        );
     }
 
     /// Listens to a channel on a connection of its own; `None` behind a pooler that passes no announcements on.
@@ -186,18 +245,65 @@ impl Database {
 
     /// Brings the schema up to date, one replica at a time, in one transaction.
     ///
+    /// What a newer version has added stays: while replicas are replaced one by one, old ones go on
+    /// over the new schema, and may start again. What has removed something is refused.
+    ///
     /// # Errors
-    /// When a migration fails, or the database was migrated by another version; then nothing has changed.
+    /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
+    /// A database that the predecessor has left is [`adopt`](Self::adopt)'s to migrate.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        if predecessor::is_there(&mut tx).await? {
+            return Err(DatabaseError::Predecessor(vec![
+                "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
+            ]));
+        }
+        apply_migrations(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The same, and takes over the predecessor's tables if they are there. Their connectors have to be in the catalog.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
+    pub async fn adopt(&self, catalog: &Catalog) -> Result<Option<Adopted>, DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        let predecessor = if predecessor::is_there(&mut tx).await? {
+            Some(predecessor::set_aside(&mut tx, catalog).await?)
+        } else {
+            None
+        };
+        apply_migrations(&mut tx).await?;
+        let adopted = match predecessor {
+            Some(predecessor) => Some(predecessor.take_over(&mut tx, catalog).await?),
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(adopted)
+    }
+
+    /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.
+    async fn begin_migration(&self) -> sqlx::Result<Transaction> {
         let mut tx = self.begin().await?;
         // Held until the transaction's end, so it works through poolers that switch servers between transactions.
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(MIGRATION_LOCK)
             .execute(&mut tx)
             .await?;
-        apply_migrations(&mut tx).await?;
-        tx.commit().await?;
-        Ok(())
+        sqlx::raw_sql(
+            "create table if not exists _sqlx_migrations (
+                 version bigint primary key,
+                 description text not null,
+                 installed_on timestamptz not null default now(),
+                 success boolean not null,
+                 checksum bytea not null,
+                 execution_time bigint not null
+             )",
+        )
+        .execute(&mut tx)
+        .await?;
+        Ok(tx)
     }
 
     /// Answers if the server does.
@@ -216,42 +322,40 @@ impl Database {
     }
 }
 
-/// Applies what is missing, with the bookkeeping of sqlx's own tools.
+/// Applies what is missing.
 ///
 /// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
 /// server that another client gets, and its statements have names.
 async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
-    sqlx::raw_sql(
-        "create table if not exists _sqlx_migrations (
-             version bigint primary key,
-             description text not null,
-             installed_on timestamptz not null default now(),
-             success boolean not null,
-             checksum bytea not null,
-             execution_time bigint not null
-         )",
-    )
-    .execute(&mut *tx)
-    .await?;
-    let applied: Vec<(i64, Vec<u8>)> =
-        sqlx::query_as("select version, checksum from _sqlx_migrations")
+    let applied: Vec<(i64, String, Vec<u8>)> =
+        sqlx::query_as("select version, description, checksum from _sqlx_migrations")
             .fetch_all(&mut *tx)
             .await?;
-    let mut applied: BTreeMap<i64, Vec<u8>> = applied.into_iter().collect();
+    let mut applied: BTreeMap<i64, (String, Vec<u8>)> = applied
+        .into_iter()
+        .map(|(version, description, checksum)| (version, (description, checksum)))
+        .collect();
     for migration in MIGRATOR.iter() {
         let version = migration.version;
         match applied.remove(&version) {
-            Some(checksum) if *checksum == *migration.checksum => {}
+            Some((_, checksum)) if *checksum == *migration.checksum => {}
             Some(_) => return Err(DatabaseError::Changed(version)),
             None => apply(tx, migration)
                 .await
                 .map_err(|source| DatabaseError::Migration { version, source })?,
         }
     }
-    match applied.last_key_value() {
-        Some((version, _)) => Err(DatabaseError::Newer(*version)),
-        None => Ok(()),
+    for (version, (description, _)) in applied {
+        if description.starts_with(CONTRACTION) {
+            return Err(DatabaseError::Newer(version));
+        }
+        tracing::info!(
+            version,
+            description,
+            "a newer Patchbay has migrated the database"
+        );
     }
+    Ok(())
 }
 
 async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> {

@@ -1,11 +1,14 @@
 //! What happened to a connection: the history, the stream, and what the product is told.
 
+use std::fmt;
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{EventKind, Reason, Status};
+use super::{ConnectionBody, EventKind, Reason, Status, UnknownName};
 
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -28,4 +31,112 @@ pub struct Event {
     pub detail: Option<String>,
     /// When it was.
     pub created_at: DateTime<Utc>,
+}
+
+/// What webhooks tell the product of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It became connected, was authorized again, or is another account's by its user's decision.
+    Connected,
+    /// Its user ended it.
+    Disconnected,
+    /// It does not work until its user does something; the reason says why.
+    NeedsReauthorization,
+    /// It works again.
+    Recovered,
+    /// An attempt ended without a grant. A connection that worked still does.
+    AttemptFailed,
+}
+
+impl Told {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Connected,
+        Self::Disconnected,
+        Self::NeedsReauthorization,
+        Self::Recovered,
+        Self::AttemptFailed,
+    ];
+
+    /// The message's `type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connection.connected",
+            Self::Disconnected => "connection.disconnected",
+            Self::NeedsReauthorization => "connection.needs_reauthorization",
+            Self::Recovered => "connection.recovered",
+            Self::AttemptFailed => "connection.attempt_failed",
+        }
+    }
+
+    /// As what a change is told; `None` if nothing is told of it.
+    #[must_use]
+    pub fn of(kind: EventKind) -> Option<Self> {
+        match kind {
+            EventKind::Connected | EventKind::Reauthorized | EventKind::AccountAccepted => {
+                Some(Self::Connected)
+            }
+            EventKind::Disconnected => Some(Self::Disconnected),
+            EventKind::NeedsReauthorization
+            | EventKind::MissingUpstream
+            | EventKind::AccountMismatched => Some(Self::NeedsReauthorization),
+            EventKind::Recovered => Some(Self::Recovered),
+            EventKind::AttemptFailed => Some(Self::AttemptFailed),
+            EventKind::AttemptStarted
+            | EventKind::Updated
+            | EventKind::CredentialsFailing
+            | EventKind::TokenRefreshed
+            | EventKind::Adopted => None,
+        }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Told {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl FromStr for Told {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        Self::ALL
+            .into_iter()
+            .find(|told| told.as_str() == text)
+            .ok_or_else(|| UnknownName {
+                kind: "type of a webhook",
+                name: text.to_owned(),
+            })
+    }
+}
+
+/// A webhook's body, in the form of the Standard Webhooks specification.
+#[derive(Debug, Serialize)]
+pub(super) struct Message {
+    #[serde(rename = "type")]
+    pub(super) told: Told,
+    /// When it happened, however late it is told.
+    pub(super) timestamp: DateTime<Utc>,
+    pub(super) data: MessageData,
+}
+
+/// The connection as the API showed it then, and what had changed.
+#[derive(Debug, Serialize)]
+pub(super) struct MessageData {
+    #[serde(flatten)]
+    pub(super) connection: ConnectionBody,
+    /// Of two messages of a connection, the one with the higher version is the later.
+    pub(super) version: i64,
+    /// The change's name in the history.
+    pub(super) change: EventKind,
+    /// Why it does not work, or why the attempt failed.
+    pub(super) reason: Option<Reason>,
 }

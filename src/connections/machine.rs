@@ -199,6 +199,8 @@ impl Connection {
             upstream: upstream.clone(),
         };
         let mut transition = self.transition(state, EventKind::Recovered, now);
+        // One that was taken over from the predecessor may never have been seen connected.
+        transition.connection.connected_at.get_or_insert(now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.forget_errors();
         Some(transition)

@@ -12,7 +12,9 @@ mod gather;
 pub mod integrations;
 pub mod lookups;
 pub mod machine;
+mod predecessor;
 pub mod service;
+mod shown;
 mod store;
 mod transaction;
 pub mod uses;
@@ -28,7 +30,9 @@ use uuid::Uuid;
 use crate::auth::UserId;
 
 pub use database::{Database, DatabaseError, MIGRATOR};
-pub use events::Event;
+pub use events::{Event, Told};
+pub use predecessor::Adopted;
+pub use shown::{AttemptBody, ConnectionBody, Details};
 pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.
@@ -311,6 +315,8 @@ names! {
         AccountAccepted = "account_accepted",
         /// A workflow said that a token was refused, and it was refreshed.
         TokenRefreshed = "token_refreshed",
+        /// It was taken over from the predecessor's table.
+        Adopted = "adopted",
     }
 }
 

@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::store::Queue;
+
 /// How many uses wait to be written before those who add more have to wait, too.
 const WAITING: usize = 10_000;
 
@@ -93,6 +95,15 @@ impl Uses {
         let mut waiting = self.lock();
         uses.append(&mut waiting);
         *waiting = uses;
+    }
+
+    /// How many wait, and since when the oldest does.
+    pub(super) fn waiting(&self) -> Queue {
+        let waiting = self.lock();
+        Queue {
+            waiting: i64::try_from(waiting.len()).unwrap_or(i64::MAX),
+            oldest: waiting.first().map(|used| used.used_at),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Use>> {

@@ -18,7 +18,8 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Query, Reader, WantsPage};
-use crate::connections::service::{Details, Error};
+use crate::connections::Details;
+use crate::connections::service::Error;
 use crate::connections::{Reason, State as ConnectionState, Status};
 
 /// The page's script and style; their hashes are all that the page's policy lets through.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{IdempotencyKey, OptionalJson, Path, Query, Writer};
+use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Writer};
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -130,7 +130,7 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Connecter(user): Connecter,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
@@ -161,7 +161,7 @@ pub(super) async fn connect(
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Connecter(user): Connecter,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
     OptionalJson(body): OptionalJson<ConnectBody>,

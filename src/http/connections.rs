@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use chrono::{DateTime, Utc};
+use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
@@ -13,9 +12,10 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Json as Body, Path, Query, Reader, Writer};
-use crate::connections::service::{self, Details, Update};
-use crate::connections::{Account, Attempt, AttemptKind, Outcome, Reason, Status};
+use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer};
+use super::metrics::Waited;
+use crate::connections::service::{self, Update};
+use crate::connections::{ConnectionBody, Status};
 
 /// How many connections a page has at the most, and if nothing is said.
 const MAX_LIMIT: i64 = 500;
@@ -23,133 +23,6 @@ const DEFAULT_LIMIT: i64 = 100;
 
 /// How long a request may wait for an attempt to end, in seconds.
 const MAX_WAIT: u64 = 30;
-
-/// A connection.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ConnectionBody {
-    id: Uuid,
-    user_id: String,
-    connector_id: Uuid,
-    connector_slug: String,
-    connector_name: String,
-    /// Tells several accounts of one connector apart; empty for the first.
-    instance_id: String,
-    /// What the user calls it.
-    label: Option<String>,
-    /// Nango's connection, while it holds one.
-    nango_connection_id: Option<String>,
-    status: Status,
-    /// Why it is not connected; null while it is.
-    status_reason: Option<Reason>,
-    connected_at: Option<DateTime<Utc>>,
-    disconnected_at: Option<DateTime<Utc>>,
-    /// When a workflow last used it.
-    last_synced_at: Option<DateTime<Utc>>,
-    /// When Nango was last asked about it.
-    last_checked_at: Option<DateTime<Utc>>,
-    /// What the product keeps with it.
-    #[schema(value_type = Object)]
-    config: Map<String, Value>,
-    /// Whose account it is, where the provider tells.
-    account: Option<Account>,
-    /// With `account_mismatch`: the account that it came back as.
-    found_account: Option<Account>,
-    /// The user's other connections to the same account.
-    same_account_as: Vec<Uuid>,
-    /// Since when its credentials cannot be refreshed, while that may pass.
-    failing_since: Option<DateTime<Utc>>,
-    /// What last went wrong, for a person to read.
-    last_error: Option<String>,
-    /// How many times in a row it went wrong.
-    error_count: i32,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    /// The newest attempt to authorize it.
-    attempt: Option<AttemptBody>,
-}
-
-/// An attempt to authorize a connection.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct AttemptBody {
-    id: Uuid,
-    kind: AttemptKind,
-    /// How it ended; null while it is under way.
-    outcome: Option<Outcome>,
-    /// Why it did not succeed.
-    error_code: Option<Reason>,
-    /// The same for a person to read.
-    error_message: Option<String>,
-    /// Until when the user may begin.
-    expires_at: DateTime<Utc>,
-    created_at: DateTime<Utc>,
-    ended_at: Option<DateTime<Utc>>,
-}
-
-impl From<Attempt> for AttemptBody {
-    fn from(attempt: Attempt) -> Self {
-        let (error_code, error_message) = match attempt.error {
-            Some(failure) => (Some(failure.reason), Some(failure.message)),
-            None => (None, None),
-        };
-        Self {
-            id: attempt.id,
-            kind: attempt.kind,
-            outcome: attempt.outcome,
-            error_code,
-            error_message,
-            expires_at: attempt.expires_at,
-            created_at: attempt.created_at,
-            ended_at: attempt.ended_at,
-        }
-    }
-}
-
-impl From<Details> for ConnectionBody {
-    fn from(details: Details) -> Self {
-        let Details {
-            connection,
-            attempt,
-            same_account_as,
-        } = details;
-        let mut config = connection.config;
-        if !connection.instance_id.is_empty() {
-            // Where the predecessor's clients look for it.
-            config.insert(
-                "instance_id".to_owned(),
-                connection.instance_id.clone().into(),
-            );
-        }
-        Self {
-            id: connection.id,
-            user_id: connection.user_id.as_str().to_owned(),
-            connector_id: connection.connector.id,
-            connector_slug: connection.connector.slug,
-            connector_name: connection.connector.name,
-            instance_id: connection.instance_id,
-            label: connection.label,
-            nango_connection_id: connection
-                .state
-                .upstream()
-                .map(|upstream| upstream.id.clone()),
-            status: connection.state.status(),
-            status_reason: connection.state.reason(),
-            connected_at: connection.connected_at,
-            disconnected_at: connection.disconnected_at,
-            last_synced_at: connection.last_synced_at,
-            last_checked_at: connection.last_checked_at,
-            config,
-            account: connection.account,
-            found_account: connection.found_account,
-            same_account_as,
-            failing_since: connection.failing_since,
-            last_error: connection.last_error,
-            error_count: connection.error_count,
-            created_at: connection.created_at,
-            updated_at: connection.updated_at,
-            attempt: attempt.map(AttemptBody::from),
-        }
-    }
-}
 
 /// A page of connections, newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -230,7 +103,7 @@ pub(super) async fn get(
     Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
-) -> Result<Json<ConnectionBody>, Problem> {
+) -> Result<(Option<Extension<Waited>>, Json<ConnectionBody>), Problem> {
     if query.wait > MAX_WAIT {
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
@@ -239,9 +112,10 @@ pub(super) async fn get(
     let details = tokio::select! {
         details = waiting => details?,
         // The service stops: the answer is how it stands.
-        () = state.stop.cancelled() => state.connections.get(&user, id).await?,
+        () = state.stopping.closing.cancelled() => state.connections.get(&user, id).await?,
     };
-    Ok(Json(details.into()))
+    let waited = (query.wait > 0).then_some(Extension(Waited));
+    Ok((waited, Json(details.into())))
 }
 
 /// Asks Nango now how a connection is, by refreshing its credentials.
@@ -255,7 +129,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn check(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Connecter(user): Connecter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<ConnectionBody>, Problem> {
     let details = state.connections.check(&user, id).await?;

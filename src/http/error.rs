@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tower_http::timeout::TimeoutError;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -95,6 +96,12 @@ codes! {
     KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be verified now";
     /// The database cannot be reached: try again.
     DatabaseUnavailable = "database_unavailable", SERVICE_UNAVAILABLE, "The database is not available";
+    /// The caller asks too often: come again after the time given.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
+    /// There is more to do than this replica takes on: try again.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much to do";
+    /// The service is stopping: another replica answers.
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is stopping";
     /// The service is starting: try again.
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
@@ -165,7 +172,7 @@ impl Problem {
 
     /// The caller may try again after this many seconds.
     #[must_use]
-    fn retry_after(mut self, seconds: u64) -> Self {
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
         self
     }
@@ -318,6 +325,26 @@ impl Problem {
         }
     }
 
+    /// A webhook without a signature of Nango's. RFC 9110 (15.5.2) wants a challenge with each 401; none
+    /// is registered for signed bodies, so it names the header that is looked at.
+    pub(super) fn invalid_signature(detail: impl Into<String>) -> Self {
+        Self {
+            challenge: Some("X-Nango-Hmac-Sha256".to_owned()),
+            ..Self::new(Code::InvalidSignature, detail)
+        }
+    }
+
+    /// Somebody who may not read the metrics.
+    pub(super) fn no_metrics_token() -> Self {
+        Self {
+            challenge: Some("Bearer realm=\"metrics\"".to_owned()),
+            ..Self::new(
+                Code::Unauthenticated,
+                "send METRICS_TOKEN as `Authorization: Bearer …`",
+            )
+        }
+    }
+
     /// Whatever it is that keeps Nango from answering, a workflow comes again later.
     pub(super) fn unavailable_to_workflow(error: &nango::Error) -> Self {
         tracing::warn!(%error, "Nango gave no token");
@@ -455,11 +482,14 @@ impl Problem {
     }
 }
 
-macro_rules! rejections {
+macro_rules! body_rejections {
     ($($rejection:ty),+) => {
         $(impl From<$rejection> for Problem {
             fn from(rejection: $rejection) -> Self {
                 let code = match rejection.status() {
+                    _ if timed_out(&rejection) => {
+                        return Self::new(Code::RequestTimeout, "the body did not come in time");
+                    }
                     StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
                     StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
                     _ => Code::InvalidRequest,
@@ -470,4 +500,20 @@ macro_rules! rejections {
     };
 }
 
-rejections!(BytesRejection, JsonRejection, PathRejection, QueryRejection);
+macro_rules! rejections {
+    ($($rejection:ty),+) => {
+        $(impl From<$rejection> for Problem {
+            fn from(rejection: $rejection) -> Self {
+                Self::invalid(rejection.body_text())
+            }
+        })+
+    };
+}
+
+rejections!(PathRejection, QueryRejection);
+body_rejections!(BytesRejection, JsonRejection);
+
+/// Whether a body was not read because its next piece did not come in time.
+fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<TimeoutError>() || error.source().is_some_and(timed_out)
+}

@@ -62,6 +62,7 @@ pub(super) async fn stream(
                 .map_err(|_not_a_number| Problem::invalid("Last-Event-ID is not an event's id"))?,
         ),
     };
+    let place = state.limits.stream(&user)?;
     let events = state.connections.events(&user, last).await?;
     let ready = sse::Event::default()
         .event("ready")
@@ -70,14 +71,19 @@ pub(super) async fn stream(
         .data("{}");
     let ready = stream::once(std::future::ready(Ok(ready)));
     let end = Instant::now() + LIFETIME;
-    let news = stream::unfold((state, events), move |(state, mut events)| async move {
+    let following = Some((state, events, place));
+    let news = stream::unfold(following, move |following| async move {
+        let (state, mut events, place) = following?;
         let batch = tokio::select! {
             batch = state.connections.next_events(&mut events) => batch,
             () = tokio::time::sleep_until(end) => return None,
-            () = state.stop.cancelled() => return None,
+            () = state.stopping.closing.cancelled() => return Some((vec![goodbye()], None)),
         };
         match batch {
-            Ok(batch) => Some((batch, (state, events))),
+            Ok(batch) => {
+                let messages: Vec<_> = batch.iter().filter_map(message).collect();
+                Some((messages, Some((state, events, place))))
+            }
             Err(error) => {
                 // The reader comes again, and begins after the last event that it got.
                 tracing::warn!(%error, "an event stream broke off");
@@ -85,15 +91,17 @@ pub(super) async fn stream(
             }
         }
     });
-    let news = news.flat_map(|batch| {
-        stream::iter(
-            batch
-                .into_iter()
-                .filter_map(|event| message(&event))
-                .map(Ok),
-        )
-    });
+    let news = news.flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
     Ok(Sse::new(ready.chain(news)).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+/// The last words of a replica that stops. Its readers come again at different times, for they
+/// all go to the replicas that are left.
+fn goodbye() -> sse::Event {
+    let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
+    sse::Event::default()
+        .comment("this replica stops: come again")
+        .retry(RETRY.mul_f64(0.5 + 2.0 * share))
 }
 
 fn message(event: &Event) -> Option<sse::Event> {

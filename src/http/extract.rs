@@ -72,9 +72,9 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> 
         .filter(|token| !token.is_empty())
         .ok_or_else(Problem::no_token)?;
     if !token.starts_with(KEY_PREFIX) {
-        return Ok(Identity::User(
-            state.auth.authenticate(token).await?.user_id,
-        ));
+        let user = state.auth.authenticate(token).await?.user_id;
+        state.limits.of_user(&user, parts)?;
+        return Ok(Identity::User(user));
     }
     match state.keys.authenticate(token).await {
         Ok(Some(service)) => Ok(Identity::Service(service)),
@@ -150,6 +150,19 @@ impl FromRequestParts<AppState> for Writer {
         acting_for(parts, state, Scope::ConnectionsWrite)
             .await
             .map(Self)
+    }
+}
+
+/// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
+pub(super) struct Connecter(pub(super) UserId);
+
+impl FromRequestParts<AppState> for Connecter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let Writer(user) = Writer::from_request_parts(parts, state).await?;
+        state.limits.of_connect(&user, parts)?;
+        Ok(Self(user))
     }
 }
 

@@ -8,6 +8,8 @@ mod console;
 mod error;
 mod events;
 mod extract;
+mod limits;
+mod metrics;
 mod openapi;
 mod ops;
 mod proxy;
@@ -19,23 +21,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use prometheus_client::registry::Registry;
+use secrecy::SecretString;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tower_http::timeout::TimeoutLayer;
+use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -47,8 +49,11 @@ use crate::connections::service::Connections;
 use crate::keys::ServiceKeys;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
+use crate::server::Stopping;
 
 pub use error::{Code, Problem};
+pub use limits::{Limits, Peer};
+pub use metrics::HttpMetrics;
 
 /// The header that carries a request's id, in and out.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -81,8 +86,18 @@ pub struct AppState {
     pub allowed_origins: Arc<Vec<String>>,
     /// Which service a key belongs to.
     pub keys: Arc<ServiceKeys>,
-    /// Cancelled when the service stops: streams then end.
-    pub stop: CancellationToken,
+    /// How much a caller may ask for.
+    pub limits: Arc<Limits>,
+    /// How long a client may take to send the next piece of a body.
+    pub client_timeout: Duration,
+    /// What is counted of requests.
+    pub http_metrics: HttpMetrics,
+    /// What is counted, apart from what the database says.
+    pub metrics: Arc<Registry>,
+    /// What whoever reads the metrics has to send.
+    pub metrics_token: Option<SecretString>,
+    /// How the service comes to its end: streams and waits then end, too.
+    pub stopping: Stopping,
 }
 
 fn routes() -> OpenApiRouter<AppState> {
@@ -133,9 +148,14 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     } else {
         "/docs"
     };
+    let limits = from_fn_with_state(state.limits.clone(), limits::admit);
+    let observe = from_fn_with_state(state.http_metrics.clone(), metrics::observe);
+    let body_timeout = RequestBodyTimeoutLayer::new(state.client_timeout);
     let (router, _) = routes().split_for_parts();
     let api = router
+        .route("/metrics", axum::routing::get(metrics::scrape))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(body_timeout)
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
             TIMEOUT,
@@ -149,7 +169,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
         "/",
         axum::routing::get(async move || Redirect::temporary(front)),
     );
-    api.merge(pages).layer(cors).layer(from_fn(log))
+    api.merge(pages).layer(limits).layer(cors).layer(observe)
 }
 
 /// Takes up a caller's request id if it is one of visible characters and no longer than
@@ -188,14 +208,14 @@ pub fn layered(router: Router) -> Router {
 }
 
 /// What is answered while the service is starting.
-pub fn starting() -> Router {
+pub fn starting(metrics: &HttpMetrics) -> Router {
     async fn starting() -> Response {
         Problem::starting().into_response()
     }
     Router::new()
         .route("/healthz", axum::routing::get(ops::healthz))
         .fallback(starting)
-        .layer(from_fn(log))
+        .layer(from_fn_with_state(metrics.clone(), metrics::observe))
 }
 
 fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
@@ -216,28 +236,11 @@ fn cors(allowed_origins: &[String]) -> CorsLayer {
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
         ])
-        .expose_headers([REQUEST_ID.clone(), RETRY_AFTER])
+        .expose_headers([
+            REQUEST_ID.clone(),
+            RETRY_AFTER,
+            HeaderName::from_static("ratelimit"),
+            HeaderName::from_static("ratelimit-policy"),
+        ])
         .max_age(Duration::from_secs(3600))
-}
-
-/// One line a request: its route rather than its path, for paths and queries may hold what is secret.
-async fn log(request: Request, next: Next) -> Response {
-    let method = request.method().clone();
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map(|path| path.as_str().to_owned());
-    let id = request
-        .headers()
-        .get(&REQUEST_ID)
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
-    let started = Instant::now();
-    let response = next.run(request).await;
-    let route = route.as_deref().unwrap_or("none");
-    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(
-        %method, route, status = response.status().as_u16(), millis, request_id = id.as_deref(), "request"
-    );
-    response
 }

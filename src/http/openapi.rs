@@ -82,6 +82,17 @@ pub(super) fn complete(document: &mut OpenApi) {
                 // A key without the scope is refused in the form of no key at all.
                 responses.entry("403".to_owned()).or_insert(refused);
             }
+            let limited = !matches!(path.as_str(), "/healthz" | "/readyz");
+            let problem = responses.iter().find(|(status, _)| status.starts_with('4'));
+            if limited && let Some(problem) = problem.map(|(_, problem)| problem.clone()) {
+                for status in ["429", "503"] {
+                    // Whoever asks too often, and whoever asks a replica that has too much to do.
+                    let responses = &mut operation.responses.responses;
+                    responses
+                        .entry(status.to_owned())
+                        .or_insert(problem.clone());
+                }
+            }
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response
                     && status.starts_with(['4', '5'])

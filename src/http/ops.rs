@@ -31,13 +31,19 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Whether the service can do its work: its database is up and migrated.
 ///
-/// That Nango is down does not make a replica unready: no other would do better.
+/// After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
 ))]
 pub(super) async fn readyz(
     State(state): State<AppState>,
 ) -> Result<(StatusCode, Json<ReadyBody>), Problem> {
+    if state.stopping.told.is_cancelled() {
+        return Err(Problem::new(
+            Code::Stopping,
+            "the service stops: send requests elsewhere",
+        ));
+    }
     match tokio::time::timeout(PATIENCE, state.connections.ping()).await {
         Ok(Ok(())) => Ok((
             StatusCode::OK,

@@ -27,7 +27,7 @@ impl FromRequest<AppState> for Verified {
         let body = Bytes::from_request(request, state).await?;
         keys.verify(&body, signature.as_deref()).map_err(|error| {
             tracing::warn!(%error, "a webhook is not signed with NANGO_WEBHOOK_SIGNING_KEY");
-            Problem::new(Code::InvalidSignature, error.to_string())
+            Problem::invalid_signature(error.to_string())
         })?;
         let event = webhook::parse(&body).map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self(event))

@@ -54,7 +54,7 @@ pub(super) async fn find(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<Kept>> {
     let row: Option<KeyRow> = sqlx::query_as(
-        "select * from service_key \
+        "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
          where prefix = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
     )
     .bind(prefix)
@@ -91,7 +91,7 @@ pub(super) async fn insert(
 }
 
 pub(super) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
-    let rows: Vec<KeyRow> = sqlx::query_as("select * from service_key order by id desc")
+    let rows: Vec<KeyRow> = sqlx::query_as("select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key order by id desc")
         .fetch_all(db)
         .await?;
     Ok(rows.into_iter().map(KeyRow::info).collect())
@@ -104,9 +104,9 @@ pub(super) async fn in_use(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<KeyInfo>> {
     let rows: Vec<KeyRow> = sqlx::query_as(
-        "select * from service_key where (prefix = $1 or name = $1) and revoked_at is null and expires_at is null \
+        "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where (prefix = $1 or name = $1) and revoked_at is null and expires_at is null \
          union all \
-         select * from service_key where prefix = $1 and revoked_at is null and expires_at > $2",
+         select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where prefix = $1 and revoked_at is null and expires_at > $2",
     )
     .bind(which)
     .bind(now)

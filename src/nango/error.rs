@@ -97,6 +97,24 @@ impl Error {
         )
     }
 
+    /// A name for the variant that does not change, for metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::InvalidCredentials { .. } => "invalid_credentials",
+            Self::UnknownIntegration => "unknown_integration",
+            Self::UnknownConnection => "unknown_connection",
+            Self::UnsupportedField(_) => "unsupported_field",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Timeout => "timeout",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Unexpected { .. } => "unexpected",
+        }
+    }
+
     /// Reads an answer whose status is not a success.
     pub(super) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         if status == StatusCode::TOO_MANY_REQUESTS {

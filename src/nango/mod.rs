@@ -4,6 +4,7 @@
 //! within the configured time, retries included, and its [`Error`] says what a
 //! caller can do about it.
 
+mod calls;
 mod error;
 pub mod proxy;
 pub mod webhook;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use prometheus_client::registry::Registry;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Client, Method};
 use secrecy::{ExposeSecret, SecretString};
@@ -28,6 +30,7 @@ pub use wire::{
     IntegrationDefaults, ListConnections, ReconnectSession, Session,
 };
 
+use calls::Calls;
 use wire::{Connections, Data, SessionBody};
 
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
@@ -84,6 +87,7 @@ struct Inner {
     secret_key: SecretString,
     authorization: HeaderValue,
     timeout: Duration,
+    calls: Calls,
 }
 
 /// Whether Nango is to fetch a new access token before it answers.
@@ -106,6 +110,8 @@ pub enum Deleted {
 
 /// A request that may be sent more than once.
 struct Call {
+    /// What it is for, as a metric names it.
+    operation: &'static str,
     method: Method,
     url: Url,
     body: Option<Vec<u8>>,
@@ -142,6 +148,7 @@ impl Nango {
             secret_key,
             authorization,
             timeout,
+            calls: Calls::default(),
         })))
     }
 
@@ -151,8 +158,8 @@ impl Nango {
     /// Among others [`Error::UnknownIntegration`], and
     /// [`Error::UnsupportedField`] from a Nango that is too old for a field.
     pub async fn create_session(&self, session: &CreateSession) -> Result<Session, Error> {
-        self.session(&["connect", "sessions"], &session.into())
-            .await
+        let path = ["connect", "sessions"];
+        self.session("create_session", &path, &session.into()).await
     }
 
     /// Starts a session in which a connection is authorized anew.
@@ -161,7 +168,8 @@ impl Nango {
     /// As [`Nango::create_session`], and [`Error::UnknownConnection`].
     pub async fn reconnect_session(&self, session: &ReconnectSession) -> Result<Session, Error> {
         let path = ["connect", "sessions", "reconnect"];
-        self.session(&path, &session.into()).await
+        self.session("reconnect_session", &path, &session.into())
+            .await
     }
 
     /// One connection with its credentials.
@@ -178,10 +186,14 @@ impl Nango {
         let mut url = self
             .connection_url(connection_id, integration)
             .ok_or(Error::NotFound)?;
-        if refresh == Refresh::Force {
-            url.query_pairs_mut().append_pair("force_refresh", "true");
-        }
-        self.call(Call::new(Method::GET, url)).await
+        let operation = match refresh {
+            Refresh::WhenDue => "get_connection",
+            Refresh::Force => {
+                url.query_pairs_mut().append_pair("force_refresh", "true");
+                "refresh_connection"
+            }
+        };
+        self.call(Call::new(operation, Method::GET, url)).await
     }
 
     /// The connections that match, newest first, without their credentials.
@@ -197,7 +209,8 @@ impl Nango {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let answer: Connections = self.call(Call::new(Method::GET, url)).await?;
+        let call = Call::new("list_connections", Method::GET, url);
+        let answer: Connections = self.call(call).await?;
         Ok(answer.connections)
     }
 
@@ -213,7 +226,8 @@ impl Nango {
         let Some(url) = self.connection_url(connection_id, integration) else {
             return Ok(Deleted::AlreadyGone);
         };
-        match self.call(Call::new(Method::DELETE, url)).await {
+        let call = Call::new("delete_connection", Method::DELETE, url);
+        match self.call(call).await {
             Ok(IgnoredAny) => Ok(Deleted::Now),
             Err(Error::UnknownConnection | Error::NotFound) => Ok(Deleted::AlreadyGone),
             Err(error) => Err(error),
@@ -225,7 +239,8 @@ impl Nango {
     /// # Errors
     /// None of its own.
     pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
-        let call = Call::new(Method::GET, self.url(&["integrations"]));
+        let url = self.url(&["integrations"]);
+        let call = Call::new("list_integrations", Method::GET, url);
         let answer: Data<Vec<Integration>> = self.call(call).await?;
         Ok(answer.data)
     }
@@ -261,10 +276,21 @@ impl Nango {
         format!("{url}?{raw_query}")
     }
 
-    async fn session(&self, path: &[&str], body: &SessionBody<'_>) -> Result<Session, Error> {
+    /// Makes what is counted of calls part of what a scrape reads.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.0.calls.register(registry);
+    }
+
+    async fn session(
+        &self,
+        operation: &'static str,
+        path: &[&str],
+        body: &SessionBody<'_>,
+    ) -> Result<Session, Error> {
         let body = serde_json::to_vec(body).expect("strings and maps of strings are JSON");
         // A session that is made twice harms nobody: the one without a user expires.
         let call = Call {
+            operation,
             method: Method::POST,
             url: self.url(path),
             body: Some(body),
@@ -300,7 +326,7 @@ impl Nango {
             .with_min_delay(FIRST_PAUSE)
             .with_max_times(RETRIES)
             .with_jitter();
-        let tries = (|| self.send(&call))
+        let tries = (|| self.counted(&call))
             .retry(backoff)
             .when(Error::is_transient)
             .adjust(|error, pause| pause_before_retry(error, pause?, deadline))
@@ -311,6 +337,13 @@ impl Nango {
         timeout_at(deadline, tries)
             .await
             .unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn counted<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
+        let begun = self.0.calls.begin(call.operation);
+        let answer = self.send(call).await;
+        begun.end(answer.as_ref().err());
+        answer
     }
 
     async fn send<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
@@ -340,8 +373,9 @@ impl Nango {
 }
 
 impl Call {
-    fn new(method: Method, url: Url) -> Self {
+    fn new(operation: &'static str, method: Method, url: Url) -> Self {
         Self {
+            operation,
             method,
             url,
             body: None,

@@ -77,7 +77,8 @@ impl Nango {
         let id = HeaderValue::from_str(connection_id).map_err(|_not_an_id| Error::NotFound)?;
         let key =
             HeaderValue::from_str(integration).map_err(|_not_a_key| Error::UnknownIntegration)?;
-        let response = self
+        let begun = self.0.calls.begin("proxy");
+        let answer = self
             .0
             .client
             .request(call.method, url)
@@ -88,8 +89,10 @@ impl Nango {
             .header("provider-config-key", key)
             .body(call.body)
             .send()
-            .await?;
-        Ok(response)
+            .await
+            .map_err(Error::from);
+        begun.end(answer.as_ref().err());
+        answer
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Every replica runs every job. What must happen once is claimed in the database.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::service::{Connections, Error, Pace};
+use crate::connections::service::{Connections, Pace};
+use crate::webhooks::Webhooks;
 
 /// How often what is due to be deleted at Nango is looked for.
 const DELETIONS: Duration = Duration::from_secs(5);
@@ -22,6 +23,9 @@ const SWEEP_DUE: Duration = Duration::from_secs(5);
 
 /// How often old answers are forgotten.
 const FORGETTING: Duration = Duration::from_secs(60);
+
+/// How often old deliveries of webhooks are forgotten.
+const OLD_DELIVERIES: Duration = Duration::from_secs(60);
 
 /// How long uses of tokens wait to be written down together.
 const USES: Duration = Duration::from_millis(250);
@@ -53,6 +57,20 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
         if let Some(broken) = stopping.run_until_cancelled(service.follow_changes()).await {
             report("followed changes", &broken, |()| true);
         }
+    }));
+}
+
+/// Starts the jobs that tell the product.
+pub fn start_webhooks(webhooks: &Arc<Webhooks>, tasks: &TaskTracker, stop: &CancellationToken) {
+    let (sender, stopping) = (webhooks.clone(), stop.clone());
+    tasks.spawn(async move { sender.run(&stopping).await });
+    let forgetful = webhooks.clone();
+    tasks.spawn(repeat(stop.clone(), OLD_DELIVERIES, async move || {
+        report(
+            "forgot old deliveries of webhooks",
+            &forgetful.forget_old().await,
+            |count| *count > 0,
+        );
     }));
 }
 
@@ -105,7 +123,7 @@ async fn repeat(stop: CancellationToken, pause: Duration, mut pass: impl AsyncFn
 }
 
 /// One line about a pass that did something, or failed and is tried again.
-fn report<T: Debug>(what: &str, result: &Result<T, Error>, did: impl FnOnce(&T) -> bool) {
+fn report<T: Debug, E: Display>(what: &str, result: &Result<T, E>, did: impl FnOnce(&T) -> bool) {
     match result {
         Ok(result) if did(result) => tracing::info!(?result, "{what}"),
         Ok(_) => {}

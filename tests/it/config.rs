@@ -189,6 +189,32 @@ const WRONG: &[(&str, &str, &str)] = &[
         "workflows=pbk_short",
         "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
     ),
+    ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
+    (
+        "CLIENT_TIMEOUT_SECONDS",
+        "0",
+        "CLIENT_TIMEOUT_SECONDS must be at least 1",
+    ),
+    (
+        "KEEP_ALIVE_SECONDS",
+        "0",
+        "KEEP_ALIVE_SECONDS must be at least 1",
+    ),
+    (
+        "TRUSTED_PROXY_HOPS",
+        "all",
+        "TRUSTED_PROXY_HOPS cannot be read: invalid digit found in string",
+    ),
+    (
+        "LIMIT_USER_PER_MINUTE",
+        "-1",
+        "LIMIT_USER_PER_MINUTE cannot be read: invalid digit found in string",
+    ),
+    (
+        "METRICS_TOKEN",
+        "guess me",
+        "METRICS_TOKEN must have at least 16 characters",
+    ),
     (
         "LOG_FORMAT",
         "xml",

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::pooler::Pooler;
 use crate::postgres::{self, TestDatabase};
 
 /// The secret with which the tests' users' tokens are signed.
@@ -37,6 +38,13 @@ pub(crate) const ORIGIN: &str = "https://app.example.com";
 /// Long before a wait of 25 seconds ends by itself, and long enough for a busy machine:
 /// what comes sooner was told, not found at the end.
 pub(crate) const PROMPTLY: Duration = Duration::from_secs(15);
+
+/// Set, every house is behind a PgBouncer that gives it another server for each transaction:
+/// `TEST_THROUGH_POOLER=1 cargo test api::`.
+const THROUGH_POOLER: &str = "TEST_THROUGH_POOLER";
+
+/// Fewer servers than the service has connections.
+pub(crate) const POOLER: &str = "pool_mode = transaction\ndefault_pool_size = 4";
 
 /// A sweep that is due, and takes no account of Nango's rate limit.
 pub(crate) const AT_ONCE: Pace = Pace {
@@ -54,6 +62,7 @@ pub(crate) struct House {
     pub(crate) client: Client,
     settings: Vec<(&'static str, String)>,
     replica: Replica,
+    _pooler: Option<Pooler>,
     database: TestDatabase,
 }
 
@@ -153,6 +162,27 @@ impl House {
         change: impl FnOnce(&mut sandbox::Config),
     ) -> Self {
         let database = postgres::database().await;
+        let pooler = match std::env::var_os(THROUGH_POOLER) {
+            Some(_) => {
+                let pooler = Pooler::start(&database, POOLER).await;
+                Some(pooler.expect("PgBouncer is installed: without it nothing is tested"))
+            }
+            None => None,
+        };
+        Self::build_over(database, pooler, settings, change).await
+    }
+
+    /// The same over this database, through this pooler if there is one.
+    pub(crate) async fn build_over(
+        database: TestDatabase,
+        pooler: Option<Pooler>,
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut sandbox::Config),
+    ) -> Self {
+        let database_url = match &pooler {
+            Some(pooler) => pooler.url(&database),
+            None => database.url().to_owned(),
+        };
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         // The service's address goes into what it asks Nango for, so it is taken before.
         let port = free_port();
@@ -175,7 +205,7 @@ impl House {
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),
             ("PORT", port.to_string()),
             ("PUBLIC_URL", url.clone()),
-            ("DATABASE_URL", database.url().to_owned()),
+            ("DATABASE_URL", database_url),
             ("DATABASE_POOL_SIZE", "5".to_owned()),
             ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
             ("NANGO_SECRET_KEY", secret_key.clone()),
@@ -185,6 +215,11 @@ impl House {
             // Tests sweep when they want to.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
+            // Time stands still in most tests: what is used up would not come back.
+            ("LIMIT_USER_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
+            ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
         extend(&mut all, settings);
         let replica = Replica::start(&all, clock.clone()).await;
@@ -198,6 +233,7 @@ impl House {
             client: client(),
             settings: all,
             replica,
+            _pooler: pooler,
             database,
         }
     }
@@ -542,7 +578,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// Reads variables as the program does its environment's; a later one of the same name counts.
-fn read(settings: &[(&str, String)]) -> Config {
+pub(crate) fn read(settings: &[(&str, String)]) -> Config {
     let lookup = |name: &str| {
         let found = settings.iter().rev().find(|(key, _)| *key == name);
         found.map(|(_, value)| value.clone())

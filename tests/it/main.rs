@@ -2,10 +2,12 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod adopt;
 mod api;
 mod auth;
 mod cancelled;
 mod catalog;
+mod clients;
 mod clock;
 mod config;
 mod connect;
@@ -15,11 +17,15 @@ mod database;
 mod examples;
 mod house;
 mod invariants;
+mod limits;
 mod local_postgres;
 mod matrix;
+mod monitoring;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod outgoing;
+mod packaging;
 mod pooler;
 mod postgres;
 mod process;
@@ -27,6 +33,8 @@ mod sandbox;
 mod schedules;
 mod server;
 mod start;
+mod stopping;
 mod tokens;
 mod truth;
 mod try_out;
+mod versions;

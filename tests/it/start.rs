@@ -75,6 +75,7 @@ fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
         ("DATABASE_URL", database_url),
         ("NANGO_ENABLED", "false"),
         ("AUTH_JWT_SECRET", JWT_SECRET),
+        ("SHUTDOWN_DELAY_SECONDS", "0"),
     ];
     all.extend_from_slice(settings);
     (Process::start(&["serve"], &all), url.clone())

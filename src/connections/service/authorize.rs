@@ -79,6 +79,7 @@ impl Connections {
         merge(&mut connection.config, &request.config)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
         tx.commit().await?;
+        self.counts.begun(attempt.kind);
         self.open(upstream, connector, connection, attempt, request)
             .await
     }
@@ -103,6 +104,7 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
         tx.commit().await?;
+        self.counts.begun(attempt.kind);
         self.open(upstream, connector, connection, attempt, request)
             .await
     }

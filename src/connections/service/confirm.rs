@@ -38,13 +38,14 @@ impl Connections {
         let Event::Auth(event) = event else {
             return Ok(Believed::Ignored);
         };
+        if event.operation == Operation::Refresh {
+            // The predecessor's connections have no tags: their ids say which they are.
+            return self.told_of_refresh(event).await;
+        }
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         let Some(id) = attempt.or(tagged) else {
             return Ok(Believed::Ignored);
         };
-        if event.operation == Operation::Refresh {
-            return self.told_of_refresh(event).await;
-        }
         if event.success {
             self.told_of_grant(event).await
         } else {
@@ -181,25 +182,25 @@ impl Connections {
         // Whose account it is decides what becomes of it.
         let account = match seen {
             None => return Ok(false),
-            Some((connection, Grant::Taken(_))) => self.account(&connection, &grant).await?,
-            Some((connection, Grant::Known)) => match self.account(&connection, &grant).await? {
+            Some((connection, _, Grant::Taken(_))) => self.account(&connection, &grant).await?,
+            Some((connection, _, Grant::Known)) => match self.account(&connection, &grant).await? {
                 None => return Ok(false),
                 account => account,
             },
-            Some((_, Grant::Discarded)) => None,
+            Some((_, _, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
         let decided = self
             .decide(&mut tx, attempt, summary, &grant, account.as_ref())
             .await?;
-        let Some((connection, verdict)) = decided else {
+        let Some((connection, attempt, verdict)) = decided else {
             return Ok(false);
         };
-        match verdict {
+        match &verdict {
             Grant::Known => return Ok(false),
             Grant::Taken(transition) => {
-                store::apply(&mut tx, &transition, Some(attempt)).await?;
+                store::apply(&mut tx, transition, Some(attempt.id)).await?;
             }
             Grant::Discarded => {
                 let key = &connection.connector.integration_key;
@@ -208,6 +209,9 @@ impl Connections {
             }
         }
         tx.commit().await?;
+        if let Grant::Taken(transition) = &verdict {
+            self.counts.ended(&attempt, transition);
+        }
         self.deletions.notify_one();
         Ok(true)
     }
@@ -220,7 +224,7 @@ impl Connections {
         summary: &ConnectionSummary,
         grant: &Upstream,
         account: Option<&Account>,
-    ) -> Result<Option<(Connection, Grant)>> {
+    ) -> Result<Option<(Connection, Attempt, Grant)>> {
         let Some(connection_id) = store::attempt(db, attempt)
             .await?
             .map(|attempt| attempt.connection_id)
@@ -242,7 +246,7 @@ impl Connections {
             return Ok(None);
         }
         let verdict = connection.granted(&attempt, grant, account, self.clock.now());
-        Ok(Some((connection, verdict)))
+        Ok(Some((connection, attempt, verdict)))
     }
 
     /// Whose account a connection is, where its connector says where the provider tells.
@@ -283,6 +287,7 @@ impl Connections {
         };
         store::apply(&mut tx, &transition, Some(id)).await?;
         tx.commit().await?;
+        self.counts.ended(&attempt, &transition);
         Ok(true)
     }
 

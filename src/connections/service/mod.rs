@@ -7,6 +7,7 @@ mod authorize;
 mod check;
 mod confirm;
 mod disconnect;
+mod figures;
 mod idempotency;
 mod read;
 mod stream;
@@ -21,13 +22,14 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::figures::Counts;
 use self::tokens::Tokens;
 use super::feed::Feed;
 use super::gather::Gatherer;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
 use super::uses::Uses;
-use super::{Connection, Database, Transaction, store};
+use super::{Connection, Database, Details, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
@@ -37,7 +39,7 @@ pub use authorize::{Authorization, ConnectRequest};
 pub use confirm::Believed;
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use idempotency::Idempotency;
-pub use read::{Details, Page, Query, Update};
+pub use read::{Page, Query, Update};
 pub use stream::Events;
 pub use sweep::{Pace, Swept};
 pub use tokens::Token;
@@ -60,6 +62,7 @@ pub struct Connections {
     tokens: Tokens,
     token_cache: Duration,
     uses: Uses,
+    counts: Counts,
 }
 
 /// How the service is set up.
@@ -186,6 +189,7 @@ impl Connections {
             token_cache: settings.token_cache,
             tokens: Tokens::new(),
             uses: Uses::default(),
+            counts: Counts::default(),
             deletions: Notify::new(),
             feed: Feed::default(),
             installation,

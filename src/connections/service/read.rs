@@ -1,14 +1,12 @@
 //! Reading connections, and the little that is written without Nango.
 
-use std::collections::HashMap;
-
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::Transaction;
-use crate::connections::{Account, Attempt, Connection, Status, store};
+use crate::connections::shown::KnownAccount;
+use crate::connections::{Account, Attempt, Details, Status, store};
 
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
@@ -35,17 +33,6 @@ pub struct Page {
     pub total: i64,
     /// The cursor of the next page, if there is one.
     pub next: Option<Uuid>,
-}
-
-/// A connection and how the last attempt to authorize it went.
-#[derive(Clone, Debug)]
-pub struct Details {
-    /// The connection.
-    pub connection: Connection,
-    /// The newest attempt.
-    pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account.
-    pub same_account_as: Vec<Uuid>,
 }
 
 /// What a user changes of a connection.
@@ -205,9 +192,9 @@ impl Connections {
                     .status
                     .is_none_or(|status| connection.state.status() == status)
         };
-        let accounts: Vec<Owned> = all
+        let accounts: Vec<KnownAccount> = all
             .iter()
-            .filter_map(|(connection, _)| owned(connection))
+            .filter_map(|(connection, _)| KnownAccount::of(connection))
             .collect();
         let meant: Vec<store::Seen> = all.into_iter().filter(is_meant).collect();
         let total = meant.len();
@@ -218,7 +205,7 @@ impl Connections {
         let connections: Vec<Details> = rest
             .by_ref()
             .take(limit)
-            .map(|(connection, attempt)| details_of(connection, attempt, &accounts))
+            .map(|(connection, attempt)| Details::new(connection, attempt, &accounts))
             .collect();
         let last = connections.last().map(|details| details.connection.id);
         Page {
@@ -263,7 +250,7 @@ impl Connections {
         } else {
             None
         };
-        let connections = all_details(&mut tx, user, connections).await?;
+        let connections = store::details(&mut tx, user, connections).await?;
         tx.commit().await?;
         Ok(Page {
             connections,
@@ -283,54 +270,8 @@ impl Connections {
         } else {
             Vec::new()
         };
-        Ok(details_of(connection, attempt, &accounts))
+        Ok(Details::new(connection, attempt, &accounts))
     }
-}
-
-/// A connection, its connector, and the account that it is known to be of.
-type Owned = (Uuid, Uuid, String);
-
-fn owned(connection: &Connection) -> Option<Owned> {
-    let account = connection.account.as_ref()?;
-    let there = connection.state.status() != Status::Disconnected;
-    there.then(|| (connection.id, connection.connector.id, account.id.clone()))
-}
-
-fn details_of(connection: Connection, attempt: Option<Attempt>, accounts: &[Owned]) -> Details {
-    let same = |other: &&Owned| {
-        other.0 != connection.id
-            && other.1 == connection.connector.id
-            && connection
-                .account
-                .as_ref()
-                .is_some_and(|account| account.id == other.2)
-    };
-    let same_account_as = accounts.iter().filter(same).map(|other| other.0).collect();
-    Details {
-        connection,
-        attempt,
-        same_account_as,
-    }
-}
-
-/// Adds to each connection how its last attempt went, and which others are the same account's.
-async fn all_details(
-    db: &mut Transaction,
-    user: &UserId,
-    connections: Vec<Connection>,
-) -> Result<Vec<Details>> {
-    let ids: Vec<Uuid> = connections.iter().map(|connection| connection.id).collect();
-    let attempts = store::latest_attempts(db, &ids).await?;
-    let mut attempts: HashMap<Uuid, Attempt> = attempts
-        .into_iter()
-        .map(|attempt| (attempt.connection_id, attempt))
-        .collect();
-    let accounts = store::accounts_of(db, user).await?;
-    let details = |connection: Connection| {
-        let attempt = attempts.remove(&connection.id);
-        details_of(connection, attempt, &accounts)
-    };
-    Ok(connections.into_iter().map(details).collect())
 }
 
 /// The attempts that somebody who reads these connections waits for.

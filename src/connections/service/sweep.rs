@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use crate::nango::{ConnectionSummary, ListConnections};
 const PAGE: u32 = 1000;
 
 /// The sweep's name among the jobs.
-const JOB: &str = "sweep";
+pub(super) const JOB: &str = "sweep";
 
 /// How long a sweep is nobody else's, in seconds. It is renewed while the sweep lasts, so
 /// that a killed replica's sweep is soon taken up by another.
@@ -104,7 +105,9 @@ impl Connections {
                 () = stop.cancelled() => Ok(None),
             }
         };
+        let started = Instant::now();
         let swept = sweep.await;
+        self.counts.swept(&swept, started.elapsed());
         let mut tx = self.begin().await?;
         store::release_job(&mut tx, JOB, matches!(swept, Ok(Some(_)))).await?;
         tx.commit().await?;

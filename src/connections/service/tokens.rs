@@ -126,11 +126,13 @@ impl Connections {
         self.upstream()?;
         usable(connection)?;
         let key = (connection.id, connection.version);
-        let asked = self
-            .tokens
-            .held
-            .try_get_with(key, self.ask_for_token(connection));
+        let mut asked_nango = false;
+        let asked = self.tokens.held.try_get_with(key, async {
+            asked_nango = true;
+            self.ask_for_token(connection).await
+        });
         let held = asked.await.map_err(|error| Error::clone(&error))?;
+        self.counts.token(asked_nango);
         Ok(Token {
             connection: connection.clone(),
             credentials: held.credentials.clone(),

@@ -11,6 +11,17 @@ use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
 
+/// A select of attempts from what the caller adds.
+macro_rules! select_attempts {
+    ($($distinct:literal,)? from $rest:literal) => {
+        concat!(
+            "select ", $($distinct,)? "a.id, a.connection_id, a.kind, a.expires_at, a.outcome, a.error_code, \
+             a.error_message, a.void, a.created_at, a.ended_at from connect_attempt a ",
+            $rest
+        )
+    };
+}
+
 #[derive(FromRow)]
 pub(super) struct AttemptRow {
     pub(super) id: Uuid,
@@ -165,7 +176,7 @@ pub(in crate::connections) async fn attempt(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Attempt>> {
-    let row: Option<AttemptRow> = sqlx::query_as("select * from connect_attempt where id = $1")
+    let row: Option<AttemptRow> = sqlx::query_as(select_attempts!(from "where a.id = $1"))
         .bind(id)
         .fetch_optional(db)
         .await?;
@@ -177,10 +188,11 @@ pub(in crate::connections) async fn latest_attempts(
     db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows = sqlx::query_as(
-        "select distinct on (connection_id) * from connect_attempt where connection_id = any($1) \
-         order by connection_id, created_at desc, id desc",
-    )
+    let rows = sqlx::query_as(select_attempts!(
+        "distinct on (a.connection_id) ",
+        from "where a.connection_id = any($1) \
+         order by a.connection_id, a.created_at desc, a.id desc"
+    ))
     .bind(connections)
     .fetch_all(db)
     .await?;
@@ -193,9 +205,9 @@ pub(in crate::connections) async fn overdue_attempts(
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows: Vec<AttemptRow> = sqlx::query_as(
-        "select * from connect_attempt where outcome is null and expires_at <= $1 order by expires_at limit $2",
-    )
+    let rows: Vec<AttemptRow> = sqlx::query_as(select_attempts!(
+        from "where a.outcome is null and a.expires_at <= $1 order by a.expires_at limit $2"
+    ))
     .bind(now)
     .bind(limit)
     .fetch_all(db)
@@ -208,10 +220,10 @@ pub(in crate::connections) async fn open_attempts_of(
     db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows = sqlx::query_as(
-        "select a.* from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
-         where c.user_id = $1 and a.outcome is null order by a.created_at desc",
-    )
+    let rows = sqlx::query_as(select_attempts!(
+        from "join user_connector_connection c on c.id = a.connection_id \
+         where c.user_id = $1 and a.outcome is null order by a.created_at desc"
+    ))
     .bind(user.as_str())
     .fetch_all(db)
     .await?;

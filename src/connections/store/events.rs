@@ -6,21 +6,24 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
-use super::{Corrupt, corrupt, one_row};
+use super::{Corrupt, corrupt};
 use crate::auth::UserId;
 use crate::connections::Transaction;
+use crate::connections::events::Message;
 use crate::connections::gather::Question;
 use crate::connections::{Connection, Event, EventKind, Reason};
 
 /// The channel on which each change is announced, with the user's id.
 pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
 
-/// Writes a change down, and announces it to all replicas when it is committed.
+/// Writes a change down, with what every endpoint is to be told of it, and announces it to all
+/// replicas when it is committed.
 pub(super) async fn insert_event(
     db: &mut Transaction,
     connection: &Connection,
     kind: EventKind,
     attempt: Option<Uuid>,
+    message: Option<&Message>,
 ) -> sqlx::Result<()> {
     let user = connection.user_id.as_str();
     // One user's events get their ids in the order of their commits, so that who reads after an id misses none.
@@ -28,10 +31,12 @@ pub(super) async fn insert_event(
         .bind(user)
         .execute(&mut *db)
         .await?;
-    let done = sqlx::query(
+    let body = message.map(serde_json::to_string).transpose();
+    let body = body.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let event: i64 = sqlx::query_scalar(
         "insert into connection_event \
-           (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+           (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json) returning id",
     )
     .bind(connection.id)
     .bind(user)
@@ -42,15 +47,58 @@ pub(super) async fn insert_event(
     .bind(attempt)
     .bind(&connection.last_error)
     .bind(connection.updated_at)
-    .execute(&mut *db)
+    // As text, which keeps its fields in order.
+    .bind(body)
+    .fetch_one(&mut *db)
     .await?;
-    one_row(&done, "connection_event", connection.id)?;
+    if let Some(message) = message {
+        tell(db, connection, event, message).await?;
+    }
     sqlx::query("select pg_notify($1, $2)")
         .bind(CHANNEL)
         .bind(user)
         .execute(db)
         .await?;
     Ok(())
+}
+
+/// Puts a message into the queue of every endpoint that is told of its kind, switched off or not.
+async fn tell(
+    db: &mut Transaction,
+    connection: &Connection,
+    event: i64,
+    message: &Message,
+) -> sqlx::Result<()> {
+    // An endpoint is locked before its queues, as everywhere: neither waits for the other in a circle.
+    sqlx::query(
+        "with endpoint as ( \
+           select id from webhook_endpoint where events = '{}' or $3 = any(events) order by id for key share \
+         ), delivery as ( \
+           insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
+           select id, $1, $2, $4 from endpoint returning endpoint_id \
+         ) \
+         insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
+         select endpoint_id, $1, $4 from delivery order by endpoint_id \
+         on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at",
+    )
+    .bind(connection.id)
+    .bind(event)
+    .bind(message.told.as_str())
+    .bind(connection.updated_at)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A select of events without what webhooks tell of them; the caller adds the rest.
+macro_rules! select_events {
+    ($rest:literal) => {
+        concat!(
+            "select id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at \
+             from connection_event ",
+            $rest
+        )
+    };
 }
 
 #[derive(FromRow)]
@@ -121,7 +169,8 @@ impl Question for After {
             .map(|Self(user, after)| (user.as_str(), *after))
             .unzip();
         let rows: Vec<AfterRow> = sqlx::query_as(
-            "select asked.user_id as asked_user, asked.id as asked_after, e.* \
+            "select asked.user_id as asked_user, asked.id as asked_after, e.id, e.connection_id, e.version, \
+               e.kind, e.status, e.status_reason, e.attempt_id, e.detail, e.created_at \
              from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
              cross join lateral (select * from connection_event \
                where user_id = asked.user_id and id > asked.id order by id limit 100) e",
@@ -178,8 +227,7 @@ pub(in crate::connections) async fn history(
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
     let rows = sqlx::query_as(
-        "select * from connection_event where connection_id = $1 and ($2::bigint is null or version < $2) \
-         order by version desc limit $3",
+        select_events!("where connection_id = $1 and ($2::bigint is null or version < $2) order by version desc limit $3"),
     )
     .bind(connection)
     .bind(before_version)

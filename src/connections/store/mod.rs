@@ -5,7 +5,9 @@
 mod attempts;
 mod connectors;
 mod deletions;
+mod details;
 mod events;
+mod figures;
 mod jobs;
 mod keys;
 mod reads;
@@ -18,8 +20,10 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::events::{Message, MessageData};
 use super::machine::Transition;
-use super::{Account, Connection, ConnectorRef, State, Status, Upstream};
+use super::shown::KnownAccount;
+use super::{Account, Connection, ConnectorRef, State, Status, Told, Upstream};
 use crate::auth::UserId;
 use crate::catalog::Connector;
 use crate::connections::Transaction;
@@ -27,7 +31,9 @@ use crate::connections::Transaction;
 pub(in crate::connections) use attempts::*;
 pub(in crate::connections) use connectors::*;
 pub(in crate::connections) use deletions::*;
+pub(in crate::connections) use details::*;
 pub(in crate::connections) use events::*;
+pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
 pub(in crate::connections) use reads::*;
@@ -74,18 +80,33 @@ fn one_row(
     }
 }
 
+/// What a connection, `c`, and its connector, `k`, are read from.
+///
+/// Columns are named, here and wherever rows are read: a prepared statement that asks for all
+/// there are breaks in a running replica when a newer version's migration adds one.
+macro_rules! connection_columns {
+    () => {
+        "c.id, c.user_id, c.connector_id, c.instance_id, c.label, c.nango_connection_id, \
+         c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+         c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
+         c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
+         c.version, c.created_at, c.updated_at, k.slug, k.name, k.integration_key"
+    };
+}
+
 /// A select of connections with what their connector is called; the caller adds the rest.
 macro_rules! select_connections {
     ($rest:literal) => {
         concat!(
-            "select c.*, k.slug, k.name, k.integration_key \
-             from user_connector_connection c join connector k on k.id = c.connector_id ",
+            "select ",
+            crate::connections::store::connection_columns!(),
+            " from user_connector_connection c join connector k on k.id = c.connector_id ",
             $rest
         )
     };
 }
 
-use select_connections;
+use {connection_columns, select_connections};
 
 #[derive(FromRow)]
 struct ConnectionRow {
@@ -231,11 +252,11 @@ pub(in crate::connections) async fn count(
     .await
 }
 
-/// A user's connections whose account is known: their id, connector and account.
+/// A user's connections whose account is known.
 pub(in crate::connections) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
-) -> sqlx::Result<Vec<(Uuid, Uuid, String)>> {
+) -> sqlx::Result<Vec<KnownAccount>> {
     sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
          where user_id = $1 and account_id is not null and status <> 'disconnected'",
@@ -269,8 +290,13 @@ pub(in crate::connections) async fn find_upstream(
     connection(row)
 }
 
-/// Deletes a connection with its attempts, its history and its uses.
+/// Deletes a connection with its attempts, its history, its uses and what was still to be told of it.
 pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sqlx::Result<()> {
+    // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
+    sqlx::query("delete from webhook_queue where connection_id = $1")
+        .bind(id)
+        .execute(&mut *db)
+        .await?;
     let done = sqlx::query("delete from user_connector_connection where id = $1")
         .bind(id)
         .execute(db)
@@ -333,10 +359,11 @@ pub(in crate::connections) async fn apply(
         ..transition.connection.clone()
     };
     update(db, &connection).await?;
-    insert_event(db, &connection, transition.event, attempt).await?;
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
         end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
     }
+    let message = message(db, &connection, transition).await?;
+    insert_event(db, &connection, transition.event, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
         delete_later(
@@ -349,6 +376,31 @@ pub(in crate::connections) async fn apply(
         .await?;
     }
     Ok(connection)
+}
+
+/// What webhooks tell of a change that has been written, if anything.
+async fn message(
+    db: &mut Transaction,
+    connection: &Connection,
+    transition: &Transition,
+) -> sqlx::Result<Option<Message>> {
+    let Some(told) = Told::of(transition.event) else {
+        return Ok(None);
+    };
+    let shown = details(db, &connection.user_id, vec![connection.clone()]).await?;
+    let failure = transition.outcome.as_ref();
+    let failure = failure.and_then(|(_, failure)| failure.as_ref());
+    let reason = failure.map(|failure| failure.reason);
+    Ok(shown.into_iter().next().map(|shown| Message {
+        told,
+        timestamp: connection.updated_at,
+        data: MessageData {
+            connection: shown.into(),
+            version: connection.version,
+            change: transition.event,
+            reason: reason.or(connection.state.reason()),
+        },
+    }))
 }
 
 async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {

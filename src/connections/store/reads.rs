@@ -8,7 +8,7 @@ use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::attempts::AttemptRow;
-use super::{ConnectionRow, Corrupt};
+use super::{ConnectionRow, Corrupt, connection_columns};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
 use crate::connections::{Attempt, Connection};
@@ -36,9 +36,10 @@ pub(in crate::connections) struct One(
 macro_rules! select_seen {
     ($from:literal) => {
         concat!(
-            "select c.*, k.slug, k.name, k.integration_key, a.id as attempt_id, a.kind as attempt_kind, \
-               a.expires_at, a.outcome, a.error_code, a.error_message, a.void, \
-               a.created_at as attempt_created_at, a.ended_at from ",
+            "select ",
+            connection_columns!(),
+            ", a.id as attempt_id, a.kind as attempt_kind, a.expires_at, a.outcome, a.error_code, \
+               a.error_message, a.void, a.created_at as attempt_created_at, a.ended_at from ",
             $from,
             " join connector k on k.id = c.connector_id \
              left join lateral (select * from connect_attempt where connection_id = c.id \

@@ -99,6 +99,7 @@ async fn what_is_not_signed_by_nango_changes_nothing() {
     }
     assert_snapshot!(Answer::to(post(&house, &attempt, &body)).await, @r#"
     401 Unauthorized
+    www-authenticate: X-Nango-Hmac-Sha256
     {
       "code": "invalid_signature",
       "detail": "the X-Nango-Hmac-Sha256 header is missing",

@@ -1,0 +1,50 @@
+//! Who is believed: users' tokens, and the keys of services.
+
+use secrecy::SecretString;
+
+use super::environment::Environment;
+use crate::auth;
+use crate::keys::GivenKey;
+
+impl Environment<'_> {
+    pub(super) fn auth(&mut self) -> auth::Config {
+        let problems = self.problems.len();
+        let hs256_secret: Option<String> = self.optional("AUTH_JWT_SECRET");
+        if hs256_secret
+            .as_ref()
+            .is_some_and(|secret| secret.len() < 32)
+        {
+            self.problems
+                .push("AUTH_JWT_SECRET must have at least 32 bytes".to_owned());
+        }
+        let jwks_url = self.optional("AUTH_JWKS_URL");
+        let jwks_url = jwks_url.and_then(|url| self.web_address("AUTH_JWKS_URL", url));
+        if hs256_secret.is_none() && jwks_url.is_none() && self.problems.len() == problems {
+            self.missing(
+                "AUTH_JWT_SECRET or AUTH_JWKS_URL",
+                "what users' tokens are verified with: a shared secret, or the identity provider's key set",
+            );
+        }
+        auth::Config {
+            hs256_secret: hs256_secret.map(SecretString::from),
+            jwks_url,
+            issuer: self.optional("AUTH_ISSUER"),
+            audience: self.optional("AUTH_AUDIENCE"),
+            leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
+            user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
+        }
+    }
+
+    pub(super) fn service_keys(&mut self) -> Vec<GivenKey> {
+        let entries: Option<String> = self.optional("SERVICE_API_KEYS");
+        let entries = entries.unwrap_or_default();
+        let mut keys = Vec::new();
+        for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
+            match entry.parse() {
+                Ok(key) => keys.push(key),
+                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            }
+        }
+        keys
+    }
+}

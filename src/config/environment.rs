@@ -1,0 +1,70 @@
+//! Reading variables one by one, and remembering what is wrong with them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use url::Url;
+
+/// Reads variables, and remembers their names and what was wrong with them.
+pub(super) struct Environment<'a> {
+    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) names: Vec<&'static str>,
+    pub(super) problems: Vec<String>,
+}
+
+impl Environment<'_> {
+    /// An empty value counts as none: that is how hosts and compose files hand out unset variables.
+    pub(super) fn optional<T>(&mut self, name: &'static str) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        self.names.push(name);
+        let value = (self.lookup)(name).filter(|value| !value.trim().is_empty())?;
+        match value.trim().parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problems
+                    .push(format!("{name} cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn or<T>(&mut self, name: &'static str, default: T) -> T
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        self.optional(name).unwrap_or(default)
+    }
+
+    /// Whole seconds; a number that would not fit into any clock is refused.
+    pub(super) fn seconds(&mut self, name: &'static str, default: u32) -> Duration {
+        Duration::from_secs(self.or(name, default).into())
+    }
+
+    pub(super) fn required(&mut self, name: &'static str, what: &str) -> Option<String> {
+        let value = self.optional(name);
+        if value.is_none() {
+            self.missing(name, what);
+        }
+        value
+    }
+
+    pub(super) fn missing(&mut self, name: &str, what: &str) {
+        self.problems.push(format!("{name} is missing: {what}"));
+    }
+
+    pub(super) fn web_address(&mut self, name: &str, mut url: Url) -> Option<Url> {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            self.problems
+                .push(format!("{name} must be an http or https address"));
+            return None;
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Some(url)
+    }
+}

@@ -1,0 +1,111 @@
+//! Where and how HTTP is served.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use url::Url;
+
+use super::environment::Environment;
+
+/// Where and how HTTP is served.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// `HOST` and `PORT`: the address to listen on.
+    pub listen: SocketAddr,
+    /// `PUBLIC_URL`: how browsers and Nango reach this service, without a trailing slash in its path.
+    pub public_url: Url,
+    /// `CORS_ALLOWED_ORIGINS`: the product's own origins, for CORS and for the popup's messages.
+    pub allowed_origins: Vec<String>,
+    /// `CONSOLE`: the console, where it is served.
+    pub console: Option<ConsoleConfig>,
+    /// How connections of clients are served.
+    pub server: ServerConfig,
+}
+
+/// The console: pages of this service's own, on which a user manages their connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleConfig {
+    /// Where users to try it as, and faults to try, are found. No variable names it.
+    pub controls: Option<Url>,
+}
+
+/// How connections of clients are served, and how the service stops.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// `MAX_CONNECTIONS`: how many clients may be connected; more wait in the system's queue.
+    pub connections: usize,
+    /// `CLIENT_TIMEOUT_SECONDS`: how long a client may take to send a request's head, or the next
+    /// piece of its body, or to take the next piece of an answer.
+    pub client_timeout: Duration,
+    /// `KEEP_ALIVE_SECONDS`: how long a connection without a request stays open.
+    pub keep_alive: Duration,
+    /// `SHUTDOWN_DELAY_SECONDS`: how long requests are still taken after a signal to stop.
+    pub shutdown_delay: Duration,
+}
+
+impl Environment<'_> {
+    pub(super) fn http(&mut self) -> Option<HttpConfig> {
+        let host = self.or("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let port = self.or("PORT", 8000);
+        let problems = self.problems.len();
+        let given: Option<Url> = self.optional("PUBLIC_URL");
+        // Render names a web service's own address in this variable.
+        let own: Option<Url> = self.optional("RENDER_EXTERNAL_URL");
+        let public_url = given.or(own);
+        if public_url.is_none() && self.problems.len() == problems {
+            self.missing(
+                "PUBLIC_URL",
+                "the address at which browsers and Nango reach this service",
+            );
+        }
+        let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
+        let allowed_origins = self.origins(&origins.unwrap_or_default());
+        let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
+        let server = self.server();
+        Some(HttpConfig {
+            listen: SocketAddr::new(host, port),
+            public_url: self.web_address("PUBLIC_URL", public_url?)?,
+            allowed_origins,
+            console,
+            server,
+        })
+    }
+
+    fn server(&mut self) -> ServerConfig {
+        let connections = self.or("MAX_CONNECTIONS", 10_000);
+        let client_timeout = self.seconds("CLIENT_TIMEOUT_SECONDS", 15);
+        // Longer than the proxies in front keep theirs: who closes first may cut off a request.
+        let keep_alive = self.seconds("KEEP_ALIVE_SECONDS", 75);
+        let zero = [
+            ("MAX_CONNECTIONS", connections == 0),
+            ("CLIENT_TIMEOUT_SECONDS", client_timeout.is_zero()),
+            ("KEEP_ALIVE_SECONDS", keep_alive.is_zero()),
+        ];
+        for (name, _) in zero.into_iter().filter(|(_, zero)| *zero) {
+            self.problems.push(format!("{name} must be at least 1"));
+        }
+        ServerConfig {
+            connections,
+            client_timeout,
+            keep_alive,
+            shutdown_delay: self.seconds("SHUTDOWN_DELAY_SECONDS", 5),
+        }
+    }
+
+    fn origins(&mut self, list: &str) -> Vec<String> {
+        let mut origins = Vec::new();
+        for text in list
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+        {
+            match Url::parse(text) {
+                Ok(url) if url.origin().is_tuple() => origins.push(url.origin().ascii_serialization()),
+                _ => self.problems.push(format!(
+                    "CORS_ALLOWED_ORIGINS holds {text:?}, which is not an origin such as https://app.example.com"
+                )),
+            }
+        }
+        origins
+    }
+}

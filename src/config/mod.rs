@@ -1,0 +1,183 @@
+//! The environment, read once into one typed struct per concern.
+//!
+//! Every problem is found before anything starts, and all of them are told at
+//! once, each with the name of its variable.
+
+mod auth;
+mod database;
+mod environment;
+mod http;
+mod limits;
+mod nango;
+mod telemetry;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use self::environment::Environment;
+use crate::keys::GivenKey;
+use crate::networks::Networks;
+
+pub use database::DatabaseConfig;
+pub use http::{ConsoleConfig, HttpConfig, ServerConfig};
+pub use limits::LimitsConfig;
+pub use nango::NangoConfig;
+pub use telemetry::LogFormat;
+
+/// Everything that `serve` needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where and how HTTP is served.
+    pub http: HttpConfig,
+    /// How much a caller may ask for.
+    pub limits: LimitsConfig,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// Nango; `None` when `NANGO_ENABLED` is false.
+    pub nango: Option<NangoConfig>,
+    /// How a user's token is verified.
+    pub auth: crate::auth::Config,
+    /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    pub token_cache: Duration,
+    /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
+    pub service_keys: Vec<GivenKey>,
+    /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may be sent to.
+    pub webhook_networks: Networks,
+    /// `CATALOG_FILE`: a file that overrides or adds connectors.
+    pub catalog_file: Option<PathBuf>,
+    /// `LOG_FORMAT`: how logs are written.
+    pub log_format: LogFormat,
+    /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send; without one nobody may.
+    pub metrics_token: Option<SecretString>,
+}
+
+/// All that is wrong with the environment, a line each.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    /// One sentence a problem, each beginning with its variable's name.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the configuration is missing something, or has it wrong:"
+        )?;
+        for problem in &self.problems {
+            write!(f, "\n  {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads the configuration through `lookup`, which answers a variable's value if it is set.
+    ///
+    /// # Errors
+    /// Names every variable that is missing or wrong.
+    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        let config = env.config();
+        match config {
+            Some(config) if env.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
+    /// Reads only what names the database, for commands that need nothing else.
+    ///
+    /// # Errors
+    /// Names what of it is missing or wrong.
+    pub fn read_database(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<DatabaseConfig, ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok(database),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
+    /// Reads only what `patchbay webhooks` needs: the database, and where webhooks may be sent.
+    ///
+    /// # Errors
+    /// Names what of it is missing or wrong.
+    pub fn read_webhooks(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(DatabaseConfig, Networks), ConfigError> {
+        let mut env = Environment {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        let networks = env.webhook_networks();
+        match env.database() {
+            Some(database) if env.problems.is_empty() => Ok((database, networks)),
+            _ => Err(ConfigError {
+                problems: env.problems,
+            }),
+        }
+    }
+
+    /// The names of all variables, in the order in which they are read.
+    #[must_use]
+    pub fn variables() -> Vec<&'static str> {
+        let mut env = Environment {
+            lookup: &|_| None,
+            names: Vec::new(),
+            problems: Vec::new(),
+        };
+        env.config();
+        env.names
+    }
+}
+
+impl Environment<'_> {
+    /// Reads every variable, so that every problem is found: `None` only where one was noted.
+    fn config(&mut self) -> Option<Config> {
+        let http = self.http();
+        let limits = self.limits();
+        let database = self.database();
+        let nango = self.nango();
+        let auth = self.auth();
+        let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
+        let service_keys = self.service_keys();
+        let webhook_networks = self.webhook_networks();
+        let catalog_file = self.optional("CATALOG_FILE");
+        let log_format = self.or("LOG_FORMAT", LogFormat::Json);
+        let metrics_token = self.metrics_token();
+        Some(Config {
+            http: http?,
+            limits,
+            database: database?,
+            nango: nango?,
+            auth,
+            token_cache,
+            service_keys,
+            webhook_networks,
+            catalog_file,
+            log_format,
+            metrics_token,
+        })
+    }
+
+    fn webhook_networks(&mut self) -> Networks {
+        self.or("WEBHOOK_ALLOWED_NETWORKS", Networks::default())
+    }
+}

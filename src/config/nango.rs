@@ -1,0 +1,77 @@
+//! Nango: its API, and what its webhooks are signed with.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::environment::Environment;
+use crate::nango;
+use crate::nango::webhook::SigningKeys;
+
+/// Nango: its API, and what its webhooks are signed with.
+#[derive(Clone, Debug)]
+pub struct NangoConfig {
+    /// `NANGO_BASE_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
+    pub client: nango::Config,
+    /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
+    pub sweep_every: Duration,
+    /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
+    pub signing_keys: SigningKeys,
+}
+
+impl Environment<'_> {
+    /// The outer option is `None` where something is wrong, the inner one where Nango is switched off.
+    pub(super) fn nango(&mut self) -> Option<Option<NangoConfig>> {
+        let enabled = self.or("NANGO_ENABLED", true);
+        let base_url = self.optional("NANGO_BASE_URL");
+        let base_url = match base_url {
+            Some(url) => self.web_address("NANGO_BASE_URL", url),
+            None => "https://api.nango.dev".parse().ok(),
+        };
+        let timeout = self.seconds("NANGO_TIMEOUT_SECONDS", 10);
+        if timeout.is_zero() {
+            self.problems
+                .push("NANGO_TIMEOUT_SECONDS must be at least 1".to_owned());
+        }
+        let sweep_every = self.seconds("SWEEP_INTERVAL_SECONDS", 300);
+        if sweep_every.is_zero() {
+            self.problems
+                .push("SWEEP_INTERVAL_SECONDS must be at least 1".to_owned());
+        }
+        // Connect sessions have replaced Nango's public key. It is still read so that an
+        // environment made for the predecessor starts unchanged.
+        let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
+        if !enabled {
+            self.names
+                .extend(["NANGO_SECRET_KEY", "NANGO_WEBHOOK_SIGNING_KEY"]);
+            return Some(None);
+        }
+        let secret_key = self.required(
+            "NANGO_SECRET_KEY",
+            "the secret key of your Nango environment",
+        );
+        let signing_key = self.required(
+            "NANGO_WEBHOOK_SIGNING_KEY",
+            "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",
+        );
+        let keys: Vec<SecretString> = signing_key?
+            .split(',')
+            .map(|key| key.trim().into())
+            .collect();
+        let signing_keys = SigningKeys::new(&keys)
+            .map_err(|error| {
+                self.problems
+                    .push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}"));
+            })
+            .ok()?;
+        Some(Some(NangoConfig {
+            client: nango::Config {
+                base_url: base_url?,
+                secret_key: SecretString::from(secret_key?),
+                timeout,
+            },
+            sweep_every,
+            signing_keys,
+        }))
+    }
+}

@@ -1,0 +1,43 @@
+//! What is told of the service: its logs and its metrics.
+
+use std::str::FromStr;
+
+use secrecy::SecretString;
+
+use super::environment::Environment;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "json" => Ok(Self::Json),
+            "pretty" => Ok(Self::Pretty),
+            _ => Err("must be json or pretty"),
+        }
+    }
+}
+
+/// A token that could be guessed would open the metrics to the world.
+const MIN_METRICS_TOKEN: usize = 16;
+
+impl Environment<'_> {
+    pub(super) fn metrics_token(&mut self) -> Option<SecretString> {
+        let token: String = self.optional("METRICS_TOKEN")?;
+        if token.len() < MIN_METRICS_TOKEN {
+            self.problems.push(format!(
+                "METRICS_TOKEN must have at least {MIN_METRICS_TOKEN} characters"
+            ));
+        }
+        Some(token.into())
+    }
+}

@@ -1,0 +1,44 @@
+//! The `health` command: for where nothing else could ask, as in an image without a shell.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::{Failure, given};
+
+/// How long each step of asking may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks the service that was started with the same `HOST` and `PORT` whether it runs.
+pub(crate) fn run() -> Result<(), Failure> {
+    let host: IpAddr = given("HOST")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    // Who listens at every address listens at this machine's own.
+    let host = match host {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    };
+    let address = SocketAddr::new(host, given("PORT")?.unwrap_or(8000));
+    let answer = ask(address).map_err(|error| format!("{address} does not answer: {error}"))?;
+    if answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200") {
+        return Ok(());
+    }
+    let first = String::from_utf8_lossy(&answer);
+    Err(format!(
+        "{address} answers {:?}",
+        first.lines().next().unwrap_or_default()
+    )
+    .into())
+}
+
+/// As much of the answer as the status needs.
+fn ask(address: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(1024).read_to_end(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,272 @@
+//! How much a caller may ask for: a user by who he is, everybody else by where he comes from.
+//!
+//! Whoever proves who he is counts towards his own limit only, so that many users behind one
+//! address, or a wrong `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services
+//! are not limited but in how often they have Nango begin something for one user.
+
+mod buckets;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use self::buckets::{Buckets, Standing};
+use super::error::{Code, Problem};
+use super::metrics::{Counted, HttpMetrics};
+use crate::auth::UserId;
+use crate::clock::Clock;
+use crate::config::LimitsConfig;
+
+/// The header to which each proxy adds the address that it sees.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Where Nango's webhooks come in.
+const WEBHOOKS: &str = "/api/v1/webhooks/";
+
+/// What the platform and the operator ask, however much there is to do.
+const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// How soon to come again where there is too much to do.
+const SOON: u64 = 1;
+
+/// The address at the other end of a connection; each request of it has it among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// The limits of one replica.
+#[derive(Debug)]
+pub struct Limits {
+    config: LimitsConfig,
+    clock: Clock,
+    metrics: HttpMetrics,
+    hasher: RandomState,
+    users: Buckets,
+    connects: Buckets,
+    addresses: Buckets,
+    streams: Mutex<HashMap<u64, u32>>,
+}
+
+/// How a request's caller stands, for the answer's headers; among the request's extensions.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Option<Standing>>>);
+
+impl Told {
+    fn set(&self, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+}
+
+impl Limits {
+    /// Limits of nobody yet.
+    #[must_use]
+    pub fn new(config: LimitsConfig, clock: Clock, metrics: HttpMetrics) -> Self {
+        Self {
+            users: Buckets::new("user", config.user),
+            connects: Buckets::new("connect", config.connect),
+            addresses: Buckets::new("address", config.address),
+            streams: Mutex::default(),
+            hasher: RandomState::new(),
+            config,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Counts a request of a user's own.
+    pub(super) fn of_user(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        self.count(&self.users, user, parts)
+    }
+
+    /// Counts a request for a user that makes Nango work, whoever sends it.
+    pub(super) fn of_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        self.count(&self.connects, user, parts)
+    }
+
+    fn count(&self, buckets: &Buckets, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        let key = self.hasher.hash_one(user.as_str());
+        let Some(standing) = buckets.take(key, self.clock.now()) else {
+            return Ok(());
+        };
+        if let Some(told) = parts.extensions.get::<Told>() {
+            told.set(standing);
+        }
+        self.verdict(standing)
+    }
+
+    fn verdict(&self, standing: Standing) -> Result<(), Problem> {
+        let Some(wait) = standing.wait else {
+            return Ok(());
+        };
+        self.metrics.refused(standing.policy);
+        Err(Problem::rate_limited(standing.policy, wait))
+    }
+
+    /// Makes room for one more event stream of a user's; it is given back when the value is dropped.
+    pub(super) fn stream(self: &Arc<Self>, user: &UserId) -> Result<OpenStream, Problem> {
+        let user = self.hasher.hash_one(user.as_str());
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = streams.entry(user).or_insert(0);
+        if self.config.streams > 0 && *open >= self.config.streams {
+            self.metrics.refused("streams");
+            return Err(Problem::too_many_streams(self.config.streams));
+        }
+        *open += 1;
+        Ok(OpenStream {
+            limits: self.clone(),
+            user,
+            _counted: Counted::new(&self.metrics.streams),
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        let under_way = u32::try_from(self.metrics.under_way.get()).unwrap_or(0);
+        self.config.requests > 0 && under_way >= self.config.requests
+    }
+
+    /// The caller's address as a key: an IPv6 host has a whole /64 to itself.
+    fn address(&self, request: &Request) -> u64 {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let said = forwarded(request.headers(), self.config.trusted_hops);
+        let address = said.or(peer).map(|address| match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() >> 64 << 64;
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            v4 => v4,
+        });
+        self.hasher.hash_one(address)
+    }
+}
+
+/// The address that the outermost trusted proxy saw. What stands before it in the list, anybody could have written.
+fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
+    let nth_from_the_end = usize::from(hops.checked_sub(1)?);
+    let mut all: Vec<&str> = Vec::new();
+    for value in headers.get_all(FORWARDED_FOR) {
+        all.extend(value.to_str().ok()?.split(','));
+    }
+    let text = all.into_iter().rev().nth(nth_from_the_end)?.trim();
+    // Some proxies write a port, and brackets around an IPv6 address.
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// An event stream's place.
+pub(super) struct OpenStream {
+    limits: Arc<Limits>,
+    user: u64,
+    _counted: Counted,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let streams = &self.limits.streams;
+        let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = streams.get_mut(&self.user) {
+            *open -= 1;
+            if *open == 0 {
+                streams.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Lets a request in, or says when to come again.
+pub(super) async fn admit(
+    State(limits): State<Arc<Limits>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let path = request.uri().path();
+    if ALWAYS.contains(&path) {
+        return next.run(request).await;
+    }
+    if limits.is_full() {
+        limits.metrics.refused("requests");
+        return Problem::overloaded(SOON).into_response();
+    }
+    let _counted = Counted::new(&limits.metrics.under_way);
+    let address = limits.address(&request);
+    let told = Told::default();
+    if path.starts_with(WEBHOOKS) {
+        // Counted only where the signature is wrong. Nango sends again what a 5xx answers, and drops the rest.
+        if let Some(wait) = limits.addresses.wait(address, limits.clock.now()) {
+            limits.metrics.refused("address");
+            return Problem::overloaded(wait).into_response();
+        }
+    } else if !request.headers().contains_key(AUTHORIZATION)
+        && let Err(problem) = limits.of_address(address, &told)
+    {
+        return with_headers(problem.into_response(), &told);
+    }
+    request.extensions_mut().insert(told.clone());
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::UNAUTHORIZED
+        && let Err(problem) = limits.of_address(address, &told)
+    {
+        response = problem.into_response();
+    }
+    with_headers(response, &told)
+}
+
+impl Limits {
+    /// Counts a request of somebody who has not proved who he is.
+    fn of_address(&self, address: u64, told: &Told) -> Result<(), Problem> {
+        let Some(standing) = self.addresses.take(address, self.clock.now()) else {
+            return Ok(());
+        };
+        told.set(standing);
+        self.verdict(standing)
+    }
+}
+
+/// The headers of the IETF's draft "RateLimit header fields for HTTP".
+fn with_headers(mut response: Response, told: &Told) -> Response {
+    let told = *told.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(standing) = told {
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("ratelimit-policy", standing.policy_header()),
+            ("ratelimit", standing.header()),
+        ] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+    }
+    response
+}
+
+impl Problem {
+    fn rate_limited(policy: &str, wait: u64) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!("too many requests: the limit {policy:?} is used up for the moment"),
+        )
+        .retry_after(wait)
+    }
+
+    fn too_many_streams(most: u32) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!("{most} event streams of this user are open: end one of them first"),
+        )
+        .retry_after(SOON)
+    }
+
+    fn overloaded(wait: u64) -> Self {
+        Self::new(
+            Code::Overloaded,
+            "there is more to do than this replica takes on",
+        )
+        .retry_after(wait)
+    }
+}

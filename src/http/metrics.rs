@@ -1,0 +1,210 @@
+//! What is counted of requests, their line in the log, and the page that Prometheus reads.
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use super::error::{Code, Problem};
+use super::{AppState, REQUEST_ID};
+use crate::metrics::{self, Durations};
+
+/// What is counted of requests. Clones count together.
+#[derive(Clone, Debug)]
+pub struct HttpMetrics {
+    requests: Family<Answered, Counter>,
+    durations: Durations<Endpoint>,
+    refused: Family<Refused, Counter>,
+    /// Requests that are under way, a stream's until it has begun.
+    pub(super) under_way: Gauge,
+    /// Event streams that are open.
+    pub(super) streams: Gauge,
+    /// Connections of clients that are open.
+    pub(crate) connections: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Endpoint {
+    route: String,
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    route: String,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Refused {
+    limit: &'static str,
+}
+
+/// Put into an answer's extensions: the caller had asked to wait, so how long it took says nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waited;
+
+impl Default for HttpMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(metrics::latency),
+            refused: Family::default(),
+            under_way: Gauge::default(),
+            streams: Gauge::default(),
+            connections: Gauge::default(),
+        }
+    }
+}
+
+impl HttpMetrics {
+    /// Makes these part of what a scrape reads.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "http_requests",
+            "Requests that were answered, by route template",
+            self.requests.clone(),
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "Time until an answer began; requests that asked to wait are left out",
+            self.durations.clone(),
+        );
+        registry.register(
+            "http_requests_under_way",
+            "Requests that are being answered",
+            self.under_way.clone(),
+        );
+        registry.register(
+            "http_connections",
+            "Connections of clients that are open",
+            self.connections.clone(),
+        );
+        registry.register(
+            "event_streams",
+            "Event streams that are open",
+            self.streams.clone(),
+        );
+        registry.register(
+            "limit_refusals",
+            "Requests that a limit refused",
+            self.refused.clone(),
+        );
+    }
+
+    /// Notes that a limit has refused a request.
+    pub(super) fn refused(&self, limit: &'static str) {
+        self.refused.get_or_create(&Refused { limit }).inc();
+    }
+}
+
+/// Counts up while it lives.
+pub(super) struct Counted(Gauge);
+
+impl Counted {
+    pub(super) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts a request and writes its one line in the log: its route rather than its path, for paths
+/// and queries may hold what is secret.
+pub(super) async fn observe(
+    State(metrics): State<HttpMetrics>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (method, label) = (request.method().clone(), method_label(request.method()));
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
+    let id = request.headers().get(&REQUEST_ID).cloned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let (elapsed, status) = (started.elapsed(), response.status().as_u16());
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let request_id = id.as_ref().and_then(|id| id.to_str().ok());
+    tracing::info!(%method, route, status, millis, request_id, "request");
+    let answered = Answered {
+        route,
+        method: label,
+        status,
+    };
+    metrics.requests.get_or_create(&answered).inc();
+    if response.extensions().get::<Waited>().is_none() {
+        let endpoint = Endpoint {
+            route: answered.route,
+            method: label,
+        };
+        metrics
+            .durations
+            .get_or_create(&endpoint)
+            .observe(elapsed.as_secs_f64());
+    }
+    response
+}
+
+/// Anybody can make up a method, so only the known ones are told apart.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// What Prometheus reads, for whoever has `METRICS_TOKEN`; without one there is no such page.
+pub(super) async fn scrape(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let token = state
+        .metrics_token
+        .as_ref()
+        .ok_or_else(|| Problem::new(Code::NotFound, "no endpoint has this path"))?;
+    if !carries(&headers, token) {
+        return Err(Problem::no_metrics_token());
+    }
+    let known = state.connections.figures().await;
+    let text = metrics::text(&[&state.metrics, &known]).map_err(|error| {
+        tracing::error!(%error, "the metrics cannot be written");
+        Problem::new(
+            Code::Internal,
+            "the log has the detail under this request's id",
+        )
+    })?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+fn carries(headers: &HeaderMap, token: &SecretString) -> bool {
+    let given = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    given.is_some_and(|given| {
+        verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+    })
+}

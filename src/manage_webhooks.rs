@@ -1,0 +1,209 @@
+//! The `webhooks` command.
+
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use clap::{Args, Subcommand};
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+use patchbay::connections::{Database, Told};
+use patchbay::webhooks::{Delivery, Endpoint, Shown, Webhooks};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use uuid::Uuid;
+
+use crate::Failure;
+
+/// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` as the service has it.
+#[derive(Subcommand)]
+pub(crate) enum WebhooksCommand {
+    /// Add an endpoint, and show its secret this once.
+    Add {
+        /// Where messages are sent: an https address.
+        url: Url,
+        /// What it is told of, such as connection.connected; may be given more than once. All if left out.
+        #[arg(long = "event")]
+        events: Vec<Told>,
+    },
+    /// List all endpoints, and how they do.
+    List,
+    /// Send a message of the type patchbay.test now, and say what came back.
+    Test {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Make a new secret, and sign with both for a while.
+    Rotate {
+        /// The endpoint's id.
+        endpoint: String,
+        /// For how many hours messages are signed with the old secret, too.
+        #[arg(long, default_value_t = 24)]
+        grace_hours: u32,
+    },
+    /// Switch an endpoint on, and send what waits for it.
+    Enable {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Switch an endpoint off: what it is to be told of waits, for 30 days.
+    Disable {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Remove an endpoint, with all that waits for it.
+    Remove {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Send again what has happened, with the ids that the messages had.
+    Replay {
+        /// The endpoint's id.
+        endpoint: String,
+        /// From when on: a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z.
+        #[arg(long, value_parser = time)]
+        since: DateTime<Utc>,
+        /// Only what has happened to this connection.
+        #[arg(long)]
+        connection: Option<Uuid>,
+    },
+    /// Show the latest deliveries, the newest first.
+    Deliveries(DeliveriesShown),
+}
+
+/// Which deliveries are shown.
+#[derive(Args)]
+pub(crate) struct DeliveriesShown {
+    /// Only this endpoint's.
+    endpoint: Option<String>,
+    /// Only this connection's.
+    #[arg(long)]
+    connection: Option<Uuid>,
+    /// Only those that have failed and not arrived since.
+    #[arg(long)]
+    failed: bool,
+    /// How many at the most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+}
+
+pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
+    let (config, networks) = Config::read_webhooks(&|name| std::env::var(name).ok())?;
+    let database = Database::connect(&config).await?;
+    database.migrate().await?;
+    let webhooks = Webhooks::new(database, Clock::System, &networks)?;
+    match command {
+        WebhooksCommand::Add { url, events } => {
+            let (id, secret) = webhooks.add(&url, &events).await?;
+            println!("{id}");
+            show(&secret);
+        }
+        WebhooksCommand::List => {
+            for endpoint in webhooks.list().await? {
+                print_endpoint(&endpoint);
+            }
+        }
+        WebhooksCommand::Test { endpoint } => test(&webhooks, &endpoint).await?,
+        WebhooksCommand::Rotate {
+            endpoint,
+            grace_hours,
+        } => {
+            let grace = TimeDelta::hours(grace_hours.into());
+            show(&webhooks.rotate(&endpoint, grace).await?);
+            eprintln!("The old one signs beside it for {grace_hours} hours.");
+        }
+        WebhooksCommand::Enable { endpoint } => {
+            webhooks.enable(&endpoint).await?;
+            println!("{endpoint} is on, and what waits for it is sent");
+        }
+        WebhooksCommand::Disable { endpoint } => {
+            webhooks.disable(&endpoint).await?;
+            println!("{endpoint} is off, and what it is to be told of waits");
+        }
+        WebhooksCommand::Remove { endpoint } => {
+            webhooks.remove(&endpoint).await?;
+            println!("{endpoint} is removed");
+        }
+        WebhooksCommand::Replay {
+            endpoint,
+            since,
+            connection,
+        } => {
+            let count = webhooks.replay(&endpoint, since, connection).await?;
+            println!("{count} messages are sent again");
+        }
+        WebhooksCommand::Deliveries(shown) => deliveries(&webhooks, shown).await?,
+    }
+    Ok(())
+}
+
+async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), Failure> {
+    let shown = Shown {
+        endpoint: shown.endpoint,
+        connection: shown.connection,
+        failed: shown.failed,
+        limit: shown.limit,
+    };
+    for delivery in webhooks.deliveries(&shown).await? {
+        print_delivery(&delivery);
+    }
+    Ok(())
+}
+
+async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
+    match webhooks.test(endpoint).await? {
+        Ok(status) if (200..300).contains(&status) => {
+            println!("it answered {status}");
+            Ok(())
+        }
+        Ok(status) => Err(format!("it answered {status}, which is not 2xx").into()),
+        Err(error) => Err(format!("it did not answer: {error}").into()),
+    }
+}
+
+fn show(secret: &SecretString) {
+    println!("{}", secret.expose_secret());
+    eprintln!("This is the only time that the secret is shown.");
+}
+
+fn print_endpoint(endpoint: &Endpoint) {
+    let events: Vec<&str> = endpoint.events.iter().map(|told| told.as_str()).collect();
+    let events = match events.as_slice() {
+        [] => "all".to_owned(),
+        events => events.join(" "),
+    };
+    let state = match (&endpoint.off, endpoint.failing_since) {
+        (Some((since, reason)), _) => format!("off since {}: {reason}", since.format("%F %T")),
+        (None, Some(since)) => format!("failing since {}", since.format("%F %T")),
+        (None, None) => "on".to_owned(),
+    };
+    println!(
+        "{}  {}  {events}  {state}  {} waiting",
+        endpoint.id, endpoint.url, endpoint.waiting
+    );
+}
+
+fn print_delivery(delivery: &Delivery) {
+    let state = delivery.outcome.as_deref().unwrap_or("waiting");
+    let last = match (&delivery.last_error, delivery.last_status) {
+        (Some(error), _) => format!("  {error}"),
+        (None, Some(status)) => format!("  {status}"),
+        (None, None) => String::new(),
+    };
+    let at = delivery.last_attempt_at.unwrap_or(delivery.created_at);
+    println!(
+        "{}  {}  {}  {}  {state}  {} attempts{last}",
+        at.format("%F %T"),
+        delivery.endpoint,
+        delivery.message,
+        delivery.told,
+        delivery.attempts
+    );
+}
+
+/// A day, or a time of one.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(NaiveTime::MIN).and_utc());
+    }
+    text.parse().map_err(|error| {
+        format!("{error}: give a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z")
+    })
+}

@@ -1,0 +1,89 @@
+//! What is counted of calls to Nango: each try, for each counts towards Nango's rate limit.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use super::Error;
+use crate::metrics::{self, Durations};
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Operation {
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Ended {
+    operation: &'static str,
+    outcome: &'static str,
+}
+
+/// Calls by what they are for, how they ended, and how long they took.
+#[derive(Debug)]
+pub(super) struct Calls {
+    ended: Family<Ended, Counter>,
+    durations: Durations<Operation>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            ended: Family::default(),
+            durations: Family::new_with_constructor(metrics::latency),
+        }
+    }
+}
+
+impl Calls {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "nango_calls",
+            "Calls to Nango, retries included",
+            self.ended.clone(),
+        );
+        registry.register(
+            "nango_call_duration_seconds",
+            "How long a call to Nango took, that of its proxy until the answer began",
+            self.durations.clone(),
+        );
+    }
+
+    /// A call that begins. Dropped without an end, it ran out of its caller's time.
+    pub(super) fn begin(&self, operation: &'static str) -> Begun<'_> {
+        Begun {
+            calls: self,
+            operation,
+            started: Instant::now(),
+            outcome: "abandoned",
+        }
+    }
+}
+
+/// A call that is under way.
+pub(super) struct Begun<'a> {
+    calls: &'a Calls,
+    operation: &'static str,
+    started: Instant,
+    outcome: &'static str,
+}
+
+impl Begun<'_> {
+    pub(super) fn end(mut self, error: Option<&Error>) {
+        self.outcome = error.map_or("ok", Error::name);
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let (operation, outcome) = (self.operation, self.outcome);
+        let took = self.started.elapsed().as_secs_f64();
+        let ended = Ended { operation, outcome };
+        self.calls.ended.get_or_create(&ended).inc();
+        self.calls
+            .durations
+            .get_or_create(&Operation { operation })
+            .observe(took);
+    }
+}

@@ -1,0 +1,267 @@
+//! Which addresses may be called when others have chosen them.
+//!
+//! An address that somebody types in, or the name of one, may lead into the
+//! private network that this program runs in. What counts is what a name
+//! resolves to at the moment of the connection, so that it does not help to
+//! change it after a check.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::{Host, Url};
+
+/// A network, as `address/prefix`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Network {
+    Network {
+        address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        prefix,
+    }
+}
+
+const fn v6(a: u16, b: u16, prefix: u8) -> Network {
+    Network {
+        address: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)),
+        prefix,
+    }
+}
+
+/// What is not a public host's, by IANA's registries of special-purpose addresses.
+const SPECIAL: [Network; 19] = [
+    v4(0, 0, 0, 0, 8),
+    v4(10, 0, 0, 0, 8),
+    v4(100, 64, 0, 0, 10),
+    v4(127, 0, 0, 0, 8),
+    v4(169, 254, 0, 0, 16),
+    v4(172, 16, 0, 0, 12),
+    v4(192, 0, 0, 0, 24),
+    v4(192, 0, 2, 0, 24),
+    v4(192, 88, 99, 0, 24),
+    v4(192, 168, 0, 0, 16),
+    v4(198, 18, 0, 0, 15),
+    v4(198, 51, 100, 0, 24),
+    v4(203, 0, 113, 0, 24),
+    v4(224, 0, 0, 0, 3),
+    // Public by its number, but Azure answers its own machines there.
+    v4(168, 63, 129, 16, 32),
+    v6(0x2001, 0, 23),
+    v6(0x2001, 0xdb8, 32),
+    // 6to4 leads to the IPv4 address in it.
+    v6(0x2002, 0, 16),
+    v6(0x3fff, 0, 20),
+];
+
+/// All public IPv6 addresses are in it.
+const GLOBAL_V6: Network = v6(0x2000, 0, 3);
+
+impl Network {
+    fn contains(self, address: IpAddr) -> bool {
+        let same = |own: u128, other: u128, bits: u8| {
+            let rest = u32::from(bits - self.prefix);
+            own.checked_shr(rest) == other.checked_shr(rest)
+        };
+        match (self.address, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                same(own.to_bits().into(), other.to_bits().into(), 32)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+impl FromStr for Network {
+    type Err = NotNetworks;
+
+    fn from_str(text: &str) -> Result<Self, NotNetworks> {
+        let wrong = || NotNetworks(text.to_owned());
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_not_an_address| wrong())?;
+        let prefix = prefix.parse().map_err(|_not_a_number| wrong())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > bits {
+            return Err(wrong());
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+/// A text that is not a list of networks.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a network such as 10.0.0.0/8")]
+pub struct NotNetworks(String);
+
+/// Private networks that may be called though others have chosen the address; there also without TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(Arc<[Network]>);
+
+impl FromStr for Networks {
+    type Err = NotNetworks;
+
+    /// Reads networks that are separated by commas.
+    fn from_str(text: &str) -> Result<Self, NotNetworks> {
+        let parts = text.split(',').map(str::trim);
+        parts
+            .filter(|part| !part.is_empty())
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl Networks {
+    /// Whether none are allowed besides the public ones.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn allow(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address))
+    }
+}
+
+/// Why an address is not called.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Forbidden {
+    /// Neither `https` nor, where it may be, `http`, or with a user or password in it.
+    #[error("it must be an https address without a user or password in it")]
+    Form,
+    /// It is, or leads to, what is not public.
+    #[error("{host} leads to {address}, which is in no public network")]
+    Private {
+        /// What the address names.
+        host: String,
+        /// What it leads to.
+        address: IpAddr,
+    },
+    /// Without TLS only networks are called that were allowed.
+    #[error("{host} leads to {address}: without TLS only allowed networks are called")]
+    Plain {
+        /// What the address names.
+        host: String,
+        /// What it leads to.
+        address: IpAddr,
+    },
+}
+
+/// Lets connections only go where they may.
+#[derive(Clone)]
+pub(crate) struct Guard {
+    networks: Networks,
+    resolver: Arc<dyn Resolve>,
+    plain: bool,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("networks", &self.networks)
+            .field("plain", &self.plain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// For connections with TLS, or `plain` ones.
+    pub(crate) fn new(networks: Networks, resolver: Arc<dyn Resolve>, plain: bool) -> Self {
+        Self {
+            networks,
+            resolver,
+            plain,
+        }
+    }
+
+    /// Checks what can be seen of an address without resolving it. An address that is
+    /// written as a number is not resolved later, either.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), Forbidden> {
+        let scheme = if self.plain { "http" } else { "https" };
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        if url.scheme() != scheme || has_user || (self.plain && self.networks.is_empty()) {
+            return Err(Forbidden::Form);
+        }
+        let (host, address) = match url.host() {
+            Some(Host::Ipv4(address)) => (address.to_string(), IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => (address.to_string(), IpAddr::V6(address)),
+            Some(Host::Domain(_)) => return Ok(()),
+            None => return Err(Forbidden::Form),
+        };
+        self.admit(&host, address)
+    }
+
+    fn admit(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
+        let address = embedded(address);
+        if self.networks.allow(address) {
+            return Ok(());
+        }
+        let host = host.to_owned();
+        match (is_public(address), self.plain) {
+            (true, false) => Ok(()),
+            (true, true) => Err(Forbidden::Plain { host, address }),
+            (false, _) => Err(Forbidden::Private { host, address }),
+        }
+    }
+}
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let this = self.clone();
+        Box::pin(async move {
+            let host = name.as_str().to_owned();
+            let found = this.resolver.resolve(name).await?;
+            let mut admitted: Vec<SocketAddr> = Vec::new();
+            let mut forbidden = None;
+            for address in found {
+                match this.admit(&host, address.ip()) {
+                    Ok(()) => admitted.push(address),
+                    Err(why) => forbidden = Some(why),
+                }
+            }
+            match forbidden {
+                Some(why) if admitted.is_empty() => Err(why.into()),
+                _ => Ok(Box::new(admitted.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+/// The system's way to resolve a name.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port is not the resolver's to say: 0 leaves it to the address that is called.
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for, if it is such a one.
+fn embedded(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else {
+        return address;
+    };
+    match v6.segments() {
+        // Mapped (RFC 4291), and translated (RFC 6052).
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into()
+        }
+        _ => address,
+    }
+}
+
+fn is_public(address: IpAddr) -> bool {
+    let global = address.is_ipv4() || GLOBAL_V6.contains(address);
+    global && !SPECIAL.iter().any(|network| network.contains(address))
+}

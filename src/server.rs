@@ -1,0 +1,227 @@
+//! Connections of clients: accepted, served, watched, and ended.
+//!
+//! axum's own server has no limits. Here a client that is slow, or holds on to
+//! a connection without a use for it, loses it.
+
+mod watched;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{ServiceExt, service_fn};
+
+use self::watched::{Activity, Answer, Watched};
+use crate::config::ServerConfig;
+use crate::http::Peer;
+
+/// How long a connection that is told to end may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long a head that is on its way when nothing new is taken any more is waited for.
+const LAST_HEAD: Duration = Duration::from_secs(2);
+
+/// How soon a system that has no more sockets is asked for one again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What one HTTP/2 connection may ask for at once, and how large a head may be, in bytes.
+const STREAMS: u32 = 64;
+const MAX_HEAD: u32 = 32 * 1024;
+
+/// How a service comes to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping {
+    /// A signal has come: balancers are told, and requests still answered.
+    pub told: CancellationToken,
+    /// Nothing new is taken any more, and what is under way finishes.
+    pub closing: CancellationToken,
+    /// What is still under way is given up.
+    pub over: CancellationToken,
+}
+
+/// Serves `router` to everybody who connects, until `stopping.closing`; then until all is answered.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    open: Gauge,
+    stopping: Stopping,
+) {
+    let places = Arc::new(Semaphore::new(
+        config.connections.min(Semaphore::MAX_PERMITS),
+    ));
+    let connections = TaskTracker::new();
+    let server = Server {
+        router,
+        config,
+        open,
+        stopping: stopping.clone(),
+    };
+    while let Some(place) = stopping.closing.run_until_cancelled(place(&places)).await {
+        // Cancelled while it waits, it has accepted nobody.
+        let accepted = stopping.closing.run_until_cancelled(listener.accept());
+        match accepted.await {
+            Some(Ok((stream, _))) => server.take(stream, place, &connections),
+            Some(Err(error)) => pause_after(&error).await,
+            None => break,
+        }
+    }
+    for stream in last_clients(listener) {
+        server.take(stream, place(&places).await, &connections);
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// Those who are in the system's queue when it is closed: they would be cut off with it.
+///
+/// The system is asked itself, for what the runtime knows of the queue may be a moment old.
+fn last_clients(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    let accepted = std::iter::from_fn(|| Some(listener.accept().ok()?.0)).collect::<Vec<_>>();
+    drop(listener);
+    let into_ours = |stream: std::net::TcpStream| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    accepted.into_iter().filter_map(into_ours).collect()
+}
+
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let place = places.clone().acquire_owned().await;
+    place.expect("the semaphore is never closed")
+}
+
+/// A client that has gone again is nothing; where there are no sockets left, one has to be waited for.
+async fn pause_after(error: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        return;
+    }
+    tracing::error!(%error, "a client cannot be accepted: MAX_CONNECTIONS is more than the system allows");
+    tokio::time::sleep(PAUSE).await;
+}
+
+struct Server {
+    router: Router,
+    config: ServerConfig,
+    open: Gauge,
+    stopping: Stopping,
+}
+
+impl Server {
+    fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit, connections: &TaskTracker) {
+        let Ok(peer) = stream.peer_addr() else {
+            return;
+        };
+        // Answers are written whole: waiting for more to send with them only delays them.
+        let _ = stream.set_nodelay(true);
+        let activity = Arc::new(Activity::begin(&self.config));
+        let io = Watched::new(stream, activity.clone(), self.config.client_timeout);
+        let (router, told) = (self.router.clone(), self.stopping.told.clone());
+        let of_connection = activity.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let request = request.map(Body::new);
+            answer(
+                router.clone(),
+                request,
+                Peer(peer),
+                of_connection.clone(),
+                told.clone(),
+            )
+        });
+        let (open, stopping) = (self.open.clone(), self.stopping.clone());
+        connections.spawn(async move {
+            open.inc();
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .max_header_list_size(MAX_HEAD);
+            let connection =
+                builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+            run(connection, &activity, &stopping).await;
+            open.dec();
+            drop(place);
+        });
+    }
+}
+
+/// Drives a connection until it ends, by itself or because it has to.
+async fn run<C>(connection: C, activity: &Activity, stopping: &Stopping)
+where
+    C: GracefulConnection,
+{
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A client that goes away in the middle of something is no error of ours.
+        _ = connection.as_mut() => return,
+        () = activity.unused() => {
+            connection.as_mut().graceful_shutdown();
+            // Half a head would be waited for as long as it takes.
+            let _ = tokio::time::timeout(GOODBYE, connection).await;
+            return;
+        }
+        () = stopping.closing.cancelled() => {}
+    }
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        // A request that has been sent is answered, even if only part of it has come.
+        _ = tokio::time::timeout(LAST_HEAD, activity.head_came()) => {
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = activity.unused() => {}
+        () = stopping.over.cancelled() => {}
+    }
+}
+
+/// One request: counted as this connection's until the last byte of its answer.
+async fn answer(
+    router: Router,
+    mut request: Request,
+    peer: Peer,
+    activity: Arc<Activity>,
+    told: CancellationToken,
+) -> Result<Response, Infallible> {
+    let under_way = activity.request();
+    request.extensions_mut().insert(peer);
+    let version = request.version();
+    let mut response = router.oneshot(request).await?;
+    if told.is_cancelled() && version < Version::HTTP_2 {
+        // The client's next request then goes to another replica, and none is sent into a closing connection.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    Ok(response.map(|body| {
+        Body::new(Answer {
+            body,
+            _under_way: under_way,
+        })
+    }))
+}

@@ -1,0 +1,334 @@
+//! Tells the product what happens to its users' connections, by the Standard
+//! Webhooks specification.
+//!
+//! A message is written in the transaction of the change that it tells of, and
+//! put into a queue for each endpoint and connection: so none is lost, none is
+//! of a change that did not happen, and those of one connection arrive in
+//! order. Whichever replica claims a queue sends its first message and nobody
+//! else does; a connection whose message does not arrive holds up no other.
+
+mod queue;
+mod secret;
+mod send;
+mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Client;
+use reqwest::dns::Resolve;
+use secrecy::SecretString;
+use serde_json::json;
+use url::Url;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::connections::{Database, Told};
+use crate::networks::{Forbidden, Guard, Networks, SystemResolver};
+use crate::outbound;
+
+/// How long an endpoint may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many events a replay puts into the queues in one transaction.
+const REPLAY_BATCH: i64 = 1000;
+
+/// For how long what was delivered or given up is shown, and what waits for an endpoint that is off is kept.
+const KEPT: TimeDelta = TimeDelta::days(30);
+
+/// How many old deliveries are forgotten in one transaction.
+const FORGOTTEN: i64 = 1000;
+
+/// Where the product is told.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its name in commands and logs: `whe_` and twelve hexadecimal digits.
+    pub id: String,
+    /// Where messages are sent.
+    pub url: Url,
+    /// What it is told of; empty for all.
+    pub events: Vec<Told>,
+    /// Since when nothing has arrived there.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// Since when it is switched off, and why.
+    pub off: Option<(DateTime<Utc>, String)>,
+    /// How many messages wait.
+    pub waiting: i64,
+    /// When it was added.
+    pub created_at: DateTime<Utc>,
+}
+
+/// One message for one endpoint, and what has become of it.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The `webhook-id`, the same for every attempt.
+    pub message: String,
+    /// What it tells of.
+    pub told: String,
+    /// How often it was sent.
+    pub attempts: i32,
+    /// `delivered` or `given_up`; `None` while it waits.
+    pub outcome: Option<String>,
+    /// The status of the last answer.
+    pub last_status: Option<i16>,
+    /// Why the last attempt did not count, for a person to read.
+    pub last_error: Option<String>,
+    /// When it was put into the queue.
+    pub created_at: DateTime<Utc>,
+    /// When it was last sent.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Only this endpoint's.
+    pub endpoint: Option<String>,
+    /// Only this connection's.
+    pub connection: Option<Uuid>,
+    /// Only those that have not arrived.
+    pub failed: bool,
+    /// How many at the most.
+    pub limit: i64,
+}
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No endpoint has this id.
+    #[error("there is no endpoint {0:?}: `patchbay webhooks list` shows all")]
+    NotFound(String),
+    /// Nothing is sent to this address.
+    #[error(
+        "nothing can be sent to this address: {0} (WEBHOOK_ALLOWED_NETWORKS allows private networks, and there http)"
+    )]
+    Address(#[from] Forbidden),
+    /// The system has no randomness for a secret.
+    #[error("the system gives no random bytes for a secret")]
+    Random(#[from] aws_lc_rs::error::Unspecified),
+    /// The database did not do its part.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The endpoints, and the way to them.
+#[derive(Debug)]
+pub struct Webhooks {
+    database: Database,
+    clock: Clock,
+    secure: Route,
+    plain: Route,
+}
+
+/// A client, and what keeps it from going where it may not.
+#[derive(Debug)]
+struct Route {
+    guard: Guard,
+    client: Client,
+}
+
+impl Route {
+    fn new(networks: &Networks, resolver: &Arc<dyn Resolve>, plain: bool) -> reqwest::Result<Self> {
+        let guard = Guard::new(networks.clone(), resolver.clone(), plain);
+        Ok(Self {
+            client: outbound::guarded(TIMEOUT, guard.clone())?,
+            guard,
+        })
+    }
+}
+
+impl Webhooks {
+    /// The endpoints of this database. Besides public addresses, they may be in these networks.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(database: Database, clock: Clock, networks: &Networks) -> reqwest::Result<Self> {
+        let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
+        Self::with_resolver(database, clock, networks, &resolver)
+    }
+
+    /// The same with another way to resolve names.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn with_resolver(
+        database: Database,
+        clock: Clock,
+        networks: &Networks,
+        resolver: &Arc<dyn Resolve>,
+    ) -> reqwest::Result<Self> {
+        Ok(Self {
+            database,
+            clock,
+            secure: Route::new(networks, resolver, false)?,
+            plain: Route::new(networks, resolver, true)?,
+        })
+    }
+
+    fn route(&self, url: &Url) -> Result<&Route, Forbidden> {
+        let route = match url.scheme() {
+            "http" => &self.plain,
+            _ => &self.secure,
+        };
+        route.guard.check(url)?;
+        Ok(route)
+    }
+
+    /// Adds an endpoint that is told of these events, or all if none is named, from now on.
+    /// Its secret is not shown again.
+    ///
+    /// # Errors
+    /// When nothing may be sent to the address.
+    pub async fn add(&self, url: &Url, events: &[Told]) -> Result<(String, SecretString)> {
+        self.route(url)?;
+        let id = format!("whe_{}", &Uuid::new_v4().simple().to_string()[..12]);
+        let secret = secret::new_secret()?;
+        let mut tx = self.database.begin().await?;
+        store::insert(&mut tx, &id, url, events, &secret, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok((id, secret))
+    }
+
+    /// All endpoints, in the order in which they were added.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn list(&self) -> Result<Vec<Endpoint>> {
+        let mut tx = self.database.begin().await?;
+        let endpoints = store::list(&mut tx).await?;
+        tx.commit().await?;
+        Ok(endpoints)
+    }
+
+    /// Gives an endpoint a new secret. For `grace` messages are signed with both.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub async fn rotate(&self, id: &str, grace: TimeDelta) -> Result<SecretString> {
+        let secret = secret::new_secret()?;
+        let until = self.clock.now() + grace;
+        let mut tx = self.database.begin().await?;
+        found(store::rotate(&mut tx, id, &secret, until).await?, id)?;
+        tx.commit().await?;
+        Ok(secret)
+    }
+
+    /// Switches an endpoint on. All that waits for it is tried again, in order.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub async fn enable(&self, id: &str) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        found(store::switch_on(&mut tx, id, self.clock.now()).await?, id)?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Switches an endpoint off: what it is to be told of waits.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub async fn disable(&self, id: &str) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        let now = self.clock.now();
+        found(
+            store::switch_off(&mut tx, id, "switched off by hand", now).await?,
+            id,
+        )?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Removes an endpoint, with all that waits for it.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        found(store::remove(&mut tx, id).await?, id)?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Tells an endpoint again of all that has happened since then, to this connection or any.
+    /// The messages are those of then, and keep their ids. Answers how many there are.
+    ///
+    /// # Errors
+    /// When there is no such endpoint.
+    pub async fn replay(
+        &self,
+        id: &str,
+        since: DateTime<Utc>,
+        connection: Option<Uuid>,
+    ) -> Result<u64> {
+        let mut replayed = 0;
+        let mut after = 0;
+        loop {
+            let mut tx = self.database.begin().await?;
+            found(store::lock(&mut tx, id).await?, id)?;
+            let now = self.clock.now();
+            let batch =
+                store::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH).await?;
+            tx.commit().await?;
+            let Some(last) = batch.iter().max() else {
+                return Ok(replayed);
+            };
+            after = *last;
+            replayed += batch.len() as u64;
+        }
+    }
+
+    /// The latest deliveries, the newest first.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn deliveries(&self, shown: &Shown) -> Result<Vec<Delivery>> {
+        let mut tx = self.database.begin().await?;
+        let deliveries = store::deliveries(&mut tx, shown).await?;
+        tx.commit().await?;
+        Ok(deliveries)
+    }
+
+    /// Sends a message of the type `patchbay.test` now, and answers the status that came back.
+    ///
+    /// # Errors
+    /// When there is no such endpoint. The inner error says why no answer came.
+    pub async fn test(&self, id: &str) -> Result<Result<u16, String>> {
+        let mut tx = self.database.begin().await?;
+        let target = store::target(&mut tx, id).await?;
+        tx.commit().await?;
+        let target = target.ok_or_else(|| Error::NotFound(id.to_owned()))?;
+        let message = format!("evt_test_{}", Uuid::new_v4().simple());
+        let body = json!({
+            "type": "patchbay.test",
+            "timestamp": self.clock.now(),
+            "data": { "endpoint": id },
+        });
+        Ok(self.post(&target, &message, &body.to_string()).await)
+    }
+
+    /// Forgets some of what is too old to be shown. Answers how many deliveries.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn forget_old(&self) -> Result<u64> {
+        let mut tx = self.database.begin().await?;
+        let before = self.clock.now() - KEPT;
+        let forgotten = store::forget(&mut tx, before, FORGOTTEN).await?;
+        tx.commit().await?;
+        Ok(forgotten)
+    }
+}
+
+fn found(found: bool, id: &str) -> Result<()> {
+    if found {
+        Ok(())
+    } else {
+        Err(Error::NotFound(id.to_owned()))
+    }
+}

@@ -1,0 +1,189 @@
+//! Clients that are slow, or want to be in the way: what they hold on to, they lose.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::house::House;
+
+/// How long any of this may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+const METRICS_TOKEN: &str = "a token that only Prometheus has";
+
+async fn house() -> House {
+    House::with(&[
+        ("CLIENT_TIMEOUT_SECONDS", "1"),
+        ("KEEP_ALIVE_SECONDS", "2"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+    ])
+    .await
+}
+
+async fn connect(house: &House) -> TcpStream {
+    let address = house.url.trim_start_matches("http://");
+    TcpStream::connect(address).await.unwrap()
+}
+
+/// All that comes until the other side ends the connection.
+async fn rest(client: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let read = timeout(PATIENCE, client.read_to_end(&mut text)).await;
+    // A reset ends a connection, too.
+    let _ = read.expect("the connection stays open");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What comes until this does.
+async fn until(client: &mut TcpStream, end: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains(end) {
+        let read = timeout(PATIENCE, client.read(&mut buffer)).await;
+        let count = read.expect("nothing comes").unwrap();
+        assert!(count > 0, "it ended after {text:?}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    text
+}
+
+#[tokio::test]
+async fn who_sends_nothing_or_half_a_head_loses_the_connection() {
+    let house = house().await;
+    let mut silent = connect(&house).await;
+    let mut slow = connect(&house).await;
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        .await
+        .unwrap();
+    // One byte at a time is no better.
+    let (mut reading, mut writing) = slow.split();
+    let drip = async {
+        loop {
+            let wrote = writing.write_all(b"a").await;
+            if wrote.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = drip => unreachable!("it drips on"),
+        read = timeout(PATIENCE, reading.read_to_end(&mut answer)) => {
+            let _ = read.expect("the connection stays open");
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+    assert_eq!(rest(&mut silent).await, "");
+}
+
+#[tokio::test]
+async fn half_a_body_is_not_waited_for() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let path = format!(
+        "/api/v1/connectors/connections/{}",
+        begun["connection_id"].as_str().unwrap()
+    );
+    for (method, path) in [("PATCH", path.as_str()), ("POST", "/api/v1/webhooks/nango")] {
+        let mut slow = connect(&house).await;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+             content-type: application/json\r\ncontent-length: 100\r\n\r\n{{\"label\":",
+            ada.token
+        );
+        slow.write_all(head.as_bytes()).await.unwrap();
+        let answer = rest(&mut slow).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains("request_timeout"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_ends_and_one_that_answers_does_not() {
+    let house = house().await;
+    let mut client = connect(&house).await;
+    for _ in 0..3 {
+        let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        assert!(until(&mut client, "ok\n").await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(rest(&mut client).await, "");
+
+    // Longer under way than all of that together.
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let path = format!("/connections/{id}?wait=5");
+    let (status, body) = ada.call(Method::GET, &path, None).await;
+    assert_eq!((status.as_u16(), &body["status"]), (200, &"pending".into()));
+}
+
+/// How many clients are connected, the asking one included.
+async fn connected(house: &House) -> String {
+    let request = house.client.get(format!("{}/metrics", house.url));
+    let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("patchbay_http_connections "));
+    line.unwrap().rsplit(' ').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn who_takes_no_answer_loses_the_connection() {
+    let house = house().await;
+    let mut deaf = connect(&house).await;
+    let request = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n";
+    // More answers than fit into the buffers between.
+    let ask = async { while deaf.write_all(request).await.is_ok() {} };
+    timeout(PATIENCE, ask)
+        .await
+        .expect("it is answered on and on");
+    for _ in 0..500 {
+        if connected(&house).await == "1" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} clients are connected", connected(&house).await);
+}
+
+#[tokio::test]
+async fn more_clients_than_there_are_places_wait_for_one() {
+    let house = House::with(&[("MAX_CONNECTIONS", "2")]).await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let (first, _second) = (connect(&house).await, connect(&house).await);
+    let mut third = connect(&house).await;
+    third.write_all(request).await.unwrap();
+    let mut byte = [0];
+    let early = timeout(Duration::from_millis(300), third.read(&mut byte)).await;
+    drop(first);
+    if early.is_err() {
+        assert!(rest(&mut third).await.contains("ok\n"));
+    } else {
+        panic!("it was answered though both places were taken");
+    }
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_and_its_idle_connections_end() {
+    let house = house().await;
+    let client = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    let answer = client.get(format!("{}/healthz", house.url)).send().await;
+    assert_eq!(answer.unwrap().version(), reqwest::Version::HTTP_2);
+    for _ in 0..500 {
+        if connected(&house).await == "1" {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} clients are connected", connected(&house).await);
+}

@@ -1,0 +1,285 @@
+//! How much a caller may ask for, and what is told to who asks for more.
+
+use chrono::TimeDelta;
+use patchbay::keys::{self, Scope};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::Value;
+
+use crate::house::{House, ORIGIN, User};
+
+const METRICS_TOKEN: &str = "a token that only Prometheus has";
+
+/// Status, headers and body of an answer.
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answer {
+    async fn to(request: RequestBuilder) -> Self {
+        let response = request.send().await.unwrap();
+        Self {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.json().await.unwrap_or_default(),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        Some(self.headers.get(name)?.to_str().unwrap())
+    }
+
+    /// Fails unless this is a refusal by a limit, with the seconds to wait.
+    fn is_refused(&self, code: &str, wait: &str) {
+        let status = if code == "rate_limited" { 429 } else { 503 };
+        assert_eq!(self.status, status, "{}", self.body);
+        assert_eq!(self.body["code"], code);
+        assert_eq!(self.header("retry-after"), Some(wait));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert!(self.body["request_id"].is_string());
+    }
+}
+
+async fn list(user: &User<'_>) -> Answer {
+    Answer::to(user.request(Method::GET, "/connections")).await
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_requests_a_minute_and_is_told_how_many_are_left() {
+    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    for left in [
+        "\"user\";r=2;t=20",
+        "\"user\";r=1;t=40",
+        "\"user\";r=0;t=60",
+    ] {
+        let answer = list(&ada).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit"), Some(left));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"user\";q=3;w=60"));
+    }
+    let refused = list(&ada).await;
+    refused.is_refused("rate_limited", "20");
+    assert_eq!(refused.header("ratelimit"), Some("\"user\";r=0;t=60"));
+    assert_eq!(list(&bob).await.status, 200);
+    house.pass(TimeDelta::seconds(20));
+    assert_eq!(list(&ada).await.status, 200);
+    list(&ada).await.is_refused("rate_limited", "20");
+    // Browsers can read why, and when to come again.
+    let request = ada.request(Method::GET, "/connections");
+    let refused = Answer::to(request.header("origin", ORIGIN)).await;
+    refused.is_refused("rate_limited", "20");
+    assert_eq!(refused.header("access-control-allow-origin"), Some(ORIGIN));
+}
+
+#[tokio::test]
+async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
+    let house = House::with(&[("LIMIT_CONNECT_PER_MINUTE", "2")]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    ada.connect("github").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let sessions = house.nango_calls("POST", "/connect/sessions").await;
+    for path in [
+        "/notion/connect".to_owned(),
+        format!("/connections/{id}/reconnect"),
+        format!("/connections/{id}/check"),
+    ] {
+        let refused = Answer::to(ada.request(Method::POST, &path)).await;
+        refused.is_refused("rate_limited", "30");
+        assert_eq!(
+            refused.header("ratelimit-policy"),
+            Some("\"connect\";q=2;w=60")
+        );
+    }
+    let keys = house.keys().await;
+    let scopes = [Scope::ConnectionsWrite, Scope::ConnectionsRead].into();
+    let key = keys.create("backend", &scopes).await.unwrap();
+    let for_user = |method: Method, path: &str, user: &str| {
+        let url = format!("{}/api/v1/connectors{path}", house.url);
+        let request = house.client.request(method, url);
+        let request = request.bearer_auth(keys::shown(&key));
+        Answer::to(request.header("patchbay-user", user))
+    };
+    let refused = for_user(Method::POST, "/notion/connect", "ada").await;
+    refused.is_refused("rate_limited", "30");
+    assert_eq!(
+        house.nango_calls("POST", "/connect/sessions").await,
+        sessions
+    );
+    let other = for_user(Method::POST, "/notion/connect", "bob").await;
+    assert_eq!(other.status, 200, "{}", other.body);
+    assert_eq!(list(&ada).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_products_own_services_are_not_limited() {
+    let house = House::with(&[
+        ("LIMIT_USER_PER_MINUTE", "1"),
+        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+    ])
+    .await;
+    let scopes = [Scope::ConnectionsRead].into();
+    let key = house.keys().await.create("backend", &scopes).await.unwrap();
+    for _ in 0..5 {
+        let url = format!("{}/api/v1/connectors/connections", house.url);
+        let request = house.client.get(url).bearer_auth(keys::shown(&key));
+        let answer = Answer::to(request.header("patchbay-user", "ada")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit"), None);
+    }
+}
+
+/// A request of nobody, which comes by these proxies.
+fn by(house: &House, proxies: &[&str]) -> RequestBuilder {
+    let url = format!("{}/api/v1/connectors/callback", house.url);
+    let request = house.client.get(url);
+    proxies.iter().fold(request, |request, proxy| {
+        request.header("x-forwarded-for", *proxy)
+    })
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_he_is_is_limited_by_his_address() {
+    let house = House::with(&[("LIMIT_ADDRESS_PER_MINUTE", "2")]).await;
+    let ada = house.user("ada").await;
+    let connectors = format!("{}/api/v1/connectors", house.url);
+    let bad_token = || Answer::to(house.client.get(&connectors).bearer_auth("not.a.token"));
+    assert_eq!(bad_token().await.status, 401);
+    // Without a trusted proxy, what the header says is anybody's word.
+    assert_eq!(Answer::to(by(&house, &["192.0.2.1"])).await.status, 400);
+    Answer::to(by(&house, &["192.0.2.2"]))
+        .await
+        .is_refused("rate_limited", "30");
+    bad_token().await.is_refused("rate_limited", "30");
+    // Who proves who he is, is not made to pay for others.
+    assert_eq!(list(&ada).await.status, 200);
+    for path in ["/healthz", "/readyz"] {
+        let url = format!("{}{path}", house.url);
+        assert_eq!(house.client.get(url).send().await.unwrap().status(), 200);
+    }
+    house.pass(TimeDelta::seconds(30));
+    assert_eq!(bad_token().await.status, 401);
+}
+
+#[tokio::test]
+async fn an_address_is_what_the_outermost_trusted_proxy_saw() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("TRUSTED_PROXY_HOPS", "2"),
+    ])
+    .await;
+    let first_of = async |proxies: &[&str]| Answer::to(by(&house, proxies)).await.status == 400;
+    assert!(first_of(&["192.0.2.1, 10.0.0.1"]).await);
+    assert!(!first_of(&["192.0.2.1, 10.0.0.2"]).await);
+    // What a client writes itself stands before that.
+    assert!(!first_of(&["198.51.100.7, 192.0.2.1, 10.0.0.1"]).await);
+    assert!(!first_of(&["198.51.100.8, 192.0.2.1", "10.0.0.1"]).await);
+    assert!(!first_of(&["192.0.2.1:51000, 10.0.0.1"]).await);
+    assert!(first_of(&["192.0.2.2, 10.0.0.1"]).await);
+    // A host of IPv6 has a whole /64 to itself.
+    assert!(first_of(&["2001:db8:1:1::1, 10.0.0.1"]).await);
+    assert!(!first_of(&["2001:db8:1:1:ffff::1, 10.0.0.1"]).await);
+    assert!(!first_of(&["[2001:db8:1:1::2]:51000, 10.0.0.1"]).await);
+    assert!(first_of(&["2001:db8:1:2::1, 10.0.0.1"]).await);
+    // Those that came past the proxies count by the connection's own address.
+    assert!(first_of(&[]).await);
+    assert!(!first_of(&["192.0.2.9"]).await);
+    assert!(!first_of(&["nonsense, 10.0.0.1"]).await);
+}
+
+#[tokio::test]
+async fn forged_webhooks_shut_out_their_sender_and_not_nango() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let hook = |from: &str| {
+        let url = format!("{}/api/v1/webhooks/nango", house.url);
+        Answer::to(house.client.post(url).header("x-forwarded-for", from))
+    };
+    for _ in 0..2 {
+        let forged = hook("192.0.2.1").await;
+        assert_eq!(forged.status, 401);
+        assert_eq!(
+            forged.header("www-authenticate"),
+            Some("X-Nango-Hmac-Sha256")
+        );
+    }
+    // A 4xx would make a real Nango drop its webhook for good.
+    hook("192.0.2.1").await.is_refused("overloaded", "30");
+    assert_eq!(hook("192.0.2.2").await.status, 401);
+    // The sandbox's Nango comes past the proxy, and sends more than two.
+    let ada = house.user("ada").await;
+    for connector in ["gmail", "github", "notion"] {
+        ada.connected(connector).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
+    let house = House::with(&[("LIMIT_STREAMS_PER_USER", "2")]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let open = async |user: &User<'_>| {
+        let stream = user.request(Method::GET, "/connections/events");
+        stream.send().await.unwrap()
+    };
+    let (_first, second) = (open(&ada).await, open(&ada).await);
+    let third = ada.request(Method::GET, "/connections/events");
+    Answer::to(third).await.is_refused("rate_limited", "1");
+    assert_eq!(open(&bob).await.status(), StatusCode::OK);
+    drop(second);
+    for _ in 0..400 {
+        if open(&ada).await.status() == StatusCode::OK {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the closed stream has kept its place");
+}
+
+#[tokio::test]
+async fn more_than_is_taken_on_is_sent_away_and_the_platform_is_answered() {
+    let house = House::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let waiting = ada.request(Method::GET, &format!("/connections/{id}?wait=25"));
+    let waiting = tokio::spawn(waiting.send());
+    until_metrics_say(&house, "patchbay_http_requests_under_way 1").await;
+    list(&ada).await.is_refused("overloaded", "1");
+    for path in ["/healthz", "/readyz"] {
+        let url = format!("{}{path}", house.url);
+        assert_eq!(house.client.get(url).send().await.unwrap().status(), 200);
+    }
+    // The place of one who has gone is free.
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    until_metrics_say(&house, "patchbay_http_requests_under_way 0").await;
+    assert_eq!(list(&ada).await.status, 200);
+    until_metrics_say(
+        &house,
+        "patchbay_limit_refusals_total{limit=\"requests\"} 1",
+    )
+    .await;
+}
+
+async fn until_metrics_say(house: &House, line: &str) {
+    let mut text = String::new();
+    for _ in 0..400 {
+        let request = house.client.get(format!("{}/metrics", house.url));
+        let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
+        text = answer.text().await.unwrap();
+        if text.lines().any(|said| said == line) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("there is no {line} in\n{text}");
+}

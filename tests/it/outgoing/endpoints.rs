@@ -1,0 +1,299 @@
+//! What is sent, to whom, and how endpoints are managed.
+
+use std::collections::BTreeSet;
+
+use chrono::TimeDelta;
+use patchbay::connections::Told;
+use patchbay::webhooks::Error;
+use reqwest::Method;
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use super::receiver::Receiver;
+use super::{add, address, deny, end, house, only, text, until, webhooks};
+
+#[tokio::test]
+async fn a_message_is_what_the_specification_asks_for_and_shows_the_connection() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let receiver = Receiver::start();
+    let (_, secret) = hooks.add(&receiver.url(), &[]).await.unwrap();
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    until(async || receiver.count() == 1).await;
+    let one = &receiver.received()[0];
+    let library = Webhook::new(text(&secret)).unwrap();
+    library.verify(one.body.as_bytes(), &one.headers).unwrap();
+    assert_eq!(one.headers["content-type"], "application/json");
+    assert!(
+        one.body
+            .starts_with(r#"{"type":"connection.connected","timestamp":"#)
+    );
+    assert_eq!(one.json["timestamp"], connected["updated_at"]);
+    let mut expected = connected.clone();
+    let (data, shown) = (
+        one.json["data"].as_object().unwrap(),
+        expected.as_object_mut().unwrap(),
+    );
+    shown.insert("version".to_owned(), data["version"].clone());
+    shown.insert("change".to_owned(), json!("connected"));
+    shown.insert("reason".to_owned(), Value::Null);
+    assert_eq!(one.json["data"], expected);
+    assert!(!one.id.contains('.'));
+}
+
+#[tokio::test]
+async fn each_event_is_told_with_its_reason() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let receiver = Receiver::start();
+    add(&hooks, &receiver, &[]).await;
+    let ada = house.user("ada").await;
+    deny(&ada, "github").await;
+    until(async || receiver.count() == 1).await;
+    let gmail = ada.connected("gmail").await;
+    let id = gmail["id"].as_str().unwrap();
+    until(async || receiver.count() == 2).await;
+    // A reconnect that is denied: the connection goes on working.
+    house.faults(json!({ "consent": "deny" })).await;
+    let path = format!("/connections/{id}/reconnect");
+    let (_, begun) = ada.call(Method::POST, &path, None).await;
+    house.popup(begun["oauth_url"].as_str().unwrap()).await;
+    until(async || receiver.count() == 3).await;
+    let held = &house.nango_connections().await[0];
+    let delete = format!("/connections/{held}?provider_config_key=gmail");
+    house.nango(Method::DELETE, &delete).await;
+    ada.call(Method::POST, &format!("/connections/{id}/check"), None)
+        .await;
+    until(async || receiver.count() == 4).await;
+    end(&ada, "gmail").await;
+    until(async || receiver.count() == 5).await;
+    let told: Vec<String> = receiver
+        .received()
+        .iter()
+        .map(|one| {
+            let data = &one.json["data"];
+            json!([
+                one.told(),
+                data["connector_slug"],
+                data["status"],
+                data["reason"],
+                data["change"]
+            ])
+            .to_string()
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            r#"["connection.attempt_failed","github","error","authorization_denied","attempt_failed"]"#,
+            r#"["connection.connected","gmail","connected",null,"connected"]"#,
+            r#"["connection.attempt_failed","gmail","connected","authorization_denied","attempt_failed"]"#,
+            r#"["connection.needs_reauthorization","gmail","error","missing_upstream","missing_upstream"]"#,
+            r#"["connection.disconnected","gmail","disconnected","user_disconnected","disconnected"]"#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_only_of_what_it_wants_and_from_when_it_was_added() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let ada = house.user("ada").await;
+    ada.connected("notion").await;
+    let (some, all) = (Receiver::start(), Receiver::start());
+    add(&hooks, &some, &[Told::Disconnected, Told::AttemptFailed]).await;
+    add(&hooks, &all, &[]).await;
+    ada.connected("gmail").await;
+    end(&ada, "gmail").await;
+    deny(&ada, "github").await;
+    until(async || some.count() == 2 && all.count() == 3).await;
+    let told = |receiver: &Receiver| -> BTreeSet<String> {
+        let received = receiver.received();
+        received.iter().map(|one| one.told().to_owned()).collect()
+    };
+    assert_eq!(
+        told(&some),
+        ["connection.attempt_failed", "connection.disconnected"]
+            .map(str::to_owned)
+            .into()
+    );
+    assert!(told(&all).contains("connection.connected"));
+    // The same event has one id everywhere.
+    let ids = |receiver: &Receiver| -> BTreeSet<String> {
+        receiver.received().into_iter().map(|one| one.id).collect()
+    };
+    assert!(ids(&some).is_subset(&ids(&all)));
+}
+
+#[tokio::test]
+async fn while_a_secret_is_rotated_both_verify() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let receiver = Receiver::start();
+    let (id, old) = hooks.add(&receiver.url(), &[]).await.unwrap();
+    let new = hooks.rotate(&id, TimeDelta::hours(24)).await.unwrap();
+    assert_ne!(text(&old), text(&new));
+    let ada = house.user("ada").await;
+    ada.connected("gmail").await;
+    until(async || receiver.count() == 1).await;
+    house.pass(TimeDelta::hours(25));
+    let ada = house.user("ada").await;
+    end(&ada, "gmail").await;
+    until(async || receiver.count() == 2).await;
+    let received = receiver.received();
+    let both = [&new, &old].map(|secret| received[0].signed_with(text(secret)));
+    assert_eq!(received[0].signatures(), both);
+    assert_eq!(
+        received[1].signatures(),
+        [received[1].signed_with(text(&new))]
+    );
+    for secret in [&old, &new] {
+        let library = Webhook::new(text(secret)).unwrap();
+        library
+            .verify(received[0].body.as_bytes(), &received[0].headers)
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_has_happened_is_sent_again_with_the_same_ids() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    house.pass(TimeDelta::minutes(10));
+    let since = house.clock.now();
+    end(&ada, "gmail").await;
+    let notion = ada.connected("notion").await;
+    let receiver = Receiver::start();
+    let id = add(&hooks, &receiver, &[]).await;
+    // All of them happened before the endpoint was there.
+    let everything = since - TimeDelta::days(1);
+    assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 3);
+    until(async || receiver.count() == 3).await;
+    assert_eq!(hooks.replay(&id, since, None).await.unwrap(), 2);
+    until(async || receiver.count() == 5).await;
+    let of_gmail: Uuid = gmail["id"].as_str().unwrap().parse().unwrap();
+    let again = hooks.replay(&id, everything, Some(of_gmail)).await;
+    assert_eq!(again.unwrap(), 2);
+    until(async || receiver.count() == 7).await;
+    let ids: BTreeSet<String> = receiver.received().into_iter().map(|one| one.id).collect();
+    assert_eq!(ids.len(), 3);
+    // It is told as it was then.
+    let first = receiver
+        .received()
+        .into_iter()
+        .find(|one| one.connection() == gmail["id"] && one.told() == "connection.connected");
+    assert_eq!(first.unwrap().json["data"]["status"], "connected");
+    let taken = receiver.taken();
+    let kinds: Vec<&str> = taken[gmail["id"].as_str().unwrap()]
+        .iter()
+        .map(|(_, told)| told.rsplit('.').next().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "connected",
+            "disconnected",
+            "disconnected",
+            "connected",
+            "disconnected"
+        ]
+    );
+    assert_eq!(taken[notion["id"].as_str().unwrap()].len(), 2);
+    // What the endpoint does not want is not sent again, either.
+    let picky = Receiver::start();
+    let picky_id = add(&hooks, &picky, &[Told::Recovered]).await;
+    assert_eq!(hooks.replay(&picky_id, everything, None).await.unwrap(), 0);
+    let nobody = hooks.replay("whe_none", everything, None).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))));
+}
+
+#[tokio::test]
+async fn the_command_manages_endpoints() {
+    let house = house().await;
+    let receiver = Receiver::start();
+    let settings = house.settings(&[]);
+    let patchbay = async |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_patchbay"))
+            .arg("webhooks")
+            .args(arguments)
+            .env_clear()
+            .envs(settings.iter().map(|(name, value)| (name, value)))
+            .output()
+            .await
+            .unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.success(), said[0].clone(), said[1].clone())
+    };
+    let url = receiver.url();
+    let (ok, said, told) =
+        patchbay(&["add", url.as_str(), "--event", "connection.disconnected"]).await;
+    assert!(ok, "{told}");
+    let (id, secret) = said.trim().split_once('\n').unwrap();
+    assert!(secret.starts_with("whsec_"));
+    receiver.verify_with(&secret.to_owned().into());
+    let (_, list, _) = patchbay(&["list"]).await;
+    assert_eq!(
+        list,
+        format!("{id}  {url}  connection.disconnected  on  0 waiting\n")
+    );
+    assert!(!list.contains(secret));
+    let (ok, said, _) = patchbay(&["test", id]).await;
+    assert!(ok);
+    assert_eq!(said, "it answered 204\n");
+    assert_eq!(receiver.received()[0].told(), "patchbay.test");
+
+    patchbay(&["disable", id]).await;
+    let ada = house.user("ada").await;
+    ada.connected("gmail").await;
+    end(&ada, "gmail").await;
+    let (_, list, _) = patchbay(&["list"]).await;
+    assert!(list.contains("switched off by hand  1 waiting"), "{list}");
+    patchbay(&["enable", id]).await;
+    // The command's time is the system's, which is ahead of the house's by now.
+    house.pass(TimeDelta::minutes(1));
+    until(async || receiver.received().len() == 2).await;
+    let (ok, _, _) = patchbay(&["replay", id, "--since", "2020-01-01"]).await;
+    assert!(ok);
+    house.pass(TimeDelta::minutes(1));
+    until(async || receiver.received().len() == 3).await;
+    let (_, shown, _) = patchbay(&["deliveries", id, "--limit", "1"]).await;
+    assert!(shown.contains("connection.disconnected"), "{shown}");
+    assert_eq!(shown.lines().count(), 1);
+    let (_, failed, _) = patchbay(&["deliveries", "--failed"]).await;
+    assert_eq!(failed, "");
+    let (_, rotated, _) = patchbay(&["rotate", id, "--grace-hours", "0"]).await;
+    assert_ne!(rotated.trim(), secret);
+    let (ok, _, said) = patchbay(&["test", id]).await;
+    assert!(!ok && said.contains("it answered 401"), "{said}");
+    let (ok, _, _) = patchbay(&["remove", id]).await;
+    assert!(ok);
+    let (ok, _, said) = patchbay(&["remove", id]).await;
+    assert!(!ok && said.contains("there is no endpoint"), "{said}");
+    let (ok, _, said) = patchbay(&["add", "https://10.0.0.1/"]).await;
+    assert!(!ok && said.contains("WEBHOOK_ALLOWED_NETWORKS"), "{said}");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_removed_takes_all_that_waits_with_it() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let (id, _) = hooks
+        .add(&address("http://127.0.0.1:9/nobody"), &[])
+        .await
+        .unwrap();
+    house.user("ada").await.connected("gmail").await;
+    assert_eq!(only(&hooks).await.waiting, 1);
+    hooks.remove(&id).await.unwrap();
+    let left: (i64, i64) = sqlx::query_as(
+        "select (select count(*) from webhook_queue), (select count(*) from webhook_delivery)",
+    )
+    .fetch_one(&mut house.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(left, (0, 0));
+}

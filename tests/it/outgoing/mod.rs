@@ -1,0 +1,99 @@
+//! What the product is told: every message once it can be, in order for each connection.
+
+mod delivery;
+mod endpoints;
+mod networks;
+mod receiver;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use patchbay::clock::Clock;
+use patchbay::connections::{Database, Told};
+use patchbay::sandbox;
+use patchbay::webhooks::{Endpoint, Webhooks};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use url::Url;
+
+use crate::house::{House, User, read};
+use receiver::Receiver;
+
+const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
+
+/// A house that may call this machine, at the system's time until it is moved.
+async fn house() -> House {
+    House::build(&ALLOWED, at_the_systems_time).await
+}
+
+fn at_the_systems_time(nango: &mut sandbox::Config) {
+    nango.clock = Clock::manual(Clock::System.now());
+}
+
+/// The endpoints of the same database, as the command sees them.
+async fn webhooks(house: &House) -> Webhooks {
+    let config = read(&house.settings(&[]));
+    let database = Database::connect(&config.database).await.unwrap();
+    Webhooks::new(database, house.clock.clone(), &config.webhook_networks).unwrap()
+}
+
+/// Adds an endpoint, whose messages the receiver verifies from now on.
+async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[Told]) -> String {
+    let (id, secret) = webhooks.add(&receiver.url(), events).await.unwrap();
+    receiver.verify_with(&secret);
+    id
+}
+
+async fn only(webhooks: &Webhooks) -> Endpoint {
+    let mut all = webhooks.list().await.unwrap();
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+/// Moves the time on, a step each time, until a condition holds.
+async fn pass_until(house: &House, step: TimeDelta, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds().await {
+            return;
+        }
+        house.pass(step);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    panic!("it never came to be");
+}
+
+/// Waits until a condition holds.
+async fn until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..1500 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it never came to be");
+}
+
+/// Ends a connection that the user has; answers its id.
+async fn end(user: &User<'_>, connector: &str) {
+    let (status, ended) = user.disconnect(connector, "").await;
+    assert_eq!(status, 200, "{ended}");
+}
+
+/// An attempt that the user denies.
+async fn deny(user: &User<'_>, connector: &str) -> String {
+    user.house.faults(json!({ "consent": "deny" })).await;
+    let begun = user.connect(connector).await;
+    let popup = begun["oauth_url"].as_str().unwrap();
+    user.house.popup(popup).await;
+    let id = begun["connection_id"].as_str().unwrap().to_owned();
+    user.until(&id, "error").await;
+    id
+}
+
+fn text(secret: &SecretString) -> &str {
+    secret.expose_secret()
+}
+
+fn address(text: &str) -> Url {
+    text.parse().unwrap()
+}

@@ -1,0 +1,169 @@
+//! Where webhooks are not sent, whatever name leads there.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use patchbay::clock::Clock;
+use patchbay::config::DatabaseConfig;
+use patchbay::connections::Database;
+use patchbay::networks::Networks;
+use patchbay::webhooks::{Error, Webhooks};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpListener;
+
+use super::address;
+use crate::postgres::{self, TestDatabase};
+
+async fn webhooks_with(
+    database: &TestDatabase,
+    networks: &str,
+    resolver: Arc<dyn Resolve>,
+) -> Webhooks {
+    let config = DatabaseConfig {
+        url: database.url().into(),
+        pool_size: 2,
+        wait: std::time::Duration::ZERO,
+    };
+    let database = Database::connect(&config).await.unwrap();
+    database.migrate().await.unwrap();
+    let networks: Networks = networks.parse().unwrap();
+    Webhooks::with_resolver(database, Clock::System, &networks, &resolver).unwrap()
+}
+
+/// Answers a name with these addresses in turn.
+struct Rebinding {
+    answers: Vec<&'static str>,
+    asked: AtomicUsize,
+}
+
+impl Resolve for Rebinding {
+    fn resolve(&self, _: Name) -> Resolving {
+        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
+        let address = self.answers[asked.min(self.answers.len() - 1)];
+        let address = SocketAddr::new(address.parse().unwrap(), 0);
+        Box::pin(async move { Ok(Box::new(std::iter::once(address)) as Addrs) })
+    }
+}
+
+fn rebinding(answers: &[&'static str]) -> Arc<Rebinding> {
+    Arc::new(Rebinding {
+        answers: answers.to_vec(),
+        asked: AtomicUsize::new(0),
+    })
+}
+
+#[tokio::test]
+async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
+    let database = postgres::database().await;
+    let hooks = webhooks_with(&database, "", rebinding(&["127.0.0.1"])).await;
+    let private = [
+        "https://127.0.0.1/",
+        "https://127.1/",
+        "https://2130706433/",
+        "https://0x7f.0.0.1/",
+        "https://0.0.0.0/",
+        "https://10.1.2.3/",
+        "https://100.64.0.1/",
+        "https://100.100.100.200/",
+        "https://169.254.169.254/latest/meta-data",
+        "https://168.63.129.16/",
+        "https://172.16.0.1/",
+        "https://172.31.255.255/",
+        "https://192.168.1.1/",
+        "https://192.0.0.192/",
+        "https://198.18.0.1/",
+        "https://224.0.0.1/",
+        "https://255.255.255.255/",
+        "https://[::1]/",
+        "https://[::]/",
+        "https://[::ffff:127.0.0.1]/",
+        "https://[::ffff:169.254.169.254]/",
+        "https://[64:ff9b::10.0.0.1]/",
+        "https://[64:ff9b:1::1]/",
+        "https://[2002:7f00:1::]/",
+        "https://[fd00:ec2::254]/",
+        "https://[fe80::1]/",
+        "https://[ff02::1]/",
+        "https://[2001:db8::1]/",
+    ];
+    for url in private {
+        let refused = hooks.add(&address(url), &[]).await.unwrap_err();
+        assert!(matches!(refused, Error::Address(_)), "{url}: {refused}");
+    }
+    for url in [
+        "http://example.com/",
+        "ftp://example.com/",
+        "https://user@example.com/",
+    ] {
+        let refused = hooks.add(&address(url), &[]).await.unwrap_err();
+        assert!(matches!(refused, Error::Address(_)), "{url}: {refused}");
+    }
+    for url in [
+        "https://172.32.0.1/",
+        "https://100.128.0.1/",
+        "https://[2606:4700::1111]/",
+        "https://example.com/hook?token=x",
+    ] {
+        hooks.add(&address(url), &[]).await.expect(url);
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_judged_by_what_it_leads_to_at_the_moment() {
+    let database = postgres::database().await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Whoever checked the name before would have seen a public address.
+    let resolver = rebinding(&["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "fd00::1"]);
+    let hooks = webhooks_with(&database, "", resolver.clone()).await;
+    let url = format!("https://rebinding.example.com:{port}/hook");
+    let (id, _) = hooks.add(&address(&url), &[]).await.unwrap();
+    for leads_to in ["127.0.0.1", "127.0.0.1", "10.0.0.1", "fd00::1"] {
+        let refused = hooks.test(&id).await.unwrap().unwrap_err();
+        let why = format!("leads to {leads_to}, which is in no public network");
+        assert!(refused.contains(&why), "{refused}");
+    }
+    assert_eq!(resolver.asked.load(Ordering::SeqCst), 4);
+    let nobody = tokio::time::timeout(std::time::Duration::from_millis(50), listener.accept());
+    assert!(nobody.await.is_err(), "a connection was made");
+}
+
+#[tokio::test]
+async fn allowed_networks_are_called_without_tls_and_no_others() {
+    let database = postgres::database().await;
+    let resolver = rebinding(&["127.0.0.1", "203.0.114.1", "10.0.0.1"]);
+    let hooks = webhooks_with(&database, "127.0.0.0/8, fd00::/8", resolver).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = axum::Router::new().route("/", axum::routing::post(|| async { "taken" }));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let url = format!("http://hooks.internal:{port}/");
+    let (id, _) = hooks.add(&address(&url), &[]).await.unwrap();
+    assert_eq!(hooks.test(&id).await.unwrap(), Ok(200));
+    // Its connection is kept, so the next look at the name is another endpoint's.
+    let other = address(&format!("http://other.internal:{port}/"));
+    let (other, _) = hooks.add(&other, &[]).await.unwrap();
+    let public = hooks.test(&other).await.unwrap().unwrap_err();
+    assert!(public.contains("without TLS"), "{public}");
+    let private = hooks.test(&other).await.unwrap().unwrap_err();
+    assert!(private.contains("no public network"), "{private}");
+    let literal = hooks.add(&address("http://10.0.0.1/"), &[]).await;
+    assert!(matches!(literal, Err(Error::Address(_))));
+}
+
+#[test]
+fn networks_are_read_or_refused() {
+    for wrong in [
+        "10.0.0.0",
+        "10.0.0.0/33",
+        "::1/129",
+        "private",
+        "10.0.0.0/-1",
+    ] {
+        let refused = wrong.parse::<Networks>().unwrap_err();
+        assert!(refused.to_string().contains(wrong), "{refused}");
+    }
+    assert!("".parse::<Networks>().unwrap().is_empty());
+    assert!(!"0.0.0.0/0,::/0".parse::<Networks>().unwrap().is_empty());
+}

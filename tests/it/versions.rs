@@ -1,0 +1,91 @@
+//! Two versions over one database, while replicas are replaced one by one.
+
+use std::time::Duration;
+
+use patchbay::config::DatabaseConfig;
+use patchbay::connections::{Database, DatabaseError};
+use patchbay::keys::{self, Scope};
+use reqwest::{Method, StatusCode};
+use sqlx::Connection;
+
+use crate::house::{House, User};
+
+/// Does what a newer version's migration does: `sql`, under this description.
+async fn migrate_as_newer(house: &House, description: &str, sql: &'static str) {
+    let mut database = house.sql().await;
+    let mut tx = database.begin().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
+    sqlx::query(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+         values ((select max(version) + 1000 from _sqlx_migrations), $1, true, '', 0)",
+    )
+    .bind(description)
+    .execute(&mut *tx)
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// What a user and a workflow do, in all of which rows of every table are read and written.
+async fn life(user: &User<'_>, url: &str, connector: &str) {
+    let connected = user.connected(connector).await;
+    let id = connected["id"].as_str().unwrap();
+    let scopes = [Scope::TokensRead].into();
+    let key = user.house.keys().await.create("engine", &scopes).await;
+    let token = format!("{url}/api/v1/connectors/connections/{id}/token");
+    let token = user.house.client.post(token);
+    let token = token.bearer_auth(keys::shown(&key.unwrap()));
+    let answer = token.header("patchbay-user", "ada").send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let history = user.get(&format!("/connections/{id}/history")).await;
+    assert!(history["events"].as_array().unwrap().len() >= 2);
+    let once = user
+        .request(Method::POST, &format!("/connections/{id}/reconnect"))
+        .header("idempotency-key", id);
+    assert_eq!(once.send().await.unwrap().status(), StatusCode::OK);
+    let (status, ended) = user.disconnect(connector, "").await;
+    assert_eq!(status, StatusCode::OK, "{ended}");
+    assert_eq!(ended["upstream_deleted"], true);
+}
+
+#[tokio::test]
+async fn replicas_go_on_and_start_over_what_the_next_version_has_added() {
+    // Few connections, so that each of them has prepared its statements before.
+    let house = House::with(&[("DATABASE_POOL_SIZE", "2")]).await;
+    let ada = house.user("ada").await;
+    for connector in ["gmail", "github", "google-calendar"] {
+        life(&ada, &house.url, connector).await;
+    }
+    let add_everywhere = "do $$ declare t text; begin \
+           for t in select tablename from pg_tables \
+             where schemaname = 'public' and tablename <> '_sqlx_migrations' loop \
+             execute format('alter table %I add column of_tomorrow text default ''new''', t); \
+           end loop; end $$; \
+         create table tomorrow (id int); create index on connect_attempt (created_at)";
+    migrate_as_newer(&house, "of tomorrow", add_everywhere).await;
+    for connector in ["gmail", "notion"] {
+        life(&ada, &house.url, connector).await;
+    }
+    assert_eq!(house.sweep().await.orphans, 0);
+    // One that has crashed meanwhile comes back.
+    let started = house.replica(&[]).await;
+    life(&ada.at(&started), &started.url, "google-calendar").await;
+}
+
+#[tokio::test]
+async fn a_program_whose_columns_are_gone_does_not_start() {
+    let house = House::new().await;
+    let drop = "alter table connection_event drop column detail";
+    migrate_as_newer(&house, "contract the history", drop).await;
+    let settings = house.settings(&[]);
+    let url = settings.iter().find(|(name, _)| *name == "DATABASE_URL");
+    let config = DatabaseConfig {
+        url: url.unwrap().1.as_str().into(),
+        pool_size: 1,
+        wait: Duration::ZERO,
+    };
+    let refused = Database::connect(&config).await.unwrap().migrate().await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, DatabaseError::Newer(_)), "{refused}");
+    assert!(refused.to_string().contains("run that version"));
+}
