@@ -203,12 +203,7 @@ impl House {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
         };
-        if let Some(adopted) = database.adopt(&catalog).await? {
-            tracing::info!(
-                ?adopted,
-                "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
-            );
-        }
+        prepare(&database, &catalog).await?;
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
@@ -252,6 +247,17 @@ impl House {
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some((database, connections)))
     }
+}
+
+/// Brings the schema up to date, and says so if it was the predecessor's.
+async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
+    if let Some(adopted) = database.adopt(catalog).await? {
+        tracing::info!(
+            ?adopted,
+            "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+        );
+    }
+    Ok(())
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.

@@ -8,6 +8,7 @@
 //!   connections of clients.
 //! - [`config`] reads the environment; [`telemetry`] writes the logs; [`metrics`] has what is
 //!   counted; [`clock`] says what time it is.
+//! - [`check`] is the setup's checklist as a command.
 //! - [`http`] has a file for each group of endpoints, and what all of them go through.
 //! - [`worker`] does what nobody asks for: each job is one pass of the service, again and again.
 //! - [`auth`] goes from a bearer token to a caller.
@@ -27,6 +28,7 @@
 pub mod app;
 pub mod auth;
 pub mod catalog;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod connections;

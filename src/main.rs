@@ -9,7 +9,7 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::{Config, LogFormat};
 use patchbay::connections::Database;
-use patchbay::{http, telemetry};
+use patchbay::{check, http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,15 @@ enum Command {
     Webhooks(manage_webhooks::WebhooksCommand),
     /// Ask the service on this machine whether it runs: a container's health check.
     Health,
+    /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
+    Check {
+        /// Answer in JSON, for machines.
+        #[arg(long)]
+        json: bool,
+        /// A user's token, to be explained claim by claim.
+        #[arg(long)]
+        token: Option<String>,
+    },
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -72,7 +81,7 @@ fn main() -> ExitCode {
         }
     };
     match runtime.block_on(run(arguments.command.unwrap_or(Command::Serve))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("patchbay: {error}");
             ExitCode::FAILURE
@@ -80,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> Result<(), Failure> {
+async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve => {
             let config = configuration()?;
@@ -88,10 +97,10 @@ async fn run(command: Command) -> Result<(), Failure> {
             let catalog = Catalog::load(config.catalog_file.as_deref())?;
             let app = App::bind(config, catalog, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
-            Ok(app.run(stop_on_signal()?).await?)
+            app.run(stop_on_signal()?).await?;
         }
         #[cfg(feature = "sandbox")]
-        Command::Sandbox => try_out::run(stop_on_signal()?).await,
+        Command::Sandbox => try_out::run(stop_on_signal()?).await?,
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
             telemetry::init(LogFormat::Pretty);
@@ -106,16 +115,31 @@ async fn run(command: Command) -> Result<(), Failure> {
                 );
             }
             println!("the database's schema is up to date");
-            Ok(())
         }
-        Command::Keys(command) => manage_keys::run(command).await,
-        Command::Webhooks(command) => manage_webhooks::run(command).await,
-        Command::Health => health::run(),
+        Command::Keys(command) => manage_keys::run(command).await?,
+        Command::Webhooks(command) => manage_webhooks::run(command).await?,
+        Command::Health => health::run()?,
+        Command::Check { json, token } => return check_setup(json, token.as_deref()).await,
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the setup's checklist; fails if any of its lines does.
+async fn check_setup(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
+    let report = check::run(&variable, token, &Clock::System).await;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(if report.passes() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The environment's configuration; what is missing is told together with the way to try without.

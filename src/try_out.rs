@@ -104,6 +104,8 @@ async fn serve(
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
         ("SERVICE_API_KEYS", service_keys),
+        // What is tried out is on this machine.
+        ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
     .into();

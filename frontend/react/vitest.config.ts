@@ -27,7 +27,7 @@ export default defineConfig({
     globalSetup: ["tests/sandbox.ts"],
     // One sandbox for all, whose faults are everybody's.
     fileParallelism: false,
-    testTimeout: 20_000,
+    testTimeout: 60_000,
     projects: [
       { extends: true, test: { ...browser, name: "client", include: ["tests/client/*.test.ts"] } },
       { extends: true, test: { ...browser, name: "react 19", setupFiles: ["tests/setup.ts", "tests/cleanup.ts"], include: ["tests/react/*.test.tsx"] } },

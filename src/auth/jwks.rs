@@ -140,6 +140,13 @@ impl Jwks {
         }
     }
 
+    /// How many usable keys there are at the moment, or why that cannot be told.
+    pub(super) async fn count(&self) -> Result<usize, String> {
+        let keys = self.download().await;
+        keys.map(|keys| keys.len())
+            .map_err(|error| error.to_string())
+    }
+
     fn look_up(&self, id: Option<&str>, algorithm: Algorithm) -> Seen {
         let now = self.0.clock.now();
         let cache = self.0.cache.read().unwrap_or_else(PoisonError::into_inner);

@@ -251,6 +251,12 @@ impl Authenticator {
         self.caller(&verified_claims(bearer, &key, algorithm)?)
     }
 
+    /// How many keys the identity provider publishes that tokens can be verified with, or why that is
+    /// not known; `None` where no JWKS is configured.
+    pub async fn published_keys(&self) -> Option<Result<usize, String>> {
+        Some(self.jwks.as_ref()?.count().await)
+    }
+
     fn caller(&self, claims: &Map<String, Value>) -> Result<Caller, Error> {
         self.check_times(claims)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str);

@@ -29,7 +29,7 @@ const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 
 /// How the description of a migration begins that removes or changes what older programs use. Such
 /// a one comes a version later than the last program that needs what it removes; all others only add.
-const CONTRACTION: &str = "contract";
+pub(crate) const CONTRACTION: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);

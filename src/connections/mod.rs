@@ -16,6 +16,7 @@ mod predecessor;
 pub mod service;
 mod shown;
 mod store;
+mod survey;
 mod transaction;
 pub mod uses;
 
@@ -29,10 +30,12 @@ use uuid::Uuid;
 
 use crate::auth::UserId;
 
+pub(crate) use database::CONTRACTION;
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::{Event, Told};
 pub use predecessor::Adopted;
 pub use shown::{AttemptBody, ConnectionBody, Details};
+pub use survey::Survey;
 pub use transaction::Transaction;
 
 /// A user's connection to one account of a connector.

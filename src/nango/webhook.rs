@@ -50,6 +50,22 @@ impl SigningKeys {
         keys.iter().map(key).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The header's value for these bytes by the first of the keys, as Nango makes it.
+    #[must_use]
+    pub fn sign(&self, body: &[u8]) -> String {
+        let key = self.0.first();
+        key.map_or_else(String::new, |key| hex::encode(hmac::sign(key, body)))
+    }
+
+    /// Whether one of the keys is this text.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        let other = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+        let signed = hmac::sign(&other, b"");
+        let same = |key: &hmac::Key| hmac::verify(key, b"", signed.as_ref()).is_ok();
+        self.0.iter().any(same)
+    }
+
     /// Whether one of the keys signed exactly these bytes. `header` is the
     /// value of [`SIGNATURE_HEADER`]: the hexadecimal HMAC-SHA256 of the body.
     /// The comparison takes the same time wherever the first difference is.

@@ -210,7 +210,8 @@ impl House {
             ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
             ("NANGO_SECRET_KEY", secret_key.clone()),
             ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
-            ("NANGO_TIMEOUT_SECONDS", "2".to_owned()),
+            // Long enough for a busy machine, and shorter than any made-up slowness.
+            ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
             // Tests sweep when they want to.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),

@@ -126,6 +126,7 @@ const KINDS: Record<EventKind, string> = {
   account_mismatched: "Came back as another account",
   account_accepted: "Other account taken",
   token_refreshed: "Access renewed",
+  adopted: "Taken over from the predecessor",
 };
 
 export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {

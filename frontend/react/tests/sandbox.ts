@@ -1,7 +1,7 @@
 /** Starts `patchbay sandbox` for all tests: the service as it is, over a Nango that is made up. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -17,6 +17,13 @@ declare module "vitest" {
 
 const BUILT = fileURLToPath(new URL("../../../target/debug/patchbay", import.meta.url));
 
+/** The made-up provider tells in its answer whose account it is. */
+const CATALOG = `
+[[connector]]
+slug = "gmail"
+account = { id = "/raw/account/id", name = "/raw/account/name" }
+`;
+
 /** How long it may take to start, in milliseconds: it makes a database of its own. */
 const PATIENCE = 60_000;
 
@@ -26,7 +33,10 @@ export default async function start(project: TestProject): Promise<() => Promise
   await chmod(folder, 0o755);
   const [port, nangoPort] = [await freePort(), await freePort()];
   const program = process.env["PATCHBAY_BIN"] ?? BUILT;
-  const env = { ...process.env, PORT: String(port), SANDBOX_PORT: String(nangoPort), DATABASE_URL: "" };
+  const catalog = join(folder, "connectors.toml");
+  await writeFile(catalog, CATALOG);
+  const own = { PORT: String(port), SANDBOX_PORT: String(nangoPort), CATALOG_FILE: catalog, DATABASE_URL: "" };
+  const env = { ...process.env, ...own };
   const child = spawn(program, ["sandbox"], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
   let said = "";
   for (const output of [child.stdout, child.stderr]) {

@@ -144,18 +144,21 @@ impl Connections {
         upstream: &Upstream,
         connector: &Connector,
         connection: Connection,
-        mut attempt: Attempt,
+        begun: Attempt,
         request: &ConnectRequest,
     ) -> Result<Authorization> {
+        let mut attempt = begun.clone();
         match self
             .session(upstream, connector, &connection, &mut attempt, request)
             .await
         {
             Ok(session) => {
-                attempt.expires_at = session.expires_at;
-                let mut tx = self.begin().await?;
-                store::session_opened(&mut tx, &attempt).await?;
-                tx.commit().await?;
+                if attempt.kind != begun.kind || !fits(&begun, &session) {
+                    attempt.expires_at = session.expires_at;
+                    let mut tx = self.begin().await?;
+                    store::session_opened(&mut tx, &attempt).await?;
+                    tx.commit().await?;
+                }
                 let url = if opens_oauth(connector) {
                     upstream
                         .nango
@@ -231,6 +234,13 @@ impl Connections {
         }
         url
     }
+}
+
+/// Whether a session ends when its attempt was written down to end, or so little later that it is
+/// not worth writing down again.
+fn fits(attempt: &Attempt, session: &Session) -> bool {
+    let later = session.expires_at - attempt.expires_at;
+    (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
 }
 
 /// Writes down that an attempt begins. The row is locked by the caller.

@@ -25,21 +25,19 @@ pub(super) async fn insert_event(
     attempt: Option<Uuid>,
     message: Option<&Message>,
 ) -> sqlx::Result<()> {
-    let user = connection.user_id.as_str();
-    // One user's events get their ids in the order of their commits, so that who reads after an id misses none.
-    sqlx::query("select pg_advisory_xact_lock(1, hashtext($1))")
-        .bind(user)
-        .execute(&mut *db)
-        .await?;
     let body = message.map(serde_json::to_string).transpose();
     let body = body.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    let event: i64 = sqlx::query_scalar(
-        "insert into connection_event \
+    // One user's events get their ids in the order of their commits, so that who reads after an id
+    // misses none: the lock is had before the row, and its id, are made.
+    let (event, ()): (i64, ()) = sqlx::query_as(
+        "with locked as materialized (select pg_advisory_xact_lock(1, hashtext($2))) \
+         insert into connection_event \
            (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json) returning id",
+         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json from locked \
+         returning id, pg_notify($11, user_id)",
     )
     .bind(connection.id)
-    .bind(user)
+    .bind(connection.user_id.as_str())
     .bind(connection.version)
     .bind(kind.as_str())
     .bind(connection.state.status().as_str())
@@ -49,16 +47,12 @@ pub(super) async fn insert_event(
     .bind(connection.updated_at)
     // As text, which keeps its fields in order.
     .bind(body)
+    .bind(CHANNEL)
     .fetch_one(&mut *db)
     .await?;
     if let Some(message) = message {
         tell(db, connection, event, message).await?;
     }
-    sqlx::query("select pg_notify($1, $2)")
-        .bind(CHANNEL)
-        .bind(user)
-        .execute(db)
-        .await?;
     Ok(())
 }
 

@@ -53,7 +53,7 @@ export class PatchbayError extends Error {
 
   /** Whether the same request may work later without anybody changing anything. */
   get transient(): boolean {
-    return this.status >= 500 || ["network", "token_unavailable", "request_timeout"].includes(this.code);
+    return this.status >= 500 || this.status === 429 || ["network", "token_unavailable", "request_timeout"].includes(this.code);
   }
 }
 

@@ -96,6 +96,7 @@ export class Watch {
 
   async #loop(): Promise<void> {
     let failures = 0;
+    let asked = 0;
     let first = true;
     while (!this.#stopped.signal.aborted) {
       const hinted = this.#hinted;
@@ -112,17 +113,18 @@ export class Watch {
         if (!(error instanceof PatchbayError) || this.#stopped.signal.aborted) return;
         if (error.status === 404) return this.#watcher.gone(error);
         failures += 1;
+        asked = (error.retryAfter ?? 0) * 1_000;
         this.#watcher.troubled(error);
       }
-      await this.#rest(this.#pause(failures, wait !== undefined));
+      await this.#rest(this.#pause(failures, asked, wait !== undefined));
     }
   }
 
-  /** How long until the next look; undefined if only a hint brings one. */
-  #pause(failures: number, waited: boolean): number | undefined {
+  /** How long until the next look, after failures at least as long as was asked for; undefined if only a hint brings one. */
+  #pause(failures: number, asked: number, waited: boolean): number | undefined {
     if (this.#client.session.expired || (this.#over && failures === 0)) return undefined;
     const { calm, gap, longest } = this.#times;
-    if (failures > 0) return Math.min(longest, gap * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+    if (failures > 0) return Math.max(asked, Math.min(longest, gap * 2 ** (failures - 1)) * (0.5 + Math.random() / 2));
     if (this.#client.stream.state === "live") return calm;
     return waited ? gap : 0;
   }

@@ -71,6 +71,11 @@ export class Cache {
     await Promise.all(parts.map((part) => this.#queries.invalidateQueries({ queryKey: [...this.#prefix, part] })));
   }
 
+  /** Fetches everything again that is shown, the catalog, too. */
+  async again(): Promise<void> {
+    await this.#queries.invalidateQueries({ queryKey: this.#prefix });
+  }
+
   /** Fetches a connection, and puts it wherever it is shown. Several events at once need one look, and one after it. */
   async refresh(id: string): Promise<void> {
     if (this.#refreshing.has(id)) {
@@ -134,4 +139,10 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
 /** Whether react-query should try again: not what would be refused again. */
 export function worthRetrying(failures: number, error: Error): boolean {
   return failures < 2 && error instanceof PatchbayError && error.transient;
+}
+
+/** How long react-query should wait before it does: as long as the service says, if it does. */
+export function pauseBeforeRetry(failures: number, error: Error): number {
+  const asked = error instanceof PatchbayError ? (error.retryAfter ?? 0) : 0;
+  return Math.max(asked * 1_000, 1_000 * 2 ** failures);
 }

@@ -31,7 +31,6 @@ export interface Messages {
   failing: string;
   /** What is said of an error; of any other, the service's own words. */
   errors: Partial<Record<ErrorCode, string>>;
-  sessionExpired: string;
 
   catalog: string;
   search: string;
@@ -52,7 +51,6 @@ export interface Messages {
   sameAccount: string;
   lastUsed: string;
   neverUsed: string;
-  since: string;
   actionsOf: (name: string) => string;
   rename: string;
   nameLabel: string;
@@ -154,10 +152,12 @@ export const defaultMessages: Messages = {
     nango_misconfigured: "Connecting is not set up correctly. Tell support.",
     connector_not_configured: "This connector is not set up yet.",
     database_unavailable: "The server cannot do that at the moment.",
+    rate_limited: "That was too often. Wait a moment.",
+    overloaded: "The server has too much to do at the moment.",
+    stopping: "The server is being restarted.",
     starting: "The server is starting.",
     internal: "Something broke on the server.",
   },
-  sessionExpired: "Your session has ended. Sign in again to go on.",
 
   catalog: "Connectors",
   search: "Search connectors",
@@ -178,7 +178,6 @@ export const defaultMessages: Messages = {
   sameAccount: "This account is connected more than once.",
   lastUsed: "Last used",
   neverUsed: "Not used yet",
-  since: "Since",
   actionsOf: (name) => `Actions for ${name}`,
   rename: "Rename",
   nameLabel: "Name",
@@ -202,6 +201,7 @@ export const defaultMessages: Messages = {
     account_mismatched: "Authorized as another account",
     account_accepted: "Other account accepted",
     token_refreshed: "Credentials renewed",
+    adopted: "Taken over from before",
   },
   disconnect: "Disconnect",
   disconnectQuestion: (name) => `Disconnect ${name}?`,

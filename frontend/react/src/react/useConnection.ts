@@ -1,6 +1,6 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import type { Connection } from "../types.js";
-import { worthRetrying, type ConnectionList } from "./cache.js";
+import { pauseBeforeRetry, worthRetrying, type ConnectionList } from "./cache.js";
 import { usePatchbay } from "./context.js";
 import { useConnectionActions, type ConnectionActions } from "./useConnectionActions.js";
 
@@ -25,6 +25,7 @@ export function useConnection(id: string): UseConnection {
       queries.getQueryData<ConnectionList>(cache.connections)?.connections.find((connection) => connection.id === id),
     initialDataUpdatedAt: () => queries.getQueryState(cache.connections)?.dataUpdatedAt,
     retry: worthRetrying,
+    retryDelay: pauseBeforeRetry,
     staleTime: 30_000,
   });
   return {

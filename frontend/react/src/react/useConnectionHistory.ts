@@ -1,6 +1,6 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import type { ConnectionEvent } from "../types.js";
-import { flat, worthRetrying } from "./cache.js";
+import { flat, pauseBeforeRetry, worthRetrying } from "./cache.js";
 import { usePatchbay } from "./context.js";
 
 /** What has happened to a connection. */
@@ -25,6 +25,7 @@ export function useConnectionHistory(id: string, { pageSize = 20 }: { pageSize?:
     initialPageParam: null as number | null,
     getNextPageParam: (last) => last.next_cursor ?? undefined,
     retry: worthRetrying,
+    retryDelay: pauseBeforeRetry,
     staleTime: 30_000,
   });
   return {

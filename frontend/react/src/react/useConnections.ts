@@ -2,7 +2,7 @@ import { useMutation, useQuery } from "@tanstack/react-query";
 import { useCallback, useEffect, useRef, useState } from "react";
 import { connectOnce } from "../flow/promise.js";
 import type { Connection, DisconnectAnswer, Status } from "../types.js";
-import { worthRetrying } from "./cache.js";
+import { pauseBeforeRetry, worthRetrying } from "./cache.js";
 import { usePatchbay } from "./context.js";
 import { best, isOf } from "./find.js";
 
@@ -45,6 +45,7 @@ export function useConnections(): UseConnections {
     queryKey: cache.connections,
     queryFn: ({ signal }) => cache.fetchConnections(signal),
     retry: worthRetrying,
+    retryDelay: pauseBeforeRetry,
     // The event stream tells of changes.
     staleTime: 30_000,
   });

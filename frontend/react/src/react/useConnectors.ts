@@ -1,6 +1,6 @@
 import { keepPreviousData, useInfiniteQuery } from "@tanstack/react-query";
 import type { Category, Connector } from "../types.js";
-import { flat, worthRetrying } from "./cache.js";
+import { flat, pauseBeforeRetry, worthRetrying } from "./cache.js";
 import { usePatchbay } from "./context.js";
 
 /** Which connectors. */
@@ -53,6 +53,7 @@ export function useConnectors({ search = "", category, pageSize = 100 }: UseConn
     getNextPageParam: (last) => last.next_cursor ?? undefined,
     placeholderData: keepPreviousData,
     retry: worthRetrying,
+    retryDelay: pauseBeforeRetry,
     staleTime: 5 * 60_000,
   });
   return {

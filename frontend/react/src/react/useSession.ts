@@ -20,7 +20,7 @@ export function useSession(): UseSession {
   );
   const retry = useCallback(() => {
     client.session.set(false);
-    return cache.resync();
+    return cache.again();
   }, [client, cache]);
   return useMemo(() => ({ expired, retry }), [expired, retry]);
 }

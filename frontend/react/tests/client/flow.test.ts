@@ -14,13 +14,16 @@ async function tab(user = newUser()) {
   return { user, proxy, client, leave };
 }
 
+/** A state that tells of a connection. */
+type Ended = Extract<FlowState, { connection: unknown }>;
+
 function until(flow: ConnectFlow, phase: FlowState["phase"]): Promise<FlowState> {
   return vi.waitFor(
     () => {
       expect(flow.state.phase).toBe(phase);
       return flow.state;
     },
-    { timeout: 15_000, interval: 10 },
+    { timeout: 20_000, interval: 10 },
   );
 }
 
@@ -143,7 +146,7 @@ describe("a window", () => {
     browser.popup.close();
     window.dispatchEvent(new Event("focus"));
     expect(flow.state).toMatchObject({ phase: "waiting", window: "closed" });
-    await vi.waitFor(() => expect(proxy.count("GET /callback")).toBe(looks + 1), 5_000);
+    await vi.waitFor(() => expect(proxy.count("GET /callback")).toBe(looks + 1), 20_000);
     vi.useRealTimers();
     flow.reopen();
     expect(browser.popups).toHaveLength(2);
@@ -158,7 +161,8 @@ describe("a window", () => {
     browser.cutsOff = true;
     const { client } = await tab();
     const { flow } = await begun(client);
-    await vi.waitFor(() => expect(flow.state).toMatchObject({ phase: "waiting", window: "unknown" }), 5_000);
+    window.dispatchEvent(new Event("focus"));
+    expect(flow.state).toMatchObject({ phase: "waiting", window: "unknown" });
     await browser.popup.decide("allow");
     await until(flow, "connected");
   });
@@ -198,10 +202,10 @@ describe("a message", () => {
     await client.listConnections();
     expect(looks()).toBe(0);
     says(new URL(attempt.oauthUrl ?? "").origin, { type: "nango_oauth_callback_success" });
-    await vi.waitFor(() => expect(looks()).toBe(1), 5_000);
+    await vi.waitFor(() => expect(looks()).toBe(1), 20_000);
     says(client.origin, { type: "OAUTH_SUCCESS" });
-    await vi.waitFor(() => expect(looks()).toBe(2), 5_000);
-    await vi.waitFor(() => expect(proxy.count("GET /connections/")).toBeGreaterThan(2), 5_000);
+    await vi.waitFor(() => expect(looks()).toBe(2), 20_000);
+    await vi.waitFor(() => expect(proxy.count("GET /connections/")).toBeGreaterThan(2), 20_000);
     expect(flow.state).toMatchObject({ phase: "waiting" });
   });
 
@@ -219,9 +223,9 @@ describe("without an event stream", () => {
     const { client, proxy } = await tab();
     proxy.fate = ({ path }) => (path.endsWith("/events") ? 502 : "pass");
     proxy.cutStreams();
-    await vi.waitFor(() => expect(client.stream.state).not.toBe("live"), 5_000);
+    await vi.waitFor(() => expect(client.stream.state).not.toBe("live"), 20_000);
     const { flow } = await begun(client);
-    await vi.waitFor(() => expect(proxy.count("?wait=25")).toBeGreaterThan(0), 5_000);
+    await vi.waitFor(() => expect(proxy.count("?wait=25")).toBeGreaterThan(0), 20_000);
     await browser.popup.decide("allow");
     await until(flow, "connected");
   });
@@ -232,7 +236,7 @@ describe("without an event stream", () => {
     proxy.fate = () => "cut";
     proxy.cutStreams();
     says(client.origin, {});
-    await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "network" } }), 5_000);
+    await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "network" } }), 20_000);
     await browser.popup.decide("allow");
     proxy.fate = () => "pass";
     await until(flow, "connected");
@@ -307,7 +311,7 @@ describe("a reconnect", () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("allow");
-    const { connection } = (await until(flow, "connected")) as Extract<FlowState, { phase: "connected" }>;
+    const { connection } = (await until(flow, "connected")) as Ended;
     const again = flowOf(client, { connectionId: connection.id });
     again.start();
     await waiting(again);
@@ -318,17 +322,32 @@ describe("a reconnect", () => {
     await browser.popup.decide("allow");
     expect(await until(again, "connected")).toMatchObject({ connection: { id: connection.id } });
   });
+
+  test("that comes back as another account waits for the user to decide", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    await browser.popup.decide("allow");
+    const { connection } = (await until(flow, "connected")) as Ended;
+    const again = flowOf(client, { connectionId: connection.id }, { details: { login_hint: "grace" } });
+    again.start();
+    await waiting(again);
+    await browser.popup.decide("allow");
+    const other = (await until(again, "account_mismatch")) as Ended;
+    expect(other.connection).toMatchObject({ status: "error", found_account: { name: "Grace Hopper" } });
+    await client.acceptAccount(connection.id, other.connection.found_account?.id ?? "");
+    expect(await until(again, "connected")).toMatchObject({ connection: { account: { name: "Grace Hopper" } } });
+  });
 });
 
 test("a flow that is disposed of leaves nothing running", async () => {
   const { client, proxy, leave } = await tab();
   const { flow } = await begun(client);
-  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 5_000);
+  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 20_000);
   leave();
   expect(proxy.streams).toBe(1);
   flow.dispose();
   expect(client.stream.state).toBe("idle");
-  await vi.waitFor(() => expect(proxy.streams).toBe(0), 5_000);
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
   const asked = proxy.seen.length;
   says(client.origin, {});
   window.dispatchEvent(new Event("focus"));

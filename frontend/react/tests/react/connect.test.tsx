@@ -6,7 +6,7 @@ import { browser } from "../support/browser.js";
 import { faults, newUser, tokenFor } from "../support/nango.js";
 import { connected, page } from "../support/render.js";
 
-const SOON = { timeout: 10_000 };
+const SOON = { timeout: 20_000 };
 
 test("this is the React that it is said to be", () => {
   expect(version.split(".")[0]).toBe(process.env["REACT_MAJOR"] ?? "19");

@@ -6,7 +6,7 @@ import { browser } from "../support/browser.js";
 import { Proxy } from "../support/proxy.js";
 import { connected, page } from "../support/render.js";
 
-const SOON = { timeout: 10_000 };
+const SOON = { timeout: 20_000 };
 
 test("the manager shows every account, and what can be done with it", async () => {
   const { person, elsewhere } = await page(<ConnectionManager />);

@@ -1,0 +1,146 @@
+//! The setup's checklist: what `patchbay check` looks at, and what it says.
+//!
+//! Nothing is changed by it, neither in the database nor at Nango.
+
+mod database;
+mod nango;
+mod tokens;
+mod web;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::Config;
+
+/// How good a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// As it has to be.
+    Ok,
+    /// It works, and somebody should know.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// A line of the checklist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// What was looked at: a short name that does not change.
+    pub check: &'static str,
+    /// How good it is.
+    pub level: Level,
+    /// What was found.
+    pub found: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+/// All that was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The lines, in the order in which things depend on each other.
+    pub lines: Vec<Line>,
+}
+
+impl Report {
+    /// Whether nothing fails.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        self.lines.iter().all(|line| line.level < Level::Fail)
+    }
+
+    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+        self.lines.push(Line {
+            check,
+            level: Level::Ok,
+            found: found.into(),
+            mend: None,
+        });
+    }
+
+    fn warn(&mut self, check: &'static str, found: impl Into<String>, mend: impl Into<String>) {
+        self.lines.push(Line {
+            check,
+            level: Level::Warn,
+            found: found.into(),
+            mend: Some(mend.into()),
+        });
+    }
+
+    fn fail(&mut self, check: &'static str, found: impl Into<String>, mend: impl Into<String>) {
+        self.lines.push(Line {
+            check,
+            level: Level::Fail,
+            found: found.into(),
+            mend: Some(mend.into()),
+        });
+    }
+}
+
+/// A table for people: what to do about a line is below it.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.lines.iter().map(|line| line.check.len());
+        let width = names.max().unwrap_or(0);
+        for line in &self.lines {
+            let level = match line.level {
+                Level::Ok => "ok",
+                Level::Warn => "warn",
+                Level::Fail => "FAIL",
+            };
+            writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.found)?;
+            if let Some(mend) = &line.mend {
+                writeln!(f, "{:<4}  {:<width$}  -> {mend}", "", "")?;
+            }
+        }
+        let count = |level| self.lines.iter().filter(|line| line.level == level).count();
+        writeln!(
+            f,
+            "{} ok, {} to know, {} to mend",
+            count(Level::Ok),
+            count(Level::Warn),
+            count(Level::Fail)
+        )
+    }
+}
+
+/// Looks at all that a service with these variables needs. A `token` is explained claim by claim.
+pub async fn run(
+    lookup: &dyn Fn(&str) -> Option<String>,
+    token: Option<&str>,
+    clock: &Clock,
+) -> Report {
+    let mut report = Report::default();
+    let config = match Config::read(lookup) {
+        Ok(config) => config,
+        Err(error) => {
+            for problem in error.problems {
+                let mend = "set it, or correct it: the README has a table of all variables";
+                report.fail("configuration", problem, mend);
+            }
+            if let Ok(database) = Config::read_database(lookup) {
+                database::check(&mut report, &database, clock).await;
+            }
+            return report;
+        }
+    };
+    report.ok("configuration", "every variable can be read");
+    let catalog = match Catalog::load(config.catalog_file.as_deref()) {
+        Ok(catalog) => catalog,
+        Err(error) => {
+            report.fail("catalog", error.to_string(), "correct CATALOG_FILE");
+            Catalog::builtin()
+        }
+    };
+    database::check(&mut report, &config.database, clock).await;
+    nango::check(&mut report, config.nango.as_ref(), &catalog, clock).await;
+    web::check(&mut report, &config).await;
+    tokens::check(&mut report, &config.auth, token, clock).await;
+    report
+}

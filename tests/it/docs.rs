@@ -1,0 +1,213 @@
+//! What the documents say: run where it can be run, compared where it can be compared.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::Path;
+
+use patchbay::http;
+use reqwest::StatusCode;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::house::{House, free_port};
+use crate::postgres;
+use crate::process::{Process, new_folder};
+
+const API: &str = include_str!("../../docs/API.md");
+const CHECKLIST: &str = include_str!("../../docs/NANGO_SETUP_CHECKLIST.md");
+const OPERATIONS: &str = include_str!("../../docs/OPERATIONS.md");
+
+/// The blocks of this language, in order.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let begin = format!("```{language}\n");
+    let blocks = document.split(begin.as_str()).skip(1);
+    blocks
+        .map(|block| block.split_once("```").unwrap().0)
+        .collect()
+}
+
+/// Runs a document's `sh` blocks as one script, against a sandbox of their own.
+async fn runs(document: &str) {
+    let database = postgres::database().await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
+    let folder = new_folder();
+    std::os::unix::fs::symlink(root.join("examples"), folder.join("examples")).unwrap();
+    let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
+    let settings = [
+        ("PORT", &*ports[0]),
+        ("SANDBOX_PORT", &*ports[1]),
+        ("DATABASE_URL", database.url()),
+    ];
+    let mut process = Process::start_in(&folder, program, &["sandbox"], &settings).unwrap();
+    let url = format!("http://localhost:{}", ports[0]);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    let mut script = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n".to_owned();
+    script.extend(blocks(document, "sh"));
+    for (port, own) in ["8000", "8001", "8002"].into_iter().zip(&ports) {
+        script = script.replace(port, own);
+    }
+    let path = env::var("PATH").unwrap();
+    let programs = program.parent().unwrap().display();
+    let ran = tokio::process::Command::new("timeout")
+        .args(["120", "bash", "-euxo", "pipefail", "-c", &script])
+        .current_dir(&folder)
+        .env("PATH", format!("{programs}:{path}"))
+        .env("DATABASE_URL", database.url())
+        .output()
+        .await
+        .unwrap();
+    assert!(
+        ran.status.success(),
+        "{}\n{}\n{}",
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr),
+        process.said()
+    );
+    process.signal("INT").await;
+    assert!(process.ended().await.success(), "{}", process.said());
+}
+
+#[tokio::test]
+async fn the_apis_examples_run() {
+    runs(API).await;
+}
+
+#[tokio::test]
+async fn the_checklists_steps_run() {
+    runs(CHECKLIST).await;
+}
+
+#[tokio::test]
+async fn the_runbooks_commands_run() {
+    runs(OPERATIONS).await;
+}
+
+#[tokio::test]
+async fn the_runbooks_queries_run() {
+    let house = House::new().await;
+    let mut sql: PgConnection = house.sql().await;
+    let queries = blocks(OPERATIONS, "sql");
+    assert!(queries.len() >= 5);
+    for query in queries {
+        let query = AssertSqlSafe(query.to_owned());
+        sqlx::raw_sql(query).fetch_all(&mut sql).await.unwrap();
+    }
+    sql.close().await.unwrap();
+}
+
+/// The first cells of a document's tables, without their quotes, where `fits` says so.
+fn cells(document: &str, fits: impl Fn(&[&str]) -> Option<String>) -> BTreeSet<String> {
+    let rows = document.lines().filter(|line| line.starts_with("| "));
+    rows.filter_map(|row| {
+        let cells: Vec<&str> = row.split('|').skip(1).map(str::trim).collect();
+        fits(&cells)
+    })
+    .collect()
+}
+
+#[test]
+fn the_apis_tables_are_those_of_its_document() {
+    let document: Value = serde_json::from_str(&http::openapi().to_json().unwrap()).unwrap();
+    let methods = ["get", "put", "post", "delete", "patch"];
+    let mut operations = BTreeSet::new();
+    for (path, own) in document["paths"].as_object().unwrap() {
+        for method in own.as_object().unwrap().keys() {
+            if methods.contains(&method.as_str()) {
+                operations.insert(format!("{} `{path}`", method.to_uppercase()));
+            }
+        }
+    }
+    let written = cells(API, |cells| {
+        let [method, path, ..] = cells else {
+            return None;
+        };
+        let is_method = methods.contains(&method.to_lowercase().as_str());
+        is_method.then(|| format!("{method} {path}"))
+    });
+    assert_eq!(written, operations);
+    let (errors, _) = API.split_once("\n## Tokens").unwrap();
+    let written = cells(errors, |cells| {
+        let [code, status, ..] = cells else {
+            return None;
+        };
+        let is_code = status.parse::<u16>().is_ok();
+        is_code.then(|| code.trim_matches('`').to_owned())
+    });
+    let known = names_of(&document["components"]["schemas"]["Code"]);
+    assert_eq!(written, known);
+}
+
+/// The values of an enum, in either of the ways in which the document writes one.
+fn names_of(schema: &Value) -> BTreeSet<String> {
+    let own = |value: &Value| value.as_str().map(str::to_owned);
+    if let Some(values) = schema["enum"].as_array() {
+        return values.iter().filter_map(own).collect();
+    }
+    let variants = schema["oneOf"].as_array().unwrap();
+    variants
+        .iter()
+        .filter_map(|variant| own(&variant["const"]).or_else(|| own(&variant["enum"][0])))
+        .collect()
+}
+
+#[test]
+fn every_alert_has_its_page_in_the_runbook_and_every_page_its_alert() {
+    let rules = include_str!("../../docs/monitoring/alerts.yaml");
+    let alerts: BTreeSet<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    let (_, pages) = OPERATIONS.split_once("\n## Alerts\n").unwrap();
+    let (pages, _) = pages.split_once("\n## ").unwrap();
+    let pages: BTreeSet<&str> = pages
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .collect();
+    assert_eq!(pages, alerts);
+}
+
+/// Links between the documents lead to files, and to headings, that are there.
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = fs::read_dir(root.join("docs")).unwrap();
+    let mut documents: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
+    documents.extend(["README.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root.join(name)));
+    documents.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1) {
+            let link = link.split_once(')').unwrap().0;
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            let shown = document.display();
+            assert!(target.exists(), "{shown}: {link} leads nowhere");
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).unwrap();
+                let headings = text.lines().filter(|line| line.starts_with('#'));
+                let is = |line: &str| anchor(line) == heading;
+                assert!(
+                    headings.into_iter().any(is),
+                    "{shown}: {link} has no heading"
+                );
+            }
+        }
+    }
+}
+
+/// A heading's name in links, as renderers make it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text
+        .chars()
+        .filter(|one| one.is_alphanumeric() || matches!(one, ' ' | '-' | '_'));
+    kept.map(|one| if one == ' ' { '-' } else { one }).collect()
+}
