@@ -94,7 +94,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve => {
             let config = configuration()?;
             let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
-            let app = App::bind(config, Clock::System).await?;
+            let catalog = Catalog::load(config.catalog_file.as_deref())?;
+            let app = App::bind(config, catalog, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
             drop(telemetry);
