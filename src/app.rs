@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
 use crate::auth::{self, Authenticator};
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
@@ -43,9 +43,6 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
-    /// The catalog's file is not right.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
     /// The way to verify tokens is not right.
     #[error(transparent)]
     Auth(#[from] auth::ConfigError),
@@ -76,12 +73,11 @@ pub struct App {
 }
 
 impl App {
-    /// Checks what can be checked without the database, and takes the address.
+    /// Takes the address.
     ///
     /// # Errors
-    /// When a file named in the configuration is wrong, or the address is taken.
-    pub async fn bind(config: Config, clock: Clock) -> Result<Self, Error> {
-        let catalog = Arc::new(Catalog::load(config.catalog_file.as_deref())?);
+    /// When the address is taken.
+    pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
         let listener = TcpListener::bind(address)
             .await
@@ -89,7 +85,7 @@ impl App {
         Ok(Self {
             listener,
             config,
-            catalog,
+            catalog: Arc::new(catalog),
             clock,
         })
     }
@@ -242,19 +238,10 @@ impl House {
             stopping: stopping.clone(),
         };
         // Only this function sets it, once.
-        let _ = ready.set(http::router(state));
+        let _ = ready.set(http::router(state, config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some((database, connections)))
     }
-}
-
-/// All that this service counts.
-fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
-    let mut registry = metrics::registry();
-    metrics::register_build(&mut registry);
-    http.register(&mut registry);
-    connections.register_metrics(&mut registry);
-    registry
 }
 
 /// Brings the schema up to date, and says so if it was the predecessor's.
@@ -266,6 +253,15 @@ async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseE
         );
     }
     Ok(())
+}
+
+/// All that this service counts.
+fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
+    let mut registry = metrics::registry();
+    metrics::register_build(&mut registry);
+    http.register(&mut registry);
+    connections.register_metrics(&mut registry);
+    registry
 }
 
 /// Connects, with growing pauses, until the configured time is over or waiting makes no sense.

@@ -43,11 +43,6 @@ enum Command {
     /// Make, list, rotate and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
-    /// Manage where your product is told what happens, and how that went.
-    #[command(subcommand)]
-    Webhooks(manage_webhooks::WebhooksCommand),
-    /// Ask the service on this machine whether it runs: a container's health check.
-    Health,
     /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
     Check {
         /// Answer in JSON, for machines.
@@ -57,6 +52,11 @@ enum Command {
         #[arg(long)]
         token: Option<String>,
     },
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(manage_webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -94,7 +94,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve => {
             let config = configuration()?;
             let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
-            let app = App::bind(config, Clock::System).await?;
+            let catalog = Catalog::load(config.catalog_file.as_deref())?;
+            let app = App::bind(config, catalog, Clock::System).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
             drop(telemetry);

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use patchbay::app::App;
-use patchbay::catalog::Catalog;
+use patchbay::catalog::{AccountPointers, Catalog};
 use patchbay::clock::Clock;
-use patchbay::config::{Config, LogFormat};
+use patchbay::config::{Config, ConsoleConfig, LogFormat};
 use patchbay::local_postgres::{Durability, LocalPostgres};
 use patchbay::sandbox::{self, Integration, Sandbox};
 use patchbay::telemetry;
@@ -24,8 +24,7 @@ const FOLDER: &str = ".patchbay/postgres";
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
 
 /// What may be set as it is for `serve`.
-const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
-    "CATALOG_FILE",
+const LEFT_TO_THE_ENVIRONMENT: [&str; 8] = [
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
     "LIMIT_ADDRESS_PER_MINUTE",
@@ -78,13 +77,18 @@ async fn serve(
     let signing_key = Uuid::new_v4().to_string();
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
+    // The made-up provider says in every answer whose account it is.
+    let catalog = Catalog::load(catalog_file()?.as_deref())?.or_accounts_at(&AccountPointers {
+        id: "/raw/account/id".to_owned(),
+        name: "/raw/account/name".to_owned(),
+    });
     let sandbox = Sandbox::start(sandbox::Config {
         listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
         secret_key: secret_key.clone(),
         webhook_signing_key: signing_key.clone(),
         webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
         jwt_secret: jwt_secret.clone().into(),
-        integrations: integrations(&Catalog::load(catalog_file()?.as_deref())?),
+        integrations: integrations(&catalog),
         ..sandbox::Config::default()
     })
     .await
@@ -106,12 +110,15 @@ async fn serve(
         ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
     ]
     .into();
-    let config = Config::read(&|name| match made_up.get(name) {
+    let mut config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
         None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
         None => None,
     })?;
-    let app = App::bind(config, Clock::System).await?;
+    config.http.console = Some(ConsoleConfig {
+        controls: Some(sandbox.url().parse()?),
+    });
+    let app = App::bind(config, catalog, Clock::System).await?;
     print_welcome(port, sandbox.url());
     let served = app.run(stop).await;
     sandbox.stop().await;
@@ -122,8 +129,8 @@ fn print_welcome(port: u16, nango: &str) {
     println!(
         "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
 
-  Patchbay     http://localhost:{port}            API and its documentation: /docs
-  Nango        {nango}            made up, in this process; its faults: /sandbox/faults
+  Patchbay     http://localhost:{port}            the console; the API's documentation: /docs
+  Nango        {nango}            made up, in this process; its faults are in the console, too
 
   A token for a user of yours:
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'

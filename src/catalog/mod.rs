@@ -152,6 +152,15 @@ impl Catalog {
         }
     }
 
+    /// The same connectors; those that say nothing of it find accounts at `pointers`.
+    #[must_use]
+    pub fn or_accounts_at(mut self, pointers: &AccountPointers) -> Self {
+        for connector in &mut self.connectors {
+            connector.account.get_or_insert_with(|| pointers.clone());
+        }
+        self
+    }
+
     /// The connector with this slug or id.
     #[must_use]
     pub fn get(&self, slug_or_id: &str) -> Option<&Connector> {

@@ -16,8 +16,17 @@ pub struct HttpConfig {
     pub public_url: Url,
     /// `CORS_ALLOWED_ORIGINS`: the product's own origins, for CORS and for the popup's messages.
     pub allowed_origins: Vec<String>,
+    /// `CONSOLE`: the console, where it is served.
+    pub console: Option<ConsoleConfig>,
     /// How connections of clients are served.
     pub server: ServerConfig,
+}
+
+/// The console: pages of this service's own, on which a user manages their connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConsoleConfig {
+    /// Where users to try it as, and faults to try, are found. No variable names it.
+    pub controls: Option<Url>,
 }
 
 /// How connections of clients are served, and how the service stops.
@@ -51,11 +60,13 @@ impl Environment<'_> {
         }
         let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
         let allowed_origins = self.origins(&origins.unwrap_or_default());
+        let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
         let server = self.server();
         Some(HttpConfig {
             listen: SocketAddr::new(host, port),
             public_url: self.web_address("PUBLIC_URL", public_url?)?,
             allowed_origins,
+            console,
             server,
         })
     }

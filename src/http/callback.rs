@@ -22,13 +22,16 @@ use crate::connections::Details;
 use crate::connections::service::Error;
 use crate::connections::{Reason, State as ConnectionState, Status};
 
-/// The page's script; its hash is all that the page's policy lets run.
+/// The page's script and style; their hashes are all that the page's policy lets through.
 const SCRIPT: &str = include_str!("../../templates/returned.js");
+const STYLE: &str = include_str!("../../templates/returned.css");
 
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = STANDARD.encode(digest(&SHA256, SCRIPT.as_bytes()));
+    let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
+    let (script, style) = (hash(SCRIPT), hash(STYLE));
     let policy = format!(
-        "default-src 'none'; script-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
+         frame-ancestors 'none'; base-uri 'none'"
     );
     HeaderValue::from_str(&policy).expect("base64 has only characters that a header may hold")
 });
@@ -38,8 +41,10 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 struct ReturnedPage<'a> {
     title: &'a str,
     text: &'a str,
+    success: bool,
     message: String,
     script: &'a str,
+    style: &'a str,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -168,7 +173,9 @@ fn page_response(
         title,
         text,
         message: data.replace('<', "\\u003c"),
+        success: message["type"] == "OAUTH_SUCCESS",
         script: SCRIPT,
+        style: STYLE,
     };
     match page.render() {
         Ok(html) => (

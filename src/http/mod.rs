@@ -4,6 +4,7 @@ mod callback;
 mod catalog;
 mod connect;
 mod connections;
+mod console;
 mod error;
 mod events;
 mod extract;
@@ -43,6 +44,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Authenticator;
+use crate::config::ConsoleConfig;
 use crate::connections::service::Connections;
 use crate::keys::ServiceKeys;
 use crate::nango::Nango;
@@ -136,10 +138,16 @@ pub fn openapi() -> OpenApi {
     document
 }
 
-/// Every endpoint.
-pub fn router(state: AppState) -> Router {
+/// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
+pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     let document = openapi();
     let cors = cors(&state.allowed_origins);
+    let console = console.map(|console| console::routes(console, &state.allowed_origins));
+    let front = if console.is_some() {
+        "/console/"
+    } else {
+        "/docs"
+    };
     let limits = from_fn_with_state(state.limits.clone(), limits::admit);
     let observe = from_fn_with_state(state.http_metrics.clone(), metrics::observe);
     let body_timeout = RequestBodyTimeoutLayer::new(state.client_timeout);
@@ -155,13 +163,13 @@ pub fn router(state: AppState) -> Router {
         .with_state(state);
     let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
     let docs = Router::new()
-        .route(
-            "/",
-            axum::routing::get(|| async { Redirect::temporary("/docs") }),
-        )
         .merge(docs)
         .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
-    api.merge(docs).layer(limits).layer(cors).layer(observe)
+    let pages = docs.merge(console.unwrap_or_default()).route(
+        "/",
+        axum::routing::get(async move || Redirect::temporary(front)),
+    );
+    api.merge(pages).layer(limits).layer(cors).layer(observe)
 }
 
 /// Takes up a caller's request id if it is one of visible characters and no longer than

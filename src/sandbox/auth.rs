@@ -102,9 +102,8 @@ async fn call(app: App, request: Request, next: Next, allowed: Result<(), Failur
         request.uri().path().to_owned(),
     );
     let query = request.uri().query().unwrap_or_default().to_owned();
-    let call = app
-        .lock()
-        .record_call(ReceivedCall::new(&method, &path, query));
+    let call = ReceivedCall::new(&method, &path, query, app.now());
+    let call = app.lock().record_call(call);
     let response = match admit(&request, allowed) {
         Err(failure) => failure.into_response(),
         Ok(()) => {

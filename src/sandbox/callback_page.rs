@@ -47,3 +47,8 @@ pub(super) fn show(status: StatusCode, page: &impl Template) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+/// What stands for a logo.
+pub(super) fn initial(name: &str) -> String {
+    name.chars().take(1).flat_map(char::to_uppercase).collect()
+}

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::auth::live_session;
-use super::callback_page::show;
+use super::callback_page::{initial, show};
 use super::credentials::{Credentials, fields, is_oauth};
 use super::integrations::StoredIntegration;
 use super::query::Query;
@@ -55,6 +55,10 @@ impl Choice {
             oauth: is_oauth(&integration.auth_mode),
             fields: fields(&integration.auth_mode),
         }
+    }
+
+    fn initial(&self) -> String {
+        initial(&self.name)
     }
 }
 

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::{EncodingKey, Header};
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
@@ -23,6 +23,9 @@ use super::{times, view};
 /// How many received calls are remembered.
 const CALLS_KEPT: usize = 10_000;
 
+/// How many lines the log has at the most.
+const LOG_LINES: usize = 100;
+
 /// Everything under `/sandbox`, and the page that explains it.
 pub(super) fn routes() -> Router<App> {
     Router::new()
@@ -32,6 +35,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/sandbox/webhooks", get(webhooks))
         .route("/sandbox/requests", get(requests))
         .route("/sandbox/connections", get(connections))
+        .route("/sandbox/log", get(log))
         .route("/sandbox/{action}", post(age))
 }
 
@@ -46,16 +50,19 @@ pub(super) struct ReceivedCall {
     status: Option<u16>,
     #[serde(skip)]
     number: u64,
+    #[serde(skip)]
+    at: DateTime<Utc>,
 }
 
 impl ReceivedCall {
-    pub(super) fn new(method: &str, path: &str, query: String) -> Self {
+    pub(super) fn new(method: &str, path: &str, query: String, at: DateTime<Utc>) -> Self {
         Self {
             method: method.to_owned(),
             path: path.to_owned(),
             query,
             status: None,
             number: 0,
+            at,
         }
     }
 }
@@ -187,6 +194,23 @@ async fn connections(State(app): State<App>) -> Json<Value> {
     let newest_first = state.connections.iter().rev();
     let entries = newest_first.map(|connection| view::list_entry(&state, connection));
     Json(Value::Array(entries.collect()))
+}
+
+/// `GET /sandbox/log`: what Nango received and sent, the newest first, and the newest only.
+async fn log(State(app): State<App>) -> Json<Value> {
+    let state = app.lock();
+    let calls = state.calls.iter().rev().take(LOG_LINES).map(|call| {
+        let line = json!({ "at": times::javascript(call.at), "kind": "received", "call": call });
+        (call.at, line)
+    });
+    let hooks = state.deliveries.iter().rev().take(LOG_LINES).map(|hook| {
+        let line = json!({ "at": times::javascript(hook.due_at), "kind": "sent", "webhook": hook });
+        (hook.due_at, line)
+    });
+    let mut lines: Vec<_> = calls.chain(hooks).collect();
+    lines.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    let lines = lines.into_iter().map(|(_, line)| line).take(LOG_LINES);
+    Json(lines.collect())
 }
 
 #[derive(Deserialize)]

@@ -54,6 +54,8 @@ pub(super) struct Faults {
     pub(super) refuse_delete: bool,
     /// The provider refuses to exchange the code.
     pub(super) refuse_code: bool,
+    /// Sessions are over as soon as they are made, as for a user who comes back too late.
+    pub(super) expired_sessions: bool,
     /// Sessions refuse `webhook_url_override`, as a Nango from before mid-2026 does.
     pub(super) refuse_webhook_url_override: bool,
 }

@@ -22,7 +22,7 @@ pub(super) struct Account {
 }
 
 /// The accounts to choose from.
-pub(super) const ACCOUNTS: [Account; 3] = [
+pub(super) const ACCOUNTS: [Account; 4] = [
     Account {
         id: "ada-work",
         name: "Ada Lovelace (work)",
@@ -37,6 +37,11 @@ pub(super) const ACCOUNTS: [Account; 3] = [
         id: "grace",
         name: "Grace Hopper",
         email: "grace@navy.example",
+    },
+    Account {
+        id: "alan",
+        name: "Alan Turing",
+        email: "alan@bletchley.example",
     },
 ];
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use super::callback_page::show;
+use super::callback_page::{initial, show};
 use super::faults::Consent;
 use super::provider::{ACCOUNTS, Account, AuthorizeRequest, TokenRequest, account};
 use super::state::App;
@@ -29,6 +29,7 @@ pub(super) fn routes() -> Router<App> {
 #[template(path = "sandbox/consent.html")]
 struct ConsentPage<'a> {
     integration: &'a str,
+    initial: String,
     request: &'a AuthorizeRequest,
     accounts: &'a [Account],
     chosen: &'a str,
@@ -103,6 +104,7 @@ async fn ask(
         Consent::Deny => deny(&request),
         Consent::Ask => {
             let page = ConsentPage {
+                initial: initial(&integration),
                 integration: &integration,
                 request: &request,
                 accounts: &ACCOUNTS,

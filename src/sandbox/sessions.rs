@@ -229,7 +229,9 @@ fn open(app: &App, common: Common, allowed: Vec<String>, reconnect: Option<Strin
         .map(derived_tags)
         .unwrap_or_default();
     tags.extend(common.tags.unwrap_or_default());
-    let expires_at = app.now() + LIFETIME;
+    let expired = app.lock().faults.expired_sessions;
+    let lifetime = if expired { TimeDelta::zero() } else { LIFETIME };
+    let expires_at = app.now() + lifetime;
     let digits = [Uuid::new_v4(), Uuid::new_v4()].map(|uuid| uuid.simple().to_string());
     let token = format!("{SESSION_PREFIX}{}", digits.concat());
     let connect_link = format!("{}/connect-ui/?session_token={token}", app.public_url);

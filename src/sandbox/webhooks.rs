@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use reqwest::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -76,6 +77,8 @@ pub(super) struct Delivery {
     body: Value,
     /// Empty when a fault dropped it.
     attempts: Vec<Attempt>,
+    #[serde(skip)]
+    pub(super) due_at: DateTime<Utc>,
 }
 
 /// One try at delivering: a status, or why there was none.
@@ -143,11 +146,13 @@ impl App {
 
     /// Its place in the list of deliveries.
     fn remember(&self, url: &str, body: &str) -> usize {
+        let due_at = self.now();
         let mut state = self.lock();
         state.deliveries.push(Delivery {
             url: url.to_owned(),
             body: serde_json::from_str(body).unwrap_or_default(),
             attempts: Vec::new(),
+            due_at,
         });
         state.deliveries.len() - 1
     }

@@ -76,7 +76,9 @@ pub(crate) struct Replica {
 impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
         // Port 0 is not a public address: the listener is asked for its own.
-        let app = App::bind(read(settings), clock).await.unwrap();
+        let config = read(settings);
+        let catalog = Catalog::load(config.catalog_file.as_deref()).unwrap();
+        let app = App::bind(config, catalog, clock).await.unwrap();
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone()));
@@ -124,7 +126,7 @@ impl Drop for Replica {
 pub(crate) fn client() -> Client {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(Duration::from_secs(30))
+        .timeout(Duration::from_secs(90))
         .build()
         .unwrap()
 }

@@ -73,6 +73,21 @@ async fn the_readmes_tour_is_true() {
         .map(|one| one["provider_config_key"].as_str().unwrap())
         .collect();
     assert_eq!(integrations, ["notion", "gmail"]);
+    // The console finds the controls, and connections have names of accounts.
+    let told = client().get(format!("{url}/console/config.json"));
+    let told: Value = told.send().await.unwrap().json().await.unwrap();
+    assert_eq!(told["controls"], nango);
+    let token = client().post(format!("{nango}/sandbox/token"));
+    let token = token.json(&serde_json::json!({ "user": "ada" })).send();
+    let token: Value = token.await.unwrap().json().await.unwrap();
+    let list = client().get(format!(
+        "{url}/api/v1/connectors/connections?status=connected"
+    ));
+    let list = list.bearer_auth(token["token"].as_str().unwrap()).send();
+    let list: Value = list.await.unwrap().json().await.unwrap();
+    for connection in list["connections"].as_array().unwrap() {
+        assert_eq!(connection["account"]["name"], "Ada Lovelace (work)");
+    }
     process.signal("INT").await;
     assert!(process.ended().await.success(), "{}", process.said());
 }

@@ -186,13 +186,17 @@ async fn a_browser_gets_a_page_that_tells_its_opener_and_nobody_else() {
             "origins": [ORIGIN, "https://admin.example.com"],
         })
     );
-    // Only the page's own script runs: nothing else in it is one.
+    // Only the page's own script runs, and only its own style counts: nothing else in it is one.
     let script = between(&answer.text, "<script>", "</script>");
-    let hash = STANDARD.encode(digest(&SHA256, script.as_bytes()));
+    let style = between(&answer.text, "<style>", "</style>");
+    let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
     assert_eq!(
         answer.header("content-security-policy").unwrap(),
         format!(
-            "default-src 'none'; script-src 'sha256-{hash}'; frame-ancestors 'none'; base-uri 'none'"
+            "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; \
+             frame-ancestors 'none'; base-uri 'none'",
+            hash(script),
+            hash(style)
         )
     );
     assert!(

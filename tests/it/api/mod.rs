@@ -5,6 +5,7 @@ mod attempts;
 mod callback;
 mod catalog;
 mod connect;
+mod console;
 mod disabled;
 mod disconnect;
 mod document;

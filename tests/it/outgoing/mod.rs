@@ -52,7 +52,7 @@ async fn only(webhooks: &Webhooks) -> Endpoint {
 
 /// Moves the time on, a step each time, until a condition holds.
 async fn pass_until(house: &House, step: TimeDelta, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..4000 {
         if holds().await {
             return;
         }
@@ -64,7 +64,7 @@ async fn pass_until(house: &House, step: TimeDelta, mut holds: impl AsyncFnMut()
 
 /// Waits until a condition holds.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..1500 {
+    for _ in 0..6000 {
         if holds().await {
             return;
         }

@@ -45,6 +45,27 @@ async fn calls_are_remembered_with_their_answers() {
 }
 
 #[tokio::test]
+async fn the_log_has_what_was_received_and_sent_the_newest_first() {
+    let world = configured(|_| {}).await;
+    let session = world.session(json!({ "tags": {} })).await;
+    world.advance(TimeDelta::seconds(1));
+    world
+        .faults(json!({ "drop_webhooks": true, "consent": "allow" }))
+        .await;
+    let query = world.authorize(&session, "github").await;
+    world.callback(&query).await;
+    world.advance(TimeDelta::seconds(1));
+    world.call(Method::GET, "/connections?limit=5", None).await;
+    let log = world.call(Method::GET, "/sandbox/log", None).await;
+    let lines = log.as_array().unwrap();
+    assert_eq!(lines[0]["call"]["query"], "limit=5");
+    assert_eq!(lines[1]["kind"], "sent");
+    assert_eq!(lines[1]["webhook"]["attempts"], json!([]), "it was dropped");
+    assert_eq!(lines.last().unwrap()["call"]["path"], "/connect/sessions");
+    assert!(lines.iter().all(|line| line["at"].is_string()), "{log}");
+}
+
+#[tokio::test]
 async fn a_sandbox_ends_when_it_is_stopped_or_dropped() {
     let sandbox = Sandbox::start(Config::default()).await.unwrap();
     let address = sandbox.address();

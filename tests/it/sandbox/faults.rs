@@ -106,6 +106,24 @@ async fn deletions_and_newer_fields_can_be_refused() {
 }
 
 #[tokio::test]
+async fn sessions_can_be_over_at_once() {
+    let world = configured(|_| {}).await;
+    world.faults(json!({ "expired_sessions": true })).await;
+    let body = json!({ "tags": {}, "allowed_integrations": ["github"] });
+    let session = world.call(Method::POST, "/connect/sessions", Some(body));
+    let token = session.await["data"]["token"].as_str().unwrap().to_owned();
+    let url = format!("{}/oauth/connect/github", world.sandbox.url());
+    let request = world
+        .http
+        .get(url)
+        .query(&[("connect_session_token", token)]);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    let answer: Value = response.json().await.unwrap();
+    assert_eq!(code(&answer), "unknown_connect_session_token");
+}
+
+#[tokio::test]
 async fn faults_that_do_not_exist_are_refused_by_name() {
     let world = configured(|_| {}).await;
     let url = format!("{}/sandbox/faults", world.sandbox.url());

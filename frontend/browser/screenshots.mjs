@@ -1,0 +1,93 @@
+// The README's pictures: `npm run screenshots` writes them anew, into docs/screenshots or the folder that is named.
+import { mkdir, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { decide, launch, open, windowOf } from "./lib/browser.mjs";
+import { Sandbox } from "./lib/sandbox.mjs";
+
+const FOLDER = resolve(process.argv[2] ?? join(import.meta.dirname, "../../docs/screenshots"));
+const WIDE = { width: 1024, height: 600 };
+/** A picture in a README is not to be heavy, in bytes. */
+const HEAVIEST = 100 * 1024;
+
+const sandbox = await Sandbox.start();
+const browser = await launch();
+try {
+  await mkdir(FOLDER, { recursive: true });
+  const { context, page } = await open(browser, sandbox, "ada", { viewport: WIDE });
+  await furnish(context, page);
+  for (const colours of ["light", "dark"]) await show(colours);
+} finally {
+  await browser.close();
+  await sandbox.stop();
+}
+
+/** Connections as a user has them after a while: some that work, one that was denied, one that was withdrawn. */
+async function furnish(context, page) {
+  await connected(context, page, "gmail", "Ada Lovelace (work)");
+  await connected(context, page, "gmail", "Ada Lovelace (private)");
+  await connected(context, page, "github", "Ada Lovelace (work)");
+  await connected(context, page, "linear", "Ada Lovelace (work)");
+  await connected(context, page, "hubspot", "Grace Hopper");
+  await begin(context, page, "notion", (popup) => decide(popup, "Deny"));
+  await page.getByText("Access was denied").waitFor();
+  await page.goto(`${sandbox.url}/console/connections`);
+  await page.getByRole("link", { name: "HubSpot" }).click();
+  const reconnect = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
+  await decide(reconnect, "Allow", "Alan Turing");
+  await page.getByText("Another account came back").waitFor();
+}
+
+async function begin(context, page, slug, then) {
+  await page.goto(`${sandbox.url}/console/connectors/${slug}`);
+  const button = page.getByRole("button", { name: /^Connect / }).first();
+  const popup = await windowOf(context, () => button.click());
+  await then(popup);
+}
+
+async function connected(context, page, slug, account) {
+  await begin(context, page, slug, (popup) => decide(popup, "Allow", account));
+  await page.getByRole("link", { name: account }).waitFor();
+}
+
+async function show(colours) {
+  const { context, page } = await open(browser, sandbox, "ada", { viewport: WIDE, colorScheme: colours });
+  const go = (path) => page.goto(`${sandbox.url}/console/${path}`);
+  await page.getByRole("button", { name: /^Communication/ }).click();
+  await page.getByText("2 accounts").waitFor();
+  await shoot(page, "catalog", colours);
+
+  await go("connectors/gmail");
+  await page.getByText("Connected", { exact: true }).first().waitFor();
+  await shoot(page, "connected", colours);
+
+  await go("connections");
+  await page.getByText("Another account came back").waitFor();
+  await shoot(page, "manager", colours);
+
+  // A connector that has not been tried in the other colours.
+  await go(colours === "light" ? "connectors/asana" : "connectors/dropbox");
+  const popup = await windowOf(context, () => page.getByRole("button", { name: /^Connect / }).click());
+  await popup.setViewportSize({ width: 560, height: 680 });
+  await popup.getByRole("button", { name: "Allow" }).waitFor();
+  await shoot(popup, "consent", colours);
+  await decide(popup, "Deny");
+  await page.getByText("Access was denied").waitFor();
+  await shoot(page, "failed", colours);
+
+  await page.getByRole("button", { name: "Sandbox controls" }).click();
+  await page.getByRole("switch", { name: "Webhooks get lost" }).check();
+  await page.getByRole("region", { name: "Faults in force" }).waitFor();
+  await page.setViewportSize({ ...WIDE, height: 520 });
+  await shoot(page, "sandbox", colours);
+  await sandbox.faults({});
+  await context.close();
+}
+
+async function shoot(page, name, colours) {
+  const path = join(FOLDER, `${name}-${colours}.png`);
+  await page.mouse.move(0, 0);
+  await page.screenshot({ path, animations: "disabled", caret: "hide" });
+  const { size } = await stat(path);
+  console.log(`${name}-${colours}.png: ${Math.ceil(size / 1024)} KB`);
+  if (!process.argv[2] && size > HEAVIEST) throw new Error(`${path} is heavier than ${HEAVIEST / 1024} KB`);
+}

@@ -1,0 +1,95 @@
+// Pages of products, on their own origin.
+import assert from "node:assert/strict";
+import { after } from "node:test";
+import { closed, decide, newContext, windowOf } from "../lib/browser.mjs";
+import { host } from "../lib/host.mjs";
+import { ISOLATED, OPENER, PREDECESSOR } from "../lib/pages.mjs";
+import { house } from "../lib/setup.mjs";
+
+let product;
+const { test } = house(async () => {
+  product = await host({ "/isolated": ISOLATED, "/predecessor": PREDECESSOR, "/opener": OPENER });
+  return { origins: [product.origin] };
+});
+after(() => product?.stop());
+
+/** A product's page in a window of its own, for this user. */
+async function productPage({ browser, sandbox, user }, path, run) {
+  const context = await newContext(browser);
+  try {
+    const page = await context.newPage();
+    const query = new URLSearchParams({ api: sandbox.url, token: await sandbox.token(user) });
+    await page.goto(`${product.origin}${path}?${query}`);
+    await run(context, page);
+  } finally {
+    await context.close();
+  }
+}
+
+test("a page with Cross-Origin-Opener-Policy: same-origin connects all the same", async (given) => {
+  await productPage(given, "/isolated", async (context, page) => {
+    const popup = await windowOf(context, () => page.getByRole("button").click());
+    await popup.getByRole("button", { name: "Allow" }).waitFor();
+    assert.equal(await popup.evaluate(() => window.opener), null, "the policy has cut the window off");
+    await page.getByText("waiting").waitFor();
+    await decide(popup, "Allow", "Grace Hopper");
+    await page.getByText("connected", { exact: false }).waitFor();
+    const { connections } = await given.sandbox.api(given.user, "/connections");
+    assert.equal(connections[0].status, "connected");
+  });
+});
+
+test("a client of the predecessor, unchanged: connected, and denied", async (given) => {
+  await productPage(given, "/predecessor", async (context, page) => {
+    await page.getByText("Gmail: not connected").waitFor();
+    const denied = await windowOf(context, () => page.getByRole("button").click());
+    await decide(denied, "Deny");
+    // Nango's page stays open to say what went wrong; its user closes it.
+    await denied.getByText("Connection failed").waitFor();
+    await denied.close();
+    await page.getByText("Gmail: error").waitFor();
+    const popup = await windowOf(context, () => page.getByRole("button").click());
+    await decide(popup, "Allow", "Ada Lovelace (work)");
+    await closed(popup);
+    await page.getByText("Gmail: connected").waitFor();
+  });
+});
+
+test("the console of a product whose window hands over the token", async (given) => {
+  await productPage(given, "/opener", async (context, page) => {
+    await inProduction(context, product.origin);
+    const console_ = await windowOf(context, () => page.getByRole("button").click());
+    await console_.getByRole("heading", { name: "Catalog" }).waitFor();
+    await console_.getByRole("link", { name: "Connections" }).click();
+    await console_.getByText("Nothing is connected yet").waitFor();
+    assert.equal(await console_.getByRole("button", { name: "Sandbox controls" }).count(), 0);
+  });
+});
+
+test("the console without such a window: a token by hand, and out again", async ({ browser, sandbox, user }) => {
+  const context = await newContext(browser);
+  try {
+    await inProduction(context, product.origin);
+    const page = await context.newPage();
+    await page.goto(`${sandbox.url}/console/`);
+    await page.getByLabel("Token").fill("not a token");
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("Your session is over").waitFor();
+    await page.getByRole("button", { name: "Sign in again" }).click();
+    await page.getByLabel("Token").fill(await sandbox.token(user));
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("99 connectors").waitFor();
+    await page.reload();
+    await page.getByText("99 connectors").waitFor();
+    await page.getByRole("button", { name: `Sign out ${user}` }).click();
+    await page.getByLabel("Token").waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.getItem("patchbay:console:token")), null);
+  } finally {
+    await context.close();
+  }
+});
+
+/** Tells the console what it is told everywhere but in the sandbox. */
+async function inProduction(context, origin) {
+  await context.route("**/console/config.json", (route) => route.fulfill({ json: { controls: null, origins: [origin] } }));
+}

@@ -1,0 +1,121 @@
+// What goes wrong around a connect, and what the user is told.
+import assert from "node:assert/strict";
+import { decide, windowOf } from "../lib/browser.mjs";
+import { connect, house } from "../lib/setup.mjs";
+
+const { test } = house();
+
+test("webhooks dropped: connected all the same", async ({ visit, sandbox }) => {
+  await sandbox.faults({ drop_webhooks: true });
+  const visitor = await visit({ path: "connectors/gmail" });
+  await connect(visitor, "Ada Lovelace (work)");
+});
+
+test("Nango down: told so, nothing lost, and tried again with one click", async ({ visit, sandbox }) => {
+  const visitor = await visit({ path: "connectors/gmail" });
+  const { context, page } = visitor;
+  await connect(visitor, "Ada Lovelace (work)");
+  await sandbox.faults({ status: 503 });
+  await page.goto(`${sandbox.url}/console/connectors/github`);
+  await page.getByRole("button", { name: "Connect GitHub" }).click();
+  await page.getByText("It could not be begun").waitFor();
+  await page.getByText("Not begun", { exact: true }).waitFor();
+  await page.getByRole("link", { name: "Connections" }).first().click();
+  await page.getByRole("list", { name: "Connected" }).getByText("Ada Lovelace (work)").first().waitFor();
+  await sandbox.faults({});
+  await page.goto(`${sandbox.url}/console/connectors/github`);
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Try again" }).first().click());
+  await decide(popup, "Allow", "Grace Hopper");
+  await page.getByText("Connected", { exact: true }).waitFor();
+});
+
+test("Nango down while the user is at the provider: seen when it is back", async ({ visit, sandbox }) => {
+  const { context, page } = await visit({ path: "connectors/github" });
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
+  await popup.getByRole("button", { name: "Allow" }).waitFor();
+  await sandbox.faults({ status: 503, drop_webhooks: true });
+  await decide(popup, "Allow", "Grace Hopper");
+  await page.getByText("Waiting for you", { exact: true }).first().waitFor();
+  await sandbox.faults({});
+  await page.getByText("Connected", { exact: true }).waitFor();
+});
+
+test("a disconnect while Nango refuses to delete is final here", async ({ visit, sandbox, user }) => {
+  const visitor = await visit({ path: "connectors/gmail" });
+  const { page } = visitor;
+  await connect(visitor, "Ada Lovelace (work)");
+  await sandbox.faults({ refuse_delete: true });
+  await page.getByRole("link", { name: "Ada Lovelace (work)" }).click();
+  await page.getByRole("button", { name: "Disconnect" }).click();
+  await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
+  await page.getByText("Disconnected", { exact: true }).first().waitFor();
+  const own = async () => (await sandbox.connections()).filter((one) => one.tags.end_user_id === user);
+  await sandbox.faults({});
+  while ((await own()).length > 0) await new Promise((resolve) => setTimeout(resolve, 100));
+});
+
+test("session expired before it was used: told as expired, and begun again", async ({ visit, sandbox }) => {
+  await sandbox.faults({ expired_sessions: true });
+  const { context, page } = await visit({ path: "connectors/github" });
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
+  await popup.getByText("unknown_connect_session_token").waitFor();
+  await page.getByText("Expired", { exact: true }).waitFor();
+  await page.getByText("It took too long").waitFor();
+  await sandbox.faults({});
+  const again = await windowOf(context, () => page.getByRole("button", { name: "Try again" }).click());
+  await decide(again, "Allow", "Grace Hopper");
+  await page.getByText("Connected", { exact: true }).waitFor();
+});
+
+test("the provider breaks off after the consent: failed, not denied", async ({ visit, sandbox }) => {
+  await sandbox.faults({ refuse_code: true });
+  const { context, page } = await visit({ path: "connectors/github" });
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
+  await decide(popup, "Allow", "Grace Hopper");
+  await page.getByText("The authorization failed").waitFor();
+  await page.getByText("Failed", { exact: true }).waitFor();
+});
+
+test("the user's own session ends: said once, and gone on with after signing in", async ({ visit, sandbox }) => {
+  const { context, page } = await visit();
+  await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
+  await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
+  await page.reload();
+  await page.getByText("Your session is over").waitFor();
+  await context.unroute("**/sandbox/token");
+  await page.getByRole("button", { name: "Sign in again" }).click();
+  await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
+  assert.equal(await page.getByText("Your session is over").count(), 0);
+  assert.ok(await sandbox.token("ada"));
+});
+
+test("access withdrawn at the provider: seen, with its reason, and repaired", async ({ visit }) => {
+  const visitor = await visit({ path: "connectors/gmail" });
+  const { context, page } = visitor;
+  // Another account that works shows that it is not the provider's trouble.
+  await connect(visitor, "Grace Hopper");
+  await connect(visitor, "Ada Lovelace (work)");
+  await page.getByRole("link", { name: "Ada Lovelace (work)" }).click();
+  await page.getByRole("button", { name: "Withdraw access" }).click();
+  await page.getByText("Sign in again", { exact: true }).or(page.getByText("Having trouble", { exact: true })).waitFor();
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).first().click());
+  await decide(popup, "Allow", "Ada Lovelace (work)");
+  await page.getByText("Connected", { exact: true }).first().waitFor();
+});
+
+test("faults are set in the console, shown on every page, and cleared", async ({ visit, sandbox }) => {
+  const { page } = await visit();
+  await page.getByRole("button", { name: "Sandbox controls" }).click();
+  await page.getByRole("switch", { name: "Nango is down" }).check();
+  await page.getByRole("switch", { name: "Webhooks get lost" }).check();
+  await page.getByRole("radio", { name: "Deny" }).check();
+  const banner = page.getByRole("region", { name: "Faults in force" });
+  await banner.getByText("Nango is down").waitFor();
+  const held = async () => (await fetch(`${sandbox.controls}/sandbox/faults`)).json();
+  await page.waitForFunction(() => document.querySelector(".faults")?.textContent.includes("denied at once"));
+  const faults = await held();
+  assert.deepEqual([faults.status, faults.drop_webhooks, faults.consent], [503, true, "deny"]);
+  await page.getByRole("button", { name: "Clear" }).click();
+  await banner.waitFor({ state: "detached" });
+  await page.getByRole("region", { name: "What Nango received and sent" }).getByRole("listitem").first().waitFor();
+});

@@ -1,0 +1,88 @@
+import type { Connection } from "@patchbay/react";
+import { targetOf, useFlow } from "../flows.js";
+import { Link, paths } from "../router.js";
+import { Mark, Notice, Pill } from "../ui/parts.js";
+import { Moment } from "../ui/time.js";
+import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
+import { FlowNotice } from "./flow-notice.js";
+import { Mismatch } from "./mismatch.js";
+
+/** An account in a list: whose it is, how it stands, why, and what to do. */
+export function AccountRow({ connection, withConnector = false }: { connection: Connection; withConnector?: boolean }) {
+  const { flow, state } = useFlow(targetOf(connection));
+  const standing = standingOf(connection);
+  const name = nameOf(connection);
+  const told = !["idle", "connected", "disconnected"].includes(state.phase);
+  const detail = detailOf(connection);
+  return (
+    <li className="row">
+      <div className="row-main">
+        <div className="row-name">
+          <Mark name={connection.connector_name} seed={connection.connector_slug} />
+          <div>
+            <Link href={paths.connection(connection.id)}>
+              {withConnector ? connection.connector_name : name}
+              {withConnector && <span className="hidden">, {name}</span>}
+            </Link>
+            <p className="quiet small">
+              {withConnector && <>{name} · </>}
+              <Used connection={connection} />
+            </p>
+          </div>
+        </div>
+        <div className="row-side">
+          <Pill tone={standing.tone}>{standing.word}</Pill>
+          {!told && standing.remedy && connection.status_reason !== "account_mismatch" && (
+            <button className="button compact" onClick={() => flow.start()}>
+              {standing.remedy}
+              <span className="hidden"> {connection.connector_name}</span>
+            </button>
+          )}
+          {standing.remedy === null && (
+            <Link className="button compact" href={paths.connection(connection.id)} tabIndex={-1} aria-hidden="true">
+              Manage
+            </Link>
+          )}
+        </div>
+      </div>
+      {told && <FlowNotice flow={flow} state={state} />}
+      {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} flow={flow} />}
+      {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
+        <p className="quiet small">
+          {standing.why}
+          {detail && <> ({detail})</>}
+        </p>
+      )}
+      {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
+    </li>
+  );
+}
+
+function Used({ connection }: { connection: Connection }) {
+  if (connection.status === "disconnected" && connection.disconnected_at) {
+    return (
+      <>
+        disconnected <Moment at={connection.disconnected_at} />
+      </>
+    );
+  }
+  if (connection.last_synced_at) {
+    return (
+      <>
+        last used <Moment at={connection.last_synced_at} />
+      </>
+    );
+  }
+  if (connection.connected_at) {
+    return (
+      <>
+        connected <Moment at={connection.connected_at} />, not used yet
+      </>
+    );
+  }
+  return (
+    <>
+      begun <Moment at={connection.created_at} />
+    </>
+  );
+}

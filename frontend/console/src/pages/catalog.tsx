@@ -1,0 +1,198 @@
+import { useConnections, useConnectors, type Connection, type Connector } from "@patchbay/react";
+import { useDeferredValue, useEffect, useMemo, useState } from "react";
+import { useFlow } from "../flows.js";
+import { Link, paths } from "../router.js";
+import { useTitle } from "../ui/hooks.js";
+import { Search } from "../ui/icons.js";
+import { Empty, Mark, Trouble } from "../ui/parts.js";
+import { flowWords, nameOf, standingOf, type Tone } from "../words.js";
+import { toneOf } from "./flow-notice.js";
+
+/** Everything that can be connected. */
+export function CatalogPage() {
+  useTitle("Catalog");
+  const catalog = useConnectors({ pageSize: 200 });
+  const { connections } = useConnections();
+  const [typed, setTyped] = useState("");
+  const [category, setCategory] = useState<string | null>(null);
+  const search = useDeferredValue(typed);
+  const { hasMore, isLoadingMore, loadMore } = catalog;
+  // The whole catalog is here, so that a search answers with the key that is pressed.
+  useEffect(() => {
+    if (hasMore && !isLoadingMore) void loadMore();
+  }, [hasMore, isLoadingMore, loadMore]);
+  const found = useMemo(() => matching(catalog.connectors, search, category), [catalog.connectors, search, category]);
+  const bySlug = useMemo(() => Map.groupBy(live(connections), (one) => one.connector_slug), [connections]);
+
+  return (
+    <div className="page">
+      <div className="page-head">
+        <div>
+          <h1>Catalog</h1>
+          <p>Connect an account, and your workflows can use it.</p>
+        </div>
+        <div className="search" role="search">
+          <Search />
+          <input
+            className="input"
+            type="search"
+            aria-label="Search the catalog"
+            placeholder="Search"
+            value={typed}
+            onChange={(event) => setTyped(event.target.value)}
+          />
+        </div>
+      </div>
+      {catalog.error && <Trouble what="The catalog cannot be shown" error={catalog.error} retry={() => void catalog.refetch()} />}
+      {!catalog.error && (
+        <div className="catalog">
+          <Categories catalog={catalog} chosen={category} onChoose={setCategory} />
+          <div>
+            <p className="hidden" role="status">
+              {found.length === 1 ? "1 connector" : `${found.length} connectors`}
+            </p>
+            {catalog.isLoading && <CardBones />}
+            {!catalog.isLoading && found.length === 0 && <NothingFound search={search} onClear={() => (setTyped(""), setCategory(null))} />}
+            {[...Map.groupBy(found, (one) => one.category)].sort(byName).map(([name, connectors]) => (
+              <section key={name} className="group" aria-label={name}>
+                <h2>{name}</h2>
+                <ul className="cards">
+                  {connectors.map((connector) => (
+                    <Card key={connector.id} connector={connector} connections={bySlug.get(connector.slug) ?? []} />
+                  ))}
+                </ul>
+              </section>
+            ))}
+          </div>
+        </div>
+      )}
+    </div>
+  );
+}
+
+function byName([one]: [string, unknown], [other]: [string, unknown]): number {
+  return one.localeCompare(other, "en");
+}
+
+function matching(connectors: Connector[], search: string, category: string | null): Connector[] {
+  const words = search.toLowerCase().split(/\s+/).filter(Boolean);
+  return connectors.filter((one) => {
+    const text = `${one.name} ${one.slug} ${one.category}`.toLowerCase();
+    return (category === null || one.category === category) && words.every((word) => text.includes(word));
+  });
+}
+
+/** What is connected, or meant to be. */
+function live(connections: Connection[]): Connection[] {
+  return connections.filter((connection) => connection.status !== "disconnected");
+}
+
+function Categories(props: {
+  catalog: { categories: { name: string; count: number }[]; totalCount: number };
+  chosen: string | null;
+  onChoose: (category: string | null) => void;
+}) {
+  const { catalog, chosen, onChoose } = props;
+  return (
+    <nav className="categories" aria-label="Categories">
+      <ul>
+        <li>
+          <button aria-pressed={chosen === null} onClick={() => onChoose(null)}>
+            All <span>{catalog.totalCount || ""}</span>
+          </button>
+        </li>
+        {catalog.categories.map(({ name, count }) => (
+          <li key={name}>
+            <button aria-pressed={chosen === name} onClick={() => onChoose(name)}>
+              {name} <span>{count}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+    </nav>
+  );
+}
+
+function Card({ connector, connections }: { connector: Connector; connections: Connection[] }) {
+  const { flow, state } = useFlow({ connectorId: connector.slug, instanceId: "" });
+  const usable = connector.available && connector.configured !== false;
+  const busy = state.phase === "starting" || state.phase === "waiting";
+  const told = busy || state.phase === "refused" ? flowWords(state) : null;
+  const line = told ? { tone: toneOf(state), text: told.title } : lineOf(connector, connections);
+  return (
+    <li className={usable ? "panel card" : "panel card unavailable"}>
+      <Mark name={connector.name} seed={connector.slug} />
+      <div>
+        <h3>
+          <Link className="cover" href={paths.connector(connector.slug)}>
+            {connector.name}
+          </Link>
+        </h3>
+        <p className={`card-line tone-${line.tone}`}>
+          {line.tone !== "off" && <span className="dot" />}
+          {line.text}
+        </p>
+      </div>
+      {usable && connections.length === 0 && !busy && (
+        <button className="button compact" onClick={() => flow.start()}>
+          Connect<span className="hidden"> {connector.name}</span>
+        </button>
+      )}
+      {busy && (
+        <button className="button compact" onClick={() => flow.reopen()}>
+          Open<span className="hidden"> {connector.name}’s window again</span>
+        </button>
+      )}
+    </li>
+  );
+}
+
+const WAYS: Record<string, string> = {
+  OAUTH1: "Sign-in",
+  OAUTH2: "Sign-in",
+  API_KEY: "API key",
+  BASIC: "Password",
+};
+
+function lineOf(connector: Connector, connections: Connection[]): { tone: Tone; text: string } {
+  const [first, ...others] = connections;
+  if (!first) {
+    if (!connector.available) return { tone: "off", text: "Not available" };
+    if (connector.configured === false) return { tone: "off", text: "Not set up yet" };
+    return { tone: "off", text: WAYS[connector.auth_mode ?? ""] ?? "Credentials" };
+  }
+  const worst = connections.map(standingOf).find((standing) => standing.tone !== "good");
+  if (others.length > 0) return { tone: worst?.tone ?? "good", text: `${connections.length} accounts` };
+  return worst ? { tone: worst.tone, text: worst.word } : { tone: "good", text: nameOf(first) };
+}
+
+function NothingFound({ search, onClear }: { search: string; onClear: () => void }) {
+  return (
+    <Empty
+      title="Nothing fits"
+      action={
+        <button className="button" onClick={onClear}>
+          Show everything
+        </button>
+      }
+    >
+      {search ? `No connector’s name or category has “${search}” in it.` : "There is no connector here."}
+    </Empty>
+  );
+}
+
+function CardBones() {
+  return (
+    <div className="cards" role="status" aria-label="The catalog is loading">
+      {Array.from({ length: 12 }, (_, index) => (
+        <div key={index} className="panel card">
+          <span className="bone" style={{ width: "2.5rem", height: "2.5rem" }} />
+          <div>
+            <span className="bone" style={{ width: "55%" }} />
+            <span className="bone" style={{ width: "80%", marginTop: "0.5rem" }} />
+          </div>
+        </div>
+      ))}
+    </div>
+  );
+}

@@ -1,0 +1,168 @@
+import { useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { useContext, useState, type ReactNode } from "react";
+import { targetOf, useFlow } from "../flows.js";
+import { Link, paths } from "../router.js";
+import { ControlsContext } from "../sandbox/controls.js";
+import { Ageing } from "../sandbox/ageing.js";
+import { useTitle } from "../ui/hooks.js";
+import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble } from "../ui/parts.js";
+import { Moment } from "../ui/time.js";
+import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
+import { Disconnect } from "./disconnect.js";
+import { FlowNotice } from "./flow-notice.js";
+import { History } from "./history.js";
+import { Mismatch } from "./mismatch.js";
+import { Rename } from "./rename.js";
+
+/** One account: how it stands, what can be done, and what has happened. */
+export function ConnectionPage({ id }: { id: string }) {
+  const held = useConnection(id);
+  const { connection, isLoading, error, refetch } = held;
+  useTitle(connection ? `${nameOf(connection)} · ${connection.connector_name}` : "Connection");
+  return (
+    <div className="page slim">
+      <nav className="crumbs" aria-label="Where this is">
+        <Link href={paths.connections}>Connections</Link>
+        {connection && (
+          <>
+            {" / "}
+            <Link href={paths.connector(connection.connector_slug)}>{connection.connector_name}</Link>
+          </>
+        )}
+      </nav>
+      {isLoading && <Bones rows={3} label="The connection is loading" />}
+      {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
+      {connection && <Details connection={connection} held={held} />}
+    </div>
+  );
+}
+
+function NotThere() {
+  return (
+    <Empty
+      title="There is no such connection"
+      action={
+        <Link className="button" href={paths.connections}>
+          To your connections
+        </Link>
+      }
+    >
+      Perhaps it is another user’s.
+    </Empty>
+  );
+}
+
+function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
+  const controls = useContext(ControlsContext);
+  const { flow, state } = useFlow(targetOf(connection));
+  const standing = standingOf(connection);
+  const told = !["idle", "connected", "disconnected"].includes(state.phase);
+  const connected = connection.status === "connected";
+  const mismatch = connection.status_reason === "account_mismatch";
+  const [checked, setChecked] = useState<ReactNode>(null);
+  const check = async () => {
+    setChecked(null);
+    try {
+      const now = await held.check();
+      if (now.status === "connected" && !now.failing_since) setChecked("Nango has just renewed its access: it works.");
+    } catch (error) {
+      setChecked(error instanceof Error ? error.message : "It could not be checked.");
+    }
+  };
+  return (
+    <>
+      <div className="page-head">
+        <Mark name={connection.connector_name} seed={connection.connector_slug} size="large" />
+        <div>
+          <h1>{nameOf(connection)}</h1>
+          <p>{connection.connector_name}</p>
+        </div>
+        <Pill tone={standing.tone}>{standing.word}</Pill>
+      </div>
+      <div className="stack">
+        {told && <FlowNotice flow={flow} state={state} />}
+        {!told && mismatch && <Mismatch connection={connection} flow={flow} />}
+        {!told && !mismatch && standing.why && (
+          <Notice
+            tone={standing.tone}
+            actions={
+              standing.remedy && (
+                <button className="button compact" onClick={() => flow.start()}>
+                  {standing.remedy}
+                </button>
+              )
+            }
+          >
+            {standing.why}
+            {detailOf(connection) && <> ({detailOf(connection)})</>}
+          </Notice>
+        )}
+        {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
+        <section className="panel block" aria-label="About it">
+          <Facts connection={connection} />
+        </section>
+        <section className="panel block" aria-labelledby="what-to-do">
+          <h2 id="what-to-do">What you can do</h2>
+          <div className="stack">
+            <Rename key={connection.label ?? ""} connection={connection} held={held} />
+            <div className="actions">
+              {connected && (
+                <button className="button" onClick={() => flow.start()}>
+                  Reconnect
+                </button>
+              )}
+              {connected && (
+                <button className="button" disabled={held.busy !== null} onClick={() => void check()}>
+                  {held.busy === "check" ? "Checking…" : "Check now"}
+                </button>
+              )}
+              {connection.status !== "disconnected" && <Disconnect connection={connection} held={held} />}
+            </div>
+            <p role="status" className="small quiet" hidden={!checked}>
+              {checked}
+            </p>
+          </div>
+        </section>
+        {controls && connection.nango_connection_id && (
+          <Ageing controls={controls} nangoId={connection.nango_connection_id} onDone={() => void check()} />
+        )}
+        <History id={connection.id} />
+      </div>
+    </>
+  );
+}
+
+function Facts({ connection }: { connection: Connection }) {
+  const { connections } = useConnections();
+  const same = connections.filter((one) => connection.same_account_as.includes(one.id));
+  return (
+    <dl className="facts">
+      <Fact name="Account">{connection.account?.name ?? connection.account?.id ?? "Not told by the provider"}</Fact>
+      <Fact name="Connected">{connection.connected_at ? <Moment at={connection.connected_at} /> : "Not yet"}</Fact>
+      <Fact name="Last used by a workflow">{connection.last_synced_at ? <Moment at={connection.last_synced_at} /> : "Not yet"}</Fact>
+      <Fact name="Last checked with Nango">{connection.last_checked_at ? <Moment at={connection.last_checked_at} /> : "Not yet"}</Fact>
+      {same.length > 0 && (
+        <Fact name="Same account as">
+          {same.map((one, index) => (
+            <span key={one.id}>
+              {index > 0 && ", "}
+              <Link href={paths.connection(one.id)}>{nameOf(one)}</Link>
+            </span>
+          ))}
+        </Fact>
+      )}
+      <Fact name="Connection id">
+        <span className="mono">{connection.id}</span>
+      </Fact>
+    </dl>
+  );
+}
+
+function Fact({ name, children }: { name: string; children: ReactNode }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}

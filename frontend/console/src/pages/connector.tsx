@@ -1,0 +1,131 @@
+import { PatchbayError, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
+import { useQuery } from "@tanstack/react-query";
+import { useState } from "react";
+import { useFlow } from "../flows.js";
+import { Link, paths } from "../router.js";
+import { useTitle } from "../ui/hooks.js";
+import { Plus } from "../ui/icons.js";
+import { Bones, Empty, isNotThere, Mark, Notice, Trouble } from "../ui/parts.js";
+import { AccountRow } from "./account-row.js";
+import { FlowNotice } from "./flow-notice.js";
+
+/** One connector, and the user's accounts of it. */
+export function ConnectorPage({ slug }: { slug: string }) {
+  const { client } = usePatchbay();
+  const query = useQuery({
+    queryKey: ["connector", slug],
+    queryFn: ({ signal }) => client.getConnector(slug, { signal }),
+    retry: (failures, error) => failures < 2 && error instanceof PatchbayError && error.transient,
+  });
+  const connections = useConnections();
+  useTitle(query.data?.name ?? slug);
+  const own = connections.connections.filter((connection) => connection.connector_slug === slug);
+  return (
+    <div className="page slim">
+      <nav className="crumbs" aria-label="Where this is">
+        <Link href={paths.catalog}>Catalog</Link> / {query.data?.name ?? slug}
+      </nav>
+      {query.error && isNotThere(query.error) && (
+        <Empty
+          title="There is no such connector"
+          action={
+            <Link className="button" href={paths.catalog}>
+              To the catalog
+            </Link>
+          }
+        />
+      )}
+      {query.error && !isNotThere(query.error) && (
+        <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
+      )}
+      {query.isPending && <Bones rows={2} label="The connector is loading" />}
+      {query.data && connections.isLoading && <Bones rows={2} label="The accounts are loading" />}
+      {connections.error && (
+        <Trouble what="Your accounts cannot be shown" error={connections.error} retry={() => void connections.refetch()} />
+      )}
+      {query.data && !connections.isLoading && !connections.error && <Accounts connector={query.data} connections={own} />}
+    </div>
+  );
+}
+
+function Accounts({ connector, connections }: { connector: Connector; connections: Connection[] }) {
+  const current = connections.filter((connection) => connection.status !== "disconnected");
+  const ended = connections.filter((connection) => connection.status === "disconnected");
+  const obstacle = obstacleOf(connector);
+  const instance = useFreeInstance(connections);
+  const { flow, state } = useFlow({ connectorId: connector.slug, instanceId: instance });
+  const connect = () => flow.start();
+  return (
+    <>
+      <div className="page-head">
+        <Mark name={connector.name} seed={connector.slug} size="large" />
+        <div>
+          <h1>{connector.name}</h1>
+          <p>{connector.category}</p>
+        </div>
+        {!obstacle && current.length > 0 && (
+          <button className="button primary" onClick={connect}>
+            <Plus />
+            Connect another account
+          </button>
+        )}
+      </div>
+      <div className="stack">
+        {obstacle && (
+          <Notice tone="warn" title="It cannot be connected here">
+            {obstacle}
+          </Notice>
+        )}
+        <FlowNotice flow={flow} state={state} />
+        {!obstacle && current.length === 0 && (
+          <Empty
+            title={`No ${connector.name} account yet`}
+            action={
+              <button className="button primary" onClick={connect}>
+                Connect {connector.name}
+              </button>
+            }
+          >
+            A window opens in which {connector.name} asks you to allow access. You can take it back at any time, here or there.
+          </Empty>
+        )}
+        {current.length > 0 && (
+          <ul className="panel rows" aria-label={`Your ${connector.name} accounts`}>
+            {current.map((connection) => (
+              <AccountRow key={connection.id} connection={connection} />
+            ))}
+          </ul>
+        )}
+        {ended.length > 0 && (
+          <details className="list-group" open={current.length === 0}>
+            <summary>Disconnected ({ended.length})</summary>
+            <ul className="panel rows" aria-label={`Your disconnected ${connector.name} accounts`}>
+              {ended.map((connection) => (
+                <AccountRow key={connection.id} connection={connection} />
+              ))}
+            </ul>
+          </details>
+        )}
+      </div>
+    </>
+  );
+}
+
+function obstacleOf(connector: Connector): string | null {
+  if (!connector.available) return connector.unavailable_reason ?? "It is not available.";
+  if (connector.configured === false) return `Nango has no integration “${connector.integration_key}” yet.`;
+  return null;
+}
+
+/** The place of the next account: the first one's while it is free, else one that nobody has. */
+function useFreeInstance(connections: Connection[]): string {
+  const [fresh, setFresh] = useState(newInstance);
+  const first = connections.find((connection) => connection.instance_id === "");
+  // Once its row is there, what is under way is shown in it.
+  if (connections.some((connection) => connection.instance_id === fresh)) setFresh(newInstance());
+  return !first || first.status === "disconnected" ? "" : fresh;
+}
+
+function newInstance(): string {
+  return crypto.randomUUID().slice(0, 8);
+}

@@ -1,0 +1,49 @@
+import type { Connection, UseConnection } from "@patchbay/react";
+import { useState } from "react";
+import { Dialog, Notice } from "../ui/parts.js";
+import { nameOf } from "../words.js";
+
+/** Ends a connection, once it is clear what that means. */
+export function Disconnect({ connection, held }: { connection: Connection; held: UseConnection }) {
+  const [asking, setAsking] = useState(false);
+  const [trouble, setTrouble] = useState<string | null>(null);
+  const end = async () => {
+    setTrouble(null);
+    try {
+      await held.disconnect();
+      setAsking(false);
+    } catch (error) {
+      setTrouble(error instanceof Error ? error.message : "It could not be disconnected.");
+    }
+  };
+  return (
+    <>
+      <button className="button danger" onClick={() => setAsking(true)}>
+        Disconnect
+      </button>
+      {asking && (
+        <Dialog title={`Disconnect ${nameOf(connection)}?`} onClose={() => setAsking(false)}>
+          <p>What this means for {connection.connector_name}:</p>
+          <ul>
+            <li>Workflows that use this account stop working at once.</li>
+            <li>The stored credentials are deleted at Nango; if it cannot be reached, it is asked until it confirms.</li>
+            <li>The name and the history stay, and you can connect it again.</li>
+          </ul>
+          {trouble && (
+            <div role="alert">
+              <Notice tone="bad">{trouble}</Notice>
+            </div>
+          )}
+          <div className="actions">
+            <button className="button" autoFocus onClick={() => setAsking(false)}>
+              Keep it
+            </button>
+            <button className="button primary danger" disabled={held.busy !== null} onClick={() => void end()}>
+              {held.busy === "disconnect" ? "Disconnecting…" : "Disconnect"}
+            </button>
+          </div>
+        </Dialog>
+      )}
+    </>
+  );
+}

@@ -1,0 +1,43 @@
+import type { Connection, UseConnection } from "@patchbay/react";
+import { useId, useState, type FormEvent } from "react";
+
+/** What the user calls an account. */
+export function Rename({ connection, held }: { connection: Connection; held: UseConnection }) {
+  const [label, setLabel] = useState(connection.label ?? "");
+  const [trouble, setTrouble] = useState<string | null>(null);
+  const id = useId();
+  const wanted = label.trim() || null;
+  const changed = wanted !== (connection.label ?? null);
+  const save = async (event: FormEvent) => {
+    event.preventDefault();
+    setTrouble(null);
+    try {
+      await held.rename(wanted);
+    } catch (error) {
+      setTrouble(error instanceof Error ? error.message : "It could not be renamed.");
+    }
+  };
+  return (
+    <form onSubmit={(event) => void save(event)}>
+      <div className="rename">
+        <div className="field">
+          <label htmlFor={id}>What you call it</label>
+          <input
+            id={id}
+            className="input"
+            maxLength={255}
+            autoComplete="off"
+            placeholder={connection.account?.name ?? "Work, private, …"}
+            value={label}
+            aria-invalid={trouble !== null}
+            onChange={(event) => setLabel(event.target.value)}
+          />
+        </div>
+        <button className="button" disabled={!changed || held.busy !== null}>
+          {held.busy === "rename" ? "Saving…" : "Save"}
+        </button>
+      </div>
+      {trouble && <p role="alert">{trouble}</p>}
+    </form>
+  );
+}

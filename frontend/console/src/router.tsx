@@ -1,0 +1,61 @@
+import { useSyncExternalStore, type AnchorHTMLAttributes, type MouseEvent } from "react";
+
+/** Which page the address names. */
+export type Route =
+  | { page: "catalog" }
+  | { page: "connector"; slug: string }
+  | { page: "connections" }
+  | { page: "connection"; id: string }
+  | { page: "unknown" };
+
+const BASE = import.meta.env.BASE_URL;
+
+export const paths = {
+  catalog: BASE,
+  connections: `${BASE}connections`,
+  connector: (slug: string) => `${BASE}connectors/${encodeURIComponent(slug)}`,
+  connection: (id: string) => `${BASE}connections/${encodeURIComponent(id)}`,
+};
+
+export function routeOf(pathname: string): Route {
+  const [kind, name, ...rest] = pathname.slice(BASE.length).split("/").filter(Boolean).map(decodeURIComponent);
+  if (rest.length > 0) return { page: "unknown" };
+  if (kind === undefined) return { page: "catalog" };
+  if (kind === "connections") return name === undefined ? { page: "connections" } : { page: "connection", id: name };
+  if (kind === "connectors" && name !== undefined) return { page: "connector", slug: name };
+  return { page: "unknown" };
+}
+
+const listeners = new Set<() => void>();
+
+function subscribe(listener: () => void): () => void {
+  listeners.add(listener);
+  window.addEventListener("popstate", listener);
+  return () => {
+    listeners.delete(listener);
+    window.removeEventListener("popstate", listener);
+  };
+}
+
+export function usePath(): string {
+  return useSyncExternalStore(subscribe, () => location.pathname);
+}
+
+export function go(path: string): void {
+  history.pushState(null, "", path);
+  for (const listener of listeners) listener();
+}
+
+type LinkProps = AnchorHTMLAttributes<HTMLAnchorElement> & { href: string };
+
+/** A link within the console: followed without a new page, unless it is asked to open elsewhere. */
+export function Link(props: LinkProps) {
+  const follow = (event: MouseEvent<HTMLAnchorElement>) => {
+    props.onClick?.(event);
+    const elsewhere = event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey;
+    if (event.defaultPrevented || elsewhere) return;
+    event.preventDefault();
+    go(props.href);
+  };
+  return <a {...props} onClick={follow} />;
+}

@@ -1,0 +1,107 @@
+import { PatchbayError } from "@patchbay/react";
+import { useEffect, useRef, type ReactNode } from "react";
+import type { Tone } from "../words.js";
+
+/** Initials in a colour, the same for the same name everywhere. */
+export function Mark({ name, seed, size = "" }: { name: string; seed: string; size?: "" | "small" | "large" }) {
+  let hash = 0;
+  for (const char of seed) hash = (hash * 31 + (char.codePointAt(0) ?? 0)) % 997;
+  // Sixteen hues are as many as can be told apart.
+  const hue = { "--hue": (hash % 16) * 22.5 } as React.CSSProperties;
+  return (
+    <span className={`mark ${size}`} style={hue} aria-hidden="true">
+      {initials(name)}
+    </span>
+  );
+}
+
+function initials(name: string): string {
+  const words = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  const [first = "?", second] = words;
+  return second ? `${first.charAt(0)}${second.charAt(0)}`.toUpperCase() : first.slice(0, 2);
+}
+
+/** How something stands, in a word and a colour. */
+export function Pill({ tone, children }: { tone: Tone; children: ReactNode }) {
+  return (
+    <span className={`pill tone-${tone}`}>
+      <span className="dot" />
+      {children}
+    </span>
+  );
+}
+
+/** Something to know, with what can be done about it. */
+export function Notice({ tone, title, children, actions }: { tone: Tone; title?: string; children?: ReactNode; actions?: ReactNode }) {
+  return (
+    <div className={`notice tone-${tone}`}>
+      <div>
+        {title && <strong>{title}</strong>}
+        {children}
+      </div>
+      {actions && <span className="actions">{actions}</span>}
+    </div>
+  );
+}
+
+/** A place with nothing in it, and why. */
+export function Empty({ title, children, action }: { title: string; children?: ReactNode; action?: ReactNode }) {
+  return (
+    <div className="panel empty">
+      <h2>{title}</h2>
+      {children && <p>{children}</p>}
+      {action}
+    </div>
+  );
+}
+
+/** Whether an error says that there is no such thing, or that its name cannot be one. */
+export function isNotThere(error: Error): boolean {
+  return error instanceof PatchbayError && (error.status === 404 || error.status === 400);
+}
+
+/** What could not be had, and the way to ask again. */
+export function Trouble({ what, error, retry }: { what: string; error: Error; retry: () => void }) {
+  return (
+    <div role="alert">
+      <Empty
+        title={what}
+        action={
+          <button className="button" onClick={retry}>
+            Try again
+          </button>
+        }
+      >
+        {error.message}
+      </Empty>
+    </div>
+  );
+}
+
+/** Grey shapes where something will be. */
+export function Bones({ rows, label }: { rows: number; label: string }) {
+  return (
+    <div className="panel rows" role="status" aria-label={label}>
+      {Array.from({ length: rows }, (_, row) => (
+        <div key={row} className="row">
+          <span className="bone" style={{ width: "32%" }} />
+          <span className="bone" style={{ width: "54%" }} />
+        </div>
+      ))}
+    </div>
+  );
+}
+
+/** A question that has to be answered first. Escape and the backdrop's close are a no. */
+export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ReactNode }) {
+  const dialog = useRef<HTMLDialogElement>(null);
+  useEffect(() => {
+    dialog.current?.showModal();
+  }, []);
+  return (
+    <dialog ref={dialog} className="dialog" aria-labelledby="dialog-title" onClose={onClose}>
+      <h2 id="dialog-title">{title}</h2>
+      {children}
+    </dialog>
+  );
+}
