@@ -20,13 +20,11 @@ pub struct Details {
 }
 
 /// Which account a connection is known to be of, unless its user has ended it.
-#[derive(Clone, Debug, sqlx::FromRow)]
+#[derive(Clone, Debug)]
 pub(super) struct KnownAccount {
-    #[sqlx(rename = "id")]
-    connection: Uuid,
-    #[sqlx(rename = "connector_id")]
-    connector: Uuid,
-    account_id: String,
+    pub(super) connection: Uuid,
+    pub(super) connector: Uuid,
+    pub(super) account_id: String,
 }
 
 impl KnownAccount {

@@ -252,18 +252,24 @@ pub(in crate::connections) async fn count(
     .await
 }
 
-/// A user's connections whose account is known.
+/// The accounts that a user's connections are known to be of.
 pub(in crate::connections) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<KnownAccount>> {
-    sqlx::query_as(
+    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
          where user_id = $1 and account_id is not null and status <> 'disconnected'",
     )
     .bind(user.as_str())
     .fetch_all(db)
-    .await
+    .await?;
+    let known = |(connection, connector, account_id)| KnownAccount {
+        connection,
+        connector,
+        account_id,
+    };
+    Ok(rows.into_iter().map(known).collect())
 }
 
 /// Anybody's connection by our id.
