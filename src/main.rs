@@ -19,10 +19,6 @@ mod manage_webhooks;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
-/// Gives memory back sooner than the system's, and takes less time: see docs/PERFORMANCE.md.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The backend through which a product's users connect their own third-party accounts.
 #[derive(Parser)]
 #[command(version)]

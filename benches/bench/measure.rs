@@ -414,6 +414,10 @@ async fn start_service(
         ("AUTH_JWT_SECRET", data::JWT_SECRET),
         ("SERVICE_API_KEYS", &keys),
         ("TOKEN_CACHE_SECONDS", token_cache),
+        // A load of few users is not what limits are for.
+        ("LIMIT_USER_PER_MINUTE", "0"),
+        ("LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("LIMIT_STREAMS_PER_USER", "0"),
     ];
     Service::start(program, folder, &variables).await
 }
