@@ -172,6 +172,7 @@ fn machine() -> Result<String, Box<dyn Error>> {
         String::from_utf8(date.stdout)?.trim(),
         std::thread::available_parallelism()?,
         kib / 1024.0 / 1024.0,
-        kernel.trim(),
+        // Its version and no more: what comes after names a build.
+        kernel.split('.').take(2).collect::<Vec<_>>().join("."),
     ))
 }
