@@ -71,7 +71,8 @@ impl<Q: Question> Gatherer<Q> {
     /// The answer, read after the question was asked.
     ///
     /// # Errors
-    /// As the database, for all who were answered together.
+    /// As the database, for all who were asked together; a row that cannot be read is an error for
+    /// whoever asked for it.
     pub(super) async fn ask(&self, question: Q) -> Told<Q> {
         let (tell, told) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
@@ -107,6 +108,14 @@ async fn answer<Q: Question>(mut reader: Reader, waiting: Arc<Mutex<mpsc::Receiv
                 for (tell, answer) in tell.into_iter().zip(answers) {
                     // Who asked may have gone.
                     let _ = tell.send(Ok(answer));
+                }
+            }
+            // One of the rows cannot be read, which is the trouble of whoever asked for it only.
+            Err(sqlx::Error::Decode(_)) if questions.len() > 1 => {
+                for (question, tell) in questions.iter().zip(tell) {
+                    let alone = reader.ask(std::slice::from_ref(question)).await;
+                    let answer = alone.map(|mut answers| answers.remove(0));
+                    let _ = tell.send(answer.map_err(Arc::new));
                 }
             }
             Err(error) => {
