@@ -19,6 +19,7 @@ mod docs;
 mod examples;
 mod house;
 mod invariants;
+mod isolation;
 mod limits;
 mod local_postgres;
 mod matrix;
