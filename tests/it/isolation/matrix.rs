@@ -4,32 +4,11 @@
 use std::collections::BTreeSet;
 
 use futures::FutureExt;
-use serde_json::json;
 use uuid::Uuid;
 
 use super::callers::{Caller, nobodies, service_keys};
-use super::{Access, DOCUMENT, Operation, Seen, all_of, everything};
+use super::{Access, DOCUMENT, Home, Operation, Seen, all_of, everything, marks};
 use crate::house::House;
-
-/// A house in which ada has all kinds of connections, and the ids that name them.
-async fn ada_at_home() -> (House, Vec<String>) {
-    let house = House::with(&[("SERVICE_API_KEYS", &service_keys())]).await;
-    let ada = house.user("ada").await;
-    let connected = ada.connected("gmail").await;
-    house.faults(json!({ "consent": "deny" })).await;
-    let denied = ada.connect("github").await;
-    house.popup(denied["oauth_url"].as_str().unwrap()).await;
-    ada.until(denied["connection_id"].as_str().unwrap(), "error")
-        .await;
-    let pending = ada.connect("notion").await;
-    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
-    let ids = vec![
-        text(&connected["id"]),
-        text(&denied["connection_id"]),
-        text(&pending["connection_id"]),
-    ];
-    (house, ids)
-}
 
 #[test]
 fn every_operation_of_the_document_has_its_rule() {
@@ -71,14 +50,14 @@ fn every_operation_of_the_document_has_its_rule() {
 /// Asks by the caller for ada's connection and for one that is not there: both answers have to be
 /// the same, with this status and code, and nothing is to have changed.
 async fn refused(
-    house: &House,
+    home: &mut Home,
     operation: &Operation,
     caller: &Caller,
-    ids: &[String],
     as_what: (u16, &str),
 ) -> usize {
+    let Home { house, ids, sql } = home;
     let what = format!("{} {} by {}", operation.method, operation.path, caller.name);
-    let before = everything(house).await;
+    let before = everything(sql).await;
     let unknown = Uuid::now_v7().to_string();
     let nobodys = Seen::of(caller.asks(operation.request(house, &unknown)), &unknown).await;
     assert_eq!(
@@ -88,7 +67,7 @@ async fn refused(
         nobodys.body
     );
     let ids = if operation.path.contains("{attempt}") || operation.names_one() {
-        ids
+        &ids[..]
     } else {
         &ids[..1]
     };
@@ -97,7 +76,7 @@ async fn refused(
         assert_eq!(theirs, nobodys, "{what}: it tells that {id} is there");
     }
     assert_eq!(
-        everything(house).await,
+        everything(sql).await,
         before,
         "{what}: it changed something"
     );
@@ -106,22 +85,23 @@ async fn refused(
 
 #[tokio::test]
 async fn who_is_nobody_is_refused_everywhere_and_changes_nothing() {
-    let (house, ids) = ada_at_home().await;
-    let nobodies = nobodies(&house).await;
+    let mut home = Home::new().await;
+    let nobodies = nobodies(&home.house).await;
     let operations = Operation::all();
     let mut cases = 0;
     for operation in &operations {
         for caller in &nobodies {
             cases += match operation.access {
                 Access::Everybody => {
-                    let answer = Seen::of(caller.asks(operation.request(&house, "")), "-").await;
+                    let answer =
+                        Seen::of(caller.asks(operation.request(&home.house, "")), "-").await;
                     assert_eq!(answer.status, 200, "{}", operation.path);
                     1
                 }
                 Access::Signed => {
-                    refused(&house, operation, caller, &ids, (401, "invalid_signature")).await
+                    refused(&mut home, operation, caller, (401, "invalid_signature")).await
                 }
-                _ => refused(&house, operation, caller, &ids, (401, "unauthenticated")).await,
+                _ => refused(&mut home, operation, caller, (401, "unauthenticated")).await,
             };
         }
     }
@@ -135,38 +115,24 @@ async fn who_is_nobody_is_refused_everywhere_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_key_opens_what_its_scopes_say_and_names_its_user() {
-    let (house, ids) = ada_at_home().await;
+    let mut home = Home::new().await;
     let mut cases = 0;
     for operation in Operation::all() {
         if let Some(scope) = operation.scope() {
             for user in ["ada", "bob", ""] {
                 let caller = Caller::lacking(scope, user);
-                cases += refused(
-                    &house,
-                    &operation,
-                    &caller,
-                    &ids,
-                    (403, "insufficient_scope"),
-                )
-                .await;
+                cases += refused(&mut home, &operation, &caller, (403, "insufficient_scope")).await;
             }
         }
         if let Access::User(_) | Access::Service(_) = operation.access {
             let caller = Caller::service("");
-            cases += refused(&house, &operation, &caller, &ids, (400, "user_required")).await;
+            cases += refused(&mut home, &operation, &caller, (400, "user_required")).await;
         }
         if let Access::Service(_) | Access::Administrator(_) = operation.access {
             // Not even one's own.
             for user in ["ada", "bob"] {
-                let caller = Caller::user(&house, user);
-                cases += refused(
-                    &house,
-                    &operation,
-                    &caller,
-                    &ids,
-                    (403, "service_key_needed"),
-                )
-                .await;
+                let caller = Caller::user(&home.house, user);
+                cases += refused(&mut home, &operation, &caller, (403, "service_key_needed")).await;
             }
         }
     }
@@ -178,7 +144,7 @@ async fn a_key_opens_what_its_scopes_say_and_names_its_user() {
 
 #[tokio::test]
 async fn another_users_connection_is_one_that_is_not_there() {
-    let (house, ids) = ada_at_home().await;
+    let mut home = Home::new().await;
     let mut cases = 0;
     for operation in Operation::all()
         .iter()
@@ -186,17 +152,10 @@ async fn another_users_connection_is_one_that_is_not_there() {
     {
         let mut callers = vec![Caller::service("bob")];
         if let Access::User(_) = operation.access {
-            callers.push(Caller::user(&house, "bob"));
+            callers.push(Caller::user(&home.house, "bob"));
         }
         for caller in callers {
-            cases += refused(
-                &house,
-                operation,
-                &caller,
-                &ids,
-                (404, "connection_not_found"),
-            )
-            .await;
+            cases += refused(&mut home, operation, &caller, (404, "connection_not_found")).await;
         }
     }
     // The return from the popup is known by Nango's id, too.
@@ -204,33 +163,20 @@ async fn another_users_connection_is_one_that_is_not_there() {
         .into_iter()
         .find(|one| one.path.ends_with("/callback"))
         .unwrap();
-    let nango_ids = house.nango_connections().await;
-    assert_eq!(nango_ids.len(), 1);
-    let bob = Caller::user(&house, "bob");
-    cases += refused(
-        &house,
-        &callback,
-        &bob,
-        &nango_ids,
-        (404, "connection_not_found"),
-    )
-    .await;
+    home.ids = home.house.nango_connections().await;
+    assert_eq!(home.ids.len(), 1);
+    let bob = Caller::user(&home.house, "bob");
+    cases += refused(&mut home, &callback, &bob, (404, "connection_not_found")).await;
     println!("another user's connections: {cases} requests");
     assert!(cases >= 16 * 4);
 }
 
 #[tokio::test]
 async fn what_names_no_connection_shows_and_changes_the_callers_own_only() {
-    let (house, ids) = ada_at_home().await;
+    let Home { house, ids, .. } = Home::new().await;
     let before = all_of(&house, "ada").await;
-    let attempts: Vec<Uuid> = sqlx::query_scalar("select id from connect_attempt")
-        .fetch_all(&mut house.sql().await)
-        .await
-        .unwrap();
     let nango_ids = house.nango_connections().await;
-    let mut adas: Vec<String> = ids.iter().chain(&nango_ids).cloned().collect();
-    adas.extend(attempts.iter().map(Uuid::to_string));
-    adas.push("ada".to_owned());
+    let adas = marks(&house, &ids).await;
     let mut cases = 0;
     for operation in Operation::all() {
         let callers = match operation.access {
@@ -313,7 +259,7 @@ async fn a_stream_that_another_opened_never_has_ones_events() {
         ada.connected(connector).await;
     }
     // What bob does is the last of his events: whatever was there for him has come before.
-    let last = bob.connect("slack").await;
+    let last = bob.connect("airtable").await;
     let last = last["attempt_id"].as_str().unwrap();
     for mut stream in streams {
         let mut text = String::new();

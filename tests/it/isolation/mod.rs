@@ -11,10 +11,13 @@ use std::sync::LazyLock;
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
-use sqlx::AssertSqlSafe;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
 
+use self::callers::service_keys;
 use crate::house::House;
+use crate::postgres::{self, TestDatabase};
 
 /// The OpenAPI document, as JSON.
 static DOCUMENT: LazyLock<Value> =
@@ -313,13 +316,48 @@ fn told(headers: &HeaderMap) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// A house in which ada has connections of all kinds.
+struct Home {
+    house: House,
+    /// The ids of her connections: a connected one, one that was denied, and one that waits.
+    ids: Vec<String>,
+    sql: PgConnection,
+}
+
+impl Home {
+    async fn new() -> Self {
+        Self::over(postgres::database().await, &[]).await
+    }
+
+    async fn over(database: TestDatabase, settings: &[(&'static str, &str)]) -> Self {
+        let keys = service_keys();
+        let settings = [&[("SERVICE_API_KEYS", keys.as_str())], settings].concat();
+        let house = House::build_over(database, None, &settings, |_| {}).await;
+        let ada = house.user("ada").await;
+        let connected = ada.connected("gmail").await;
+        house.faults(json!({ "consent": "deny" })).await;
+        let denied = ada.connect("github").await;
+        house.popup(denied["oauth_url"].as_str().unwrap()).await;
+        let id = denied["connection_id"].as_str().unwrap();
+        ada.until(id, "error").await;
+        let pending = ada.connect("notion").await;
+        let ids = [
+            &connected["id"],
+            &denied["connection_id"],
+            &pending["connection_id"],
+        ];
+        let ids = ids.map(|id| id.as_str().unwrap().to_owned()).to_vec();
+        let sql = house.sql().await;
+        Self { house, ids, sql }
+    }
+}
+
 /// A digest of everything that the database holds, but for when jobs were last done.
-async fn everything(house: &House) -> String {
-    let mut sql = house.sql().await;
+async fn everything(sql: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "select tablename::text from pg_tables where schemaname = 'public' and tablename <> 'job' order by 1",
     )
-    .fetch_all(&mut sql)
+    .fetch_all(&mut *sql)
     .await
     .unwrap();
     let digests: Vec<String> = tables
@@ -329,21 +367,35 @@ async fn everything(house: &House) -> String {
         })
         .collect();
     sqlx::query_scalar(AssertSqlSafe(format!("select {}", digests.join(" || "))))
-        .fetch_one(&mut sql)
+        .fetch_one(sql)
         .await
         .unwrap()
+}
+
+/// What only ada may be shown: her name, and the ids of what she has.
+async fn marks(house: &House, ids: &[String]) -> Vec<String> {
+    let attempts: Vec<Uuid> = sqlx::query_scalar("select id from connect_attempt")
+        .fetch_all(&mut house.sql().await)
+        .await
+        .unwrap();
+    let mut marks = house.nango_connections().await;
+    marks.extend_from_slice(ids);
+    marks.extend(attempts.iter().map(Uuid::to_string));
+    marks.push("ada".to_owned());
+    marks
 }
 
 /// All rows of one user, as text.
 async fn all_of(house: &House, user: &str) -> String {
     sqlx::query_scalar(
-        "select concat( \
-           (select string_agg(c::text, '|' order by c.id) from user_connector_connection c where user_id = $1), \
-           (select string_agg(e::text, '|' order by e.id) from connection_event e where user_id = $1), \
-           (select string_agg(a::text, '|' order by a.id) from connect_attempt a \
-              join user_connector_connection c on c.id = a.connection_id where c.user_id = $1), \
-           (select string_agg(k::text, '|' order by k.key) from idempotency_key k where user_id = $1), \
-           (select string_agg(u::text, '|' order by u.id) from token_use u where user_id = $1))",
+        r#"select concat(
+             (select string_agg(c::text, '|' order by c.id) from user_connector_connection c
+                where user_id = $1 collate "C"),
+             (select string_agg(e::text, '|' order by e.id) from connection_event e where user_id = $1 collate "C"),
+             (select string_agg(a::text, '|' order by a.id) from connect_attempt a
+                join user_connector_connection c on c.id = a.connection_id where c.user_id = $1 collate "C"),
+             (select string_agg(k::text, '|' order by k.key) from idempotency_key k where user_id = $1 collate "C"),
+             (select string_agg(u::text, '|' order by u.id) from token_use u where user_id = $1 collate "C"))"#,
     )
     .bind(user)
     .fetch_one(&mut house.sql().await)
