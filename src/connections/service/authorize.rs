@@ -99,7 +99,7 @@ impl Connections {
         let connector = self.connector(&connection.connector.slug)?;
         self.connectable(upstream, connector).await?;
         let mut tx = self.begin().await?;
-        let connection = store::lock(&mut tx, id)
+        let connection = store::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
         let (connection, attempt) = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
