@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod config;
 mod connect;
+mod connect_attacks;
 mod contract;
 mod crash;
 mod database;

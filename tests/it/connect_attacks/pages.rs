@@ -1,0 +1,1 @@
+//! What every page lets others do.

@@ -1,0 +1,1 @@
+//! Where a return is sent on to.
