@@ -5,6 +5,7 @@
 
 mod account;
 mod browser;
+mod connectors;
 mod database;
 mod events;
 mod failure;
@@ -23,6 +24,7 @@ pub mod uses;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -48,7 +50,7 @@ pub struct Connection {
     /// Whose it is.
     pub user_id: UserId,
     /// What it connects to.
-    pub connector: ConnectorRef,
+    pub connector: Arc<ConnectorRef>,
     /// Tells several accounts of one connector apart; empty for the first.
     pub instance_id: String,
     /// What the user calls it.
@@ -84,7 +86,7 @@ pub struct Connection {
 }
 
 /// The connector that a connection belongs to, as its row in the database names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ConnectorRef {
     /// UUIDv5 of the slug.
     pub id: Uuid,

@@ -2,7 +2,8 @@
 
 use uuid::Uuid;
 
-use super::{ConnectionRow, Corrupt, connection, select_connections};
+use super::Corrupt;
+use super::rows::select_connections;
 use crate::auth::UserId;
 use crate::connections::{Connection, Transaction};
 
@@ -19,9 +20,9 @@ pub(super) fn owned(user: &UserId, connection: Connection) -> Result<Connection,
     }
 }
 
-/// The same of a row, where there may be none.
-fn owned_row(user: &UserId, row: Option<ConnectionRow>) -> sqlx::Result<Option<Connection>> {
-    let own = connection(row)?.map(|connection| owned(user, connection));
+/// The same, where there may be none.
+fn owned_if_any(user: &UserId, connection: Option<Connection>) -> sqlx::Result<Option<Connection>> {
+    let own = connection.map(|connection| owned(user, connection));
     Ok(own.transpose()?)
 }
 
@@ -31,12 +32,12 @@ pub(in crate::connections) async fn find_own(
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
+    let connection = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
         .bind(id)
         .bind(user.as_str())
         .fetch_optional(db)
         .await?;
-    owned_row(user, row)
+    owned_if_any(user, connection)
 }
 
 /// A user's connection by Nango's id of it.
@@ -45,14 +46,14 @@ pub(in crate::connections) async fn find_own_upstream(
     user: &UserId,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!(
+    let connection = sqlx::query_as(select_connections!(
         "where c.nango_connection_id = $1 and c.user_id = $2"
     ))
     .bind(nango_id)
     .bind(user.as_str())
     .fetch_optional(db)
     .await?;
-    owned_row(user, row)
+    owned_if_any(user, connection)
 }
 
 /// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock.
@@ -61,12 +62,12 @@ pub(in crate::connections) async fn lock_own(
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!(
+    let connection = sqlx::query_as(select_connections!(
         "where c.id = $1 and c.user_id = $2 for update of c"
     ))
     .bind(id)
     .bind(user.as_str())
     .fetch_optional(db)
     .await?;
-    owned_row(user, row)
+    owned_if_any(user, connection)
 }
