@@ -65,7 +65,8 @@ impl Caller {
         Self::new("a service without the scope", format!("Bearer {key}")).acting_for(user)
     }
 
-    fn acting_for(mut self, user: &str) -> Self {
+    /// The same in the name of this user, which counts for services only.
+    pub(super) fn acting_for(mut self, user: &str) -> Self {
         if !user.is_empty() {
             self.headers.push(("patchbay-user", user.to_owned()));
         }

@@ -153,6 +153,8 @@ async fn another_users_connection_is_one_that_is_not_there() {
         let mut callers = vec![Caller::service("bob")];
         if let Access::User(_) = operation.access {
             callers.push(Caller::user(&home.house, "bob"));
+            // Only a service acts for somebody.
+            callers.push(Caller::user(&home.house, "bob").acting_for("ada"));
         }
         for caller in callers {
             cases += refused(&mut home, operation, &caller, (404, "connection_not_found")).await;
@@ -180,7 +182,11 @@ async fn what_names_no_connection_shows_and_changes_the_callers_own_only() {
     let mut cases = 0;
     for operation in Operation::all() {
         let callers = match operation.access {
-            Access::User(_) => vec![Caller::user(&house, "bob"), Caller::service("bob")],
+            Access::User(_) => vec![
+                Caller::user(&house, "bob"),
+                Caller::user(&house, "bob").acting_for("ada"),
+                Caller::service("bob"),
+            ],
             Access::Service(_) => vec![Caller::service("bob")],
             _ => continue,
         };
