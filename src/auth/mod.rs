@@ -32,8 +32,9 @@ const MAX_USER_ID: usize = 255;
 /// Which tokens are good.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The secret that HS256 tokens are signed with, at least 32 bytes.
-    pub hs256_secret: Option<SecretString>,
+    /// The secrets that HS256 tokens may be signed with, each of at least 32 bytes: one, or two
+    /// while it is rotated.
+    pub hs256_secrets: Vec<SecretString>,
     /// Where the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,
     /// The `iss` that every token must have; any is good when it is not set.
@@ -51,7 +52,7 @@ impl Default for Config {
     /// the user is the token's `sub`.
     fn default() -> Self {
         Self {
-            hs256_secret: None,
+            hs256_secrets: Vec::new(),
             jwks_url: None,
             issuer: None,
             audience: None,
@@ -188,7 +189,7 @@ pub struct Caller {
 
 /// Verifies tokens.
 pub struct Authenticator {
-    secret: Option<DecodingKey>,
+    secrets: Vec<DecodingKey>,
     jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<String>,
@@ -203,19 +204,20 @@ impl Authenticator {
     /// # Errors
     /// When the configuration could accept no token, or any.
     pub fn new(config: Config, clock: Clock) -> Result<Self, ConfigError> {
-        if config.hs256_secret.is_none() && config.jwks_url.is_none() {
+        if config.hs256_secrets.is_empty() && config.jwks_url.is_none() {
             return Err(ConfigError::NoKeys);
         }
-        let secret = config.hs256_secret.as_ref().map(|secret| {
-            let secret = secret.expose_secret().as_bytes();
-            let long_enough = secret.len() >= MIN_SECRET;
-            long_enough.then(|| DecodingKey::from_secret(secret))
-        });
+        let key = |secret: &SecretString| match secret.expose_secret().as_bytes() {
+            short if short.len() < MIN_SECRET => Err(ConfigError::ShortSecret),
+            secret => Ok(DecodingKey::from_secret(secret)),
+        };
         let jwks = config.jwks_url.map(|url| Jwks::new(url, clock.clone()));
         Ok(Self {
-            secret: secret
-                .map(|key| key.ok_or(ConfigError::ShortSecret))
-                .transpose()?,
+            secrets: config
+                .hs256_secrets
+                .iter()
+                .map(key)
+                .collect::<Result<_, _>>()?,
             jwks: jwks.transpose()?,
             issuer: config.issuer,
             audience: config.audience,
@@ -241,14 +243,27 @@ impl Authenticator {
             return Err(Error::Malformed);
         }
         let algorithm = header.alg;
-        let key = match (algorithm, &self.secret, &self.jwks) {
-            (Algorithm::HS256, Some(secret), _) => secret.clone(),
-            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(jwks)) => {
-                jwks.key(header.kid.as_deref(), algorithm).await?
+        let claims = match (algorithm, &self.jwks) {
+            (Algorithm::HS256, _) => self.claims_by_secret(bearer)?,
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, Some(jwks)) => {
+                let key = jwks.key(header.kid.as_deref(), algorithm).await?;
+                verified_claims(bearer, &key, algorithm)?
             }
             _ => return Err(Error::AlgorithmNotAllowed),
         };
-        self.caller(&verified_claims(bearer, &key, algorithm)?)
+        self.caller(&claims)
+    }
+
+    /// The claims of a token that one of the secrets has signed.
+    fn claims_by_secret(&self, bearer: &str) -> Result<Map<String, Value>, Error> {
+        let mut refused = Err(Error::AlgorithmNotAllowed);
+        for secret in &self.secrets {
+            match verified_claims(bearer, secret, Algorithm::HS256) {
+                Err(Error::BadSignature) => refused = Err(Error::BadSignature),
+                known => return known,
+            }
+        }
+        refused
     }
 
     /// How many keys the identity provider publishes that tokens can be verified with, or why that is

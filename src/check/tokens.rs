@@ -24,7 +24,7 @@ pub(super) async fn check(
             return;
         }
     };
-    if config.hs256_secret.is_some() {
+    if !config.hs256_secrets.is_empty() {
         report.ok(
             "tokens",
             "those signed with AUTH_JWT_SECRET (HS256) are accepted",

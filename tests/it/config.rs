@@ -162,7 +162,17 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "AUTH_JWT_SECRET",
         "too short",
-        "AUTH_JWT_SECRET must have at least 32 bytes",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret that has more than 32 bytes,and a comma",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "METRICS_TOKEN",
+        "a token that cannot be guessed,",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
     (
         "AUTH_JWKS_URL",
@@ -213,7 +223,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "METRICS_TOKEN",
         "guess me",
-        "METRICS_TOKEN must have at least 16 characters",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
     (
         "LOG_FORMAT",

@@ -158,7 +158,7 @@ impl Provider {
 
 fn with_secret() -> Config {
     Config {
-        hs256_secret: Some(SECRET.into()),
+        hs256_secrets: vec![SECRET.into()],
         ..Config::default()
     }
 }

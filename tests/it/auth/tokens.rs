@@ -315,7 +315,7 @@ fn a_configuration_that_cannot_work_is_refused() {
     let new = |config| Authenticator::new(config, clock()).err();
     assert!(matches!(new(Config::default()), Some(ConfigError::NoKeys)));
     let short = Config {
-        hs256_secret: Some("thirty-one bytes are too few...".into()),
+        hs256_secrets: vec![SECRET.into(), "thirty-one bytes are too few...".into()],
         ..Config::default()
     };
     assert!(matches!(new(short), Some(ConfigError::ShortSecret)));
