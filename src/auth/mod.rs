@@ -8,16 +8,19 @@
 mod jwks;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use reqwest::dns::Resolve;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
 use crate::clock::Clock;
+use crate::networks::{Forbidden, Networks, SystemResolver};
 use jwks::Jwks;
 
 /// The longest token that is looked at, in bytes.
@@ -37,6 +40,8 @@ pub struct Config {
     pub hs256_secrets: Vec<SecretString>,
     /// Where the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,
+    /// Private networks that the keys may be fetched from; there also without TLS.
+    pub jwks_networks: Networks,
     /// The `iss` that every token must have; any is good when it is not set.
     pub issuer: Option<String>,
     /// An `aud` that every token must have; any is good when it is not set.
@@ -47,6 +52,23 @@ pub struct Config {
     pub user_claim: String,
 }
 
+impl Config {
+    /// Whether keys may be fetched from the JWKS URL, as far as the URL itself tells.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check_jwks_url(&self) -> Result<(), Forbidden> {
+        match &self.jwks_url {
+            Some(url) => jwks::guard(url, &self.jwks_networks, &system_resolver()).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn system_resolver() -> Arc<dyn Resolve> {
+    Arc::new(SystemResolver)
+}
+
 impl Default for Config {
     /// No key at all, which no [`Authenticator`] accepts; 30 seconds of leeway;
     /// the user is the token's `sub`.
@@ -54,6 +76,7 @@ impl Default for Config {
         Self {
             hs256_secrets: Vec::new(),
             jwks_url: None,
+            jwks_networks: Networks::default(),
             issuer: None,
             audience: None,
             leeway: Duration::from_secs(30),
@@ -71,9 +94,9 @@ pub enum ConfigError {
     /// A secret that could be guessed.
     #[error("the secret for HS256 has fewer than {MIN_SECRET} bytes")]
     ShortSecret,
-    /// Not a URL that can be fetched.
-    #[error("the JWKS URL is neither http nor https")]
-    JwksUrl,
+    /// Keys from there could be anybody's.
+    #[error("no keys can be fetched from the JWKS URL: {0}")]
+    JwksUrl(#[from] Forbidden),
     /// The HTTP client does not start.
     #[error("the HTTP client for the JWKS cannot be set up")]
     Client(#[from] reqwest::Error),
@@ -204,6 +227,18 @@ impl Authenticator {
     /// # Errors
     /// When the configuration could accept no token, or any.
     pub fn new(config: Config, clock: Clock) -> Result<Self, ConfigError> {
+        Self::with_resolver(config, clock, &system_resolver())
+    }
+
+    /// The same with another way to resolve the JWKS's name.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_resolver(
+        config: Config,
+        clock: Clock,
+        resolver: &Arc<dyn Resolve>,
+    ) -> Result<Self, ConfigError> {
         if config.hs256_secrets.is_empty() && config.jwks_url.is_none() {
             return Err(ConfigError::NoKeys);
         }
@@ -211,7 +246,9 @@ impl Authenticator {
             short if short.len() < MIN_SECRET => Err(ConfigError::ShortSecret),
             secret => Ok(DecodingKey::from_secret(secret)),
         };
-        let jwks = config.jwks_url.map(|url| Jwks::new(url, clock.clone()));
+        let networks = &config.jwks_networks;
+        let jwks = config.jwks_url;
+        let jwks = jwks.map(|url| Jwks::new(url, networks, resolver, clock.clone()));
         Ok(Self {
             secrets: config
                 .hs256_secrets

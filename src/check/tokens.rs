@@ -41,7 +41,7 @@ pub(super) async fn check(
         Some(Err(error)) => report.fail(
             "jwks",
             format!("the keys cannot be fetched: {error}"),
-            "correct AUTH_JWKS_URL, or let this service reach it",
+            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS",
         ),
     }
     if config.jwks_url.is_some() && config.issuer.is_none() {

@@ -5,6 +5,7 @@ use secrecy::ExposeSecret;
 use super::environment::Environment;
 use crate::auth;
 use crate::keys::GivenKey;
+use crate::networks::Networks;
 
 impl Environment<'_> {
     pub(super) fn auth(&mut self) -> auth::Config {
@@ -27,14 +28,21 @@ impl Environment<'_> {
                 "what users' tokens are verified with: a shared secret, or the identity provider's key set",
             );
         }
-        auth::Config {
+        let config = auth::Config {
             hs256_secrets,
             jwks_url,
+            jwks_networks: self.or("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
             issuer: self.optional("AUTH_ISSUER"),
             audience: self.optional("AUTH_AUDIENCE"),
             leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
+        };
+        if let Err(forbidden) = config.check_jwks_url() {
+            self.problems.push(format!(
+                "AUTH_JWKS_URL: {forbidden}; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http"
+            ));
         }
+        config
     }
 
     pub(super) fn service_keys(&mut self) -> Vec<GivenKey> {

@@ -180,6 +180,21 @@ const WRONG: &[(&str, &str, &str)] = &[
         "AUTH_JWKS_URL cannot be read: relative URL without a base",
     ),
     (
+        "AUTH_JWKS_URL",
+        "http://id.example.com/keys",
+        "AUTH_JWKS_URL: it must be an https address without a user or password in it; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "https://10.0.0.1/keys",
+        "AUTH_JWKS_URL: 10.0.0.1 leads to 10.0.0.1, which is in no public network; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_ALLOWED_NETWORKS",
+        "private",
+        "AUTH_JWKS_ALLOWED_NETWORKS cannot be read: \"private\" is not a network such as 10.0.0.0/8",
+    ),
+    (
         "AUTH_LEEWAY_SECONDS",
         "soon",
         "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",

@@ -31,6 +31,7 @@ mod packaging;
 mod pooler;
 mod postgres;
 mod process;
+mod resolver;
 mod rotation;
 mod sandbox;
 mod schedules;

@@ -1,6 +1,7 @@
 //! Which tokens are good, with keys made for the test and a JWKS over HTTP.
 
 mod jwks;
+mod reach;
 mod tokens;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
