@@ -26,6 +26,7 @@ mod monitoring;
 mod nango_client;
 mod nango_recordings;
 mod nango_webhooks;
+mod outbound;
 mod outgoing;
 mod packaging;
 mod pooler;
