@@ -35,25 +35,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How many events a page of the history has at the most.
 const MAX_LIMIT: i64 = 200;
 
-/// The data of one message of a stream.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(
-    dead_code,
-    reason = "for the document: what is sent is written where it is made"
-)]
-pub(super) enum Told {
-    /// What a message named `connection` tells.
-    Connection(Event),
-    /// The first one's, which is named `ready`.
-    Ready(Ready),
-}
-
-/// Nothing: the message's id is where the stream begins.
-#[derive(Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Ready {}
-
 /// The caller's events, as they happen.
 ///
 /// Server-sent events named `connection`, whose data is an event and whose id
@@ -62,7 +43,7 @@ pub(super) struct Ready {}
 #[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
     params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
     responses(
-        (status = 200, body = Told, content_type = "text/event-stream"),
+        (status = 200, body = Event, content_type = "text/event-stream"),
         (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]
