@@ -23,7 +23,7 @@ use crate::keys::GivenKey;
 use crate::networks::Networks;
 
 pub use database::DatabaseConfig;
-pub use http::{ConsoleConfig, HttpConfig, ServerConfig};
+pub use http::{ConnectBinding, ConsoleConfig, HttpConfig, ServerConfig};
 pub use limits::LimitsConfig;
 pub use nango::NangoConfig;
 pub use telemetry::LogFormat;

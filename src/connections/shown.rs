@@ -123,6 +123,9 @@ pub struct AttemptBody {
     error_code: Option<Reason>,
     /// The same for a person to read.
     error_message: Option<String>,
+    /// Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
+    /// null where that is not known (`CONNECT_BINDING`).
+    same_browser: Option<bool>,
     /// Until when the user may begin.
     expires_at: DateTime<Utc>,
     created_at: DateTime<Utc>,
@@ -131,6 +134,7 @@ pub struct AttemptBody {
 
 impl From<Attempt> for AttemptBody {
     fn from(attempt: Attempt) -> Self {
+        let same_browser = attempt.returned.filter(|_| attempt.grant_was_taken());
         let (error_code, error_message) = match attempt.error {
             Some(failure) => (Some(failure.reason), Some(failure.message)),
             None => (None, None),
@@ -141,6 +145,7 @@ impl From<Attempt> for AttemptBody {
             outcome: attempt.outcome,
             error_code,
             error_message,
+            same_browser,
             expires_at: attempt.expires_at,
             created_at: attempt.created_at,
             ended_at: attempt.ended_at,

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,7 +13,8 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Writer};
+use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
+use crate::auth::UserId;
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -122,6 +125,37 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
+/// What of an answer says what was begun.
+#[derive(Deserialize)]
+struct Begun {
+    connection_id: Uuid,
+    attempt_id: Option<Uuid>,
+}
+
+/// The answer, also where it is an earlier one; its browser is known again where that is configured.
+async fn begun(
+    state: &AppState,
+    user: &UserId,
+    sender: Sender,
+    headers: &HeaderMap,
+    answer: Value,
+) -> Result<Response, Problem> {
+    let begun = Begun::deserialize(&answer)
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    match begun.attempt_id {
+        // A service's answer goes to no browser.
+        Some(attempt) if state.browsers.tells_apart() && sender == Sender::User => {
+            let attempt = (begun.connection_id, attempt);
+            let browsers = state.browsers;
+            let cookie = browsers
+                .begins(&state.connections, user, attempt, headers)
+                .await?;
+            Ok(([cookie], Json(answer)).into_response())
+        }
+        _ => Ok(Json(answer).into_response()),
+    }
+}
+
 /// Begins to connect an account.
 ///
 /// Answers where to send the user's popup, unless the account is connected already.
@@ -138,20 +172,20 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, sender): Connecter,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
+    headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.connect(&user, &connector, &request).await?) };
-        Ok(Json(
-            connections.once(&user, idempotency.as_ref(), work).await?,
-        ))
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, sender, &headers, answer).await
     })
     .await
 }
@@ -170,19 +204,19 @@ pub(super) async fn connect(
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, sender): Connecter,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
+    headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.reconnect(&user, id, &request).await?) };
-        Ok(Json(
-            connections.once(&user, idempotency.as_ref(), work).await?,
-        ))
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, sender, &headers, answer).await
     })
     .await
 }

@@ -131,7 +131,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn check(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, _): Connecter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<ConnectionBody>, Problem> {
     let details = state.connections.check(&user, id).await?;

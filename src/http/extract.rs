@@ -103,13 +103,24 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> 
     }
 }
 
+/// Whether a user sends a request, or a service for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    User,
+    Service,
+}
+
 /// The user that a request is for: its sender, or whom a service with this scope names.
-async fn acting_for(parts: &Parts, state: &AppState, scope: Scope) -> Result<UserId, Problem> {
+async fn acting_for(
+    parts: &Parts,
+    state: &AppState,
+    scope: Scope,
+) -> Result<(UserId, Sender), Problem> {
     match identify(parts, state).await? {
-        Identity::User(user) => Ok(user),
+        Identity::User(user) => Ok((user, Sender::User)),
         Identity::Service(service) => {
             allows(&service, scope)?;
-            named_user(parts)
+            Ok((named_user(parts)?, Sender::Service))
         }
     }
 }
@@ -154,9 +165,8 @@ impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        acting_for(parts, state, Scope::ConnectionsRead)
-            .await
-            .map(Self)
+        let (user, _) = acting_for(parts, state, Scope::ConnectionsRead).await?;
+        Ok(Self(user))
     }
 }
 
@@ -167,22 +177,21 @@ impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        acting_for(parts, state, Scope::ConnectionsWrite)
-            .await
-            .map(Self)
+        let (user, _) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+        Ok(Self(user))
     }
 }
 
 /// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
-pub(super) struct Connecter(pub(super) UserId);
+pub(super) struct Connecter(pub(super) UserId, pub(super) Sender);
 
 impl FromRequestParts<AppState> for Connecter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let Writer(user) = Writer::from_request_parts(parts, state).await?;
+        let (user, sender) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
         state.limits.of_connect(&user, parts)?;
-        Ok(Self(user))
+        Ok(Self(user, sender))
     }
 }
 

@@ -1,5 +1,6 @@
 //! HTTP: handlers that turn requests into use cases, and their results into JSON.
 
+mod browsers;
 mod callback;
 mod catalog;
 mod connect;
@@ -51,6 +52,7 @@ use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 use crate::server::Stopping;
 
+pub use browsers::Browsers;
 pub use error::{Code, Problem};
 pub use limits::{Limits, Peer};
 pub use metrics::HttpMetrics;
@@ -82,6 +84,8 @@ pub struct AppState {
     pub nango: Option<Nango>,
     /// What Nango's webhooks are signed with.
     pub signing_keys: Option<Arc<SigningKeys>>,
+    /// How browsers are told apart.
+    pub browsers: Browsers,
     /// The product's own origins.
     pub allowed_origins: Arc<Vec<String>>,
     /// Which service a key belongs to.
@@ -141,7 +145,7 @@ pub fn openapi() -> OpenApi {
 /// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
 pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     let document = openapi();
-    let cors = cors(&state.allowed_origins);
+    let cors = cors(&state.allowed_origins, state.browsers);
     let console = console.map(|console| console::routes(console, &state.allowed_origins));
     let front = if console.is_some() {
         "/console/"
@@ -222,12 +226,14 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-fn cors(allowed_origins: &[String]) -> CorsLayer {
+fn cors(allowed_origins: &[String], browsers: Browsers) -> CorsLayer {
     let origins = allowed_origins
         .iter()
         .filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
+        // For the cookie of whoever begins to connect, which opens nothing.
+        .allow_credentials(browsers.tells_apart())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([
             AUTHORIZATION,

@@ -31,7 +31,9 @@ export interface paths {
         /**
          * The return from the popup.
          * @description With a `state`, the provider's: the browser is sent on to Nango, the query
-         *     untouched, so that Nango's cookie travels with it. With a `connection_id`,
+         *     untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
+         *     set and nothing was begun in this browser, which then gets a page that says so.
+         *     With a `connection_id`,
          *     the product's: Nango is asked how the connection stands. A browser gets a
          *     page that tells its opener, at the allowed origins only, and closes.
          */
@@ -473,6 +475,11 @@ export interface components {
             id: string;
             kind: components["schemas"]["AttemptKind"];
             outcome?: components["schemas"]["Outcome"] | null;
+            /**
+             * @description Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
+             *     null where that is not known (`CONNECT_BINDING`).
+             */
+            same_browser?: boolean | null;
         };
         /**
          * @description What an attempt sets out to do.

@@ -9,14 +9,15 @@ use uuid::Uuid;
 use super::{Corrupt, corrupt, one_row};
 use crate::auth::UserId;
 use crate::connections::Transaction;
-use crate::connections::{Attempt, Connection, Failure, Outcome};
+use crate::connections::{Attempt, Browser, Connection, Failure, Outcome};
 
 /// A select of attempts from what the caller adds.
 macro_rules! select_attempts {
     ($($distinct:literal,)? from $rest:literal) => {
         concat!(
             "select ", $($distinct,)? "a.id, a.connection_id, a.kind, a.expires_at, a.outcome, a.error_code, \
-             a.error_message, a.void, a.created_at, a.ended_at from connect_attempt a ",
+             a.error_message, a.void, case when a.browser is not null then a.returned_at is not null end as returned, \
+             a.created_at, a.ended_at from connect_attempt a ",
             $rest
         )
     };
@@ -32,6 +33,7 @@ pub(super) struct AttemptRow {
     pub(super) error_code: Option<String>,
     pub(super) error_message: Option<String>,
     pub(super) void: bool,
+    pub(super) returned: Option<bool>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) ended_at: Option<DateTime<Utc>>,
 }
@@ -61,6 +63,7 @@ impl TryFrom<AttemptRow> for Attempt {
                 .map_err(|error| wrong(&error))?,
             error,
             void: row.void,
+            returned: row.returned,
             created_at: row.created_at,
             ended_at: row.ended_at,
         })
@@ -152,6 +155,43 @@ async fn supersede_open(
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Notes which browser a user's attempt was begun in.
+pub(in crate::connections) async fn bind_attempt(
+    db: &mut Transaction,
+    connection: &Connection,
+    attempt: Uuid,
+    browser: &Browser,
+) -> sqlx::Result<()> {
+    let done =
+        sqlx::query("update connect_attempt set browser = $3 where id = $1 and connection_id = $2")
+            .bind(attempt)
+            .bind(connection.id)
+            .bind(browser.digest())
+            .execute(db)
+            .await?;
+    one_row(&done, "connect_attempt", attempt)
+}
+
+/// Notes that a browser has come back from a provider, with whichever attempt it has begun since then and not
+/// yet finished. Says whether there was one.
+pub(in crate::connections) async fn browser_returned(
+    db: &mut Transaction,
+    browser: &Browser,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "update connect_attempt set returned_at = $3 where browser = $1 and created_at > $2 \
+           and not void and outcome is distinct from 'succeeded'",
+    )
+    .bind(browser.digest())
+    .bind(since)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.

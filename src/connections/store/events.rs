@@ -148,7 +148,7 @@ pub(in crate::connections) struct After(
 
 #[derive(FromRow)]
 struct AfterRow {
-    asked_user: String,
+    user_id: String,
     asked_after: i64,
     #[sqlx(flatten)]
     event: EventRow,
@@ -163,7 +163,7 @@ impl Question for After {
             .map(|Self(user, after)| (user.as_str(), *after))
             .unzip();
         let rows: Vec<AfterRow> = sqlx::query_as(
-            "select asked.user_id as asked_user, asked.id as asked_after, e.id, e.connection_id, e.version, \
+            "select e.user_id, asked.id as asked_after, e.id, e.connection_id, e.version, \
                e.kind, e.status, e.status_reason, e.attempt_id, e.detail, e.created_at \
              from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
              cross join lateral (select * from connection_event \
@@ -175,7 +175,8 @@ impl Question for After {
         .await?;
         let mut found: HashMap<(String, i64), Vec<Event>> = HashMap::new();
         for row in rows {
-            let events = found.entry((row.asked_user, row.asked_after)).or_default();
+            // By whose it is, not by who asked: another's event is handed to nobody.
+            let events = found.entry((row.user_id, row.asked_after)).or_default();
             events.push(row.event.try_into()?);
         }
         for events in found.values_mut() {

@@ -10,6 +10,7 @@ mod events;
 mod figures;
 mod jobs;
 mod keys;
+mod own;
 mod reads;
 mod sweep;
 mod uses;
@@ -36,6 +37,7 @@ pub(in crate::connections) use events::*;
 pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
+pub(in crate::connections) use own::*;
 pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
@@ -51,6 +53,8 @@ enum Corrupt {
     },
     #[error("{table} {id} was not there to be written, or had another version")]
     Lost { table: &'static str, id: Uuid },
+    #[error("{table} {id} was read for a user whose it is not")]
+    Foreign { table: &'static str, id: Uuid },
 }
 
 impl From<Corrupt> for sqlx::Error {
@@ -231,7 +235,7 @@ pub(in crate::connections) async fn list(
     .await?;
     Ok(rows
         .into_iter()
-        .map(Connection::try_from)
+        .map(|row| own::owned(user, row.try_into()?))
         .collect::<Result<_, _>>()?)
 }
 
@@ -351,7 +355,7 @@ pub(in crate::connections) async fn lock_or_insert(
     .bind(instance_id)
     .fetch_one(db)
     .await?;
-    Ok(row.try_into()?)
+    Ok(own::owned(user, row.try_into()?)?)
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.

@@ -39,7 +39,8 @@ macro_rules! select_seen {
             "select ",
             connection_columns!(),
             ", a.id as attempt_id, a.kind as attempt_kind, a.expires_at, a.outcome, a.error_code, \
-               a.error_message, a.void, a.created_at as attempt_created_at, a.ended_at from ",
+               a.error_message, a.void, case when a.browser is not null then a.returned_at is not null end as returned, \
+               a.created_at as attempt_created_at, a.ended_at from ",
             $from,
             " join connector k on k.id = c.connector_id \
              left join lateral (select * from connect_attempt where connection_id = c.id \
@@ -130,6 +131,7 @@ struct SeenRow {
     error_code: Option<String>,
     error_message: Option<String>,
     void: Option<bool>,
+    returned: Option<bool>,
     attempt_created_at: Option<DateTime<Utc>>,
     ended_at: Option<DateTime<Utc>>,
 }
@@ -151,6 +153,7 @@ impl SeenRow {
                 error_code: self.error_code,
                 error_message: self.error_message,
                 void: self.void.unwrap_or_default(),
+                returned: self.returned,
                 created_at,
                 ended_at: self.ended_at,
             }),

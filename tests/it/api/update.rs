@@ -26,7 +26,8 @@ async fn labels_and_configs_are_set_merged_and_removed() {
         "expires_at": "2027-01-15T08:30:00Z",
         "id": "[id]",
         "kind": "connect",
-        "outcome": "succeeded"
+        "outcome": "succeeded",
+        "same_browser": null
       },
       "config": {
         "a": 1,

@@ -167,7 +167,8 @@ async fn a_failure_that_is_told_twice_counts_once() {
         "expires_at": "2027-01-15T08:30:00Z",
         "id": "[id]",
         "kind": "connect",
-        "outcome": "failed"
+        "outcome": "failed",
+        "same_browser": null
       },
       "config": {},
       "connected_at": null,
