@@ -235,7 +235,7 @@ impl House {
             client_timeout: config.http.server.client_timeout,
             http_metrics,
             metrics: Arc::new(metrics),
-            metrics_token: config.metrics_token,
+            metrics_tokens: config.metrics_tokens.into(),
             stopping: stopping.clone(),
         };
         // Only this function sets it, once.

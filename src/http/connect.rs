@@ -26,6 +26,7 @@ const MAX_NAME: usize = 255;
 pub(super) struct ConnectQuery {
     /// Tells several accounts of one connector apart; left out for the first.
     #[serde(default)]
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: String,
 }
 
@@ -33,6 +34,11 @@ pub(super) struct ConnectQuery {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(super) struct ConnectBody {
     /// What the user calls the connection.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     label: Option<String>,
     /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
@@ -155,7 +161,8 @@ async fn begun(
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -186,7 +193,8 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),

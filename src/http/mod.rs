@@ -99,8 +99,8 @@ pub struct AppState {
     pub http_metrics: HttpMetrics,
     /// What is counted, apart from what the database says.
     pub metrics: Arc<Registry>,
-    /// What whoever reads the metrics has to send.
-    pub metrics_token: Option<SecretString>,
+    /// What whoever reads the metrics has to send, one of them.
+    pub metrics_tokens: Arc<[SecretString]>,
     /// How the service comes to its end: streams and waits then end, too.
     pub stopping: Stopping,
 }
