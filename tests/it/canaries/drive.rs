@@ -13,36 +13,18 @@ use super::search::{Canaries, Place};
 use crate::house::{House, User};
 use crate::process::{Process, new_folder};
 
+/// What is driven, and what it has said so far.
 pub(super) struct Driven<'a> {
-    house: &'a House,
-    url: String,
-    kept_key: String,
-    given_key: String,
-    metrics: String,
+    pub(super) house: &'a House,
+    pub(super) url: String,
+    pub(super) kept_key: String,
+    pub(super) given_key: String,
+    pub(super) metrics: String,
     pub(super) canaries: Canaries,
     pub(super) places: Vec<Place>,
 }
 
-impl<'a> Driven<'a> {
-    pub(super) fn new(
-        house: &'a House,
-        url: &str,
-        kept_key: &str,
-        given_key: &str,
-        metrics: &str,
-        canaries: Canaries,
-    ) -> Self {
-        Self {
-            house,
-            url: url.to_owned(),
-            kept_key: kept_key.to_owned(),
-            given_key: given_key.to_owned(),
-            metrics: metrics.to_owned(),
-            canaries,
-            places: Vec::new(),
-        }
-    }
-
+impl Driven<'_> {
     /// Sends a request whose answer anybody may read, and keeps it.
     async fn ask(&mut self, what: &str, request: RequestBuilder) -> (StatusCode, Value) {
         let answer = request.send().await.unwrap();

@@ -52,33 +52,36 @@ async fn listener(
     serve(Router::new().route(path, endpoint).with_state(sent.clone())).await
 }
 
-#[tokio::test]
-async fn no_secret_is_found_where_somebody_may_read() {
-    let house = House::now().await;
-    let (traces, messages) = (Sent::default(), Sent::default());
-    let collector = listener("/v1/traces", &traces, post(collect)).await;
-    let product = listener("/hook", &messages, post(take)).await;
-    let port = free_port().to_string();
-    let url = format!("http://127.0.0.1:{port}");
-    let scopes = Scope::ALL.into();
-    let kept_key = house.keys().await.create("kept", &scopes).await.unwrap();
-    let (given_key, metrics, collector_key) = (
+/// The environment of a service that tells all that it can, the secrets in it unique.
+fn environment(
+    house: &House,
+    url: &url::Url,
+    collector: &url::Url,
+    canaries: &mut Canaries,
+) -> Vec<(&'static str, String)> {
+    let mut add = |what: &'static str, secret: String| {
+        canaries.add(what, &secret);
+        secret
+    };
+    let old_signing_key = add("the old NANGO_WEBHOOK_SIGNING_KEY", canary("signing"));
+    let metrics = add("METRICS_TOKEN", canary("metrics"));
+    let collector_key = add("OTEL_EXPORTER_OTLP_HEADERS", canary("otlp"));
+    add("AUTH_JWT_SECRET", crate::house::JWT_SECRET.to_owned());
+    add("NANGO_SECRET_KEY", house.secret_key.clone());
+    add("NANGO_WEBHOOK_SIGNING_KEY", house.signing_key.clone());
+    let given_key = add(
+        "a key of SERVICE_API_KEYS",
         format!("pbk_{}", canary("given")),
-        canary("metrics"),
-        canary("otlp"),
     );
-    let old_signing_key = canary("signing");
+    let signing_keys = format!("{},{old_signing_key}", house.signing_key);
     let settings = house.settings(&[
-        ("PORT", &port),
-        ("PUBLIC_URL", &url),
+        ("PORT", &url.port().unwrap().to_string()),
+        ("PUBLIC_URL", url.as_str()),
         ("RUST_LOG", "trace"),
         ("METRICS_TOKEN", &metrics),
         ("SERVICE_API_KEYS", &format!("given={given_key}")),
-        (
-            "NANGO_WEBHOOK_SIGNING_KEY",
-            &format!("{},{old_signing_key}", house.signing_key),
-        ),
-        ("NANGO_TIMEOUT_SECONDS", "2"),
+        ("NANGO_WEBHOOK_SIGNING_KEY", &signing_keys),
+        ("NANGO_TIMEOUT_SECONDS", "1"),
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str()),
         (
@@ -86,41 +89,47 @@ async fn no_secret_is_found_where_somebody_may_read() {
             &format!("authorization=Bearer {collector_key}"),
         ),
     ]);
+    let database: url::Url = value(&settings, "DATABASE_URL").parse().unwrap();
+    let password = database.password().expect("tests log in by password");
+    add("the database's password", password.to_owned());
+    settings
+}
+
+/// A variable's value: that of the last of its name.
+fn value<'a>(settings: &'a [(&'static str, String)], name: &str) -> &'a str {
+    let mut named = settings.iter().filter(|(given, _)| *given == name);
+    &named.next_back().unwrap().1
+}
+
+#[tokio::test]
+async fn no_secret_is_found_where_somebody_may_read() {
+    let house = House::now().await;
+    let (traces, messages) = (Sent::default(), Sent::default());
+    let collector = listener("/v1/traces", &traces, post(collect)).await;
+    let product = listener("/hook", &messages, post(take)).await;
+    let url: url::Url = format!("http://127.0.0.1:{}", free_port()).parse().unwrap();
     let mut canaries = Canaries::default();
-    canaries.add("AUTH_JWT_SECRET", crate::house::JWT_SECRET);
-    canaries.add("NANGO_SECRET_KEY", &house.secret_key);
-    canaries.add("NANGO_WEBHOOK_SIGNING_KEY", &house.signing_key);
-    canaries.add("the old NANGO_WEBHOOK_SIGNING_KEY", &old_signing_key);
-    canaries.add("METRICS_TOKEN", &metrics);
-    canaries.add("OTEL_EXPORTER_OTLP_HEADERS", &collector_key);
-    canaries.add("a key of SERVICE_API_KEYS", &given_key);
+    let settings = environment(&house, &url, &collector, &mut canaries);
+    let scopes = Scope::ALL.into();
+    let kept_key = house.keys().await.create("kept", &scopes).await.unwrap();
     canaries.add("a key of patchbay keys", shown(&kept_key));
-    let database: url::Url = settings
-        .iter()
-        .rfind(|(name, _)| *name == "DATABASE_URL")
-        .unwrap()
-        .1
-        .parse()
-        .unwrap();
-    canaries.add(
-        "the database's password",
-        database.password().expect("tests log in by password"),
-    );
 
     let borrowed: Vec<(&str, &str)> = settings
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     let mut process = Process::start(&["serve"], &borrowed);
-    process.until_ready_is(&url, reqwest::StatusCode::OK).await;
-    let mut driven = Driven::new(
-        &house,
-        &url,
-        shown(&kept_key),
-        &given_key,
-        &metrics,
+    let base = url.as_str().trim_end_matches('/');
+    process.until_ready_is(base, reqwest::StatusCode::OK).await;
+    let mut driven = Driven {
+        house: &house,
+        url: base.to_owned(),
+        kept_key: shown(&kept_key).to_owned(),
+        given_key: value(&settings, "SERVICE_API_KEYS").replace("given=", ""),
+        metrics: value(&settings, "METRICS_TOKEN").to_owned(),
         canaries,
-    );
+        places: Vec::new(),
+    };
     driven.add_endpoint(&borrowed, &product).await;
     driven.use_it().await;
     driven.provoke(&borrowed).await;
@@ -134,23 +143,21 @@ async fn no_secret_is_found_where_somebody_may_read() {
         mut places,
         ..
     } = driven;
+    let joined = |sent: &Sent| sent.lock().unwrap().join("\n");
     places.push(Place::new("the log", process.said()));
-    places.push(Place::new("traces", traces.lock().unwrap().join("\n")));
-    places.push(Place::new(
-        "webhooks to the product",
-        messages.lock().unwrap().join("\n"),
-    ));
+    places.push(Place::new("traces", joined(&traces)));
+    places.push(Place::new("webhooks to the product", joined(&messages)));
     places.extend(search::tables(&house).await);
-    let found = canaries.found_in(&places);
-    println!(
-        "{} secrets, searched for in {} places of {} bytes, of which {} are meant to hold one",
-        canaries.len(),
-        places.len(),
-        places.iter().map(Place::len).sum::<usize>(),
-        canaries.kept_on_purpose(&places).len(),
-    );
+    judge(&canaries, &places);
+}
+
+/// Fails if a secret is found where it is not meant to be, or there was nothing to look at.
+fn judge(canaries: &Canaries, places: &[Place]) {
+    let (count, bytes) = (places.len(), places.iter().map(Place::len).sum::<usize>());
+    let found = canaries.found_in(places);
+    let secrets = canaries.len();
+    println!("{secrets} secrets, searched for in {count} places of {bytes} bytes");
     assert!(found.is_empty(), "{found:#?}");
-    // Nothing was missed for want of something to look at.
     for name in [
         "the log",
         "traces",
@@ -160,22 +167,15 @@ async fn no_secret_is_found_where_somebody_may_read() {
         "events",
     ] {
         let place = places.iter().find(|place| place.name == name);
-        assert!(
-            place.is_some_and(|place| place.len() > 200),
-            "{name} is empty"
-        );
+        let said = place.is_some_and(|place| place.len() > 200);
+        assert!(said, "{name} is empty");
     }
-    let log = &places
-        .iter()
-        .find(|place| place.name == "the log")
-        .unwrap()
-        .text;
+    let log = places.iter().find(|place| place.name == "the log");
+    let log = &log.unwrap().text;
     assert!(log.contains(r#""level":"TRACE""#) && log.contains("did not do its part"));
     // What is meant to be kept is kept where it is meant to be.
-    assert_eq!(
-        canaries.kept_on_purpose(&places),
-        search::ON_PURPOSE.map(|(what, _)| what)
-    );
+    let kept = canaries.kept_on_purpose(places);
+    assert_eq!(kept, search::ON_PURPOSE.map(|(what, _)| what));
 }
 
 #[tokio::test]

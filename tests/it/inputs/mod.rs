@@ -2,6 +2,7 @@
 //! changed, and everybody else is served.
 
 mod http2;
+mod kinds;
 mod property;
 mod raw;
 mod texts;

@@ -11,6 +11,9 @@ use crate::house::House;
 /// How long any of this may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is odd, and the bytes.
+type Attack = (&'static str, Vec<u8>);
+
 /// What is asked by those who want to be in the way of others.
 pub(super) async fn house() -> House {
     House::with(&[("CLIENT_TIMEOUT_SECONDS", "1"), ("KEEP_ALIVE_SECONDS", "2")]).await
@@ -57,7 +60,7 @@ pub(super) async fn others_are_served(house: &House) {
 }
 
 /// Sends all of these at once, and fails unless each is refused once at the most, or not answered at all.
-async fn are_refused(house: &House, attacks: &[(&str, Vec<u8>)]) {
+async fn are_refused(house: &House, attacks: &[Attack]) {
     let sent = attacks
         .iter()
         .map(|(what, bytes)| async move { (what, exchange(house, bytes).await) });
@@ -82,15 +85,12 @@ fn get(head: &str) -> Vec<u8> {
     format!("GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n").into_bytes()
 }
 
-#[tokio::test]
-async fn odd_heads_are_refused() {
-    let house = house().await;
+fn odd_headers() -> Vec<Attack> {
     let many: String = (0..20_000)
         .map(|number| format!("x-{number}: y\r\n"))
         .collect();
     let same: String = "x-same: y\r\n".repeat(20_000);
-    let line = |line: &[u8]| [line, b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"].concat();
-    let attacks = [
+    vec![
         ("many headers", get(&many)),
         ("one header many times", get(&same)),
         (
@@ -101,6 +101,18 @@ async fn odd_heads_are_refused() {
             "a huge name",
             get(&format!("{}: y\r\n", "x".repeat(2 << 20))),
         ),
+        ("a folded header", get("x: a\r\n b: c\r\n")),
+        ("a space before the colon", get("x : a\r\n")),
+        ("no colon", get("x\r\n")),
+        ("an empty name", get(": a\r\n")),
+        ("a NUL in a header", get("x: a\0b\r\n")),
+        ("a bare CR in a header", get("x: a\rb: c\r\n")),
+    ]
+}
+
+fn odd_lines() -> Vec<Attack> {
+    let line = |line: &[u8]| [line, b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"].concat();
+    vec![
         (
             "a huge path",
             line(format!("GET /{}", "a".repeat(2 << 20)).as_bytes()),
@@ -109,12 +121,6 @@ async fn odd_heads_are_refused() {
             "a huge method",
             line(format!("{} /", "A".repeat(2 << 20)).as_bytes()),
         ),
-        ("a folded header", get("x: a\r\n b: c\r\n")),
-        ("a space before the colon", get("x : a\r\n")),
-        ("no colon", get("x\r\n")),
-        ("an empty name", get(": a\r\n")),
-        ("a NUL in a header", get("x: a\0b\r\n")),
-        ("a bare CR in a header", get("x: a\rb: c\r\n")),
         ("no path", line(b"GET")),
         ("a space in the path", line(b"GET /a b")),
         ("a control character in the path", line(b"GET /a\x01b")),
@@ -142,11 +148,17 @@ async fn odd_heads_are_refused() {
         (
             "any bytes",
             (0..1_u32 << 16)
-                .map(|number| (number * 31 >> 3) as u8)
+                .map(|number| ((number * 31) >> 3) as u8)
                 .collect(),
         ),
-    ];
-    are_refused(&house, &attacks).await;
+    ]
+}
+
+#[tokio::test]
+async fn odd_heads_are_refused() {
+    let house = house().await;
+    are_refused(&house, &odd_headers()).await;
+    are_refused(&house, &odd_lines()).await;
 }
 
 #[tokio::test]
@@ -216,111 +228,90 @@ async fn what_two_servers_could_read_differently_is_read_once() {
     are_refused(&house, &attacks).await;
 }
 
+/// `{"label":"unpacked"}` and 100,000 spaces.
+const PACKED: &str = concat!(
+    "1f8b0800000000000203edc1b10d80300c00b05750cee09b503a1121964e15bff78d0eb667545ebde28cf17ed99e7ec7",
+    "7f0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+    "0000db5abbf57995b4860100",
+);
+
+/// The head of a change of a connection, and bodies for it, which nobody could store.
+struct Patch {
+    head: String,
+}
+
+impl Patch {
+    fn with(&self, head: &str, body: &[u8]) -> Vec<u8> {
+        [self.head.as_bytes(), head.as_bytes(), b"\r\n", body].concat()
+    }
+
+    fn exact(&self, body: &[u8]) -> Vec<u8> {
+        self.with(&format!("content-length: {}\r\n", body.len()), body)
+    }
+
+    fn chunked(&self, body: &[u8]) -> Vec<u8> {
+        self.with("transfer-encoding: chunked\r\n", body)
+    }
+
+    fn endless(&self) -> Vec<Attack> {
+        let chunk = [b"10000\r\n", "x".repeat(0x10000).as_bytes(), b"\r\n"].concat();
+        let trailers = [&b"0\r\n"[..], &b"x: y\r\n".repeat(200_000)].concat();
+        let shorter = self.with("content-length: 9999999999\r\n", &vec![b'x'; 1 << 20]);
+        let packed = hex::decode(PACKED).unwrap();
+        let length = packed.len();
+        let packed_head = format!("content-encoding: gzip\r\ncontent-length: {length}\r\n");
+        vec![
+            ("a long body", self.exact(&vec![b'x'; 8 << 20])),
+            ("a longer one than it says", shorter),
+            ("chunks without end", self.chunked(&chunk.repeat(64))),
+            ("tiny chunks", self.chunked(&b"1\r\nx\r\n".repeat(300_000))),
+            ("trailers without end", self.chunked(&trailers)),
+            ("a packed body", self.with(&packed_head, &packed)),
+        ]
+    }
+
+    fn unreadable(&self) -> Vec<Attack> {
+        let config = |value: &str| self.exact(format!("{{\"config\":{value}}}").as_bytes());
+        let arrays = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        let objects = format!("{}1{}", "{\"a\":".repeat(40_000), "}".repeat(40_000));
+        let fields: Vec<String> = (0..20_000).map(|n| format!("\"{n}\":1")).collect();
+        vec![
+            ("deep arrays", config(&arrays)),
+            ("deep objects", config(&objects)),
+            ("arrays that do not end", config(&"[".repeat(200_000))),
+            ("many fields", config(&format!("{{{}}}", fields.join(",")))),
+            (
+                "a long number",
+                config(&format!("{{\"a\":{}}}", "9".repeat(200_000))),
+            ),
+            (
+                "bytes that are no text",
+                self.exact(b"{\"label\":\"\xff\xfe\"}"),
+            ),
+            ("half a character", self.exact(b"{\"label\":\"\xe2\x82\"}")),
+            ("half a pair", self.exact(b"{\"label\":\"\\ud800\"}")),
+        ]
+    }
+}
+
 #[tokio::test]
 async fn bodies_that_do_not_end_or_grow_are_cut_off() {
     let house = house().await;
     let mallory = house.user("mallory").await;
     let begun = mallory.connect("gmail").await;
-    let path = format!(
-        "/api/v1/connectors/connections/{}",
-        begun["connection_id"].as_str().unwrap()
+    let id = begun["connection_id"].as_str().unwrap();
+    let head = format!(
+        "PATCH /api/v1/connectors/connections/{id} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         connection: close\r\ncontent-type: application/json\r\n",
+        mallory.token
     );
-    let patch = |head: &str, body: &[u8]| {
-        let head = format!(
-            "PATCH {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\n\
-             content-type: application/json\r\n{head}\r\n",
-            mallory.token
-        );
-        [head.as_bytes(), body].concat()
-    };
-    let exact = |body: &[u8]| patch(&format!("content-length: {}\r\n", body.len()), body);
-    let chunk = [b"10000\r\n", "x".repeat(0x10000).as_bytes(), b"\r\n"].concat();
-    let deep = |deep: usize| {
-        format!(
-            "{{\"config\":{{\"a\":{}{}}}}}",
-            "[".repeat(deep),
-            "]".repeat(deep)
-        )
-    };
-    // `{"label":"unpacked"}` and 100,000 spaces: nobody unpacks what is sent here.
-    let packed = hex::decode(concat!(
-        "1f8b0800000000000203edc1b10d80300c00b05750cee09b503a1121964e15bff78d0eb667545ebde28cf17ed99e7ec7",
-        "7f0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
-        "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
-        "0000db5abbf57995b4860100",
-    ))
-    .unwrap();
-    let attacks = [
-        ("a long body", exact(&vec![b'x'; 8 << 20])),
-        (
-            "a longer one than it says",
-            patch("content-length: 9999999999\r\n", &vec![b'x'; 1 << 20]),
-        ),
-        (
-            "chunks without end",
-            patch("transfer-encoding: chunked\r\n", &chunk.repeat(64)),
-        ),
-        (
-            "tiny chunks",
-            patch(
-                "transfer-encoding: chunked\r\n",
-                &b"1\r\nx\r\n".repeat(300_000),
-            ),
-        ),
-        (
-            "trailers without end",
-            patch(
-                "transfer-encoding: chunked\r\n",
-                &[&b"0\r\n"[..], &b"x: y\r\n".repeat(200_000)].concat(),
-            ),
-        ),
-        ("deep arrays", exact(deep(100_000).as_bytes())),
-        (
-            "deep arrays that do not end",
-            exact("[".repeat(200_000).as_bytes()),
-        ),
-        (
-            "deep objects",
-            exact(format!("{}1{}", "{\"a\":".repeat(40_000), "}".repeat(40_000)).as_bytes()),
-        ),
-        (
-            "many fields",
-            exact(
-                format!(
-                    "{{\"config\":{{{}}}}}",
-                    (0..20_000)
-                        .map(|n| format!("\"{n}\":1"))
-                        .collect::<Vec<_>>()
-                        .join(",")
-                )
-                .as_bytes(),
-            ),
-        ),
-        (
-            "a long number",
-            exact(format!("{{\"config\":{{\"a\":{}}}}}", "9".repeat(200_000)).as_bytes()),
-        ),
-        ("bytes that are no text", exact(b"{\"label\":\"\xff\xfe\"}")),
-        ("half a character", exact(b"{\"label\":\"\xe2\x82\"}")),
-        ("half a pair", exact(b"{\"label\":\"\\ud800\"}")),
-        (
-            "a packed body",
-            patch(
-                &format!(
-                    "content-encoding: gzip\r\ncontent-length: {}\r\n",
-                    packed.len()
-                ),
-                &packed,
-            ),
-        ),
-    ];
-    are_refused(&house, &attacks).await;
-    assert_eq!(
-        mallory
-            .connection(begun["connection_id"].as_str().unwrap())
-            .await["config"],
-        serde_json::json!({})
-    );
+    let patch = Patch { head };
+    are_refused(&house, &patch.endless()).await;
+    are_refused(&house, &patch.unreadable()).await;
+    let connection = mallory.connection(id).await;
+    assert_eq!(connection["config"], serde_json::json!({}));
+    assert_eq!(connection["label"], serde_json::Value::Null);
 }
 
 #[tokio::test]
