@@ -29,7 +29,10 @@ pub fn check_problem(problem: Problem) {
 pub fn check_response(response: Response) -> Value {
     let status = response.status();
     assert!(status.is_client_error() || status.is_server_error());
-    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
     let body = runtime(to_bytes(response.into_body(), MOST)).expect("it has a bound");
     let body: Value = serde_json::from_slice(&body).expect("it is JSON");
     assert_eq!(body["status"], status.as_u16());

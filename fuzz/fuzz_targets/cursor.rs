@@ -8,8 +8,8 @@ use axum::extract::Query;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use libfuzzer_sys::fuzz_target;
 use patchbay::http::{
-    CatalogQuery, ConnectBody, ConnectQuery, DisconnectQuery, GetQuery, HistoryQuery, ListQuery, Problem,
-    UpdateBody, last_event_id,
+    CatalogQuery, ConnectBody, ConnectQuery, DisconnectQuery, GetQuery, HistoryQuery, ListQuery,
+    Problem, UpdateBody, last_event_id,
 };
 use rendered::check_problem;
 

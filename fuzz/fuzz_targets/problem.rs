@@ -25,8 +25,16 @@ fn problem(kind: u8, text: &str) -> Problem {
         4 => service::Error::ConnectorNotFound(text).into(),
         5 => service::Error::ConnectorUnavailable(text).into(),
         6 => service::Error::Invalid(text).into(),
-        7 => service::Error::NotConnected { connector: "gmail".to_owned(), detail: text }.into(),
-        8 => service::Error::ConnectorNotConfigured { connector: "Gmail".to_owned(), integration_key: text }.into(),
+        7 => service::Error::NotConnected {
+            connector: "gmail".to_owned(),
+            detail: text,
+        }
+        .into(),
+        8 => service::Error::ConnectorNotConfigured {
+            connector: "Gmail".to_owned(),
+            integration_key: text,
+        }
+        .into(),
         9 => service::Error::AmbiguousConnection(Vec::new()).into(),
         10 => service::Error::Nango(nango::Error::Timeout).into(),
         11 => service::Error::Nango(nango::Error::UnknownIntegration).into(),
@@ -41,9 +49,12 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, rest)) = data.split_first() else {
         return;
     };
-    let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(rest.len());
     let (id, text) = rest.split_at(end);
-    let problem = problem(*kind, &String::from_utf8_lossy(text));
+    let problem = problem(*kind, &format!("it is {}", String::from_utf8_lossy(text)));
     check_problem(problem.clone());
 
     let answer = move || {
@@ -56,7 +67,10 @@ fuzz_target!(|data: &[u8]| {
         request.headers_mut().insert("x-request-id", id);
     }
     let response = runtime(async { router.oneshot(request).await.unwrap() });
-    let told = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let told = response.headers()["x-request-id"]
+        .to_str()
+        .unwrap()
+        .to_owned();
     assert!((1..=128).contains(&told.len()));
     assert_eq!(check_response(response)["request_id"], told);
 });

@@ -3,6 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use patchbay::nango::webhook::{Event, SignatureError, SigningKeys, parse};
+use serde::de::IgnoredAny;
 
 fuzz_target!(|data: &[u8]| {
     let end = data.iter().position(|byte| *byte == b'\n');
@@ -23,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     }
 
     match parse(body) {
-        Ok(Event::Auth(_)) => assert!(std::str::from_utf8(body).unwrap().contains("connectionId")),
+        Ok(Event::Auth(_)) => assert!(serde_json::from_slice::<IgnoredAny>(body).is_ok()),
         Ok(Event::Other(kind)) => assert_ne!(kind, "auth"),
         // What is in it is nobody's to read in an answer or a log.
         Err(error) => assert!(error.to_string().len() < 120),
