@@ -140,17 +140,15 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::begin(&self.config));
         let io = Watched::new(stream, activity.clone(), self.config.client_timeout);
-        let (router, told) = (self.router.clone(), self.stopping.told.clone());
-        let of_connection = activity.clone();
+        let answering = Arc::new(Answering {
+            router: self.router.clone(),
+            peer: Peer(peer),
+            activity: activity.clone(),
+            told: self.stopping.told.clone(),
+        });
         let service = service_fn(move |request: Request<Incoming>| {
-            let request = request.map(Body::new);
-            answer(
-                router.clone(),
-                request,
-                Peer(peer),
-                of_connection.clone(),
-                told.clone(),
-            )
+            let answering = answering.clone();
+            async move { answering.answer(request.map(Body::new)).await }
         });
         let (open, stopping) = (self.open.clone(), self.stopping.clone());
         connections.spawn(async move {
@@ -201,27 +199,31 @@ where
     }
 }
 
-/// One request: counted as this connection's until the last byte of its answer.
-async fn answer(
+/// What answers one connection's requests.
+struct Answering {
     router: Router,
-    mut request: Request,
     peer: Peer,
     activity: Arc<Activity>,
     told: CancellationToken,
-) -> Result<Response, Infallible> {
-    let under_way = activity.request();
-    request.extensions_mut().insert(peer);
-    let version = request.version();
-    let mut response = router.oneshot(request).await?;
-    if told.is_cancelled() && version < Version::HTTP_2 {
-        // The client's next request then goes to another replica, and none is sent into a closing connection.
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+}
+
+impl Answering {
+    /// One request: counted as this connection's until the last byte of its answer.
+    async fn answer(&self, mut request: Request) -> Result<Response, Infallible> {
+        let under_way = self.activity.request();
+        request.extensions_mut().insert(self.peer);
+        let version = request.version();
+        let mut response = self.router.clone().oneshot(request).await?;
+        if self.told.is_cancelled() && version < Version::HTTP_2 {
+            // The client's next request then goes to another replica, and none is sent into a closing connection.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Ok(response.map(|body| {
+            Body::new(Answer {
+                body,
+                _under_way: under_way,
+            })
+        }))
     }
-    Ok(response.map(|body| {
-        Body::new(Answer {
-            body,
-            _under_way: under_way,
-        })
-    }))
 }

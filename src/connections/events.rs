@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{ConnectionBody, EventKind, Reason, Status, UnknownName};
+use super::{Details, EventKind, Reason, Status, UnknownName};
 
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -132,7 +132,7 @@ pub(super) struct Message {
 #[derive(Debug, Serialize)]
 pub(super) struct MessageData {
     #[serde(flatten)]
-    pub(super) connection: ConnectionBody,
+    pub(super) connection: Details,
     /// Of two messages of a connection, the one with the higher version is the later.
     pub(super) version: i64,
     /// The change's name in the history.

@@ -22,7 +22,7 @@ const TOGETHER: usize = 64;
 const WAITING: usize = 1024;
 
 /// How many statements may be under way at once.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 1;
 
 /// For how long a connection is kept for the next questions. Then it is the turn of whoever else
 /// waits for one of the pool's.
@@ -71,8 +71,7 @@ impl<Q: Question> Gatherer<Q> {
     /// The answer, read after the question was asked.
     ///
     /// # Errors
-    /// As the database, for all who were asked together; a row that cannot be read is an error for
-    /// whoever asked for it.
+    /// As the database, for all who asked together.
     pub(super) async fn ask(&self, question: Q) -> Told<Q> {
         let (tell, told) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
@@ -108,14 +107,6 @@ async fn answer<Q: Question>(mut reader: Reader, waiting: Arc<Mutex<mpsc::Receiv
                 for (tell, answer) in tell.into_iter().zip(answers) {
                     // Who asked may have gone.
                     let _ = tell.send(Ok(answer));
-                }
-            }
-            // One of the rows cannot be read, which is the trouble of whoever asked for it only.
-            Err(sqlx::Error::Decode(_)) if questions.len() > 1 => {
-                for (question, tell) in questions.iter().zip(tell) {
-                    let alone = reader.ask(std::slice::from_ref(question)).await;
-                    let answer = alone.map(|mut answers| answers.remove(0));
-                    let _ = tell.send(answer.map_err(Arc::new));
                 }
             }
             Err(error) => {

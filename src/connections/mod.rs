@@ -4,6 +4,7 @@
 //! orders the store and Nango.
 
 mod account;
+mod connectors;
 mod database;
 mod events;
 mod failure;
@@ -22,6 +23,7 @@ pub mod uses;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -46,7 +48,7 @@ pub struct Connection {
     /// Whose it is.
     pub user_id: UserId,
     /// What it connects to.
-    pub connector: ConnectorRef,
+    pub connector: Arc<ConnectorRef>,
     /// Tells several accounts of one connector apart; empty for the first.
     pub instance_id: String,
     /// What the user calls it.
@@ -82,7 +84,7 @@ pub struct Connection {
 }
 
 /// The connector that a connection belongs to, as its row in the database names it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct ConnectorRef {
     /// UUIDv5 of the slug.
     pub id: Uuid,

@@ -1,7 +1,8 @@
 //! A connection as the API and the webhooks show it.
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -68,53 +69,67 @@ impl Details {
     }
 }
 
+/// As [`ConnectionBody`].
+impl Serialize for Details {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ConnectionBody::of(self).serialize(serializer)
+    }
+}
+
 /// A connection.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct ConnectionBody {
+pub struct ConnectionBody<'a> {
     id: Uuid,
-    user_id: String,
+    user_id: &'a str,
     connector_id: Uuid,
-    connector_slug: String,
-    connector_name: String,
+    connector_slug: &'a str,
+    connector_name: &'a str,
     /// Tells several accounts of one connector apart; empty for the first.
-    instance_id: String,
+    instance_id: &'a str,
     /// What the user calls it.
-    label: Option<String>,
+    label: Option<&'a str>,
     /// Nango's connection, while it holds one.
-    nango_connection_id: Option<String>,
+    nango_connection_id: Option<&'a str>,
     status: Status,
     /// Why it is not connected; null while it is.
     status_reason: Option<Reason>,
+    #[serde(serialize_with = "time_if_any")]
     connected_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "time_if_any")]
     disconnected_at: Option<DateTime<Utc>>,
     /// When a workflow last used it.
+    #[serde(serialize_with = "time_if_any")]
     last_synced_at: Option<DateTime<Utc>>,
     /// When Nango was last asked about it.
+    #[serde(serialize_with = "time_if_any")]
     last_checked_at: Option<DateTime<Utc>>,
     /// What the product keeps with it.
     #[schema(value_type = Object)]
-    config: Map<String, Value>,
+    config: ConfigBody<'a>,
     /// Whose account it is, where the provider tells.
-    account: Option<Account>,
+    account: Option<&'a Account>,
     /// With `account_mismatch`: the account that it came back as.
-    found_account: Option<Account>,
+    found_account: Option<&'a Account>,
     /// The user's other connections to the same account.
-    same_account_as: Vec<Uuid>,
+    same_account_as: &'a [Uuid],
     /// Since when its credentials cannot be refreshed, while that may pass.
+    #[serde(serialize_with = "time_if_any")]
     failing_since: Option<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
-    last_error: Option<String>,
+    last_error: Option<&'a str>,
     /// How many times in a row it went wrong.
     error_count: i32,
+    #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,
+    #[serde(serialize_with = "time")]
     updated_at: DateTime<Utc>,
     /// The newest attempt to authorize it.
-    attempt: Option<AttemptBody>,
+    attempt: Option<AttemptBody<'a>>,
 }
 
 /// An attempt to authorize a connection.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct AttemptBody {
+pub struct AttemptBody<'a> {
     id: Uuid,
     kind: AttemptKind,
     /// How it ended; null while it is under way.
@@ -122,25 +137,64 @@ pub struct AttemptBody {
     /// Why it did not succeed.
     error_code: Option<Reason>,
     /// The same for a person to read.
-    error_message: Option<String>,
+    error_message: Option<&'a str>,
     /// Until when the user may begin.
+    #[serde(serialize_with = "time")]
     expires_at: DateTime<Utc>,
+    #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,
+    #[serde(serialize_with = "time_if_any")]
     ended_at: Option<DateTime<Utc>>,
 }
 
-impl From<Attempt> for AttemptBody {
-    fn from(attempt: Attempt) -> Self {
-        let (error_code, error_message) = match attempt.error {
-            Some(failure) => (Some(failure.reason), Some(failure.message)),
-            None => (None, None),
-        };
+/// A connection's config, with its instance where the predecessor's clients look for it.
+#[derive(Debug)]
+struct ConfigBody<'a> {
+    config: &'a Map<String, Value>,
+    instance_id: &'a str,
+}
+
+impl Serialize for ConfigBody<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const INSTANCE: &str = "instance_id";
+        let instance = Some(self.instance_id).filter(|id| !id.is_empty());
+        let kept = self.config.iter();
+        let kept = kept.filter(|(key, _)| instance.is_none() || *key != INSTANCE);
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in kept {
+            map.serialize_entry(key, value)?;
+        }
+        if let Some(id) = instance {
+            map.serialize_entry(INSTANCE, id)?;
+        }
+        map.end()
+    }
+}
+
+/// As chrono does it (RFC 3339), but in one piece: each of its pieces is searched for what JSON
+/// has to escape, and a list has a hundred times.
+fn time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}
+
+fn time_if_any<S: Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl<'a> AttemptBody<'a> {
+    fn of(attempt: &'a Attempt) -> Self {
         Self {
             id: attempt.id,
             kind: attempt.kind,
             outcome: attempt.outcome,
-            error_code,
-            error_message,
+            error_code: attempt.error.as_ref().map(|failure| failure.reason),
+            error_message: attempt.error.as_ref().map(|failure| &*failure.message),
             expires_at: attempt.expires_at,
             created_at: attempt.created_at,
             ended_at: attempt.ended_at,
@@ -148,49 +202,37 @@ impl From<Attempt> for AttemptBody {
     }
 }
 
-impl From<Details> for ConnectionBody {
-    fn from(details: Details) -> Self {
-        let Details {
-            connection,
-            attempt,
-            same_account_as,
-        } = details;
-        let mut config = connection.config;
-        if !connection.instance_id.is_empty() {
-            // Where the predecessor's clients look for it.
-            config.insert(
-                "instance_id".to_owned(),
-                connection.instance_id.clone().into(),
-            );
-        }
+impl<'a> ConnectionBody<'a> {
+    fn of(details: &'a Details) -> Self {
+        let connection = &details.connection;
         Self {
             id: connection.id,
-            user_id: connection.user_id.as_str().to_owned(),
+            user_id: connection.user_id.as_str(),
             connector_id: connection.connector.id,
-            connector_slug: connection.connector.slug,
-            connector_name: connection.connector.name,
-            instance_id: connection.instance_id,
-            label: connection.label,
-            nango_connection_id: connection
-                .state
-                .upstream()
-                .map(|upstream| upstream.id.clone()),
+            connector_slug: &connection.connector.slug,
+            connector_name: &connection.connector.name,
+            instance_id: &connection.instance_id,
+            label: connection.label.as_deref(),
+            nango_connection_id: connection.state.upstream().map(|upstream| &*upstream.id),
             status: connection.state.status(),
             status_reason: connection.state.reason(),
             connected_at: connection.connected_at,
             disconnected_at: connection.disconnected_at,
             last_synced_at: connection.last_synced_at,
             last_checked_at: connection.last_checked_at,
-            config,
-            account: connection.account,
-            found_account: connection.found_account,
-            same_account_as,
+            config: ConfigBody {
+                config: &connection.config,
+                instance_id: &connection.instance_id,
+            },
+            account: connection.account.as_ref(),
+            found_account: connection.found_account.as_ref(),
+            same_account_as: &details.same_account_as,
             failing_since: connection.failing_since,
-            last_error: connection.last_error,
+            last_error: connection.last_error.as_deref(),
             error_count: connection.error_count,
             created_at: connection.created_at,
             updated_at: connection.updated_at,
-            attempt: attempt.map(AttemptBody::from),
+            attempt: details.attempt.as_ref().map(AttemptBody::of),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer};
 use super::metrics::Waited;
 use crate::connections::service::{self, Update};
-use crate::connections::{ConnectionBody, Status};
+use crate::connections::{ConnectionBody, Details, Status};
 
 /// How many connections a page has at the most, and if nothing is said.
 const MAX_LIMIT: i64 = 500;
@@ -27,7 +27,8 @@ const MAX_WAIT: u64 = 30;
 /// A page of connections, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ConnectionsBody {
-    connections: Vec<ConnectionBody>,
+    #[schema(value_type = Vec<ConnectionBody>)]
+    connections: Vec<Details>,
     /// How many there are on all pages.
     total_count: i64,
     /// The cursor of the next page; null on the last.
@@ -71,11 +72,7 @@ pub(super) async fn list(
     };
     let page = state.connections.list(&user, &query).await?;
     Ok(Json(ConnectionsBody {
-        connections: page
-            .connections
-            .into_iter()
-            .map(ConnectionBody::from)
-            .collect(),
+        connections: page.connections,
         total_count: page.total,
         next_cursor: page.next,
     }))
@@ -105,7 +102,7 @@ pub(super) async fn get(
     Reader(user): Reader,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
-) -> Result<(Option<Extension<Waited>>, Json<ConnectionBody>), Problem> {
+) -> Result<(Option<Extension<Waited>>, Json<Details>), Problem> {
     if query.wait > MAX_WAIT {
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
@@ -117,7 +114,7 @@ pub(super) async fn get(
         () = state.stopping.closing.cancelled() => state.connections.get(&user, id).await?,
     };
     let waited = (query.wait > 0).then_some(Extension(Waited));
-    Ok((waited, Json(details.into())))
+    Ok((waited, Json(details)))
 }
 
 /// Asks Nango now how a connection is, by refreshing its credentials.
@@ -133,9 +130,9 @@ pub(super) async fn check(
     State(state): State<AppState>,
     Connecter(user): Connecter,
     Path(id): Path<Uuid>,
-) -> Result<Json<ConnectionBody>, Problem> {
+) -> Result<Json<Details>, Problem> {
     let details = state.connections.check(&user, id).await?;
-    Ok(Json(details.into()))
+    Ok(Json(details))
 }
 
 /// The account that a user takes for a connection's.
@@ -160,12 +157,12 @@ pub(super) async fn accept_account(
     Writer(user): Writer,
     Path(id): Path<Uuid>,
     Body(choice): Body<AccountChoice>,
-) -> Result<Json<ConnectionBody>, Problem> {
+) -> Result<Json<Details>, Problem> {
     let details = state
         .connections
         .accept_account(&user, id, &choice.account_id)
         .await?;
-    Ok(Json(details.into()))
+    Ok(Json(details))
 }
 
 /// What may be changed of a connection; what is left out stays.
@@ -201,7 +198,7 @@ pub(super) async fn update(
     Writer(user): Writer,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
-) -> Result<Json<ConnectionBody>, Problem> {
+) -> Result<Json<Details>, Problem> {
     let label = body
         .label
         .map(|label| label.map(|label| checked_label(&label)).transpose())
@@ -211,5 +208,5 @@ pub(super) async fn update(
         config: body.config,
     };
     let details = state.connections.update(&user, id, &update).await?;
-    Ok(Json(details.into()))
+    Ok(Json(details))
 }

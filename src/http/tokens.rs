@@ -61,17 +61,15 @@ impl CredentialsBody {
             Credentials::OAuth2 {
                 access_token,
                 expires_at,
-                raw,
-            } => {
-                let raw: Value = serde_json::from_str(raw.expose_secret()).unwrap_or_default();
-                let told = |name: &str| raw.get(name).and_then(Value::as_str);
-                Self::Oauth2 {
-                    access_token: text(access_token),
-                    token_type: told("token_type").unwrap_or("Bearer").to_owned(),
-                    expires_at: *expires_at,
-                    scopes: told("scope").map(scopes),
-                }
-            }
+                token_type,
+                scope,
+                ..
+            } => Self::Oauth2 {
+                access_token: text(access_token),
+                token_type: token_type.as_deref().unwrap_or("Bearer").to_owned(),
+                expires_at: *expires_at,
+                scopes: scope.as_deref().map(scopes),
+            },
             Credentials::OAuth1 {
                 token,
                 token_secret,
@@ -154,7 +152,7 @@ pub(super) async fn of_connection(
         .connections
         .token(&workflow.user, id, &workflow.service.name)
         .await;
-    body(&token.map_err(why_not)?)
+    body(&*token.map_err(why_not)?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -188,7 +186,7 @@ pub(super) async fn of_connector(
         .connections
         .token_of_connector(&workflow.user, &connector, instance, &workflow.service.name)
         .await;
-    body(&token.map_err(why_not)?)
+    body(&*token.map_err(why_not)?)
 }
 
 /// What a workflow says of a token that the provider refused.

@@ -205,6 +205,10 @@ pub enum Credentials {
         access_token: SecretString,
         /// When it ends; `None` for a token that the provider gave no end.
         expires_at: Option<DateTime<Utc>>,
+        /// The token's type, as the provider says.
+        token_type: Option<String>,
+        /// What it allows, in the provider's own words.
+        scope: Option<String>,
         /// The provider's token response, as JSON text.
         raw: SecretString,
     },
@@ -283,6 +287,8 @@ impl<'de> Deserialize<'de> for Credentials {
             } => Self::OAuth2 {
                 access_token,
                 expires_at,
+                token_type: text(&raw, "token_type"),
+                scope: text(&raw, "scope"),
                 raw: raw.to_string().into(),
             },
             KnownCredentials::OAuth1 {
@@ -300,6 +306,10 @@ impl<'de> Deserialize<'de> for Credentials {
             },
         })
     }
+}
+
+fn text(raw: &Value, name: &str) -> Option<String> {
+    raw.get(name)?.as_str().map(str::to_owned)
 }
 
 /// Which connections to list; the default is all, newest first.

@@ -77,11 +77,8 @@ impl Connections {
             connection.label.clone_from(&request.label);
         }
         merge(&mut connection.config, &request.config)?;
-        let (connection, attempt) = begin_attempt(&mut tx, &connection, now).await?;
-        tx.commit().await?;
-        self.counts.begun(attempt.kind);
-        self.open(upstream, connector, connection, attempt, request)
-            .await
+        let begun = begin_attempt(&mut tx, &connection, now).await?;
+        self.open(upstream, connector, tx, begun, request).await
     }
 
     /// Begins to authorize a connection again, whether or not it works.
@@ -102,11 +99,8 @@ impl Connections {
         let connection = store::lock(&mut tx, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
-        let (connection, attempt) = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
-        tx.commit().await?;
-        self.counts.begun(attempt.kind);
-        self.open(upstream, connector, connection, attempt, request)
-            .await
+        let begun = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
+        self.open(upstream, connector, tx, begun, request).await
     }
 
     /// Refuses a connector that cannot be connected.
@@ -138,20 +132,23 @@ impl Connections {
         }
     }
 
-    /// Asks Nango for a session, and writes down what came of it.
+    /// Asks Nango for a session while the attempt is committed, and writes down what came of it.
+    ///
+    /// Nobody has the session before both are done, so one whose attempt was not committed leads nowhere.
     async fn open(
         &self,
         upstream: &Upstream,
         connector: &Connector,
-        connection: Connection,
-        begun: Attempt,
+        tx: Transaction,
+        (connection, begun): (Connection, Attempt),
         request: &ConnectRequest,
     ) -> Result<Authorization> {
         let mut attempt = begun.clone();
-        match self
-            .session(upstream, connector, &connection, &mut attempt, request)
-            .await
-        {
+        let session = self.session(upstream, connector, &connection, &mut attempt, request);
+        let (committed, session) = tokio::join!(tx.commit(), session);
+        committed?;
+        self.counts.begun(begun.kind);
+        match session {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
                     attempt.expires_at = session.expires_at;

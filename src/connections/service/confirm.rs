@@ -177,7 +177,10 @@ impl Connections {
             created_at: summary.created_at,
         };
         let mut tx = self.begin().await?;
-        let seen = self.decide(&mut tx, attempt, summary, &grant, None).await?;
+        // Not locked, for nothing is written yet.
+        let connection = store::of_attempt(&mut tx, attempt).await?;
+        let seen = self.decide(&mut tx, connection, attempt, summary, &grant, None);
+        let seen = seen.await?;
         tx.commit().await?;
         // Whose account it is decides what becomes of it.
         let account = match seen {
@@ -191,10 +194,10 @@ impl Connections {
         };
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
-        let decided = self
-            .decide(&mut tx, attempt, summary, &grant, account.as_ref())
-            .await?;
-        let Some((connection, attempt, verdict)) = decided else {
+        let connection = store::lock_of_attempt(&mut tx, attempt).await?;
+        let account = account.as_ref();
+        let decided = self.decide(&mut tx, connection, attempt, summary, &grant, account);
+        let Some((connection, attempt, verdict)) = decided.await? else {
             return Ok(false);
         };
         match &verdict {
@@ -221,25 +224,20 @@ impl Connections {
         Ok(true)
     }
 
-    /// What a grant does to its connection, which is locked by it. `None` if it is none of ours.
+    /// What a grant does to its connection. `None` if it is none of ours.
     async fn decide(
         &self,
         db: &mut Transaction,
+        connection: Option<Connection>,
         attempt: Uuid,
         summary: &ConnectionSummary,
         grant: &Upstream,
         account: Option<&Account>,
     ) -> Result<Option<(Connection, Attempt, Grant)>> {
-        let Some(connection_id) = store::attempt(db, attempt)
-            .await?
-            .map(|attempt| attempt.connection_id)
-        else {
+        let Some(connection) = connection else {
             return Ok(None);
         };
-        let Some(connection) = store::lock(db, connection_id).await? else {
-            return Ok(None);
-        };
-        // Read again under the lock: before it, another witness may have ended the attempt.
+        // Read after its connection: under the lock, no other witness ends it any more.
         let Some(attempt) = store::attempt(db, attempt).await? else {
             return Ok(None);
         };
@@ -277,10 +275,7 @@ impl Connections {
     /// Writes down that an attempt has failed. `false` if it had ended before.
     pub(super) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some(attempt) = store::attempt(&mut tx, id).await? else {
-            return Ok(false);
-        };
-        let Some(connection) = store::lock(&mut tx, attempt.connection_id).await? else {
+        let Some(connection) = store::lock_of_attempt(&mut tx, id).await? else {
             return Ok(false);
         };
         let Some(attempt) = store::attempt(&mut tx, id).await? else {

@@ -1,7 +1,7 @@
 //! The use cases. The only place that orders the database and Nango.
 //!
-//! No transaction is open while Nango is called: read, commit, call, and then
-//! change what is there by then, under the row's lock.
+//! No transaction waits for Nango: read, commit, call, and then change what is
+//! there by then, under the row's lock.
 
 mod authorize;
 mod check;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use self::figures::Counts;
 use self::tokens::Tokens;
+use super::connectors::Connectors;
 use super::feed::Feed;
 use super::gather::Gatherer;
 use super::integrations::Integrations;
@@ -49,8 +50,10 @@ pub use users::Erased;
 #[derive(Debug)]
 pub struct Connections {
     database: Database,
+    connectors: Connectors,
     newest: Gatherer<store::Newest>,
     ones: Gatherer<store::One>,
+    versions: Gatherer<store::Version>,
     after: Gatherer<store::After>,
     catalog: Arc<Catalog>,
     upstream: Option<Upstream>,
@@ -175,11 +178,14 @@ impl Connections {
         });
         let mut tx = database.begin().await?;
         store::seed_connectors(&mut tx, &catalog).await?;
+        let connectors = store::connectors(&mut tx).await?;
         let installation = store::installation(&mut tx).await?;
         tx.commit().await?;
         Ok(Self {
+            connectors: Connectors::new(database.clone(), connectors),
             newest: Gatherer::new(&database),
             ones: Gatherer::new(&database),
+            versions: Gatherer::new(&database),
             after: Gatherer::new(&database),
             database,
             catalog,
@@ -241,8 +247,19 @@ impl Connections {
 
     /// A user's own connection.
     async fn own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+        Ok(self.one(user, id).await?.0)
+    }
+
+    /// The same with its newest attempt.
+    async fn one(&self, user: &UserId, id: Uuid) -> Result<store::Seen> {
         let one = self.ones.ask(store::One(user.clone(), id)).await?;
-        let (connection, _) = one.ok_or(Error::ConnectionNotFound)?;
-        Ok(connection)
+        self.seen(&*one.ok_or(Error::ConnectionNotFound)?).await
+    }
+
+    /// What a row says, with what its connector is called.
+    async fn seen(&self, row: &store::SeenRow) -> Result<store::Seen> {
+        let connector = self.connectors.get(row.connector()?).await?;
+        // Connectors are never deleted while a connection refers to them.
+        Ok(row.seen(connector.ok_or(Error::ConnectionNotFound)?)?)
     }
 }

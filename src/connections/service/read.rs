@@ -1,5 +1,7 @@
 //! Reading connections, and the little that is written without Nango.
 
+use std::cmp::Reverse;
+
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -168,11 +170,16 @@ impl Connections {
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let newest = self.newest.ask(store::Newest(user.clone())).await?;
-        if newest.len() < store::Newest::MOST {
-            return Ok(self.page_of_all(newest, query));
+        let rows = self.newest.ask(store::Newest(user.clone())).await?;
+        if rows.len() >= store::Newest::MOST {
+            return self.page_of_many(user, query).await;
         }
-        self.page_of_many(user, query).await
+        let mut newest = Vec::with_capacity(rows.len());
+        for row in rows.iter() {
+            newest.push(self.seen(row).await?);
+        }
+        newest.sort_unstable_by_key(|(connection, _)| Reverse(connection.id));
+        Ok(self.page_of_all(newest, query))
     }
 
     /// A page of all that a user has.
@@ -264,8 +271,7 @@ impl Connections {
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let one = self.ones.ask(store::One(user.clone(), id)).await?;
-        let (connection, attempt) = one.ok_or(Error::ConnectionNotFound)?;
+        let (connection, attempt) = self.one(user, id).await?;
         let accounts = if connection.account.is_some() {
             let mut tx = self.begin().await?;
             let accounts = store::accounts_of(&mut tx, user).await?;

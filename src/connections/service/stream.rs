@@ -66,7 +66,7 @@ impl Connections {
         looks.reset();
         loop {
             let after = store::After(events.user.clone(), events.last);
-            let news = self.after.ask(after).await?;
+            let news = self.after.ask(after).await?.events()?;
             if let Some(last) = news.last() {
                 let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
                 if !events.open.is_empty() || news.iter().any(begun) {

@@ -25,14 +25,16 @@ const MARGIN: Duration = Duration::from_secs(5 * 60);
 const HELD: u64 = 50_000;
 
 /// What a workflow is given.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Token {
-    /// Whose it is.
+    /// Whose it is, in the version that it is held for.
     pub connection: Connection,
     /// The credentials; for OAuth the access token and when it ends.
-    pub credentials: Arc<Credentials>,
+    pub credentials: Credentials,
     /// A digest that names the token without telling it: to be sent back should the provider refuse it.
     pub id: String,
+    /// For how long it may be handed out of memory.
+    good_for: Duration,
 }
 
 /// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
@@ -41,25 +43,17 @@ pub struct Token {
 /// connection, on whichever replica, empties it everywhere.
 #[derive(Debug)]
 pub(super) struct Tokens {
-    held: Cache<(Uuid, i64), Arc<Held>>,
+    held: Cache<(Uuid, i64), Arc<Token>>,
     reports: Cache<(Uuid, String), ()>,
-}
-
-#[derive(Debug)]
-struct Held {
-    credentials: Arc<Credentials>,
-    id: String,
-    /// For how long it may be handed out of memory.
-    good_for: Duration,
 }
 
 struct HeldExpiry;
 
-impl Expiry<(Uuid, i64), Arc<Held>> for HeldExpiry {
+impl Expiry<(Uuid, i64), Arc<Token>> for HeldExpiry {
     fn expire_after_create(
         &self,
         _: &(Uuid, i64),
-        held: &Arc<Held>,
+        held: &Arc<Token>,
         _: Instant,
     ) -> Option<Duration> {
         Some(held.good_for)
@@ -87,10 +81,16 @@ impl Connections {
     ///
     /// # Errors
     /// Why there is none: see [`Error`].
-    pub async fn token(&self, user: &UserId, id: Uuid, service: &str) -> Result<Token> {
-        let connection = self.own(user, id).await?;
-        let token = self.token_of(&connection).await?;
-        self.used(&connection, service, Purpose::Token).await;
+    pub async fn token(&self, user: &UserId, id: Uuid, service: &str) -> Result<Arc<Token>> {
+        let asked = self.versions.ask(store::Version(user.clone(), id)).await?;
+        let version = asked.ok_or(Error::ConnectionNotFound)?;
+        let token = if let Some(token) = self.tokens.held.get(&(id, version)).await {
+            self.counts.token(false);
+            token
+        } else {
+            self.token_of(&self.own(user, id).await?).await?
+        };
+        self.used(&token.connection, service, Purpose::Token).await;
         Ok(token)
     }
 
@@ -104,7 +104,7 @@ impl Connections {
         connector: &str,
         instance_id: Option<&str>,
         service: &str,
-    ) -> Result<Token> {
+    ) -> Result<Arc<Token>> {
         let connector = self.connector(connector)?;
         let filter = store::Filter {
             connector_id: Some(connector.id),
@@ -122,7 +122,7 @@ impl Connections {
         Ok(token)
     }
 
-    async fn token_of(&self, connection: &Connection) -> Result<Token> {
+    async fn token_of(&self, connection: &Connection) -> Result<Arc<Token>> {
         self.upstream()?;
         usable(connection)?;
         let key = (connection.id, connection.version);
@@ -131,17 +131,13 @@ impl Connections {
             asked_nango = true;
             self.ask_for_token(connection).await
         });
-        let held = asked.await.map_err(|error| Error::clone(&error))?;
+        let token = asked.await.map_err(|error| Error::clone(&error))?;
         self.counts.token(asked_nango);
-        Ok(Token {
-            connection: connection.clone(),
-            credentials: held.credentials.clone(),
-            id: held.id.clone(),
-        })
+        Ok(token)
     }
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
-    async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Held>> {
+    async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         let credentials = match self.credentials(connection, Refresh::WhenDue).await {
             Ok(credentials) => credentials,
             Err(error) => {
@@ -157,9 +153,10 @@ impl Connections {
             } => left(*at, self.clock.now()).min(self.token_cache),
             _ => self.token_cache,
         };
-        Ok(Arc::new(Held {
+        Ok(Arc::new(Token {
+            connection: connection.clone(),
             id: name_of(&credentials),
-            credentials: Arc::new(credentials),
+            credentials,
             good_for,
         }))
     }

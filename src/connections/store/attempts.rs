@@ -3,85 +3,27 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Corrupt, corrupt, one_row};
+use super::one_row;
+use super::rows::select_attempts;
 use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::{Attempt, Connection, Failure, Outcome};
-
-/// A select of attempts from what the caller adds.
-macro_rules! select_attempts {
-    ($($distinct:literal,)? from $rest:literal) => {
-        concat!(
-            "select ", $($distinct,)? "a.id, a.connection_id, a.kind, a.expires_at, a.outcome, a.error_code, \
-             a.error_message, a.void, a.created_at, a.ended_at from connect_attempt a ",
-            $rest
-        )
-    };
-}
-
-#[derive(FromRow)]
-pub(super) struct AttemptRow {
-    pub(super) id: Uuid,
-    pub(super) connection_id: Uuid,
-    pub(super) kind: String,
-    pub(super) expires_at: DateTime<Utc>,
-    pub(super) outcome: Option<String>,
-    pub(super) error_code: Option<String>,
-    pub(super) error_message: Option<String>,
-    pub(super) void: bool,
-    pub(super) created_at: DateTime<Utc>,
-    pub(super) ended_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<AttemptRow> for Attempt {
-    type Error = Corrupt;
-
-    fn try_from(row: AttemptRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| corrupt("connect_attempt", row.id, detail);
-        let error = match row.error_code {
-            Some(code) => Some(Failure {
-                reason: code.parse().map_err(|error| wrong(&error))?,
-                message: row.error_message.unwrap_or_default(),
-            }),
-            None => None,
-        };
-        Ok(Self {
-            id: row.id,
-            connection_id: row.connection_id,
-            kind: row.kind.parse().map_err(|error| wrong(&error))?,
-            expires_at: row.expires_at,
-            outcome: row
-                .outcome
-                .as_deref()
-                .map(str::parse)
-                .transpose()
-                .map_err(|error| wrong(&error))?,
-            error,
-            void: row.void,
-            created_at: row.created_at,
-            ended_at: row.ended_at,
-        })
-    }
-}
-
-fn attempts(rows: Vec<AttemptRow>) -> sqlx::Result<Vec<Attempt>> {
-    Ok(rows
-        .into_iter()
-        .map(Attempt::try_from)
-        .collect::<Result<_, _>>()?)
-}
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
     db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
-    supersede_open(db, attempt.connection_id, attempt.created_at).await?;
+    // The count makes the update come first: a connection has one open attempt at a time.
     let done = sqlx::query(
-        "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) values ($1, $2, $3, $4, $5)",
+        "with superseded as ( \
+           update connect_attempt set outcome = 'superseded', ended_at = $5 \
+           where connection_id = $2 and outcome is null returning id \
+         ) \
+         insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
+         select $1, $2, $3, $4, $5 from (select count(*) from superseded) as first",
     )
     .bind(attempt.id)
     .bind(attempt.connection_id)
@@ -90,7 +32,7 @@ pub(in crate::connections) async fn insert_attempt(
     .bind(attempt.created_at)
     .execute(db)
     .await?;
-    one_row(&done, "connect_attempt", attempt.id)
+    one_row(done.rows_affected(), "connect_attempt", attempt.id)
 }
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
@@ -98,13 +40,21 @@ pub(in crate::connections) async fn session_opened(
     db: &mut Transaction,
     attempt: &Attempt,
 ) -> sqlx::Result<()> {
-    let done = sqlx::query("update connect_attempt set expires_at = $2, kind = $3 where id = $1")
-        .bind(attempt.id)
-        .bind(attempt.expires_at)
-        .bind(attempt.kind.as_str())
-        .execute(db)
-        .await?;
-    one_row(&done, "connect_attempt", attempt.id)
+    // The connection is locked first, as everywhere: its row shows the attempt.
+    let done = sqlx::query(
+        "with locked as materialized ( \
+           select id from user_connector_connection where id = $4 for update \
+         ) \
+         update connect_attempt set expires_at = $2, kind = $3 from locked \
+         where connect_attempt.id = $1 and connection_id = locked.id",
+    )
+    .bind(attempt.id)
+    .bind(attempt.expires_at)
+    .bind(attempt.kind.as_str())
+    .bind(attempt.connection_id)
+    .execute(db)
+    .await?;
+    one_row(done.rows_affected(), "connect_attempt", attempt.id)
 }
 
 pub(super) async fn end_attempt(
@@ -118,9 +68,16 @@ pub(super) async fn end_attempt(
         .state
         .upstream()
         .filter(|_| outcome == Outcome::Succeeded);
-    let done = sqlx::query(
-        "update connect_attempt set outcome = $2, error_code = $3, error_message = $4, \
-           nango_connection_id = $5, ended_at = $6 where id = $1",
+    // The success of an older attempt ends the wait for the one that came after it.
+    let ended: i64 = sqlx::query_scalar(
+        "with ended as ( \
+           update connect_attempt set outcome = $2, error_code = $3, error_message = $4, \
+             nango_connection_id = $5, ended_at = $6 where id = $1 returning id \
+         ), superseded as ( \
+           update connect_attempt set outcome = 'superseded', ended_at = $6 \
+           where $2 = 'succeeded' and connection_id = $7 and outcome is null and id <> $1 \
+         ) \
+         select count(*) from ended",
     )
     .bind(attempt)
     .bind(outcome.as_str())
@@ -128,30 +85,10 @@ pub(super) async fn end_attempt(
     .bind(failure.map(|failure| failure.message.as_str()))
     .bind(nango_id.map(|upstream| upstream.id.as_str()))
     .bind(connection.updated_at)
-    .execute(&mut *db)
+    .bind(connection.id)
+    .fetch_one(db)
     .await?;
-    one_row(&done, "connect_attempt", attempt)?;
-    if outcome == Outcome::Succeeded {
-        // The success of an older attempt ends the wait for the one that came after it.
-        supersede_open(db, connection.id, connection.updated_at).await?;
-    }
-    Ok(())
-}
-
-async fn supersede_open(
-    db: &mut Transaction,
-    connection_id: Uuid,
-    now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "update connect_attempt set outcome = 'superseded', ended_at = $2 \
-         where connection_id = $1 and outcome is null",
-    )
-    .bind(connection_id)
-    .bind(now)
-    .execute(db)
-    .await?;
-    Ok(())
+    one_row(ended.unsigned_abs(), "connect_attempt", attempt)
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
@@ -176,11 +113,10 @@ pub(in crate::connections) async fn attempt(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Attempt>> {
-    let row: Option<AttemptRow> = sqlx::query_as(select_attempts!(from "where a.id = $1"))
+    sqlx::query_as(select_attempts!(from "where a.id = $1"))
         .bind(id)
         .fetch_optional(db)
-        .await?;
-    Ok(row.map(Attempt::try_from).transpose()?)
+        .await
 }
 
 /// The newest attempt of each of these connections.
@@ -188,15 +124,14 @@ pub(in crate::connections) async fn latest_attempts(
     db: &mut Transaction,
     connections: &[Uuid],
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows = sqlx::query_as(select_attempts!(
+    sqlx::query_as(select_attempts!(
         "distinct on (a.connection_id) ",
         from "where a.connection_id = any($1) \
          order by a.connection_id, a.created_at desc, a.id desc"
     ))
     .bind(connections)
     .fetch_all(db)
-    .await?;
-    attempts(rows)
+    .await
 }
 
 /// Attempts that are still open past their time.
@@ -205,14 +140,13 @@ pub(in crate::connections) async fn overdue_attempts(
     now: DateTime<Utc>,
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows: Vec<AttemptRow> = sqlx::query_as(select_attempts!(
+    sqlx::query_as(select_attempts!(
         from "where a.outcome is null and a.expires_at <= $1 order by a.expires_at limit $2"
     ))
     .bind(now)
     .bind(limit)
     .fetch_all(db)
-    .await?;
-    attempts(rows)
+    .await
 }
 
 /// A user's open attempts.
@@ -220,14 +154,13 @@ pub(in crate::connections) async fn open_attempts_of(
     db: &mut Transaction,
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
-    let rows = sqlx::query_as(select_attempts!(
+    sqlx::query_as(select_attempts!(
         from "join user_connector_connection c on c.id = a.connection_id \
          where c.user_id = $1 and a.outcome is null order by a.created_at desc"
     ))
     .bind(user.as_str())
     .fetch_all(db)
-    .await?;
-    attempts(rows)
+    .await
 }
 
 /// Those of these attempts whose grant, if there is one, nobody has told of yet. They need

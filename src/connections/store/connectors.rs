@@ -5,7 +5,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::catalog::Catalog;
-use crate::connections::Transaction;
+use crate::connections::{ConnectorRef, Transaction};
 
 /// A connector's id by its slug or itself, whether or not the catalog still has it.
 pub(in crate::connections) async fn connector_id(
@@ -15,6 +15,15 @@ pub(in crate::connections) async fn connector_id(
     sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
         .bind(reference)
         .fetch_optional(db)
+        .await
+}
+
+/// All connectors, whether or not the catalog still has them.
+pub(in crate::connections) async fn connectors(
+    db: &mut Transaction,
+) -> sqlx::Result<Vec<ConnectorRef>> {
+    sqlx::query_as("select id, slug, name, integration_key from connector")
+        .fetch_all(db)
         .await
 }
 

@@ -1,12 +1,13 @@
 //! Events: written with each change, read by the history and the streams.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor};
+use sqlx::PgExecutor;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::{Corrupt, corrupt};
+use super::rows::{Columns, event_columns};
 use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::events::Message;
@@ -84,61 +85,6 @@ async fn tell(
     Ok(())
 }
 
-/// A select of events without what webhooks tell of them; the caller adds the rest.
-macro_rules! select_events {
-    ($rest:literal) => {
-        concat!(
-            "select id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at \
-             from connection_event ",
-            $rest
-        )
-    };
-}
-
-#[derive(FromRow)]
-struct EventRow {
-    id: i64,
-    connection_id: Uuid,
-    version: i64,
-    kind: String,
-    status: String,
-    status_reason: Option<String>,
-    attempt_id: Option<Uuid>,
-    detail: Option<String>,
-    created_at: DateTime<Utc>,
-}
-
-impl TryFrom<EventRow> for Event {
-    type Error = Corrupt;
-
-    fn try_from(row: EventRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| corrupt("connection_event", row.connection_id, detail);
-        Ok(Self {
-            id: row.id,
-            connection_id: row.connection_id,
-            version: row.version,
-            kind: row.kind.parse().map_err(|error| wrong(&error))?,
-            status: row.status.parse().map_err(|error| wrong(&error))?,
-            status_reason: row
-                .status_reason
-                .as_deref()
-                .map(str::parse)
-                .transpose()
-                .map_err(|error| wrong(&error))?,
-            attempt_id: row.attempt_id,
-            detail: row.detail,
-            created_at: row.created_at,
-        })
-    }
-}
-
-fn events(rows: Vec<EventRow>) -> sqlx::Result<Vec<Event>> {
-    Ok(rows
-        .into_iter()
-        .map(Event::try_from)
-        .collect::<Result<_, _>>()?)
-}
-
 /// A user's next events after this one, in order: a hundred at the most.
 #[derive(Clone, Debug)]
 pub(in crate::connections) struct After(
@@ -146,44 +92,55 @@ pub(in crate::connections) struct After(
     pub(in crate::connections) i64,
 );
 
-#[derive(FromRow)]
-struct AfterRow {
-    asked_user: String,
-    asked_after: i64,
-    #[sqlx(flatten)]
-    event: EventRow,
+/// The rows of some events, as they came.
+#[derive(Default)]
+pub(in crate::connections) struct EventRows(Vec<PgRow>);
+
+impl EventRows {
+    /// How the select of [`After`] begins: with which question a row answers.
+    const FIRST: usize = 2;
+
+    /// What the rows hold, in order.
+    pub(in crate::connections) fn events(&self) -> sqlx::Result<Vec<Event>> {
+        let event = |row| Columns::of(row, Self::FIRST).event();
+        let mut events: Vec<Event> = self.0.iter().map(event).collect::<Result<_, _>>()?;
+        events.sort_unstable_by_key(|event| event.id);
+        Ok(events)
+    }
 }
 
 impl Question for After {
-    type Answer = Vec<Event>;
+    type Answer = Arc<EventRows>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Vec<Event>>> {
+    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
         let (users, ids): (Vec<&str>, Vec<i64>) = asked
             .iter()
             .map(|Self(user, after)| (user.as_str(), *after))
             .unzip();
-        let rows: Vec<AfterRow> = sqlx::query_as(
-            "select asked.user_id as asked_user, asked.id as asked_after, e.id, e.connection_id, e.version, \
-               e.kind, e.status, e.status_reason, e.attempt_id, e.detail, e.created_at \
-             from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
+        let rows = sqlx::query(concat!(
+            "select asked.user_id, asked.id, ",
+            event_columns!(),
+            " from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
              cross join lateral (select * from connection_event \
                where user_id = asked.user_id and id > asked.id order by id limit 100) e",
-        )
+        ))
         .bind(users)
         .bind(ids)
         .fetch_all(db)
         .await?;
-        let mut found: HashMap<(String, i64), Vec<Event>> = HashMap::new();
+        let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
-            let events = found.entry((row.asked_user, row.asked_after)).or_default();
-            events.push(row.event.try_into()?);
+            let mut columns = Columns::of(&row, 0);
+            let question = (columns.next()?, columns.next()?);
+            found.entry(question).or_default().0.push(row);
         }
-        for events in found.values_mut() {
-            events.sort_unstable_by_key(|event| event.id);
-        }
+        let found: HashMap<_, Arc<EventRows>> = found
+            .into_iter()
+            .map(|(question, rows)| (question, Arc::new(rows)))
+            .collect();
         let answer = |Self(user, after): &Self| {
-            let events = found.get(&(user.as_str().to_owned(), *after));
-            events.cloned().unwrap_or_default()
+            let rows = found.get(&(user.as_str().to_owned(), *after));
+            rows.cloned().unwrap_or_default()
         };
         Ok(asked.iter().map(answer).collect())
     }
@@ -220,13 +177,15 @@ pub(in crate::connections) async fn history(
     before_version: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
-    let rows = sqlx::query_as(
-        select_events!("where connection_id = $1 and ($2::bigint is null or version < $2) order by version desc limit $3"),
-    )
+    sqlx::query_as(concat!(
+        "select ",
+        event_columns!(),
+        " from connection_event e where connection_id = $1 and ($2::bigint is null or version < $2) \
+          order by version desc limit $3",
+    ))
     .bind(connection)
     .bind(before_version)
     .bind(limit)
     .fetch_all(db)
-    .await?;
-    events(rows)
+    .await
 }

@@ -11,19 +11,18 @@ mod figures;
 mod jobs;
 mod keys;
 mod reads;
+mod rows;
 mod sweep;
 mod uses;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
-use sqlx::FromRow;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::events::{Message, MessageData};
 use super::machine::Transition;
 use super::shown::KnownAccount;
-use super::{Account, Connection, ConnectorRef, State, Status, Told, Upstream};
+use super::{Connection, Status, Told};
 use crate::auth::UserId;
 use crate::catalog::Connector;
 use crate::connections::Transaction;
@@ -39,6 +38,8 @@ pub(in crate::connections) use keys::*;
 pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
+
+use rows::select_connections;
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
@@ -68,137 +69,12 @@ fn corrupt(table: &'static str, id: Uuid, detail: &dyn ToString) -> Corrupt {
 }
 
 /// Fails unless exactly one row was written.
-fn one_row(
-    done: &sqlx::postgres::PgQueryResult,
-    table: &'static str,
-    id: Uuid,
-) -> sqlx::Result<()> {
-    if done.rows_affected() == 1 {
+fn one_row(written: u64, table: &'static str, id: Uuid) -> sqlx::Result<()> {
+    if written == 1 {
         Ok(())
     } else {
         Err(Corrupt::Lost { table, id }.into())
     }
-}
-
-/// What a connection, `c`, and its connector, `k`, are read from.
-///
-/// Columns are named, here and wherever rows are read: a prepared statement that asks for all
-/// there are breaks in a running replica when a newer version's migration adds one.
-macro_rules! connection_columns {
-    () => {
-        "c.id, c.user_id, c.connector_id, c.instance_id, c.label, c.nango_connection_id, \
-         c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
-         c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
-         c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
-         c.version, c.created_at, c.updated_at, k.slug, k.name, k.integration_key"
-    };
-}
-
-/// A select of connections with what their connector is called; the caller adds the rest.
-macro_rules! select_connections {
-    ($rest:literal) => {
-        concat!(
-            "select ",
-            crate::connections::store::connection_columns!(),
-            " from user_connector_connection c join connector k on k.id = c.connector_id ",
-            $rest
-        )
-    };
-}
-
-use {connection_columns, select_connections};
-
-#[derive(FromRow)]
-struct ConnectionRow {
-    id: Uuid,
-    user_id: String,
-    connector_id: Uuid,
-    instance_id: String,
-    label: Option<String>,
-    nango_connection_id: Option<String>,
-    nango_created_at: Option<DateTime<Utc>>,
-    status: String,
-    status_reason: Option<String>,
-    connected_at: Option<DateTime<Utc>>,
-    disconnected_at: Option<DateTime<Utc>>,
-    last_synced_at: Option<DateTime<Utc>>,
-    last_checked_at: Option<DateTime<Utc>>,
-    config: Json<Map<String, Value>>,
-    account_id: Option<String>,
-    account_name: Option<String>,
-    found_account_id: Option<String>,
-    found_account_name: Option<String>,
-    failing_since: Option<DateTime<Utc>>,
-    last_error: Option<String>,
-    error_count: i32,
-    version: i64,
-    created_at: DateTime<Utc>,
-    updated_at: DateTime<Utc>,
-    slug: String,
-    name: String,
-    integration_key: String,
-}
-
-impl TryFrom<ConnectionRow> for Connection {
-    type Error = Corrupt;
-
-    fn try_from(row: ConnectionRow) -> Result<Self, Corrupt> {
-        let wrong = |detail: &dyn ToString| corrupt("user_connector_connection", row.id, detail);
-        let upstream = match (row.nango_connection_id, row.nango_created_at) {
-            (Some(id), Some(created_at)) => Some(Upstream { id, created_at }),
-            (None, None) => None,
-            _ => return Err(wrong(&"half of what Nango holds")),
-        };
-        let status: Status = row.status.parse().map_err(|error| wrong(&error))?;
-        let reason = row
-            .status_reason
-            .as_deref()
-            .map(str::parse)
-            .transpose()
-            .map_err(|error| wrong(&error))?;
-        let state = match (status, reason, upstream) {
-            (Status::Pending, _, previous) => State::Pending { previous },
-            (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
-            (Status::Disconnected, Some(reason), None) => State::Disconnected { reason },
-            (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
-            _ => return Err(wrong(&format!("status {status} with reason {reason:?}"))),
-        };
-        let user_id = UserId::try_from(row.user_id).map_err(|error| wrong(&error))?;
-        Ok(Self {
-            id: row.id,
-            user_id,
-            connector: ConnectorRef {
-                id: row.connector_id,
-                slug: row.slug,
-                name: row.name,
-                integration_key: row.integration_key,
-            },
-            instance_id: row.instance_id,
-            label: row.label,
-            state,
-            connected_at: row.connected_at,
-            disconnected_at: row.disconnected_at,
-            last_synced_at: row.last_synced_at,
-            last_checked_at: row.last_checked_at,
-            config: row.config.0,
-            account: account(row.account_id, row.account_name),
-            found_account: account(row.found_account_id, row.found_account_name),
-            failing_since: row.failing_since,
-            last_error: row.last_error,
-            error_count: row.error_count,
-            version: row.version,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        })
-    }
-}
-
-fn account(id: Option<String>, name: Option<String>) -> Option<Account> {
-    id.map(|id| Account { id, name })
-}
-
-fn connection(row: Option<ConnectionRow>) -> sqlx::Result<Option<Connection>> {
-    Ok(row.map(Connection::try_from).transpose()?)
 }
 
 /// Which of a user's connections are meant.
@@ -217,7 +93,7 @@ pub(in crate::connections) async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
-    let rows: Vec<ConnectionRow> = sqlx::query_as(select_connections!(
+    sqlx::query_as(select_connections!(
         "where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
          order by c.id desc limit $5"
@@ -228,11 +104,7 @@ pub(in crate::connections) async fn list(
     .bind(filter.before)
     .bind(limit)
     .fetch_all(db)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(Connection::try_from)
-        .collect::<Result<_, _>>()?)
+    .await
 }
 
 /// How many connections the filter lets through, on all pages.
@@ -277,11 +149,10 @@ pub(in crate::connections) async fn find_any(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1"))
+    sqlx::query_as(select_connections!("where c.id = $1"))
         .bind(id)
         .fetch_optional(db)
-        .await?;
-    connection(row)
+        .await
 }
 
 /// A connection by Nango's id of it.
@@ -289,11 +160,10 @@ pub(in crate::connections) async fn find_upstream(
     db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
+    sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
         .bind(nango_id)
         .fetch_optional(db)
-        .await?;
-    connection(row)
+        .await
 }
 
 /// Deletes a connection with its attempts, its history, its uses and what was still to be told of it.
@@ -307,7 +177,7 @@ pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sq
         .bind(id)
         .execute(db)
         .await?;
-    one_row(&done, "user_connector_connection", id)
+    one_row(done.rows_affected(), "user_connector_connection", id)
 }
 
 /// A connection by our id, locked until the transaction ends.
@@ -315,11 +185,36 @@ pub(in crate::connections) async fn lock(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let row = sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
+    sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
         .bind(id)
         .fetch_optional(db)
-        .await?;
-    connection(row)
+        .await
+}
+
+/// The connection that an attempt is to authorize.
+pub(in crate::connections) async fn of_attempt(
+    db: &mut Transaction,
+    attempt: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    sqlx::query_as(select_connections!(
+        "where c.id = (select connection_id from connect_attempt where id = $1)"
+    ))
+    .bind(attempt)
+    .fetch_optional(db)
+    .await
+}
+
+/// The same, locked until the transaction ends.
+pub(in crate::connections) async fn lock_of_attempt(
+    db: &mut Transaction,
+    attempt: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    sqlx::query_as(select_connections!(
+        "where c.id = (select connection_id from connect_attempt where id = $1) for update of c"
+    ))
+    .bind(attempt)
+    .fetch_optional(db)
+    .await
 }
 
 /// The connection of this user, connector and instance, made if there was none; locked.
@@ -330,28 +225,32 @@ pub(in crate::connections) async fn lock_or_insert(
     instance_id: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Connection> {
-    sqlx::query(
-        "insert into user_connector_connection \
-           (id, user_id, connector_id, instance_id, status, status_reason, version, created_at, updated_at) \
-         values ($1, $2, $3, $4, 'pending', 'awaiting_authorization', 0, $5, $5) \
-         on conflict on constraint user_connector_connection_instance_key do nothing",
-    )
-    .bind(Uuid::now_v7())
-    .bind(user.as_str())
-    .bind(connector.id)
-    .bind(instance_id)
-    .bind(now)
-    .execute(&mut *db)
-    .await?;
-    let row: ConnectionRow = sqlx::query_as(select_connections!(
-        "where c.user_id = $1 and c.connector_id = $2 and c.instance_id = $3 for update of c"
-    ))
-    .bind(user.as_str())
-    .bind(connector.id)
-    .bind(instance_id)
-    .fetch_one(db)
-    .await?;
-    Ok(row.try_into()?)
+    loop {
+        // One that somebody else makes meanwhile is waited for, but not yet seen: the next turn finds it.
+        let connection = sqlx::query_as(select_connections!(
+            with "with inserted as ( \
+               insert into user_connector_connection \
+                 (id, user_id, connector_id, instance_id, status, status_reason, version, created_at, updated_at) \
+               values ($1, $2, $3, $4, 'pending', 'awaiting_authorization', 0, $5, $5) \
+               on conflict on constraint user_connector_connection_instance_key do nothing returning * \
+             ), there as ( \
+               select * from user_connector_connection \
+               where user_id = $2 and connector_id = $3 and instance_id = $4 for update \
+             ) ",
+            from "(select * from inserted union all select * from there)",
+            ""
+        ))
+        .bind(Uuid::now_v7())
+        .bind(user.as_str())
+        .bind(connector.id)
+        .bind(instance_id)
+        .bind(now)
+        .fetch_optional(&mut *db)
+        .await?;
+        if let Some(connection) = connection {
+            return Ok(connection);
+        }
+    }
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
@@ -401,7 +300,7 @@ async fn message(
         told,
         timestamp: connection.updated_at,
         data: MessageData {
-            connection: shown.into(),
+            connection: shown,
             version: connection.version,
             change: transition.event,
             reason: reason.or(connection.state.reason()),
@@ -443,5 +342,9 @@ async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<(
     .bind(connection.failing_since)
     .execute(db)
     .await?;
-    one_row(&done, "user_connector_connection", connection.id)
+    one_row(
+        done.rows_affected(),
+        "user_connector_connection",
+        connection.id,
+    )
 }

@@ -1,17 +1,18 @@
 //! What is read most, for many at once.
+//!
+//! Rows are handed out as they came: each of those who asked reads its own.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgExecutor};
+use sqlx::postgres::PgRow;
+use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::attempts::AttemptRow;
-use super::{ConnectionRow, Corrupt, connection_columns};
+use super::rows::{Columns, connection_columns};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
-use crate::connections::{Attempt, Connection};
+use crate::connections::{Attempt, Connection, ConnectorRef};
 
 /// A connection with the newest attempt to authorize it.
 pub(in crate::connections) type Seen = (Connection, Option<Attempt>);
@@ -32,53 +33,46 @@ pub(in crate::connections) struct One(
     pub(in crate::connections) Uuid,
 );
 
-/// A select of connections with their connector's names and their newest attempt, of what `$from` calls `c`.
+/// A select of connections with their newest attempt, of what `$from` calls `c`.
 macro_rules! select_seen {
     ($from:literal) => {
         concat!(
             "select ",
             connection_columns!(),
-            ", a.id as attempt_id, a.kind as attempt_kind, a.expires_at, a.outcome, a.error_code, \
-               a.error_message, a.void, a.created_at as attempt_created_at, a.ended_at from ",
+            ", c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, \
+               c.attempt_error_code, c.attempt_error_message, c.attempt_void, c.attempt_created_at, \
+               c.attempt_ended_at from ",
             $from,
-            " join connector k on k.id = c.connector_id \
-             left join lateral (select * from connect_attempt where connection_id = c.id \
-               order by created_at desc, id desc limit 1) a on true"
         )
     };
 }
 
 impl Question for Newest {
-    type Answer = Vec<Seen>;
+    type Answer = Arc<Vec<SeenRow>>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, users: &[Self]) -> sqlx::Result<Vec<Vec<Seen>>> {
+    async fn ask<'c>(db: impl PgExecutor<'c>, users: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
         let mut names: Vec<&str> = users.iter().map(|Self(user)| user.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let names_asked = names.len();
-        let rows: Vec<SeenRow> = sqlx::query_as(select_seen!(
+        let rows = sqlx::query(select_seen!(
             "unnest($1::text[]) as asked (name) cross join lateral ( \
                select * from user_connector_connection where user_id = asked.name order by id desc limit 101) c"
         ))
         .bind(names)
         .fetch_all(db)
         .await?;
-        let mut of_user: HashMap<UserId, Vec<Seen>> = HashMap::with_capacity(users.len());
-        for row in rows {
-            let seen = row.seen()?;
-            of_user
-                .entry(seen.0.user_id.clone())
-                .or_default()
-                .push(seen);
+        let mut of_user: HashMap<String, Vec<SeenRow>> = HashMap::with_capacity(users.len());
+        for row in rows.into_iter().map(SeenRow) {
+            match of_user.get_mut(row.user()?) {
+                Some(of_user) => of_user.push(row),
+                None => drop(of_user.insert(row.user()?.to_owned(), vec![row])),
+            }
         }
-        for connections in of_user.values_mut() {
-            connections.sort_unstable_by_key(|(connection, _)| Reverse(connection.id));
-        }
-        let several_ask_for_one = names_asked < users.len();
-        let answer = |Self(user): &Self| match several_ask_for_one {
-            true => of_user.get(user).cloned(),
-            false => of_user.remove(user),
-        };
+        let of_user: HashMap<String, Self::Answer> = of_user
+            .into_iter()
+            .map(|(user, rows)| (user, Arc::new(rows)))
+            .collect();
+        let answer = |Self(user): &Self| of_user.get(user.as_str()).cloned();
         Ok(users
             .iter()
             .map(answer)
@@ -88,14 +82,14 @@ impl Question for Newest {
 }
 
 impl Question for One {
-    type Answer = Option<Seen>;
+    type Answer = Option<Arc<SeenRow>>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, ones: &[Self]) -> sqlx::Result<Vec<Option<Seen>>> {
+    async fn ask<'c>(db: impl PgExecutor<'c>, ones: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
         let (names, ids): (Vec<&str>, Vec<Uuid>) = ones
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
-        let rows: Vec<SeenRow> = sqlx::query_as(select_seen!(
+        let rows = sqlx::query(select_seen!(
             "(select distinct * from unnest($1::text[], $2::uuid[]) as pair (user_id, id)) asked \
              join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
         ))
@@ -103,62 +97,79 @@ impl Question for One {
         .bind(ids)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<Uuid, Seen> = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let seen = row.seen()?;
-            by_id.insert(seen.0.id, seen);
+        let mut by_id: HashMap<Uuid, Arc<SeenRow>> = HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(SeenRow) {
+            by_id.insert(row.id()?, Arc::new(row));
         }
         // One that is there is whoever's asked for it and owns it, which need not be this one.
         let answer = |Self(user, id): &Self| {
-            by_id
-                .get(id)
-                .filter(|(connection, _)| connection.user_id == *user)
-                .cloned()
+            let row = by_id.get(id)?;
+            let own = row.user().is_ok_and(|owner| owner == user.as_str());
+            own.then(|| row.clone())
         };
         Ok(ones.iter().map(answer).collect())
     }
 }
 
-#[derive(FromRow)]
-struct SeenRow {
-    #[sqlx(flatten)]
-    connection: ConnectionRow,
-    attempt_id: Option<Uuid>,
-    attempt_kind: Option<String>,
-    expires_at: Option<DateTime<Utc>>,
-    outcome: Option<String>,
-    error_code: Option<String>,
-    error_message: Option<String>,
-    void: Option<bool>,
-    attempt_created_at: Option<DateTime<Utc>>,
-    ended_at: Option<DateTime<Utc>>,
+/// The version of a connection of a user: by it is known whether what is held of it still holds.
+#[derive(Clone, Debug)]
+pub(in crate::connections) struct Version(
+    pub(in crate::connections) UserId,
+    pub(in crate::connections) Uuid,
+);
+
+impl Question for Version {
+    type Answer = Option<i64>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        versions: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let ids: Vec<Uuid> = versions.iter().map(|Self(_, id)| *id).collect();
+        let rows = sqlx::query(
+            "select id, user_id, version from user_connector_connection where id = any($1)",
+        )
+        .bind(ids)
+        .fetch_all(db)
+        .await?;
+        let mut by_id: HashMap<Uuid, (&str, i64)> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            by_id.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+        }
+        let answer = |Self(user, id): &Self| {
+            let (owner, version) = by_id.get(id)?;
+            (*owner == user.as_str()).then_some(*version)
+        };
+        Ok(versions.iter().map(answer).collect())
+    }
 }
 
+/// A row of [`select_seen`].
+pub(in crate::connections) struct SeenRow(PgRow);
+
 impl SeenRow {
-    fn seen(self) -> Result<Seen, Corrupt> {
-        let attempt = match (
-            self.attempt_id,
-            self.attempt_kind,
-            self.expires_at,
-            self.attempt_created_at,
-        ) {
-            (Some(id), Some(kind), Some(expires_at), Some(created_at)) => Some(AttemptRow {
-                id,
-                connection_id: self.connection.id,
-                kind,
-                expires_at,
-                outcome: self.outcome,
-                error_code: self.error_code,
-                error_message: self.error_message,
-                void: self.void.unwrap_or_default(),
-                created_at,
-                ended_at: self.ended_at,
-            }),
-            _ => None,
+    fn id(&self) -> sqlx::Result<Uuid> {
+        self.0.try_get(0)
+    }
+
+    /// The id of its connector, by which [`seen`](Self::seen) has to be told what it is called.
+    pub(in crate::connections) fn connector(&self) -> sqlx::Result<Uuid> {
+        self.0.try_get(1)
+    }
+
+    fn user(&self) -> sqlx::Result<&str> {
+        self.0.try_get(2)
+    }
+
+    /// What the row holds.
+    pub(in crate::connections) fn seen(&self, connector: Arc<ConnectorRef>) -> sqlx::Result<Seen> {
+        const ATTEMPT: usize = 24;
+        let connection = Columns::of(&self.0, 0).connection(connector)?;
+        let attempt: Option<Uuid> = self.0.try_get(ATTEMPT)?;
+        let attempt = match attempt {
+            Some(_) => Some(Columns::of(&self.0, ATTEMPT).attempt(connection.id)?),
+            None => None,
         };
-        Ok((
-            self.connection.try_into()?,
-            attempt.map(Attempt::try_from).transpose()?,
-        ))
+        Ok((connection, attempt))
     }
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{ConnectionRow, select_connections};
+use super::select_connections;
 use crate::connections::Connection;
 use crate::connections::Transaction;
 
@@ -60,7 +60,7 @@ pub(in crate::connections) async fn siblings(
     connection: &Connection,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
-    let rows: Vec<ConnectionRow> = sqlx::query_as(select_connections!(
+    sqlx::query_as(select_connections!(
         "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
          order by c.failing_since nulls first, c.nango_created_at desc limit $3"
     ))
@@ -68,11 +68,7 @@ pub(in crate::connections) async fn siblings(
     .bind(connection.id)
     .bind(limit)
     .fetch_all(db)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(Connection::try_from)
-        .collect::<Result<_, _>>()?)
+    .await
 }
 
 /// Notes that Nango was asked about a connection, which is no change of it.
