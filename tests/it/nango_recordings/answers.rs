@@ -102,6 +102,7 @@ fn compare_connection(name: &str, connection: &Connection, body: &Value) {
             access_token,
             expires_at,
             raw,
+            ..
         } => {
             assert_eq!(recorded["type"], "OAUTH2", "{name}");
             assert_eq!(
