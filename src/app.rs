@@ -260,6 +260,7 @@ async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseE
 fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
     let mut registry = metrics::registry();
     metrics::register_build(&mut registry);
+    metrics::register_runtime(&mut registry);
     http.register(&mut registry);
     connections.register_metrics(&mut registry);
     registry

@@ -83,9 +83,10 @@ pub(super) struct CategoryBody {
     count: usize,
 }
 
+/// Which connectors are asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct CatalogQuery {
+pub struct CatalogQuery {
     /// Words to look for in name, slug and category.
     search: Option<String>,
     /// Only this category.

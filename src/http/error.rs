@@ -17,6 +17,9 @@ use crate::connections::service;
 use crate::keys::Scope;
 use crate::{auth, nango};
 
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 500;
+
 /// Makes the closed set of codes, each with its status and title.
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:ident, $title:literal;)+) => {
@@ -147,12 +150,13 @@ pub(super) struct ProblemBody<'a> {
 }
 
 impl Problem {
-    /// A problem of this code.
+    /// A problem of this code. A detail may repeat what a caller sent: what of that cannot be shown
+    /// is replaced, and what is too long is cut.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: detail.into(),
+            detail: presentable(detail.into()),
             candidates: None,
             connect: None,
             retry_after: None,
@@ -176,6 +180,25 @@ impl Problem {
         self.retry_after = Some(seconds);
         self
     }
+}
+
+/// A line of text that can be shown anywhere.
+fn presentable(text: String) -> String {
+    if text.len() <= MAX_DETAIL && !text.chars().any(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut line: String = text.chars().take(MAX_DETAIL).map(shown).collect();
+    if text.chars().nth(MAX_DETAIL).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 impl Problem {

@@ -54,7 +54,12 @@ use crate::nango::webhook::SigningKeys;
 use crate::server::Stopping;
 
 pub use browsers::Browsers;
+pub use callback::CallbackQuery;
+pub use catalog::CatalogQuery;
+pub use connect::{ConnectBody, ConnectQuery, DisconnectQuery};
+pub use connections::{GetQuery, ListQuery, UpdateBody};
 pub use error::{Code, Problem};
+pub use events::{HistoryQuery, last_event_id};
 pub use limits::{Limits, Peer};
 pub use metrics::HttpMetrics;
 

@@ -5,6 +5,7 @@
 mod adopt;
 mod api;
 mod auth;
+mod canaries;
 mod cancelled;
 mod catalog;
 mod check;
@@ -19,6 +20,7 @@ mod database;
 mod docs;
 mod examples;
 mod house;
+mod inputs;
 mod invariants;
 mod isolation;
 mod limits;
