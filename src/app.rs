@@ -235,7 +235,7 @@ impl House {
             client_timeout: config.http.server.client_timeout,
             http_metrics,
             metrics: Arc::new(metrics),
-            metrics_token: config.metrics_token,
+            metrics_tokens: config.metrics_tokens.into(),
             stopping: stopping.clone(),
         };
         // Only this function sets it, once.
@@ -260,6 +260,7 @@ async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseE
 fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
     let mut registry = metrics::registry();
     metrics::register_build(&mut registry);
+    metrics::register_runtime(&mut registry);
     http.register(&mut registry);
     connections.register_metrics(&mut registry);
     registry

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     // A file named .env is for development; without one the environment is all there is.
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => {
-            eprintln!("patchbay: the file .env cannot be read: {error}");
+            eprintln!("patchbay: the file .env cannot be read: {}", told(&error));
             return ExitCode::FAILURE;
         }
         _ => {}
@@ -82,6 +82,17 @@ fn main() -> ExitCode {
             eprintln!("patchbay: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What is wrong with a `.env`. The line itself may hold a secret: of it only the name is told.
+fn told(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(line, _) => {
+            let name = line.split_once('=').map_or("", |(name, _)| name.trim());
+            format!("the line of {name:?} is not NAME=value, or a quote in it does not end")
+        }
+        error => error.to_string(),
     }
 }
 

@@ -5,12 +5,15 @@
 //! process do not mix. What only the database knows is asked at each scrape.
 //! No label ever holds what a user sent: routes are templates, the others closed sets.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
 
 /// What every metric's name begins with.
 const PREFIX: &str = "patchbay";
@@ -45,6 +48,25 @@ pub fn register_build(registry: &mut Registry) {
         version: env!("CARGO_PKG_VERSION"),
     };
     registry.register("build", "The version that runs", Info::new(build));
+}
+
+/// The runtime, asked at each scrape.
+#[derive(Debug)]
+struct Runtime(Handle);
+
+impl Collector for Runtime {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let alive = self.0.metrics().num_alive_tasks();
+        let tasks = ConstGauge::new(i64::try_from(alive).unwrap_or(i64::MAX));
+        let help = "Tasks that the program is at, of connections, streams and its own";
+        let metric = encoder.encode_descriptor("runtime_tasks", help, None, tasks.metric_type())?;
+        tasks.encode(metric)
+    }
+}
+
+/// Tells of the runtime that this is called in.
+pub fn register_runtime(registry: &mut Registry) {
+    registry.register_collector(Box::new(Runtime(Handle::current())));
 }
 
 /// These registries' metrics in the OpenMetrics text format.

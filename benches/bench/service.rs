@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// A running service, ended with the value.
 pub(crate) struct Service {
-    child: Child,
+    pub(crate) child: Child,
     pub(crate) url: String,
 }
 

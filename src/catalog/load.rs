@@ -46,10 +46,14 @@ pub(super) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
         path: path.to_owned(),
         source,
     })?;
+    with_text(path, &text)
+}
+
+pub(super) fn with_text(path: &Path, text: &str) -> Result<Catalog, CatalogError> {
     let mut layers = Layers {
         connectors: by_slug(builtin()),
     };
-    layers.add(path, &text).map_err(CatalogError::Invalid)?;
+    layers.add(path, text).map_err(CatalogError::Invalid)?;
     Ok(layers.into_catalog())
 }
 

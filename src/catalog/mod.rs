@@ -152,6 +152,14 @@ impl Catalog {
         }
     }
 
+    /// The same by the text of such a file; `path` is what mistakes in it are told with.
+    ///
+    /// # Errors
+    /// With everything that is wrong in it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, CatalogError> {
+        load::with_text(path, text)
+    }
+
     /// The same connectors; those that say nothing of it find accounts at `pointers`.
     #[must_use]
     pub fn or_accounts_at(mut self, pointers: &AccountPointers) -> Self {

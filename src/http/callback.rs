@@ -55,9 +55,10 @@ struct ElsewherePage<'a> {
     style: &'a str,
 }
 
+/// What the return from the popup says.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct CallbackQuery {
+pub struct CallbackQuery {
     /// Set by a provider that returns to our own domain: the whole query is Nango's.
     state: Option<String>,
     /// The connection to look at, by our id or Nango's.

@@ -83,14 +83,16 @@ pub(super) struct CategoryBody {
     count: usize,
 }
 
+/// Which connectors are asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct CatalogQuery {
+pub struct CatalogQuery {
     /// Words to look for in name, slug and category.
     search: Option<String>,
     /// Only this category.
     category: Option<String>,
     /// How many at the most: 1 to 200, 100 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
     /// The last page's `next_cursor`.
     cursor: Option<String>,

@@ -18,21 +18,31 @@ use crate::auth::UserId;
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
-/// The longest label or instance id, in characters.
+/// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME: usize = 255;
 
+/// How many scopes may be asked for.
+const MAX_SCOPES: usize = 100;
+
+/// Which of a connector's accounts is to be connected.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct ConnectQuery {
+pub struct ConnectQuery {
     /// Tells several accounts of one connector apart; left out for the first.
     #[serde(default)]
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: String,
 }
 
 /// What may be said with a connect.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-pub(super) struct ConnectBody {
+pub struct ConnectBody {
     /// What the user calls the connection.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     label: Option<String>,
     /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
@@ -49,6 +59,15 @@ impl ConnectBody {
     fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
         check_name("instance_id", &instance_id)?;
         let label = self.label.map(|label| checked_label(&label)).transpose()?;
+        if let Some(hint) = &self.login_hint {
+            check_name("login_hint", hint)?;
+        }
+        if self.scopes.len() > MAX_SCOPES {
+            return Err(Problem::invalid(format!("scopes may be {MAX_SCOPES}")));
+        }
+        for scope in &self.scopes {
+            check_name("a scope", scope)?;
+        }
         Ok(ConnectRequest {
             instance_id,
             label,
@@ -155,7 +174,8 @@ async fn begun(
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -186,7 +206,8 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -213,9 +234,10 @@ pub(super) async fn reconnect(
     .await
 }
 
+/// Which of a connector's connections is to be ended.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct DisconnectQuery {
+pub struct DisconnectQuery {
     /// Which connection to end; may be left out when there is only one.
     connection_id: Option<Uuid>,
     /// The same by its instance.

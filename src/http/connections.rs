@@ -35,14 +35,16 @@ pub(super) struct ConnectionsBody {
     next_cursor: Option<Uuid>,
 }
 
+/// Which of the caller's connections are asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct ListQuery {
+pub struct ListQuery {
     /// Only those of this connector, by id or slug.
     connector_id: Option<String>,
     /// Only those with this status.
     status: Option<Status>,
     /// How many at the most: 1 to 500, 100 by default.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<Uuid>,
@@ -77,11 +79,13 @@ pub(super) async fn list(
     }))
 }
 
+/// How long the answer may wait.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct GetQuery {
+pub struct GetQuery {
     /// For how many seconds to wait for an attempt that is under way to end: 0 to 30.
     #[serde(default)]
+    #[param(maximum = 30)]
     wait: u64,
 }
 
@@ -166,10 +170,10 @@ pub(super) async fn accept_account(
 /// What may be changed of a connection; what is left out stays.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct UpdateBody {
+pub struct UpdateBody {
     /// What the user calls it; null removes it.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
     /// Merged into the config by key; null removes a key.
     #[schema(value_type = Option<Object>)]

@@ -1,14 +1,14 @@
 //! Errors on the wire: RFC 9457 problems with a closed set of codes.
 
+mod rejections;
+
 use axum::Json;
 use axum::extract::Request;
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tower_http::timeout::TimeoutError;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -16,6 +16,9 @@ use super::REQUEST_ID;
 use crate::connections::service;
 use crate::keys::Scope;
 use crate::{auth, nango};
+
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 500;
 
 /// Makes the closed set of codes, each with its status and title.
 macro_rules! codes {
@@ -147,12 +150,13 @@ pub(super) struct ProblemBody<'a> {
 }
 
 impl Problem {
-    /// A problem of this code.
+    /// A problem of this code. A detail may repeat what a caller sent: what of that cannot be shown
+    /// is replaced, and what is too long is cut.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: detail.into(),
+            detail: presentable(detail.into()),
             candidates: None,
             connect: None,
             retry_after: None,
@@ -176,6 +180,25 @@ impl Problem {
         self.retry_after = Some(seconds);
         self
     }
+}
+
+/// A line of text that can be shown anywhere.
+fn presentable(text: String) -> String {
+    if text.len() <= MAX_DETAIL && !text.chars().any(char::is_control) {
+        return text;
+    }
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut line: String = text.chars().take(MAX_DETAIL).map(shown).collect();
+    if text.chars().nth(MAX_DETAIL).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 impl Problem {
@@ -480,40 +503,4 @@ impl Problem {
             )
         }
     }
-}
-
-macro_rules! body_rejections {
-    ($($rejection:ty),+) => {
-        $(impl From<$rejection> for Problem {
-            fn from(rejection: $rejection) -> Self {
-                let code = match rejection.status() {
-                    _ if timed_out(&rejection) => {
-                        return Self::new(Code::RequestTimeout, "the body did not come in time");
-                    }
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
-                    StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
-                    _ => Code::InvalidRequest,
-                };
-                Self::new(code, rejection.body_text())
-            }
-        })+
-    };
-}
-
-macro_rules! rejections {
-    ($($rejection:ty),+) => {
-        $(impl From<$rejection> for Problem {
-            fn from(rejection: $rejection) -> Self {
-                Self::invalid(rejection.body_text())
-            }
-        })+
-    };
-}
-
-rejections!(PathRejection, QueryRejection);
-body_rejections!(BytesRejection, JsonRejection);
-
-/// Whether a body was not read because its next piece did not come in time.
-fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<TimeoutError>() || error.source().is_some_and(timed_out)
 }

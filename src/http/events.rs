@@ -52,16 +52,7 @@ pub(super) async fn stream(
     Reader(user): Reader,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
-    let last = match headers
-        .get("last-event-id")
-        .map(|id| id.to_str().unwrap_or_default())
-    {
-        None | Some("") => None,
-        Some(id) => Some(
-            id.parse()
-                .map_err(|_not_a_number| Problem::invalid("Last-Event-ID is not an event's id"))?,
-        ),
-    };
+    let last = last_event_id(&headers)?;
     let place = state.limits.stream(&user)?;
     let events = state.connections.events(&user, last).await?;
     let ready = sse::Event::default()
@@ -95,6 +86,19 @@ pub(super) async fn stream(
     Ok(Sse::new(ready.chain(news)).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
 }
 
+/// The event after which a stream begins; `None` where the header is missing or empty.
+///
+/// # Errors
+/// When it is not the id of an event.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let id = id.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some)
+        .ok_or_else(|| Problem::invalid("Last-Event-ID is not an event's id"))
+}
+
 /// The last words of a replica that stops. Its readers come again at different times, for they
 /// all go to the replicas that are left.
 fn goodbye() -> sse::Event {
@@ -112,10 +116,12 @@ fn message(event: &Event) -> Option<sse::Event> {
         .ok()
 }
 
+/// Which part of a history is asked for.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct HistoryQuery {
+pub struct HistoryQuery {
     /// How many at the most: 1 to 200, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<i64>,

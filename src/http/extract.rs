@@ -8,6 +8,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::AppState;
 use super::error::{Code, Problem};
@@ -25,12 +26,31 @@ pub(super) struct Path<T>(pub(super) T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub(super) T);
 
-/// A JSON body.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
+/// A body that is a JSON object.
 pub(super) struct Json<T>(pub(super) T);
 
-/// A JSON body that may be left out.
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &AppState,
+    ) -> Result<Self, Problem> {
+        let axum::Json(text) = axum::Json::<Box<RawValue>>::from_request(request, state).await?;
+        Ok(Self(object(text.get().as_bytes())?))
+    }
+}
+
+/// What an object says. An array is refused, which serde would take for the object's fields in their order.
+fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    if text.trim_ascii_start().starts_with(b"{") {
+        Ok(axum::Json::from_bytes(text)?.0)
+    } else {
+        Err(Problem::invalid("the body has to be a JSON object"))
+    }
+}
+
+/// A body that is a JSON object, or null, or left out.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
@@ -41,10 +61,10 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
         state: &AppState,
     ) -> Result<Self, Problem> {
         let bytes = axum::body::Bytes::from_request(request, state).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self(T::default()));
         }
-        Ok(Self(axum::Json::from_bytes(&bytes)?.0))
+        Ok(Self(object(&bytes)?))
     }
 }
 

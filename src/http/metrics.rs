@@ -133,31 +133,31 @@ pub(super) async fn observe(
     request: Request,
     next: Next,
 ) -> Response {
-    let (method, label) = (request.method().clone(), method_label(request.method()));
+    let method = method_label(request.method());
     let route = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let id = request.headers().get(&REQUEST_ID).cloned();
-    let span = telemetry::request_span(label, &route, request.headers());
+    let span = telemetry::request_span(method, &route, request.headers());
     let started = Instant::now();
     let response = next.run(request).instrument(span.clone()).await;
     let (elapsed, status) = (started.elapsed(), response.status().as_u16());
     telemetry::answered(&span, status);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let request_id = id.as_ref().and_then(|id| id.to_str().ok());
-    tracing::info!(%method, route, status, millis, request_id, "request");
+    tracing::info!(method, route, status, millis, request_id, "request");
     let answered = Answered {
         route,
-        method: label,
+        method,
         status,
     };
     metrics.requests.get_or_create(&answered).inc();
     if response.extensions().get::<Waited>().is_none() {
         let endpoint = Endpoint {
             route: answered.route,
-            method: label,
+            method,
         };
         metrics
             .durations
@@ -167,7 +167,7 @@ pub(super) async fn observe(
     response
 }
 
-/// Anybody can make up a method, so only the known ones are told apart.
+/// Anybody can make up a method, as long as a head may be, so only the known ones are told apart.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -186,11 +186,10 @@ pub(super) async fn scrape(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let token = state
-        .metrics_token
-        .as_ref()
-        .ok_or_else(|| Problem::new(Code::NotFound, "no endpoint has this path"))?;
-    if !carries(&headers, token) {
+    if state.metrics_tokens.is_empty() {
+        return Err(Problem::new(Code::NotFound, "no endpoint has this path"));
+    }
+    if !carries_one(&headers, &state.metrics_tokens) {
         return Err(Problem::no_metrics_token());
     }
     let known = state.connections.figures().await;
@@ -204,11 +203,14 @@ pub(super) async fn scrape(
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-fn carries(headers: &HeaderMap, token: &SecretString) -> bool {
+fn carries_one(headers: &HeaderMap, tokens: &[SecretString]) -> bool {
     let given = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     given.is_some_and(|given| {
-        verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+        let same = |token: &SecretString| {
+            verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+        };
+        tokens.iter().any(same)
     })
 }

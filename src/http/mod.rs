@@ -54,7 +54,12 @@ use crate::nango::webhook::SigningKeys;
 use crate::server::Stopping;
 
 pub use browsers::Browsers;
+pub use callback::CallbackQuery;
+pub use catalog::CatalogQuery;
+pub use connect::{ConnectBody, ConnectQuery, DisconnectQuery};
+pub use connections::{GetQuery, ListQuery, UpdateBody};
 pub use error::{Code, Problem};
+pub use events::{HistoryQuery, last_event_id};
 pub use limits::{Limits, Peer};
 pub use metrics::HttpMetrics;
 
@@ -99,8 +104,8 @@ pub struct AppState {
     pub http_metrics: HttpMetrics,
     /// What is counted, apart from what the database says.
     pub metrics: Arc<Registry>,
-    /// What whoever reads the metrics has to send.
-    pub metrics_token: Option<SecretString>,
+    /// What whoever reads the metrics has to send, one of them.
+    pub metrics_tokens: Arc<[SecretString]>,
     /// How the service comes to its end: streams and waits then end, too.
     pub stopping: Stopping,
 }

@@ -108,9 +108,11 @@ pub enum GivenKeyError {
     /// A key could be guessed.
     #[error("the key of {0} has to begin with pbk_ and to have at least 36 characters")]
     Weak(String),
-    /// A scope that does not exist.
-    #[error(transparent)]
-    Scope(#[from] UnknownScope),
+    /// A scope that does not exist. It is not told: it may be the rest of a key.
+    #[error(
+        "a scope of {0} does not exist: there are tokens:read, connections:read and connections:write"
+    )]
+    Scope(String),
 }
 
 impl FromStr for GivenKey {
@@ -119,19 +121,21 @@ impl FromStr for GivenKey {
     /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
     fn from_str(entry: &str) -> Result<Self, GivenKeyError> {
         let (name, rest) = entry.trim().split_once('=').ok_or(GivenKeyError::Form)?;
+        // A key in a name's place is not told, as names are.
+        if name.is_empty() || name.starts_with(KEY_PREFIX) {
+            return Err(GivenKeyError::Form);
+        }
         let (key, scopes) = match rest.split_once(';') {
             Some((key, scopes)) => (
                 key,
                 scopes
                     .split_whitespace()
                     .map(str::parse)
-                    .collect::<Result<_, _>>()?,
+                    .collect::<Result<_, UnknownScope>>()
+                    .map_err(|_unknown| GivenKeyError::Scope(name.to_owned()))?,
             ),
             None => (rest, BTreeSet::from(Scope::ALL)),
         };
-        if name.is_empty() {
-            return Err(GivenKeyError::Form);
-        }
         if !key.starts_with(KEY_PREFIX) || key.len() < 36 {
             return Err(GivenKeyError::Weak(name.to_owned()));
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method};
@@ -53,7 +54,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How to reach Nango.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where Nango's API answers; a path in it is kept.
+    /// Where Nango's API answers; a path in it is kept. The operator's own word: it may be in a private network.
     pub base_url: Url,
     /// The secret key of the Nango environment.
     pub secret_key: SecretString,
@@ -270,11 +271,13 @@ impl Nango {
     }
 
     /// Where a provider's return to our own domain is to be redirected. The
-    /// query is passed on byte for byte, as the provider's `state` demands.
+    /// query is passed on byte for byte, as the provider's `state` demands; bytes that
+    /// no address has are escaped.
     #[must_use]
     pub fn oauth_callback_url(&self, raw_query: &str) -> String {
         let url = self.url(&["oauth", "callback"]);
-        format!("{url}?{raw_query}")
+        let query = utf8_percent_encode(raw_query, CONTROLS);
+        format!("{url}?{query}")
     }
 
     /// Makes what is counted of calls part of what a scrape reads.

@@ -1,7 +1,6 @@
 //! What the documents say: run where it can be run, compared where it can be compared.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::path::Path;
 
@@ -48,23 +47,7 @@ async fn runs(document: &str) {
     for (port, own) in ["8000", "8001", "8002"].into_iter().zip(&ports) {
         script = script.replace(port, own);
     }
-    let path = env::var("PATH").unwrap();
-    let programs = program.parent().unwrap().display();
-    let ran = tokio::process::Command::new("timeout")
-        .args(["120", "bash", "-euxo", "pipefail", "-c", &script])
-        .current_dir(&folder)
-        .env("PATH", format!("{programs}:{path}"))
-        .env("DATABASE_URL", database.url())
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        ran.status.success(),
-        "{}\n{}\n{}",
-        String::from_utf8_lossy(&ran.stdout),
-        String::from_utf8_lossy(&ran.stderr),
-        process.said()
-    );
+    process.follows(&script, database.url()).await;
     process.signal("INT").await;
     assert!(process.ended().await.success(), "{}", process.said());
 }

@@ -1085,7 +1085,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description The id of the last event that was read */
-                "Last-Event-ID"?: number | null;
+                "Last-Event-ID"?: number;
             };
             path?: never;
             cookie?: never;
@@ -1971,7 +1971,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Sent again within a day, it brings the first answer again */
-                "Idempotency-Key"?: string | null;
+                "Idempotency-Key"?: string;
             };
             path: {
                 /** @description A connection's id */
@@ -2239,6 +2239,22 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2410,7 +2426,7 @@ export interface operations {
             };
             header?: {
                 /** @description Sent again within a day, it brings the first answer again */
-                "Idempotency-Key"?: string | null;
+                "Idempotency-Key"?: string;
             };
             path: {
                 /** @description A connector's id or slug */

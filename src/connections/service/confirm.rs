@@ -211,6 +211,11 @@ impl Connections {
         match &verdict {
             Grant::Known => return Ok(false),
             Grant::Taken(transition) => {
+                // It may be what was to be deleted, granted anew. While it is being deleted, nobody
+                // can tell what will be there: the next look can.
+                if !store::keep(&mut tx, &grant.id).await? {
+                    return Ok(false);
+                }
                 store::apply(&mut tx, transition, Some(attempt.id)).await?;
             }
             Grant::Discarded => {

@@ -10,6 +10,10 @@ use crate::auth::UserId;
 use crate::connections::shown::KnownAccount;
 use crate::connections::{Account, Attempt, Connection, Details, Status, store};
 
+/// How deep a config may be nested: readers of JSON give up somewhere beyond a hundred levels, and
+/// what is deeper would make a whole list unreadable to them.
+const MAX_DEPTH: usize = 32;
+
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
 
@@ -305,8 +309,16 @@ fn open_attempts(details: &[Details]) -> Vec<Attempt> {
         .collect()
 }
 
-/// Merges into a config by key, where null removes one; refuses what would become too large.
+/// Merges into a config by key, where null removes one; refuses what would become too large or too deep.
 pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
+    if changes
+        .values()
+        .any(|value| is_deeper(value, MAX_DEPTH - 1))
+    {
+        return Err(Error::Invalid(format!(
+            "config may be nested {MAX_DEPTH} levels deep"
+        )));
+    }
     for (key, value) in changes {
         if value.is_null() {
             config.remove(key);
@@ -321,4 +333,14 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
         )));
     }
     Ok(())
+}
+
+/// Whether a value has more levels of arrays and objects than this.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let deeper = |inner: &Value| is_deeper(inner, levels - 1);
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(deeper),
+        Value::Object(fields) => levels == 0 || fields.values().any(deeper),
+        _ => false,
+    }
 }

@@ -124,8 +124,9 @@ pub(in crate::connections) async fn browser_returned(
 ) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "with locked as materialized ( \
-           select id from user_connector_connection \
-           where id in (select connection_id from connect_attempt where browser = $1) order by id for update \
+           select id from user_connector_connection where id in ( \
+             select connection_id from connect_attempt where browser = $1 and created_at > $2) \
+           order by id for update \
          ) \
          update connect_attempt set returned_at = $3 from locked \
          where connection_id = locked.id and browser = $1 and connect_attempt.created_at > $2 \

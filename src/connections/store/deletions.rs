@@ -67,6 +67,26 @@ pub(in crate::connections) async fn claim_deletions(
     .await
 }
 
+/// What is granted is not to be deleted any more. `false` while somebody is deleting it.
+pub(in crate::connections) async fn keep(
+    db: &mut Transaction,
+    nango_id: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query(
+        "delete from upstream_deletion where nango_connection_id = $1 \
+           and (leased_until is null or leased_until < now())",
+    )
+    .bind(nango_id)
+    .execute(&mut *db)
+    .await?;
+    let deleting = "select exists (select 1 from upstream_deletion where nango_connection_id = $1)";
+    let deleting: bool = sqlx::query_scalar(deleting)
+        .bind(nango_id)
+        .fetch_one(db)
+        .await?;
+    Ok(!deleting)
+}
+
 /// Nango has confirmed a deletion.
 pub(in crate::connections) async fn deletion_done(
     db: &mut Transaction,

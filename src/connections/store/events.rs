@@ -130,8 +130,8 @@ impl Question for After {
         .await?;
         let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
-            let mut columns = Columns::of(&row, 0);
             // By whose it is, not by who asked: another's event is handed to nobody.
+            let mut columns = Columns::of(&row, 0);
             let question = (columns.next()?, columns.next()?);
             found.entry(question).or_default().0.push(row);
         }

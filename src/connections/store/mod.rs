@@ -97,7 +97,7 @@ pub(in crate::connections) async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
-    let connections: Vec<Connection> = sqlx::query_as(select_connections!(
+    let rows: Vec<Connection> = sqlx::query_as(select_connections!(
         "where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
          order by c.id desc limit $5"
@@ -109,10 +109,10 @@ pub(in crate::connections) async fn list(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    connections
+    Ok(rows
         .into_iter()
-        .map(|connection| Ok(own::owned(user, connection)?))
-        .collect()
+        .map(|connection| own::owned(user, connection))
+        .collect::<Result<_, _>>()?)
 }
 
 /// How many connections the filter lets through, on all pages.

@@ -20,7 +20,7 @@ pub(super) fn owned(user: &UserId, connection: Connection) -> Result<Connection,
     }
 }
 
-/// The same, where there may be none.
+/// The same where there may be none.
 fn owned_if_any(user: &UserId, connection: Option<Connection>) -> sqlx::Result<Option<Connection>> {
     let own = connection.map(|connection| owned(user, connection));
     Ok(own.transpose()?)

@@ -58,7 +58,8 @@ macro_rules! select_attempts {
     ($($distinct:literal,)? from $rest:literal) => {
         concat!(
             "select ", $($distinct,)? "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, \
-             a.error_message, a.void, case when a.browser is not null then a.returned_at is not null end, \
+             a.error_message, a.void, \
+             case when a.browser is not null then a.returned_at is not null end, \
              a.created_at, a.ended_at from connect_attempt a ",
             $rest
         )

@@ -249,7 +249,7 @@ impl<'a> User<'a> {
     /// Goes through the popup, and mostly says yes.
     async fn open(&mut self, address: &Address) {
         let allow = random(5) > 0;
-        if !self.decide(&address.url, allow).await {
+        if !decide(&self.scene.client, &address.url, allow).await {
             self.scene.counts.denials.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -258,23 +258,6 @@ impl<'a> User<'a> {
         if slot.age == address.age {
             slot.expected = Some("connected");
         }
-    }
-
-    /// Answers the provider's consent page. Says whether Nango took a grant.
-    async fn decide(&self, url: &str, allow: bool) -> bool {
-        let client = &self.scene.client;
-        let Some(consent) = follow(client.get(url)).await else {
-            return false;
-        };
-        let mut form: Vec<(String, String)> = consent.query_pairs().into_owned().collect();
-        let decision = if allow { "allow" } else { "deny" };
-        form.push(("account".into(), "ada-work".into()));
-        form.push(("decision".into(), decision.into()));
-        let Some(callback) = follow(client.post(consent).form(&form)).await else {
-            return false;
-        };
-        let page = client.get(callback).send().await;
-        page.is_ok_and(|page| page.status() == StatusCode::OK)
     }
 
     async fn disconnect(&mut self, number: usize) {
@@ -307,6 +290,22 @@ impl<'a> User<'a> {
         };
         self.scene.send(Method::GET, &path, &self.token, None).await;
     }
+}
+
+/// Answers the provider's consent page. Says whether Nango took a grant.
+pub(super) async fn decide(client: &Client, url: &str, allow: bool) -> bool {
+    let Some(consent) = follow(client.get(url)).await else {
+        return false;
+    };
+    let mut form: Vec<(String, String)> = consent.query_pairs().into_owned().collect();
+    let decision = if allow { "allow" } else { "deny" };
+    form.push(("account".into(), "ada-work".into()));
+    form.push(("decision".into(), decision.into()));
+    let Some(callback) = follow(client.post(consent).form(&form)).await else {
+        return false;
+    };
+    let page = client.get(callback).send().await;
+    page.is_ok_and(|page| page.status() == StatusCode::OK)
 }
 
 /// Where an answer redirects to; `None` if it does not.

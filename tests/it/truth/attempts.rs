@@ -1,10 +1,13 @@
 //! Attempts that are overtaken, and sessions that are granted again.
 
+use std::time::Duration;
+
+use chrono::TimeDelta;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{house_that_knows_accounts, text};
-use crate::house::House;
+use crate::house::{House, User};
 
 /// How an attempt ended, superseded ones too, which the API no longer shows.
 async fn outcome(house: &House, attempt: &str) -> Option<String> {
@@ -34,6 +37,83 @@ async fn a_late_success_of_a_superseded_attempt_connects_and_ends_the_wait_for_t
     assert_eq!(late.as_deref(), Some("succeeded"));
     let ended = outcome(&house, new_id).await;
     assert_eq!(ended.as_deref(), Some("superseded"));
+}
+
+#[tokio::test]
+async fn what_was_deleted_and_is_granted_anew_is_not_deleted_again() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let begun = ada.connect("gmail").await;
+    house.popup(text(&begun, "oauth_url")).await;
+    let id = text(&begun, "connection_id");
+    let first = ada.until(id, "connected").await;
+    let path = format!("/connections/{id}/reconnect");
+    let (_, renewal) = ada.call(reqwest::Method::POST, &path, None).await;
+
+    // The first session is granted once more: that grant is the newest, and the other is deleted,
+    // which nobody hears of.
+    let lost = json!({ "consent": "allow", "lose_answer": true, "only": "DELETE /connections" });
+    house.faults(lost).await;
+    house.pass(TimeDelta::seconds(1));
+    house.popup(text(&begun, "oauth_url")).await;
+    let nango_id = text(&first, "nango_connection_id");
+    until_nango_id(&ada, id, |held| held != nango_id).await;
+    for _ in 0..400 {
+        if !house
+            .nango_connections()
+            .await
+            .contains(&nango_id.to_owned())
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The tries to delete it are over for the moment.
+    until_deletions_wait(&house).await;
+
+    // The renewal makes it again, by the same id, and so the newest of all.
+    house.pass(TimeDelta::seconds(1));
+    house.popup(text(&renewal, "oauth_url")).await;
+    until_nango_id(&ada, id, |held| held == nango_id).await;
+    house.faults(json!({ "consent": "allow" })).await;
+    house.pass(TimeDelta::hours(1));
+    let service = house.service().await;
+    while service.delete_due().await.unwrap() > 0 {}
+    house.until_nango_holds(&[nango_id]).await;
+    assert_eq!(ada.connection(id).await["status"], "connected");
+    let left = "select count(*) from upstream_deletion";
+    let left: i64 = sqlx::query_scalar(left)
+        .fetch_one(&mut house.sql().await)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+/// Waits until the row's connection at Nango is one of these.
+async fn until_nango_id(user: &User<'_>, id: &str, is_it: impl Fn(&str) -> bool) {
+    for _ in 0..400 {
+        let held = user.connection(id).await["nango_connection_id"].clone();
+        if held.as_str().is_some_and(&is_it) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("another grant never counted");
+}
+
+/// Waits until something is to be deleted, and nobody is at it.
+async fn until_deletions_wait(house: &House) {
+    let waits = "select exists (select from upstream_deletion where attempts > 0) \
+                 and not exists (select from upstream_deletion where leased_until > now())";
+    let mut sql = house.sql().await;
+    for _ in 0..1000 {
+        if sqlx::query_scalar(waits).fetch_one(&mut sql).await.unwrap() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nothing waits to be deleted");
 }
 
 #[tokio::test]

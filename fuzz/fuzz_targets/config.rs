@@ -1,0 +1,98 @@
+//! The environment: lines of `NAME=value`, over one that is complete.
+#![no_main]
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use patchbay::auth::Authenticator;
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+
+static VARIABLES: LazyLock<Vec<&str>> = LazyLock::new(Config::variables);
+
+/// Whose values are nobody's to read.
+const SECRETS: [&str; 5] = [
+    "AUTH_JWT_SECRET",
+    "METRICS_TOKEN",
+    "NANGO_SECRET_KEY",
+    "NANGO_WEBHOOK_SIGNING_KEY",
+    "SERVICE_API_KEYS",
+];
+
+/// So long that nothing else says the same by chance.
+const LONG: usize = 16;
+
+/// What is complete, and of which all else is said.
+const COMPLETE: [(&str, &str); 5] = [
+    ("PUBLIC_URL", "https://connect.example.com"),
+    ("DATABASE_URL", "postgres://patchbay@localhost/patchbay"),
+    ("NANGO_SECRET_KEY", "f0e1d2c3-b4a5-4697-8877-665544332211"),
+    ("NANGO_WEBHOOK_SIGNING_KEY", "a signing key of this target"),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret of this target that has 32 bytes and more",
+    ),
+];
+
+/// What is said of a configuration, whether it is one or not.
+fn said(given: &HashMap<&str, &str>) -> String {
+    let lookup = |name: &str| given.get(name).map(|value| (*value).to_owned());
+    match Config::read(&lookup) {
+        Ok(config) => {
+            assert!(config.database.pool_size > 0 && config.http.server.connections > 0);
+            assert!(matches!(config.http.public_url.scheme(), "http" | "https"));
+            let told = format!("{config:?}");
+            assert!(Authenticator::new(config.auth, Clock::System).is_ok());
+            told
+        }
+        Err(error) => {
+            for problem in &error.problems {
+                let named = VARIABLES.iter().any(|name| problem.starts_with(name));
+                assert!(named, "{problem:?} names no variable");
+                assert!(!problem.chars().any(char::is_control), "{problem:?}");
+            }
+            error.to_string()
+        }
+    }
+}
+
+/// The parts of a variable's value that are secret.
+fn secrets<'a>(name: &str, value: &'a str) -> Vec<&'a str> {
+    let entries = value.split(',');
+    if name != "SERVICE_API_KEYS" {
+        return entries.map(str::trim).collect();
+    }
+    // The name of a key may be told, unless it is itself a key.
+    let of_entry = |entry: &'a str| match entry.trim().split_once('=') {
+        Some((name, rest)) if !name.starts_with("pbk_") => rest,
+        _ => entry,
+    };
+    entries
+        .map(of_entry)
+        .flat_map(|secret| secret.split([';', '=', ' ']))
+        .collect()
+}
+
+fuzz_target!(|text: &str| {
+    let mut given = HashMap::from(COMPLETE);
+    for line in text.lines() {
+        if let Some((name, value)) = line.split_once('=')
+            && VARIABLES.contains(&name)
+        {
+            given.insert(name, value);
+        }
+    }
+    let told = said(&given);
+    for name in SECRETS {
+        for secret in secrets(name, given.get(name).unwrap_or(&"")) {
+            if secret.len() < LONG || !told.contains(secret) {
+                continue;
+            }
+            // The same is told of another secret, or it stands elsewhere, too.
+            let mut other = given.clone();
+            other.insert(name, "another-secret-0123456789abcdef0123456789abcdef");
+            assert!(said(&other).contains(secret), "{name} is told: {told}");
+        }
+    }
+});

@@ -1,0 +1,205 @@
+//! Every secret and token is one of a kind, the product is used and provoked with its log at its
+//! loudest, and then everything that anybody may read is searched for them.
+
+mod drive;
+mod search;
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use patchbay::keys::Scope;
+use patchbay::keys::shown;
+use prost::Message;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use crate::house::{House, free_port};
+use crate::process::Process;
+use crate::server::serve;
+use drive::Driven;
+use search::{Canaries, Place};
+
+/// What was sent to somebody else's address, as text.
+type Sent = Arc<Mutex<Vec<String>>>;
+
+async fn collect(State(all): State<Sent>, body: Bytes) -> StatusCode {
+    let spans = ExportTraceServiceRequest::decode(body).unwrap();
+    all.lock().unwrap().push(format!("{spans:?}"));
+    StatusCode::OK
+}
+
+async fn take(State(all): State<Sent>, body: String) -> StatusCode {
+    all.lock().unwrap().push(body);
+    StatusCode::NO_CONTENT
+}
+
+/// A secret of the environment's, at least 32 characters.
+fn canary(name: &str) -> String {
+    format!("canary-{name}-{}", Uuid::new_v4().simple())
+}
+
+/// A service on this machine that remembers what it is sent.
+async fn listener(
+    path: &str,
+    sent: &Sent,
+    endpoint: axum::routing::MethodRouter<Sent>,
+) -> url::Url {
+    serve(Router::new().route(path, endpoint).with_state(sent.clone())).await
+}
+
+/// The environment of a service that tells all that it can, the secrets in it unique.
+fn environment(
+    house: &House,
+    url: &url::Url,
+    collector: &url::Url,
+    canaries: &mut Canaries,
+) -> Vec<(&'static str, String)> {
+    let mut add = |what: &'static str, secret: String| {
+        canaries.add(what, &secret);
+        secret
+    };
+    let old_signing_key = add("the old NANGO_WEBHOOK_SIGNING_KEY", canary("signing"));
+    let metrics = add("METRICS_TOKEN", canary("metrics"));
+    let collector_key = add("OTEL_EXPORTER_OTLP_HEADERS", canary("otlp"));
+    add("AUTH_JWT_SECRET", crate::house::JWT_SECRET.to_owned());
+    add("NANGO_SECRET_KEY", house.secret_key.clone());
+    add("NANGO_WEBHOOK_SIGNING_KEY", house.signing_key.clone());
+    let given_key = add(
+        "a key of SERVICE_API_KEYS",
+        format!("pbk_{}", canary("given")),
+    );
+    let signing_keys = format!("{},{old_signing_key}", house.signing_key);
+    let settings = house.settings(&[
+        ("PORT", &url.port().unwrap().to_string()),
+        ("PUBLIC_URL", url.as_str()),
+        ("RUST_LOG", "trace"),
+        ("METRICS_TOKEN", &metrics),
+        ("SERVICE_API_KEYS", &format!("given={given_key}")),
+        ("NANGO_WEBHOOK_SIGNING_KEY", &signing_keys),
+        ("NANGO_TIMEOUT_SECONDS", "1"),
+        ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.as_str()),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            &format!("authorization=Bearer {collector_key}"),
+        ),
+    ]);
+    let database: url::Url = value(&settings, "DATABASE_URL").parse().unwrap();
+    let password = database.password().expect("tests log in by password");
+    add("the database's password", password.to_owned());
+    settings
+}
+
+/// A variable's value: that of the last of its name.
+fn value<'a>(settings: &'a [(&'static str, String)], name: &str) -> &'a str {
+    let mut named = settings.iter().filter(|(given, _)| *given == name);
+    &named.next_back().unwrap().1
+}
+
+#[tokio::test]
+async fn no_secret_is_found_where_somebody_may_read() {
+    let house = House::now().await;
+    let (traces, messages) = (Sent::default(), Sent::default());
+    let collector = listener("/v1/traces", &traces, post(collect)).await;
+    let product = listener("/hook", &messages, post(take)).await;
+    let url: url::Url = format!("http://127.0.0.1:{}", free_port()).parse().unwrap();
+    let mut canaries = Canaries::default();
+    let settings = environment(&house, &url, &collector, &mut canaries);
+    let scopes = Scope::ALL.into();
+    let kept_key = house.keys().await.create("kept", &scopes).await.unwrap();
+    canaries.add("a key of patchbay keys", shown(&kept_key));
+
+    let borrowed: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut process = Process::start(&["serve"], &borrowed);
+    let base = url.as_str().trim_end_matches('/');
+    process.until_ready_is(base, reqwest::StatusCode::OK).await;
+    let mut driven = Driven {
+        house: &house,
+        url: base.to_owned(),
+        kept_key: shown(&kept_key).to_owned(),
+        given_key: value(&settings, "SERVICE_API_KEYS").replace("given=", ""),
+        metrics: value(&settings, "METRICS_TOKEN").to_owned(),
+        canaries,
+        places: Vec::new(),
+    };
+    driven.add_endpoint(&borrowed, &product).await;
+    driven.use_it().await;
+    driven.provoke(&borrowed).await;
+    driven.commands(&borrowed).await;
+    driven.until_told(&messages).await;
+    process.signal("TERM").await;
+    assert!(process.ended().await.success(), "{}", process.said());
+
+    let Driven {
+        canaries,
+        mut places,
+        ..
+    } = driven;
+    let joined = |sent: &Sent| sent.lock().unwrap().join("\n");
+    places.push(Place::new("the log", process.said()));
+    places.push(Place::new("traces", joined(&traces)));
+    places.push(Place::new("webhooks to the product", joined(&messages)));
+    places.extend(search::tables(&house).await);
+    judge(&canaries, &places);
+}
+
+/// Fails if a secret is found where it is not meant to be, or there was nothing to look at.
+fn judge(canaries: &Canaries, places: &[Place]) {
+    let (count, bytes) = (places.len(), places.iter().map(Place::len).sum::<usize>());
+    let found = canaries.found_in(places);
+    let secrets = canaries.len();
+    println!("{secrets} secrets, searched for in {count} places of {bytes} bytes");
+    assert!(found.is_empty(), "{found:#?}");
+    for name in [
+        "the log",
+        "traces",
+        "webhooks to the product",
+        "/metrics",
+        "table connection_event",
+        "events",
+    ] {
+        let place = places.iter().find(|place| place.name == name);
+        let said = place.is_some_and(|place| place.len() > 200);
+        assert!(said, "{name} is empty");
+    }
+    let log = places.iter().find(|place| place.name == "the log");
+    let log = &log.unwrap().text;
+    assert!(log.contains(r#""level":"TRACE""#) && log.contains("did not do its part"));
+    // What is meant to be kept is kept where it is meant to be.
+    let kept = canaries.kept_on_purpose(places);
+    assert_eq!(kept, search::ON_PURPOSE.map(|(what, _)| what));
+}
+
+#[tokio::test]
+async fn a_panic_says_nothing_to_the_caller() {
+    let secret = canary("panic");
+    let told = secret.clone();
+    let panics = move || async move {
+        assert!(told.is_empty(), "{told}");
+    };
+    let router = patchbay::http::layered(Router::new().fallback(panics));
+    let answer = router
+        .oneshot(axum::extract::Request::new(Body::empty()))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let text = format!("{:?}", answer.headers());
+    let body = axum::body::to_bytes(answer.into_body(), 10_000)
+        .await
+        .unwrap();
+    let mut canaries = Canaries::default();
+    canaries.add("a panic's message", &secret);
+    let places = [Place::new(
+        "the answer",
+        text + std::str::from_utf8(&body).unwrap(),
+    )];
+    assert_eq!(canaries.found_in(&places), Vec::<String>::new());
+}

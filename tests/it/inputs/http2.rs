@@ -1,0 +1,137 @@
+//! Frames of HTTP/2 that no client would send, written by hand.
+
+use super::raw::{exchange, house, others_are_served};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `GET /` of `x`, by HPACK's static table.
+fn get() -> Vec<u8> {
+    vec![0x82, 0x86, 0x84, 0x41, 1, b'x']
+}
+
+fn opened(frames: &[u8]) -> Vec<u8> {
+    [PREFACE, &frame(SETTINGS, 0, 0, &[]), frames].concat()
+}
+
+/// The numbers of the streams that a client may open, so many.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|number| 2 * number + 1)
+}
+
+/// The kinds of the frames that were answered, and how many streams were.
+fn answered(mut bytes: &[u8]) -> (Vec<u8>, usize) {
+    let (mut kinds, mut heads) = (Vec::new(), 0);
+    while let [a, b, c, kind, ..] = *bytes {
+        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        kinds.push(kind);
+        heads += usize::from(kind == HEADERS);
+        bytes = bytes.get(9 + length..).unwrap_or_default();
+    }
+    (kinds, heads)
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_at_once_end_the_connection() {
+    let house = house().await;
+    let reset = |stream| {
+        [
+            frame(HEADERS, END_STREAM | END_HEADERS, stream, &get()),
+            frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]),
+        ]
+    };
+    let frames: Vec<u8> = streams(20_000).flat_map(reset).flatten().collect();
+    let frames = opened(&frames);
+    let (answer, ()) = tokio::join!(exchange(&house, &frames), others_are_served(&house));
+    let (kinds, heads) = answered(&answer);
+    assert!(kinds.contains(&GOAWAY) || kinds.is_empty(), "{kinds:?}");
+    assert!(heads < 1_000, "{heads} of 20000 were answered");
+    others_are_served(&house).await;
+}
+
+#[tokio::test]
+async fn more_streams_than_allowed_are_refused() {
+    let house = house().await;
+    // Heads without their bodies: each would stay open.
+    let frames: Vec<u8> = streams(2_000)
+        .flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &get()))
+        .collect();
+    let frames = opened(&frames);
+    let (answer, ()) = tokio::join!(exchange(&house, &frames), others_are_served(&house));
+    let (kinds, _) = answered(&answer);
+    assert!(
+        kinds.contains(&RST_STREAM) || kinds.contains(&GOAWAY) || kinds.is_empty(),
+        "{kinds:?}"
+    );
+    others_are_served(&house).await;
+}
+
+/// What is odd, and the bytes after the preface.
+fn odd_frames() -> Vec<(&'static str, Vec<u8>)> {
+    let whole = END_STREAM | END_HEADERS;
+    let start = frame(HEADERS, END_STREAM, 1, &get());
+    let filler = frame(CONTINUATION, 0, 1, &[0x0f; 1_000]);
+    // One name of 4 KB in the table, and then nothing but references to it.
+    let literal = [&[0x40, 0x7f, 0x81, 0x1f][..], &[b'a'; 4_000], &[1, b'b']].concat();
+    let packed = [get(), literal, vec![0xbe; 12_000]].concat();
+    let opening = frame(HEADERS, END_HEADERS, 1, &get());
+    let data = frame(DATA, 0, 1, &[]).repeat(100_000);
+    let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(50_000);
+    let windows = frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(3);
+    let huge = [&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1][..], &[0; 100_000]].concat();
+    vec![
+        ("a head without end", [start, filler.repeat(4_000)].concat()),
+        ("a head that unpacks", frame(HEADERS, whole, 1, &packed)),
+        ("pings", frame(PING, 0, 0, &[7; 8]).repeat(100_000)),
+        ("settings", settings),
+        ("empty data", [opening, data].concat()),
+        ("a window of no size", frame(WINDOW_UPDATE, 0, 0, &[0; 4])),
+        ("a window beyond numbers", windows),
+        ("a frame larger than any", huge),
+        ("a stream of the server's", frame(HEADERS, whole, 2, &get())),
+        ("data of no stream", frame(DATA, 0, 7, b"x")),
+        (
+            "bytes that are no head",
+            frame(HEADERS, whole, 1, &[0xff; 100]),
+        ),
+        ("a preface twice", PREFACE.to_vec()),
+    ]
+}
+
+#[tokio::test]
+async fn frames_that_make_work_for_nothing_are_borne_or_cut_off() {
+    let house = house().await;
+    let mut attacks = odd_frames();
+    for (_, bytes) in &mut attacks {
+        *bytes = opened(bytes);
+    }
+    attacks.push(("half a preface", PREFACE[..20].to_vec()));
+    let sent = attacks.iter().map(|(what, bytes)| {
+        let house = &house;
+        async move { (what, exchange(house, bytes).await) }
+    });
+    let (answers, ()) = tokio::join!(futures::future::join_all(sent), others_are_served(&house));
+    for (what, answer) in answers {
+        let (_, heads) = answered(&answer);
+        assert!(heads <= 1, "{what}: {heads} answers");
+    }
+    others_are_served(&house).await;
+    let count = attacks.len();
+    println!("{count} connections of frames, each borne or cut off");
+}

@@ -1,0 +1,382 @@
+//! Random inputs over real HTTP against the program, whose log is read afterwards.
+
+use std::collections::BTreeMap;
+
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use reqwest::header::HeaderValue;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use tokio::runtime::Runtime;
+
+use super::checked;
+use super::kinds::{Input, input};
+use super::texts::{FORGED, encoded};
+use crate::house::{House, User, free_port};
+use crate::process::Process;
+
+/// How many inputs are tried where nobody asks for more.
+const CASES: u32 = 320;
+
+const KEY: &str = "pbk_inputs_0123456789abcdef0123456789abcdef";
+
+/// The program, over a house's database and Nango, and a user of it with one connection.
+struct World<'a> {
+    house: &'a House,
+    url: String,
+    mallory: User<'a>,
+    connection: String,
+    /// The connection's label and config, as they have to be.
+    label: Option<String>,
+    config: serde_json::Map<String, Value>,
+    sql: PgConnection,
+    answers: BTreeMap<u16, u32>,
+}
+
+/// As a header can hold it, if it can.
+fn header(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(text.as_bytes()).ok()
+}
+
+impl World<'_> {
+    fn service(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1{path}", self.url);
+        self.house.client.request(method, url).bearer_auth(KEY)
+    }
+
+    /// The request of an input; `None` where HTTP itself cannot carry it.
+    fn request(&self, input: &Input) -> Option<RequestBuilder> {
+        let of = |method: Method, path: String| self.mallory.request(method, &path);
+        let id = &self.connection;
+        Some(match input {
+            Input::Connect {
+                connector,
+                instance,
+                body,
+                key,
+            } => {
+                let path = format!(
+                    "/{}/connect?instance_id={}",
+                    encoded(connector),
+                    encoded(instance)
+                );
+                let request = of(Method::POST, path).header("content-type", "application/json");
+                let request = request.body(body.clone());
+                match key {
+                    Some(key) => request.header("idempotency-key", header(key)?),
+                    None => request,
+                }
+            }
+            Input::Update { body } => {
+                let request = of(Method::PATCH, format!("/connections/{id}"));
+                request
+                    .header("content-type", "application/json")
+                    .body(body.clone())
+            }
+            Input::Label { label } => {
+                of(Method::PATCH, format!("/connections/{id}")).json(&json!({ "label": label }))
+            }
+            Input::Get { id, query } => {
+                of(Method::GET, format!("/connections/{}?{query}", encoded(id)))
+            }
+            Input::List { query } => of(Method::GET, format!("/connections?{query}")),
+            Input::History { query } => {
+                of(Method::GET, format!("/connections/{id}/history?{query}"))
+            }
+            Input::Stream { last } => {
+                let request = of(Method::GET, "/connections/events".to_owned());
+                request.header("last-event-id", header(last)?)
+            }
+            Input::Callback { query, page } => {
+                let accept = ["application/json", "text/html"][usize::from(*page)];
+                of(Method::GET, format!("/callback?{query}")).header("accept", accept)
+            }
+            Input::Disconnect {
+                connector,
+                instance,
+            } => {
+                let instance = encoded(instance);
+                of(
+                    Method::DELETE,
+                    format!("/{}/disconnect?instance_id={instance}x", encoded(connector)),
+                )
+            }
+            other => return self.request_of_others(other),
+        })
+    }
+
+    /// The requests that are not the user's own.
+    fn request_of_others(&self, input: &Input) -> Option<RequestBuilder> {
+        let get = |path: &str| self.house.client.get(format!("{}{path}", self.url));
+        Some(match input {
+            Input::Authorization { value } => {
+                let request = get("/api/v1/connectors");
+                request.header("authorization", header(&format!("Bearer {value}"))?)
+            }
+            Input::Token {
+                user,
+                connector,
+                instance,
+            } => {
+                let path = format!(
+                    "/connectors/{}/token?instance_id={}",
+                    encoded(connector),
+                    encoded(instance)
+                );
+                self.service(Method::POST, &path)
+                    .header("patchbay-user", header(user)?)
+            }
+            Input::Erase { user } => self.service(
+                Method::DELETE,
+                &format!("/users/{}x/connections", encoded(user)),
+            ),
+            Input::Webhook {
+                attempt,
+                signature,
+                body,
+            } => {
+                let path = format!("/webhooks/nango/{}", encoded(attempt));
+                let request = self.service(Method::POST, &path).body(body.clone());
+                request.header("x-nango-hmac-sha256", header(signature)?)
+            }
+            Input::Anything {
+                path,
+                header: value,
+            } => {
+                let request = get(&format!("/{}", encoded(path)));
+                request
+                    .header("user-agent", header(value)?)
+                    .header("x-request-id", header(value)?)
+            }
+            _ => return None,
+        })
+    }
+
+    /// What is wrong with the answer to an input, if anything.
+    async fn takes(&mut self, input: &Input) -> Result<(), String> {
+        let Some(request) = self.request(input) else {
+            return Ok(());
+        };
+        self.make_room().await;
+        let before = self.fingerprint().await;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| format!("no answer: {error}"))?;
+        if matches!(input, Input::Stream { .. }) && response.status() == StatusCode::OK {
+            *self.answers.entry(200).or_default() += 1;
+            return Ok(());
+        }
+        let (status, body) = checked(response).await?;
+        *self.answers.entry(status).or_default() += 1;
+        if status >= 400 {
+            let after = self.fingerprint().await;
+            return if before == after {
+                Ok(())
+            } else {
+                Err(format!("{status} has changed something"))
+            };
+        }
+        if status == 200 {
+            self.comes_back(input, &body).await?;
+        }
+        Ok(())
+    }
+
+    /// Empties the config before it is full: then everything would be refused for that alone.
+    async fn make_room(&mut self) {
+        if Value::from(self.config.clone()).to_string().len() > 6 * 1024 {
+            let nulls: serde_json::Map<_, _> = self
+                .config
+                .keys()
+                .map(|name| (name.clone(), Value::Null))
+                .collect();
+            let path = format!("/connections/{}", self.connection);
+            let (status, body) = self
+                .mallory
+                .call(Method::PATCH, &path, Some(json!({ "config": nulls })))
+                .await;
+            assert_eq!((status, &body["config"]), (StatusCode::OK, &json!({})));
+            self.config.clear();
+        }
+    }
+
+    /// What was taken is what is answered, and what is read again.
+    async fn comes_back(&mut self, input: &Input, body: &[u8]) -> Result<(), String> {
+        match input {
+            Input::Update { body: sent } => {
+                let sent: Value = serde_json::from_str(sent)
+                    .map_err(|error| format!("it was no JSON: {error}"))?;
+                if let Some(label) = sent.get("label") {
+                    self.label = label.as_str().map(|label| label.trim().to_owned());
+                }
+                for (name, value) in sent["config"].as_object().into_iter().flatten() {
+                    if value.is_null() {
+                        self.config.remove(name);
+                    } else {
+                        self.config.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+            Input::Label { label } => self.label = Some(label.trim().to_owned()),
+            Input::Connect { instance, .. } => {
+                let begun: Value =
+                    serde_json::from_slice(body).map_err(|error| error.to_string())?;
+                let id = begun["connection_id"].as_str().ok_or("no connection_id")?;
+                let kept = self.read(&format!("/connections/{id}")).await?;
+                if kept["instance_id"] != *instance {
+                    return Err(format!(
+                        "instance_id {instance:?} has become {}",
+                        kept["instance_id"]
+                    ));
+                }
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        let told = parsed(body)?;
+        let read = self
+            .read(&format!("/connections/{}", self.connection))
+            .await?;
+        let list = self.read("/connections?limit=500").await?;
+        let mut listed = list["connections"].as_array().into_iter().flatten();
+        let listed = listed
+            .find(|one| one["id"] == self.connection.as_str())
+            .ok_or("it is not listed")?;
+        // From here on it goes by what is there: of one input that is wrong, the next is not to blame.
+        let config = std::mem::replace(
+            &mut self.config,
+            read["config"].as_object().cloned().unwrap_or_default(),
+        );
+        let label = std::mem::replace(&mut self.label, read["label"].as_str().map(str::to_owned));
+        let config = Value::from(config);
+        for kept in [&told, &read, listed] {
+            if kept["config"] != config {
+                return Err(format!("config is {}, not {config}", kept["config"]));
+            }
+            if kept["label"].as_str() != label.as_deref() {
+                return Err(format!("label is {}, not {label:?}", kept["label"]));
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, path: &str) -> Result<Value, String> {
+        let answer = self.mallory.request(Method::GET, path).send().await;
+        let (status, body) = checked(answer.map_err(|error| error.to_string())?).await?;
+        if status == 200 {
+            parsed(&body)
+        } else {
+            Err(format!("{path} answers {status}"))
+        }
+    }
+
+    /// Of all that requests may change.
+    async fn fingerprint(&mut self) -> String {
+        let rows = "select concat( \
+              (select count(*) || md5(string_agg(c::text, ',' order by id)) from user_connector_connection c), \
+              (select count(*) || md5(string_agg(a::text, ',' order by id)) from connect_attempt a), \
+              (select count(*) from connection_event), (select count(*) from idempotency_key), \
+              (select count(*) from upstream_deletion), (select count(*) from token_use), (select count(*) from connector))";
+        sqlx::query_scalar(rows)
+            .fetch_one(&mut self.sql)
+            .await
+            .unwrap()
+    }
+}
+
+fn parsed(body: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice(body)
+        .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(body)))
+}
+
+#[test]
+fn no_input_breaks_it_and_what_is_taken_comes_back() {
+    let runtime = Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let house = runtime.block_on(House::now());
+    let port = free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = house.settings(&[
+        ("PORT", &port),
+        ("PUBLIC_URL", &url),
+        ("RUST_LOG", "debug"),
+        ("SERVICE_API_KEYS", &format!("inputs={KEY}")),
+    ]);
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut process = Process::start(&["serve"], &settings);
+    let world = runtime.block_on(async {
+        process.until_ready_is(&url, StatusCode::OK).await;
+        let mallory = house.user("mallory").await.at_url(&url);
+        let begun = mallory.connect("github").await;
+        World {
+            house: &house,
+            url: url.clone(),
+            connection: begun["connection_id"].as_str().unwrap().to_owned(),
+            mallory,
+            label: None,
+            config: serde_json::Map::new(),
+            sql: house.sql().await,
+            answers: BTreeMap::new(),
+        }
+    });
+    let world = std::cell::RefCell::new(world);
+    let cases = std::env::var("INPUTS").map_or(CASES, |cases| cases.parse().unwrap());
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_time: 20_000,
+        ..Config::default()
+    });
+    let tried = runner.run(&input(), |input| {
+        let mut world = world.borrow_mut();
+        runtime
+            .block_on(world.takes(&input))
+            .map_err(TestCaseError::fail)
+    });
+    println!("{cases} inputs, answered: {:?}", world.borrow().answers);
+    tried.unwrap_or_else(|error| panic!("{error}"));
+
+    drop(world);
+    let lines = every_line_is_an_object(&process.said());
+    println!("{lines} lines of log, each one JSON object");
+}
+
+/// Fails unless the log is what it says it is, and says nothing that a caller has said.
+fn every_line_is_an_object(log: &str) -> usize {
+    for line in log.lines() {
+        let line: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert!(
+            line["timestamp"].is_string() && line["level"].is_string(),
+            "{line}"
+        );
+        assert_ne!(line["message"], "forged", "{line}");
+    }
+    log.lines().count()
+}
+
+#[tokio::test]
+async fn a_config_is_no_deeper_than_every_reader_can_follow() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let nested = |levels: usize| (1..levels).fold(json!(1), |inner, _| json!([inner]));
+    for (levels, status) in [(32, StatusCode::OK), (33, StatusCode::BAD_REQUEST)] {
+        let body = json!({ "config": { "a": nested(levels) } });
+        let (answered, body) = ada.call(Method::PATCH, &path, Some(body)).await;
+        assert_eq!(answered, status, "{levels}: {body}");
+    }
+    assert_eq!(ada.get(&path).await["config"]["a"], nested(32));
+}
+
+#[test]
+fn a_forged_line_would_be_found() {
+    let log = format!("{{\"timestamp\":\"now\",\"level\":\"INFO\"}}{FORGED}");
+    let found = std::panic::catch_unwind(|| every_line_is_an_object(&log));
+    assert!(found.is_err());
+}
