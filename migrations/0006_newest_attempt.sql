@@ -8,6 +8,8 @@ alter table user_connector_connection
     add column attempt_error_code text,
     add column attempt_error_message text,
     add column attempt_void boolean,
+    -- Whether the browser that began it came back; null where that is not known.
+    add column attempt_returned boolean,
     add column attempt_created_at timestamptz,
     add column attempt_ended_at timestamptz;
 
@@ -15,6 +17,7 @@ update user_connector_connection c
 set attempt_id = a.id, attempt_kind = a.kind, attempt_expires_at = a.expires_at,
     attempt_outcome = a.outcome, attempt_error_code = a.error_code,
     attempt_error_message = a.error_message, attempt_void = a.void,
+    attempt_returned = case when a.browser is not null then a.returned_at is not null end,
     attempt_created_at = a.created_at, attempt_ended_at = a.ended_at
 from (
     select distinct on (connection_id) * from connect_attempt
@@ -29,6 +32,7 @@ begin
     set attempt_id = new.id, attempt_kind = new.kind, attempt_expires_at = new.expires_at,
         attempt_outcome = new.outcome, attempt_error_code = new.error_code,
         attempt_error_message = new.error_message, attempt_void = new.void,
+        attempt_returned = case when new.browser is not null then new.returned_at is not null end,
         attempt_created_at = new.created_at, attempt_ended_at = new.ended_at
     where id = new.connection_id
       and (attempt_id is null or (attempt_created_at, attempt_id) <= (new.created_at, new.id));

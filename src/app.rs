@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
-use crate::http::{self, AppState, HttpMetrics, Limits};
+use crate::http::{self, AppState, Browsers, HttpMetrics, Limits};
 use crate::keys::ServiceKeys;
 use crate::metrics;
 use crate::nango::{self, Nango};
@@ -228,13 +228,14 @@ impl House {
             auth,
             nango,
             signing_keys: config.nango.map(|nango| Arc::new(nango.signing_keys)),
+            browsers: Browsers::new(config.http.connect_binding, &config.http.public_url),
             allowed_origins: Arc::new(config.http.allowed_origins),
             keys: Arc::new(keys),
             limits: Arc::new(limits),
             client_timeout: config.http.server.client_timeout,
             http_metrics,
             metrics: Arc::new(metrics),
-            metrics_token: config.metrics_token,
+            metrics_tokens: config.metrics_tokens.into(),
             stopping: stopping.clone(),
         };
         // Only this function sets it, once.

@@ -1,4 +1,4 @@
-//! Which addresses may be called when others have chosen them.
+//! Which addresses may be called when others have chosen them, or answer for whom to believe.
 //!
 //! An address that somebody types in, or the name of one, may lead into the
 //! private network that this program runs in. What counts is what a name
@@ -26,6 +26,15 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Network {
         prefix,
     }
 }
+
+/// This machine itself.
+const LOOPBACK: [Network; 2] = [
+    v4(127, 0, 0, 0, 8),
+    Network {
+        address: IpAddr::V6(Ipv6Addr::LOCALHOST),
+        prefix: 128,
+    },
+];
 
 const fn v6(a: u16, b: u16, prefix: u8) -> Network {
     Network {
@@ -99,7 +108,7 @@ impl FromStr for Network {
 #[error("{0:?} is not a network such as 10.0.0.0/8")]
 pub struct NotNetworks(String);
 
-/// Private networks that may be called though others have chosen the address; there also without TLS.
+/// Private networks that may be called besides the public ones; there also without TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Arc<[Network]>);
 
@@ -122,6 +131,11 @@ impl Networks {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// These, and this machine itself.
+    pub(crate) fn and_loopback(&self) -> Self {
+        Self(self.0.iter().copied().chain(LOOPBACK).collect())
     }
 
     fn allow(&self, address: IpAddr) -> bool {
@@ -151,6 +165,16 @@ pub enum Forbidden {
         /// What it leads to.
         address: IpAddr,
     },
+}
+
+/// Whether an address says itself that it leads to this machine.
+pub(crate) fn is_local(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// Lets connections only go where they may.

@@ -23,6 +23,12 @@ pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
 
+/// The same for an address that the operator has chosen, and that must not lead elsewhere. Where the
+/// environment names a proxy, the proxy resolves the name, and `guard` is asked about the way to it.
+pub(crate) fn guarded_or_proxied(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
+    builder(timeout).dns_resolver(guard).build()
+}
+
 fn builder(timeout: Duration) -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("patchbay/", env!("CARGO_PKG_VERSION")))

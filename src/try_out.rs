@@ -24,7 +24,8 @@ const FOLDER: &str = ".patchbay/postgres";
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
 
 /// What may be set as it is for `serve`.
-const LEFT_TO_THE_ENVIRONMENT: [&str; 8] = [
+const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
+    "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
     "LIMIT_ADDRESS_PER_MINUTE",
@@ -82,7 +83,11 @@ async fn serve(
         id: "/raw/account/id".to_owned(),
         name: "/raw/account/name".to_owned(),
     });
+    // Browsers are told apart when they come back, which they do here only if Nango is set up so.
+    let binding: Option<String> = variable("CONNECT_BINDING")?;
+    let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(sandbox::Config {
+        callback_url,
         listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
         secret_key: secret_key.clone(),
         webhook_signing_key: signing_key.clone(),

@@ -8,6 +8,7 @@ use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
 use jsonwebtoken::{Algorithm, DecodingKey};
+use reqwest::dns::Resolve;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use url::Url;
 
 use super::{ConfigError, Error};
 use crate::clock::Clock;
+use crate::networks::{Forbidden, Guard, Networks, is_local};
 use crate::outbound::{self, BodyError};
 
 /// How long a fetched set is used without another look.
@@ -86,13 +88,35 @@ enum FetchError {
     Json(#[from] serde_json::Error),
 }
 
+/// What keeps a fetch from going elsewhere than to a public address with TLS, to one of the
+/// `networks`, or to this machine where the URL itself says so: whoever answers in the identity
+/// provider's place would decide who everybody is.
+pub(super) fn guard(
+    url: &Url,
+    networks: &Networks,
+    resolver: &Arc<dyn Resolve>,
+) -> Result<Guard, Forbidden> {
+    let networks = if is_local(url) {
+        networks.and_loopback()
+    } else {
+        networks.clone()
+    };
+    let guard = Guard::new(networks, resolver.clone(), url.scheme() == "http");
+    guard.check(url)?;
+    Ok(guard)
+}
+
 impl Jwks {
-    pub(super) fn new(url: Url, clock: Clock) -> Result<Self, ConfigError> {
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(ConfigError::JwksUrl);
-        }
+    /// Keys that are fetched only from where [`guard`] lets a connection go.
+    pub(super) fn new(
+        url: Url,
+        networks: &Networks,
+        resolver: &Arc<dyn Resolve>,
+        clock: Clock,
+    ) -> Result<Self, ConfigError> {
+        let guard = guard(&url, networks, resolver)?;
         Ok(Self(Arc::new(Inner {
-            client: outbound::client(TIMEOUT)?,
+            client: outbound::guarded_or_proxied(TIMEOUT, guard)?,
             url,
             clock,
             cache: RwLock::default(),

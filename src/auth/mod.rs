@@ -8,16 +8,19 @@
 mod jwks;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use reqwest::dns::Resolve;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use url::Url;
 
 use crate::clock::Clock;
+use crate::networks::{Forbidden, Networks, SystemResolver};
 use jwks::Jwks;
 
 /// The longest token that is looked at, in bytes.
@@ -32,10 +35,13 @@ const MAX_USER_ID: usize = 255;
 /// Which tokens are good.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The secret that HS256 tokens are signed with, at least 32 bytes.
-    pub hs256_secret: Option<SecretString>,
+    /// The secrets that HS256 tokens may be signed with, each of at least 32 bytes: one, or two
+    /// while it is rotated.
+    pub hs256_secrets: Vec<SecretString>,
     /// Where the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,
+    /// Private networks that the keys may be fetched from; there also without TLS.
+    pub jwks_networks: Networks,
     /// The `iss` that every token must have; any is good when it is not set.
     pub issuer: Option<String>,
     /// An `aud` that every token must have; any is good when it is not set.
@@ -46,13 +52,31 @@ pub struct Config {
     pub user_claim: String,
 }
 
+impl Config {
+    /// Whether keys may be fetched from the JWKS URL, as far as the URL itself tells.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn check_jwks_url(&self) -> Result<(), Forbidden> {
+        match &self.jwks_url {
+            Some(url) => jwks::guard(url, &self.jwks_networks, &system_resolver()).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn system_resolver() -> Arc<dyn Resolve> {
+    Arc::new(SystemResolver)
+}
+
 impl Default for Config {
     /// No key at all, which no [`Authenticator`] accepts; 30 seconds of leeway;
     /// the user is the token's `sub`.
     fn default() -> Self {
         Self {
-            hs256_secret: None,
+            hs256_secrets: Vec::new(),
             jwks_url: None,
+            jwks_networks: Networks::default(),
             issuer: None,
             audience: None,
             leeway: Duration::from_secs(30),
@@ -70,9 +94,9 @@ pub enum ConfigError {
     /// A secret that could be guessed.
     #[error("the secret for HS256 has fewer than {MIN_SECRET} bytes")]
     ShortSecret,
-    /// Not a URL that can be fetched.
-    #[error("the JWKS URL is neither http nor https")]
-    JwksUrl,
+    /// Keys from there could be anybody's.
+    #[error("no keys can be fetched from the JWKS URL: {0}")]
+    JwksUrl(#[from] Forbidden),
     /// The HTTP client does not start.
     #[error("the HTTP client for the JWKS cannot be set up")]
     Client(#[from] reqwest::Error),
@@ -188,7 +212,7 @@ pub struct Caller {
 
 /// Verifies tokens.
 pub struct Authenticator {
-    secret: Option<DecodingKey>,
+    secrets: Vec<DecodingKey>,
     jwks: Option<Jwks>,
     issuer: Option<String>,
     audience: Option<String>,
@@ -203,19 +227,34 @@ impl Authenticator {
     /// # Errors
     /// When the configuration could accept no token, or any.
     pub fn new(config: Config, clock: Clock) -> Result<Self, ConfigError> {
-        if config.hs256_secret.is_none() && config.jwks_url.is_none() {
+        Self::with_resolver(config, clock, &system_resolver())
+    }
+
+    /// The same with another way to resolve the JWKS's name.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_resolver(
+        config: Config,
+        clock: Clock,
+        resolver: &Arc<dyn Resolve>,
+    ) -> Result<Self, ConfigError> {
+        if config.hs256_secrets.is_empty() && config.jwks_url.is_none() {
             return Err(ConfigError::NoKeys);
         }
-        let secret = config.hs256_secret.as_ref().map(|secret| {
-            let secret = secret.expose_secret().as_bytes();
-            let long_enough = secret.len() >= MIN_SECRET;
-            long_enough.then(|| DecodingKey::from_secret(secret))
-        });
-        let jwks = config.jwks_url.map(|url| Jwks::new(url, clock.clone()));
+        let key = |secret: &SecretString| match secret.expose_secret().as_bytes() {
+            short if short.len() < MIN_SECRET => Err(ConfigError::ShortSecret),
+            secret => Ok(DecodingKey::from_secret(secret)),
+        };
+        let networks = &config.jwks_networks;
+        let jwks = config.jwks_url;
+        let jwks = jwks.map(|url| Jwks::new(url, networks, resolver, clock.clone()));
         Ok(Self {
-            secret: secret
-                .map(|key| key.ok_or(ConfigError::ShortSecret))
-                .transpose()?,
+            secrets: config
+                .hs256_secrets
+                .iter()
+                .map(key)
+                .collect::<Result<_, _>>()?,
             jwks: jwks.transpose()?,
             issuer: config.issuer,
             audience: config.audience,
@@ -241,14 +280,27 @@ impl Authenticator {
             return Err(Error::Malformed);
         }
         let algorithm = header.alg;
-        let key = match (algorithm, &self.secret, &self.jwks) {
-            (Algorithm::HS256, Some(secret), _) => secret.clone(),
-            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(jwks)) => {
-                jwks.key(header.kid.as_deref(), algorithm).await?
+        let claims = match (algorithm, &self.jwks) {
+            (Algorithm::HS256, _) => self.claims_by_secret(bearer)?,
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, Some(jwks)) => {
+                let key = jwks.key(header.kid.as_deref(), algorithm).await?;
+                verified_claims(bearer, &key, algorithm)?
             }
             _ => return Err(Error::AlgorithmNotAllowed),
         };
-        self.caller(&verified_claims(bearer, &key, algorithm)?)
+        self.caller(&claims)
+    }
+
+    /// The claims of a token that one of the secrets has signed.
+    fn claims_by_secret(&self, bearer: &str) -> Result<Map<String, Value>, Error> {
+        let mut refused = Err(Error::AlgorithmNotAllowed);
+        for secret in &self.secrets {
+            match verified_claims(bearer, secret, Algorithm::HS256) {
+                Err(Error::BadSignature) => refused = Err(Error::BadSignature),
+                known => return known,
+            }
+        }
+        refused
     }
 
     /// How many keys the identity provider publishes that tokens can be verified with, or why that is

@@ -24,7 +24,7 @@ pub(super) async fn check(
             return;
         }
     };
-    if config.hs256_secret.is_some() {
+    if !config.hs256_secrets.is_empty() {
         report.ok(
             "tokens",
             "those signed with AUTH_JWT_SECRET (HS256) are accepted",
@@ -41,7 +41,7 @@ pub(super) async fn check(
         Some(Err(error)) => report.fail(
             "jwks",
             format!("the keys cannot be fetched: {error}"),
-            "correct AUTH_JWKS_URL, or let this service reach it",
+            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS",
         ),
     }
     if config.jwks_url.is_some() && config.issuer.is_none() {

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 use secrecy::ExposeSecret;
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use super::Report;
 use crate::config::{Config, NangoConfig};
 use crate::nango::webhook::SIGNATURE_HEADER;
+use crate::networks::is_local;
 use crate::outbound;
 
 /// How long the service may take to answer itself.
@@ -37,15 +38,6 @@ pub(super) async fn check(report: &mut Report, config: &Config) {
 /// An address below the public one.
 fn below(url: &Url, path: &str) -> String {
     format!("{}{path}", url.as_str().trim_end_matches('/'))
-}
-
-fn is_local(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
 
 fn transport(report: &mut Report, url: &Url, nango: Option<&NangoConfig>) {

@@ -1,38 +1,48 @@
 //! Who is believed: users' tokens, and the keys of services.
 
-use secrecy::SecretString;
+use secrecy::ExposeSecret;
 
 use super::environment::Environment;
 use crate::auth;
 use crate::keys::GivenKey;
+use crate::networks::Networks;
 
 impl Environment<'_> {
     pub(super) fn auth(&mut self) -> auth::Config {
         let problems = self.problems.len();
-        let hs256_secret: Option<String> = self.optional("AUTH_JWT_SECRET");
-        if hs256_secret
-            .as_ref()
-            .is_some_and(|secret| secret.len() < 32)
+        let hs256_secrets = self.alternatives("AUTH_JWT_SECRET");
+        if hs256_secrets
+            .iter()
+            .any(|secret| secret.expose_secret().len() < 32)
         {
-            self.problems
-                .push("AUTH_JWT_SECRET must have at least 32 bytes".to_owned());
+            self.problems.push(
+                "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets"
+                    .to_owned(),
+            );
         }
         let jwks_url = self.optional("AUTH_JWKS_URL");
         let jwks_url = jwks_url.and_then(|url| self.web_address("AUTH_JWKS_URL", url));
-        if hs256_secret.is_none() && jwks_url.is_none() && self.problems.len() == problems {
+        if hs256_secrets.is_empty() && jwks_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL",
                 "what users' tokens are verified with: a shared secret, or the identity provider's key set",
             );
         }
-        auth::Config {
-            hs256_secret: hs256_secret.map(SecretString::from),
+        let config = auth::Config {
+            hs256_secrets,
             jwks_url,
+            jwks_networks: self.or("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
             issuer: self.optional("AUTH_ISSUER"),
             audience: self.optional("AUTH_AUDIENCE"),
             leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
+        };
+        if let Err(forbidden) = config.check_jwks_url() {
+            self.problems.push(format!(
+                "AUTH_JWKS_URL: {forbidden}; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http"
+            ));
         }
+        config
     }
 
     pub(super) fn service_keys(&mut self) -> Vec<GivenKey> {

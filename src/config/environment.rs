@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use url::Url;
 
 /// Reads variables, and remembers their names and what was wrong with them.
@@ -30,6 +31,16 @@ impl Environment<'_> {
                 None
             }
         }
+    }
+
+    /// A secret, or several that are all good while it is rotated, with commas between. None where
+    /// the variable is not set.
+    pub(super) fn alternatives(&mut self, name: &'static str) -> Vec<SecretString> {
+        let list: Option<String> = self.optional(name);
+        list.iter()
+            .flat_map(|list| list.split(','))
+            .map(|secret| secret.trim().into())
+            .collect()
     }
 
     pub(super) fn or<T>(&mut self, name: &'static str, default: T) -> T

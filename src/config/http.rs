@@ -1,6 +1,7 @@
 //! Where and how HTTP is served.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use url::Url;
@@ -16,10 +17,37 @@ pub struct HttpConfig {
     pub public_url: Url,
     /// `CORS_ALLOWED_ORIGINS`: the product's own origins, for CORS and for the popup's messages.
     pub allowed_origins: Vec<String>,
+    /// `CONNECT_BINDING`: what becomes of a grant that comes back in another browser than it was begun in.
+    pub connect_binding: ConnectBinding,
     /// `CONSOLE`: the console, where it is served.
     pub console: Option<ConsoleConfig>,
     /// How connections of clients are served.
     pub server: ServerConfig,
+}
+
+/// What becomes of a grant that comes back in another browser than it was begun in. It is seen only where
+/// providers return to this service, and where the product's page is of the same site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectBinding {
+    /// Browsers are not told apart.
+    Off,
+    /// Whoever sits there is told what may be going on, and asked; the grant is marked.
+    Ask,
+    /// Nothing comes of it.
+    Required,
+}
+
+impl FromStr for ConnectBinding {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" => Ok(Self::Off),
+            "ask" => Ok(Self::Ask),
+            "required" => Ok(Self::Required),
+            _ => Err("must be off, ask or required"),
+        }
+    }
 }
 
 /// The console: pages of this service's own, on which a user manages their connections.
@@ -60,12 +88,14 @@ impl Environment<'_> {
         }
         let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
         let allowed_origins = self.origins(&origins.unwrap_or_default());
+        let connect_binding = self.or("CONNECT_BINDING", ConnectBinding::Off);
         let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
         let server = self.server();
         Some(HttpConfig {
             listen: SocketAddr::new(host, port),
             public_url: self.web_address("PUBLIC_URL", public_url?)?,
             allowed_origins,
+            connect_binding,
             console,
             server,
         })

@@ -23,7 +23,7 @@ use crate::keys::GivenKey;
 use crate::networks::Networks;
 
 pub use database::DatabaseConfig;
-pub use http::{ConsoleConfig, HttpConfig, ServerConfig};
+pub use http::{ConnectBinding, ConsoleConfig, HttpConfig, ServerConfig};
 pub use limits::LimitsConfig;
 pub use nango::NangoConfig;
 pub use telemetry::LogFormat;
@@ -51,8 +51,9 @@ pub struct Config {
     pub catalog_file: Option<PathBuf>,
     /// `LOG_FORMAT`: how logs are written.
     pub log_format: LogFormat,
-    /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send; without one nobody may.
-    pub metrics_token: Option<SecretString>,
+    /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send, one of two while it is rotated;
+    /// without one nobody may.
+    pub metrics_tokens: Vec<SecretString>,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to.
     pub otlp_endpoint: Option<Url>,
 }
@@ -164,7 +165,7 @@ impl Environment<'_> {
         let webhook_networks = self.webhook_networks();
         let catalog_file = self.optional("CATALOG_FILE");
         let log_format = self.or("LOG_FORMAT", LogFormat::Json);
-        let metrics_token = self.metrics_token();
+        let metrics_tokens = self.metrics_tokens();
         let otlp_endpoint = self.otlp_endpoint();
         Some(Config {
             http: http?,
@@ -177,7 +178,7 @@ impl Environment<'_> {
             webhook_networks,
             catalog_file,
             log_format,
-            metrics_token,
+            metrics_tokens,
             otlp_endpoint,
         })
     }

@@ -50,15 +50,14 @@ impl Environment<'_> {
             "NANGO_SECRET_KEY",
             "the secret key of your Nango environment",
         );
-        let signing_key = self.required(
-            "NANGO_WEBHOOK_SIGNING_KEY",
-            "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",
-        );
-        let keys: Vec<SecretString> = signing_key?
-            .split(',')
-            .map(|key| key.trim().into())
-            .collect();
-        let signing_keys = SigningKeys::new(&keys)
+        let signing_keys = self.alternatives("NANGO_WEBHOOK_SIGNING_KEY");
+        if signing_keys.is_empty() {
+            self.missing(
+                "NANGO_WEBHOOK_SIGNING_KEY",
+                "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",
+            );
+        }
+        let signing_keys = SigningKeys::new(&signing_keys)
             .map_err(|error| {
                 self.problems
                     .push(format!("NANGO_WEBHOOK_SIGNING_KEY: {error}"));

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::environment::Environment;
@@ -32,14 +32,15 @@ impl FromStr for LogFormat {
 const MIN_METRICS_TOKEN: usize = 16;
 
 impl Environment<'_> {
-    pub(super) fn metrics_token(&mut self) -> Option<SecretString> {
-        let token: String = self.optional("METRICS_TOKEN")?;
-        if token.len() < MIN_METRICS_TOKEN {
+    pub(super) fn metrics_tokens(&mut self) -> Vec<SecretString> {
+        let tokens = self.alternatives("METRICS_TOKEN");
+        let short = |token: &SecretString| token.expose_secret().len() < MIN_METRICS_TOKEN;
+        if tokens.iter().any(short) {
             self.problems.push(format!(
-                "METRICS_TOKEN must have at least {MIN_METRICS_TOKEN} characters"
+                "METRICS_TOKEN must have at least {MIN_METRICS_TOKEN} characters; a comma stands between two tokens"
             ));
         }
-        Some(token.into())
+        tokens
     }
 
     pub(super) fn otlp_endpoint(&mut self) -> Option<Url> {

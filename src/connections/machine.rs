@@ -368,7 +368,7 @@ impl Connection {
 
 impl Attempt {
     /// Whether a grant of this attempt has been looked at and decided on.
-    fn grant_was_taken(&self) -> bool {
+    pub(super) fn grant_was_taken(&self) -> bool {
         let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
         self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
     }

@@ -4,6 +4,7 @@
 //! orders the store and Nango.
 
 mod account;
+mod browser;
 mod connectors;
 mod database;
 mod events;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 
 use crate::auth::UserId;
 
+pub use browser::Browser;
 pub(crate) use database::CONTRACTION;
 pub use database::{Database, DatabaseError, MIGRATOR};
 pub use events::{Event, Told};
@@ -342,6 +344,8 @@ pub struct Attempt {
     pub error: Option<Failure>,
     /// A disconnect came after it began: a grant of it no longer connects.
     pub void: bool,
+    /// Whether the browser that began it came back from the provider; `None` where that is not known.
+    pub returned: Option<bool>,
     /// When it began.
     pub created_at: DateTime<Utc>,
     /// When it ended.

@@ -138,6 +138,9 @@ pub struct AttemptBody<'a> {
     error_code: Option<Reason>,
     /// The same for a person to read.
     error_message: Option<&'a str>,
+    /// Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
+    /// null where that is not known (`CONNECT_BINDING`).
+    same_browser: Option<bool>,
     /// Until when the user may begin.
     #[serde(serialize_with = "time")]
     expires_at: DateTime<Utc>,
@@ -195,6 +198,7 @@ impl<'a> AttemptBody<'a> {
             outcome: attempt.outcome,
             error_code: attempt.error.as_ref().map(|failure| failure.reason),
             error_message: attempt.error.as_ref().map(|failure| &*failure.message),
+            same_browser: attempt.returned.filter(|_| attempt.grant_was_taken()),
             expires_at: attempt.expires_at,
             created_at: attempt.created_at,
             ended_at: attempt.ended_at,

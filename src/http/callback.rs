@@ -6,7 +6,7 @@ use askama::Template;
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,6 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
+use super::browsers::Return;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Query, Reader, WantsPage};
 use crate::connections::Details;
@@ -47,6 +48,13 @@ struct ReturnedPage<'a> {
     style: &'a str,
 }
 
+#[derive(Template)]
+#[template(path = "elsewhere.html")]
+struct ElsewherePage<'a> {
+    location: Option<&'a str>,
+    style: &'a str,
+}
+
 /// What the return from the popup says.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -73,7 +81,9 @@ pub(super) struct CallbackAnswer {
 /// The return from the popup.
 ///
 /// With a `state`, the provider's: the browser is sent on to Nango, the query
-/// untouched, so that Nango's cookie travels with it. With a `connection_id`,
+/// untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
+/// set and nothing was begun in this browser, which then gets a page that says so.
+/// With a `connection_id`,
 /// the product's: Nango is asked how the connection stands. A browser gets a
 /// page that tells its opener, at the allowed origins only, and closes.
 #[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
@@ -85,13 +95,20 @@ pub(super) async fn callback(
     State(app): State<AppState>,
     page: WantsPage,
     reader: Result<Reader, Problem>,
+    headers: HeaderMap,
     RawQuery(raw): RawQuery,
     Query(query): Query<CallbackQuery>,
 ) -> Result<Response, Problem> {
     if query.state.is_some() {
         let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
-        return Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response());
+        return match app.browsers.comes_back(&app.connections, &headers).await? {
+            Return::GoesOn => {
+                Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response())
+            }
+            Return::Asks => Ok(elsewhere(StatusCode::OK, Some(&location))),
+            Return::Ends => Ok(elsewhere(StatusCode::FORBIDDEN, None)),
+        };
     }
     let id = query
         .connection_id
@@ -178,6 +195,16 @@ fn page_response(
         script: SCRIPT,
         style: STYLE,
     };
+    rendered(status, &page)
+}
+
+/// What a browser is shown in which nothing was begun. With a `location` there is a way on.
+fn elsewhere(status: StatusCode, location: Option<&str>) -> Response {
+    let style = STYLE;
+    rendered(status, &ElsewherePage { location, style })
+}
+
+fn rendered(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => (
             status,

@@ -92,6 +92,7 @@ pub struct CatalogQuery {
     /// Only this category.
     category: Option<String>,
     /// How many at the most: 1 to 200, 100 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
     /// The last page's `next_cursor`.
     cursor: Option<String>,

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -11,7 +13,8 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
-use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Writer};
+use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
+use crate::auth::UserId;
 use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
 
@@ -27,6 +30,7 @@ const MAX_SCOPES: usize = 100;
 pub struct ConnectQuery {
     /// Tells several accounts of one connector apart; left out for the first.
     #[serde(default)]
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: String,
 }
 
@@ -34,6 +38,11 @@ pub struct ConnectQuery {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConnectBody {
     /// What the user calls the connection.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
     label: Option<String>,
     /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
     #[serde(default)]
@@ -129,12 +138,44 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
         .map_err(|error| Problem::new(Code::Internal, error.to_string()))
 }
 
+/// What of an answer says what was begun.
+#[derive(Deserialize)]
+struct Begun {
+    connection_id: Uuid,
+    attempt_id: Option<Uuid>,
+}
+
+/// The answer, also where it is an earlier one; its browser is known again where that is configured.
+async fn begun(
+    state: &AppState,
+    user: &UserId,
+    sender: Sender,
+    headers: &HeaderMap,
+    answer: Value,
+) -> Result<Response, Problem> {
+    let begun = Begun::deserialize(&answer)
+        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    match begun.attempt_id {
+        // A service's answer goes to no browser.
+        Some(attempt) if state.browsers.tells_apart() && sender == Sender::User => {
+            let attempt = (begun.connection_id, attempt);
+            let browsers = state.browsers;
+            let cookie = browsers
+                .begins(&state.connections, user, attempt, headers)
+                .await?;
+            Ok(([cookie], Json(answer)).into_response())
+        }
+        _ => Ok(Json(answer).into_response()),
+    }
+}
+
 /// Begins to connect an account.
 ///
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -144,20 +185,20 @@ fn answer(authorization: Authorization) -> Result<Value, Problem> {
 )]
 pub(super) async fn connect(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, sender): Connecter,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
+    headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let request = body.request(query.instance_id)?;
     let idempotency = key.of(&("connect", &connector, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.connect(&user, &connector, &request).await?) };
-        Ok(Json(
-            connections.once(&user, idempotency.as_ref(), work).await?,
-        ))
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, sender, &headers, answer).await
     })
     .await
 }
@@ -165,7 +206,8 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
         (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
@@ -175,19 +217,19 @@ pub(super) async fn connect(
 )]
 pub(super) async fn reconnect(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, sender): Connecter,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
+    headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let request = body.request(String::new())?;
     let idempotency = key.of(&("reconnect", id, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.reconnect(&user, id, &request).await?) };
-        Ok(Json(
-            connections.once(&user, idempotency.as_ref(), work).await?,
-        ))
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, sender, &headers, answer).await
     })
     .await
 }

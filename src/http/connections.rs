@@ -44,6 +44,7 @@ pub struct ListQuery {
     /// Only those with this status.
     status: Option<Status>,
     /// How many at the most: 1 to 500, 100 by default.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<Uuid>,
@@ -84,6 +85,7 @@ pub(super) async fn list(
 pub struct GetQuery {
     /// For how many seconds to wait for an attempt that is under way to end: 0 to 30.
     #[serde(default)]
+    #[param(maximum = 30)]
     wait: u64,
 }
 
@@ -128,7 +130,7 @@ pub(super) async fn get(
 )]
 pub(super) async fn check(
     State(state): State<AppState>,
-    Connecter(user): Connecter,
+    Connecter(user, _): Connecter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<Details>, Problem> {
     let details = state.connections.check(&user, id).await?;
@@ -171,7 +173,7 @@ pub(super) async fn accept_account(
 pub struct UpdateBody {
     /// What the user calls it; null removes it.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
     /// Merged into the config by key; null removes a key.
     #[schema(value_type = Option<Object>)]

@@ -1,14 +1,14 @@
 //! Errors on the wire: RFC 9457 problems with a closed set of codes.
 
+mod rejections;
+
 use axum::Json;
 use axum::extract::Request;
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tower_http::timeout::TimeoutError;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -503,40 +503,4 @@ impl Problem {
             )
         }
     }
-}
-
-macro_rules! body_rejections {
-    ($($rejection:ty),+) => {
-        $(impl From<$rejection> for Problem {
-            fn from(rejection: $rejection) -> Self {
-                let code = match rejection.status() {
-                    _ if timed_out(&rejection) => {
-                        return Self::new(Code::RequestTimeout, "the body did not come in time");
-                    }
-                    StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
-                    StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,
-                    _ => Code::InvalidRequest,
-                };
-                Self::new(code, rejection.body_text())
-            }
-        })+
-    };
-}
-
-macro_rules! rejections {
-    ($($rejection:ty),+) => {
-        $(impl From<$rejection> for Problem {
-            fn from(rejection: $rejection) -> Self {
-                Self::invalid(rejection.body_text())
-            }
-        })+
-    };
-}
-
-rejections!(PathRejection, QueryRejection);
-body_rejections!(BytesRejection, JsonRejection);
-
-/// Whether a body was not read because its next piece did not come in time.
-fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<TimeoutError>() || error.source().is_some_and(timed_out)
 }

@@ -121,6 +121,7 @@ fn message(event: &Event) -> Option<sse::Event> {
 #[into_params(parameter_in = Query)]
 pub struct HistoryQuery {
     /// How many at the most: 1 to 200, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<i64>,

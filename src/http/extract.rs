@@ -8,6 +8,7 @@ use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::AppState;
 use super::error::{Code, Problem};
@@ -25,12 +26,31 @@ pub(super) struct Path<T>(pub(super) T);
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub(super) T);
 
-/// A JSON body.
-#[derive(FromRequest)]
-#[from_request(via(axum::Json), rejection(Problem))]
+/// A body that is a JSON object.
 pub(super) struct Json<T>(pub(super) T);
 
-/// A JSON body that may be left out.
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &AppState,
+    ) -> Result<Self, Problem> {
+        let axum::Json(text) = axum::Json::<Box<RawValue>>::from_request(request, state).await?;
+        Ok(Self(object(text.get().as_bytes())?))
+    }
+}
+
+/// What an object says. An array is refused, which serde would take for the object's fields in their order.
+fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    if text.trim_ascii_start().starts_with(b"{") {
+        Ok(axum::Json::from_bytes(text)?.0)
+    } else {
+        Err(Problem::invalid("the body has to be a JSON object"))
+    }
+}
+
+/// A body that is a JSON object, or null, or left out.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
@@ -41,10 +61,10 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
         state: &AppState,
     ) -> Result<Self, Problem> {
         let bytes = axum::body::Bytes::from_request(request, state).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
             return Ok(Self(T::default()));
         }
-        Ok(Self(axum::Json::from_bytes(&bytes)?.0))
+        Ok(Self(object(&bytes)?))
     }
 }
 
@@ -83,13 +103,24 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> 
     }
 }
 
+/// Whether a user sends a request, or a service for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    User,
+    Service,
+}
+
 /// The user that a request is for: its sender, or whom a service with this scope names.
-async fn acting_for(parts: &Parts, state: &AppState, scope: Scope) -> Result<UserId, Problem> {
+async fn acting_for(
+    parts: &Parts,
+    state: &AppState,
+    scope: Scope,
+) -> Result<(UserId, Sender), Problem> {
     match identify(parts, state).await? {
-        Identity::User(user) => Ok(user),
+        Identity::User(user) => Ok((user, Sender::User)),
         Identity::Service(service) => {
             allows(&service, scope)?;
-            named_user(parts)
+            Ok((named_user(parts)?, Sender::Service))
         }
     }
 }
@@ -134,9 +165,8 @@ impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        acting_for(parts, state, Scope::ConnectionsRead)
-            .await
-            .map(Self)
+        let (user, _) = acting_for(parts, state, Scope::ConnectionsRead).await?;
+        Ok(Self(user))
     }
 }
 
@@ -147,22 +177,21 @@ impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        acting_for(parts, state, Scope::ConnectionsWrite)
-            .await
-            .map(Self)
+        let (user, _) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+        Ok(Self(user))
     }
 }
 
 /// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
-pub(super) struct Connecter(pub(super) UserId);
+pub(super) struct Connecter(pub(super) UserId, pub(super) Sender);
 
 impl FromRequestParts<AppState> for Connecter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let Writer(user) = Writer::from_request_parts(parts, state).await?;
+        let (user, sender) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
         state.limits.of_connect(&user, parts)?;
-        Ok(Self(user))
+        Ok(Self(user, sender))
     }
 }
 

@@ -186,11 +186,10 @@ pub(super) async fn scrape(
     State(state): State<AppState>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let token = state
-        .metrics_token
-        .as_ref()
-        .ok_or_else(|| Problem::new(Code::NotFound, "no endpoint has this path"))?;
-    if !carries(&headers, token) {
+    if state.metrics_tokens.is_empty() {
+        return Err(Problem::new(Code::NotFound, "no endpoint has this path"));
+    }
+    if !carries_one(&headers, &state.metrics_tokens) {
         return Err(Problem::no_metrics_token());
     }
     let known = state.connections.figures().await;
@@ -204,11 +203,14 @@ pub(super) async fn scrape(
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-fn carries(headers: &HeaderMap, token: &SecretString) -> bool {
+fn carries_one(headers: &HeaderMap, tokens: &[SecretString]) -> bool {
     let given = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     given.is_some_and(|given| {
-        verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+        let same = |token: &SecretString| {
+            verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+        };
+        tokens.iter().any(same)
     })
 }

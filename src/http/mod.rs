@@ -1,5 +1,6 @@
 //! HTTP: handlers that turn requests into use cases, and their results into JSON.
 
+mod browsers;
 mod callback;
 mod catalog;
 mod connect;
@@ -52,6 +53,7 @@ use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 use crate::server::Stopping;
 
+pub use browsers::Browsers;
 pub use callback::CallbackQuery;
 pub use catalog::CatalogQuery;
 pub use connect::{ConnectBody, ConnectQuery, DisconnectQuery};
@@ -88,6 +90,8 @@ pub struct AppState {
     pub nango: Option<Nango>,
     /// What Nango's webhooks are signed with.
     pub signing_keys: Option<Arc<SigningKeys>>,
+    /// How browsers are told apart.
+    pub browsers: Browsers,
     /// The product's own origins.
     pub allowed_origins: Arc<Vec<String>>,
     /// Which service a key belongs to.
@@ -100,8 +104,8 @@ pub struct AppState {
     pub http_metrics: HttpMetrics,
     /// What is counted, apart from what the database says.
     pub metrics: Arc<Registry>,
-    /// What whoever reads the metrics has to send.
-    pub metrics_token: Option<SecretString>,
+    /// What whoever reads the metrics has to send, one of them.
+    pub metrics_tokens: Arc<[SecretString]>,
     /// How the service comes to its end: streams and waits then end, too.
     pub stopping: Stopping,
 }
@@ -147,7 +151,7 @@ pub fn openapi() -> OpenApi {
 /// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
 pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     let document = openapi();
-    let cors = cors(&state.allowed_origins);
+    let cors = cors(&state.allowed_origins, state.browsers);
     let console = console.map(|console| console::routes(console, &state.allowed_origins));
     let front = if console.is_some() {
         "/console/"
@@ -228,12 +232,14 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-fn cors(allowed_origins: &Arc<Vec<String>>) -> CorsLayer {
+fn cors(allowed_origins: &Arc<Vec<String>>, browsers: Browsers) -> CorsLayer {
     let origins = allowed_origins.clone();
     let allowed =
         move |origin: &HeaderValue, _: &Parts| origins.iter().any(|allowed| allowed == origin);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
+        // For the cookie of whoever begins to connect, which opens nothing.
+        .allow_credentials(browsers.tells_apart())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([
             AUTHORIZATION,

@@ -1,5 +1,7 @@
 //! The OpenAPI 3.1 document, generated from the handlers.
 
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
@@ -74,6 +76,7 @@ pub(super) fn complete(document: &mut OpenApi) {
                 operation.operation_id = Some(format!("proxy_{method}"));
             }
             operation.security.clone_from(&security);
+            operation.parameters.iter_mut().flatten().for_each(not_null);
             let responses = &mut operation.responses.responses;
             if security.is_some()
                 && scoped(path)
@@ -103,6 +106,19 @@ pub(super) fn complete(document: &mut OpenApi) {
                         .insert("application/problem+json".to_owned(), content);
                 }
             }
+        }
+    }
+}
+
+/// A header that may be left out cannot be null, which is what an `Option` is said to be.
+fn not_null(parameter: &mut RefOr<Parameter>) {
+    if let RefOr::T(parameter) = parameter
+        && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+        && let SchemaType::Array(types) = &mut schema.schema_type
+    {
+        types.retain(|one| *one != Type::Null);
+        if let [only] = types.as_slice() {
+            schema.schema_type = SchemaType::Type(only.clone());
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) const MAX_BODY: usize = 64 * 1024 * 1024;
     tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
         ("path" = String, Path, description = "The path of the provider's API, with as many slashes as it has"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
     responses(
         (status = 200, description = "Whatever the provider answers, with its status"),
         (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),

@@ -136,7 +136,7 @@ pub(super) fn why_not(error: Error) -> Problem {
 /// | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "get_token", tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
     responses(
         (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
@@ -168,7 +168,7 @@ pub(super) struct TokenQuery {
 /// has the `candidates`.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "get_token_of_connector", tag = "tokens",
     params(("connector" = String, Path, description = "A connector's id or slug"), TokenQuery,
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
     responses(
         (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
@@ -206,11 +206,12 @@ pub(super) struct RefusedAnswer {
 /// The provider refused a token: it is refreshed, once however many say so.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", operation_id = "refuse_token", tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for")),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
     request_body = RefusedToken,
     responses(
         (status = 200, body = RefusedAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody),
         (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
     )
 )]

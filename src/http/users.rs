@@ -27,7 +27,8 @@ pub(super) struct ErasedBody {
 
 /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
 #[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "erase_user", tag = "connections",
-    params(("user" = String, Path, description = "The user, as tokens name them")),
+    params(("user" = String, Path, description = "The user, as tokens name them", min_length = 1, max_length = 255,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")),
     responses(
         (status = 200, body = ErasedBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 503, body = ProblemBody)
@@ -50,6 +51,7 @@ pub(super) async fn erase(
 #[into_params(parameter_in = Query)]
 pub(super) struct UsesQuery {
     /// How many at the most: 1 to 200, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<i64>,

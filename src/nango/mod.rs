@@ -54,7 +54,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How to reach Nango.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where Nango's API answers; a path in it is kept.
+    /// Where Nango's API answers; a path in it is kept. The operator's own word: it may be in a private network.
     pub base_url: Url,
     /// The secret key of the Nango environment.
     pub secret_key: SecretString,

@@ -162,12 +162,37 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "AUTH_JWT_SECRET",
         "too short",
-        "AUTH_JWT_SECRET must have at least 32 bytes",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret that has more than 32 bytes,and a comma",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "METRICS_TOKEN",
+        "a token that cannot be guessed,",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
     (
         "AUTH_JWKS_URL",
         "/keys",
         "AUTH_JWKS_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "http://id.example.com/keys",
+        "AUTH_JWKS_URL: it must be an https address without a user or password in it; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "https://10.0.0.1/keys",
+        "AUTH_JWKS_URL: 10.0.0.1 leads to 10.0.0.1, which is in no public network; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_ALLOWED_NETWORKS",
+        "private",
+        "AUTH_JWKS_ALLOWED_NETWORKS cannot be read: \"private\" is not a network such as 10.0.0.0/8",
     ),
     (
         "AUTH_LEEWAY_SECONDS",
@@ -213,7 +238,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "METRICS_TOKEN",
         "guess me",
-        "METRICS_TOKEN must have at least 16 characters",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
     (
         "LOG_FORMAT",

@@ -1,7 +1,6 @@
 //! What the documents say: run where it can be run, compared where it can be compared.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::fs;
 use std::path::Path;
 
@@ -48,23 +47,7 @@ async fn runs(document: &str) {
     for (port, own) in ["8000", "8001", "8002"].into_iter().zip(&ports) {
         script = script.replace(port, own);
     }
-    let path = env::var("PATH").unwrap();
-    let programs = program.parent().unwrap().display();
-    let ran = tokio::process::Command::new("timeout")
-        .args(["120", "bash", "-euxo", "pipefail", "-c", &script])
-        .current_dir(&folder)
-        .env("PATH", format!("{programs}:{path}"))
-        .env("DATABASE_URL", database.url())
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        ran.status.success(),
-        "{}\n{}\n{}",
-        String::from_utf8_lossy(&ran.stdout),
-        String::from_utf8_lossy(&ran.stderr),
-        process.said()
-    );
+    process.follows(&script, database.url()).await;
     process.signal("INT").await;
     assert!(process.ended().await.success(), "{}", process.said());
 }
@@ -166,6 +149,42 @@ fn every_alert_has_its_page_in_the_runbook_and_every_page_its_alert() {
         .filter_map(|line| line.strip_prefix("### "))
         .collect();
     assert_eq!(pages, alerts);
+}
+
+/// Every `module::test` that the threat model names is a test, in the file of its module.
+#[test]
+fn what_the_threat_model_names_is_a_test() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let threats = include_str!("../../docs/THREAT_MODEL.md");
+    let named = threats.split('`').skip(1).step_by(2);
+    let (mut seen, mut missing) = (BTreeSet::new(), BTreeSet::new());
+    for name in named.filter(|name| name.contains("::")) {
+        let (module, test) = name.rsplit_once("::").unwrap();
+        let module = module.replace("::", "/");
+        let files = [format!("{module}.rs"), format!("{module}/mod.rs")];
+        let is_there = files.iter().any(|file| {
+            let source = fs::read_to_string(tests.join(file)).unwrap_or_default();
+            let is_test = |(before, after): (&str, &str)| {
+                let attribute = before.trim_end().lines().last().unwrap_or_default();
+                after.starts_with('(') && attribute.contains("test")
+            };
+            let written = [format!("\nfn {test}"), format!("\nasync fn {test}")];
+            let mut found = written
+                .iter()
+                .filter_map(|text| source.split_once(text.as_str()));
+            found.any(is_test)
+        });
+        seen.insert(name);
+        if !is_there {
+            missing.insert(name);
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(seen.len() >= 60, "{}", seen.len());
+    // Every attacker's tries are shown by a test, in the last cell of their rows.
+    for row in threats.lines().filter(|line| line.starts_with("| To ")) {
+        assert!(row.trim_end_matches(" |").ends_with('`'), "{row}");
+    }
 }
 
 /// Links between the documents lead to files, and to headings, that are there.

@@ -51,6 +51,27 @@ impl Process {
         })
     }
 
+    /// Runs a script of a document's in the program's folder, where `patchbay` works on this database.
+    pub(crate) async fn follows(&self, script: &str, database: &str) {
+        let programs = Path::new(env!("CARGO_BIN_EXE_patchbay")).parent().unwrap();
+        let path = env::var("PATH").unwrap();
+        let ran = Command::new("timeout")
+            .args(["120", "bash", "-euxo", "pipefail", "-c", script])
+            .current_dir(&self.folder)
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("DATABASE_URL", database)
+            .output()
+            .await
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "{}\n{}\n{}",
+            String::from_utf8_lossy(&ran.stdout),
+            String::from_utf8_lossy(&ran.stderr),
+            self.said()
+        );
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.child.id().unwrap()
     }

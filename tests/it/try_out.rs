@@ -50,19 +50,7 @@ async fn the_readmes_tour_is_true() {
     let script = script
         .replace("http://localhost:8000", &url)
         .replace("http://localhost:8001", &nango);
-    let ran = tokio::process::Command::new("bash")
-        .args(["-euxo", "pipefail", "-c", &script])
-        .current_dir(process.folder())
-        .output()
-        .await
-        .unwrap();
-    assert!(
-        ran.status.success(),
-        "{}\n{}\n{}",
-        String::from_utf8_lossy(&ran.stdout),
-        String::from_utf8_lossy(&ran.stderr),
-        process.said()
-    );
+    process.follows(&script, "").await;
     // What the tour disconnected is not among what Nango holds.
     let held = client().get(format!("{nango}/sandbox/connections"));
     let held: Value = held.send().await.unwrap().json().await.unwrap();

@@ -29,6 +29,20 @@ flow.subscribe(() => say(flow.state.phase + " " + (flow.state.window ?? "")));
   ),
 };
 
+/** A page with the package that sends Patchbay's cookie along. */
+export const BOUND = {
+  html: FRAME(
+    "A product of the same site",
+    `
+import { connectFlow, createClient } from "/package/client.js";
+const client = createClient({ baseUrl: api, getToken: () => token, credentials: "include" });
+const flow = connectFlow(client, { connectorId: "gmail" });
+button.addEventListener("click", () => flow.start());
+flow.subscribe(() => say(flow.state.phase));
+`,
+  ),
+};
+
 /**
  * The client that products of the predecessor have: it opens a window with \`oauth_url\`, looks twice a second whether
  * the window is closed, believes messages of its own origin only, and then fetches the list again.

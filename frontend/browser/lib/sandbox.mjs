@@ -16,8 +16,8 @@ export class Sandbox {
   #folder;
   #said = "";
 
-  /** Starts it; `origins` are those of the product's own pages. */
-  static async start({ origins = [] } = {}) {
+  /** Starts it; `origins` are those of the product's own pages, `settings` whatever else is set. */
+  static async start({ origins = [], settings = {} } = {}) {
     const sandbox = new Sandbox();
     const [port, controlsPort] = await Promise.all([freePort(), freePort()]);
     sandbox.url = `http://localhost:${port}`;
@@ -33,6 +33,7 @@ export class Sandbox {
         SANDBOX_PORT: String(controlsPort),
         CORS_ALLOWED_ORIGINS: origins.join(","),
         RUST_LOG: "warn",
+        ...settings,
       },
       stdio: ["ignore", "pipe", "pipe"],
     });

@@ -31,7 +31,9 @@ export interface paths {
         /**
          * The return from the popup.
          * @description With a `state`, the provider's: the browser is sent on to Nango, the query
-         *     untouched, so that Nango's cookie travels with it. With a `connection_id`,
+         *     untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
+         *     set and nothing was begun in this browser, which then gets a page that says so.
+         *     With a `connection_id`,
          *     the product's: Nango is asked how the connection stands. A browser gets a
          *     page that tells its opener, at the allowed origins only, and closes.
          */
@@ -473,6 +475,11 @@ export interface components {
             id: string;
             kind: components["schemas"]["AttemptKind"];
             outcome?: components["schemas"]["Outcome"] | null;
+            /**
+             * @description Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
+             *     null where that is not known (`CONNECT_BINDING`).
+             */
+            same_browser?: boolean | null;
         };
         /**
          * @description What an attempt sets out to do.
@@ -1078,7 +1085,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description The id of the last event that was read */
-                "Last-Event-ID"?: number | null;
+                "Last-Event-ID"?: number;
             };
             path?: never;
             cookie?: never;
@@ -1964,7 +1971,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description Sent again within a day, it brings the first answer again */
-                "Idempotency-Key"?: string | null;
+                "Idempotency-Key"?: string;
             };
             path: {
                 /** @description A connection's id */
@@ -2232,6 +2239,22 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2403,7 +2426,7 @@ export interface operations {
             };
             header?: {
                 /** @description Sent again within a day, it brings the first answer again */
-                "Idempotency-Key"?: string | null;
+                "Idempotency-Key"?: string;
             };
             path: {
                 /** @description A connector's id or slug */

@@ -13,11 +13,16 @@ use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-use crate::connections::{Attempt, AttemptKind, Connection, Failure, State, Transaction, store};
+use crate::connections::{
+    Attempt, AttemptKind, Browser, Connection, Failure, State, Transaction, store,
+};
 use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
+
+/// How long after it began an attempt may come back from its provider: the session's time, and as long at the provider.
+const RETURN_TIME: TimeDelta = TimeDelta::hours(1);
 
 /// What a user asks for with a connect.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -96,11 +101,45 @@ impl Connections {
         let connector = self.connector(&connection.connector.slug)?;
         self.connectable(upstream, connector).await?;
         let mut tx = self.begin().await?;
-        let connection = store::lock(&mut tx, id)
+        let connection = store::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
         let begun = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
         self.open(upstream, connector, tx, begun, request).await
+    }
+
+    /// Binds an attempt to the browser that is given its address, where its provider returns through this service.
+    /// Whoever types a key on Nango's own page does not.
+    ///
+    /// # Errors
+    /// When there is no such attempt of this user's, and as the database.
+    pub async fn begun_in(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        attempt: Uuid,
+        browser: &Browser,
+    ) -> Result<()> {
+        let connection = self.own(user, id).await?;
+        if !opens_oauth(self.connector(&connection.connector.slug)?) {
+            return Ok(());
+        }
+        let mut tx = self.begin().await?;
+        store::bind_attempt(&mut tx, &connection, attempt, browser).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A browser comes back from a provider. Says whether it has begun an attempt that may be what it comes back with.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn comes_back(&self, browser: &Browser) -> Result<bool> {
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let begun = store::browser_returned(&mut tx, browser, now - RETURN_TIME, now).await?;
+        tx.commit().await?;
+        Ok(begun)
     }
 
     /// Refuses a connector that cannot be connected.
@@ -254,6 +293,7 @@ async fn begin_attempt(
         outcome: None,
         error: None,
         void: false,
+        returned: None,
         created_at: now,
         ended_at: None,
     };

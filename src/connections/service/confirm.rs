@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::check::RECENT;
 use super::{Connections, Result};
+use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
@@ -143,19 +144,26 @@ impl Connections {
         }
     }
 
-    /// Asks Nango for a connection of its own id, and takes it if it is one of ours.
-    pub(super) async fn look_for_upstream(&self, nango_id: &str) -> Result<Option<Connection>> {
+    /// Asks Nango for a connection of its own id, and takes it if it is this user's.
+    pub(super) async fn look_for_upstream(
+        &self,
+        user: &UserId,
+        nango_id: &str,
+    ) -> Result<Option<Connection>> {
         let filter = ListConnections {
             connection_id: Some(nango_id.to_owned()),
             ..ListConnections::default()
         };
         for summary in self.upstream()?.nango.connections(&filter).await? {
-            if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok()) {
+            let tag = |name: &str| summary.tags.get(name);
+            if tag(USER_TAG).is_some_and(|tagged| tagged == user.as_str())
+                && let Some(attempt) = tag(ATTEMPT_TAG).and_then(|id| id.parse().ok())
+            {
                 self.grant(attempt, &summary).await?;
             }
         }
         let mut tx = self.begin().await?;
-        let connection = store::find_upstream(&mut tx, nango_id).await?;
+        let connection = store::find_own_upstream(&mut tx, user, nango_id).await?;
         tx.commit().await?;
         Ok(connection)
     }

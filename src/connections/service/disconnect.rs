@@ -60,7 +60,7 @@ impl Connections {
         let id = self.target(user, connector, target).await?;
         let now = self.clock.now();
         let mut tx = self.begin().await?;
-        let connection = store::lock(&mut tx, id)
+        let connection = store::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
         let (connection, open) = match connection.disconnected(now) {

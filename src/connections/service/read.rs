@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::shown::KnownAccount;
-use crate::connections::{Account, Attempt, Details, Status, store};
+use crate::connections::{Account, Attempt, Connection, Details, Status, store};
 
 /// How deep a config may be nested: readers of JSON give up somewhere beyond a hundred levels, and
 /// what is deeper would make a whole list unreadable to them.
@@ -86,21 +86,11 @@ impl Connections {
     /// When there is no such connection.
     pub async fn returned(&self, user: Option<&UserId>, id: &str) -> Result<Details> {
         self.upstream()?;
-        let mut tx = self.begin().await?;
-        let connection = match id.parse() {
-            Ok(uuid) => match store::find_any(&mut tx, uuid).await? {
-                Some(connection) => Some(connection),
-                None => store::find_upstream(&mut tx, id).await?,
-            },
-            Err(_not_ours) => store::find_upstream(&mut tx, id).await?,
+        let connection = match user {
+            Some(user) => self.returned_to(user, id).await?,
+            None => self.returned_at_all(id).await?,
         };
-        tx.commit().await?;
-        let connection = match connection {
-            None if user.is_some() => self.look_for_upstream(id).await?,
-            known_or_nobodys => known_or_nobodys,
-        }
-        .filter(|connection| user.is_none_or(|user| *user == connection.user_id))
-        .ok_or(Error::ConnectionNotFound)?;
+        let connection = connection.ok_or(Error::ConnectionNotFound)?;
         let details = self.details(&connection.user_id, connection.id).await?;
         let open = details.attempt.filter(|attempt| attempt.outcome.is_none());
         if let Some(attempt) = open {
@@ -108,6 +98,36 @@ impl Connections {
             self.look_now(attempt.id).await;
         }
         self.details(&connection.user_id, connection.id).await
+    }
+
+    /// A user's own. Another's goes the same way as one that is not there, so that its time tells nothing.
+    async fn returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
+        let mut tx = self.begin().await?;
+        let mut own = match id.parse() {
+            Ok(ours) => store::find_own(&mut tx, user, ours).await?,
+            Err(_not_ours) => None,
+        };
+        if own.is_none() {
+            own = store::find_own_upstream(&mut tx, user, id).await?;
+        }
+        tx.commit().await?;
+        match own {
+            None => self.look_for_upstream(user, id).await,
+            own => Ok(own),
+        }
+    }
+
+    async fn returned_at_all(&self, id: &str) -> Result<Option<Connection>> {
+        let mut tx = self.begin().await?;
+        let mut known = match id.parse() {
+            Ok(ours) => store::find_any(&mut tx, ours).await?,
+            Err(_not_ours) => None,
+        };
+        if known.is_none() {
+            known = store::find_upstream(&mut tx, id).await?;
+        }
+        tx.commit().await?;
+        Ok(known)
     }
 
     /// Takes the other account that a reconnect came back as. May be repeated.
@@ -121,9 +141,7 @@ impl Connections {
         account_id: &str,
     ) -> Result<Details> {
         let mut tx = self.begin().await?;
-        let own = store::lock(&mut tx, id)
-            .await?
-            .filter(|connection| connection.user_id == *user);
+        let own = store::lock_own(&mut tx, user, id).await?;
         let connection = own.ok_or(Error::ConnectionNotFound)?;
         let is = |account: &Option<Account>| {
             account
@@ -151,9 +169,7 @@ impl Connections {
     /// When there is no such connection, or the config would become too large.
     pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<Details> {
         let mut tx = self.begin().await?;
-        let own = store::lock(&mut tx, id)
-            .await?
-            .filter(|connection| connection.user_id == *user);
+        let own = store::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
         let before = connection.clone();
         if let Some(label) = &update.label {

@@ -9,7 +9,7 @@ use super::one_row;
 use super::rows::select_attempts;
 use crate::auth::UserId;
 use crate::connections::Transaction;
-use crate::connections::{Attempt, Connection, Failure, Outcome};
+use crate::connections::{Attempt, Browser, Connection, Failure, Outcome};
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
@@ -89,6 +89,55 @@ pub(super) async fn end_attempt(
     .fetch_one(db)
     .await?;
     one_row(ended.unsigned_abs(), "connect_attempt", attempt)
+}
+
+/// Notes which browser a user's attempt was begun in.
+pub(in crate::connections) async fn bind_attempt(
+    db: &mut Transaction,
+    connection: &Connection,
+    attempt: Uuid,
+    browser: &Browser,
+) -> sqlx::Result<()> {
+    // The connection is locked first, as everywhere: its row shows the attempt.
+    let done = sqlx::query(
+        "with locked as materialized ( \
+           select id from user_connector_connection where id = $2 for update \
+         ) \
+         update connect_attempt set browser = $3 from locked \
+         where connect_attempt.id = $1 and connection_id = locked.id",
+    )
+    .bind(attempt)
+    .bind(connection.id)
+    .bind(browser.digest())
+    .execute(db)
+    .await?;
+    one_row(done.rows_affected(), "connect_attempt", attempt)
+}
+
+/// Notes that a browser has come back from a provider, with whichever attempt it has begun since then and not
+/// yet finished. Says whether there was one.
+pub(in crate::connections) async fn browser_returned(
+    db: &mut Transaction,
+    browser: &Browser,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "with locked as materialized ( \
+           select id from user_connector_connection where id in ( \
+             select connection_id from connect_attempt where browser = $1 and created_at > $2) \
+           order by id for update \
+         ) \
+         update connect_attempt set returned_at = $3 from locked \
+         where connection_id = locked.id and browser = $1 and connect_attempt.created_at > $2 \
+           and not void and outcome is distinct from 'succeeded'",
+    )
+    .bind(browser.digest())
+    .bind(since)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.

@@ -118,7 +118,7 @@ impl Question for After {
             .map(|Self(user, after)| (user.as_str(), *after))
             .unzip();
         let rows = sqlx::query(concat!(
-            "select asked.user_id, asked.id, ",
+            "select e.user_id, asked.id, ",
             event_columns!(),
             " from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
              cross join lateral (select * from connection_event \
@@ -130,6 +130,7 @@ impl Question for After {
         .await?;
         let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
+            // By whose it is, not by who asked: another's event is handed to nobody.
             let mut columns = Columns::of(&row, 0);
             let question = (columns.next()?, columns.next()?);
             found.entry(question).or_default().0.push(row);

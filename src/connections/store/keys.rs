@@ -41,8 +41,8 @@ pub(in crate::connections) async fn take_key(
     if taken.rows_affected() == 1 {
         return Ok(KeyUse::New);
     }
-    let (same, answer): (bool, Option<Value>) = sqlx::query_as(
-        "select fingerprint = $3, answer from idempotency_key where user_id = $1 and key = $2",
+    let (whose, same, answer): (String, bool, Option<Value>) = sqlx::query_as(
+        "select user_id, fingerprint = $3, answer from idempotency_key where user_id = $1 and key = $2",
     )
     .bind(user.as_str())
     .bind(key)
@@ -50,7 +50,7 @@ pub(in crate::connections) async fn take_key(
     .fetch_one(db)
     .await?;
     Ok(match answer {
-        _ if !same => KeyUse::Other,
+        _ if !same || whose != user.as_str() => KeyUse::Other,
         Some(answer) => KeyUse::Answered(answer),
         None => KeyUse::UnderWay,
     })

@@ -10,6 +10,7 @@ mod events;
 mod figures;
 mod jobs;
 mod keys;
+mod own;
 mod reads;
 mod rows;
 mod sweep;
@@ -35,6 +36,7 @@ pub(in crate::connections) use events::*;
 pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
+pub(in crate::connections) use own::*;
 pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
@@ -52,6 +54,8 @@ enum Corrupt {
     },
     #[error("{table} {id} was not there to be written, or had another version")]
     Lost { table: &'static str, id: Uuid },
+    #[error("{table} {id} was read for a user whose it is not")]
+    Foreign { table: &'static str, id: Uuid },
 }
 
 impl From<Corrupt> for sqlx::Error {
@@ -93,7 +97,7 @@ pub(in crate::connections) async fn list(
     filter: &Filter,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
-    sqlx::query_as(select_connections!(
+    let rows: Vec<Connection> = sqlx::query_as(select_connections!(
         "where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
          order by c.id desc limit $5"
@@ -104,7 +108,11 @@ pub(in crate::connections) async fn list(
     .bind(filter.before)
     .bind(limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|connection| own::owned(user, connection))
+        .collect::<Result<_, _>>()?)
 }
 
 /// How many connections the filter lets through, on all pages.
@@ -248,7 +256,7 @@ pub(in crate::connections) async fn lock_or_insert(
         .fetch_optional(&mut *db)
         .await?;
         if let Some(connection) = connection {
-            return Ok(connection);
+            return Ok(own::owned(user, connection)?);
         }
     }
 }

@@ -40,8 +40,8 @@ macro_rules! select_seen {
             "select ",
             connection_columns!(),
             ", c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, \
-               c.attempt_error_code, c.attempt_error_message, c.attempt_void, c.attempt_created_at, \
-               c.attempt_ended_at from ",
+               c.attempt_error_code, c.attempt_error_message, c.attempt_void, c.attempt_returned, \
+               c.attempt_created_at, c.attempt_ended_at from ",
             $from,
         )
     };

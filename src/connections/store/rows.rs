@@ -58,7 +58,9 @@ macro_rules! select_attempts {
     ($($distinct:literal,)? from $rest:literal) => {
         concat!(
             "select ", $($distinct,)? "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, \
-             a.error_message, a.void, a.created_at, a.ended_at from connect_attempt a ",
+             a.error_message, a.void, \
+             case when a.browser is not null then a.returned_at is not null end, \
+             a.created_at, a.ended_at from connect_attempt a ",
             $rest
         )
     };
@@ -179,6 +181,7 @@ impl<'r> Columns<'r> {
             outcome,
             error,
             void: self.next()?,
+            returned: self.next()?,
             created_at: self.next()?,
             ended_at: self.next()?,
         })

@@ -69,7 +69,8 @@ async fn a_page_of_connections_is_as_clients_read_it() {
             "expires_at": "2027-01-15T08:30:00Z",
             "id": "[id]",
             "kind": "connect",
-            "outcome": null
+            "outcome": null,
+            "same_browser": null
           },
           "config": {},
           "connected_at": null,
@@ -132,7 +133,8 @@ async fn a_connected_account_is_as_clients_read_it() {
         "expires_at": "2027-01-15T08:30:00Z",
         "id": "[id]",
         "kind": "connect",
-        "outcome": "succeeded"
+        "outcome": "succeeded",
+        "same_browser": null
       },
       "config": {},
       "connected_at": "2027-01-15T08:00:00Z",
@@ -186,7 +188,8 @@ async fn a_disconnected_account_is_as_clients_read_it() {
         "expires_at": "2027-01-15T08:30:00Z",
         "id": "[id]",
         "kind": "connect",
-        "outcome": "succeeded"
+        "outcome": "succeeded",
+        "same_browser": null
       },
       "config": {},
       "connected_at": "2027-01-15T08:00:00Z",

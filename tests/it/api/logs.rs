@@ -15,7 +15,11 @@ async fn not_even_debug_logs_hold_secrets_or_addresses() {
     let house = House::new().await;
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}");
-    let settings = house.settings(&[("PORT", &port.to_string()), ("PUBLIC_URL", &url)]);
+    let settings = house.settings(&[
+        ("PORT", &port.to_string()),
+        ("PUBLIC_URL", &url),
+        ("CONNECT_BINDING", "ask"),
+    ]);
     let mut child = Command::new(env!("CARGO_BIN_EXE_patchbay"))
         .env_clear()
         .envs(settings)
@@ -83,22 +87,27 @@ async fn flow(house: &House, url: &str) -> Vec<(&'static str, String)> {
         ("an e-mail address", "@".to_owned()),
         ("an e-mail address in a URL", "%40".to_owned()),
     ];
-    secrets.push(("a session's token", connect(&ada).await));
+    let (session, browser) = connect(&ada).await;
+    secrets.push(("a session's token", session));
+    secrets.push(("a browser's cookie", browser));
     secrets.push(("a session's token for a key", type_key(&ada).await));
     fail(&ada).await;
     intrude(house, url, &ada.token).await;
     secrets
 }
 
-/// Connects, changes and asks for a connection; answers the session's token.
-async fn connect(ada: &User<'_>) -> String {
+/// Connects, changes and asks for a connection; answers the session's token, and the browser's cookie.
+async fn connect(ada: &User<'_>) -> (String, String) {
     ada.house.faults(json!({ "consent": "allow" })).await;
     let body = json!({
         "label": "ada@label.example", "config": { "mail": "ada@config.example" },
         "login_hint": "ada@hint.example",
     });
     let path = "/gmail/connect?instance_id=ada@instance.example";
-    let begun = ada.ask_post(path, body).await.json();
+    let answer = ada.ask_post(path, body).await;
+    let cookie = answer.header("set-cookie").unwrap();
+    let cookie = cookie.split(['=', ';']).nth(1).unwrap().to_owned();
+    let begun = answer.json();
     let oauth_url: Url = text(&begun, "oauth_url").parse().unwrap();
     ada.house.popup(oauth_url.as_str()).await;
     let id = text(&begun, "connection_id");
@@ -114,7 +123,8 @@ async fn connect(ada: &User<'_>) -> String {
     ] {
         ada.ask_get(path).await;
     }
-    oauth_url.query_pairs().next().unwrap().1.into_owned()
+    let session = oauth_url.query_pairs().next().unwrap().1.into_owned();
+    (session, cookie)
 }
 
 /// Types a key on Nango's page; answers the session's token.

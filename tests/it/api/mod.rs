@@ -13,7 +13,6 @@ mod faults;
 mod listing;
 mod logs;
 mod manners;
-mod ownership;
 mod tokens;
 mod update;
 mod webhooks;

@@ -26,7 +26,8 @@ async fn labels_and_configs_are_set_merged_and_removed() {
         "expires_at": "2027-01-15T08:30:00Z",
         "id": "[id]",
         "kind": "connect",
-        "outcome": "succeeded"
+        "outcome": "succeeded",
+        "same_browser": null
       },
       "config": {
         "a": 1,
@@ -219,4 +220,55 @@ async fn what_is_not_json_is_refused_and_changes_nothing() {
         .await
         .is_problem(400, "invalid_request");
     assert_eq!(ada.connection(&id).await, before);
+}
+
+#[tokio::test]
+async fn a_config_comes_back_as_it_went_whatever_is_in_it() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let config = json!({
+        "greatest": f64::MAX,
+        "least": f64::MIN,
+        "smallest": f64::MIN_POSITIVE,
+        "nearest to nothing": 5e-324,
+        "whole": [u64::MAX, i64::MIN, 0],
+        "\u{fd}\u{9a}\u{10fffd}": "\u{1f}\u{7f}\u{feff}\\u0000",
+        "": { "'; drop table connector; --": [[], {}, null, true] },
+    });
+    let answer = ada.ask_patch(&id, json!({ "config": config })).await;
+    assert_eq!(answer.status, 200, "{answer}");
+    let connections = ada.get("/connections").await;
+    assert_eq!(connections["connections"][0]["config"], config);
+    assert_eq!(ada.connection(&id).await["config"], config);
+}
+
+#[tokio::test]
+async fn a_body_is_an_object_and_no_list_of_its_fields() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    for body in [
+        json!(["Work", {}]),
+        json!([null, null]),
+        json!("Work"),
+        json!(1),
+    ] {
+        let refused = ada.ask_patch(&id, body.clone()).await;
+        refused.is_problem(400, "invalid_request");
+        for path in [
+            "/notion/connect".to_owned(),
+            format!("/connections/{id}/reconnect"),
+            format!("/connections/{id}/account"),
+        ] {
+            let refused = ada.ask_post(&path, body.clone()).await;
+            refused.is_problem(400, "invalid_request");
+        }
+    }
+    assert_eq!(ada.connection(&id).await, connected);
+    assert_eq!(ada.count().await, 1);
+    // Nothing to say is the same as saying nothing.
+    let begun = ada.ask_post("/notion/connect", Value::Null).await;
+    assert_eq!(begun.status, 200, "{begun}");
 }

@@ -47,6 +47,29 @@ async fn a_new_key_is_picked_up_and_an_old_one_is_dropped() {
 }
 
 #[tokio::test]
+async fn while_the_identity_provider_publishes_two_keys_both_are_good() {
+    let (old, new) = (Signer::p256("old"), Signer::p256("new"));
+    let (provider, url) = Provider::new(&[&old]).await;
+    let clock = clock();
+    let authenticator = Authenticator::new(with_jwks(url), clock.clone()).unwrap();
+    let claims = claims_with(&json!({"exp": NOW + 100_000}));
+    let tokens = [old.token(&claims), new.token(&claims)];
+    let unknown = Err(Error::UnknownKey);
+    let steps: [(&[&Signer], _); 3] = [
+        (&[&old], [ada(), unknown.clone()]),
+        (&[&old, &new], [ada(), ada()]),
+        (&[&new], [unknown, ada()]),
+    ];
+    for (published, expected) in steps {
+        provider.publish(published);
+        clock.advance(TimeDelta::minutes(10));
+        for (token, expected) in tokens.iter().zip(expected) {
+            assert_eq!(outcome(&authenticator, token).await, expected);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_set_is_fetched_again_when_it_is_no_longer_fresh() {
     let signer = Signer::p256("p");
     let (provider, url) = Provider::new(&[&signer]).await;

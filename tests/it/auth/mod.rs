@@ -1,6 +1,7 @@
 //! Which tokens are good, with keys made for the test and a JWKS over HTTP.
 
 mod jwks;
+mod reach;
 mod tokens;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -158,7 +159,7 @@ impl Provider {
 
 fn with_secret() -> Config {
     Config {
-        hs256_secret: Some(SECRET.into()),
+        hs256_secrets: vec![SECRET.into()],
         ..Config::default()
     }
 }

@@ -1,19 +1,19 @@
 //! Where webhooks are not sent, whatever name leads there.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use patchbay::clock::Clock;
 use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
 use patchbay::networks::Networks;
 use patchbay::webhooks::{Error, Webhooks};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::dns::Resolve;
 use tokio::net::TcpListener;
 
 use super::address;
 use crate::postgres::{self, TestDatabase};
+use crate::resolver::rebinding;
 
 async fn webhooks_with(
     database: &TestDatabase,
@@ -31,63 +31,71 @@ async fn webhooks_with(
     Webhooks::with_resolver(database, Clock::System, &networks, &resolver).unwrap()
 }
 
-/// Answers a name with these addresses in turn.
-struct Rebinding {
-    answers: Vec<&'static str>,
-    asked: AtomicUsize,
-}
-
-impl Resolve for Rebinding {
-    fn resolve(&self, _: Name) -> Resolving {
-        let asked = self.asked.fetch_add(1, Ordering::SeqCst);
-        let address = self.answers[asked.min(self.answers.len() - 1)];
-        let address = SocketAddr::new(address.parse().unwrap(), 0);
-        Box::pin(async move { Ok(Box::new(std::iter::once(address)) as Addrs) })
-    }
-}
-
-fn rebinding(answers: &[&'static str]) -> Arc<Rebinding> {
-    Arc::new(Rebinding {
-        answers: answers.to_vec(),
-        asked: AtomicUsize::new(0),
-    })
-}
+/// Addresses of machines that are nobody's business, in many spellings.
+const NOT_PUBLIC: &[&str] = &[
+    "https://127.0.0.1/",
+    "https://127.1/",
+    "https://2130706433/",
+    "https://0x7f.0.0.1/",
+    "https://0x7f000001/",
+    "https://0177.0.0.1/",
+    "https://017700000001/",
+    "https://127.0.0.1./",
+    "https://%31%32%37.0.0.1/",
+    "https://\u{ff11}\u{ff12}\u{ff17}.0.0.1/",
+    "https://\u{2460}\u{2461}\u{2466}\u{3002}0\u{3002}0\u{3002}1/",
+    "https://0xa9fea9fe/latest/meta-data",
+    "https://0251.0376.0251.0376/",
+    "https://0.0.0.0/",
+    "https://0/",
+    "https://0.1.2.3/",
+    "https://10.1.2.3/",
+    "https://100.64.0.1/",
+    "https://100.100.100.200/",
+    "https://169.254.169.254/latest/meta-data",
+    "https://168.63.129.16/",
+    "https://172.16.0.1/",
+    "https://172.31.255.255/",
+    "https://192.168.1.1/",
+    "https://192.0.0.192/",
+    "https://192.0.2.1/",
+    "https://192.88.99.1/",
+    "https://198.51.100.1/",
+    "https://203.0.113.1/",
+    "https://240.0.0.1/",
+    "https://198.18.0.1/",
+    "https://224.0.0.1/",
+    "https://255.255.255.255/",
+    "https://[::1]/",
+    "https://[::]/",
+    "https://[::127.0.0.1]/",
+    "https://[::ffff:127.0.0.1]/",
+    "https://[::ffff:7f00:1]/",
+    "https://[::ffff:0:127.0.0.1]/",
+    "https://[::ffff:169.254.169.254]/",
+    "https://[64:ff9b::10.0.0.1]/",
+    "https://[64:ff9b::a9fe:a9fe]/",
+    "https://[64:ff9b:1::1]/",
+    "https://[2002:7f00:1::]/",
+    "https://[2002:a9fe:a9fe::1]/",
+    "https://[2001:0:7f00:1::]/",
+    "https://[2001:20::1]/",
+    "https://[3fff::1]/",
+    "https://[100::1]/",
+    "https://[5f00::1]/",
+    "https://[fc00::1]/",
+    "https://[fec0::1]/",
+    "https://[fd00:ec2::254]/",
+    "https://[fe80::1]/",
+    "https://[ff02::1]/",
+    "https://[2001:db8::1]/",
+];
 
 #[tokio::test]
 async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
     let database = postgres::database().await;
     let hooks = webhooks_with(&database, "", rebinding(&["127.0.0.1"])).await;
-    let private = [
-        "https://127.0.0.1/",
-        "https://127.1/",
-        "https://2130706433/",
-        "https://0x7f.0.0.1/",
-        "https://0.0.0.0/",
-        "https://10.1.2.3/",
-        "https://100.64.0.1/",
-        "https://100.100.100.200/",
-        "https://169.254.169.254/latest/meta-data",
-        "https://168.63.129.16/",
-        "https://172.16.0.1/",
-        "https://172.31.255.255/",
-        "https://192.168.1.1/",
-        "https://192.0.0.192/",
-        "https://198.18.0.1/",
-        "https://224.0.0.1/",
-        "https://255.255.255.255/",
-        "https://[::1]/",
-        "https://[::]/",
-        "https://[::ffff:127.0.0.1]/",
-        "https://[::ffff:169.254.169.254]/",
-        "https://[64:ff9b::10.0.0.1]/",
-        "https://[64:ff9b:1::1]/",
-        "https://[2002:7f00:1::]/",
-        "https://[fd00:ec2::254]/",
-        "https://[fe80::1]/",
-        "https://[ff02::1]/",
-        "https://[2001:db8::1]/",
-    ];
-    for url in private {
+    for url in NOT_PUBLIC {
         let refused = hooks.add(&address(url), &[]).await.unwrap_err();
         assert!(matches!(refused, Error::Address(_)), "{url}: {refused}");
     }
@@ -101,7 +109,11 @@ async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
     }
     for url in [
         "https://172.32.0.1/",
+        "https://100.63.255.255/",
         "https://100.128.0.1/",
+        "https://169.253.255.255/",
+        "https://[64:ff9b::8.8.8.8]/",
+        "https://[::ffff:8.8.8.8]/",
         "https://[2606:4700::1111]/",
         "https://example.com/hook?token=x",
     ] {
@@ -124,7 +136,7 @@ async fn a_name_is_judged_by_what_it_leads_to_at_the_moment() {
         let why = format!("leads to {leads_to}, which is in no public network");
         assert!(refused.contains(&why), "{refused}");
     }
-    assert_eq!(resolver.asked.load(Ordering::SeqCst), 4);
+    assert_eq!(resolver.asked(), 4);
     let nobody = tokio::time::timeout(std::time::Duration::from_millis(50), listener.accept());
     assert!(nobody.await.is_err(), "a connection was made");
 }

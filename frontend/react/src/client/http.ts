@@ -10,6 +10,11 @@ export interface ClientOptions {
    * every request, so it should answer from memory; with `fresh` after a token was refused: get a new one then.
    */
   getToken: (options: { fresh: boolean }) => string | null | undefined | Promise<string | null | undefined>;
+  /**
+   * `include` where Patchbay is of the page's own site, though at another origin, and tells browsers apart
+   * (`CONNECT_BINDING`): its cookie then goes with the requests. `same-origin` if left out.
+   */
+  credentials?: RequestCredentials | undefined;
   /** Another `fetch` than the global one. */
   fetch?: typeof fetch;
 }
@@ -88,7 +93,8 @@ export class Http {
       ...parts.headers,
       authorization: `Bearer ${token}`,
     };
-    const init: RequestInit = { method: parts.method ?? "GET", headers, credentials: "omit", cache: "no-store" };
+    const credentials = this.#options.credentials ?? "same-origin";
+    const init: RequestInit = { method: parts.method ?? "GET", headers, credentials, cache: "no-store" };
     if (parts.body !== undefined) {
       headers["content-type"] = "application/json";
       init.body = JSON.stringify(parts.body);

@@ -25,7 +25,7 @@ export interface PatchbayProviderProps extends ClientOptions {
  * It has to be inside a `QueryClientProvider`.
  */
 export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
-  const { baseUrl, user = "", messages, logo, children } = props;
+  const { baseUrl, credentials, user = "", messages, logo, children } = props;
   const queries = useContext(QueryClientContext);
   if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
   const { getToken, fetch: ownFetch } = props;
@@ -34,12 +34,13 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
     const options = { getToken, fetch: ownFetch };
     const client = createClient({
       baseUrl,
+      credentials,
       getToken: (wanted) => options.getToken(wanted),
       fetch: (input, init) => (options.fetch ?? fetch)(input, init),
     });
     return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`), options };
     // A getToken written in place is another function each time, which is no reason for another client.
-  }, [baseUrl, user, queries]);
+  }, [baseUrl, credentials, user, queries]);
   useEffect(() => {
     options.getToken = getToken;
     options.fetch = ownFetch;

@@ -123,3 +123,16 @@ test("keeps a path in its base, and asks nobody else", async () => {
   server.close();
   expect(paths).toEqual(["/patchbay/api/v1/connectors/connections/a%2F..%2Fb"]);
 });
+
+test("sends cookies to another origin only where it is told to", async () => {
+  const seen: unknown[] = [];
+  const answer = (_: unknown, init?: RequestInit) => {
+    seen.push(init?.credentials);
+    return Promise.resolve(Response.json({ connections: [], total_count: 0, next_cursor: null }));
+  };
+  for (const credentials of [undefined, "include"] as const) {
+    const options = { baseUrl: "https://connect.example.com", getToken: () => "token", fetch: answer as typeof fetch };
+    await createClient({ ...options, credentials }).listConnections();
+  }
+  expect(seen).toEqual(["same-origin", "include"]);
+});

@@ -1,0 +1,73 @@
+//! One connection, for the user whose it is: another's is not there.
+
+use uuid::Uuid;
+
+use super::Corrupt;
+use super::rows::select_connections;
+use crate::auth::UserId;
+use crate::connections::{Connection, Transaction};
+
+/// A connection that was read for a user. That it is theirs stands in every statement; this is the
+/// second wall, for a statement that lost its condition and a database that takes one user for another.
+pub(super) fn owned(user: &UserId, connection: Connection) -> Result<Connection, Corrupt> {
+    if connection.user_id == *user {
+        Ok(connection)
+    } else {
+        Err(Corrupt::Foreign {
+            table: "user_connector_connection",
+            id: connection.id,
+        })
+    }
+}
+
+/// The same where there may be none.
+fn owned_if_any(user: &UserId, connection: Option<Connection>) -> sqlx::Result<Option<Connection>> {
+    let own = connection.map(|connection| owned(user, connection));
+    Ok(own.transpose()?)
+}
+
+/// A user's connection by our id.
+pub(in crate::connections) async fn find_own(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
+        .bind(id)
+        .bind(user.as_str())
+        .fetch_optional(db)
+        .await?;
+    owned_if_any(user, connection)
+}
+
+/// A user's connection by Nango's id of it.
+pub(in crate::connections) async fn find_own_upstream(
+    db: &mut Transaction,
+    user: &UserId,
+    nango_id: &str,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.nango_connection_id = $1 and c.user_id = $2"
+    ))
+    .bind(nango_id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}
+
+/// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock.
+pub(in crate::connections) async fn lock_own(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.id = $1 and c.user_id = $2 for update of c"
+    ))
+    .bind(id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}

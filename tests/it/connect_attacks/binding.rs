@@ -1,0 +1,322 @@
+//! A grant belongs to the browser in which it was begun.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::browser::{Browser, Shown};
+use super::house;
+use crate::house::{House, ORIGIN, User};
+
+const COOKIE: &str = "patchbay-browser";
+
+fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("{field} of {value:#}"))
+}
+
+/// Fails unless this is the page of who has begun nothing, without a word of what was to be granted.
+fn is_page_of_elsewhere(shown: &Shown, status: u16) {
+    assert_eq!(shown.status, status, "{}", shown.text);
+    assert!(
+        shown.text.contains("Not begun in this browser"),
+        "{}",
+        shown.text
+    );
+    assert!(!shown.text.contains("<script"), "{}", shown.text);
+    assert_eq!(shown.header("cache-control"), "no-store");
+    assert_eq!(shown.header("referrer-policy"), "no-referrer");
+    assert_eq!(shown.header("x-frame-options"), "DENY");
+}
+
+async fn nothing_came_of_it(house: &House, user: &User<'_>, begun: &Value) {
+    let connection = user.connection(text(begun, "connection_id")).await;
+    assert_eq!(connection["status"], "pending", "{connection:#}");
+    assert!(house.nango_connections().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_began_it_comes_back_and_is_known() {
+    for binding in ["ask", "required"] {
+        let house = house(binding).await;
+        let ada = house.user("ada").await;
+        let mut browser = Browser::new();
+        let begun = browser.connect(&ada, "gmail").await;
+        assert!(browser.cookie(COOKIE).is_some());
+        let waiting = ada.connection(text(&begun, "connection_id")).await;
+        assert_eq!(waiting["attempt"]["same_browser"], json!(null));
+        let page = browser.open(text(&begun, "oauth_url")).await;
+        assert_eq!(
+            (page.status.as_u16(), page.url.path()),
+            (200, "/oauth/callback")
+        );
+        let connected = ada.until(text(&begun, "connection_id"), "connected").await;
+        assert_eq!(connected["attempt"]["same_browser"], true, "{connected:#}");
+        // And again, in a browser that is known already.
+        let path = format!("/connections/{}/reconnect", text(&begun, "connection_id"));
+        let known = browser.cookie(COOKIE).unwrap().to_owned();
+        let again = browser.post(&ada, &path, None).await.json();
+        assert_eq!(browser.cookie(COOKIE), Some(known.as_str()));
+        browser.open(text(&again, "oauth_url")).await;
+        let list = async || ada.get("/connections").await["connections"][0].clone();
+        let mut seen = list().await;
+        while seen["attempt"]["outcome"].is_null() {
+            seen = list().await;
+        }
+        assert_eq!(seen["attempt"]["same_browser"], true, "{seen:#}");
+        assert_eq!(seen["attempt"]["id"], again["attempt_id"]);
+    }
+}
+
+#[tokio::test]
+async fn a_forwarded_link_connects_nothing_where_browsers_are_required() {
+    let house = house("required").await;
+    let mallory = house.user("mallory").await;
+    let begun = Browser::new().connect(&mallory, "gmail").await;
+    let mut victim = Browser::new();
+    let page = victim.open(text(&begun, "oauth_url")).await;
+    is_page_of_elsewhere(&page, 403);
+    assert!(page.url.as_str().contains("code="));
+    // What would complete it is not passed on to anybody, not even by a link.
+    assert!(
+        !page.text.contains("href") && !page.text.contains("code"),
+        "{}",
+        page.text
+    );
+    nothing_came_of_it(&house, &mallory, &begun).await;
+}
+
+#[tokio::test]
+async fn who_is_sent_a_link_is_asked_and_what_he_does_all_the_same_is_marked() {
+    let house = house("ask").await;
+    let mallory = house.user("mallory").await;
+    let begun = Browser::new().connect(&mallory, "gmail").await;
+    let mut victim = Browser::new();
+    let page = victim.open(text(&begun, "oauth_url")).await;
+    is_page_of_elsewhere(&page, 200);
+    nothing_came_of_it(&house, &mallory, &begun).await;
+
+    // The way on is Nango's own, with the whole query.
+    let link = page
+        .text
+        .split("href=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let link = link.replace("&#38;", "&").replace("&amp;", "&");
+    let query = page.url.query().unwrap();
+    assert_eq!(
+        link,
+        format!("http://{}/oauth/callback?{query}", house.sandbox.address())
+    );
+    victim.open(&link).await;
+    let connected = mallory
+        .until(text(&begun, "connection_id"), "connected")
+        .await;
+    assert_eq!(connected["attempt"]["same_browser"], false, "{connected:#}");
+}
+
+#[tokio::test]
+async fn what_the_product_is_told_says_so_too() {
+    let house = house("ask").await;
+    sqlx::query(
+        "insert into webhook_endpoint (id, url, secret, created_at) values ('we_1', 'https://a.example', 'x', now())",
+    )
+    .execute(&mut house.sql().await)
+    .await
+    .unwrap();
+    let mallory = house.user("mallory").await;
+    let begun = Browser::new().connect(&mallory, "gmail").await;
+    let mut victim = Browser::new();
+    let page = victim.open(text(&begun, "oauth_url")).await;
+    let query = page.url.query().unwrap();
+    victim
+        .open(&format!(
+            "http://{}/oauth/callback?{query}",
+            house.sandbox.address()
+        ))
+        .await;
+    mallory
+        .until(text(&begun, "connection_id"), "connected")
+        .await;
+    let told: Value =
+        sqlx::query_scalar("select webhook from connection_event where kind = 'connected'")
+            .fetch_one(&mut house.sql().await)
+            .await
+            .unwrap();
+    assert_eq!(told["data"]["attempt"]["same_browser"], false, "{told:#}");
+}
+
+#[tokio::test]
+async fn what_a_browser_has_finished_before_lets_nothing_else_pass() {
+    let house = house("required").await;
+    let (mallory, eve) = (house.user("mallory").await, house.user("eve").await);
+    let mut victim = Browser::new();
+    let own = victim.connect(&eve, "gmail").await;
+    victim.open(text(&own, "oauth_url")).await;
+    eve.until(text(&own, "connection_id"), "connected").await;
+
+    let begun = Browser::new().connect(&mallory, "github").await;
+    is_page_of_elsewhere(&victim.open(text(&begun, "oauth_url")).await, 403);
+    let ended = victim.connect(&eve, "notion").await;
+    eve.disconnect("notion", "").await;
+    assert!(ended["attempt_id"].is_string());
+    is_page_of_elsewhere(&victim.open(text(&begun, "oauth_url")).await, 403);
+    let old = victim.connect(&eve, "notion").await;
+    assert!(old["attempt_id"].is_string());
+    house.pass(chrono::TimeDelta::minutes(61));
+    let begun = Browser::new().connect(&mallory, "github").await;
+    is_page_of_elsewhere(&victim.open(text(&begun, "oauth_url")).await, 403);
+}
+
+/// The limit of it: which of several attempts a return belongs to, only Nango knows.
+#[tokio::test]
+async fn a_victim_who_is_about_to_connect_something_leaves_a_mark_at_least() {
+    let house = house("required").await;
+    let (mallory, eve) = (house.user("mallory").await, house.user("eve").await);
+    let begun = Browser::new().connect(&mallory, "gmail").await;
+    let mut victim = Browser::new();
+    victim.connect(&eve, "github").await;
+    victim.open(text(&begun, "oauth_url")).await;
+    let connected = mallory
+        .until(text(&begun, "connection_id"), "connected")
+        .await;
+    assert_eq!(connected["attempt"]["same_browser"], false, "{connected:#}");
+}
+
+#[tokio::test]
+async fn an_attackers_own_grant_is_not_finished_in_another_browser() {
+    let house = house("required").await;
+    let mallory = house.user("mallory").await;
+    let mut attacker = Browser::new();
+    let begun = attacker.connect(&mallory, "gmail").await;
+    // He stops before the last step, and has somebody else's browser take it.
+    let page = Browser::new().open(text(&begun, "oauth_url")).await;
+    let code: String = page.url.query().unwrap().to_owned();
+    let mut victim = Browser::new();
+    let url = format!("{}/api/v1/connectors/callback?{code}", house.url);
+    is_page_of_elsewhere(&victim.open(&url).await, 403);
+    nothing_came_of_it(&house, &mallory, &begun).await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_that_is_asked_for_again_is_bound_again() {
+    let house = house("required").await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    // The first answer, and its cookie, never arrived.
+    let lost = Browser::new()
+        .post(&ada, "/gmail/connect", Some("once"))
+        .await
+        .json();
+    let mut browser = Browser::new();
+    let begun = browser
+        .post(&ada, "/gmail/connect", Some("once"))
+        .await
+        .json();
+    assert_eq!(begun, lost);
+    browser.open(text(&begun, "oauth_url")).await;
+    let connected = ada.until(text(&begun, "connection_id"), "connected").await;
+    assert_eq!(connected["attempt"]["same_browser"], true);
+}
+
+#[tokio::test]
+async fn what_no_browser_began_and_what_comes_back_nowhere_is_not_judged() {
+    let keys = "product=pbk_product_0123456789abcdef0123456789abcdef";
+    let house = House::with(&[("CONNECT_BINDING", "ask"), ("SERVICE_API_KEYS", keys)]).await;
+    let service = house
+        .client
+        .post(format!("{}/api/v1/connectors/gmail/connect", house.url));
+    let service = service.bearer_auth("pbk_product_0123456789abcdef0123456789abcdef");
+    let answer = service.header("patchbay-user", "ada").send().await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), answer.headers().get("set-cookie")),
+        (200, None)
+    );
+    // A key is typed on Nango's own page.
+    let ada = house.user("ada").await;
+    let begun = Browser::new().connect(&ada, "openai").await;
+    let bound: i64 =
+        sqlx::query_scalar("select count(*) from connect_attempt where browser is not null")
+            .fetch_one(&mut house.sql().await)
+            .await
+            .unwrap();
+    assert_eq!((bound, begun["popup"].as_bool()), (0, Some(true)));
+    // What was there already needs no browser.
+    let gmail = ada.connected("gmail").await;
+    assert_eq!(
+        gmail["attempt"]["same_browser"], false,
+        "a test's client is no browser"
+    );
+    let mut browser = Browser::new();
+    assert_eq!(
+        browser.connect(&ada, "gmail").await["already_connected"],
+        true
+    );
+    assert_eq!(browser.cookie(COOKIE), None);
+}
+
+#[tokio::test]
+async fn without_it_no_browser_is_marked_and_every_grant_counts() {
+    let house = house("off").await;
+    let ada = house.user("ada").await;
+    let mut browser = Browser::new();
+    let begun = browser.connect(&ada, "gmail").await;
+    assert_eq!(browser.cookie(COOKIE), None);
+    Browser::new().open(text(&begun, "oauth_url")).await;
+    let connected = ada.until(text(&begun, "connection_id"), "connected").await;
+    assert_eq!(connected["attempt"]["same_browser"], json!(null));
+}
+
+#[tokio::test]
+async fn the_cookie_is_for_this_host_over_tls_and_for_no_script() {
+    let house = House::with(&[
+        ("CONNECT_BINDING", "required"),
+        ("PUBLIC_URL", "https://connect.example.com"),
+    ])
+    .await;
+    let ada = house.user("ada").await;
+    let set = async |cookie: &str| {
+        let request = ada
+            .request(Method::POST, "/gmail/connect")
+            .header("cookie", cookie);
+        let answer = request.header("origin", ORIGIN).send().await.unwrap();
+        assert_eq!(answer.headers()["access-control-allow-credentials"], "true");
+        assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
+        answer.headers()["set-cookie"].to_str().unwrap().to_owned()
+    };
+    let first = set("").await;
+    let (pair, rest) = first.split_once("; ").unwrap();
+    let (name, secret) = pair.split_once('=').unwrap();
+    assert_eq!(name, "__Host-patchbay-browser");
+    assert_eq!(rest, "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax; Secure");
+    assert_eq!(secret.len(), 64);
+    assert_eq!(set(&format!("a=b; {pair}; c=d")).await, first);
+    // What is not of the form is not sent back, and a name of another kind is another cookie.
+    for odd in [
+        "__Host-patchbay-browser=short".to_owned(),
+        format!("__Host-patchbay-browser={}", "G".repeat(64)),
+        format!("__Host-patchbay-browser={}", "a".repeat(65)),
+        format!("patchbay-browser={secret}"),
+        format!("__Host-patchbay-browser=\"{secret}\""),
+    ] {
+        let answered = set(&odd).await;
+        assert!(answered.starts_with("__Host-patchbay-browser="));
+        assert!(
+            !answered.contains("short") && !answered.contains('G') && !answered.contains(secret)
+        );
+    }
+    // Of the secret only a digest is kept.
+    let kept: Vec<Vec<u8>> =
+        sqlx::query_scalar("select browser from connect_attempt where browser is not null")
+            .fetch_all(&mut house.sql().await)
+            .await
+            .unwrap();
+    assert!(!kept.is_empty());
+    assert!(
+        kept.iter()
+            .all(|digest| digest.len() == 32 && hex::encode(digest) != secret)
+    );
+}

@@ -1,0 +1,199 @@
+//! What every page lets others do: no frame around it, no script in it that is not its own, nothing
+//! of it kept or passed on.
+
+use std::collections::BTreeMap;
+
+use reqwest::header::HeaderMap;
+use serde_json::json;
+
+use super::browser::Browser;
+use crate::house::{House, ORIGIN};
+
+/// One page or file as it was answered.
+struct Page {
+    path: String,
+    headers: HeaderMap,
+    text: String,
+}
+
+impl Page {
+    async fn get(house: &House, path: &str) -> Self {
+        let request = house
+            .client
+            .get(format!("{}{path}", house.url))
+            .header("accept", "text/html");
+        let answer = request.send().await.unwrap();
+        Self {
+            path: path.to_owned(),
+            headers: answer.headers().clone(),
+            text: answer.text().await.unwrap(),
+        }
+    }
+
+    fn header(&self, name: &str) -> &str {
+        let values: Vec<_> = self.headers.get_all(name).iter().collect();
+        assert_eq!(values.len(), 1, "{name} of {}", self.path);
+        values[0].to_str().unwrap()
+    }
+
+    /// The rules of its policy, by their names.
+    fn policy(&self) -> BTreeMap<&str, &str> {
+        let rules = self.header("content-security-policy").split(';');
+        rules
+            .filter_map(|rule| rule.trim().split_once(' '))
+            .collect()
+    }
+}
+
+/// Every HTML page that the service has.
+async fn pages(house: &House) -> Vec<Page> {
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let mut pages = Vec::new();
+    for path in [
+        "/console/".to_owned(),
+        format!("/console/connections/{id}"),
+        "/docs/".to_owned(),
+        "/docs/index.html".to_owned(),
+        format!("/api/v1/connectors/callback?connection_id={id}"),
+        "/api/v1/connectors/callback?connection_id=nobodys".to_owned(),
+        "/api/v1/connectors/callback?state=1&code=2".to_owned(),
+    ] {
+        let page = Page::get(house, &path).await;
+        assert!(
+            page.header("content-type").starts_with("text/html"),
+            "{path}"
+        );
+        pages.push(page);
+    }
+    pages
+}
+
+#[tokio::test]
+async fn no_page_can_be_framed_or_kept_or_tells_where_one_came_from() {
+    let house = House::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
+    for page in pages(&house).await {
+        assert_eq!(
+            page.policy().get("frame-ancestors"),
+            Some(&"'none'"),
+            "{}",
+            page.path
+        );
+        assert_eq!(page.header("x-frame-options"), "DENY");
+        assert_eq!(page.header("x-content-type-options"), "nosniff");
+        assert_eq!(page.header("referrer-policy"), "no-referrer");
+        // The console's page is the same for all; what is asked again is only whether it has changed.
+        let kept = if page.path.starts_with("/console") {
+            "no-cache"
+        } else {
+            "no-store"
+        };
+        assert_eq!(page.header("cache-control"), kept, "{}", page.path);
+    }
+}
+
+#[tokio::test]
+async fn no_page_runs_what_is_not_its_own_script() {
+    let house = House::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
+    for page in pages(&house).await {
+        let policy = page.policy();
+        assert_eq!(policy.get("base-uri"), Some(&"'none'"), "{}", page.path);
+        let scripts = policy
+            .get("script-src")
+            .or(policy.get("default-src"))
+            .unwrap();
+        for allowed in scripts.split(' ') {
+            assert!(
+                allowed == "'none'" || allowed == "'self'" || allowed.starts_with("'sha256-"),
+                "{allowed}"
+            );
+        }
+        let styles = policy
+            .get("style-src")
+            .or(policy.get("default-src"))
+            .unwrap();
+        // Swagger's page sets styles as it draws, which no hash can name; scripts are not let in by that.
+        let swagger = page.path.starts_with("/docs");
+        assert_eq!(styles.contains("'unsafe-inline'"), swagger, "{}", page.path);
+        assert!(
+            !page
+                .header("content-security-policy")
+                .contains("unsafe-eval")
+        );
+        assert!(
+            !page.text.contains(" onload=") && !page.text.contains("javascript:"),
+            "{}",
+            page.path
+        );
+        // Nothing is asked of anybody else.
+        for address in page
+            .text
+            .split(['"', '\''])
+            .filter(|text| text.starts_with("http"))
+        {
+            assert!(
+                address.starts_with("http://127.0.0.1")
+                    || address.starts_with("https://app.example.com"),
+                "{address}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_carries_a_sessions_token_is_neither_kept_nor_shown_to_a_foreign_origin() {
+    let house = House::with(&[("CONNECT_BINDING", "required")]).await;
+    let ada = house.user("ada").await;
+    for (connector, origin, allowed) in [
+        ("gmail", ORIGIN, Some(ORIGIN)),
+        ("github", "https://evil.example", None),
+        ("openai", "null", None),
+        ("notion", "https://app.example.com.evil.example", None),
+        ("box", "http://app.example.com", None),
+        ("airtable", "https://app.example.com:8443", None),
+        ("asana", "HTTPS://APP.EXAMPLE.COM", None),
+    ] {
+        let request = ada.request(reqwest::Method::POST, &format!("/{connector}/connect"));
+        let answer = request.header("origin", origin).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{connector}");
+        let header = |name: &str| {
+            answer
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(
+            header("access-control-allow-origin").as_deref(),
+            allowed,
+            "{origin}"
+        );
+        assert_eq!(header("cache-control").as_deref(), Some("no-store"));
+        assert_eq!(header("referrer-policy").as_deref(), Some("no-referrer"));
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("session_token="), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_page_of_a_return_speaks_to_who_opened_it_and_names_whom_it_means() {
+    let house = House::with(&[("CONSOLE", "true")]).await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let ada = house.user("ada").await;
+    let mut browser = Browser::new();
+    let begun = browser.connect(&ada, "gmail").await;
+    let url = format!(
+        "{}/api/v1/connectors/callback?connection_id={}",
+        house.url,
+        begun["connection_id"].as_str().unwrap()
+    );
+    let page = browser.open(&url).await;
+    assert_eq!(page.text.matches("postMessage(").count(), 1);
+    assert!(page.text.contains("postMessage(message, origin)"));
+    for path in ["/console/", "/docs/"] {
+        assert!(
+            !Page::get(&house, path).await.text.contains("opener"),
+            "{path}"
+        );
+    }
+}

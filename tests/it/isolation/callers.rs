@@ -1,0 +1,159 @@
+//! Who asks: everybody who could be taken for somebody else.
+
+use chrono::TimeDelta;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use patchbay::keys::{self, Scope};
+use reqwest::RequestBuilder;
+use serde_json::json;
+
+use super::{READ, TOKENS, WRITE};
+use crate::house::{House, JWT_SECRET};
+
+/// A key that allows everything, and for each scope one that allows everything else.
+const KEY: &str = "pbk_everything_0123456789abcdef0123456789abcdef";
+const LACKING: [(&str, &str, &str); 3] = [
+    (
+        TOKENS,
+        "pbk_lackstokens_0123456789abcdef0123456789abcdef",
+        "connections:read connections:write",
+    ),
+    (
+        READ,
+        "pbk_lacksread_0123456789abcdef0123456789abcdef",
+        "tokens:read connections:write",
+    ),
+    (
+        WRITE,
+        "pbk_lackswrite_0123456789abcdef0123456789abcdef",
+        "tokens:read connections:read",
+    ),
+];
+
+/// What a request shows of who sends it.
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    /// What this one is called when a case fails.
+    pub(super) name: &'static str,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Caller {
+    fn new(name: &'static str, authorization: impl Into<String>) -> Self {
+        let headers = vec![("authorization", authorization.into())];
+        Self { name, headers }
+    }
+
+    /// A user with a good token.
+    pub(super) fn user(house: &House, user: &str) -> Self {
+        Self::new(
+            "a user",
+            format!("Bearer {}", token(house, user, JWT_SECRET, 600)),
+        )
+    }
+
+    /// A service whose key allows everything, for this user; for nobody if it is empty.
+    pub(super) fn service(user: &str) -> Self {
+        Self::new("a service", format!("Bearer {KEY}")).acting_for(user)
+    }
+
+    /// A service whose key allows everything but this.
+    pub(super) fn lacking(scope: &str, user: &str) -> Self {
+        let (_, key, _) = LACKING
+            .into_iter()
+            .find(|(lacks, ..)| *lacks == scope)
+            .unwrap();
+        Self::new("a service without the scope", format!("Bearer {key}")).acting_for(user)
+    }
+
+    /// The same in the name of this user, which counts for services only.
+    pub(super) fn acting_for(mut self, user: &str) -> Self {
+        if !user.is_empty() {
+            self.headers.push(("patchbay-user", user.to_owned()));
+        }
+        self
+    }
+
+    pub(super) fn asks(&self, request: RequestBuilder) -> RequestBuilder {
+        let add =
+            |request: RequestBuilder, (name, value): &(&str, String)| request.header(*name, value);
+        self.headers.iter().fold(request, add)
+    }
+}
+
+/// The value of `SERVICE_API_KEYS` that the services of this module need.
+pub(super) fn service_keys() -> String {
+    let lacking = LACKING.iter().enumerate();
+    let lacking = lacking.map(|(n, (_, key, scopes))| format!(",lacking{n}={key};{scopes}"));
+    format!("everything={KEY}{}", lacking.collect::<String>())
+}
+
+/// A token of ada's or another user's that is good for so many seconds from now on.
+fn token(house: &House, user: &str, secret: &str, seconds: i64) -> String {
+    let now = house.clock.now();
+    let claims = json!({
+        "sub": user, "iat": (now - TimeDelta::hours(2)).timestamp(), "exp": now.timestamp() + seconds,
+    });
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
+}
+
+/// All who are nobody: what they show is not good, or no longer.
+pub(super) async fn nobodies(house: &House) -> Vec<Caller> {
+    let good = token(house, "ada", JWT_SECRET, 600);
+    let (head, signature) = good.rsplit_once('.').unwrap();
+    let (_, claims) = head.split_once('.').unwrap();
+    let turned: String = signature.chars().rev().collect();
+    let service_keys = house.keys().await;
+    let all = Scope::ALL.into();
+    let revoked = service_keys.create("revoked", &all).await.unwrap();
+    service_keys.revoke("revoked").await.unwrap();
+    let rotated = service_keys.create("rotated", &all).await.unwrap();
+    service_keys
+        .rotate("rotated", TimeDelta::zero())
+        .await
+        .unwrap();
+    let unsigned = "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0";
+    let bearer = |name, token: &str| Caller::new(name, format!("Bearer {token}"));
+    vec![
+        Caller {
+            name: "without a token",
+            headers: Vec::new(),
+        },
+        Caller {
+            name: "only a user's name",
+            headers: vec![("patchbay-user", "ada".to_owned())],
+        },
+        Caller::new("an empty token", "Bearer "),
+        Caller::new("another scheme", "Basic YWRhOmFkYQ=="),
+        Caller::new("a token without a scheme", good.clone()),
+        bearer("a token of nothing", "not.a.token"),
+        bearer("a token without a signature", &format!("{head}.")),
+        bearer("an unsigned token", &format!("{unsigned}.{claims}.")),
+        bearer(
+            "a token with another signature",
+            &format!("{head}.{turned}"),
+        ),
+        bearer(
+            "another's secret",
+            &token(
+                house,
+                "ada",
+                "a secret of somebody else, with 32 bytes",
+                600,
+            ),
+        ),
+        bearer("an expired token", &token(house, "ada", JWT_SECRET, -60)),
+        bearer(
+            "a key that nobody has",
+            "pbk_nobody_0123456789abcdef0123456789abcdef",
+        )
+        .acting_for("ada"),
+        bearer(
+            "a key with another end",
+            &format!("{}0", &KEY[..KEY.len() - 1]),
+        )
+        .acting_for("ada"),
+        bearer("a revoked key", keys::shown(&revoked)).acting_for("ada"),
+        bearer("a rotated key", keys::shown(&rotated)).acting_for("ada"),
+    ]
+}

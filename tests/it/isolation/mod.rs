@@ -1,0 +1,276 @@
+//! One user's connections are nobody else's: every operation of the OpenAPI document, asked by
+//! everybody who may not ask it.
+
+mod callers;
+mod company;
+mod lies;
+mod matrix;
+mod ways;
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
+
+use self::callers::service_keys;
+use crate::house::House;
+use crate::postgres::{self, TestDatabase};
+
+/// The OpenAPI document, as JSON.
+static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(patchbay::http::openapi()).unwrap());
+
+/// Who may ask an operation for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Platforms, without a token.
+    Everybody,
+    /// Nango, by its signature.
+    Signed,
+    /// Whoever has a good token or key.
+    Caller,
+    /// A user for himself, and a service with this scope that names him.
+    User(&'static str),
+    /// A service with this scope that names a user.
+    Service(&'static str),
+    /// A service with this scope; the user is in the path.
+    Administrator(&'static str),
+}
+
+use Access::{Administrator, Caller, Everybody, Service, Signed, User};
+
+const READ: &str = "connections:read";
+const WRITE: &str = "connections:write";
+const TOKENS: &str = "tokens:read";
+
+/// Every operation: who may ask it, with what query and body. One that names a connection has `{id}` in its address.
+// Rows, to be read by their columns.
+#[rustfmt::skip]
+const OPERATIONS: [(&str, &str, &str, &str, Access); 27] = [
+    ("get", "/api/v1/connectors", "", "", Caller),
+    ("get", "/api/v1/connectors/callback", "?connection_id={id}", "", User(READ)),
+    ("get", "/api/v1/connectors/connections", "", "", User(READ)),
+    ("get", "/api/v1/connectors/connections/events", "", "", User(READ)),
+    ("get", "/api/v1/connectors/connections/{id}", "?wait=1", "", User(READ)),
+    ("patch", "/api/v1/connectors/connections/{id}", "", r#"{"label":"mine","config":{"a":1}}"#, User(WRITE)),
+    ("post", "/api/v1/connectors/connections/{id}/account", "", r#"{"account_id":"mine"}"#, User(WRITE)),
+    ("post", "/api/v1/connectors/connections/{id}/check", "", "", User(WRITE)),
+    ("get", "/api/v1/connectors/connections/{id}/history", "", "", User(READ)),
+    ("get", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "", Service(TOKENS)),
+    ("post", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "{}", Service(TOKENS)),
+    ("put", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "{}", Service(TOKENS)),
+    ("patch", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "{}", Service(TOKENS)),
+    ("delete", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "", Service(TOKENS)),
+    ("post", "/api/v1/connectors/connections/{id}/reconnect", "", r#"{"label":"mine"}"#, User(WRITE)),
+    ("post", "/api/v1/connectors/connections/{id}/token", "", "", Service(TOKENS)),
+    ("post", "/api/v1/connectors/connections/{id}/token/invalid", "", r#"{"token_id":"some"}"#, Service(TOKENS)),
+    ("get", "/api/v1/connectors/connections/{id}/uses", "", "", User(READ)),
+    ("get", "/api/v1/connectors/{connector}", "", "", Caller),
+    ("post", "/api/v1/connectors/{connector}/connect", "", "", User(WRITE)),
+    ("delete", "/api/v1/connectors/{connector}/disconnect", "?connection_id={id}", "", User(WRITE)),
+    ("post", "/api/v1/connectors/{connector}/token", "", "", Service(TOKENS)),
+    ("delete", "/api/v1/users/{user}/connections", "", "", Administrator(WRITE)),
+    ("post", "/api/v1/webhooks/nango", "", r#"{"type":"auth"}"#, Signed),
+    ("post", "/api/v1/webhooks/nango/{attempt}", "", r#"{"type":"auth"}"#, Signed),
+    ("get", "/healthz", "", "", Everybody),
+    ("get", "/readyz", "", "", Everybody),
+];
+
+/// An operation, and who may ask it.
+#[derive(Clone, Debug)]
+struct Operation {
+    method: Method,
+    path: &'static str,
+    query: &'static str,
+    body: &'static str,
+    access: Access,
+}
+
+impl Operation {
+    /// All that there are a rule for.
+    fn all() -> Vec<Self> {
+        let operation = |(method, path, query, body, access): (&str, _, _, _, _)| Self {
+            method: method.to_uppercase().parse().unwrap(),
+            path,
+            query,
+            body,
+            access,
+        };
+        OPERATIONS.into_iter().map(operation).collect()
+    }
+
+    /// Whether it names a connection, which may be another user's.
+    fn names_one(&self) -> bool {
+        self.path.contains("{id}") || self.query.contains("{id}")
+    }
+
+    /// The scope that a service's key needs for it.
+    fn scope(&self) -> Option<&'static str> {
+        match self.access {
+            User(scope) | Service(scope) | Administrator(scope) => Some(scope),
+            Everybody | Signed | Caller => None,
+        }
+    }
+
+    /// A request for this connection, or attempt, from nobody yet.
+    fn request(&self, house: &House, id: &str) -> RequestBuilder {
+        let path = [self.path, self.query].concat();
+        let path = path
+            .replace("{id}", id)
+            .replace("{attempt}", id)
+            .replace("{connector}", "gmail")
+            .replace("{path}", "userinfo")
+            .replace("{user}", "ada");
+        let request = house
+            .client
+            .request(self.method.clone(), house.url.clone() + &path);
+        match self.body {
+            "" => request,
+            body => request
+                .header("content-type", "application/json")
+                .body(body),
+        }
+    }
+}
+
+/// An answer as a caller can tell it from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    status: StatusCode,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Seen {
+    /// What is answered, without what the caller sent himself and what is new in each answer.
+    async fn of(request: RequestBuilder, id: &str) -> Self {
+        let mut response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let mut body = Vec::new();
+        if is_stream(&headers) {
+            // It goes on: its beginning says who follows whom.
+            body.extend(response.chunk().await.unwrap().unwrap());
+        } else {
+            body.extend(response.bytes().await.unwrap());
+        }
+        let mut body = String::from_utf8(body).unwrap();
+        if let Some(own) = headers.get("x-request-id") {
+            body = body.replace(own.to_str().unwrap(), "[request]");
+        }
+        Self {
+            status,
+            headers: told(&headers),
+            body: body.replace(id, "[id]"),
+        }
+    }
+
+    fn code(&self) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
+        body["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get("content-type");
+    kind.is_some_and(|kind| kind == "text/event-stream")
+}
+
+fn told(headers: &HeaderMap) -> BTreeMap<String, String> {
+    headers
+        .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "x-request-id" | "date"))
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect()
+}
+
+/// A house in which ada has connections of all kinds.
+struct Home {
+    house: House,
+    /// The ids of her connections: a connected one, one that was denied, and one that waits.
+    ids: Vec<String>,
+    sql: PgConnection,
+}
+
+impl Home {
+    async fn new() -> Self {
+        Self::over(postgres::database().await, &[]).await
+    }
+
+    async fn over(database: TestDatabase, settings: &[(&'static str, &str)]) -> Self {
+        let keys = service_keys();
+        let settings = [&[("SERVICE_API_KEYS", keys.as_str())], settings].concat();
+        let house = House::build_over(database, None, &settings, |_| {}).await;
+        let ada = house.user("ada").await;
+        let connected = ada.connected("gmail").await;
+        house.faults(json!({ "consent": "deny" })).await;
+        let denied = ada.connect("github").await;
+        house.popup(denied["oauth_url"].as_str().unwrap()).await;
+        let id = denied["connection_id"].as_str().unwrap();
+        ada.until(id, "error").await;
+        let pending = ada.connect("notion").await;
+        let ids = [
+            &connected["id"],
+            &denied["connection_id"],
+            &pending["connection_id"],
+        ];
+        let ids = ids.map(|id| id.as_str().unwrap().to_owned()).to_vec();
+        let sql = house.sql().await;
+        Self { house, ids, sql }
+    }
+}
+
+/// A digest of everything that the database holds, but for when jobs were last done.
+async fn everything(sql: &mut PgConnection) -> String {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select tablename::text from pg_tables where schemaname = 'public' and tablename <> 'job' order by 1",
+    )
+    .fetch_all(&mut *sql)
+    .await
+    .unwrap();
+    let digests: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            format!("(select coalesce(md5(string_agg(t::text, '|' order by t::text)), '') from {table} t)")
+        })
+        .collect();
+    sqlx::query_scalar(AssertSqlSafe(format!("select {}", digests.join(" || "))))
+        .fetch_one(sql)
+        .await
+        .unwrap()
+}
+
+/// What only ada may be shown: her name, and the ids of what she has.
+async fn marks(house: &House, ids: &[String]) -> Vec<String> {
+    let attempts: Vec<Uuid> = sqlx::query_scalar("select id from connect_attempt")
+        .fetch_all(&mut house.sql().await)
+        .await
+        .unwrap();
+    let mut marks = house.nango_connections().await;
+    marks.extend_from_slice(ids);
+    marks.extend(attempts.iter().map(Uuid::to_string));
+    // Between quotes: an id may have these letters, too.
+    marks.push("\"ada\"".to_owned());
+    marks
+}
+
+/// All rows of one user, as text.
+async fn all_of(house: &House, user: &str) -> String {
+    sqlx::query_scalar(
+        r#"select concat(
+             (select string_agg(c::text, '|' order by c.id) from user_connector_connection c
+                where user_id = $1 collate "C"),
+             (select string_agg(e::text, '|' order by e.id) from connection_event e where user_id = $1 collate "C"),
+             (select string_agg(a::text, '|' order by a.id) from connect_attempt a
+                join user_connector_connection c on c.id = a.connection_id where c.user_id = $1 collate "C"),
+             (select string_agg(k::text, '|' order by k.key) from idempotency_key k where user_id = $1 collate "C"),
+             (select string_agg(u::text, '|' order by u.id) from token_use u where user_id = $1 collate "C"))"#,
+    )
+    .bind(user)
+    .fetch_one(&mut house.sql().await)
+    .await
+    .unwrap()
+}
