@@ -52,8 +52,9 @@ test("who is sent the popup's address is asked first, and what he does all the s
     assert.equal(before.connections[0].status, "pending");
     await forwarded.getByRole("link", { name: "Then go on." }).click();
     await forwarded.waitForURL(/\/oauth\/callback/);
-    const { connections } = await given.sandbox.api(given.user, "/connections");
-    assert.deepEqual([connections[0].status, connections[0].attempt.same_browser], ["connected", false]);
+    const path = `/connections/${before.connections[0].id}?wait=25`;
+    const { status, attempt } = await given.sandbox.api(given.user, path);
+    assert.deepEqual([status, attempt.same_browser], ["connected", false]);
   } finally {
     await elsewhere.close();
     await context.close();

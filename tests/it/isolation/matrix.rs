@@ -150,12 +150,10 @@ async fn another_users_connection_is_one_that_is_not_there() {
         .iter()
         .filter(|operation| operation.names_one())
     {
-        let mut callers = vec![Caller::service("bob")];
-        if let Access::User(_) = operation.access {
-            callers.push(Caller::user(&home.house, "bob"));
-            // Only a service acts for somebody.
-            callers.push(Caller::user(&home.house, "bob").acting_for("ada"));
-        }
+        let callers = match operation.access {
+            Access::User(_) => bobs(&home.house),
+            _ => vec![Caller::service("bob")],
+        };
         for caller in callers {
             cases += refused(&mut home, operation, &caller, (404, "connection_not_found")).await;
         }
@@ -173,6 +171,15 @@ async fn another_users_connection_is_one_that_is_not_there() {
     assert!(cases >= 16 * 4);
 }
 
+/// Bob by himself, in ada's name, which counts for services only, and by a service.
+fn bobs(house: &House) -> Vec<Caller> {
+    vec![
+        Caller::user(house, "bob"),
+        Caller::user(house, "bob").acting_for("ada"),
+        Caller::service("bob"),
+    ]
+}
+
 #[tokio::test]
 async fn what_names_no_connection_shows_and_changes_the_callers_own_only() {
     let Home { house, ids, .. } = Home::new().await;
@@ -182,11 +189,7 @@ async fn what_names_no_connection_shows_and_changes_the_callers_own_only() {
     let mut cases = 0;
     for operation in Operation::all() {
         let callers = match operation.access {
-            Access::User(_) => vec![
-                Caller::user(&house, "bob"),
-                Caller::user(&house, "bob").acting_for("ada"),
-                Caller::service("bob"),
-            ],
+            Access::User(_) => bobs(&house),
             Access::Service(_) => vec![Caller::service("bob")],
             _ => continue,
         };
