@@ -28,6 +28,8 @@ const CONNECTING: u32 = crate::USERS / 2;
 const HOT: u32 = 50;
 /// How often each of what is done one by one is done.
 const ONE_BY_ONE: u32 = 400;
+/// How long a Nango takes that is a service of its own, in milliseconds.
+const REAL_NANGO: u64 = 5;
 /// How many event streams are open, and how many of them are one user's.
 const STREAMS: u32 = 5_000;
 const ONE_USERS: u32 = 50;
@@ -213,17 +215,11 @@ impl Bench {
     }
 
     async fn connects(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
-        let url = format!("{}{API}/{}/connect", self.service.url, CONNECTORS[0]);
-        let (mut ours, mut nangos) = (Vec::new(), Vec::new());
-        for user in CONNECTING + 1..=CONNECTING + ONE_BY_ONE {
-            let user = format!("user-{user}");
-            let connect = self.client.post(format!("{url}?instance_id=bench"));
-            ours.push(timed(connect.bearer_auth(data::token(&user)?)).await?);
-            nangos.push(self.nango.time_to_make_session(&user).await?);
-        }
-        let (ours, nangos) = (one_by_one(ours), one_by_one(nangos));
-        report.add("Nango: a connect session, one by one", nangos, None);
-        report.add("connect, one by one", ours, None);
+        // What PostgreSQL takes to write one row for good, with which a connect and a webhook end.
+        let sql = "update job set finished_at = finished_at where name = 'sweep';\n";
+        let durable = pgbench(&self.folder, &self.database, sql, 1, self.seconds)?;
+        report.add("pgbench: one row for good, one by one", durable, None);
+        self.connects_one_by_one("", 0, report).await?;
         let requests = (CONNECTING + ONE_BY_ONE + 1..CONNECTING + ONE_BY_ONE + 1_000).map(|user| {
             let token = data::token(&format!("user-{user}"))?;
             let path = format!("{API}/{}/connect?instance_id=bench", CONNECTORS[1]);
@@ -231,16 +227,49 @@ impl Bench {
         });
         let requests: Vec<Request> = requests.collect::<Result<_, Box<dyn Error>>>()?;
         self.http("connect", &requests, report)?;
-        report.at_most(
-            "connect adds to Nango's own answer, p50 ms",
-            added(ours.p50, nangos.p50),
-            1.0,
+        // A real one takes some milliseconds.
+        self.nango.answers_after(REAL_NANGO).await?;
+        self.connects_one_by_one(" that takes 5 ms", 1, report)
+            .await?;
+        self.nango.answers_after(0).await
+    }
+
+    async fn connects_one_by_one(
+        &self,
+        what: &str,
+        connector: usize,
+        report: &mut Report,
+    ) -> Result<(), Box<dyn Error>> {
+        let slug = CONNECTORS[connector];
+        let url = format!("{}{API}/{slug}/connect?instance_id=alone", self.service.url);
+        let (mut ours, mut nangos) = (Vec::new(), Vec::new());
+        for user in CONNECTING + 1..=CONNECTING + ONE_BY_ONE {
+            let user = format!("user-{user}");
+            let connect = self.client.post(&url).bearer_auth(data::token(&user)?);
+            ours.push(timed(connect).await?);
+            nangos.push(self.nango.time_to_make_session(&user).await?);
+        }
+        let (ours, nangos) = (one_by_one(ours), one_by_one(nangos));
+        report.add(
+            &format!("Nango{what}: a connect session, one by one"),
+            nangos,
+            None,
         );
-        report.at_most(
-            "connect adds to Nango's own answer, p99 ms",
-            added(ours.p99, nangos.p99),
-            3.0,
+        report.add(
+            &format!("connect, one by one, with a Nango{what}"),
+            ours,
+            None,
         );
+        for (share, ours, nangos, bound) in [
+            ("p50", ours.p50, nangos.p50, 1.0),
+            ("p99", ours.p99, nangos.p99, 3.0),
+        ] {
+            report.at_most(
+                &format!("connect adds to the answer of a Nango{what}, {share} ms"),
+                added(ours, nangos),
+                bound,
+            );
+        }
         Ok(())
     }
 

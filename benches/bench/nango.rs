@@ -84,6 +84,17 @@ impl Nango {
         Ok(())
     }
 
+    /// Has it answer only after so many milliseconds.
+    ///
+    /// # Errors
+    /// When it does not take it.
+    pub(crate) async fn answers_after(&self, millis: u64) -> Result<(), Box<dyn Error>> {
+        let url = format!("http://{}/sandbox/faults", self.sandbox.address());
+        let faults = self.client.put(url).json(&json!({ "latency_ms": millis }));
+        faults.send().await?.error_for_status()?;
+        Ok(())
+    }
+
     /// How long it takes to tell what it holds of a connection.
     ///
     /// # Errors

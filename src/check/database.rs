@@ -64,6 +64,11 @@ fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
             format!("migration {version} of a newer Patchbay has removed what this version needs"),
             "run that version, or a newer one",
         ),
+        (None, None) if survey.predecessor => report.warn(
+            "migrations",
+            "the tables are those of the service before Patchbay, and are not taken over yet",
+            "back them up; `patchbay migrate` or the next start takes them over, or says why not and changes nothing (docs/UPGRADING.md)",
+        ),
         (None, None) => match (survey.pending.len(), survey.newer.len()) {
             (0, 0) => report.ok("migrations", "the schema is up to date"),
             (0, newer) => report.ok(

@@ -15,6 +15,8 @@ pub struct Survey {
     pub version_number: i32,
     /// The server's time.
     pub now: DateTime<Utc>,
+    /// Whether its tables are those of the service that Patchbay succeeds, not taken over yet.
+    pub predecessor: bool,
     /// Migrations of this program that have not been applied.
     pub pending: Vec<i64>,
     /// Applied migrations that are not what this program knows under their number.
@@ -30,10 +32,11 @@ impl Database {
     /// When the server does not answer.
     pub async fn survey(&self) -> sqlx::Result<Survey> {
         let mut tx = self.begin_snapshot().await?;
-        let (version, version_number, now, migrated): (String, i32, DateTime<Utc>, bool) =
+        let (version, version_number, now, migrated, tables): (_, _, _, bool, bool) =
             sqlx::query_as(
                 "select current_setting('server_version'), current_setting('server_version_num')::int, \
-                   clock_timestamp(), to_regclass('_sqlx_migrations') is not null",
+                   clock_timestamp(), to_regclass('_sqlx_migrations') is not null, \
+                   to_regclass('user_connector_connection') is not null or to_regclass('connector') is not null",
             )
             .fetch_one(&mut tx)
             .await?;
@@ -53,6 +56,7 @@ impl Database {
             version,
             version_number,
             now,
+            predecessor: tables && applied.is_empty(),
             pending: Vec::new(),
             changed: Vec::new(),
             newer: Vec::new(),

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tracing::Instrument;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -50,9 +51,24 @@ pub struct ConnectBody {
     config: Map<String, Value>,
     /// Scopes to ask for instead of the integration's own.
     #[serde(default)]
+    #[schema(schema_with = scopes)]
     scopes: Vec<String>,
     /// The account that the provider should offer, such as an e-mail address.
+    #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     login_hint: Option<String>,
+}
+
+/// The bounds of each scope, which no attribute can name.
+fn scopes() -> Array {
+    let scope = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(MAX_NAME))
+        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
+    ArrayBuilder::new()
+        .items(scope)
+        .max_items(Some(MAX_SCOPES))
+        .description(Some("Scopes to ask for instead of the integration's own."))
+        .build()
 }
 
 impl ConnectBody {

@@ -7,7 +7,7 @@ use patchbay::check::{self, Level, Report};
 use patchbay::clock::Clock;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 use uuid::Uuid;
 
@@ -169,6 +169,19 @@ async fn what_is_wrong_with_the_database_is_told() {
         Level::Warn,
         "not applied yet",
         "the next start",
+    );
+
+    let before = postgres::database().await;
+    let mut sql = PgConnection::connect(before.url()).await.unwrap();
+    let schema = include_str!("../data/predecessor/schema.sql");
+    sqlx::raw_sql(schema).execute(&mut sql).await.unwrap();
+    let report = checked(&house, &[("DATABASE_URL", before.url())], None).await;
+    only(
+        &report,
+        "migrations",
+        Level::Warn,
+        "those of the service before",
+        "`patchbay migrate` or the next start takes them over",
     );
 
     let mut pooled: Url = url.unwrap().1.parse().unwrap();

@@ -89,3 +89,62 @@ async fn a_program_whose_columns_are_gone_does_not_start() {
     assert!(matches!(refused, DatabaseError::Newer(_)), "{refused}");
     assert!(refused.to_string().contains("run that version"));
 }
+
+#[tokio::test]
+async fn attempts_that_an_older_program_writes_are_shown_beside_their_connections() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id: uuid::Uuid = begun["connection_id"].as_str().unwrap().parse().unwrap();
+    let mut database = house.sql().await;
+    let shown = async || ada.connection(&id.to_string()).await["attempt"].clone();
+    sqlx::query(
+        "update connect_attempt set outcome = 'expired', ended_at = now() where connection_id = $1",
+    )
+    .bind(id)
+    .execute(&mut database)
+    .await
+    .unwrap();
+    let ended = shown().await;
+    assert_eq!(ended["id"], begun["attempt_id"]);
+    assert_eq!(ended["outcome"], "expired");
+    // Of two, the newer one is shown, whichever is written last.
+    let newer = uuid::Uuid::now_v7();
+    for (attempt, age) in [(newer, "-1 second"), (uuid::Uuid::now_v7(), "1 hour")] {
+        sqlx::query(
+            "insert into connect_attempt (id, connection_id, kind, expires_at, outcome, created_at, ended_at) \
+             select $1, id, 'reconnect', created_at, 'expired', created_at - $3::text::interval, now() \
+             from user_connector_connection where id = $2",
+        )
+        .bind(attempt)
+        .bind(id)
+        .bind(age)
+        .execute(&mut database)
+        .await
+        .unwrap();
+    }
+    let shown = shown().await;
+    assert_eq!(shown["id"], newer.to_string());
+    assert_eq!(shown["kind"], "reconnect");
+}
+
+#[tokio::test]
+async fn a_connector_that_a_newer_program_has_brought_is_shown_by_its_name() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let mut database = house.sql().await;
+    sqlx::raw_sql(
+        "insert into connector (id, slug, name, category, integration_key, enabled, manifest) \
+         values ('6f9619ff-8b86-d011-b42d-00c04fc964ff', 'tomorrow', 'Tomorrow', 'other', 'tomorrow', true, '{}'); \
+         insert into user_connector_connection \
+           (id, user_id, connector_id, status, status_reason, created_at, updated_at) \
+         values (gen_random_uuid(), 'ada', '6f9619ff-8b86-d011-b42d-00c04fc964ff', 'pending', \
+           'awaiting_authorization', now(), now())",
+    )
+    .execute(&mut database)
+    .await
+    .unwrap();
+    let list = ada.get("/connections").await;
+    assert_eq!(list["connections"][0]["connector_slug"], "tomorrow");
+    assert_eq!(list["connections"][0]["connector_name"], "Tomorrow");
+}
