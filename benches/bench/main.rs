@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let folder = root.join("target/bench");
     std::fs::create_dir_all(&folder)?;
     let postgres = LocalPostgres::start(&folder.join("postgres"), Durability::Kept).await?;
-    let program = root.join("target/release/patchbay");
+    let program = folder.join("patchbay");
     let seconds = if given("--quick") { 3 } else { 10 };
     let only = arguments
         .iter()

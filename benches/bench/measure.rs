@@ -219,7 +219,7 @@ impl Bench {
         let sql = "update job set finished_at = finished_at where name = 'sweep';\n";
         let durable = pgbench(&self.folder, &self.database, sql, 1, self.seconds)?;
         report.add("pgbench: one row for good, one by one", durable, None);
-        self.connects_one_by_one("", 0, report).await?;
+        self.connects_one_by_one("Nango", 0, report).await?;
         let requests = (CONNECTING + ONE_BY_ONE + 1..CONNECTING + ONE_BY_ONE + 1_000).map(|user| {
             let token = data::token(&format!("user-{user}"))?;
             let path = format!("{API}/{}/connect?instance_id=bench", CONNECTORS[1]);
@@ -229,7 +229,7 @@ impl Bench {
         self.http("connect", &requests, report)?;
         // A real one takes some milliseconds.
         self.nango.answers_after(REAL_NANGO).await?;
-        self.connects_one_by_one(" that takes 5 ms", 1, report)
+        self.connects_one_by_one("a Nango that takes 5 ms", 1, report)
             .await?;
         self.nango.answers_after(0).await
     }
@@ -251,21 +251,17 @@ impl Bench {
         }
         let (ours, nangos) = (one_by_one(ours), one_by_one(nangos));
         report.add(
-            &format!("Nango{what}: a connect session, one by one"),
+            &format!("{what}: a connect session, one by one"),
             nangos,
             None,
         );
-        report.add(
-            &format!("connect, one by one, with a Nango{what}"),
-            ours,
-            None,
-        );
+        report.add(&format!("connect through {what}, one by one"), ours, None);
         for (share, ours, nangos, bound) in [
             ("p50", ours.p50, nangos.p50, 1.0),
             ("p99", ours.p99, nangos.p99, 3.0),
         ] {
             report.at_most(
-                &format!("connect adds to the answer of a Nango{what}, {share} ms"),
+                &format!("connect adds to the answer of {what}, {share} ms"),
                 added(ours, nangos),
                 bound,
             );

@@ -223,7 +223,7 @@ impl Stage {
         // whose row is just being made.
         let (waiting, wrong): (Vec<_>, Vec<_>) = found
             .into_iter()
-            .partition(|what| what.ends_with("of no row at all"));
+            .partition(|what| what.contains(" of guest-") && what.ends_with("of no row at all"));
         println!(
             "           {} grants of users who were erased wait for the sweep's hour",
             waiting.len()

@@ -109,7 +109,10 @@ fn orphan(connection: &ConnectionSummary, rows: &[Row], wrong: &mut Vec<String>)
     let tag = connection.tags.get(CONNECTION_TAG);
     let row = rows.iter().find(|row| Some(&row.id.to_string()) == tag);
     match row {
-        None => wrong.push(format!("Nango holds {id}, of no row at all")),
+        None => {
+            let user = connection.tags.get(USER_TAG).map_or("nobody", |user| user);
+            wrong.push(format!("Nango holds {id} of {user}, of no row at all"));
+        }
         Some(row) if row.nango_connection_id.as_ref() != Some(id) => wrong.push(format!(
             "Nango holds {id} for {}, which is {} and holds {:?}",
             row.id, row.status, row.nango_connection_id
