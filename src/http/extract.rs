@@ -277,7 +277,8 @@ impl FromRequestParts<AppState> for IdempotencyKey {
         let Some(key) = parts.headers.get("idempotency-key") else {
             return Ok(Self(None));
         };
-        let key = key.to_str().unwrap_or_default();
+        let visible = |key: &&str| key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let key = key.to_str().ok().filter(visible).unwrap_or_default();
         if !(1..=255).contains(&key.len()) {
             return Err(Problem::invalid(
                 "Idempotency-Key has to have 1 to 255 visible ASCII characters",

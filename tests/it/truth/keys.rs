@@ -54,3 +54,17 @@ async fn a_request_that_failed_may_be_tried_again_with_its_key() {
     assert_eq!(status, StatusCode::OK, "{begun}");
     assert_eq!(attempts(&house).await, 2);
 }
+
+#[tokio::test]
+async fn a_key_is_visible_text() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    for key in ["", "a\tb", &"k".repeat(256)] {
+        let (status, problem) = connect(&ada, key).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{key:?}");
+        assert_eq!(text(&problem, "code"), "invalid_request");
+    }
+    assert_eq!(attempts(&house).await, 0);
+    let (status, _) = connect(&ada, "two words").await;
+    assert_eq!(status, StatusCode::OK);
+}
