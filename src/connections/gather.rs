@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::{PgExecutor, Postgres};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
@@ -20,9 +20,6 @@ const TOGETHER: usize = 64;
 
 /// How many questions wait before those who ask more have to wait, too.
 const WAITING: usize = 1024;
-
-/// How many statements may be under way at once.
-const AT_ONCE: usize = 1;
 
 /// For how long a connection is kept for the next questions. Then it is the turn of whoever else
 /// waits for one of the pool's.
@@ -57,14 +54,11 @@ impl<Q: Question> Gatherer<Q> {
     /// Asks this database, from now on.
     pub(super) fn new(database: &Database) -> Self {
         let (asked, waiting) = mpsc::channel(WAITING);
-        let waiting = Arc::new(Mutex::new(waiting));
-        for _ in 0..AT_ONCE {
-            let reader = Reader {
-                database: database.clone(),
-                held: None,
-            };
-            tokio::spawn(answer(reader, Arc::clone(&waiting)));
-        }
+        let reader = Reader {
+            database: database.clone(),
+            held: None,
+        };
+        tokio::spawn(answer(reader, waiting));
         Self { asked }
     }
 
@@ -82,10 +76,10 @@ impl<Q: Question> Gatherer<Q> {
 }
 
 /// Answers questions until nobody can ask any more.
-async fn answer<Q: Question>(mut reader: Reader, waiting: Arc<Mutex<mpsc::Receiver<Asked<Q>>>>) {
+async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Asked<Q>>) {
     let mut asked = Vec::with_capacity(TOGETHER);
     loop {
-        let next = async { waiting.lock().await.recv_many(&mut asked, TOGETHER).await };
+        let next = waiting.recv_many(&mut asked, TOGETHER);
         let count = if reader.held.is_none() {
             next.await
         } else if let Ok(count) = timeout(KEPT, next).await {

@@ -83,7 +83,8 @@ impl Connections {
         }
         merge(&mut connection.config, &request.config)?;
         let begun = begin_attempt(&mut tx, &connection, now).await?;
-        self.open(upstream, connector, tx, begun, request).await
+        tx.commit().await?;
+        self.open(upstream, connector, begun, request).await
     }
 
     /// Begins to authorize a connection again, whether or not it works.
@@ -105,7 +106,8 @@ impl Connections {
             .await?
             .ok_or(Error::ConnectionNotFound)?;
         let begun = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
-        self.open(upstream, connector, tx, begun, request).await
+        tx.commit().await?;
+        self.open(upstream, connector, begun, request).await
     }
 
     /// Binds an attempt to the browser that is given its address, where its provider returns through this service.
@@ -171,23 +173,18 @@ impl Connections {
         }
     }
 
-    /// Asks Nango for a session while the attempt is committed, and writes down what came of it.
-    ///
-    /// Nobody has the session before both are done, so one whose attempt was not committed leads nowhere.
+    /// Asks Nango for a session, and writes down what came of it.
     async fn open(
         &self,
         upstream: &Upstream,
         connector: &Connector,
-        tx: Transaction,
         (connection, begun): (Connection, Attempt),
         request: &ConnectRequest,
     ) -> Result<Authorization> {
+        self.counts.begun(begun.kind);
         let mut attempt = begun.clone();
         let session = self.session(upstream, connector, &connection, &mut attempt, request);
-        let (committed, session) = tokio::join!(tx.commit(), session);
-        committed?;
-        self.counts.begun(begun.kind);
-        match session {
+        match session.await {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
                     attempt.expires_at = session.expires_at;

@@ -1,7 +1,7 @@
 //! The use cases. The only place that orders the database and Nango.
 //!
-//! No transaction waits for Nango: read, commit, call, and then change what is
-//! there by then, under the row's lock.
+//! No transaction is open while Nango is called: read, commit, call, and then
+//! change what is there by then, under the row's lock.
 
 mod authorize;
 mod check;
