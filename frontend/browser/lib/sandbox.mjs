@@ -100,6 +100,15 @@ export class Sandbox {
   }
 }
 
+/** Asks again until it is so, at most as long as a start may take. */
+export async function eventually(what, isSo) {
+  const until = Date.now() + PATIENCE;
+  while (!(await isSo())) {
+    if (Date.now() > until) throw new Error(`it did not come true: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+
 async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");
   await once(server, "listening");

@@ -1,6 +1,7 @@
 // From the click to the end, whichever it is.
 import assert from "node:assert/strict";
 import { closed, decide, windowOf } from "../lib/browser.mjs";
+import { eventually } from "../lib/sandbox.mjs";
 import { connect, house } from "../lib/setup.mjs";
 
 const { test } = house();
@@ -124,8 +125,11 @@ test("disconnect in one tab is seen in another", async ({ visit, sandbox, user }
   await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
   await other.getByText("Disconnected (1)").waitFor();
   await other.getByText("No Gmail account yet").waitFor();
-  const held = await sandbox.connections();
-  assert.equal(held.some((one) => one.provider_config_key === "gmail" && one.tags.end_user_id === user), false);
+  // The other tab knows as soon as it is decided here, which is before Nango is told.
+  await eventually("Nango has deleted it", async () => {
+    const held = await sandbox.connections();
+    return !held.some((one) => one.provider_config_key === "gmail" && one.tags.end_user_id === user);
+  });
 });
 
 test("a second user sees nothing of the first one's", async ({ visit }) => {

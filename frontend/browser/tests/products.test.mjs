@@ -4,6 +4,7 @@ import { after } from "node:test";
 import { closed, decide, newContext, windowOf } from "../lib/browser.mjs";
 import { host } from "../lib/host.mjs";
 import { ISOLATED, OPENER, PREDECESSOR } from "../lib/pages.mjs";
+import { eventually } from "../lib/sandbox.mjs";
 import { house } from "../lib/setup.mjs";
 
 let product;
@@ -46,6 +47,11 @@ test("a client of the predecessor, unchanged: connected, and denied", async (giv
     await decide(denied, "Deny");
     // Nango's page stays open to say what went wrong; its user closes it.
     await denied.getByText("Connection failed").waitFor();
+    // This client looks once, when the window is closed. By the time a user has read it, Nango has told of it.
+    await eventually("the denial is known", async () => {
+      const { connections } = await given.sandbox.api(given.user, "/connections");
+      return connections[0]?.status === "error";
+    });
     await denied.close();
     await page.getByText("Gmail: error").waitFor();
     const popup = await windowOf(context, () => page.getByRole("button").click());
