@@ -76,88 +76,91 @@ async fn a_service_that_is_set_up_otherwise_is_told() {
     );
 }
 
+/// `PUBLIC_URL`, the origin of a page, and what is said of the two.
+const PAGES: &[(&str, &str, Option<&str>)] = &[
+    (
+        "https://connect.example.invalid",
+        "https://connect.example.invalid",
+        None,
+    ),
+    (
+        "https://connect.example.invalid",
+        "https://connect.example.invalid:8443",
+        None,
+    ),
+    (
+        "https://connect.example.invalid",
+        "https://example.invalid",
+        None,
+    ),
+    (
+        "https://example.invalid/patchbay",
+        "https://app.example.invalid",
+        None,
+    ),
+    ("http://localhost:9", "http://localhost:5173", None),
+    ("http://[::1]:9", "http://[::1]:5173", None),
+    (
+        "https://connect.example.invalid",
+        "https://app.example.invalid",
+        Some("if example.invalid is a domain of your own"),
+    ),
+    (
+        "https://a.b.example.invalid",
+        "https://c.b.example.invalid",
+        Some("if b.example.invalid is"),
+    ),
+    (
+        "https://shop.co.invalid",
+        "https://connect.co.invalid",
+        Some("if co.invalid is a domain of your own"),
+    ),
+    (
+        "https://connect-1.onrender.invalid",
+        "https://app-1.onrender.invalid",
+        Some("if onrender.invalid is"),
+    ),
+    (
+        "https://connect.example.invalid",
+        "https://app.sample.invalid",
+        Some("is of another site"),
+    ),
+    (
+        "https://connect.example.invalid",
+        "https://badexample.invalid",
+        Some("is of another site"),
+    ),
+    (
+        "https://example.invalid",
+        "https://invalid",
+        Some("is of another site"),
+    ),
+    (
+        "https://connect.example.invalid",
+        "http://connect.example.invalid",
+        Some("is of another site"),
+    ),
+    (
+        "http://localhost:9",
+        "http://app.localhost:5173",
+        Some("is of another site"),
+    ),
+    (
+        "http://localhost:9",
+        "http://127.0.0.1:8000",
+        Some("is of another site"),
+    ),
+    (
+        "https://127.0.0.1:9",
+        "https://127.0.0.2:9",
+        Some("is of another site"),
+    ),
+];
+
 #[tokio::test]
 async fn a_page_of_another_site_is_told() {
     let house = House::now().await;
-    for (public_url, page, expected) in [
-        (
-            "https://connect.example.invalid",
-            "https://connect.example.invalid",
-            None,
-        ),
-        (
-            "https://connect.example.invalid",
-            "https://connect.example.invalid:8443",
-            None,
-        ),
-        (
-            "https://connect.example.invalid",
-            "https://example.invalid",
-            None,
-        ),
-        (
-            "https://example.invalid/patchbay",
-            "https://app.example.invalid",
-            None,
-        ),
-        ("http://localhost:9", "http://localhost:5173", None),
-        ("http://[::1]:9", "http://[::1]:5173", None),
-        (
-            "https://connect.example.invalid",
-            "https://app.example.invalid",
-            Some("if example.invalid is a domain of your own"),
-        ),
-        (
-            "https://a.b.example.invalid",
-            "https://c.b.example.invalid",
-            Some("if b.example.invalid is"),
-        ),
-        (
-            "https://shop.co.invalid",
-            "https://connect.co.invalid",
-            Some("if co.invalid is a domain of your own"),
-        ),
-        (
-            "https://connect-1.onrender.invalid",
-            "https://app-1.onrender.invalid",
-            Some("if onrender.invalid is"),
-        ),
-        (
-            "https://connect.example.invalid",
-            "https://app.sample.invalid",
-            Some("is of another site"),
-        ),
-        (
-            "https://connect.example.invalid",
-            "https://badexample.invalid",
-            Some("is of another site"),
-        ),
-        (
-            "https://example.invalid",
-            "https://invalid",
-            Some("is of another site"),
-        ),
-        (
-            "https://connect.example.invalid",
-            "http://connect.example.invalid",
-            Some("is of another site"),
-        ),
-        (
-            "http://localhost:9",
-            "http://app.localhost:5173",
-            Some("is of another site"),
-        ),
-        (
-            "http://localhost:9",
-            "http://127.0.0.1:8000",
-            Some("is of another site"),
-        ),
-        (
-            "https://127.0.0.1:9",
-            "https://127.0.0.2:9",
-            Some("is of another site"),
-        ),
-    ] {
+    for (public_url, page, expected) in PAGES {
         for (binding, worst) in [("ask", Level::Warn), ("required", Level::Fail)] {
             let changes = [
                 ("CONNECT_BINDING", binding),
@@ -170,8 +173,8 @@ async fn a_page_of_another_site_is_told() {
             match (expected, wrong.as_slice()) {
                 (None, []) => {}
                 (Some(expected), [(level, found, mend)]) => {
-                    assert!(found.contains(expected) && found.contains(page), "{found}");
-                    let other = expected == "is of another site";
+                    assert!(found.contains(*expected) && found.contains(page), "{found}");
+                    let other = *expected == "is of another site";
                     assert_eq!(*level, if other { worst } else { Level::Warn }, "{found}");
                     assert!(mend.contains(if other {
                         "CONNECT_BINDING=off"
