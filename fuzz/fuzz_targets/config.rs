@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use patchbay::auth::Authenticator;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
-use patchbay::keys::Scope;
+use patchbay::keys::{KEY_PREFIX, Scope};
 
 static VARIABLES: LazyLock<Vec<&str>> = LazyLock::new(Config::variables);
 
@@ -70,15 +70,16 @@ fn secrets<'a>(name: &str, value: &'a str) -> Vec<&'a str> {
     if name != "SERVICE_API_KEYS" {
         return entries.map(str::trim).collect();
     }
-    // The name of a key may be told, unless it is itself a key; so may the scopes that there are.
-    let of_entry = |entry: &'a str| match entry.trim().split_once('=') {
-        Some((name, rest)) if !name.starts_with("pbk_") => rest,
-        _ => entry,
+    // The name of a key may be told, unless there is a key in it; so may the scopes that there are.
+    let parts = |entry: &'a str| match entry.trim().split_once('=') {
+        Some((name, rest)) if !name.contains(KEY_PREFIX) => (name, rest),
+        _ => ("", entry),
     };
+    let names: Vec<&str> = entries.clone().map(|entry| parts(entry).0).collect();
     entries
-        .map(of_entry)
-        .flat_map(|secret| secret.split([';', '=', ' ']))
+        .flat_map(|entry| parts(entry).1.split([';', '=', ' ']))
         .filter(|part| part.parse::<Scope>().is_err())
+        .filter(|part| !names.iter().any(|name| name.contains(part)))
         .collect()
 }
 

@@ -219,6 +219,11 @@ const WRONG: &[(&str, &str, &str)] = &[
         "work\u{1b}[2Jflows=pbk_short",
         "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
     ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows:pbk_hunter2hunter2hunter2hunter2hunter2=",
+        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
+    ),
     ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
     (
         "CLIENT_TIMEOUT_SECONDS",
