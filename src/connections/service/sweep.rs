@@ -245,7 +245,11 @@ impl Connections {
             swept.found += 1;
             return Ok(());
         }
-        let known = self.attempts.ask(store::OfAttempt(attempt)).await?.is_some();
+        let known = self
+            .attempts
+            .ask(store::OfAttempt(attempt))
+            .await?
+            .is_some();
         let mut tx = self.begin().await?;
         if !known && summary.created_at <= self.clock.now() - GRACE {
             tracing::warn!(
