@@ -64,6 +64,9 @@ pub(super) struct UseBody {
     service: String,
     /// `token` when it was handed out, `proxy` when a call was made with it.
     purpose: String,
+    /// How often the same was done at that moment: uses that follow each other at once are told together.
+    times: i32,
+    /// When, the last time.
     used_at: DateTime<Utc>,
 }
 
@@ -104,6 +107,7 @@ pub(super) async fn uses(
     let body = |row: PastUse| UseBody {
         service: row.service,
         purpose: row.purpose,
+        times: row.times,
         used_at: row.used_at,
     };
     Ok(Json(UsesBody {

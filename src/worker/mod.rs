@@ -27,7 +27,7 @@ const FORGETTING: Duration = Duration::from_secs(60);
 /// How often old deliveries of webhooks are forgotten.
 const OLD_DELIVERIES: Duration = Duration::from_secs(60);
 
-/// How long uses of tokens wait to be written down together.
+/// How long uses of tokens wait at the most to be written down together.
 const USES: Duration = Duration::from_millis(250);
 
 /// How soon after it broke the feed of changes is taken up again.
@@ -44,7 +44,11 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
         );
     }));
     let service = connections.clone();
-    tasks.spawn(repeat(stop.clone(), USES, async move || {
+    let stopping = stop.clone();
+    tasks.spawn(repeat(stop.clone(), Duration::ZERO, async move || {
+        let wanted = tokio::time::timeout(USES, service.uses_wanted());
+        // What is left when the service stops is written down at its end.
+        let _ = stopping.run_until_cancelled(wanted).await;
         report(
             "wrote down uses of tokens",
             &service.write_uses().await,

@@ -142,7 +142,7 @@ async fn what_was_used_last_is_written_down_before_the_end() {
         }
     }
     house.stop().await.unwrap();
-    let used: i64 = sqlx::query_scalar("select count(*) from token_use")
+    let used: i64 = sqlx::query_scalar("select sum(times) from token_use")
         .fetch_one(&mut house.sql().await)
         .await
         .unwrap();

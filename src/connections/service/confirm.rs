@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::check::RECENT;
 use super::{Connections, Result};
 use crate::auth::UserId;
-use crate::connections::Transaction;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
-use crate::connections::{Account, Attempt, Connection, Failure, Upstream, store};
+use crate::connections::store::{self, Attempted};
+use crate::connections::{Account, Attempt, Connection, Failure, Upstream};
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 
@@ -184,28 +184,23 @@ impl Connections {
             id: summary.connection_id.clone(),
             created_at: summary.created_at,
         };
-        let mut tx = self.begin().await?;
         // Not locked, for nothing is written yet.
-        let connection = store::of_attempt(&mut tx, attempt).await?;
-        let seen = self.decide(&mut tx, connection, attempt, summary, &grant, None);
-        let seen = seen.await?;
-        tx.commit().await?;
+        let found = self.attempts.ask(store::OfAttempt(attempt)).await?;
+        let seen = self.decide(found, summary, &grant, None);
         // Whose account it is decides what becomes of it.
         let account = match seen {
             None => return Ok(false),
-            Some((connection, _, Grant::Taken(_))) => self.account(&connection, &grant).await?,
-            Some((connection, _, Grant::Known)) => match self.account(&connection, &grant).await? {
+            Some((of, Grant::Taken(_))) => self.account(&of.connection, &grant).await?,
+            Some((of, Grant::Known)) => match self.account(&of.connection, &grant).await? {
                 None => return Ok(false),
                 account => account,
             },
-            Some((_, _, Grant::Discarded)) => None,
+            Some((_, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
-        let connection = store::lock_of_attempt(&mut tx, attempt).await?;
-        let account = account.as_ref();
-        let decided = self.decide(&mut tx, connection, attempt, summary, &grant, account);
-        let Some((connection, attempt, verdict)) = decided.await? else {
+        let found = store::lock_attempted(&mut tx, attempt).await?;
+        let Some((of, verdict)) = self.decide(found, summary, &grant, account.as_ref()) else {
             return Ok(false);
         };
         match &verdict {
@@ -216,48 +211,39 @@ impl Connections {
                 if !store::keep(&mut tx, &grant.id).await? {
                     return Ok(false);
                 }
-                store::apply(&mut tx, transition, Some(attempt.id)).await?;
+                store::apply(&mut tx, transition, Some(attempt)).await?;
             }
             Grant::Discarded => {
-                let key = &connection.connector.integration_key;
-                store::delete_later(&mut tx, &grant, key, Some(connection.id), self.clock.now())
-                    .await?;
+                let (id, key) = (of.connection.id, &of.connection.connector.integration_key);
+                store::delete_later(&mut tx, &grant, key, Some(id), self.clock.now()).await?;
             }
         }
         tx.commit().await?;
         if let Grant::Taken(transition) = &verdict {
-            self.counts.ended(&attempt, transition);
+            self.counts.ended(&of.attempt, transition);
         }
         self.deletions.notify_one();
         Ok(true)
     }
 
-    /// What a grant does to its connection. `None` if it is none of ours.
-    async fn decide(
+    /// What a grant does to the connection that it is for. `None` if it is none of ours.
+    fn decide(
         &self,
-        db: &mut Transaction,
-        connection: Option<Connection>,
-        attempt: Uuid,
+        found: Option<Attempted>,
         summary: &ConnectionSummary,
         grant: &Upstream,
         account: Option<&Account>,
-    ) -> Result<Option<(Connection, Attempt, Grant)>> {
-        let Some(connection) = connection else {
-            return Ok(None);
-        };
-        // Read after its connection: under the lock, no other witness ends it any more.
-        let Some(attempt) = store::attempt(db, attempt).await? else {
-            return Ok(None);
-        };
-        if !belongs(summary, &connection, &attempt) {
+    ) -> Option<(Attempted, Grant)> {
+        let of = found?;
+        if !belongs(summary, &of) {
             tracing::warn!(
-                connection = %connection.id, attempt = %attempt.id, nango_connection = %grant.id,
+                connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
             );
-            return Ok(None);
+            return None;
         }
-        let verdict = connection.granted(&attempt, grant, account, self.clock.now());
-        Ok(Some((connection, attempt, verdict)))
+        let verdict = (of.connection).granted(&of.attempt, grant, account, self.clock.now());
+        Some((of, verdict))
     }
 
     /// Whose account a connection is, where its connector says where the provider tells.
@@ -283,19 +269,16 @@ impl Connections {
     /// Writes down that an attempt has failed. `false` if it had ended before.
     pub(super) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some(connection) = store::lock_of_attempt(&mut tx, id).await? else {
+        let Some(of) = store::lock_attempted(&mut tx, id).await? else {
             return Ok(false);
         };
-        let Some(attempt) = store::attempt(&mut tx, id).await? else {
-            return Ok(false);
-        };
-        let Some(transition) = connection.attempt_failed(&attempt, failure, self.clock.now())
-        else {
+        let now = self.clock.now();
+        let Some(transition) = of.connection.attempt_failed(&of.attempt, failure, now) else {
             return Ok(false);
         };
         store::apply(&mut tx, &transition, Some(id)).await?;
         tx.commit().await?;
-        self.counts.ended(&attempt, &transition);
+        self.counts.ended(&of.attempt, &transition);
         Ok(true)
     }
 
@@ -325,7 +308,13 @@ impl Connections {
 }
 
 /// Whether a Nango connection is what this attempt was to bring about.
-fn belongs(summary: &ConnectionSummary, connection: &Connection, attempt: &Attempt) -> bool {
+fn belongs(
+    summary: &ConnectionSummary,
+    Attempted {
+        connection,
+        attempt,
+    }: &Attempted,
+) -> bool {
     let tag = |name: &str| summary.tags.get(name).map(String::as_str);
     tag(ATTEMPT_TAG) == Some(attempt.id.to_string().as_str())
         && tag(CONNECTION_TAG) == Some(connection.id.to_string().as_str())

@@ -245,8 +245,12 @@ impl Connections {
             swept.found += 1;
             return Ok(());
         }
+        let known = self
+            .attempts
+            .ask(store::OfAttempt(attempt))
+            .await?
+            .is_some();
         let mut tx = self.begin().await?;
-        let known = store::attempt(&mut tx, attempt).await?.is_some();
         if !known && summary.created_at <= self.clock.now() - GRACE {
             tracing::warn!(
                 nango_connection = summary.connection_id, %attempt,

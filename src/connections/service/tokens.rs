@@ -272,12 +272,10 @@ impl Connections {
     pub(super) async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) {
         let used = Use {
             connection_id: connection.id,
-            user_id: connection.user_id.as_str().to_owned(),
             service: service.to_owned(),
             purpose,
-            used_at: self.clock.now(),
         };
-        self.uses.note(used).await;
+        self.uses.note(used, self.clock.now()).await;
     }
 }
 

@@ -112,7 +112,12 @@ impl Connections {
         Ok(uses)
     }
 
-    /// Writes down the uses that wait for it. Says how many.
+    /// Returns when so many uses wait to be written down that it should be done soon.
+    pub async fn uses_wanted(&self) {
+        self.uses.many().await;
+    }
+
+    /// Writes down the uses that wait for it. Says how many, those that are the same as one.
     ///
     /// # Errors
     /// As the database; then they go on waiting.

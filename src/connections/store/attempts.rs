@@ -6,10 +6,30 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::one_row;
-use super::rows::select_attempts;
+use super::rows::{select_attempted, select_attempts};
 use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::{Attempt, Browser, Connection, Failure, Outcome};
+
+/// An attempt with the connection that it is to authorize.
+#[derive(Clone, Debug)]
+pub(in crate::connections) struct Attempted {
+    pub(in crate::connections) connection: Connection,
+    pub(in crate::connections) attempt: Attempt,
+}
+
+/// An attempt and its connection, both locked until the transaction ends.
+pub(in crate::connections) async fn lock_attempted(
+    db: &mut Transaction,
+    attempt: Uuid,
+) -> sqlx::Result<Option<Attempted>> {
+    // The connection is locked first, as everywhere. Who has waited for a lock is given the row as
+    // it is then; an attempt that were only read would be as it was before.
+    sqlx::query_as(select_attempted!("where a.id = $1 for update of c, a"))
+        .bind(attempt)
+        .fetch_optional(db)
+        .await
+}
 
 /// Begins an attempt. An open one of the same connection is superseded.
 pub(in crate::connections) async fn insert_attempt(
@@ -155,17 +175,6 @@ pub(in crate::connections) async fn void_attempts(
     .execute(db)
     .await?;
     Ok(())
-}
-
-/// An attempt by its id.
-pub(in crate::connections) async fn attempt(
-    db: &mut Transaction,
-    id: Uuid,
-) -> sqlx::Result<Option<Attempt>> {
-    sqlx::query_as(select_attempts!(from "where a.id = $1"))
-        .bind(id)
-        .fetch_optional(db)
-        .await
 }
 
 /// The newest attempt of each of these connections.

@@ -72,19 +72,18 @@ pub(in crate::connections) async fn keep(
     db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<bool> {
-    sqlx::query(
-        "delete from upstream_deletion where nango_connection_id = $1 \
-           and (leased_until is null or leased_until < now())",
+    // Locked, so that nobody begins meanwhile: who has waited for the lock sees the lease as it is then.
+    let deleting: Option<bool> = sqlx::query_scalar(
+        "select coalesce(leased_until >= now(), false) from upstream_deletion \
+         where nango_connection_id = $1 for update",
     )
     .bind(nango_id)
-    .execute(&mut *db)
+    .fetch_optional(&mut *db)
     .await?;
-    let deleting = "select exists (select 1 from upstream_deletion where nango_connection_id = $1)";
-    let deleting: bool = sqlx::query_scalar(deleting)
-        .bind(nango_id)
-        .fetch_one(db)
-        .await?;
-    Ok(!deleting)
+    if deleting == Some(false) {
+        deletion_done(db, nango_id).await?;
+    }
+    Ok(deleting != Some(true))
 }
 
 /// Nango has confirmed a deletion.

@@ -29,13 +29,25 @@ pub(super) async fn insert_event(
     let body = message.map(serde_json::to_string).transpose();
     let body = body.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     // One user's events get their ids in the order of their commits, so that who reads after an id
-    // misses none: the lock is had before the row, and its id, are made.
-    let (event, ()): (i64, ()) = sqlx::query_as(
-        "with locked as materialized (select pg_advisory_xact_lock(1, hashtext($2))) \
-         insert into connection_event \
-           (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
-         select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json from locked \
-         returning id, pg_notify($11, user_id)",
+    // misses none: the lock is had before the row, and its id, are made. An endpoint, switched off or
+    // not, is locked before its queues, as everywhere: neither waits for the other in a circle.
+    sqlx::query(
+        "with locked as materialized (select pg_advisory_xact_lock(1, hashtext($2))), event as ( \
+           insert into connection_event \
+             (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
+           select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json from locked returning id \
+         ), endpoint as materialized ( \
+           select id from webhook_endpoint where events = '{}' or $12 = any(events) order by id for key share \
+         ), delivery as ( \
+           insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
+           select endpoint.id, $1, event.id, $9 from event cross join endpoint where $12 is not null \
+           returning endpoint_id \
+         ), queue as ( \
+           insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
+           select endpoint_id, $1, $9 from delivery order by endpoint_id \
+           on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at \
+         ) \
+         select pg_notify($11, $2) from event",
     )
     .bind(connection.id)
     .bind(connection.user_id.as_str())
@@ -49,37 +61,7 @@ pub(super) async fn insert_event(
     // As text, which keeps its fields in order.
     .bind(body)
     .bind(CHANNEL)
-    .fetch_one(&mut *db)
-    .await?;
-    if let Some(message) = message {
-        tell(db, connection, event, message).await?;
-    }
-    Ok(())
-}
-
-/// Puts a message into the queue of every endpoint that is told of its kind, switched off or not.
-async fn tell(
-    db: &mut Transaction,
-    connection: &Connection,
-    event: i64,
-    message: &Message,
-) -> sqlx::Result<()> {
-    // An endpoint is locked before its queues, as everywhere: neither waits for the other in a circle.
-    sqlx::query(
-        "with endpoint as ( \
-           select id from webhook_endpoint where events = '{}' or $3 = any(events) order by id for key share \
-         ), delivery as ( \
-           insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-           select id, $1, $2, $4 from endpoint returning endpoint_id \
-         ) \
-         insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
-         select endpoint_id, $1, $4 from delivery order by endpoint_id \
-         on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at",
-    )
-    .bind(connection.id)
-    .bind(event)
-    .bind(message.told.as_str())
-    .bind(connection.updated_at)
+    .bind(message.map(|message| message.told.as_str()))
     .execute(db)
     .await?;
     Ok(())

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::events::{Message, MessageData};
 use super::machine::Transition;
 use super::shown::KnownAccount;
-use super::{Connection, Status, Told};
+use super::{Attempt, Connection, Details, Status, Told};
 use crate::auth::UserId;
 use crate::catalog::Connector;
 use crate::connections::Transaction;
@@ -41,7 +41,7 @@ pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
-use rows::select_connections;
+use rows::{Columns, newest_attempt_columns, select_connections};
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
@@ -199,32 +199,6 @@ pub(in crate::connections) async fn lock(
         .await
 }
 
-/// The connection that an attempt is to authorize.
-pub(in crate::connections) async fn of_attempt(
-    db: &mut Transaction,
-    attempt: Uuid,
-) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!(
-        "where c.id = (select connection_id from connect_attempt where id = $1)"
-    ))
-    .bind(attempt)
-    .fetch_optional(db)
-    .await
-}
-
-/// The same, locked until the transaction ends.
-pub(in crate::connections) async fn lock_of_attempt(
-    db: &mut Transaction,
-    attempt: Uuid,
-) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!(
-        "where c.id = (select connection_id from connect_attempt where id = $1) for update of c"
-    ))
-    .bind(attempt)
-    .fetch_optional(db)
-    .await
-}
-
 /// The connection of this user, connector and instance, made if there was none; locked.
 pub(in crate::connections) async fn lock_or_insert(
     db: &mut Transaction,
@@ -271,11 +245,12 @@ pub(in crate::connections) async fn apply(
         version: transition.connection.version + 1,
         ..transition.connection.clone()
     };
-    update(db, &connection).await?;
+    // Before its connection, whose row then shows it.
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
         end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
     }
-    let message = message(db, &connection, transition).await?;
+    let newest = update(db, &connection).await?;
+    let message = message(db, &connection, newest, transition).await?;
     insert_event(db, &connection, transition.event, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
@@ -295,20 +270,25 @@ pub(in crate::connections) async fn apply(
 async fn message(
     db: &mut Transaction,
     connection: &Connection,
+    newest: Option<Attempt>,
     transition: &Transition,
 ) -> sqlx::Result<Option<Message>> {
     let Some(told) = Told::of(transition.event) else {
         return Ok(None);
     };
-    let shown = details(db, &connection.user_id, vec![connection.clone()]).await?;
+    let accounts = if connection.account.is_some() {
+        accounts_of(db, &connection.user_id).await?
+    } else {
+        Vec::new()
+    };
     let failure = transition.outcome.as_ref();
     let failure = failure.and_then(|(_, failure)| failure.as_ref());
     let reason = failure.map(|failure| failure.reason);
-    Ok(shown.into_iter().next().map(|shown| Message {
+    Ok(Some(Message {
         told,
         timestamp: connection.updated_at,
         data: MessageData {
-            connection: shown,
+            connection: Details::new(connection.clone(), newest, &accounts),
             version: connection.version,
             change: transition.event,
             reason: reason.or(connection.state.reason()),
@@ -316,18 +296,20 @@ async fn message(
     }))
 }
 
-async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<()> {
+/// Writes a connection; its newest attempt, if it has one.
+async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<Option<Attempt>> {
     let upstream = connection.state.upstream();
     let account = connection.account.as_ref();
     let found = connection.found_account.as_ref();
-    let done = sqlx::query(
-        "update user_connector_connection set label = $3, nango_connection_id = $4, nango_created_at = $5, \
+    let written = sqlx::query(concat!(
+        "update user_connector_connection c set label = $3, nango_connection_id = $4, nango_created_at = $5, \
            status = $6, status_reason = $7, connected_at = $8, disconnected_at = $9, last_synced_at = $10, \
            last_checked_at = $11, config = $12, last_error = $13, error_count = $14, version = $2, \
            updated_at = $15, account_id = $16, account_name = $17, found_account_id = $18, \
            found_account_name = $19, failing_since = $20 \
-         where id = $1 and version = $2 - 1",
-    )
+         where id = $1 and version = $2 - 1 returning ",
+        newest_attempt_columns!(),
+    ))
     .bind(connection.id)
     .bind(connection.version)
     .bind(&connection.label)
@@ -348,11 +330,11 @@ async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<(
     .bind(found.map(|account| account.id.as_str()))
     .bind(found.and_then(|account| account.name.as_deref()))
     .bind(connection.failing_since)
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    one_row(
-        done.rows_affected(),
-        "user_connector_connection",
-        connection.id,
-    )
+    let lost = || Corrupt::Lost {
+        table: "user_connector_connection",
+        id: connection.id,
+    };
+    Columns::of(&written.ok_or_else(lost)?, 0).newest_attempt(connection.id)
 }

@@ -9,7 +9,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::rows::{Columns, connection_columns};
+use super::Attempted;
+use super::rows::{Columns, connection_columns, newest_attempt_columns, select_attempted};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
 use crate::connections::{Attempt, Connection, ConnectorRef};
@@ -39,9 +40,9 @@ macro_rules! select_seen {
         concat!(
             "select ",
             connection_columns!(),
-            ", c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, \
-               c.attempt_error_code, c.attempt_error_message, c.attempt_void, c.attempt_returned, \
-               c.attempt_created_at, c.attempt_ended_at from ",
+            ", ",
+            newest_attempt_columns!(),
+            " from ",
             $from,
         )
     };
@@ -144,6 +145,27 @@ impl Question for Version {
     }
 }
 
+/// An attempt, whoever's, with the connection that it is to authorize.
+#[derive(Clone, Debug)]
+pub(in crate::connections) struct OfAttempt(pub(in crate::connections) Uuid);
+
+impl Question for OfAttempt {
+    type Answer = Option<Attempted>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        attempts: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
+        let found: Vec<Attempted> = sqlx::query_as(select_attempted!("where a.id = any($1)"))
+            .bind(ids)
+            .fetch_all(db)
+            .await?;
+        let answer = |Self(id): &Self| found.iter().find(|found| found.attempt.id == *id).cloned();
+        Ok(attempts.iter().map(answer).collect())
+    }
+}
+
 /// A row of [`select_seen`].
 pub(in crate::connections) struct SeenRow(PgRow);
 
@@ -163,13 +185,9 @@ impl SeenRow {
 
     /// What the row holds.
     pub(in crate::connections) fn seen(&self, connector: Arc<ConnectorRef>) -> sqlx::Result<Seen> {
-        const ATTEMPT: usize = 24;
-        let connection = Columns::of(&self.0, 0).connection(connector)?;
-        let attempt: Option<Uuid> = self.0.try_get(ATTEMPT)?;
-        let attempt = match attempt {
-            Some(_) => Some(Columns::of(&self.0, ATTEMPT).attempt(connection.id)?),
-            None => None,
-        };
+        let mut columns = Columns::of(&self.0, 0);
+        let connection = columns.connection(connector)?;
+        let attempt = columns.newest_attempt(connection.id)?;
         Ok((connection, attempt))
     }
 }

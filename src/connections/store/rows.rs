@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use sqlx::{Decode, FromRow, Postgres, Row, Type};
 use uuid::Uuid;
 
-use super::{Corrupt, corrupt};
+use super::{Attempted, Corrupt, corrupt};
 use crate::auth::UserId;
 use crate::connections::{
     Account, Attempt, Connection, ConnectorRef, Event, Failure, State, Status, Upstream,
@@ -53,16 +53,44 @@ macro_rules! select_connections {
     };
 }
 
+/// What an attempt, `a`, is read from.
+macro_rules! attempt_columns {
+    () => {
+        "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, a.error_message, a.void, \
+         case when a.browser is not null then a.returned_at is not null end, a.created_at, a.ended_at"
+    };
+}
+
 /// A select of attempts from what the caller adds.
 macro_rules! select_attempts {
     ($($distinct:literal,)? from $rest:literal) => {
         concat!(
-            "select ", $($distinct,)? "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, \
-             a.error_message, a.void, \
-             case when a.browser is not null then a.returned_at is not null end, \
-             a.created_at, a.ended_at from connect_attempt a ",
+            "select ", $($distinct,)? crate::connections::store::rows::attempt_columns!(),
+            " from connect_attempt a ", $rest
+        )
+    };
+}
+
+/// A select of attempts, each after the connection that it is to authorize; the caller adds the rest.
+macro_rules! select_attempted {
+    ($rest:literal) => {
+        concat!(
+            "select k.id, k.slug, k.name, k.integration_key, ",
+            crate::connections::store::rows::connection_columns!(),
+            ", ",
+            crate::connections::store::rows::attempt_columns!(),
+            " from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
+              join connector k on k.id = c.connector_id ",
             $rest
         )
+    };
+}
+
+/// The newest attempt as the row of its connection, `c`, shows it.
+macro_rules! newest_attempt_columns {
+    () => {
+        "c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, c.attempt_error_code, \
+         c.attempt_error_message, c.attempt_void, c.attempt_returned, c.attempt_created_at, c.attempt_ended_at"
     };
 }
 
@@ -74,7 +102,10 @@ macro_rules! event_columns {
     };
 }
 
-pub(super) use {connection_columns, event_columns, select_attempts, select_connections};
+pub(super) use {
+    attempt_columns, connection_columns, event_columns, newest_attempt_columns, select_attempted,
+    select_attempts, select_connections,
+};
 
 /// A row's columns, one after the other.
 pub(super) struct Columns<'r> {
@@ -162,10 +193,33 @@ impl<'r> Columns<'r> {
         })
     }
 
-    /// An attempt from the columns of [`select_attempts`] after the first.
-    pub(super) fn attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Attempt> {
-        const TABLE: &str = "connect_attempt";
+    /// A connection from [`select_connections`].
+    fn named_connection(&mut self) -> sqlx::Result<Connection> {
+        let connector = ConnectorRef {
+            id: self.next()?,
+            slug: self.next()?,
+            name: self.next()?,
+            integration_key: self.next()?,
+        };
+        self.connection(Arc::new(connector))
+    }
+
+    /// An attempt from [`attempt_columns`].
+    fn attempt(&mut self) -> sqlx::Result<Attempt> {
+        let connection_id = self.next()?;
         let id = self.next()?;
+        self.rest_of_attempt(connection_id, id)
+    }
+
+    /// A connection's newest attempt from [`newest_attempt_columns`], if it has one.
+    pub(super) fn newest_attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Option<Attempt>> {
+        let id: Option<Uuid> = self.next()?;
+        id.map(|id| self.rest_of_attempt(connection_id, id))
+            .transpose()
+    }
+
+    fn rest_of_attempt(&mut self, connection_id: Uuid, id: Uuid) -> sqlx::Result<Attempt> {
+        const TABLE: &str = "connect_attempt";
         let (kind, expires_at) = (self.word(TABLE, id)?, self.next()?);
         let outcome = self.word_if_any(TABLE, id)?;
         let (reason, message): (_, Option<String>) = (self.word_if_any(TABLE, id)?, self.next()?);
@@ -220,23 +274,25 @@ where
 /// A row of [`select_connections`].
 impl FromRow<'_, PgRow> for Connection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let mut columns = Columns::of(row, 0);
-        let connector = ConnectorRef {
-            id: columns.next()?,
-            slug: columns.next()?,
-            name: columns.next()?,
-            integration_key: columns.next()?,
-        };
-        columns.connection(Arc::new(connector))
+        Columns::of(row, 0).named_connection()
     }
 }
 
 /// A row of [`select_attempts`].
 impl FromRow<'_, PgRow> for Attempt {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Columns::of(row, 0).attempt()
+    }
+}
+
+/// A row of [`select_attempted`].
+impl FromRow<'_, PgRow> for Attempted {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let mut columns = Columns::of(row, 0);
-        let connection_id = columns.next()?;
-        columns.attempt(connection_id)
+        Ok(Self {
+            connection: columns.named_connection()?,
+            attempt: columns.attempt()?,
+        })
     }
 }
 

@@ -4,28 +4,30 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::connections::Transaction;
-use crate::connections::uses::{PastUse, Use};
+use crate::connections::uses::{PastUse, Times, Use};
 
 /// Writes uses down, and when each connection was last used. Those of connections that are gone are gone, too.
 pub(in crate::connections) async fn insert_uses(
     db: &mut Transaction,
-    uses: &[Use],
+    uses: &[(Use, Times)],
 ) -> sqlx::Result<()> {
-    let ids: Vec<Uuid> = uses.iter().map(|used| used.connection_id).collect();
-    let services: Vec<&str> = uses.iter().map(|used| used.service.as_str()).collect();
-    let purposes: Vec<&str> = uses.iter().map(|used| used.purpose.as_str()).collect();
-    let times: Vec<DateTime<Utc>> = uses.iter().map(|used| used.used_at).collect();
+    let ids: Vec<Uuid> = uses.iter().map(|(used, _)| used.connection_id).collect();
+    let services: Vec<&str> = uses.iter().map(|(used, _)| used.service.as_str()).collect();
+    let purposes: Vec<&str> = uses.iter().map(|(used, _)| used.purpose.as_str()).collect();
+    let counts: Vec<i32> = uses.iter().map(|(_, times)| times.times).collect();
+    let last: Vec<DateTime<Utc>> = uses.iter().map(|(_, times)| times.last).collect();
     sqlx::query(
-        "insert into token_use (connection_id, user_id, service, purpose, used_at) \
-         select c.id, c.user_id, u.service, u.purpose, u.used_at \
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) \
-           with ordinality as u(connection_id, service, purpose, used_at, nr) \
+        "insert into token_use (connection_id, user_id, service, purpose, times, used_at) \
+         select c.id, c.user_id, u.service, u.purpose, u.times, u.used_at \
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::timestamptz[]) \
+           with ordinality as u(connection_id, service, purpose, times, used_at, nr) \
          join user_connector_connection c on c.id = u.connection_id order by u.nr",
     )
     .bind(&ids)
     .bind(&services)
     .bind(&purposes)
-    .bind(&times)
+    .bind(&counts)
+    .bind(&last)
     .execute(&mut *db)
     .await?;
     sqlx::query(
@@ -35,7 +37,7 @@ pub(in crate::connections) async fn insert_uses(
          where c.id = u.id and (c.last_synced_at is null or c.last_synced_at < u.used_at)",
     )
     .bind(&ids)
-    .bind(&times)
+    .bind(&last)
     .execute(db)
     .await?;
     Ok(())
@@ -49,7 +51,7 @@ pub(in crate::connections) async fn uses(
     limit: i64,
 ) -> sqlx::Result<Vec<PastUse>> {
     sqlx::query_as(
-        "select id, service, purpose, used_at from token_use \
+        "select id, service, purpose, times, used_at from token_use \
          where connection_id = $1 and ($2::bigint is null or id < $2) order by id desc limit $3",
     )
     .bind(connection)
