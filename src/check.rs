@@ -2,6 +2,7 @@
 //!
 //! Nothing is changed by it, neither in the database nor at Nango.
 
+mod binding;
 mod database;
 mod nango;
 mod tokens;
@@ -10,10 +11,19 @@ mod web;
 use std::fmt;
 
 use serde::Serialize;
+use url::Url;
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
+
+/// Where providers return to, should they return to the product's own domain.
+const CALLBACK: &str = "/api/v1/connectors/callback";
+
+/// An address below the public one.
+fn below(url: &Url, path: &str) -> String {
+    format!("{}{path}", url.as_str().trim_end_matches('/'))
+}
 
 /// How good a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -141,6 +151,9 @@ pub async fn run(
     database::check(&mut report, &config.database, clock).await;
     nango::check(&mut report, config.nango.as_ref(), &catalog, clock).await;
     web::check(&mut report, &config).await;
+    if config.nango.is_some() {
+        binding::check(&mut report, &config.http);
+    }
     tokens::check(&mut report, &config.auth, token, clock).await;
     report
 }

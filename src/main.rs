@@ -1,4 +1,6 @@
 //! The program: reads the command and the environment, and hands over.
+// They panic where nobody reads any more: `print` has what does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +15,12 @@ use patchbay::{check, http, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::print::{note, say};
+
 mod health;
 mod manage_keys;
 mod manage_webhooks;
+mod print;
 #[cfg(feature = "sandbox")]
 mod try_out;
 
@@ -64,7 +69,10 @@ fn main() -> ExitCode {
     // A file named .env is for development; without one the environment is all there is.
     match dotenvy::dotenv() {
         Err(error) if !error.not_found() => {
-            eprintln!("patchbay: the file .env cannot be read: {}", told(&error));
+            note(format_args!(
+                "patchbay: the file .env cannot be read: {}",
+                told(&error)
+            ));
             return ExitCode::FAILURE;
         }
         _ => {}
@@ -72,14 +80,14 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("patchbay: cannot start: {error}");
+            note(format_args!("patchbay: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(arguments.command.unwrap_or(Command::Serve))) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("patchbay: {error}");
+            note(format_args!("patchbay: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -116,20 +124,20 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let catalog = Catalog::load(catalog_file.as_deref())?;
             let database = Database::connect(&config).await?;
             if let Some(adopted) = database.adopt(&catalog).await? {
-                println!(
+                say(format_args!(
                     "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
                     adopted.connections,
                     adopted.locked.as_secs_f64()
-                );
+                ))?;
             }
-            println!("the database's schema is up to date");
+            say("the database's schema is up to date")?;
         }
         Command::Keys(command) => manage_keys::run(command).await?,
         Command::Webhooks(command) => manage_webhooks::run(command).await?,
         Command::Health => health::run()?,
         Command::Check { json, token } => return check_setup(json, token.as_deref()).await,
         Command::Openapi => {
-            println!("{}", http::openapi().to_pretty_json()?);
+            say(http::openapi().to_pretty_json()?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -139,9 +147,9 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
 async fn check_setup(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
     let report = check::run(&variable, token, &Clock::System).await;
     if json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        say(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print!("{report}");
+        say(report.to_string().trim_end())?;
     }
     Ok(if report.passes() {
         ExitCode::SUCCESS

@@ -10,6 +10,7 @@ use patchbay::connections::Database;
 use patchbay::keys::{Scope, ServiceKeys, shown};
 
 use crate::Failure;
+use crate::print::{note, say};
 
 /// What is done with keys. They need `DATABASE_URL` and nothing else.
 #[derive(Subcommand)]
@@ -47,36 +48,36 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
-            println!("{}", shown(&key));
-            eprintln!("This is the only time that the key is shown.");
+            say(shown(&key))?;
+            note("This is the only time that the key is shown.");
         }
         KeysCommand::List => {
             for key in keys.list().await? {
                 let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
                 let state = state(key.revoked_at, key.expires_at);
-                println!(
+                say(format_args!(
                     "{}  {}  {}  {state}",
                     key.prefix,
                     key.name,
                     scopes.join(" ")
-                );
+                ))?;
             }
         }
         KeysCommand::Rotate { key, grace_hours } => {
             let new = keys
                 .rotate(&key, TimeDelta::hours(grace_hours.into()))
                 .await?;
-            println!("{}", shown(&new));
-            eprintln!(
+            say(shown(&new))?;
+            note(format_args!(
                 "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
-            );
+            ));
         }
         KeysCommand::Revoke { key } => {
             let revoked = keys.revoke(&key).await?;
-            println!(
+            say(format_args!(
                 "{} ({}) opens nothing any more",
                 revoked.prefix, revoked.name
-            );
+            ))?;
         }
     }
     Ok(())

@@ -1,5 +1,7 @@
 //! The `webhooks` command.
 
+use std::io;
+
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use patchbay::clock::Clock;
@@ -11,6 +13,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::Failure;
+use crate::print::{note, say};
 
 /// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` as the service has it.
 #[derive(Subcommand)]
@@ -92,12 +95,12 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
     match command {
         WebhooksCommand::Add { url, events } => {
             let (id, secret) = webhooks.add(&url, &events).await?;
-            println!("{id}");
-            show(&secret);
+            say(id)?;
+            show(&secret)?;
         }
         WebhooksCommand::List => {
             for endpoint in webhooks.list().await? {
-                print_endpoint(&endpoint);
+                print_endpoint(&endpoint)?;
             }
         }
         WebhooksCommand::Test { endpoint } => test(&webhooks, &endpoint).await?,
@@ -106,20 +109,26 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             grace_hours,
         } => {
             let grace = TimeDelta::hours(grace_hours.into());
-            show(&webhooks.rotate(&endpoint, grace).await?);
-            eprintln!("The old one signs beside it for {grace_hours} hours.");
+            show(&webhooks.rotate(&endpoint, grace).await?)?;
+            note(format_args!(
+                "The old one signs beside it for {grace_hours} hours."
+            ));
         }
         WebhooksCommand::Enable { endpoint } => {
             webhooks.enable(&endpoint).await?;
-            println!("{endpoint} is on, and what waits for it is sent");
+            say(format_args!(
+                "{endpoint} is on, and what waits for it is sent"
+            ))?;
         }
         WebhooksCommand::Disable { endpoint } => {
             webhooks.disable(&endpoint).await?;
-            println!("{endpoint} is off, and what it is to be told of waits");
+            say(format_args!(
+                "{endpoint} is off, and what it is to be told of waits"
+            ))?;
         }
         WebhooksCommand::Remove { endpoint } => {
             webhooks.remove(&endpoint).await?;
-            println!("{endpoint} is removed");
+            say(format_args!("{endpoint} is removed"))?;
         }
         WebhooksCommand::Replay {
             endpoint,
@@ -127,7 +136,7 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             connection,
         } => {
             let count = webhooks.replay(&endpoint, since, connection).await?;
-            println!("{count} messages are sent again");
+            say(format_args!("{count} messages are sent again"))?;
         }
         WebhooksCommand::Deliveries(shown) => deliveries(&webhooks, shown).await?,
     }
@@ -142,7 +151,7 @@ async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), F
         limit: shown.limit,
     };
     for delivery in webhooks.deliveries(&shown).await? {
-        print_delivery(&delivery);
+        print_delivery(&delivery)?;
     }
     Ok(())
 }
@@ -150,7 +159,7 @@ async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), F
 async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
     match webhooks.test(endpoint).await? {
         Ok(status) if (200..300).contains(&status) => {
-            println!("it answered {status}");
+            say(format_args!("it answered {status}"))?;
             Ok(())
         }
         Ok(status) => Err(format!("it answered {status}, which is not 2xx").into()),
@@ -158,12 +167,13 @@ async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
     }
 }
 
-fn show(secret: &SecretString) {
-    println!("{}", secret.expose_secret());
-    eprintln!("This is the only time that the secret is shown.");
+fn show(secret: &SecretString) -> io::Result<()> {
+    say(secret.expose_secret())?;
+    note("This is the only time that the secret is shown.");
+    Ok(())
 }
 
-fn print_endpoint(endpoint: &Endpoint) {
+fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {
     let events: Vec<&str> = endpoint.events.iter().map(|told| told.as_str()).collect();
     let events = match events.as_slice() {
         [] => "all".to_owned(),
@@ -174,13 +184,13 @@ fn print_endpoint(endpoint: &Endpoint) {
         (None, Some(since)) => format!("failing since {}", since.format("%F %T")),
         (None, None) => "on".to_owned(),
     };
-    println!(
+    say(format_args!(
         "{}  {}  {events}  {state}  {} waiting",
         endpoint.id, endpoint.url, endpoint.waiting
-    );
+    ))
 }
 
-fn print_delivery(delivery: &Delivery) {
+fn print_delivery(delivery: &Delivery) -> io::Result<()> {
     let state = delivery.outcome.as_deref().unwrap_or("waiting");
     let last = match (&delivery.last_error, delivery.last_status) {
         (Some(error), _) => format!("  {error}"),
@@ -188,14 +198,14 @@ fn print_delivery(delivery: &Delivery) {
         (None, None) => String::new(),
     };
     let at = delivery.last_attempt_at.unwrap_or(delivery.created_at);
-    println!(
+    say(format_args!(
         "{}  {}  {}  {}  {state}  {} attempts{last}",
         at.format("%F %T"),
         delivery.endpoint,
         delivery.message,
         delivery.told,
         delivery.attempts
-    );
+    ))
 }
 
 /// A day, or a time of one.

@@ -1,6 +1,7 @@
 //! The `sandbox` command: the service as it is, with everything around it made up.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::print::say;
 use crate::{Failure, given as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
@@ -124,14 +126,14 @@ async fn serve(
         controls: Some(sandbox.url().parse()?),
     });
     let app = App::bind(config, catalog, Clock::System).await?;
-    print_welcome(port, sandbox.url());
+    print_welcome(port, sandbox.url())?;
     let served = app.run(stop).await;
     sandbox.stop().await;
     Ok(served?)
 }
 
-fn print_welcome(port: u16, nango: &str) {
-    println!(
+fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
+    say(format_args!(
         "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
 
   Patchbay     http://localhost:{port}            the console; the API's documentation: /docs
@@ -144,7 +146,7 @@ fn print_welcome(port: u16, nango: &str) {
     {SERVICE_KEY}
 
 Ctrl-C ends it."
-    );
+    ))
 }
 
 /// The made-up Nango has an integration for every connector that a Nango can have one for.

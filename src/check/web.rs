@@ -2,19 +2,22 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Response, StatusCode};
 use secrecy::ExposeSecret;
 use url::Url;
 use uuid::Uuid;
 
-use super::Report;
-use crate::config::{Config, NangoConfig};
+use super::{CALLBACK, Report, below};
+use crate::config::{Config, ConnectBinding, HttpConfig, NangoConfig};
 use crate::nango::webhook::SIGNATURE_HEADER;
 use crate::networks::is_local;
 use crate::outbound;
 
 /// How long the service may take to answer itself.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest page of a return that is read, in bytes.
+const MAX_PAGE: usize = 64 * 1024;
 
 /// Where Nango tells what it signs with.
 const SIGNING_KEY_PAGE: &str = "in Nango: Environment settings, Webhooks, signing key";
@@ -31,13 +34,8 @@ pub(super) async fn check(report: &mut Report, config: &Config) {
     }
     if let Some(nango) = &config.nango {
         webhook(report, &client, url, nango).await;
-        callback(report, &client, url, nango).await;
+        callback(report, &client, &config.http, nango).await;
     }
-}
-
-/// An address below the public one.
-fn below(url: &Url, path: &str) -> String {
-    format!("{}{path}", url.as_str().trim_end_matches('/'))
 }
 
 fn transport(report: &mut Report, url: &Url, nango: Option<&NangoConfig>) {
@@ -151,28 +149,59 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
     }
 }
 
-/// Goes where a provider returns to, should it return to the product's own domain.
-async fn callback(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
-    let address = below(url, "/api/v1/connectors/callback");
-    let asked = client.get(format!("{address}?state=patchbay-check")).send();
+/// Goes where a provider returns to, as a browser in which nothing was begun.
+async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
+    let address = below(&http.public_url, CALLBACK);
     let base = nango.client.base_url.as_str().trim_end_matches('/');
-    let expected = format!("{base}/oauth/callback?state=patchbay-check");
-    let sent_to = asked.await.ok().and_then(|answer| {
-        let location = answer.headers().get("location")?.to_str().ok()?.to_owned();
-        (answer.status() == StatusCode::PERMANENT_REDIRECT).then_some(location)
-    });
-    if sent_to.as_deref() == Some(expected.as_str()) {
-        report.ok(
+    let onward = format!("{base}/oauth/callback?state=patchbay-check");
+    let asked = client.get(format!("{address}?state=patchbay-check")).send();
+    let answers = match asked.await {
+        Ok(answer) => as_configured(answer, http.connect_binding, &onward).await,
+        Err(_) => false,
+    };
+    match (http.connect_binding, answers) {
+        (ConnectBinding::Off, true) => report.ok(
             "callback",
             format!(
                 "{address} leads providers' answers to Nango, where its callback URL is set to it"
             ),
-        );
-    } else {
-        report.warn(
+        ),
+        (ConnectBinding::Off, false) => report.warn(
             "callback",
             format!("{address} does not lead to {base}/oauth/callback"),
             "matters only where Nango's callback URL is set to it: give the service at PUBLIC_URL the same NANGO_BASE_URL",
-        );
+        ),
+        (_, true) => report.ok(
+            "callback",
+            format!("{address} stops a browser in which nothing was begun"),
+        ),
+        (_, false) => report.fail(
+            "callback",
+            format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
+            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_BASE_URL as this check, and restart it",
+        ),
+    }
+}
+
+/// Whether a return that nobody has begun is answered as it has to be.
+async fn as_configured(answer: Response, binding: ConnectBinding, onward: &str) -> bool {
+    let status = answer.status();
+    let location = answer.headers().get("location");
+    let sent_on = location.is_some_and(|location| location.as_bytes() == onward.as_bytes());
+    match binding {
+        ConnectBinding::Off => status == StatusCode::PERMANENT_REDIRECT && sent_on,
+        ConnectBinding::Ask => {
+            let page = outbound::read_body(answer, MAX_PAGE)
+                .await
+                .unwrap_or_default();
+            status == StatusCode::OK && String::from_utf8_lossy(&page).contains(onward)
+        }
+        ConnectBinding::Required => {
+            let page = outbound::read_body(answer, MAX_PAGE)
+                .await
+                .unwrap_or_default();
+            let page = String::from_utf8_lossy(&page);
+            status == StatusCode::FORBIDDEN && page.contains("Not begun in this browser")
+        }
     }
 }

@@ -121,8 +121,8 @@ impl FromStr for GivenKey {
     /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
     fn from_str(entry: &str) -> Result<Self, GivenKeyError> {
         let (name, rest) = entry.trim().split_once('=').ok_or(GivenKeyError::Form)?;
-        // A key in a name's place is not told, as names are.
-        if name.is_empty() || name.starts_with(KEY_PREFIX) {
+        // Names are told: none has a key in it, or what would write lines of its own and move a cursor.
+        if name.is_empty() || name.contains(KEY_PREFIX) || name.contains(char::is_control) {
             return Err(GivenKeyError::Form);
         }
         let (key, scopes) = match rest.split_once(';') {

@@ -1,5 +1,6 @@
 //! Traces by OTLP over HTTP, and the W3C's trace context in headers.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -68,7 +69,8 @@ where
     let exporter = match exporter {
         Ok(exporter) => exporter,
         Err(error) => {
-            eprintln!("patchbay: no traces are sent: {error}");
+            // Logs are not written yet, and nobody has to read this.
+            let _ = writeln!(io::stderr(), "patchbay: no traces are sent: {error}");
             return None;
         }
     };

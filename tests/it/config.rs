@@ -214,6 +214,16 @@ const WRONG: &[(&str, &str, &str)] = &[
         "workflows=pbk_short",
         "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
     ),
+    (
+        "SERVICE_API_KEYS",
+        "work\u{1b}[2Jflows=pbk_short",
+        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows:pbk_hunter2hunter2hunter2hunter2hunter2=",
+        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
+    ),
     ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
     (
         "CLIENT_TIMEOUT_SECONDS",

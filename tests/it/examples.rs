@@ -14,14 +14,16 @@ const KEY: &str = "pbk_example_0123456789abcdef0123456789abcdef";
 /// How the example in Rust is started, and that in Python.
 async fn examples() -> [Vec<String>; 2] {
     let root = env!("CARGO_MANIFEST_DIR");
+    let this: PathBuf = std::env::current_exe().unwrap();
+    let folder = this.ancestors().nth(2).unwrap();
     // `cargo test` has built it already, unless only some of the tests were asked for.
     let building = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "workflow"])
+        .args(["build", "--quiet", "--example", "workflow", "--target-dir"])
+        .arg(folder.parent().unwrap())
         .current_dir(root)
         .status();
     assert!(building.await.unwrap().success());
-    let built: PathBuf = std::env::current_exe().unwrap();
-    let built = built.ancestors().nth(2).unwrap().join("examples/workflow");
+    let built = folder.join("examples/workflow");
     let python = format!("{root}/examples/workflow.py");
     [
         vec![built.to_str().unwrap().to_owned()],

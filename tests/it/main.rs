@@ -33,6 +33,7 @@ mod nango_webhooks;
 mod outbound;
 mod outgoing;
 mod packaging;
+mod pipes;
 mod pooler;
 mod postgres;
 mod process;

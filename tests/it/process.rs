@@ -34,6 +34,26 @@ impl Process {
         settings: &[(&str, &str)],
     ) -> io::Result<Self> {
         let output = File::create(folder.join("output"))?;
+        let outputs = [output.try_clone()?.into(), output.into()];
+        Self::spawn(folder, program, arguments, settings, outputs)
+    }
+
+    /// Starts the program with outputs that nobody reads any more.
+    pub(crate) fn start_unread(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let outputs = [writer.try_clone().unwrap().into(), writer.into()];
+        let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
+        Self::spawn(&new_folder(), program, arguments, settings, outputs).unwrap()
+    }
+
+    fn spawn(
+        folder: &Path,
+        program: &Path,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        [output, errors]: [Stdio; 2],
+    ) -> io::Result<Self> {
         let child = Command::new(program)
             .args(arguments)
             .current_dir(folder)
@@ -41,8 +61,8 @@ impl Process {
             .envs(env::var_os("PATH").map(|path| ("PATH", path)))
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
+            .stdout(output)
+            .stderr(errors)
             .kill_on_drop(true)
             .spawn()?;
         Ok(Self {
@@ -98,7 +118,7 @@ impl Process {
 
     /// All that it has written, to either output.
     pub(crate) fn said(&self) -> String {
-        fs::read_to_string(self.folder.join("output")).unwrap()
+        fs::read_to_string(self.folder.join("output")).unwrap_or_else(|_unread| String::new())
     }
 
     /// Waits until `/readyz` answers this, and gives the body.

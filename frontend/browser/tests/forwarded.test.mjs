@@ -40,18 +40,29 @@ test("who began at a page of the same site is known when he comes back", async (
   }
 });
 
+/** Somebody else's browser, in which the popup's address is opened and access granted all the same. */
+async function forward({ browser }, popup, account) {
+  const elsewhere = await newContext(browser);
+  const forwarded = await elsewhere.newPage();
+  await forwarded.goto(popup.url());
+  await decide(forwarded, "Allow", account);
+  await forwarded.getByRole("heading", { name: "Not begun in this browser" }).waitFor();
+  return { elsewhere, forwarded };
+}
+
+/** Goes on where that was asked. */
+async function goOn(forwarded) {
+  await forwarded.getByRole("link", { name: "Then go on." }).click();
+  await forwarded.waitForURL(/\/oauth\/callback/);
+}
+
 test("who is sent the popup's address is asked first, and what he does all the same is marked", async (given) => {
   const { context, popup } = await begin(given);
-  const elsewhere = await newContext(given.browser);
+  const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");
   try {
-    const forwarded = await elsewhere.newPage();
-    await forwarded.goto(popup.url());
-    await decide(forwarded, "Allow", "Ada Lovelace (work)");
-    await forwarded.getByRole("heading", { name: "Not begun in this browser" }).waitFor();
     const before = await given.sandbox.api(given.user, "/connections");
     assert.equal(before.connections[0].status, "pending");
-    await forwarded.getByRole("link", { name: "Then go on." }).click();
-    await forwarded.waitForURL(/\/oauth\/callback/);
+    await goOn(forwarded);
     const path = `/connections/${before.connections[0].id}?wait=25`;
     const { status, attempt } = await given.sandbox.api(given.user, path);
     assert.deepEqual([status, attempt.same_browser], ["connected", false]);
@@ -70,4 +81,44 @@ test("the console's own page needs nothing for it", async ({ visit, sandbox, use
   await page.getByText("Connected", { exact: true }).first().waitFor();
   const { connections } = await sandbox.api(user, "/connections");
   assert.equal(connections[0].attempt.same_browser, true);
+});
+
+test("the console says what another browser has granted, and as whom, until it is granted here or ended", async (given) => {
+  const { sandbox, user } = given;
+  const { context, popup } = await begin(given);
+  const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");
+  try {
+    await goOn(forwarded);
+    const { connections } = await sandbox.api(user, "/connections");
+    const { page, context: console } = await given.visit({ path: `connections/${connections[0].id}` });
+    await page.getByText("Granted in another browser").waitFor();
+    await page.getByText(/another browser than the one that asked for it, as Ada Lovelace \(work\)\./).waitFor();
+    // It was the user: granted here, it is like any other.
+    const again = await windowOf(console, () => page.getByRole("button", { name: "It was me: reconnect here" }).click());
+    await decide(again, "Allow", "Ada Lovelace (work)");
+    await closed(again);
+    await page.getByText("Granted in another browser").waitFor({ state: "hidden" });
+    await page.getByText("Connected", { exact: true }).first().waitFor();
+  } finally {
+    await elsewhere.close();
+    await context.close();
+  }
+});
+
+test("what was not the user is ended from the notice", async (given) => {
+  const { sandbox, user } = given;
+  const { context, popup } = await begin(given);
+  const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");
+  try {
+    await goOn(forwarded);
+    const { page } = await given.visit({ path: "connections" });
+    await page.getByRole("button", { name: "It was not me" }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
+    await page.getByText("Granted in another browser").waitFor({ state: "hidden" });
+    const { connections } = await sandbox.api(user, "/connections");
+    assert.equal(connections[0].status, "disconnected");
+  } finally {
+    await elsewhere.close();
+    await context.close();
+  }
 });

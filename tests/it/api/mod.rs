@@ -10,6 +10,7 @@ mod disabled;
 mod disconnect;
 mod document;
 mod faults;
+mod grants;
 mod listing;
 mod logs;
 mod manners;

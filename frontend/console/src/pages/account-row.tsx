@@ -4,6 +4,7 @@ import { Link, paths } from "../router.js";
 import { Mark, Notice, Pill } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
+import { Elsewhere, isFromElsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { Mismatch } from "./mismatch.js";
 
@@ -53,6 +54,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           {detail && <> ({detail})</>}
         </p>
       )}
+      {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}
       {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
     </li>
   );

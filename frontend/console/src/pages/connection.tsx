@@ -9,6 +9,7 @@ import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble } from "../ui/par
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
 import { Disconnect } from "./disconnect.js";
+import { Elsewhere, isFromElsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { History } from "./history.js";
 import { Mismatch } from "./mismatch.js";
@@ -97,6 +98,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             {detailOf(connection) && <> ({detailOf(connection)})</>}
           </Notice>
         )}
+        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}
         {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
         <section className="panel block" aria-label="About it">
           <Facts connection={connection} />

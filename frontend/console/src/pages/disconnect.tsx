@@ -3,8 +3,8 @@ import { useState } from "react";
 import { Dialog, Notice } from "../ui/parts.js";
 import { nameOf } from "../words.js";
 
-/** Ends a connection, once it is clear what that means. */
-export function Disconnect({ connection, held }: { connection: Connection; held: UseConnection }) {
+/** Ends a connection, once it is clear what that means. `words` are the button's, in a notice. */
+export function Disconnect({ connection, held, words }: { connection: Connection; held: UseConnection; words?: string }) {
   const [asking, setAsking] = useState(false);
   const [trouble, setTrouble] = useState<string | null>(null);
   const end = async () => {
@@ -18,8 +18,8 @@ export function Disconnect({ connection, held }: { connection: Connection; held:
   };
   return (
     <>
-      <button className="button danger" onClick={() => setAsking(true)}>
-        Disconnect
+      <button className={words ? "button compact" : "button danger"} onClick={() => setAsking(true)}>
+        {words ?? "Disconnect"}
       </button>
       {asking && (
         <Dialog title={`Disconnect ${nameOf(connection)}?`} onClose={() => setAsking(false)}>

@@ -1,6 +1,6 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { nameOf } from "../react/find.js";
+import { accountOf, nameOf } from "../react/find.js";
 import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
@@ -111,7 +111,7 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
 function Facts({ connection, id }: { connection: Connection; id: string }): ReactNode {
   const messages = useMessages();
   const name = nameOf(connection);
-  const account = connection.account?.name ?? connection.account?.id;
+  const account = accountOf(connection);
   return (
     <div data-patchbay="card-title">
       <strong id={id}>{name}</strong>

@@ -1,5 +1,6 @@
 import type { ReactNode } from "react";
 import { useMessages } from "../react/context.js";
+import { accountOf, isFromElsewhere } from "../react/find.js";
 import { useConnections } from "../react/useConnections.js";
 import type { Connection, Status } from "../types.js";
 import { StatusIcon } from "./StatusIcon.js";
@@ -61,6 +62,11 @@ function Shown({ connection, reason, className }: ShownProps): ReactNode {
       {reason && why && <span data-patchbay="status-reason">{messages.reasons[why]}</span>}
       {reason && why && messages.advice[why] && <span data-patchbay="status-advice">{messages.advice[why]}</span>}
       {reason && failing && <span data-patchbay="status-reason">{messages.failing}</span>}
+      {reason && connection && isFromElsewhere(connection) && (
+        <span data-patchbay="status-advice" data-warning="">
+          {messages.otherBrowser(accountOf(connection))}
+        </span>
+      )}
     </span>
   );
 }

@@ -1,9 +1,12 @@
-import type { ReactNode } from "react";
+import { useState, type ReactNode } from "react";
 import type { FlowState } from "../flow/state.js";
 import { usePatchbay } from "../react/context.js";
+import { accountOf, isFromElsewhere } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
 import type { UseConnect } from "../react/useConnect.js";
-import { errorText } from "./ErrorNotice.js";
+import { useConnectionActions } from "../react/useConnectionActions.js";
+import type { Connection } from "../types.js";
+import { ErrorNotice, errorText } from "./ErrorNotice.js";
 
 /** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
 export function flowText(state: FlowState, name: string, messages: Messages): string {
@@ -15,7 +18,9 @@ export function flowText(state: FlowState, name: string, messages: Messages): st
     case "waiting":
       return state.trouble ? messages.waitingTrouble : messages.waiting[state.window];
     case "connected":
-      return messages.nowConnected(name);
+      return isFromElsewhere(state.connection)
+        ? `${messages.nowConnected(name)} ${messages.otherBrowser(accountOf(state.connection))}`
+        : messages.nowConnected(name);
     case "refused":
       return errorText(state.error, messages);
     default: {
@@ -41,9 +46,10 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
   const { state } = connect;
   const waiting = state.phase === "waiting" ? state : null;
   const blocked = waiting?.window === "blocked" ? waiting.attempt.oauthUrl : null;
+  const elsewhere = state.phase === "connected" && isFromElsewhere(state.connection) ? state.connection : null;
   const lost = waiting && waiting.window !== "open" && !blocked;
   return (
-    <div data-patchbay="flow" data-phase={state.phase} data-window={waiting?.window}>
+    <div data-patchbay="flow" data-phase={state.phase} data-window={waiting?.window} data-warning={elsewhere ? "" : undefined}>
       <p data-patchbay="flow-text" role="status" aria-live="polite">
         {flowText(state, name, messages)}
       </p>
@@ -62,6 +68,37 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
           {messages.dismiss}
         </button>
       )}
+      {elsewhere && <WhoWasIt connection={elsewhere} onSettled={connect.dismiss} />}
     </div>
+  );
+}
+
+/** Keeps what was granted in another browser, or ends it. */
+function WhoWasIt({ connection, onSettled }: { connection: Connection; onSettled: () => void }): ReactNode {
+  const { messages } = usePatchbay();
+  const { disconnect, busy } = useConnectionActions(connection.id);
+  const [error, setError] = useState<Error | null>(null);
+  const end = () => {
+    setError(null);
+    disconnect().then(onSettled, (cause: unknown) => setError(cause instanceof Error ? cause : new Error(String(cause))));
+  };
+  return (
+    <>
+      <button type="button" data-patchbay="button" onClick={onSettled}>
+        {messages.itWasMe}
+      </button>
+      <button
+        type="button"
+        data-patchbay="button"
+        data-danger=""
+        aria-disabled={busy !== null || undefined}
+        onClick={() => {
+          if (busy === null) end();
+        }}
+      >
+        {messages.disconnect}
+      </button>
+      {error && <ErrorNotice error={error} onRetry={end} />}
+    </>
   );
 }

@@ -20,7 +20,17 @@ export function best(connections: readonly Connection[]): Connection | undefined
 
 /** What a person would call a connection. */
 export function nameOf(connection: Connection): string {
-  return connection.label ?? connection.account?.name ?? connection.account?.id ?? connection.connector_name;
+  return connection.label ?? accountOf(connection) ?? connection.connector_name;
+}
+
+/** Whose account it is, where the provider tells. */
+export function accountOf(connection: Connection): string | null {
+  return connection.account?.name ?? connection.account?.id ?? null;
+}
+
+/** Whether what works was granted in another browser than it was asked for in: perhaps by another person. */
+export function isFromElsewhere(connection: Connection): boolean {
+  return connection.status === "connected" && connection.attempt?.same_browser === false;
 }
 
 /**

@@ -23,6 +23,9 @@ export interface Messages {
   nowConnected: (name: string) => string;
   failures: Record<FlowFailure, (name: string) => string>;
   stillWorks: string;
+  /** Of a grant that did not come back in the browser that began it: whose account it is, where the provider tells. */
+  otherBrowser: (account: string | null) => string;
+  itWasMe: string;
 
   status: Record<Status, string>;
   /** Why a connection is not connected, and what can be done about it. */
@@ -116,6 +119,9 @@ export const defaultMessages: Messages = {
     disconnected: (name) => `${name} was disconnected meanwhile.`,
   },
   stillWorks: "The connection goes on working as before.",
+  otherBrowser: (account) =>
+    `Access was granted in another browser than the one that asked for it${account ? `, as ${account}` : ""}. If that was not you, disconnect it.`,
+  itWasMe: "It was me",
 
   status: { connected: "Connected", disconnected: "Not connected", pending: "Connecting", error: "Needs attention" },
   reasons: {

@@ -1,12 +1,29 @@
 import { screen, waitFor, within } from "@testing-library/react";
 import { useState } from "react";
-import { expect, test } from "vitest";
-import { ConnectionManager, ConnectionPicker, ConnectorCatalog } from "../../src/index.js";
+import { expect, test, vi } from "vitest";
+import {
+  ConnectionManager,
+  ConnectionPicker,
+  ConnectionStatus,
+  ConnectorCatalog,
+  FlowNotice,
+  type Attempt,
+  type Connection,
+  type UseConnect,
+} from "../../src/index.js";
 import { browser } from "../support/browser.js";
 import { Proxy } from "../support/proxy.js";
 import { connected, page } from "../support/render.js";
 
 const SOON = { timeout: 20_000 };
+
+/** Of a connect that is over. */
+const controls: Omit<UseConnect, "state" | "dismiss"> = {
+  isBusy: false,
+  start: () => {},
+  reopen: () => {},
+  followed: () => {},
+};
 
 test("the manager shows every account, and what can be done with it", async () => {
   const { person, elsewhere } = await page(<ConnectionManager />);
@@ -125,4 +142,45 @@ test("the picker connects the first account, then another, and yields the connec
   await elsewhere.disconnect("gmail", { connectionId: first ?? "" });
   await screen.findByRole("option", { name: /\(Not connected\)/ }, SOON);
   expect(chosen()).toBe(first);
+});
+
+test("what was granted in another browser is said to be so wherever it is shown, and can be ended", async () => {
+  const { person, elsewhere, user, unmount } = await page(null);
+  const id = await connected(elsewhere, "gmail");
+  const held = await elsewhere.getConnection(id);
+  // What the service tells where it knows browsers apart, which needs a browser: see frontend/browser/tests/forwarded.test.mjs.
+  const from = (same_browser: boolean | null): Connection => ({ ...held, attempt: { ...(held.attempt as Attempt), same_browser } });
+  const shown = (connection: Connection, dismiss: () => void) => (
+    <>
+      <ConnectionStatus connection={connection} />
+      <FlowNotice name="Gmail" connect={{ ...controls, dismiss, state: { phase: "connected", connection, alreadyConnected: false } }} />
+    </>
+  );
+  unmount();
+  const settled = vi.fn();
+  for (const same of [true, null]) {
+    const usual = await page(shown(from(same), settled), { user });
+    expect(screen.getByRole("status").textContent).toBe("Gmail is connected.");
+    expect(screen.queryByText(/another browser/)).toBeNull();
+    expect(screen.queryByRole("button")).toBeNull();
+    usual.unmount();
+  }
+
+  const { proxy } = await page(shown(from(false), settled), { user });
+  const account = String(held.account?.name);
+  const said = `Access was granted in another browser than the one that asked for it, as ${account}. If that was not you, disconnect it.`;
+  expect(screen.getByText(said).getAttribute("data-patchbay")).toBe("status-advice");
+  expect(screen.getByRole("status").textContent).toBe(`Gmail is connected. ${said}`);
+  await person.click(screen.getByRole("button", { name: "It was me" }));
+  expect(settled).toHaveBeenCalledTimes(1);
+  expect(await elsewhere.getConnection(id)).toMatchObject({ status: "connected" });
+
+  proxy.fate = ({ method }) => (method === "DELETE" ? 502 : "pass");
+  await person.click(screen.getByRole("button", { name: "Disconnect" }));
+  const alert = await screen.findByRole("alert", undefined, SOON);
+  expect(settled).toHaveBeenCalledTimes(1);
+  proxy.fate = () => "pass";
+  await person.click(within(alert).getByRole("button", { name: "Try again" }));
+  await waitFor(() => expect(settled).toHaveBeenCalledTimes(2), SOON);
+  expect(await elsewhere.getConnection(id)).toMatchObject({ status: "disconnected" });
 });

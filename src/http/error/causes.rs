@@ -1,0 +1,130 @@
+//! What the use cases, Nango and the database refuse or fail at, as problems.
+
+use super::{Code, Problem};
+use crate::connections::service;
+use crate::nango;
+
+impl From<service::Error> for Problem {
+    fn from(error: service::Error) -> Self {
+        use service::Error;
+        let detail = error.to_string();
+        match error {
+            Error::NangoDisabled => Self::new(Code::NangoDisabled, detail),
+            Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
+            Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
+            Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
+            Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
+            Error::AmbiguousConnection(candidates) => Self {
+                candidates: Some(candidates),
+                ..Self::new(Code::AmbiguousConnection, detail)
+            },
+            Error::NotConnected { connector, .. } => Self {
+                connect: Some(format!("/api/v1/connectors/{connector}/connect")),
+                ..Self::new(Code::NotConnected, detail)
+            },
+            Error::NeedsReauthorization { connection_id, .. } => Self {
+                connect: Some(format!(
+                    "/api/v1/connectors/connections/{connection_id}/reconnect"
+                )),
+                ..Self::new(Code::NeedsReauthorization, detail)
+            },
+            Error::AccountMismatch => Self::new(Code::AccountMismatch, detail),
+            Error::ProviderUnavailable => {
+                Self::new(Code::ProviderUnavailable, detail).retry_after(30)
+            }
+            Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
+            Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
+            Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
+            Error::Nango(error) => error.into(),
+            Error::Database(error) => Self::of_database(&error),
+        }
+    }
+}
+
+impl From<nango::Error> for Problem {
+    fn from(error: nango::Error) -> Self {
+        use nango::Error;
+        tracing::warn!(%error, "Nango did not do its part");
+        match error {
+            Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
+            Error::RateLimited { retry_after } => {
+                let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
+                Self::new(
+                    Code::NangoRateLimited,
+                    "Nango answers no more calls this minute",
+                )
+                .retry_after(seconds)
+            }
+            Error::Unreachable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango cannot be reached").retry_after(5)
+            }
+            Error::Unavailable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5)
+            }
+            Error::Unauthorized { .. } => Self::new(
+                Code::NangoMisconfigured,
+                "Nango refused this service's key; its operator has to look at it",
+            ),
+            _ => Self::new(
+                Code::NangoError,
+                "Nango gave an answer that makes no sense; the log tells more",
+            ),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::of_database(&error)
+    }
+}
+
+impl Problem {
+    /// Whatever it is that keeps Nango from answering, a workflow comes again later.
+    pub(in crate::http) fn unavailable_to_workflow(error: &nango::Error) -> Self {
+        tracing::warn!(%error, "Nango gave no token");
+        let seconds = match error {
+            nango::Error::RateLimited { retry_after } => {
+                retry_after.map_or(10, |pause| pause.as_secs().max(1))
+            }
+            _ => 5,
+        };
+        Self::new(
+            Code::NangoUnavailable,
+            "Nango does not answer at the moment",
+        )
+        .retry_after(seconds)
+    }
+
+    pub(in crate::http) fn of_database(error: &sqlx::Error) -> Self {
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref().is_some_and(|code| code.starts_with("22")) {
+            // A data exception, which only a caller's value can cause: a NUL in a text, say.
+            return Self::invalid("a value has characters that cannot be stored");
+        }
+        let unreachable = matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+        ) || code
+            // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
+            .is_some_and(|code| {
+                ["08", "53", "57"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            });
+        tracing::error!(%error, "the database did not do its part");
+        if unreachable {
+            Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
+        } else {
+            Self::new(
+                Code::Internal,
+                "the log has the detail under this request's id",
+            )
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Nango: whether it is there, what its key allows, and which integrations it has.
+
+use patchbay::check::Level;
+use patchbay::clock::Clock;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{checked, only, wrong};
+use crate::house::{House, User};
+
+#[tokio::test]
+async fn what_is_wrong_with_nango_is_told() {
+    let house = House::now().await;
+    let report = checked(&house, &[("NANGO_ENABLED", "false")], None).await;
+    only(
+        &report,
+        "nango",
+        Level::Warn,
+        "switched off",
+        "NANGO_ENABLED=true",
+    );
+    let another = Uuid::new_v4().to_string();
+    let report = checked(&house, &[("NANGO_SECRET_KEY", &another)], None).await;
+    only(
+        &report,
+        "nango key",
+        Level::Fail,
+        "unknown_account",
+        "NANGO_SECRET_KEY",
+    );
+    let report = checked(&house, &[("NANGO_BASE_URL", "http://127.0.0.1:9")], None).await;
+    let all = wrong(&report);
+    assert_eq!((all[0].0, all[0].1), ("nango", Level::Fail));
+    assert!(all[0].3.contains("NANGO_BASE_URL"));
+    // The running service leads callbacks to its own Nango.
+    assert_eq!((all[1].0, all[1].1), ("callback", Level::Warn));
+    assert_eq!(all.len(), 2);
+
+    for (call, found) in [
+        ("GET /integrations", "forbidden"),
+        ("POST /connect/sessions?", "may not create connect sessions"),
+        ("/sessions/reconnect", "may not create reconnect sessions"),
+        ("DELETE /connections", "may not delete connections"),
+        ("GET /connections?limit", "may not list connections"),
+    ] {
+        house.faults(json!({ "only": call, "status": 403 })).await;
+        let report = checked(&house, &[], None).await;
+        only(&report, "nango scopes", Level::Fail, found, "the scope to");
+    }
+    house
+        .faults(json!({ "only": "DELETE /connections", "status": 500 }))
+        .await;
+    let report = checked(&house, &[], None).await;
+    only(
+        &report,
+        "nango scopes",
+        Level::Warn,
+        "is not known",
+        "again",
+    );
+}
+
+#[tokio::test]
+async fn connectors_without_their_integration_are_told_one_by_one() {
+    let house = House::build(&[], |nango| {
+        nango.clock = Clock::System;
+        nango.integrations.retain(|one| one.unique_key != "gmail");
+        for one in &mut nango.integrations {
+            if one.unique_key == "github" {
+                "gitlab".clone_into(&mut one.provider);
+            }
+        }
+    })
+    .await;
+    let report = checked(&house, &[], None).await;
+    let all = wrong(&report);
+    assert_eq!(all.len(), 2, "{all:#?}");
+    let of = |slug: &str| *all.iter().find(|line| line.2.starts_with(slug)).unwrap();
+    let (check, level, found, mend) = of("gmail");
+    assert_eq!((check, level), ("connector", Level::Warn));
+    assert_eq!(found, "gmail: Nango has no integration \"gmail\"");
+    assert!(mend.contains("add \"gmail\" of the provider"), "{mend}");
+    let (check, level, found, _) = of("github");
+    assert_eq!((check, level), ("connector", Level::Fail));
+    assert!(found.contains("of the provider \"gitlab\""), "{found}");
+
+    let bare = House::build(&[], |nango| {
+        nango.clock = Clock::System;
+        nango.integrations.clear();
+    })
+    .await;
+    let report = checked(&bare, &[], None).await;
+    let all = wrong(&report);
+    let last = all.last().unwrap();
+    assert_eq!((last.0, last.1), ("connectors", Level::Fail));
+}
+
+#[tokio::test]
+async fn a_key_that_sees_no_credentials_is_told() {
+    // What the sandbox's own Nango has no keys for: scopes. A Nango in front of it withholds.
+    let house = House::now().await;
+    let ada: User<'_> = house.user("ada").await;
+    ada.connected("gmail").await;
+    let nango = format!("http://{}", house.sandbox.address());
+    let front = front::withholding(&nango).await;
+    let report = checked(&house, &[("NANGO_BASE_URL", &front)], None).await;
+    let all = wrong(&report);
+    assert_eq!(
+        (all[0].0, all[0].1),
+        ("nango scopes", Level::Fail),
+        "{report}"
+    );
+    assert!(all[0].2.contains("read connections' credentials"));
+}
+
+/// A Nango in front of another, whose keys do not show credentials.
+mod front {
+    use axum::Router;
+    use axum::extract::Request;
+    use axum::response::{IntoResponse, Response};
+    use serde_json::{Value, json};
+
+    pub(super) async fn withholding(nango: &str) -> String {
+        let nango = nango.to_owned();
+        let pass = move |request: Request| pass(nango.clone(), request);
+        crate::server::serve(Router::new().fallback(pass))
+            .await
+            .as_str()
+            .trim_end_matches('/')
+            .to_owned()
+    }
+
+    async fn pass(nango: String, request: Request) -> Response {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let mut headers = parts.headers;
+        headers.remove("host");
+        let url = format!("{nango}{}", parts.uri);
+        let client = crate::house::client();
+        let answer = client
+            .request(parts.method, url)
+            .headers(headers)
+            .body(body)
+            .send();
+        let answer = answer.await.unwrap();
+        let status = answer.status();
+        let mut body: Value = answer.json().await.unwrap_or(Value::Null);
+        if body["credentials"].is_object() {
+            body["credentials"] = json!({});
+        }
+        (status, axum::Json(body)).into_response()
+    }
+}

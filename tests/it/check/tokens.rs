@@ -1,0 +1,137 @@
+//! How users' tokens are verified, and one of them claim by claim.
+
+use axum::Router;
+use axum::routing::get;
+use patchbay::check::Level;
+use serde_json::{Value, json};
+
+use super::{checked, only, wrong};
+use crate::house::{House, JWT_SECRET};
+use crate::server::serve;
+
+#[tokio::test]
+async fn what_is_wrong_with_the_way_tokens_are_verified_is_told() {
+    let house = House::now().await;
+    let keys = serve(Router::new().route(
+        "/jwks",
+        get(async || r#"{"keys":[{"kty":"RSA","n":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#),
+    )
+    .route("/none", get(async || r#"{"keys":[]}"#)))
+    .await;
+    let with = |path: &str, others: &[(&'static str, &'static str)]| {
+        let mut changes = vec![("AUTH_JWKS_URL", format!("{keys}{path}"))];
+        changes.extend(
+            others
+                .iter()
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        changes
+    };
+    let named = [
+        ("AUTH_ISSUER", "https://id.example.com/"),
+        ("AUTH_AUDIENCE", "patchbay"),
+    ];
+    for (changes, expected) in [
+        (with("jwks", &named), None),
+        (
+            with("none", &named),
+            Some(("jwks", Level::Fail, "has no key", "JWKS")),
+        ),
+        (
+            with("gone", &named),
+            Some(("jwks", Level::Fail, "404", "AUTH_JWKS_URL")),
+        ),
+        (
+            with("jwks", &named[1..]),
+            Some(("issuer", Level::Warn, "any issuer", "AUTH_ISSUER")),
+        ),
+        (
+            with("jwks", &named[..1]),
+            Some(("audience", Level::Warn, "another service", "AUTH_AUDIENCE")),
+        ),
+    ] {
+        let changes: Vec<(&'static str, &str)> = changes
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let report = checked(&house, &changes, None).await;
+        match expected {
+            Some((check, level, found, mend)) => only(&report, check, level, found, mend),
+            None => {
+                assert_eq!(wrong(&report), []);
+                let found = &report
+                    .lines
+                    .iter()
+                    .find(|line| line.check == "jwks")
+                    .unwrap()
+                    .found;
+                assert_eq!(found, "1 usable keys are published");
+            }
+        }
+    }
+}
+
+/// A token with these claims besides, signed with this secret.
+fn token(claims: &Value, secret: &str) -> String {
+    let mut all = json!({ "sub": "ada", "exp": 4_000_000_000_u64 });
+    all.as_object_mut()
+        .unwrap()
+        .extend(claims.as_object().unwrap().clone());
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::default(), &all, &key).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_explained_claim_by_claim() {
+    let house = House::now().await;
+    let changes = [
+        ("AUTH_ISSUER", "https://id.example.com/"),
+        ("AUTH_AUDIENCE", "patchbay"),
+    ];
+    let good = json!({ "iss": "https://id.example.com/", "aud": ["other", "patchbay"] });
+    let with = |claims: Value| {
+        let mut all = good.clone();
+        all.as_object_mut()
+            .unwrap()
+            .extend(claims.as_object().unwrap().clone());
+        token(&all, JWT_SECRET)
+    };
+    let report = checked(&house, &changes, Some(&with(json!({})))).await;
+    assert_eq!(wrong(&report), [], "{report}");
+    for (bad, lines) in [
+        (
+            with(json!({ "iss": "https://other.example.com/" })),
+            &["token iss", "token"][..],
+        ),
+        (with(json!({ "aud": "other" })), &["token aud", "token"]),
+        (
+            with(json!({ "exp": 1_000_000_000 })),
+            &["token exp", "token"],
+        ),
+        (with(json!({ "exp": null })), &["token exp", "token"]),
+        (
+            with(json!({ "nbf": 3_999_999_999_u64 })),
+            &["token nbf", "token"],
+        ),
+        (with(json!({ "sub": 7 })), &["token"]),
+        (
+            token(&good, "another secret that has more than 32 bytes"),
+            &["token"],
+        ),
+        ("not.a.token".to_owned(), &["token"]),
+    ] {
+        let report = checked(&house, &changes, Some(&bad)).await;
+        let told: Vec<&str> = wrong(&report).iter().map(|line| line.0).collect();
+        assert_eq!(told, lines, "{report}");
+        assert!(!report.passes());
+        assert!(!report.to_string().contains(&bad), "it is a secret");
+    }
+    let report = checked(&house, &changes, Some("pbk_sandbox_0123456789abcdef")).await;
+    only(
+        &report,
+        "token",
+        Level::Warn,
+        "a service key",
+        "patchbay keys list",
+    );
+}
