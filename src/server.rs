@@ -17,6 +17,7 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
@@ -139,7 +140,7 @@ impl Server {
         // Answers are written whole: waiting for more to send with them only delays them.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::begin(&self.config));
-        let io = Watched::new(stream, activity.clone(), self.config.client_timeout);
+        let patience = self.config.client_timeout;
         let answering = Arc::new(Answering {
             router: self.router.clone(),
             peer: Peer(peer),
@@ -153,19 +154,42 @@ impl Server {
         let (open, stopping) = (self.open.clone(), self.stopping.clone());
         connections.spawn(async move {
             open.inc();
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder
-                .http2()
-                .timer(TokioTimer::new())
-                .max_concurrent_streams(STREAMS)
-                .max_header_list_size(MAX_HEAD);
-            let connection =
-                builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-            run(connection, &activity, &stopping).await;
+            let http1 = tokio::select! {
+                http1 = is_http1(&stream) => http1,
+                // Whoever sends nothing is treated below as is everybody who is waited for.
+                () = activity.unused() => false,
+                () = stopping.closing.cancelled() => false,
+            };
+            let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
+            let service = TowerToHyperService::new(service);
+            if http1 {
+                let connection = http1::Builder::new().serve_connection(io, service);
+                run(connection, &activity, &stopping).await;
+            } else {
+                let mut builder = auto::Builder::new(TokioExecutor::new());
+                builder
+                    .http2()
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS)
+                    .max_header_list_size(MAX_HEAD);
+                let connection = builder.serve_connection(io, service);
+                // Apart from the others, whose tasks would otherwise have room for it.
+                Box::pin(run(connection, &activity, &stopping)).await;
+            }
             open.dec();
             drop(place);
         });
     }
+}
+
+/// Whether a client's first bytes cannot be those of HTTP/2. They are looked at and not taken: whoever
+/// has taken them has to hand them on before the rest, for which hyper doubles its buffer of each connection.
+async fn is_http1(stream: &TcpStream) -> bool {
+    /// RFC 9113, section 3.4.
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    let seen = stream.peek(&mut first).await;
+    seen.is_ok_and(|count| !PREFACE.starts_with(&first[..count]))
 }
 
 /// Drives a connection until it ends, by itself or because it has to.

@@ -836,7 +836,15 @@ export interface components {
             purpose: string;
             /** @description The name of the service's key. */
             service: string;
-            /** Format: date-time */
+            /**
+             * Format: int32
+             * @description How often the same was done at that moment: uses that follow each other at once are told together.
+             */
+            times: number;
+            /**
+             * Format: date-time
+             * @description When, the last time.
+             */
             used_at: string;
         };
         /** @description A page of uses, the newest first. */
