@@ -95,7 +95,9 @@ fuzz_target!(|text: &str| {
     let told = said(&given);
     for name in SECRETS {
         for secret in secrets(name, given.get(name).unwrap_or(&"")) {
-            if secret.len() < LONG || !told.contains(secret) {
+            // What is wrong is told with the variable's name, which is no secret.
+            let own = format!("{name}:").contains(secret);
+            if secret.len() < LONG || own || !told.contains(secret) {
                 continue;
             }
             // The same is told of another secret, or it stands elsewhere, too.
