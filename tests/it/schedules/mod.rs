@@ -117,6 +117,27 @@ mod found {
     }
 
     #[test]
+    fn what_is_revoked_while_its_new_grant_is_looked_at_is_found_out() {
+        let reconnect = || Step::Reconnect {
+            slot: 0,
+            account: Account::First,
+        };
+        let look = || Step::Look { slot: 0 };
+        let both = Step::Both(look().into(), Step::Revoke { slot: 0 }.into());
+        let delivered = Step::Deliver { webhook: 0 };
+        holds(&[
+            CONNECT,
+            GRANT,
+            delivered,
+            reconnect(),
+            reconnect(),
+            look(),
+            GRANT,
+            both,
+        ]);
+    }
+
+    #[test]
     fn a_dead_connection_no_longer_counts_as_failing() {
         holds(&[CONNECT, GRANT, Step::Sweep, Step::Revoke { slot: 0 }]);
     }
