@@ -232,7 +232,6 @@ impl House {
             allowed_origins: Arc::new(config.http.allowed_origins),
             keys: Arc::new(keys),
             limits: Arc::new(limits),
-            lists: http::Lists::default(),
             client_timeout: config.http.server.client_timeout,
             http_metrics,
             metrics: Arc::new(metrics),

@@ -36,9 +36,6 @@ const REAL_NANGO: u64 = 5;
 const STREAMS: u32 = 5_000;
 const ONE_USERS: u32 = 50;
 
-/// A list that was not answered a moment ago.
-pub(crate) const READ_EACH_TIME: &str = "list, read each time";
-
 const SERVICE_KEY: &str = "pbk_bench_0123456789abcdef0123456789abcdef";
 const API: &str = "/api/v1/connectors";
 
@@ -120,11 +117,7 @@ impl Bench {
         small: [Load; 2],
     ) -> Result<(), Box<dyn Error>> {
         let users = crate::MANY_USERS;
-        let list = self.http(
-            "list, read each time, 100 times the rows",
-            &unheld_list_requests(users)?,
-            report,
-        )?;
+        let list = self.http("list, 100 times the rows", &list_requests(users)?, report)?;
         let get = self.http(
             "get, 100 times the rows",
             &self.get_requests(users).await?,
@@ -149,8 +142,7 @@ impl Bench {
             users / READERS / 2
         );
         let floor = self.sql("pgbench: a list's rows", &sql, report)?;
-        let list = self.http("list", &list_requests(users, "")?, report)?;
-        self.http(READ_EACH_TIME, &unheld_list_requests(users)?, report)?;
+        let list = self.http("list", &list_requests(users)?, report)?;
         let get = self.http("get", &self.get_requests(users).await?, report)?;
         let _ = get;
         report.at_least("list, of pgbench's rate", list.rate / floor.rate, 0.5);
@@ -457,21 +449,16 @@ async fn start_service(
     Service::start(program, folder, &variables).await
 }
 
-/// The same lists, which are never held with their default limit written out.
-fn unheld_list_requests(users: u32) -> Result<Vec<Request>, Box<dyn Error>> {
-    list_requests(users, "?limit=100")
-}
-
 /// As many users as are read, spread over all there are.
 fn spread(users: u32) -> impl Iterator<Item = u32> {
     (0..READERS).map(move |n| 1 + n * (users / READERS / 2))
 }
 
-fn list_requests(users: u32, query: &str) -> Result<Vec<Request>, Box<dyn Error>> {
+fn list_requests(users: u32) -> Result<Vec<Request>, Box<dyn Error>> {
     spread(users)
         .map(|user| {
             let token = data::token(&format!("user-{user}"))?;
-            Ok(Request::get(format!("{API}/connections{query}"), &token))
+            Ok(Request::get(format!("{API}/connections"), &token))
         })
         .collect()
 }

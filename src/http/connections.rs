@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -14,10 +11,10 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::connect::checked_label;
-use super::error::{Code, Problem, ProblemBody};
+use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer};
 use super::metrics::Waited;
-use crate::connections::service::{self, Page, Update};
+use crate::connections::service::{self, Update};
 use crate::connections::{ConnectionBody, Details, Status};
 
 /// How many connections a page has at the most, and if nothing is said.
@@ -36,16 +33,6 @@ pub(super) struct ConnectionsBody {
     total_count: i64,
     /// The cursor of the next page; null on the last.
     next_cursor: Option<Uuid>,
-}
-
-impl From<Page> for ConnectionsBody {
-    fn from(page: Page) -> Self {
-        Self {
-            connections: page.connections,
-            total_count: page.total,
-            next_cursor: page.next,
-        }
-    }
 }
 
 /// Which of the caller's connections are asked for.
@@ -71,45 +58,25 @@ pub(super) async fn list(
     State(state): State<AppState>,
     Reader(user): Reader,
     Query(query): Query<ListQuery>,
-) -> Result<Response, Problem> {
+) -> Result<Json<ConnectionsBody>, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::invalid(format!(
             "limit has to be 1 to {MAX_LIMIT}"
         )));
     }
-    let is_whole = query.connector_id.is_none()
-        && query.status.is_none()
-        && query.limit.is_none()
-        && query.cursor.is_none();
     let query = service::Query {
         connector: query.connector_id,
         status: query.status,
         limit,
         after: query.cursor,
     };
-    if !is_whole {
-        let page = state.connections.list(&user, &query).await?;
-        return Ok(Json(ConnectionsBody::from(page)).into_response());
-    }
-    let last_event = state.connections.last_event(&user).await?;
-    if let Some(held) = state.lists.get(&user, last_event).await {
-        return Ok(json(held));
-    }
     let page = state.connections.list(&user, &query).await?;
-    // What waits for a grant is looked for each time.
-    let is_settled = !page.waits();
-    let body = serde_json::to_vec(&ConnectionsBody::from(page))
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-    let body = Bytes::from(body);
-    if is_settled {
-        state.lists.hold(user, last_event, body.clone()).await;
-    }
-    Ok(json(body))
-}
-
-fn json(body: Bytes) -> Response {
-    ([(CONTENT_TYPE, "application/json")], body).into_response()
+    Ok(Json(ConnectionsBody {
+        connections: page.connections,
+        total_count: page.total,
+        next_cursor: page.next,
+    }))
 }
 
 /// How long the answer may wait.

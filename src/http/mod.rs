@@ -10,7 +10,6 @@ mod error;
 mod events;
 mod extract;
 mod limits;
-mod lists;
 mod metrics;
 mod openapi;
 mod ops;
@@ -62,7 +61,6 @@ pub use connections::{GetQuery, ListQuery, UpdateBody};
 pub use error::{Code, Problem};
 pub use events::{HistoryQuery, last_event_id};
 pub use limits::{Limits, Peer};
-pub use lists::Lists;
 pub use metrics::HttpMetrics;
 
 /// The header that carries a request's id, in and out.
@@ -100,8 +98,6 @@ pub struct AppState {
     pub keys: Arc<ServiceKeys>,
     /// How much a caller may ask for.
     pub limits: Arc<Limits>,
-    /// Lists that were answered a moment ago.
-    pub lists: Lists,
     /// How long a client may take to send the next piece of a body.
     pub client_timeout: Duration,
     /// What is counted of requests.

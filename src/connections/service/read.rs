@@ -41,14 +41,6 @@ pub struct Page {
     pub next: Option<Uuid>,
 }
 
-impl Page {
-    /// Whether any of its connections waits for a grant.
-    #[must_use]
-    pub fn waits(&self) -> bool {
-        !open_attempts(&self.connections).is_empty()
-    }
-}
-
 /// What a user changes of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Update {

@@ -40,11 +40,11 @@ impl Connections {
     pub async fn events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
+        let mut tx = self.begin().await?;
         let last = match last {
             Some(last) => last,
-            None => self.last_event(user).await?,
+            None => store::last_event(&mut tx, user).await?,
         };
-        let mut tx = self.begin().await?;
         let open = store::open_attempts_of(&mut tx, user).await?;
         tx.commit().await?;
         Ok(Events {
@@ -53,15 +53,6 @@ impl Connections {
             subscription,
             open,
         })
-    }
-
-    /// The id of a user's last event; 0 if there is none. Each change writes one when it is made: what was
-    /// read after this event holds for as long as it is the last.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn last_event(&self, user: &UserId) -> Result<i64> {
-        Ok(self.last.ask(store::LastEvent(user.clone())).await?)
     }
 
     /// The next events: waits until there is one at least. Meanwhile Nango is

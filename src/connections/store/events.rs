@@ -130,34 +130,27 @@ impl Question for After {
 }
 
 /// The id of a user's last event; 0 if there is none.
-#[derive(Clone, Debug)]
-pub(in crate::connections) struct LastEvent(pub(in crate::connections) UserId);
-
-impl Question for LastEvent {
-    type Answer = i64;
-
-    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<i64>> {
-        let users: Vec<&str> = asked.iter().map(|Self(user)| user.as_str()).collect();
-        let last: Vec<(String, i64)> = sqlx::query_as(LAST_EVENTS)
-            .bind(users)
-            .fetch_all(db)
-            .await?;
-        let last: HashMap<String, i64> = last.into_iter().collect();
-        let answer = |Self(user): &Self| last.get(user.as_str()).copied().unwrap_or_default();
-        Ok(asked.iter().map(answer).collect())
-    }
+pub(in crate::connections) async fn last_event(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select coalesce(max(id), 0) from connection_event where user_id = $1")
+        .bind(user.as_str())
+        .fetch_one(db)
+        .await
 }
-
-const LAST_EVENTS: &str = "select asked.name, coalesce( \
-       (select max(e.id) from connection_event e where e.user_id = asked.name), 0) \
-     from (select distinct * from unnest($1::text[]) as name) asked";
 
 /// The ids of these users' last events.
 pub(in crate::connections) async fn last_events(
     db: &mut Transaction,
     users: &[String],
 ) -> sqlx::Result<Vec<(String, i64)>> {
-    sqlx::query_as(LAST_EVENTS).bind(users).fetch_all(db).await
+    sqlx::query_as(
+        "select u, coalesce((select max(id) from connection_event e where e.user_id = u), 0) from unnest($1::text[]) u",
+    )
+    .bind(users)
+    .fetch_all(db)
+    .await
 }
 
 /// A connection's events before this version, the newest first.
