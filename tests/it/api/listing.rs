@@ -2,6 +2,7 @@
 
 use futures::future::join_all;
 use insta::assert_snapshot;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -143,4 +144,39 @@ async fn what_a_list_cannot_be_asked_is_refused() {
     "#);
     let answer = ada.ask_get("/connections/not-a-uuid").await;
     answer.is_problem(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn what_was_changed_at_one_replica_is_in_the_next_list_of_every_other() {
+    let house = House::new().await;
+    let replica = house.replica(&[]).await;
+    let ada = house.user("ada").await;
+    let there = ada.at(&replica);
+    let gmail = ada.connected("gmail").await;
+    let path = format!("/connections/{}", text(&gmail, "id"));
+    let both = async || {
+        [
+            ada.get("/connections").await,
+            there.get("/connections").await,
+        ]
+    };
+    for round in 0..20 {
+        let [here, there_too] = both().await;
+        assert_eq!(here, there_too);
+        let label = json!(format!("number {round}"));
+        let one = if round % 2 == 0 { &ada } else { &there };
+        let changed = one.call(Method::PATCH, &path, Some(json!({ "label": label })));
+        assert_eq!(changed.await.0, StatusCode::OK);
+        for list in both().await {
+            assert_eq!(list["connections"][0]["label"], label, "{list}");
+        }
+    }
+    there.disconnect("gmail", "").await;
+    for list in both().await {
+        assert_eq!(list["connections"][0]["status"], "disconnected", "{list}");
+    }
+    assert_eq!(
+        house.user("bob").await.get("/connections").await["total_count"],
+        0
+    );
 }
