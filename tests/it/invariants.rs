@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use patchbay::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use patchbay::nango::{self, ConnectionSummary, Credentials, ListConnections, Nango, Refresh};
 use secrecy::ExposeSecret;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{Connection, FromRow, PgConnection};
 use uuid::Uuid;
 
 /// How many of Nango's connections are read at once.
@@ -45,6 +45,10 @@ pub(crate) async fn violations(
     nango: &Nango,
     deleted_elsewhere: &HashSet<String>,
 ) -> Vec<String> {
+    // Of one moment, for attempts may run out while Nango is asked about thousands of connections.
+    let one_moment = "begin isolation level repeatable read, read only";
+    let mut sql = sql.begin_with(one_moment).await.unwrap();
+    let sql: &mut PgConnection = &mut sql;
     let rows: Vec<Row> = sqlx::query_as(
         "select c.*, k.integration_key from user_connector_connection c \
          join connector k on k.id = c.connector_id order by c.id",
