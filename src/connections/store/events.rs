@@ -7,6 +7,7 @@ use sqlx::PgExecutor;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::one_row;
 use super::rows::{Columns, event_columns};
 use crate::auth::UserId;
 use crate::connections::Transaction;
@@ -31,7 +32,7 @@ pub(super) async fn insert_event(
     // One user's events get their ids in the order of their commits, so that who reads after an id
     // misses none: the lock is had before the row, and its id, are made. An endpoint, switched off or
     // not, is locked before its queues, as everywhere: neither waits for the other in a circle.
-    sqlx::query(
+    let done = sqlx::query(
         "with locked as materialized (select pg_advisory_xact_lock(1, hashtext($2))), event as ( \
            insert into connection_event \
              (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
@@ -64,7 +65,7 @@ pub(super) async fn insert_event(
     .bind(message.map(|message| message.told.as_str()))
     .execute(db)
     .await?;
-    Ok(())
+    one_row(done.rows_affected(), "connection_event", connection.id)
 }
 
 /// A user's next events after this one, in order: a hundred at the most.

@@ -33,6 +33,16 @@ macro_rules! connection_columns {
     };
 }
 
+/// The same after what its connector, `k`, is called.
+macro_rules! named_connection_columns {
+    () => {
+        concat!(
+            "k.id, k.slug, k.name, k.integration_key, ",
+            crate::connections::store::rows::connection_columns!()
+        )
+    };
+}
+
 /// A select of connections with what their connector is called; the caller adds the rest.
 macro_rules! select_connections {
     ($rest:literal) => {
@@ -43,8 +53,8 @@ macro_rules! select_connections {
     (with $with:literal, from $from:literal, $rest:literal) => {
         concat!(
             $with,
-            "select k.id, k.slug, k.name, k.integration_key, ",
-            crate::connections::store::rows::connection_columns!(),
+            "select ",
+            crate::connections::store::rows::named_connection_columns!(),
             " from ",
             $from,
             " c join connector k on k.id = c.connector_id ",
@@ -75,8 +85,8 @@ macro_rules! select_attempts {
 macro_rules! select_attempted {
     ($rest:literal) => {
         concat!(
-            "select k.id, k.slug, k.name, k.integration_key, ",
-            crate::connections::store::rows::connection_columns!(),
+            "select ",
+            crate::connections::store::rows::named_connection_columns!(),
             ", ",
             crate::connections::store::rows::attempt_columns!(),
             " from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
@@ -103,8 +113,8 @@ macro_rules! event_columns {
 }
 
 pub(super) use {
-    attempt_columns, connection_columns, event_columns, newest_attempt_columns, select_attempted,
-    select_attempts, select_connections,
+    attempt_columns, connection_columns, event_columns, named_connection_columns,
+    newest_attempt_columns, select_attempted, select_attempts, select_connections,
 };
 
 /// A row's columns, one after the other.
