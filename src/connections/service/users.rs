@@ -26,9 +26,7 @@ impl Connections {
     /// As the database; what Nango does not confirm now is deleted there later.
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         self.upstream()?;
-        let mut tx = self.begin().await?;
-        let connections = store::list(&mut tx, user, &store::Filter::default(), i64::MAX).await?;
-        tx.commit().await?;
+        let connections = self.all_of(user, &store::Filter::default()).await?;
         for connection in &connections {
             self.erase_connection(connection.id).await?;
         }
