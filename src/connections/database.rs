@@ -324,7 +324,7 @@ impl Database {
     /// # Errors
     /// As for any statement.
     pub async fn ping(&self) -> sqlx::Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         sqlx::query("select 1").execute(&mut tx).await?;
         tx.commit().await
     }

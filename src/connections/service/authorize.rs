@@ -134,7 +134,7 @@ impl Connections {
         if !opens_oauth(self.connector(&connection.connector.slug)?) {
             return Ok(());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::bind_attempt(&mut tx, &connection, attempt, browser).await?;
         tx.commit().await?;
         Ok(())
@@ -146,7 +146,7 @@ impl Connections {
     /// As the database.
     pub async fn comes_back(&self, browser: &Browser) -> Result<bool> {
         let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let begun = store::browser_returned(&mut tx, browser, now - RETURN_TIME, now).await?;
         tx.commit().await?;
         Ok(begun)
@@ -240,7 +240,7 @@ impl Connections {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
                     attempt.expires_at = session.expires_at;
-                    let mut tx = self.begin().await?;
+                    let mut tx = self.begin_single().await?;
                     store::session_opened(&mut tx, &attempt).await?;
                     tx.commit().await?;
                 }

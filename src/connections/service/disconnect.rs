@@ -118,7 +118,7 @@ impl Connections {
         let end = Instant::now() + PATIENCE;
         loop {
             let claimed = self.deletion_pass(Some(connection)).await?;
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let pending = store::deletion_pending(&mut tx, connection).await?;
             tx.commit().await?;
             // Pending without having been claimed here: the worker, or another replica, is at it.
@@ -144,7 +144,7 @@ impl Connections {
 
     async fn deletion_pass(&self, connection: Option<Uuid>) -> Result<usize> {
         let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let claimed =
             store::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
         tx.commit().await?;
@@ -160,7 +160,7 @@ impl Connections {
             .nango
             .delete_connection(id, &deletion.integration_key)
             .await;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         match answer {
             Ok(_) => store::deletion_done(&mut tx, id).await?,
             Err(error) => {

@@ -306,7 +306,7 @@ impl Connections {
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
         let (connection, attempt) = self.one(user, id).await?;
         let accounts = if connection.account.is_some() {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let accounts = store::accounts_of(&mut tx, user).await?;
             tx.commit().await?;
             accounts

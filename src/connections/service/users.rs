@@ -30,7 +30,7 @@ impl Connections {
         for connection in &connections {
             self.erase_connection(connection.id).await?;
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::forget_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let searched = self.erase_unknown(user).await;
@@ -104,7 +104,7 @@ impl Connections {
         limit: i64,
     ) -> Result<Vec<PastUse>> {
         self.own(user, id).await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let uses = store::uses(&mut tx, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)
