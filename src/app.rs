@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
-use crate::http::{self, AppState, Browsers, HttpMetrics, Limits};
+use crate::http::{self, Browsers, HttpMetrics, Limits};
 use crate::keys::ServiceKeys;
 use crate::metrics;
 use crate::nango::{self, Nango};
@@ -111,7 +111,7 @@ impl App {
         } = self;
         let ready = Arc::new(OnceLock::new());
         let tasks = TaskTracker::new();
-        let metrics = HttpMetrics::default();
+        let metrics = Arc::new(HttpMetrics::default());
         let stopping = Stopping {
             told: stop,
             ..Stopping::default()
@@ -177,7 +177,7 @@ struct House {
     config: Config,
     catalog: Arc<Catalog>,
     clock: Clock,
-    metrics: HttpMetrics,
+    metrics: Arc<HttpMetrics>,
 }
 
 impl House {
@@ -196,7 +196,7 @@ impl House {
         } = self;
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
         let nango = client.map(Nango::new).transpose()?;
-        let auth = Arc::new(Authenticator::new(config.auth, clock.clone())?);
+        let auth = Authenticator::new(config.auth, clock.clone())?;
         let database = tokio::select! {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
@@ -223,23 +223,23 @@ impl House {
         }
         let metrics = counted(&http_metrics, &connections);
         let limits = Limits::new(config.limits, clock, http_metrics.clone());
-        let state = AppState {
+        let state = http::Shared {
             connections: connections.clone(),
             auth,
             nango,
-            signing_keys: config.nango.map(|nango| Arc::new(nango.signing_keys)),
+            signing_keys: config.nango.map(|nango| nango.signing_keys),
             browsers: Browsers::new(config.http.connect_binding, &config.http.public_url),
-            allowed_origins: Arc::new(config.http.allowed_origins),
-            keys: Arc::new(keys),
+            allowed_origins: config.http.allowed_origins.into(),
+            keys,
             limits: Arc::new(limits),
             client_timeout: config.http.server.client_timeout,
             http_metrics,
-            metrics: Arc::new(metrics),
-            metrics_tokens: config.metrics_tokens.into(),
+            metrics,
+            metrics_tokens: config.metrics_tokens,
             stopping: stopping.clone(),
         };
         // Only this function sets it, once.
-        let _ = ready.set(http::router(state, config.http.console.as_ref()));
+        let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some((database, connections)))
     }
@@ -291,11 +291,11 @@ async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, Database
 }
 
 /// Answers with what there is: until the service is ready, only that it is starting.
-fn router(ready: Arc<OnceLock<Router>>, metrics: &HttpMetrics) -> Router {
+fn router(ready: Arc<OnceLock<Router>>, metrics: &Arc<HttpMetrics>) -> Router {
     let starting = http::starting(metrics);
     let current = service_fn(move |request: Request| {
         let router = ready.get().unwrap_or(&starting).clone();
         async move { router.oneshot(request).await as Result<Response, std::convert::Infallible> }
     });
-    http::layered(Router::new().fallback_service(current))
+    http::layered(current)
 }

@@ -6,7 +6,7 @@
 mod watched;
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl Server {
             let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
             let service = TowerToHyperService::new(service);
             if http1 {
-                let connection = http1::Builder::new().serve_connection(io, service);
+                let connection = pin!(http1::Builder::new().serve_connection(io, service));
                 run(connection, &activity, &stopping).await;
             } else {
                 let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -172,9 +172,9 @@ impl Server {
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS)
                     .max_header_list_size(MAX_HEAD);
-                let connection = builder.serve_connection(io, service);
                 // Apart from the others, whose tasks would otherwise have room for it.
-                Box::pin(run(connection, &activity, &stopping)).await;
+                let mut connection = Box::pin(builder.serve_connection(io, service));
+                run(connection.as_mut(), &activity, &stopping).await;
             }
             open.dec();
             drop(place);
@@ -193,11 +193,10 @@ async fn is_http1(stream: &TcpStream) -> bool {
 }
 
 /// Drives a connection until it ends, by itself or because it has to.
-async fn run<C>(connection: C, activity: &Activity, stopping: &Stopping)
+async fn run<C>(mut connection: Pin<&mut C>, activity: &Activity, stopping: &Stopping)
 where
     C: GracefulConnection,
 {
-    let mut connection = pin!(connection);
     tokio::select! {
         // A client that goes away in the middle of something is no error of ours.
         _ = connection.as_mut() => return,

@@ -177,7 +177,9 @@ impl Database {
         if self.switches_servers {
             return self.begin().await;
         }
-        Ok(Transaction::single(self.acquire().await?))
+        // Apart, for it is large, and each caller's own future would have room for it.
+        let connection = Box::pin(self.acquire()).await?;
+        Ok(Transaction::single(connection))
     }
 
     /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that

@@ -5,16 +5,12 @@ mod causes;
 mod rejections;
 
 use axum::Json;
-use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
-
-use super::REQUEST_ID;
 
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 500;
@@ -247,14 +243,8 @@ impl IntoResponse for Problem {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotOurs;
 
-/// Gives every error a problem's body, with the request's id: those of the handlers, and those of the layers.
-pub(super) async fn problems(request: Request, next: Next) -> Response {
-    let request_id = request
-        .headers()
-        .get(&REQUEST_ID)
-        .and_then(|id| id.to_str().ok())
-        .map(str::to_owned);
-    let mut response = next.run(request).await;
+/// Gives an error a problem's body, with the request's id, whether a handler's or a layer's.
+pub(super) fn worded(mut response: Response, request_id: Option<&str>) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
@@ -274,7 +264,7 @@ pub(super) async fn problems(request: Request, next: Next) -> Response {
     let Some(problem) = problem else {
         return response;
     };
-    let mut rendered = problem.response(request_id.as_deref());
+    let mut rendered = problem.response(request_id);
     // A layer's own headers, such as CORS' or `allow`, stay.
     for (name, value) in response.headers() {
         if !rendered.headers().contains_key(name) && name != "content-length" {

@@ -46,7 +46,7 @@ pub struct Peer(pub SocketAddr);
 pub struct Limits {
     config: LimitsConfig,
     clock: Clock,
-    metrics: HttpMetrics,
+    metrics: Arc<HttpMetrics>,
     hasher: RandomState,
     users: Buckets,
     connects: Buckets,
@@ -67,7 +67,7 @@ impl Told {
 impl Limits {
     /// Limits of nobody yet.
     #[must_use]
-    pub fn new(config: LimitsConfig, clock: Clock, metrics: HttpMetrics) -> Self {
+    pub fn new(config: LimitsConfig, clock: Clock, metrics: Arc<HttpMetrics>) -> Self {
         Self {
             users: Buckets::new("user", config.user),
             connects: Buckets::new("connect", config.connect),

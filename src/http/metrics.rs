@@ -1,5 +1,7 @@
 //! What is counted of requests, their line in the log, and the page that Prometheus reads.
 
+use std::sync::Arc;
+
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -20,8 +22,8 @@ use super::{AppState, REQUEST_ID};
 use crate::metrics::{self, Durations};
 use crate::telemetry;
 
-/// What is counted of requests. Clones count together.
-#[derive(Clone, Debug)]
+/// What is counted of requests.
+#[derive(Debug)]
 pub struct HttpMetrics {
     requests: Family<Answered, Counter>,
     durations: Durations<Endpoint>,
@@ -129,7 +131,7 @@ impl Drop for Counted {
 /// Counts a request and writes its one line in the log: its route rather than its path, for paths
 /// and queries may hold what is secret.
 pub(super) async fn observe(
-    State(metrics): State<HttpMetrics>,
+    State(metrics): State<Arc<HttpMetrics>>,
     request: Request,
     next: Next,
 ) -> Response {

@@ -18,6 +18,7 @@ mod tokens;
 mod users;
 mod webhooks;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,22 +29,22 @@ use axum::http::header::{
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
+use uuid::Uuid;
 
 use crate::auth::Authenticator;
 use crate::config::ConsoleConfig;
@@ -72,6 +73,18 @@ const MAX_REQUEST_ID: usize = 128;
 /// The largest body that is read.
 const MAX_BODY: usize = 256 * 1024;
 
+/// The headers of every answer that does not say otherwise.
+const FRAME: [(HeaderName, &str); 5] = [
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (X_FRAME_OPTIONS, "DENY"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CACHE_CONTROL, "no-store"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+];
+
 /// How long a request may take: longer than Nango may, with its retries.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -79,33 +92,35 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                            frame-ancestors 'none'; base-uri 'none'";
 
-/// What handlers work with.
-#[derive(Clone)]
-pub struct AppState {
+/// What handlers work with. Several clones are made for each request, so it is one pointer.
+pub type AppState = Arc<Shared>;
+
+/// What all requests share.
+pub struct Shared {
     /// The use cases.
     pub connections: Arc<Connections>,
     /// Who a token belongs to.
-    pub auth: Arc<Authenticator>,
+    pub auth: Authenticator,
     /// Where providers that return to our own domain are sent on to; `None` when Nango is switched off.
     pub nango: Option<Nango>,
     /// What Nango's webhooks are signed with.
-    pub signing_keys: Option<Arc<SigningKeys>>,
+    pub signing_keys: Option<SigningKeys>,
     /// How browsers are told apart.
     pub browsers: Browsers,
     /// The product's own origins.
-    pub allowed_origins: Arc<Vec<String>>,
+    pub allowed_origins: Arc<[String]>,
     /// Which service a key belongs to.
-    pub keys: Arc<ServiceKeys>,
+    pub keys: ServiceKeys,
     /// How much a caller may ask for.
     pub limits: Arc<Limits>,
     /// How long a client may take to send the next piece of a body.
     pub client_timeout: Duration,
     /// What is counted of requests.
-    pub http_metrics: HttpMetrics,
+    pub http_metrics: Arc<HttpMetrics>,
     /// What is counted, apart from what the database says.
-    pub metrics: Arc<Registry>,
+    pub metrics: Registry,
     /// What whoever reads the metrics has to send, one of them.
-    pub metrics_tokens: Arc<[SecretString]>,
+    pub metrics_tokens: Vec<SecretString>,
     /// How the service comes to its end: streams and waits then end, too.
     pub stopping: Stopping,
 }
@@ -189,43 +204,55 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     api.merge(pages).layer(around_all)
 }
 
-/// Takes up a caller's request id if it is one of visible characters and no longer than
-/// `MAX_REQUEST_ID`. Any other is forgotten, and the request gets a new one: it goes into every
-/// log line of the request.
-async fn forget_odd_request_ids(mut request: Request, next: Next) -> Response {
-    let mut ids = request.headers().get_all(&REQUEST_ID).iter();
+/// The id of a request: its caller's, if that is one of visible characters and no longer than
+/// `MAX_REQUEST_ID`, for it goes into every log line of the request; else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut ids = headers.get_all(&REQUEST_ID).iter();
     let plain = |id: &HeaderValue| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    if !matches!((ids.next(), ids.next()), (Some(id), None) if plain(id)) {
-        request.headers_mut().remove(&REQUEST_ID);
+    match (ids.next(), ids.next()) {
+        (Some(id), None) if plain(id) => id.clone(),
+        _ => HeaderValue::from_str(
+            Uuid::new_v4()
+                .as_hyphenated()
+                .encode_lower(&mut Uuid::encode_buffer()),
+        )
+        .expect("a UUID is visible text"),
     }
-    next.run(request).await
+}
+
+/// Gives every request an id, and its answer what every answer has.
+async fn framed(mut request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    request.headers_mut().insert(&REQUEST_ID, id.clone());
+    let answer = next.run(request).await;
+    let mut answer = error::worded(answer, id.to_str().ok());
+    let headers = answer.headers_mut();
+    headers.insert(&REQUEST_ID, id);
+    for (name, value) in FRAME {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
+    answer
 }
 
 /// What every answer goes through, whatever made it.
-pub fn layered(router: Router) -> Router {
+pub fn layered<S>(answering: S) -> Router
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     let layers = ServiceBuilder::new()
-        .layer(from_fn(forget_odd_request_ids))
-        .layer(SetRequestIdLayer::new(REQUEST_ID.clone(), MakeRequestUuid))
-        .layer(PropagateRequestIdLayer::new(REQUEST_ID.clone()))
-        .layer(header(X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(header(X_FRAME_OPTIONS, "DENY"))
-        .layer(header(REFERRER_POLICY, "no-referrer"))
-        .layer(header(CACHE_CONTROL, "no-store"))
-        .layer(header(
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
         .layer(CompressionLayer::new())
-        .layer(from_fn(error::problems))
+        .layer(from_fn(framed))
         .layer(CatchPanicLayer::new());
-    // Around the routes and the fallback alike.
-    Router::new().fallback_service(router).layer(layers)
+    Router::new().fallback_service(answering).layer(layers)
 }
 
 /// What is answered while the service is starting.
-pub fn starting(metrics: &HttpMetrics) -> Router {
+pub fn starting(metrics: &Arc<HttpMetrics>) -> Router {
     async fn starting() -> Response {
         Problem::starting().into_response()
     }
@@ -239,7 +266,7 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-fn cors(allowed_origins: &Arc<Vec<String>>, browsers: Browsers) -> CorsLayer {
+fn cors(allowed_origins: &Arc<[String]>, browsers: Browsers) -> CorsLayer {
     let origins = allowed_origins.clone();
     let allowed =
         move |origin: &HeaderValue, _: &Parts| origins.iter().any(|allowed| allowed == origin);

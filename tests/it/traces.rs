@@ -126,7 +126,7 @@ async fn a_callers_trace_goes_through_sql_to_nango() {
 
     let below = |span: &Span| span.parent_span_id == request.span_id;
     let statements = named("sql");
-    assert!(statements.len() > 5 && statements.iter().all(|span| below(span)));
+    assert!(statements.len() > 2 && statements.iter().all(|span| below(span)));
     let texts = statements
         .iter()
         .filter_map(|span| attribute(&span.attributes, "db.query.text"));

@@ -19,6 +19,9 @@ use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, S
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
 
+/// How often a connection is read that is another whenever it is to be written.
+const TRIES: usize = 100;
+
 /// How long after it began an attempt may come back from its provider: the session's time, and as long at the provider.
 const RETURN_TIME: TimeDelta = TimeDelta::hours(1);
 
@@ -68,19 +71,9 @@ impl Connections {
         let upstream = self.upstream()?;
         let connector = self.connector(connector)?;
         self.connectable(upstream, connector).await?;
-        let begun = loop {
-            let instance = store::Instance {
-                user: user.clone(),
-                connector: connector.id,
-                name: request.instance_id.clone(),
-            };
-            let mut connection = match self.instances.ask(instance).await? {
-                Some(row) => self.seen(&row).await?.0,
-                None => {
-                    self.unwritten(user, connector, &request.instance_id)
-                        .await?
-                }
-            };
+        for _ in 0..TRIES {
+            let instance = &request.instance_id;
+            let mut connection = self.instance(user, connector, instance).await?;
             if matches!(connection.state, State::Connected { .. }) {
                 return Ok(Authorization::AlreadyConnected(connection));
             }
@@ -89,10 +82,10 @@ impl Connections {
             }
             merge(&mut connection.config, &request.config)?;
             if let Some(begun) = self.begin_attempt(&connection).await? {
-                break begun;
+                return self.open(upstream, connector, begun, request).await;
             }
-        };
-        self.open(upstream, connector, begun, request).await
+        }
+        Err(always_another())
     }
 
     /// Begins to authorize a connection again, whether or not it works.
@@ -109,13 +102,13 @@ impl Connections {
         let mut connection = self.own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
         self.connectable(upstream, connector).await?;
-        let begun = loop {
+        for _ in 0..TRIES {
             if let Some(begun) = self.begin_attempt(&connection).await? {
-                break begun;
+                return self.open(upstream, connector, begun, request).await;
             }
             connection = self.own(user, id).await?;
-        };
-        self.open(upstream, connector, begun, request).await
+        }
+        Err(always_another())
     }
 
     /// Binds an attempt to the browser that is given its address, where its provider returns through this service.
@@ -152,13 +145,21 @@ impl Connections {
         Ok(begun)
     }
 
-    /// A connection that its first attempt makes.
-    async fn unwritten(
+    /// A user's connection of a connector and instance: one that its first attempt makes, if it is not there.
+    async fn instance(
         &self,
         user: &UserId,
         connector: &Connector,
         instance_id: &str,
     ) -> Result<Connection> {
+        let asked = store::Instance {
+            user: user.clone(),
+            connector: connector.id,
+            name: instance_id.to_owned(),
+        };
+        if let Some(row) = self.instances.ask(asked).await? {
+            return Ok(self.seen(&row).await?.0);
+        }
         let named = self.connectors.get(connector.id).await?;
         let named = named.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
         let instance_id = instance_id.to_owned();
@@ -319,6 +320,14 @@ impl Connections {
         }
         url
     }
+}
+
+/// Each time that it is another, somebody else has begun or ended something of it: so often nobody does.
+fn always_another() -> Error {
+    sqlx::Error::Protocol(format!(
+        "a connection was another in each of the {TRIES} times between being read and written"
+    ))
+    .into()
 }
 
 /// Whether a session ends when its attempt was written down to end, or so little later that it is

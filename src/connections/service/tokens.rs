@@ -129,7 +129,10 @@ impl Connections {
             asked_nango = true;
             self.ask_for_token(connection).await
         });
-        let token = asked.await.map_err(|error| Error::clone(&error))?;
+        // Apart, for it is large, and rare: a request's future is moved about before it is run.
+        let token = Box::pin(asked)
+            .await
+            .map_err(|error| Error::clone(&error))?;
         self.counts.token(asked_nango);
         Ok(token)
     }
