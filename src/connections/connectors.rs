@@ -31,7 +31,7 @@ impl Connectors {
             return Ok(Some(connector));
         }
         // A newer replica has brought it.
-        let mut tx = self.database.begin().await?;
+        let mut tx = self.database.begin_single().await?;
         let all = store::connectors(&mut tx).await?;
         tx.commit().await?;
         self.know(all);

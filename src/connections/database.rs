@@ -160,12 +160,24 @@ impl Database {
         self.switches_servers
     }
 
-    /// Begins a transaction: the only way to run a statement.
+    /// Begins a transaction.
     ///
     /// # Errors
     /// When no connection is free in time, or the server does not answer.
     pub async fn begin(&self) -> sqlx::Result<Transaction> {
         self.begin_with("begin").await
+    }
+
+    /// Begins a transaction of one statement, which is committed when it has run: dropping it takes nothing back. It needs
+    /// no rounds of its own, but where servers are switched.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn begin_single(&self) -> sqlx::Result<Transaction> {
+        if self.switches_servers {
+            return self.begin().await;
+        }
+        Ok(Transaction::single(self.acquire().await?))
     }
 
     /// A connection for reads of one statement each, straight to PostgreSQL. Behind a pooler that
@@ -193,7 +205,7 @@ impl Database {
         let begun = tokio::spawn(async move { pool.begin_with(statement).await });
         let begun = async { begun.await.map_err(|_stopped| sqlx::Error::WorkerCrashed)? };
         let inner = self.counted(begun).await?;
-        Ok(Transaction::new(inner, self.switches_servers))
+        Ok(Transaction::begun(inner, self.switches_servers))
     }
 
     /// Counts how long the pool lets one wait.
@@ -312,7 +324,7 @@ impl Database {
     /// # Errors
     /// As for any statement.
     pub async fn ping(&self) -> sqlx::Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         sqlx::query("select 1").execute(&mut tx).await?;
         tx.commit().await
     }

@@ -4,11 +4,17 @@
 //! does; the service writes it down in one transaction. All of them may be told
 //! the same thing twice, in any order.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use serde_json::Map;
+use uuid::Uuid;
 
 use super::{
-    Account, Attempt, AttemptKind, Connection, EventKind, Failure, Outcome, Reason, State, Upstream,
+    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure, Outcome, Reason,
+    State, Upstream,
 };
+use crate::auth::UserId;
 
 /// What a change writes besides the connection itself.
 #[derive(Debug, PartialEq)]
@@ -35,6 +41,37 @@ pub enum Grant {
 }
 
 impl Connection {
+    /// One that is not there yet, and waits for its first attempt.
+    #[must_use]
+    pub fn new(
+        user_id: UserId,
+        connector: Arc<ConnectorRef>,
+        instance_id: String,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            user_id,
+            connector,
+            instance_id,
+            label: None,
+            state: State::Pending { previous: None },
+            connected_at: None,
+            disconnected_at: None,
+            last_synced_at: None,
+            last_checked_at: None,
+            config: Map::new(),
+            account: None,
+            found_account: None,
+            failing_since: None,
+            last_error: None,
+            error_count: 0,
+            version: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// An attempt begins. A connection that works goes on working meanwhile.
     #[must_use]
     pub fn attempt_started(&self, now: DateTime<Utc>) -> Transition {

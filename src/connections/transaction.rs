@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use sqlx::error::BoxDynError;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 use tracing::{Instrument, Span};
@@ -20,13 +21,30 @@ use crate::telemetry;
 /// them, and names them even where its cache is off.
 #[derive(Debug)]
 pub struct Transaction {
-    inner: sqlx::Transaction<'static, Postgres>,
+    inner: Inner,
     unnamed: bool,
 }
 
+#[derive(Debug)]
+enum Inner {
+    Begun(sqlx::Transaction<'static, Postgres>),
+    /// Of one statement, which PostgreSQL begins and commits by itself.
+    Single(PoolConnection<Postgres>),
+}
+
 impl Transaction {
-    pub(super) fn new(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
-        Self { inner, unnamed }
+    pub(super) fn begun(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
+        Self {
+            inner: Inner::Begun(inner),
+            unnamed,
+        }
+    }
+
+    pub(super) fn single(connection: PoolConnection<Postgres>) -> Self {
+        Self {
+            inner: Inner::Single(connection),
+            unnamed: false,
+        }
     }
 
     /// Makes what was done durable and visible.
@@ -34,7 +52,17 @@ impl Transaction {
     /// # Errors
     /// When the server does not confirm: then it is not known whether it happened.
     pub async fn commit(self) -> sqlx::Result<()> {
-        self.inner.commit().await
+        match self.inner {
+            Inner::Begun(begun) => begun.commit().await,
+            Inner::Single(_) => Ok(()),
+        }
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        match &mut self.inner {
+            Inner::Begun(begun) => begun,
+            Inner::Single(connection) => connection,
+        }
     }
 }
 
@@ -50,7 +78,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         E: 'q + Execute<'q, Postgres>,
     {
         let unnamed = self.unnamed;
-        let connection: &'c mut PgConnection = &mut self.inner;
+        let connection = self.connection();
         let span = telemetry::statement_span();
         let statement = Statement {
             query,
@@ -70,7 +98,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         E: 'q + Execute<'q, Postgres>,
     {
         let unnamed = self.unnamed;
-        let connection: &'c mut PgConnection = &mut self.inner;
+        let connection = self.connection();
         let span = telemetry::statement_span();
         let statement = Statement {
             query,

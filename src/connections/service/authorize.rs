@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -13,9 +13,7 @@ use super::{Connections, Error, Result, Upstream};
 use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-use crate::connections::{
-    Attempt, AttemptKind, Browser, Connection, Failure, State, Transaction, store,
-};
+use crate::connections::{Attempt, AttemptKind, Browser, Connection, Failure, State, store};
 use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
 
 /// How long an attempt is open until Nango has said how long its session lives.
@@ -70,20 +68,30 @@ impl Connections {
         let upstream = self.upstream()?;
         let connector = self.connector(connector)?;
         self.connectable(upstream, connector).await?;
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
-        let mut connection =
-            store::lock_or_insert(&mut tx, user, connector, &request.instance_id, now).await?;
-        if matches!(connection.state, State::Connected { .. }) {
-            tx.commit().await?;
-            return Ok(Authorization::AlreadyConnected(connection));
-        }
-        if request.label.is_some() {
-            connection.label.clone_from(&request.label);
-        }
-        merge(&mut connection.config, &request.config)?;
-        let begun = begin_attempt(&mut tx, &connection, now).await?;
-        tx.commit().await?;
+        let begun = loop {
+            let instance = store::Instance {
+                user: user.clone(),
+                connector: connector.id,
+                name: request.instance_id.clone(),
+            };
+            let mut connection = match self.instances.ask(instance).await? {
+                Some(row) => self.seen(&row).await?.0,
+                None => {
+                    self.unwritten(user, connector, &request.instance_id)
+                        .await?
+                }
+            };
+            if matches!(connection.state, State::Connected { .. }) {
+                return Ok(Authorization::AlreadyConnected(connection));
+            }
+            if request.label.is_some() {
+                connection.label.clone_from(&request.label);
+            }
+            merge(&mut connection.config, &request.config)?;
+            if let Some(begun) = self.begin_attempt(&connection).await? {
+                break begun;
+            }
+        };
         self.open(upstream, connector, begun, request).await
     }
 
@@ -98,15 +106,15 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<Authorization> {
         let upstream = self.upstream()?;
-        let connection = self.own(user, id).await?;
+        let mut connection = self.own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
         self.connectable(upstream, connector).await?;
-        let mut tx = self.begin().await?;
-        let connection = store::lock_own(&mut tx, user, id)
-            .await?
-            .ok_or(Error::ConnectionNotFound)?;
-        let begun = begin_attempt(&mut tx, &connection, self.clock.now()).await?;
-        tx.commit().await?;
+        let begun = loop {
+            if let Some(begun) = self.begin_attempt(&connection).await? {
+                break begun;
+            }
+            connection = self.own(user, id).await?;
+        };
         self.open(upstream, connector, begun, request).await
     }
 
@@ -126,7 +134,7 @@ impl Connections {
         if !opens_oauth(self.connector(&connection.connector.slug)?) {
             return Ok(());
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::bind_attempt(&mut tx, &connection, attempt, browser).await?;
         tx.commit().await?;
         Ok(())
@@ -138,10 +146,54 @@ impl Connections {
     /// As the database.
     pub async fn comes_back(&self, browser: &Browser) -> Result<bool> {
         let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let begun = store::browser_returned(&mut tx, browser, now - RETURN_TIME, now).await?;
         tx.commit().await?;
         Ok(begun)
+    }
+
+    /// A connection that its first attempt makes.
+    async fn unwritten(
+        &self,
+        user: &UserId,
+        connector: &Connector,
+        instance_id: &str,
+    ) -> Result<Connection> {
+        let named = self.connectors.get(connector.id).await?;
+        let named = named.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
+        let instance_id = instance_id.to_owned();
+        Ok(Connection::new(
+            user.clone(),
+            named,
+            instance_id,
+            self.clock.now(),
+        ))
+    }
+
+    /// Writes down that an attempt to authorize a connection begins, which may be a new one. `None` where somebody
+    /// has changed it since it was read: then it is to be read again.
+    async fn begin_attempt(
+        &self,
+        connection: &Connection,
+    ) -> Result<Option<(Connection, Attempt)>> {
+        let now = self.clock.now();
+        let attempt = Attempt {
+            id: Uuid::now_v7(),
+            connection_id: connection.id,
+            kind: connection.attempt_kind(),
+            expires_at: now + SESSION_TIME,
+            outcome: None,
+            error: None,
+            void: false,
+            returned: None,
+            created_at: now,
+            ended_at: None,
+        };
+        let mut tx = self.begin_single().await?;
+        let begun =
+            store::begin_attempt(&mut tx, &connection.attempt_started(now), &attempt).await?;
+        tx.commit().await?;
+        Ok(begun.map(|connection| (connection, attempt)))
     }
 
     /// Refuses a connector that cannot be connected.
@@ -188,7 +240,7 @@ impl Connections {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
                     attempt.expires_at = session.expires_at;
-                    let mut tx = self.begin().await?;
+                    let mut tx = self.begin_single().await?;
                     store::session_opened(&mut tx, &attempt).await?;
                     tx.commit().await?;
                 }
@@ -274,29 +326,6 @@ impl Connections {
 fn fits(attempt: &Attempt, session: &Session) -> bool {
     let later = session.expires_at - attempt.expires_at;
     (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
-}
-
-/// Writes down that an attempt begins. The row is locked by the caller.
-async fn begin_attempt(
-    db: &mut Transaction,
-    connection: &Connection,
-    now: DateTime<Utc>,
-) -> Result<(Connection, Attempt)> {
-    let attempt = Attempt {
-        id: Uuid::now_v7(),
-        connection_id: connection.id,
-        kind: connection.attempt_kind(),
-        expires_at: now + SESSION_TIME,
-        outcome: None,
-        error: None,
-        void: false,
-        returned: None,
-        created_at: now,
-        ended_at: None,
-    };
-    store::insert_attempt(db, &attempt).await?;
-    let connection = store::apply(db, &connection.attempt_started(now), Some(attempt.id)).await?;
-    Ok((connection, attempt))
 }
 
 /// Older Nangos refuse the webhook's address. Without it failures are not told, but grants are found all the same.

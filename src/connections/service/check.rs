@@ -86,7 +86,7 @@ impl Connections {
 
     /// Notes that a check begins, so that the webhooks which it causes cause no other.
     pub(super) async fn note_checked(&self, id: Uuid) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::checked(&mut tx, id, self.clock.now()).await?;
         tx.commit().await?;
         Ok(())
@@ -109,7 +109,7 @@ impl Connections {
 
     /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead.
     async fn doubt(&self, connection: &Connection) -> Result<Health> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let siblings = store::siblings(&mut tx, connection, SIBLINGS).await?;
         tx.commit().await?;
         let nango = &self.upstream()?.nango;

@@ -56,7 +56,7 @@ impl Connections {
 
     /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.
     async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
         tx.commit().await?;
         let recently = self.clock.now() - RECENT;
@@ -162,7 +162,7 @@ impl Connections {
                 self.grant(attempt, &summary).await?;
             }
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let connection = store::find_own_upstream(&mut tx, user, nango_id).await?;
         tx.commit().await?;
         Ok(connection)
@@ -288,7 +288,7 @@ impl Connections {
     /// As the database; what Nango does not answer is left for the next pass.
     pub async fn expire_attempts(&self) -> Result<usize> {
         const BATCH: i64 = 50;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let overdue = store::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
         tx.commit().await?;
         let mut expired = 0;

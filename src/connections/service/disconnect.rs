@@ -65,20 +65,15 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let (connection, open) = match connection.disconnected(now) {
             Some(transition) => {
-                let latest = store::latest_attempts(&mut tx, &[id]).await?;
-                store::void_attempts(&mut tx, id, now).await?;
-                let connection = store::apply(&mut tx, &transition, None).await?;
-                (
-                    connection,
-                    latest.into_iter().find(|attempt| attempt.outcome.is_none()),
-                )
+                let open = store::void_attempts(&mut tx, id, now).await?;
+                (store::apply(&mut tx, &transition, None).await?, open)
             }
             None => (connection, None),
         };
         tx.commit().await?;
         if let Some(attempt) = open {
             // The user may have granted what nobody has seen yet: then it goes, too.
-            self.look_now(attempt.id).await;
+            self.look_now(attempt).await;
         }
         let confirmed = self.delete_now(id).await?;
         Ok(Disconnected {
@@ -105,8 +100,8 @@ impl Connections {
             connector_id: Some(connector_id),
             ..store::Filter::default()
         };
-        let all = store::list(&mut tx, user, &filter, i64::MAX).await?;
         tx.commit().await?;
+        let all = self.all_of(user, &filter).await?;
         match target {
             DisconnectTarget::Connection(id) => all.iter().find(|connection| connection.id == *id),
             DisconnectTarget::Instance(name) => all
@@ -123,7 +118,7 @@ impl Connections {
         let end = Instant::now() + PATIENCE;
         loop {
             let claimed = self.deletion_pass(Some(connection)).await?;
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let pending = store::deletion_pending(&mut tx, connection).await?;
             tx.commit().await?;
             // Pending without having been claimed here: the worker, or another replica, is at it.
@@ -149,7 +144,7 @@ impl Connections {
 
     async fn deletion_pass(&self, connection: Option<Uuid>) -> Result<usize> {
         let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let claimed =
             store::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
         tx.commit().await?;
@@ -165,7 +160,7 @@ impl Connections {
             .nango
             .delete_connection(id, &deletion.integration_key)
             .await;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         match answer {
             Ok(_) => store::deletion_done(&mut tx, id).await?,
             Err(error) => {

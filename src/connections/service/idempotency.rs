@@ -58,7 +58,7 @@ impl Connections {
     }
 
     async fn settle_key(&self, user: &UserId, key: &str, answer: Option<&Value>) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         match answer {
             Some(answer) => store::keep_answer(&mut tx, user, key, answer).await?,
             None => store::drop_key(&mut tx, user, key).await?,
@@ -73,7 +73,7 @@ impl Connections {
     /// As the database.
     pub async fn forget_old_keys(&self) -> Result<u64> {
         const BATCH: i64 = 500;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let forgotten = store::forget_keys(&mut tx, KEPT_SECONDS, BATCH).await?;
         tx.commit().await?;
         Ok(forgotten)

@@ -53,6 +53,7 @@ pub struct Connections {
     connectors: Connectors,
     newest: Gatherer<store::Newest>,
     ones: Gatherer<store::One>,
+    instances: Gatherer<store::Instance>,
     versions: Gatherer<store::Version>,
     attempts: Gatherer<store::OfAttempt>,
     after: Gatherer<store::After>,
@@ -187,6 +188,7 @@ impl Connections {
             newest: Gatherer::new(&database),
             ones: Gatherer::new(&database),
             versions: Gatherer::new(&database),
+            instances: Gatherer::new(&database),
             attempts: Gatherer::new(&database),
             after: Gatherer::new(&database),
             database,
@@ -245,6 +247,10 @@ impl Connections {
 
     async fn begin(&self) -> Result<Transaction> {
         Ok(self.database.begin().await?)
+    }
+
+    async fn begin_single(&self) -> Result<Transaction> {
+        Ok(self.database.begin_single().await?)
     }
 
     /// A user's own connection.

@@ -266,30 +266,47 @@ impl Connections {
             status: query.status,
             before: query.after,
         };
-        let mut connections = store::list(&mut tx, user, &filter, query.limit + 1).await?;
+        let mut rows = store::list(&mut tx, user, &filter, query.limit + 1).await?;
         let total = store::count(&mut tx, user, &filter).await?;
-        let more = i64::try_from(connections.len()).is_ok_and(|found| found > query.limit);
+        let more = i64::try_from(rows.len()).is_ok_and(|found| found > query.limit);
         if more {
-            connections.pop();
+            rows.pop();
         }
-        let next = if more {
-            connections.last().map(|connection| connection.id)
-        } else {
-            None
-        };
-        let connections = store::details(&mut tx, user, connections).await?;
+        let accounts = store::accounts_of(&mut tx, user).await?;
         tx.commit().await?;
+        let mut connections = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (connection, attempt) = self.seen(row).await?;
+            connections.push(Details::new(connection, attempt, &accounts));
+        }
+        let last = connections.last().map(|details| details.connection.id);
         Ok(Page {
+            next: last.filter(|_| more),
             connections,
             total,
-            next,
         })
+    }
+
+    /// All of a user's connections that the filter lets through, the newest first.
+    pub(super) async fn all_of(
+        &self,
+        user: &UserId,
+        filter: &store::Filter,
+    ) -> Result<Vec<Connection>> {
+        let mut tx = self.begin_single().await?;
+        let rows = store::list(&mut tx, user, filter, i64::MAX).await?;
+        tx.commit().await?;
+        let mut all = Vec::with_capacity(rows.len());
+        for row in &rows {
+            all.push(self.seen(row).await?.0);
+        }
+        Ok(all)
     }
 
     async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
         let (connection, attempt) = self.one(user, id).await?;
         let accounts = if connection.account.is_some() {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let accounts = store::accounts_of(&mut tx, user).await?;
             tx.commit().await?;
             accounts

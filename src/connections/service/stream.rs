@@ -70,7 +70,7 @@ impl Connections {
             if let Some(last) = news.last() {
                 let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
                 if !events.open.is_empty() || news.iter().any(begun) {
-                    let mut tx = self.begin().await?;
+                    let mut tx = self.begin_single().await?;
                     events.open = store::open_attempts_of(&mut tx, &events.user).await?;
                     tx.commit().await?;
                 }
@@ -126,7 +126,7 @@ impl Connections {
         limit: i64,
     ) -> Result<Vec<Event>> {
         self.own(user, id).await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let events = store::history(&mut tx, id, before, limit).await?;
         tx.commit().await?;
         Ok(events)
@@ -159,7 +159,7 @@ impl Connections {
                 seen.clear();
                 continue;
             }
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let last = store::last_events(&mut tx, &users).await?;
             tx.commit().await?;
             for (user, id) in &last {

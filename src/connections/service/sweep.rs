@@ -108,7 +108,7 @@ impl Connections {
         let started = Instant::now();
         let swept = sweep.await;
         self.counts.swept(&swept, started.elapsed());
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::release_job(&mut tx, JOB, matches!(swept, Ok(Some(_)))).await?;
         tx.commit().await?;
         swept
@@ -117,7 +117,7 @@ impl Connections {
     /// Renews the lease for as long as it is polled; ends only if the database does not answer.
     async fn keep_lease(&self) -> Error {
         let renew = async || {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             store::renew_job(&mut tx, JOB, LEASE_SECONDS).await?;
             tx.commit().await.map_err(Error::from)
         };
@@ -274,7 +274,7 @@ impl Connections {
         let mut missing = Vec::new();
         let mut after = Uuid::nil();
         loop {
-            let mut tx = self.begin().await?;
+            let mut tx = self.begin_single().await?;
             let held = store::held_since(&mut tx, begun, after, BATCH).await?;
             tx.commit().await?;
             let Some(last) = held.last() else {
@@ -306,7 +306,7 @@ impl Connections {
     }
 
     async fn any(&self, id: Uuid) -> Result<Option<Connection>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let connection = store::find_any(&mut tx, id).await?;
         tx.commit().await?;
         Ok(connection)

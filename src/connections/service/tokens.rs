@@ -110,9 +110,7 @@ impl Connections {
             connector_id: Some(connector.id),
             ..store::Filter::default()
         };
-        let mut tx = self.begin().await?;
-        let all = store::list(&mut tx, user, &filter, i64::MAX).await?;
-        tx.commit().await?;
+        let all = self.all_of(user, &filter).await?;
         let connection = chosen(all, instance_id)?.ok_or_else(|| Error::NotConnected {
             connector: connector.slug.clone(),
             detail: format!("the user has not connected {}", connector.name),

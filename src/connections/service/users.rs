@@ -26,13 +26,11 @@ impl Connections {
     /// As the database; what Nango does not confirm now is deleted there later.
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         self.upstream()?;
-        let mut tx = self.begin().await?;
-        let connections = store::list(&mut tx, user, &store::Filter::default(), i64::MAX).await?;
-        tx.commit().await?;
+        let connections = self.all_of(user, &store::Filter::default()).await?;
         for connection in &connections {
             self.erase_connection(connection.id).await?;
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         store::forget_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let searched = self.erase_unknown(user).await;
@@ -106,7 +104,7 @@ impl Connections {
         limit: i64,
     ) -> Result<Vec<PastUse>> {
         self.own(user, id).await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_single().await?;
         let uses = store::uses(&mut tx, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)

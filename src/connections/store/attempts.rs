@@ -31,30 +31,6 @@ pub(in crate::connections) async fn lock_attempted(
         .await
 }
 
-/// Begins an attempt. An open one of the same connection is superseded.
-pub(in crate::connections) async fn insert_attempt(
-    db: &mut Transaction,
-    attempt: &Attempt,
-) -> sqlx::Result<()> {
-    // The count makes the update come first: a connection has one open attempt at a time.
-    let done = sqlx::query(
-        "with superseded as ( \
-           update connect_attempt set outcome = 'superseded', ended_at = $5 \
-           where connection_id = $2 and outcome is null returning id \
-         ) \
-         insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
-         select $1, $2, $3, $4, $5 from (select count(*) from superseded) as first",
-    )
-    .bind(attempt.id)
-    .bind(attempt.connection_id)
-    .bind(attempt.kind.as_str())
-    .bind(attempt.expires_at)
-    .bind(attempt.created_at)
-    .execute(db)
-    .await?;
-    one_row(done.rows_affected(), "connect_attempt", attempt.id)
-}
-
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
 pub(in crate::connections) async fn session_opened(
     db: &mut Transaction,
@@ -160,35 +136,23 @@ pub(in crate::connections) async fn browser_returned(
     Ok(done.rows_affected() > 0)
 }
 
-/// Ends what a disconnect ends: no attempt that began before it connects any more.
+/// Ends what a disconnect ends: no attempt that began before it connects any more. Says which was open.
 pub(in crate::connections) async fn void_attempts(
     db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
-           ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void",
+) -> sqlx::Result<Option<Uuid>> {
+    // The connection is locked by the caller, so what is open here is what is ended.
+    sqlx::query_scalar(
+        "with voided as ( \
+           update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
+             ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void \
+         ) \
+         select id from connect_attempt where connection_id = $1 and outcome is null",
     )
     .bind(connection_id)
     .bind(now)
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// The newest attempt of each of these connections.
-pub(in crate::connections) async fn latest_attempts(
-    db: &mut Transaction,
-    connections: &[Uuid],
-) -> sqlx::Result<Vec<Attempt>> {
-    sqlx::query_as(select_attempts!(
-        "distinct on (a.connection_id) ",
-        from "where a.connection_id = any($1) \
-         order by a.connection_id, a.created_at desc, a.id desc"
-    ))
-    .bind(connections)
-    .fetch_all(db)
+    .fetch_optional(db)
     .await
 }
 
@@ -199,7 +163,7 @@ pub(in crate::connections) async fn overdue_attempts(
     limit: i64,
 ) -> sqlx::Result<Vec<Attempt>> {
     sqlx::query_as(select_attempts!(
-        from "where a.outcome is null and a.expires_at <= $1 order by a.expires_at limit $2"
+        "where a.outcome is null and a.expires_at <= $1 order by a.expires_at limit $2"
     ))
     .bind(now)
     .bind(limit)
@@ -213,7 +177,7 @@ pub(in crate::connections) async fn open_attempts_of(
     user: &UserId,
 ) -> sqlx::Result<Vec<Attempt>> {
     sqlx::query_as(select_attempts!(
-        from "join user_connector_connection c on c.id = a.connection_id \
+        "join user_connector_connection c on c.id = a.connection_id \
          where c.user_id = $1 and a.outcome is null order by a.created_at desc"
     ))
     .bind(user.as_str())

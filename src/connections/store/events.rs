@@ -13,59 +13,80 @@ use crate::auth::UserId;
 use crate::connections::Transaction;
 use crate::connections::events::Message;
 use crate::connections::gather::Question;
-use crate::connections::{Connection, Event, EventKind, Reason};
+use crate::connections::{Event, EventKind};
 
 /// The channel on which each change is announced, with the user's id.
 pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
+
+/// How a statement writes the event of a changed connection, which it has the row of.
+///
+/// One user's events get their ids in the order of their commits, so that who reads after an id
+/// misses none: the lock is had before the row, and its id, are made.
+macro_rules! written_event {
+    (of $connection:literal, kind $kind:literal, attempt $attempt:literal, webhook $webhook:literal) => {
+        concat!(
+            "changed as materialized ( \
+               select c.*, pg_advisory_xact_lock(1, hashtext(c.user_id)) from ",
+            $connection,
+            " c), event as ( \
+               insert into connection_event \
+                 (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
+               select id, user_id, version, ",
+            $kind,
+            ", status, status_reason, ",
+            $attempt,
+            ", last_error, updated_at, ",
+            $webhook,
+            "::json from changed returning id, connection_id, user_id, created_at)",
+        )
+    };
+}
+
+pub(super) use written_event;
 
 /// Writes a change down, with what every endpoint is to be told of it, and announces it to all
 /// replicas when it is committed.
 pub(super) async fn insert_event(
     db: &mut Transaction,
-    connection: &Connection,
+    connection: Uuid,
     kind: EventKind,
     attempt: Option<Uuid>,
     message: Option<&Message>,
 ) -> sqlx::Result<()> {
     let body = message.map(serde_json::to_string).transpose();
     let body = body.map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    // One user's events get their ids in the order of their commits, so that who reads after an id
-    // misses none: the lock is had before the row, and its id, are made. An endpoint, switched off or
-    // not, is locked before its queues, as everywhere: neither waits for the other in a circle.
-    let done = sqlx::query(
-        "with locked as materialized (select pg_advisory_xact_lock(1, hashtext($2))), event as ( \
-           insert into connection_event \
-             (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
-           select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json from locked returning id \
-         ), endpoint as materialized ( \
-           select id from webhook_endpoint where events = '{}' or $12 = any(events) order by id for key share \
+    // An endpoint, switched off or not, is locked before its queues, as everywhere: neither waits for
+    // the other in a circle.
+    let done = sqlx::query(concat!(
+        "with ",
+        written_event!(
+            of "(select id, user_id, version, status, status_reason, last_error, updated_at \
+               from user_connector_connection where id = $1)",
+            kind "$2", attempt "$3", webhook "$4"
+        ),
+        ", endpoint as materialized ( \
+           select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
          ), delivery as ( \
            insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-           select endpoint.id, $1, event.id, $9 from event cross join endpoint where $12 is not null \
-           returning endpoint_id \
+           select endpoint.id, event.connection_id, event.id, event.created_at \
+           from event cross join endpoint where $5 is not null returning endpoint_id, connection_id, created_at \
          ), queue as ( \
            insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
-           select endpoint_id, $1, $9 from delivery order by endpoint_id \
+           select endpoint_id, connection_id, created_at from delivery order by endpoint_id \
            on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at \
          ) \
-         select pg_notify($11, $2) from event",
-    )
-    .bind(connection.id)
-    .bind(connection.user_id.as_str())
-    .bind(connection.version)
+         select pg_notify($6, user_id) from event",
+    ))
+    .bind(connection)
     .bind(kind.as_str())
-    .bind(connection.state.status().as_str())
-    .bind(connection.state.reason().map(Reason::as_str))
     .bind(attempt)
-    .bind(&connection.last_error)
-    .bind(connection.updated_at)
     // As text, which keeps its fields in order.
     .bind(body)
-    .bind(CHANNEL)
     .bind(message.map(|message| message.told.as_str()))
+    .bind(CHANNEL)
     .execute(db)
     .await?;
-    one_row(done.rows_affected(), "connection_event", connection.id)
+    one_row(done.rows_affected(), "connection_event", connection)
 }
 
 /// A user's next events after this one, in order: a hundred at the most.

@@ -3,9 +3,9 @@
 //! Each function takes the connection of a transaction that the service owns.
 
 mod attempts;
+mod begin;
 mod connectors;
 mod deletions;
-mod details;
 mod events;
 mod figures;
 mod jobs;
@@ -15,9 +15,8 @@ mod reads;
 mod rows;
 mod sweep;
 mod uses;
+mod writes;
 
-use chrono::{DateTime, Utc};
-use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::events::{Message, MessageData};
@@ -25,13 +24,12 @@ use super::machine::Transition;
 use super::shown::KnownAccount;
 use super::{Attempt, Connection, Details, Status, Told};
 use crate::auth::UserId;
-use crate::catalog::Connector;
 use crate::connections::Transaction;
 
 pub(in crate::connections) use attempts::*;
+pub(in crate::connections) use begin::*;
 pub(in crate::connections) use connectors::*;
 pub(in crate::connections) use deletions::*;
-pub(in crate::connections) use details::*;
 pub(in crate::connections) use events::*;
 pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
@@ -41,7 +39,8 @@ pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
-use rows::{Columns, newest_attempt_columns, select_connections};
+use rows::{Columns, newest_attempt_columns, select_connections, select_seen};
+use writes::{bind_connection, update_connection};
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
@@ -96,9 +95,10 @@ pub(in crate::connections) async fn list(
     user: &UserId,
     filter: &Filter,
     limit: i64,
-) -> sqlx::Result<Vec<Connection>> {
-    let rows: Vec<Connection> = sqlx::query_as(select_connections!(
-        "where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
+) -> sqlx::Result<Vec<SeenRow>> {
+    let rows = sqlx::query(select_seen!(
+        "user_connector_connection c \
+         where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
          order by c.id desc limit $5"
     ))
@@ -109,10 +109,9 @@ pub(in crate::connections) async fn list(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|connection| own::owned(user, connection))
-        .collect::<Result<_, _>>()?)
+    rows.into_iter()
+        .map(|row| SeenRow::owned(row, user))
+        .collect()
 }
 
 /// How many connections the filter lets through, on all pages.
@@ -199,42 +198,6 @@ pub(in crate::connections) async fn lock(
         .await
 }
 
-/// The connection of this user, connector and instance, made if there was none; locked.
-pub(in crate::connections) async fn lock_or_insert(
-    db: &mut Transaction,
-    user: &UserId,
-    connector: &Connector,
-    instance_id: &str,
-    now: DateTime<Utc>,
-) -> sqlx::Result<Connection> {
-    loop {
-        // One that somebody else makes meanwhile is waited for, but not yet seen: the next turn finds it.
-        let connection = sqlx::query_as(select_connections!(
-            with "with inserted as ( \
-               insert into user_connector_connection \
-                 (id, user_id, connector_id, instance_id, status, status_reason, version, created_at, updated_at) \
-               values ($1, $2, $3, $4, 'pending', 'awaiting_authorization', 0, $5, $5) \
-               on conflict on constraint user_connector_connection_instance_key do nothing returning * \
-             ), there as ( \
-               select * from user_connector_connection \
-               where user_id = $2 and connector_id = $3 and instance_id = $4 for update \
-             ) ",
-            from "(select * from inserted union all select * from there)",
-            ""
-        ))
-        .bind(Uuid::now_v7())
-        .bind(user.as_str())
-        .bind(connector.id)
-        .bind(instance_id)
-        .bind(now)
-        .fetch_optional(&mut *db)
-        .await?;
-        if let Some(connection) = connection {
-            return Ok(own::owned(user, connection)?);
-        }
-    }
-}
-
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
 pub(in crate::connections) async fn apply(
     db: &mut Transaction,
@@ -251,7 +214,14 @@ pub(in crate::connections) async fn apply(
     }
     let newest = update(db, &connection).await?;
     let message = message(db, &connection, newest, transition).await?;
-    insert_event(db, &connection, transition.event, attempt, message.as_ref()).await?;
+    insert_event(
+        db,
+        connection.id,
+        transition.event,
+        attempt,
+        message.as_ref(),
+    )
+    .await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
         delete_later(
@@ -298,40 +268,14 @@ async fn message(
 
 /// Writes a connection; its newest attempt, if it has one.
 async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<Option<Attempt>> {
-    let upstream = connection.state.upstream();
-    let account = connection.account.as_ref();
-    let found = connection.found_account.as_ref();
-    let written = sqlx::query(concat!(
-        "update user_connector_connection c set label = $3, nango_connection_id = $4, nango_created_at = $5, \
-           status = $6, status_reason = $7, connected_at = $8, disconnected_at = $9, last_synced_at = $10, \
-           last_checked_at = $11, config = $12, last_error = $13, error_count = $14, version = $2, \
-           updated_at = $15, account_id = $16, account_name = $17, found_account_id = $18, \
-           found_account_name = $19, failing_since = $20 \
-         where id = $1 and version = $2 - 1 returning ",
+    let update = sqlx::query(concat!(
+        update_connection!(),
+        " returning ",
         newest_attempt_columns!(),
-    ))
-    .bind(connection.id)
-    .bind(connection.version)
-    .bind(&connection.label)
-    .bind(upstream.map(|upstream| upstream.id.as_str()))
-    .bind(upstream.map(|upstream| upstream.created_at))
-    .bind(connection.state.status().as_str())
-    .bind(connection.state.reason().map(super::Reason::as_str))
-    .bind(connection.connected_at)
-    .bind(connection.disconnected_at)
-    .bind(connection.last_synced_at)
-    .bind(connection.last_checked_at)
-    .bind(Json(&connection.config))
-    .bind(&connection.last_error)
-    .bind(connection.error_count)
-    .bind(connection.updated_at)
-    .bind(account.map(|account| account.id.as_str()))
-    .bind(account.and_then(|account| account.name.as_deref()))
-    .bind(found.map(|account| account.id.as_str()))
-    .bind(found.and_then(|account| account.name.as_deref()))
-    .bind(connection.failing_since)
-    .fetch_optional(db)
-    .await?;
+    ));
+    let written = bind_connection(update, connection)
+        .fetch_optional(db)
+        .await?;
     let lost = || Corrupt::Lost {
         table: "user_connector_connection",
         id: connection.id,

@@ -9,8 +9,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
 use uuid::Uuid;
 
-use super::Attempted;
-use super::rows::{Columns, connection_columns, newest_attempt_columns, select_attempted};
+use super::rows::{Columns, select_attempted, select_seen};
+use super::{Attempted, Corrupt};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
 use crate::connections::{Attempt, Connection, ConnectorRef};
@@ -33,20 +33,6 @@ pub(in crate::connections) struct One(
     pub(in crate::connections) UserId,
     pub(in crate::connections) Uuid,
 );
-
-/// A select of connections with their newest attempt, of what `$from` calls `c`.
-macro_rules! select_seen {
-    ($from:literal) => {
-        concat!(
-            "select ",
-            connection_columns!(),
-            ", ",
-            newest_attempt_columns!(),
-            " from ",
-            $from,
-        )
-    };
-}
 
 impl Question for Newest {
     type Answer = Arc<Vec<SeenRow>>;
@@ -109,6 +95,47 @@ impl Question for One {
             own.then(|| row.clone())
         };
         Ok(ones.iter().map(answer).collect())
+    }
+}
+
+/// A user's connection of a connector and instance, if there is one.
+#[derive(Clone, Debug)]
+pub(in crate::connections) struct Instance {
+    pub(in crate::connections) user: UserId,
+    pub(in crate::connections) connector: Uuid,
+    pub(in crate::connections) name: String,
+}
+
+impl Question for Instance {
+    type Answer = Option<Arc<SeenRow>>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        instances: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let users: Vec<&str> = instances.iter().map(|asked| asked.user.as_str()).collect();
+        let connectors: Vec<Uuid> = instances.iter().map(|asked| asked.connector).collect();
+        let names: Vec<&str> = instances.iter().map(|asked| asked.name.as_str()).collect();
+        let rows = sqlx::query(select_seen!(
+            "(select distinct * from unnest($1::text[], $2::uuid[], $3::text[]) as asked (u, k, i)) asked \
+             join user_connector_connection c on c.user_id = u and c.connector_id = k and c.instance_id = i"
+        ))
+        .bind(users)
+        .bind(connectors)
+        .bind(names)
+        .fetch_all(db)
+        .await?;
+        let rows: Vec<Arc<SeenRow>> = rows.into_iter().map(SeenRow).map(Arc::new).collect();
+        let mut by_key: HashMap<(&str, Uuid, &str), &Arc<SeenRow>> =
+            HashMap::with_capacity(rows.len());
+        for row in &rows {
+            by_key.insert((row.user()?, row.connector()?, row.instance()?), row);
+        }
+        let answer = |asked: &Self| {
+            let key = (asked.user.as_str(), asked.connector, asked.name.as_str());
+            by_key.get(&key).copied().cloned()
+        };
+        Ok(instances.iter().map(answer).collect())
     }
 }
 
@@ -181,6 +208,25 @@ impl SeenRow {
 
     fn user(&self) -> sqlx::Result<&str> {
         self.0.try_get(2)
+    }
+
+    fn instance(&self) -> sqlx::Result<&str> {
+        self.0.try_get(3)
+    }
+
+    /// A row that was read for this user. That it is theirs stands in every statement; this is the
+    /// second wall, as [`owned`](super::own::owned) is.
+    pub(super) fn owned(row: PgRow, user: &UserId) -> sqlx::Result<Self> {
+        let row = Self(row);
+        if row.user()? == user.as_str() {
+            return Ok(row);
+        }
+        let id = row.id()?;
+        Err(Corrupt::Foreign {
+            table: "user_connector_connection",
+            id,
+        }
+        .into())
     }
 
     /// What the row holds.

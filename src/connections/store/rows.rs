@@ -46,18 +46,10 @@ macro_rules! named_connection_columns {
 /// A select of connections with what their connector is called; the caller adds the rest.
 macro_rules! select_connections {
     ($rest:literal) => {
-        crate::connections::store::rows::select_connections!(
-            with "", from "user_connector_connection", $rest
-        )
-    };
-    (with $with:literal, from $from:literal, $rest:literal) => {
         concat!(
-            $with,
             "select ",
             crate::connections::store::rows::named_connection_columns!(),
-            " from ",
-            $from,
-            " c join connector k on k.id = c.connector_id ",
+            " from user_connector_connection c join connector k on k.id = c.connector_id ",
             $rest
         )
     };
@@ -73,10 +65,12 @@ macro_rules! attempt_columns {
 
 /// A select of attempts from what the caller adds.
 macro_rules! select_attempts {
-    ($($distinct:literal,)? from $rest:literal) => {
+    ($rest:literal) => {
         concat!(
-            "select ", $($distinct,)? crate::connections::store::rows::attempt_columns!(),
-            " from connect_attempt a ", $rest
+            "select ",
+            crate::connections::store::rows::attempt_columns!(),
+            " from connect_attempt a ",
+            $rest
         )
     };
 }
@@ -104,6 +98,20 @@ macro_rules! newest_attempt_columns {
     };
 }
 
+/// A select of connections with their newest attempt, of what `$from` calls `c`.
+macro_rules! select_seen {
+    ($from:literal) => {
+        concat!(
+            "select ",
+            crate::connections::store::rows::connection_columns!(),
+            ", ",
+            crate::connections::store::rows::newest_attempt_columns!(),
+            " from ",
+            $from,
+        )
+    };
+}
+
 /// What an event, `e`, is read from.
 macro_rules! event_columns {
     () => {
@@ -114,7 +122,7 @@ macro_rules! event_columns {
 
 pub(super) use {
     attempt_columns, connection_columns, event_columns, named_connection_columns,
-    newest_attempt_columns, select_attempted, select_attempts, select_connections,
+    newest_attempt_columns, select_attempted, select_attempts, select_connections, select_seen,
 };
 
 /// A row's columns, one after the other.

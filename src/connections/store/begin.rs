@@ -1,0 +1,82 @@
+//! Beginning to authorize a connection, in one statement.
+
+use super::events::{CHANNEL, written_event};
+use super::one_row;
+use super::writes::{bind_connection, update_connection, written_columns, written_values};
+use crate::connections::machine::Transition;
+use crate::connections::{Attempt, Connection, Told, Transaction};
+
+/// A statement that writes a connection, its new attempt and its event.
+///
+/// The connection comes first: whoever writes an attempt has its connection locked. Then an attempt
+/// that is open is superseded, for a connection has one at a time; a count makes each wait for the one before.
+macro_rules! begin {
+    ($written:expr) => {
+        concat!(
+            "with connection as (",
+            $written,
+            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.last_error, c.updated_at \
+             ), superseded as ( \
+               update connect_attempt set outcome = 'superseded', ended_at = connection.updated_at from connection \
+               where connection_id = connection.id and outcome is null returning 1 \
+             ), attempt as ( \
+               insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
+               select $21, connection.id, $22, $23, connection.updated_at \
+               from connection cross join (select count(*) from superseded) as first returning 1 \
+             ), ",
+            written_event!(
+                of "(select connection.* from connection cross join attempt)",
+                kind "$24", attempt "$21", webhook "null"
+            ),
+            " select pg_notify($25, user_id) from event",
+        )
+    };
+}
+
+/// Begins an attempt, if the connection is still as it was read; makes it, if it is not there yet. Where
+/// somebody else was faster, nothing is written, and there is no answer.
+pub(in crate::connections) async fn begin_attempt(
+    db: &mut Transaction,
+    transition: &Transition,
+    attempt: &Attempt,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = Connection {
+        version: transition.connection.version + 1,
+        ..transition.connection.clone()
+    };
+    debug_assert!(
+        Told::of(transition.event).is_none(),
+        "endpoints are told of no beginning"
+    );
+    let is_new = connection.version == 1;
+    let statement = sqlx::query(if is_new {
+        begin!(concat!(
+            "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
+            written_columns!(),
+            ") values ($1, $26, $27, $28, $29, ",
+            written_values!(),
+            ") on conflict on constraint user_connector_connection_instance_key do nothing",
+        ))
+    } else {
+        begin!(update_connection!())
+    });
+    let mut statement = bind_connection(statement, &connection)
+        .bind(attempt.id)
+        .bind(attempt.kind.as_str())
+        .bind(attempt.expires_at)
+        .bind(transition.event.as_str())
+        .bind(CHANNEL);
+    if is_new {
+        statement = statement
+            .bind(connection.user_id.as_str())
+            .bind(connection.connector.id)
+            .bind(&connection.instance_id)
+            .bind(connection.created_at);
+    }
+    let done = statement.execute(db).await?;
+    if done.rows_affected() == 0 {
+        return Ok(None);
+    }
+    one_row(done.rows_affected(), "connect_attempt", attempt.id)?;
+    Ok(Some(connection))
+}
