@@ -3,8 +3,10 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 
 # The dependencies first, with an empty program: they are built again only when
-# Cargo.toml or Cargo.lock changes.
+# Cargo.toml, Cargo.lock or how they are built changes.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
+COPY frontend/swagger-ui frontend/swagger-ui
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

@@ -8,6 +8,7 @@
 //!   connections of clients.
 //! - [`config`] reads the environment; [`telemetry`] writes the logs; [`metrics`] has what is
 //!   counted; [`clock`] says what time it is.
+//! - [`command`] is the program: it reads the command line, and hands over.
 //! - [`check`] is the setup's checklist as a command.
 //! - [`http`] has a file for each group of endpoints, and what all of them go through.
 //! - [`worker`] does what nobody asks for: each job is one pass of the service, again and again.
@@ -30,6 +31,7 @@ pub mod auth;
 pub mod catalog;
 pub mod check;
 pub mod clock;
+pub mod command;
 pub mod config;
 pub mod connections;
 pub mod http;

@@ -8,9 +8,10 @@ use std::io::{self, IsTerminal};
 
 use axum::http::HeaderMap;
 use tracing::Span;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 use url::Url;
 
 use crate::config::LogFormat;
@@ -33,10 +34,11 @@ pub struct Telemetry {
 ///
 /// Only the first call in a process has an effect. With a collector it has to be in a tokio runtime.
 pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new(DEFAULT_FILTER));
-    let no_spans = format!("{TRACES}=off");
-    let filter = filter.add_directive(no_spans.parse().expect("it is a directive"));
+    let given = std::env::var("RUST_LOG").ok();
+    let given = given.and_then(|filter| filter.parse::<Targets>().ok());
+    let filter = given
+        .unwrap_or_else(|| DEFAULT_FILTER.parse().expect("it is a filter"))
+        .with_target(TRACES, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

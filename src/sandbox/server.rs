@@ -10,8 +10,8 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, patch, post};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ pub(super) async fn serve(
             Some(HangUp) => Err(HungUp),
         })
     });
-    let http = auto::Builder::new(TokioExecutor::new()).http1_only();
+    let http = http1::Builder::new();
     let accept = async {
         loop {
             let stream = match accepted(&listener).await {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connections::Database;
+use crate::keys::{Scope, ServiceKeys, shown};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
-use patchbay::clock::Clock;
-use patchbay::config::Config;
-use patchbay::connections::Database;
-use patchbay::keys::{Scope, ServiceKeys, shown};
 
-use crate::Failure;
-use crate::print::{note, say};
+use super::Failure;
+use super::print::{note, say};
 
 /// What is done with keys. They need `DATABASE_URL` and nothing else.
 #[derive(Subcommand)]

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::{Failure, given};
+use super::{Failure, given};
 
 /// How long each step of asking may take.
 const PATIENCE: Duration = Duration::from_secs(2);

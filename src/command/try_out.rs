@@ -5,19 +5,19 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use patchbay::app::App;
-use patchbay::catalog::{AccountPointers, Catalog};
-use patchbay::clock::Clock;
-use patchbay::config::{Config, ConsoleConfig, LogFormat};
-use patchbay::local_postgres::{Durability, LocalPostgres};
-use patchbay::sandbox::{self, Integration, Sandbox};
-use patchbay::telemetry;
+use crate::app::App;
+use crate::catalog::{AccountPointers, Catalog};
+use crate::clock::Clock;
+use crate::config::{Config, ConsoleConfig, LogFormat};
+use crate::local_postgres::{Durability, LocalPostgres};
+use crate::sandbox::{self, Integration, Sandbox};
+use crate::telemetry;
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::print::say;
-use crate::{Failure, given as variable};
+use super::print::say;
+use super::{Failure, given as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";

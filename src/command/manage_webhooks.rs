@@ -2,18 +2,18 @@
 
 use std::io;
 
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::connections::{Database, Told};
+use crate::webhooks::{Delivery, Endpoint, Shown, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
-use patchbay::clock::Clock;
-use patchbay::config::Config;
-use patchbay::connections::{Database, Told};
-use patchbay::webhooks::{Delivery, Endpoint, Shown, Webhooks};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use crate::Failure;
-use crate::print::{note, say};
+use super::Failure;
+use super::print::{note, say};
 
 /// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` as the service has it.
 #[derive(Subcommand)]

@@ -1,0 +1,1 @@
+// Left out of the program: its page loads swagger-ui-bundle.js.
