@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Faster than the system's for the many small pieces that a request is made of (docs/PERFORMANCE.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     patchbay::command::main()
 }

@@ -95,7 +95,7 @@ pub struct Service {
 /// A key given by the environment.
 #[derive(Clone, Debug)]
 pub struct GivenKey {
-    service: Service,
+    service: Arc<Service>,
     digest: [u8; 32],
 }
 
@@ -140,10 +140,10 @@ impl FromStr for GivenKey {
             return Err(GivenKeyError::Weak(name.to_owned()));
         }
         Ok(Self {
-            service: Service {
+            service: Arc::new(Service {
                 name: name.to_owned(),
                 scopes,
-            },
+            }),
             digest: digest_of(key),
         })
     }
@@ -213,7 +213,7 @@ impl ServiceKeys {
         let digest = digest_of(key);
         let same = |other: &[u8]| verify_slices_are_equal(&digest, other).is_ok();
         if let Some(given) = self.given.iter().find(|given| same(&given.digest)) {
-            return Ok(Some(Arc::new(given.service.clone())));
+            return Ok(Some(given.service.clone()));
         }
         let Some(prefix) = prefix_of(key) else {
             return Ok(None);
