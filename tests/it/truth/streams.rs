@@ -16,7 +16,7 @@ use crate::matrix::killed::replica_process;
 use crate::process::Process;
 
 /// How long anything of a stream may take here.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads an event stream as a browser does.
 pub(crate) struct Reader {
