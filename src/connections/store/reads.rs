@@ -197,7 +197,8 @@ impl Question for OfAttempt {
 pub(in crate::connections) struct SeenRow(PgRow);
 
 impl SeenRow {
-    fn id(&self) -> sqlx::Result<Uuid> {
+    /// Its own id.
+    pub(in crate::connections) fn id(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(0)
     }
 
