@@ -362,3 +362,14 @@ async fn every_look_up_that_had_an_index_has_one() {
         );
     }
 }
+
+#[tokio::test]
+#[should_panic(expected = "of one statement")]
+async fn a_transaction_of_one_statement_takes_no_second() {
+    let database = postgres::database().await;
+    let patchbay = connect(database.url()).await.unwrap();
+    let mut single = patchbay.begin_single().await.unwrap();
+    for _ in 0..2 {
+        sqlx::query("select 1").execute(&mut single).await.unwrap();
+    }
+}
