@@ -5,6 +5,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::DatabaseConfig;
@@ -42,6 +43,7 @@ async fn start_replica(url: String) {
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
+        history: TimeDelta::days(1),
     };
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();

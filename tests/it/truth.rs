@@ -3,6 +3,7 @@
 mod attempts;
 mod keys;
 mod orphans;
+mod pruning;
 mod replicas;
 pub(crate) mod streams;
 mod waits;
