@@ -205,6 +205,7 @@ impl House {
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
+            history: config.history,
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
         let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;

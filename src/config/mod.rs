@@ -15,6 +15,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use secrecy::SecretString;
 use url::Url;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub auth: crate::auth::Config,
     /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
     pub token_cache: Duration,
+    /// `HISTORY_DAYS`: for how long events, attempts and uses of tokens are kept.
+    pub history: TimeDelta,
     /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
     pub service_keys: Vec<GivenKey>,
     /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may be sent to.
@@ -161,6 +164,7 @@ impl Environment<'_> {
         let nango = self.nango();
         let auth = self.auth();
         let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
+        let history = self.history();
         let service_keys = self.service_keys();
         let webhook_networks = self.webhook_networks();
         let catalog_file = self.optional("CATALOG_FILE");
@@ -174,6 +178,7 @@ impl Environment<'_> {
             nango: nango?,
             auth,
             token_cache,
+            history,
             service_keys,
             webhook_networks,
             catalog_file,
@@ -181,6 +186,15 @@ impl Environment<'_> {
             metrics_tokens,
             otlp_endpoint,
         })
+    }
+
+    fn history(&mut self) -> TimeDelta {
+        let days: u16 = self.or("HISTORY_DAYS", 400);
+        if days == 0 {
+            self.problems
+                .push("HISTORY_DAYS must be at least 1".to_owned());
+        }
+        TimeDelta::days(days.into())
     }
 
     fn webhook_networks(&mut self) -> Networks {

@@ -15,6 +15,9 @@ use crate::telemetry;
 
 /// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
 ///
+/// One of a single statement, which PostgreSQL begins and commits by itself, is not: what its statement has
+/// written is durable before `commit`, and stays without it. So it takes no second statement.
+///
 /// Behind a pooler that switches servers between transactions its statements
 /// have no name. A name would outlive the transaction on a server that serves
 /// another client next, whose statements have the same names: sqlx numbers
@@ -28,8 +31,10 @@ pub struct Transaction {
 #[derive(Debug)]
 enum Inner {
     Begun(sqlx::Transaction<'static, Postgres>),
-    /// Of one statement, which PostgreSQL begins and commits by itself.
-    Single(Lent),
+    Single {
+        connection: Lent,
+        used: bool,
+    },
 }
 
 impl Transaction {
@@ -42,7 +47,10 @@ impl Transaction {
 
     pub(super) fn single(connection: Lent) -> Self {
         Self {
-            inner: Inner::Single(connection),
+            inner: Inner::Single {
+                connection,
+                used: false,
+            },
             unnamed: false,
         }
     }
@@ -54,14 +62,19 @@ impl Transaction {
     pub async fn commit(self) -> sqlx::Result<()> {
         match self.inner {
             Inner::Begun(begun) => begun.commit().await,
-            Inner::Single(_) => Ok(()),
+            Inner::Single { .. } => Ok(()),
         }
     }
 
+    /// Where the next statement runs.
     fn connection(&mut self) -> &mut PgConnection {
         match &mut self.inner {
             Inner::Begun(begun) => begun,
-            Inner::Single(connection) => connection,
+            Inner::Single { connection, used } => {
+                debug_assert!(!*used, "a transaction of one statement was given another");
+                *used = true;
+                connection
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Follower, Leave, Path, Query, Reader};
-use crate::connections::{Event, service};
+use crate::connections::Event;
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -179,16 +179,10 @@ pub(super) async fn history(
             "limit has to be 1 to {MAX_LIMIT}"
         )));
     }
-    let events: Result<_, service::Error> = state
+    let (events, next_cursor) = state
         .connections
         .history(&user, id, query.cursor, limit)
-        .await;
-    let events = events?;
-    // The first version is 1: where it stands, there is nothing before.
-    let next_cursor = events
-        .last()
-        .map(|event| event.version)
-        .filter(|version| *version > 1);
+        .await?;
     Ok(Json(HistoryBody {
         events,
         next_cursor,

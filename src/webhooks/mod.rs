@@ -38,7 +38,7 @@ const REPLAY_BATCH: i64 = 1000;
 const KEPT: TimeDelta = TimeDelta::days(30);
 
 /// How many old deliveries are forgotten in one transaction.
-const FORGOTTEN: i64 = 1000;
+const FORGOTTEN: u32 = 1000;
 
 /// Where the product is told.
 #[derive(Clone, Debug)]
@@ -312,16 +312,22 @@ impl Webhooks {
         Ok(self.post(&target, &message, &body.to_string()).await)
     }
 
-    /// Forgets some of what is too old to be shown. Answers how many deliveries.
+    /// Forgets what is too old to be shown, some at a time. Answers how many deliveries.
     ///
     /// # Errors
     /// As the database.
     pub async fn forget_old(&self) -> Result<u64> {
-        let mut tx = self.database.begin().await?;
         let before = self.clock.now() - KEPT;
-        let forgotten = store::forget(&mut tx, before, FORGOTTEN).await?;
-        tx.commit().await?;
-        Ok(forgotten)
+        let mut all = 0;
+        loop {
+            let mut tx = self.database.begin().await?;
+            let forgotten = store::forget(&mut tx, before, FORGOTTEN.into()).await?;
+            tx.commit().await?;
+            all += forgotten;
+            if forgotten < FORGOTTEN.into() {
+                return Ok(all);
+            }
+        }
     }
 }
 

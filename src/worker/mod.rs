@@ -27,6 +27,10 @@ const FORGETTING: Duration = Duration::from_secs(60);
 /// How often old deliveries of webhooks are forgotten.
 const OLD_DELIVERIES: Duration = Duration::from_secs(60);
 
+/// How often each replica looks whether the history is due to be pruned, and how often it is.
+const PRUNING_DUE: Duration = Duration::from_secs(10 * 60);
+const PRUNING: Duration = Duration::from_secs(24 * 3600);
+
 /// How long uses of tokens wait at the most to be written down together.
 const USES: Duration = Duration::from_millis(250);
 
@@ -35,13 +39,21 @@ const FEED: Duration = Duration::from_secs(1);
 
 /// Starts the jobs that need no Nango. They end when `stop` says so.
 pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &CancellationToken) {
-    let service = connections.clone();
+    let (service, stopping) = (connections.clone(), stop.clone());
     tasks.spawn(repeat(stop.clone(), FORGETTING, async move || {
-        report(
-            "forgot old answers",
-            &service.forget_old_keys().await,
-            |count| *count > 0,
-        );
+        // What a stop cuts off, here and below, is left to the next pass.
+        if let Some(forgotten) = stopping
+            .run_until_cancelled(service.forget_old_keys())
+            .await
+        {
+            report("forgot old answers", &forgotten, |count| *count > 0);
+        }
+    }));
+    let (service, stopping) = (connections.clone(), stop.clone());
+    tasks.spawn(repeat(stop.clone(), PRUNING_DUE, async move || {
+        if let Some(pruned) = stopping.run_until_cancelled(service.prune(PRUNING)).await {
+            report("pruned the history", &pruned, Option::is_some);
+        }
     }));
     let service = connections.clone();
     let stopping = stop.clone();
@@ -68,13 +80,13 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
 pub fn start_webhooks(webhooks: &Arc<Webhooks>, tasks: &TaskTracker, stop: &CancellationToken) {
     let (sender, stopping) = (webhooks.clone(), stop.clone());
     tasks.spawn(async move { sender.run(&stopping).await });
-    let forgetful = webhooks.clone();
+    let (forgetful, stopping) = (webhooks.clone(), stop.clone());
     tasks.spawn(repeat(stop.clone(), OLD_DELIVERIES, async move || {
-        report(
-            "forgot old deliveries of webhooks",
-            &forgetful.forget_old().await,
-            |count| *count > 0,
-        );
+        if let Some(forgotten) = stopping.run_until_cancelled(forgetful.forget_old()).await {
+            report("forgot old deliveries of webhooks", &forgotten, |count| {
+                *count > 0
+            });
+        }
     }));
 }
 

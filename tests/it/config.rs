@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use patchbay::config::{Config, LogFormat};
 use secrecy::ExposeSecret;
 
@@ -70,6 +71,7 @@ fn an_empty_value_counts_as_none() {
         config.nango.unwrap().client.base_url.as_str(),
         "https://api.nango.dev/"
     );
+    assert_eq!(config.history, TimeDelta::days(400));
     assert_eq!(config.catalog_file, None);
 
     let problems = read(&[("DATABASE_URL", Some(""))]).unwrap_err();
@@ -250,6 +252,7 @@ const WRONG: &[(&str, &str, &str)] = &[
         "guess me",
         "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
+    ("HISTORY_DAYS", "0", "HISTORY_DAYS must be at least 1"),
     (
         "LOG_FORMAT",
         "xml",

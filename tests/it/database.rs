@@ -6,6 +6,7 @@ mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::DatabaseConfig;
@@ -43,6 +44,7 @@ async fn start_replica(url: String) {
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
+        history: TimeDelta::days(1),
     };
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();
@@ -346,13 +348,8 @@ async fn every_look_up_that_had_an_index_has_one() {
             "user_connector_connection_list",
         ),
     ] {
-        let statement =
-            format!("explain select * from user_connector_connection where {condition}");
-        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(statement))
-            .fetch_all(&mut sql)
-            .await
-            .unwrap();
-        let plan = plan.join("\n");
+        let statement = format!("select * from user_connector_connection where {condition}");
+        let plan = plan(&mut sql, &statement).await;
         assert!(
             !plan.contains("Seq Scan on user_connector_connection"),
             "{condition}:\n{plan}"
@@ -361,5 +358,57 @@ async fn every_look_up_that_had_an_index_has_one() {
             plan.contains(&format!("on {index}")) || plan.contains(&format!("using {index}")),
             "{condition}:\n{plan}"
         );
+    }
+}
+
+/// How PostgreSQL would answer a statement.
+async fn plan(sql: &mut PgConnection, statement: &str) -> String {
+    let explain = AssertSqlSafe(format!("explain {statement}"));
+    let lines: Vec<String> = sqlx::query_scalar(explain).fetch_all(sql).await.unwrap();
+    lines.join("\n")
+}
+
+#[tokio::test]
+async fn what_jobs_look_for_has_an_index() {
+    let (_database, mut sql) = seeded().await;
+    sqlx::raw_sql(
+        "insert into user_connector_connection
+           (id, user_id, connector_id, nango_connection_id, nango_created_at, status, connected_at, created_at, updated_at)
+         select gen_random_uuid(), 'user ' || n, (select id from connector where slug = 'gmail'),
+                'nango ' || n, now(), 'connected', now(), now(), now()
+         from generate_series(1, 20000) n;
+         insert into upstream_deletion (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at)
+         select 'nango ' || n, 'gmail', gen_random_uuid(), now(), now() from generate_series(1, 20000) n;
+         analyze user_connector_connection, upstream_deletion",
+    )
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    for (statement, index) in [
+        (
+            "select * from user_connector_connection \
+             where connector_id = (select id from connector where slug = 'gmail') and status = 'connected' \
+             order by failing_since nulls first, nango_created_at desc limit 3",
+            "using user_connector_connection_siblings",
+        ),
+        (
+            "select * from upstream_deletion where connection_id = '00000000-0000-7000-8000-000000000001'",
+            "upstream_deletion_connection",
+        ),
+    ] {
+        let plan = plan(&mut sql, statement).await;
+        assert!(plan.contains(index), "{statement}:\n{plan}");
+        assert!(!plan.contains("Sort"), "{statement}:\n{plan}");
+    }
+}
+
+#[tokio::test]
+#[should_panic(expected = "of one statement")]
+async fn a_transaction_of_one_statement_takes_no_second() {
+    let database = postgres::database().await;
+    let patchbay = connect(database.url()).await.unwrap();
+    let mut single = patchbay.begin_single().await.unwrap();
+    for _ in 0..2 {
+        sqlx::query("select 1").execute(&mut single).await.unwrap();
     }
 }

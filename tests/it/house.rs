@@ -268,6 +268,7 @@ impl House {
         let settings = Settings {
             public_url: config.http.public_url,
             token_cache: config.token_cache,
+            history: config.history,
         };
         Connections::new(
             Database::connect(&config.database).await.unwrap(),

@@ -4,6 +4,7 @@ mod attempts;
 mod checks;
 mod keys;
 mod orphans;
+mod pruning;
 mod replicas;
 pub(crate) mod streams;
 mod waits;

@@ -108,9 +108,9 @@ async fn attempts_that_an_older_program_writes_are_shown_beside_their_connection
     let ended = shown().await;
     assert_eq!(ended["id"], begun["attempt_id"]);
     assert_eq!(ended["outcome"], "expired");
-    // Of two, the newer one is shown, whichever is written last.
-    let newer = uuid::Uuid::now_v7();
-    for (attempt, age) in [(newer, "-1 second"), (uuid::Uuid::now_v7(), "1 hour")] {
+    // The last one that is begun is shown, whatever the clock says of whoever begins it.
+    let (before, last) = (uuid::Uuid::now_v7(), uuid::Uuid::now_v7());
+    for (attempt, age) in [(before, "-1 second"), (last, "1 hour")] {
         sqlx::query(
             "insert into connect_attempt (id, connection_id, kind, expires_at, outcome, created_at, ended_at) \
              select $1, id, 'reconnect', created_at, 'expired', created_at - $3::text::interval, now() \
@@ -123,8 +123,14 @@ async fn attempts_that_an_older_program_writes_are_shown_beside_their_connection
         .await
         .unwrap();
     }
+    // A change of the one before it changes nothing of that.
+    sqlx::query("update connect_attempt set void = true where id = $1")
+        .bind(before)
+        .execute(&mut database)
+        .await
+        .unwrap();
     let shown = shown().await;
-    assert_eq!(shown["id"], newer.to_string());
+    assert_eq!(shown["id"], last.to_string());
     assert_eq!(shown["kind"], "reconnect");
 }
 

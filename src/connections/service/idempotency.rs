@@ -67,15 +67,21 @@ impl Connections {
         Ok(())
     }
 
-    /// One pass that forgets old answers. Says how many.
+    /// One pass that forgets all old answers, some at a time. Says how many.
     ///
     /// # Errors
     /// As the database.
     pub async fn forget_old_keys(&self) -> Result<u64> {
-        const BATCH: i64 = 500;
-        let mut tx = self.begin_single().await?;
-        let forgotten = store::forget_keys(&mut tx, KEPT_SECONDS, BATCH).await?;
-        tx.commit().await?;
-        Ok(forgotten)
+        const BATCH: u32 = 500;
+        let mut all = 0;
+        loop {
+            let mut tx = self.begin_single().await?;
+            let forgotten = store::forget_keys(&mut tx, KEPT_SECONDS, BATCH.into()).await?;
+            tx.commit().await?;
+            all += forgotten;
+            if forgotten < BATCH.into() {
+                return Ok(all);
+            }
+        }
     }
 }

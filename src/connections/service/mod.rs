@@ -9,6 +9,7 @@ mod confirm;
 mod disconnect;
 mod figures;
 mod idempotency;
+mod prune;
 mod read;
 mod stream;
 mod sweep;
@@ -18,6 +19,7 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
@@ -41,6 +43,7 @@ pub use authorize::{Authorization, ConnectRequest};
 pub use confirm::Believed;
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use idempotency::Idempotency;
+pub use prune::Pruned;
 pub use read::{Page, Query, Update};
 pub use stream::Events;
 pub use sweep::{Pace, Swept};
@@ -68,6 +71,7 @@ pub struct Connections {
     tokens: Tokens,
     token_cache: Duration,
     doubts: Doubts,
+    history: TimeDelta,
     uses: Uses,
     counts: Counts,
 }
@@ -79,6 +83,8 @@ pub struct Settings {
     pub public_url: Url,
     /// For how long a token may be handed out of memory; zero keeps none.
     pub token_cache: Duration,
+    /// For how long events, attempts and uses of tokens are kept.
+    pub history: TimeDelta,
 }
 
 /// Nango and what is remembered of its answers.
@@ -199,6 +205,7 @@ impl Connections {
             clock,
             public_url: settings.public_url,
             token_cache: settings.token_cache,
+            history: settings.history,
             tokens: Tokens::new(),
             doubts: Doubts::default(),
             uses: Uses::default(),

@@ -115,7 +115,8 @@ impl Connections {
         }
     }
 
-    /// A page of what has happened to a connection, the newest first, before this version of it.
+    /// A page of what has happened to a connection, the newest first, before this version of it; and before
+    /// which version the next page is, if anything is left on it.
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
@@ -125,12 +126,17 @@ impl Connections {
         id: Uuid,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<Event>> {
+    ) -> Result<(Vec<Event>, Option<i64>)> {
         self.own(user, id).await?;
         let mut tx = self.begin_single().await?;
-        let events = store::history(&mut tx, id, before, limit).await?;
+        let mut events = store::history(&mut tx, id, before, limit + 1).await?;
         tx.commit().await?;
-        Ok(events)
+        let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
+        if more {
+            events.pop();
+        }
+        let last = events.last().map(|event| event.version);
+        Ok((events, last.filter(|_| more)))
     }
 
     /// Passes on what the database announces, for as long as it can; without announcements, asks for changes.

@@ -38,6 +38,24 @@ pub(in crate::connections) async fn delete_later(
     Ok(())
 }
 
+/// A statement that claims deletions of which `$condition` is true. Each condition has its own: one that asks
+/// which of several is meant goes by the index of none.
+macro_rules! claim {
+    ($condition:literal) => {
+        concat!(
+            "with due as ( \
+               select nango_connection_id from upstream_deletion where ",
+            $condition,
+            " and (leased_until is null or leased_until < now()) \
+               order by next_attempt_at limit $3 for update skip locked \
+             ) \
+             update upstream_deletion d set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \
+             from due where d.nango_connection_id = due.nango_connection_id \
+             returning d.nango_connection_id, d.integration_key, d.connection_id, d.attempts",
+        )
+    };
+}
+
 /// Claims deletions that are due, for as long as `lease` seconds of the database's time.
 ///
 /// With a `connection`, only its own, whether due or not.
@@ -48,23 +66,11 @@ pub(in crate::connections) async fn claim_deletions(
     lease: f64,
     limit: i64,
 ) -> sqlx::Result<Vec<Deletion>> {
-    sqlx::query_as(
-        "with due as ( \
-           select nango_connection_id from upstream_deletion \
-           where (next_attempt_at <= $2 or connection_id = $1) and ($1::uuid is null or connection_id = $1) \
-             and (leased_until is null or leased_until < now()) \
-           order by next_attempt_at limit $4 for update skip locked \
-         ) \
-         update upstream_deletion d set leased_until = now() + make_interval(secs => $3), attempts = attempts + 1 \
-         from due where d.nango_connection_id = due.nango_connection_id \
-         returning d.nango_connection_id, d.integration_key, d.connection_id, d.attempts",
-    )
-    .bind(connection)
-    .bind(now)
-    .bind(lease)
-    .bind(limit)
-    .fetch_all(db)
-    .await
+    let claim = match connection {
+        Some(connection) => sqlx::query_as(claim!("connection_id = $1")).bind(connection),
+        None => sqlx::query_as(claim!("next_attempt_at <= $1")).bind(now),
+    };
+    claim.bind(lease).bind(limit).fetch_all(db).await
 }
 
 /// What is granted is not to be deleted any more. `false` while somebody is deleting it.

@@ -7,30 +7,36 @@ use sqlx::types::Json;
 
 use crate::connections::{Connection, Reason};
 
-/// What changes of a connection.
+/// What changes of a connection. When it was last used is not among it: that is written with its uses.
 macro_rules! written_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
-         disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, updated_at, \
-         account_id, account_name, found_account_id, found_account_name, failing_since"
+         disconnected_at, config, last_error, error_count, updated_at, account_id, account_name, \
+         found_account_id, found_account_name, failing_since, last_checked_at"
     };
 }
 
-/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id.
+/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id, the last
+/// one, which the caller makes of `$19`, when it was last checked.
 macro_rules! written_values {
-    () => {
-        "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20"
+    ($checked:literal) => {
+        concat!(
+            "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, ",
+            $checked
+        )
     };
 }
 
 /// The update of a connection, `c`, that is still of the version before.
+///
+/// That it was checked is noted without a new version, and may have been since it was read.
 macro_rules! update_connection {
     () => {
         concat!(
             "update user_connector_connection c set (",
             crate::connections::store::writes::written_columns!(),
             ") = (",
-            crate::connections::store::writes::written_values!(),
+            crate::connections::store::writes::written_values!("greatest(c.last_checked_at, $19)"),
             ") where c.id = $1 and c.version = $2 - 1"
         )
     };
@@ -38,7 +44,7 @@ macro_rules! update_connection {
 
 pub(super) use {update_connection, written_columns, written_values};
 
-/// Binds the first twenty parameters of a statement.
+/// Binds the first nineteen parameters of a statement.
 pub(super) fn bind_connection<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     connection: &Connection,
@@ -56,8 +62,6 @@ pub(super) fn bind_connection<'q>(
         .bind(connection.state.reason().map(Reason::as_str))
         .bind(connection.connected_at)
         .bind(connection.disconnected_at)
-        .bind(connection.last_synced_at)
-        .bind(connection.last_checked_at)
         .bind(Json(&connection.config))
         .bind(&connection.last_error)
         .bind(connection.error_count)
@@ -67,4 +71,5 @@ pub(super) fn bind_connection<'q>(
         .bind(found.map(|account| account.id.as_str()))
         .bind(found.and_then(|account| account.name.as_deref()))
         .bind(connection.failing_since)
+        .bind(connection.last_checked_at)
 }

@@ -31,7 +31,7 @@ fn at_the_systems_time(nango: &mut sandbox::Config) {
 }
 
 /// The endpoints of the same database, as the command sees them.
-async fn webhooks(house: &House) -> Webhooks {
+pub(crate) async fn webhooks(house: &House) -> Webhooks {
     let config = read(&house.settings(&[]));
     let database = Database::connect(&config.database).await.unwrap();
     Webhooks::new(database, house.clock.clone(), &config.webhook_networks).unwrap()

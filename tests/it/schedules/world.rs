@@ -129,6 +129,7 @@ impl World {
             Settings {
                 public_url: self.public_url.parse().unwrap(),
                 token_cache: Duration::ZERO,
+                history: TimeDelta::days(1),
             },
         )
         .await

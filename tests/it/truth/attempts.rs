@@ -146,3 +146,42 @@ async fn a_session_that_is_granted_again_as_another_account_is_noticed() {
     assert_eq!(refused["status_reason"], "account_mismatch");
     assert_eq!(refused["found_account"]["id"], "grace");
 }
+
+#[tokio::test]
+async fn what_is_noted_while_an_attempt_begins_is_not_lost() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    let mut sql = house.sql().await;
+    sqlx::raw_sql("begin; select from user_connector_connection for update")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let noting = async {
+        // The attempt has read the connection, and waits to write it.
+        let waits = "select count(*) > 0 from pg_stat_activity \
+                     where datname = current_database() and wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sqlx::raw_sql(
+            "update user_connector_connection \
+             set last_synced_at = '2027-02-03 04:05:06Z', last_checked_at = '2027-02-03 04:05:07Z'; commit",
+        )
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    };
+    let path = format!("/connections/{id}/reconnect");
+    let (begun, ()) = tokio::join!(ada.call(reqwest::Method::POST, &path, None), noting);
+    assert_eq!(begun.0, 200, "{}", begun.1);
+    let noted = ada.connection(id).await;
+    assert_eq!(noted["attempt"]["id"], begun.1["attempt_id"]);
+    assert_eq!(noted["last_synced_at"], "2027-02-03T04:05:06Z");
+    assert_eq!(noted["last_checked_at"], "2027-02-03T04:05:07Z");
+}

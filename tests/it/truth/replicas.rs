@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use patchbay::clock::Clock;
 use patchbay::connections::service::Pace;
 use serde_json::json;
 use tokio::time::Instant;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::streams::Reader;
 use super::text;
-use crate::house::{self, House};
+use crate::house::{self, House, Replica};
 
 #[tokio::test]
 async fn a_webhook_at_one_replica_ends_a_wait_and_reaches_a_stream_at_the_other() {
@@ -110,4 +111,17 @@ async fn each_attempt_expires_once_however_many_replicas_are_at_it() {
     .await
     .unwrap();
     assert_eq!((expired, told), (4, 4));
+}
+
+#[tokio::test]
+async fn of_two_attempts_the_later_is_shown_though_its_replicas_clock_is_behind() {
+    let house = House::new().await;
+    let behind = Clock::manual(house.clock.now() - TimeDelta::milliseconds(300));
+    let other = Replica::start(&house.settings(&[("PORT", "0")]), behind).await;
+    let ada = house.user("ada").await;
+    ada.connect("gmail").await;
+    let second = ada.at(&other).connect("gmail").await;
+    let shown = ada.connection(text(&second, "connection_id")).await["attempt"].clone();
+    assert_eq!(shown["id"], second["attempt_id"]);
+    assert_eq!(shown["outcome"], json!(null));
 }
