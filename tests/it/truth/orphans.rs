@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
+use patchbay::sandbox::Integration;
 use reqwest::Method;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -88,4 +89,28 @@ async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
         bob.connection(text(&his, "id")).await["status"],
         "connected"
     );
+}
+
+#[tokio::test]
+async fn a_connection_of_an_integration_that_was_exchanged_is_deleted_where_it_is() {
+    let house = House::build(&[], |nango| {
+        let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
+        let production = Integration {
+            unique_key: "gmail-production".to_owned(),
+            ..gmail.unwrap().clone()
+        };
+        nango.integrations.push(production);
+    })
+    .await;
+    house.user("ada").await.connected("gmail").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";
+    std::fs::write(file.path(), changed).unwrap();
+    let catalog = file.path().to_str().unwrap();
+    let restarted = house.replica(&[("CATALOG_FILE", catalog)]).await;
+    let ada = house.user("ada").await;
+    let ada = ada.at(&restarted);
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(house.nango_connections().await, [""; 0]);
 }
