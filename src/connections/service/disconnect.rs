@@ -20,8 +20,8 @@ const LEASE_SECONDS: f64 = 60.0;
 const PATIENCE: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How many deletions one pass claims.
-const BATCH: i64 = 20;
+/// How many deletions one pass claims: sixty a minute, while there are many.
+const BATCH: i64 = 5;
 
 /// The longest pause between two tries of one deletion.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(10);
@@ -130,12 +130,17 @@ impl Connections {
         }
     }
 
-    /// One pass over what is due to be deleted at Nango. Answers how many were claimed.
+    /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
+    /// many were claimed.
     ///
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
     pub async fn delete_due(&self) -> Result<usize> {
-        self.deletion_pass(None).await
+        if self.leaves_room() {
+            self.deletion_pass(None).await
+        } else {
+            Ok(0)
+        }
     }
 
     /// Returns when there may be something new to delete.

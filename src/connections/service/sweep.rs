@@ -36,6 +36,9 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// How old one of our connections at Nango has to be before it is deleted because no row knows it.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
+/// How often it is looked whether Nango's rate limit leaves room again.
+const CROWDED: Duration = Duration::from_secs(1);
+
 /// How many things out of the ordinary one sweep looks into; the next looks into others.
 const MOST: usize = 200;
 
@@ -49,7 +52,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit at the most.
+    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit, and more only
+    /// while it finds out whether a provider is out of order.
     #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {
@@ -85,11 +89,15 @@ struct Listing {
 }
 
 impl Connections {
-    /// One sweep, unless another replica is at it, one ended a moment ago, or `stop` comes first.
+    /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
+    /// or `stop` comes first.
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep does it all again.
     pub async fn sweep(&self, pace: Pace, stop: &CancellationToken) -> Result<Option<Swept>> {
+        if !self.leaves_room() {
+            return Ok(None);
+        }
         let mut tx = self.begin().await?;
         let every = pace.every.as_secs_f64();
         let claimed = store::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
@@ -129,6 +137,14 @@ impl Connections {
         }
     }
 
+    /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
+    async fn rest(&self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        while !self.leaves_room() {
+            tokio::time::sleep(CROWDED).await;
+        }
+    }
+
     async fn sweep_all(&self, pause: Duration) -> Result<Swept> {
         let begun = self.clock.now();
         let listing = self.listing(pause).await?;
@@ -138,6 +154,7 @@ impl Connections {
         };
         for summary in &listing.unknown {
             self.look_into(summary, &mut swept).await?;
+            self.rest(pause).await;
         }
         let missing = self.not_listed(&listing, begun).await?;
         for held in &missing {
@@ -145,7 +162,7 @@ impl Connections {
                 self.note_missing(held).await?;
                 swept.missing += 1;
             }
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
         }
         let mut out_of_order = HashSet::new();
         for id in &listing.to_check {
@@ -160,7 +177,7 @@ impl Connections {
                 out_of_order.insert(connection.connector.id);
             }
             swept.checked += 1;
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
         }
         if swept.orphans > 0 {
             self.deletions.notify_one();
@@ -187,7 +204,7 @@ impl Connections {
             if !full {
                 break;
             }
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
         }
         Ok(listing)
     }
