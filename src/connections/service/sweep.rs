@@ -18,7 +18,7 @@ use super::{Connections, Error, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
 use crate::connections::{Connection, Reason, Status, Upstream};
-use crate::nango::{ConnectionSummary, ListConnections};
+use crate::nango::{self, ConnectionSummary, ListConnections};
 
 /// How many connections a page of Nango's list has.
 const PAGE: u32 = 1000;
@@ -39,7 +39,7 @@ const GRACE: TimeDelta = TimeDelta::hours(1);
 /// How often it is looked whether Nango's rate limit leaves room again.
 const CROWDED: Duration = Duration::from_secs(1);
 
-/// How many things out of the ordinary one sweep looks into; the next looks into others.
+/// How many things of a kind that are out of the ordinary one sweep looks into.
 const MOST: usize = 200;
 
 /// How often Nango is swept, and how hard.
@@ -84,7 +84,8 @@ struct Listing {
     hasher: RandomState,
     /// Hashes of the ids: enough to tell what is not there, and small.
     ids: HashSet<u64>,
-    to_check: Vec<Uuid>,
+    /// With when they were checked before.
+    to_check: Vec<(Option<DateTime<Utc>>, Uuid)>,
     unknown: Vec<ConnectionSummary>,
 }
 
@@ -153,7 +154,11 @@ impl Connections {
             ..Swept::default()
         };
         for summary in &listing.unknown {
-            self.look_into(summary, &mut swept).await?;
+            let looked = self.look_into(summary, &mut swept).await;
+            if let Some(error) = of_one_alone(looked)? {
+                let id = &summary.connection_id;
+                tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
+            }
             self.rest(pause).await;
         }
         let missing = self.not_listed(&listing, begun).await?;
@@ -164,25 +169,41 @@ impl Connections {
             }
             self.rest(pause).await;
         }
-        let mut out_of_order = HashSet::new();
-        for id in &listing.to_check {
-            let Some(connection) = self.any(*id).await? else {
-                continue;
-            };
-            // One connection has told that the provider refreshes nobody's: the others need not be asked.
-            if out_of_order.contains(&connection.connector.id) {
-                continue;
-            }
-            if self.check_connection(&connection).await? == Health::Outage {
-                out_of_order.insert(connection.connector.id);
-            }
-            swept.checked += 1;
-            self.rest(pause).await;
-        }
+        swept.checked = self.check_all(&listing.to_check, pause).await?;
         if swept.orphans > 0 {
             self.deletions.notify_one();
         }
         Ok(swept)
+    }
+
+    /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
+    async fn check_all(
+        &self,
+        ids: &[(Option<DateTime<Utc>>, Uuid)],
+        pause: Duration,
+    ) -> Result<usize> {
+        let mut checked = 0;
+        let mut out_of_order = HashSet::new();
+        for (_, id) in ids {
+            let Some(connection) = self.any(*id).await? else {
+                continue;
+            };
+            if out_of_order.contains(&connection.connector.id) {
+                continue;
+            }
+            let health = self.check_connection(&connection).await;
+            if matches!(health, Ok(Health::Outage) | Err(_)) {
+                out_of_order.insert(connection.connector.id);
+            }
+            match of_one_alone(health)? {
+                None => checked += 1,
+                Some(error) => {
+                    tracing::warn!(%id, %error, "the sweep leaves a connection and others of its connector for the next one");
+                }
+            }
+            self.rest(pause).await;
+        }
+        Ok(checked)
     }
 
     /// Reads all that Nango holds, page by page, and notes what differs from the table.
@@ -241,13 +262,15 @@ impl Connections {
                     if wants_check(held, summary)
                         && held.last_checked_at.is_none_or(|at| at < recently) =>
                 {
-                    listing.to_check.push(held.id);
+                    listing.to_check.push((held.last_checked_at, held.id));
                 }
                 Some(_) => {}
                 None if ours && attempt.is_some() => listing.unknown.push(summary.clone()),
                 None => {}
             }
         }
+        // Those that no sweep came to for the longest time are first, whatever kept it from them.
+        listing.to_check.sort_unstable();
         listing.to_check.truncate(MOST);
         listing.unknown.truncate(MOST);
         Ok(())
@@ -327,6 +350,18 @@ impl Connections {
         let connection = store::find_any(&mut tx, id).await?;
         tx.commit().await?;
         Ok(connection)
+    }
+}
+
+/// An error that is about one connection, which is no reason to leave the others. Fails with any other.
+fn of_one_alone<T>(result: Result<T>) -> Result<Option<Error>> {
+    use nango::Error::{RateLimited, Unauthorized};
+    match result {
+        Ok(_) => Ok(None),
+        Err(
+            error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
+        ) => Err(error),
+        Err(error) => Ok(Some(error)),
     }
 }
 

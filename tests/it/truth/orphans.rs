@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use futures::future::join_all;
 use patchbay::sandbox::Integration;
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,30 @@ async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
         bob.connection(text(&his, "id")).await["status"],
         "connected"
     );
+}
+
+#[tokio::test]
+async fn one_connection_that_nango_cannot_answer_for_does_not_end_the_sweep() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let revoked = ada.connected("github").await;
+    bob.connected("github").await;
+    let unanswered = ada.connected("gmail").await;
+    house.faults(json!({ "drop_webhooks": true })).await;
+    for (connection, key) in [(&revoked, "github"), (&unanswered, "gmail")] {
+        let nango_id = text(connection, "nango_connection_id");
+        let body = json!({ "connection_id": nango_id });
+        house.control("revoke", Method::POST, body).await;
+        let path = format!("/connections/{nango_id}?provider_config_key={key}&force_refresh=true");
+        assert_ne!(house.nango(Method::GET, &path).await.0, StatusCode::OK);
+    }
+    house.pass(TimeDelta::minutes(5));
+    let faults = json!({ "status": 500, "only": "provider_config_key=gmail" });
+    house.faults(faults).await;
+    assert_eq!(house.sweep().await.checked, 1);
+    let status = async |connection| ada.connection(text(connection, "id")).await["status"].clone();
+    assert_eq!(status(&revoked).await, "error");
+    assert_eq!(status(&unanswered).await, "connected");
 }
 
 #[tokio::test]
