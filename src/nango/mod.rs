@@ -29,6 +29,7 @@ use url::Url;
 use crate::{outbound, telemetry};
 
 pub use error::Error;
+pub(crate) use error::shorten;
 pub use wire::{
     Connection, ConnectionError, ConnectionSummary, CreateSession, Credentials, Integration,
     IntegrationDefaults, ListConnections, ReconnectSession, Session,
