@@ -196,6 +196,7 @@ impl Connections {
         };
         // Not locked, for nothing is written yet.
         let found = self.attempts.ask(store::OfAttempt(attempt)).await?;
+        let found = found.map(|row| row.attempted()).transpose()?;
         let seen = self.decide(found, summary, &grant, None);
         // Whose account it is decides what becomes of it.
         let account = match seen {
