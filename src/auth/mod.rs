@@ -208,6 +208,8 @@ impl fmt::Display for UserId {
 pub struct Caller {
     /// The user whose token it is.
     pub user_id: UserId,
+    /// For how long from now on the token is good.
+    pub good_for: Duration,
 }
 
 /// Verifies tokens.
@@ -310,7 +312,7 @@ impl Authenticator {
     }
 
     fn caller(&self, claims: &Map<String, Value>) -> Result<Caller, Error> {
-        self.check_times(claims)?;
+        let good_for = self.check_times(claims)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         if self.issuer.is_some() && self.issuer.as_deref() != text("iss") {
             return Err(Error::WrongIssuer);
@@ -327,14 +329,15 @@ impl Authenticator {
         }
         let user_id = text(&self.user_claim).ok_or(Error::NoUser)?.to_owned();
         let user_id = UserId::try_from(user_id).map_err(|InvalidUserId| Error::NoUser)?;
-        Ok(Caller { user_id })
+        Ok(Caller { user_id, good_for })
     }
 
-    /// The library compares with the system's clock, so this is done here.
-    fn check_times(&self, claims: &Map<String, Value>) -> Result<(), Error> {
+    /// The library compares with the system's clock, so this is done here. Says for how long the token is good.
+    fn check_times(&self, claims: &Map<String, Value>) -> Result<Duration, Error> {
         let now = seconds(self.clock.now());
         let expiry = time(claims, "exp")?.ok_or(Error::NoExpiry)?;
-        if now >= expiry + self.leeway {
+        let left = expiry + self.leeway - now;
+        if left <= 0.0 {
             return Err(Error::Expired);
         }
         for start in [time(claims, "nbf")?, time(claims, "iat")?] {
@@ -342,7 +345,8 @@ impl Authenticator {
                 return Err(Error::NotYetValid);
             }
         }
-        Ok(())
+        // What ends later than any time there is does not end.
+        Ok(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
     }
 }
 

@@ -9,13 +9,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use secrecy::ExposeSecret;
 use sqlx::migrate::{Migration, Migrator};
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Row};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection, PgConnection, PgPool, Row};
 use tokio::time::Instant;
 use tracing::Instrument;
 use url::Url;
 
+use super::liveness::{Lent, Listener, in_time};
 use super::predecessor::{self, Adopted};
 use super::transaction::Transaction;
 use crate::catalog::Catalog;
@@ -37,6 +37,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long an unused connection is taken to be still there.
 const TRUSTED: Duration = Duration::from_secs(1);
+
+/// How long an unused connection may take to answer; then another one is made.
+const IDLE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a server may take to answer at the start before it counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,9 +118,8 @@ impl Database {
             .application_name("patchbay")
             // No column is a float, and poolers refuse parameters that they do not know.
             .extra_float_digits(None);
-        let probed = tokio::time::timeout(CONNECT_TIMEOUT, switches_servers(&options)).await;
-        let probed = probed
-            .unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        let probed = in_time(CONNECT_TIMEOUT, switches_servers(&options))
+            .await
             .map_err(|error| classify(error, &options))?;
         let switches_servers = probed || says_pooler(url);
         let options = if switches_servers {
@@ -136,7 +138,7 @@ impl Database {
             .before_acquire(|connection, about| {
                 Box::pin(async move {
                     if about.idle_for > TRUSTED {
-                        connection.ping().await?;
+                        in_time(IDLE_PATIENCE, connection.ping()).await?;
                     }
                     Ok(true)
                 })
@@ -187,8 +189,8 @@ impl Database {
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub(super) async fn acquire(&self) -> sqlx::Result<PoolConnection<Postgres>> {
-        self.counted(self.pool.acquire()).await
+    pub(super) async fn acquire(&self) -> sqlx::Result<Lent> {
+        Ok(Lent::new(self.counted(self.pool.acquire()).await?))
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -245,16 +247,11 @@ impl Database {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn listen(&self, channel: &str) -> sqlx::Result<Option<PgListener>> {
+    pub(super) async fn listen(&self, channel: &str) -> sqlx::Result<Option<Listener>> {
         if self.switches_servers {
             return Ok(None);
         }
-        let own = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(ACQUIRE_TIMEOUT);
-        let mut listener =
-            PgListener::connect_with(&own.connect_lazy_with(self.options.clone())).await?;
-        listener.listen(channel).await?;
+        let listener = Listener::new(self.options.clone(), channel).await?;
         Ok(Some(listener))
     }
 

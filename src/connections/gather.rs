@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{PgExecutor, Postgres};
+use sqlx::PgExecutor;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
+use super::liveness::{ANSWER, Lent, in_time};
 
 /// How many questions one statement answers at the most.
 const TOGETHER: usize = 64;
@@ -96,7 +96,7 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
             .filter(|asked| !asked.tell.is_closed())
             .map(|asked| (asked.question, asked.tell))
             .unzip();
-        match reader.ask(&questions).await {
+        match in_time(ANSWER, reader.ask(&questions)).await {
             Ok(answers) => {
                 for (tell, answer) in tell.into_iter().zip(answers) {
                     // Who asked may have gone.
@@ -104,6 +104,8 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
                 }
             }
             Err(error) => {
+                // Whether or not it ever answers, the next are asked on another.
+                reader.held = None;
                 let error = Arc::new(error);
                 for tell in tell {
                     let _ = tell.send(Err(Arc::clone(&error)));
@@ -120,7 +122,7 @@ struct Reader {
 }
 
 struct Held {
-    connection: PoolConnection<Postgres>,
+    connection: Lent,
     until: Instant,
 }
 

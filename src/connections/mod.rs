@@ -12,6 +12,7 @@ mod failure;
 pub mod feed;
 mod gather;
 pub mod integrations;
+mod liveness;
 pub mod lookups;
 pub mod machine;
 mod predecessor;

@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use sqlx::error::BoxDynError;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 use tracing::{Instrument, Span};
 
+use super::liveness::Lent;
 use crate::telemetry;
 
 /// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
@@ -29,7 +29,7 @@ pub struct Transaction {
 enum Inner {
     Begun(sqlx::Transaction<'static, Postgres>),
     /// Of one statement, which PostgreSQL begins and commits by itself.
-    Single(PoolConnection<Postgres>),
+    Single(Lent),
 }
 
 impl Transaction {
@@ -40,7 +40,7 @@ impl Transaction {
         }
     }
 
-    pub(super) fn single(connection: PoolConnection<Postgres>) -> Self {
+    pub(super) fn single(connection: Lent) -> Self {
         Self {
             inner: Inner::Single(connection),
             unnamed: false,

@@ -9,14 +9,15 @@ use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
 use futures::{Stream, StreamExt, stream};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Path, Query, Reader};
+use super::extract::{Follower, Leave, Path, Query, Reader};
 use crate::connections::{Event, service};
 
 /// How often a stream without events says that it is alive.
@@ -26,8 +27,11 @@ const _: () = assert!(
     "proxies cut off what is silent for 30 s"
 );
 
-/// How long a stream lasts; its reader then comes again, with a token that is still good.
+/// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// How often a stream looks whether the key that opened it still opens anything.
+const KEY_LOOK: Duration = Duration::from_secs(5);
 
 /// How soon a reader comes again after the end of a stream.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,7 +53,7 @@ const MAX_LIMIT: i64 = 200;
 )]
 pub(super) async fn stream(
     State(state): State<AppState>,
-    Reader(user): Reader,
+    Follower { user, leave }: Follower,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = last_event_id(&headers)?;
@@ -61,13 +65,12 @@ pub(super) async fn stream(
         .retry(RETRY)
         .data("{}");
     let ready = stream::once(std::future::ready(Ok(ready)));
-    let end = Instant::now() + LIFETIME;
+    let over = over(state.clone(), leave);
     let following = Some((state, events, place));
     let news = stream::unfold(following, move |following| async move {
         let (state, mut events, place) = following?;
         let batch = tokio::select! {
             batch = state.connections.next_events(&mut events) => batch,
-            () = tokio::time::sleep_until(end) => return None,
             () = state.stopping.closing.cancelled() => return Some((vec![goodbye()], None)),
         };
         match batch {
@@ -83,7 +86,28 @@ pub(super) async fn stream(
         }
     });
     let news = news.flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
-    Ok(Sse::new(ready.chain(news)).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+    let events = ready.chain(news).take_until(over);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+/// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.
+async fn over(state: AppState, leave: Leave) {
+    let may_read = async {
+        match leave {
+            Leave::For(time) => sleep(time).await,
+            Leave::With(key) => {
+                // A database that does not answer revokes nothing.
+                while !matches!(
+                    Box::pin(state.keys.authenticate(key.expose_secret())).await,
+                    Ok(None)
+                ) {
+                    sleep(KEY_LOOK).await;
+                }
+            }
+        }
+    };
+    // Which of the two it was makes no difference.
+    let _ = timeout(LIFETIME, may_read).await;
 }
 
 /// The event after which a stream begins; `None` where the header is missing or empty.

@@ -1,18 +1,20 @@
 //! What handlers are given: axum's extractors with our errors, and who is asking.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
+use secrecy::SecretString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::AppState;
 use super::error::{Code, Problem};
-use crate::auth::UserId;
+use crate::auth::{Caller, UserId};
 use crate::connections::service::Idempotency;
 use crate::keys::{KEY_PREFIX, Scope, Service};
 
@@ -73,28 +75,33 @@ pub(super) const USER_HEADER: &str = "patchbay-user";
 
 /// Who sends a request.
 enum Identity {
-    User(UserId),
+    User(Caller),
     Service(Arc<Service>),
 }
 
-async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
+/// The token that a request is sent with.
+fn bearer(parts: &Parts) -> Result<&str, Problem> {
     let header = parts
         .headers
         .get(AUTHORIZATION)
         .ok_or_else(Problem::no_token)?;
     // RFC 9110: the scheme's name is not case-sensitive.
-    let token = header
+    header
         .to_str()
         .ok()
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .filter(|token| !token.is_empty())
-        .ok_or_else(Problem::no_token)?;
+        .ok_or_else(Problem::no_token)
+}
+
+async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
+    let token = bearer(parts)?;
     if !token.starts_with(KEY_PREFIX) {
-        let user = state.auth.authenticate(token).await?.user_id;
-        state.limits.of_user(&user, parts)?;
-        return Ok(Identity::User(user));
+        let caller = state.auth.authenticate(token).await?;
+        state.limits.of_user(&caller.user_id, parts)?;
+        return Ok(Identity::User(caller));
     }
     match state.keys.authenticate(token).await {
         Ok(Some(service)) => Ok(Identity::Service(service)),
@@ -117,7 +124,7 @@ async fn acting_for(
     scope: Scope,
 ) -> Result<(UserId, Sender), Problem> {
     match identify(parts, state).await? {
-        Identity::User(user) => Ok((user, Sender::User)),
+        Identity::User(caller) => Ok((caller.user_id, Sender::User)),
         Identity::Service(service) => {
             allows(&service, scope)?;
             Ok((named_user(parts)?, Sender::Service))
@@ -167,6 +174,40 @@ impl FromRequestParts<AppState> for Reader {
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let (user, _) = acting_for(parts, state, Scope::ConnectionsRead).await?;
         Ok(Self(user))
+    }
+}
+
+/// The user whose connections are read for as long as who asks may.
+pub(super) struct Follower {
+    pub(super) user: UserId,
+    pub(super) leave: Leave,
+}
+
+/// For how long somebody may go on with what they have begun.
+pub(super) enum Leave {
+    /// A user, while the token is good.
+    For(Duration),
+    /// A service, until its key is revoked or ends.
+    With(SecretString),
+}
+
+impl FromRequestParts<AppState> for Follower {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        match identify(parts, state).await? {
+            Identity::User(caller) => Ok(Self {
+                user: caller.user_id,
+                leave: Leave::For(caller.good_for),
+            }),
+            Identity::Service(service) => {
+                allows(&service, Scope::ConnectionsRead)?;
+                Ok(Self {
+                    user: named_user(parts)?,
+                    leave: Leave::With(bearer(parts)?.into()),
+                })
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The schema, and replicas that start together.
 
+mod silence;
 mod tls;
 
 use std::sync::Arc;

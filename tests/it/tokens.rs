@@ -8,6 +8,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::house::{House, client};
+use crate::truth::eventually;
 
 /// A key of the environment's that allows everything, and one that allows nothing but reading connections.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
@@ -406,6 +407,28 @@ async fn a_call_through_the_proxy_reaches_the_provider_and_nothing_else() {
         ended.json::<Value>().await.unwrap()["code"],
         "not_connected"
     );
+}
+
+#[tokio::test]
+async fn a_call_whose_caller_goes_away_is_on_record() {
+    let house = house().await;
+    let gmail = house.user("ada").await.connected("gmail").await;
+    let faults = json!({ "only": "/proxy/", "hold_answers_ms": 60_000 });
+    house.faults(faults).await;
+    let path = format!("/connectors/connections/{}/proxy/echo", text(&gmail, "id"));
+    let url = house.url.clone();
+    let calling =
+        tokio::spawn(async move { call(&url, KEY, "ada", Method::GET, &path, None).await });
+    eventually(async || house.nango_calls("GET", "/proxy/").await > 0).await;
+    calling.abort();
+    assert!(calling.await.unwrap_err().is_cancelled());
+    let mut sql = house.sql().await;
+    eventually(async || {
+        let written = sqlx::query_scalar("select service || ' ' || purpose from token_use");
+        let written: Vec<String> = written.fetch_all(&mut sql).await.unwrap();
+        written == ["workflow proxy"]
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! How the truth is known when something goes wrong.
 
 mod attempts;
+mod checks;
 mod keys;
 mod orphans;
 mod replicas;
@@ -35,7 +36,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 }
 
 /// Waits until something that nobody asks for has come about.
-async fn eventually(mut is: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut is: impl AsyncFnMut() -> bool) {
     for _ in 0..250 {
         if is().await {
             return;

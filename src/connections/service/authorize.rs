@@ -19,6 +19,9 @@ use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, S
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
 
+/// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
+const MOST: i64 = 500;
+
 /// How often a connection is read that is another whenever it is to be written.
 const TRIES: usize = 100;
 
@@ -60,8 +63,8 @@ impl Connections {
     /// Begins to connect an account, unless it is connected already.
     ///
     /// # Errors
-    /// When the connector cannot be connected, or Nango does not begin a
-    /// session: then the connection says so, and the same may be tried again.
+    /// When the connector cannot be connected, the user has too many connections, or Nango does
+    /// not begin a session: then the connection says so, and the same may be tried again.
     pub async fn connect(
         &self,
         user: &UserId,
@@ -160,6 +163,7 @@ impl Connections {
         if let Some(row) = self.instances.ask(asked).await? {
             return Ok(self.seen(&row).await?.0);
         }
+        self.has_room(user).await?;
         let named = self.connectors.get(connector.id).await?;
         let named = named.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
         let instance_id = instance_id.to_owned();
@@ -169,6 +173,19 @@ impl Connections {
             instance_id,
             self.clock.now(),
         ))
+    }
+
+    /// Refuses a user who has as many connections as one may have.
+    async fn has_room(&self, user: &UserId) -> Result<()> {
+        let mut tx = self.begin_single().await?;
+        let count = store::count(&mut tx, user, &store::Filter::default()).await?;
+        tx.commit().await?;
+        if count < MOST {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!(
+            "a user may have {MOST} connections, those that have ended included: connect one of them again"
+        )))
     }
 
     /// Writes down that an attempt to authorize a connection begins, which may be a new one. `None` where somebody

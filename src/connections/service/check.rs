@@ -1,6 +1,9 @@
 //! Health: whether what Nango holds still works.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use moka::future::Cache;
 use uuid::Uuid;
 
 use super::{Connections, Details, Error, Result};
@@ -19,6 +22,9 @@ const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
 /// How soon after a check another that nobody asked for makes no sense.
 pub(super) const RECENT: TimeDelta = TimeDelta::minutes(1);
 
+/// For how long nobody else is asked about a provider that was found to be out of order.
+const KNOWN: Duration = Duration::from_secs(60);
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Health {
@@ -32,6 +38,16 @@ pub(super) enum Health {
     Dead,
     /// Nango does not hold the connection.
     Missing,
+}
+
+/// What was found of each connector whose provider, a moment ago, refreshed the credentials of nobody who was asked about.
+#[derive(Debug)]
+pub(super) struct Doubts(Cache<Uuid, Health>);
+
+impl Default for Doubts {
+    fn default() -> Self {
+        Self(Cache::builder().time_to_live(KNOWN).build())
+    }
 }
 
 impl Connections {
@@ -102,19 +118,49 @@ impl Connections {
                 Ok(Health::Works(account))
             }
             Err(nango::Error::NotFound) => Ok(Health::Missing),
+            // It is no news of one that does not work anyway: nobody else's are refreshed for it.
+            Err(nango::Error::InvalidCredentials { .. })
+                if !matches!(connection.state, State::Connected { .. }) =>
+            {
+                Ok(Health::Dead)
+            }
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead.
+    /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead. If it does
+    /// not, that is found out once for all who doubt it.
     async fn doubt(&self, connection: &Connection) -> Result<Health> {
+        let mut asked = None;
+        let known = self
+            .doubts
+            .0
+            .optionally_get_with(connection.connector.id, async {
+                let found = self.ask_about_others(connection).await;
+                // What was refreshed a moment ago does not tell that another's is dead now.
+                let lasting = found.as_ref().ok().filter(|found| **found != Health::Dead);
+                let lasting = lasting.cloned();
+                asked = Some(found);
+                lasting
+            });
+        let known = Box::pin(known).await;
+        match (asked, known) {
+            (Some(found), _) => found,
+            (None, Some(known)) => Ok(known),
+            (None, None) => self.ask_about_others(connection).await,
+        }
+    }
+
+    /// Has some others' credentials of the same connector refreshed, until one's are.
+    async fn ask_about_others(&self, connection: &Connection) -> Result<Health> {
         let mut tx = self.begin_single().await?;
         let siblings = store::siblings(&mut tx, connection, SIBLINGS).await?;
         tx.commit().await?;
         let nango = &self.upstream()?.nango;
         let mut asked = false;
         for sibling in &siblings {
+            self.note_checked(sibling.id).await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {

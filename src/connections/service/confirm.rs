@@ -90,7 +90,8 @@ impl Connections {
         for summary in &found {
             // The tags that Nango confirms say which attempt it was, not those of the webhook.
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
-                && self.grant(attempt, summary).await?
+                && (self.grant(attempt, summary).await?
+                    || self.delete_orphan(attempt, summary).await?)
             {
                 believed = Believed::Taken;
             }

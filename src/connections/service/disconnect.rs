@@ -102,16 +102,25 @@ impl Connections {
             ..store::Filter::default()
         };
         tx.commit().await?;
-        let all = self.all_of(user, &filter).await?;
-        match target {
-            DisconnectTarget::Connection(id) => all.iter().find(|connection| connection.id == *id),
-            DisconnectTarget::Instance(name) => all
-                .iter()
-                .find(|connection| connection.instance_id == *name),
-            DisconnectTarget::Only => only(&all)?,
-        }
-        .map(|connection| connection.id)
-        .ok_or(Error::ConnectionNotFound)
+        let found = match target {
+            DisconnectTarget::Connection(id) => {
+                let own = self.own(user, *id).await?;
+                (own.connector.id == connector_id).then_some(own.id)
+            }
+            DisconnectTarget::Instance(name) => {
+                let asked = store::Instance {
+                    user: user.clone(),
+                    connector: connector_id,
+                    name: name.clone(),
+                };
+                let row = self.instances.ask(asked).await?;
+                row.map(|row| row.id()).transpose()?
+            }
+            DisconnectTarget::Only => {
+                only(&self.all_of(user, &filter).await?)?.map(|connection| connection.id)
+            }
+        };
+        found.ok_or(Error::ConnectionNotFound)
     }
 
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::check::Doubts;
 use self::figures::Counts;
 use self::tokens::Tokens;
 use super::connectors::Connectors;
@@ -66,6 +67,7 @@ pub struct Connections {
     installation: Uuid,
     tokens: Tokens,
     token_cache: Duration,
+    doubts: Doubts,
     uses: Uses,
     counts: Counts,
 }
@@ -198,6 +200,7 @@ impl Connections {
             public_url: settings.public_url,
             token_cache: settings.token_cache,
             tokens: Tokens::new(),
+            doubts: Doubts::default(),
             uses: Uses::default(),
             counts: Counts::default(),
             deletions: Notify::new(),

@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 32;
 /// How large a connection's config may become, in bytes of JSON.
 const MAX_CONFIG: usize = 16 * 1024;
 
+/// How many values a config may have, those in others included: in memory each takes many times its bytes of JSON.
+const MAX_VALUES: usize = 500;
+
 /// Which connections a list shows.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -326,8 +329,11 @@ fn open_attempts(details: &[Details]) -> Vec<Attempt> {
         .collect()
 }
 
-/// Merges into a config by key, where null removes one; refuses what would become too large or too deep.
+/// Merges into a config by key, where null removes one; refuses what would become too large, too deep or too many.
 pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value>) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
     if changes
         .values()
         .any(|value| is_deeper(value, MAX_DEPTH - 1))
@@ -349,7 +355,23 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
             "config: at most {MAX_CONFIG} bytes of JSON, and it would have {size}"
         )));
     }
+    let values: usize = config.values().map(values).sum();
+    if values > MAX_VALUES {
+        return Err(Error::Invalid(format!(
+            "config: at most {MAX_VALUES} values, and it would have {values}"
+        )));
+    }
     Ok(())
+}
+
+/// How many values a value is, with those in it.
+fn values(value: &Value) -> usize {
+    let inner: usize = match value {
+        Value::Array(items) => items.iter().map(values).sum(),
+        Value::Object(fields) => fields.values().map(values).sum(),
+        _ => 0,
+    };
+    1 + inner
 }
 
 /// Whether a value has more levels of arrays and objects than this.

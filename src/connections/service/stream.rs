@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{Connections, Details, Result};
 use crate::auth::UserId;
 use crate::connections::feed::Subscription;
+use crate::connections::liveness::{ANSWER, in_time};
 use crate::connections::{Attempt, Event, EventKind, store};
 
 /// How often Nango is looked at for an attempt while somebody waits.
@@ -144,7 +145,7 @@ impl Connections {
             // What happened before it listened was not heard.
             self.feed.wake_all();
             loop {
-                match listener.try_recv().await? {
+                match listener.next().await? {
                     Some(notification) => self.feed.wake(notification.payload()),
                     None => self.feed.wake_all(),
                 }
@@ -159,9 +160,13 @@ impl Connections {
                 seen.clear();
                 continue;
             }
-            let mut tx = self.begin_single().await?;
-            let last = store::last_events(&mut tx, &users).await?;
-            tx.commit().await?;
+            let asked = async {
+                let mut tx = self.database.begin_single().await?;
+                let last = store::last_events(&mut tx, &users).await?;
+                tx.commit().await?;
+                Ok(last)
+            };
+            let last = in_time(ANSWER, asked).await?;
             for (user, id) in &last {
                 if seen.get(user) != Some(id) {
                     self.feed.wake(user);

@@ -170,9 +170,6 @@ impl Connections {
             self.rest(pause).await;
         }
         swept.checked = self.check_all(&listing.to_check, pause).await?;
-        if swept.orphans > 0 {
-            self.deletions.notify_one();
-        }
         Ok(swept)
     }
 
@@ -245,14 +242,13 @@ impl Connections {
             .map(|held| (held.nango_connection_id.as_str(), held))
             .collect();
         let recently = self.clock.now() - RECENT;
-        let installation = self.installation.to_string();
         for summary in &found {
             listing
                 .ids
                 .insert(listing.hasher.hash_one(&summary.connection_id));
             let attempt = attempt_of(summary);
             // Another installation's are none of our business, however many there are.
-            let ours = summary.tags.get(INSTALLATION_TAG) == Some(&installation);
+            let ours = self.has_made(summary);
             if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
                 listing.unknown.push(summary.clone());
                 continue;
@@ -285,27 +281,44 @@ impl Connections {
             swept.found += 1;
             return Ok(());
         }
-        let known = self
-            .attempts
-            .ask(store::OfAttempt(attempt))
-            .await?
-            .is_some();
-        let mut tx = self.begin().await?;
-        if !known && summary.created_at <= self.clock.now() - GRACE {
-            tracing::warn!(
-                nango_connection = summary.connection_id, %attempt,
-                "a connection of ours at Nango belongs to no row: it is deleted"
-            );
-            let upstream = Upstream {
-                id: summary.connection_id.clone(),
-                created_at: summary.created_at,
-            };
-            let key = &summary.provider_config_key;
-            store::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;
+        let old = summary.created_at <= self.clock.now() - GRACE;
+        if old && self.delete_orphan(attempt, summary).await? {
             swept.orphans += 1;
         }
-        tx.commit().await?;
         Ok(())
+    }
+
+    /// Has a connection of ours at Nango deleted whose attempt no row knows: its user was erased, say. Says whether it
+    /// is such a one.
+    pub(super) async fn delete_orphan(
+        &self,
+        attempt: Uuid,
+        summary: &ConnectionSummary,
+    ) -> Result<bool> {
+        let known = self.attempts.ask(store::OfAttempt(attempt)).await?;
+        if known.is_some() || !self.has_made(summary) {
+            return Ok(false);
+        }
+        tracing::warn!(
+            nango_connection = summary.connection_id, %attempt,
+            "a connection of ours at Nango belongs to no row: it is deleted"
+        );
+        let upstream = Upstream {
+            id: summary.connection_id.clone(),
+            created_at: summary.created_at,
+        };
+        let key = &summary.provider_config_key;
+        let mut tx = self.begin().await?;
+        store::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;
+        tx.commit().await?;
+        self.deletions.notify_one();
+        Ok(true)
+    }
+
+    /// Whether a connection at Nango is this installation's.
+    fn has_made(&self, summary: &ConnectionSummary) -> bool {
+        let tag = summary.tags.get(INSTALLATION_TAG);
+        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }
 
     /// The rows whose connections the listing does not have, and which did not change since it began.

@@ -264,9 +264,9 @@ impl Connections {
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
         let key = &connection.connector.integration_key;
-        let answer = upstream.nango.proxy(&held.id, key, call).await?;
+        // Before the call: its caller may go away while it is under way.
         self.used(&connection, service, Purpose::Proxy).await;
-        Ok(answer)
+        Ok(upstream.nango.proxy(&held.id, key, call).await?)
     }
 
     /// Notes that a service was given a token, or used one.

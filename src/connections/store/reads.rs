@@ -211,7 +211,8 @@ impl AttemptedRow {
 pub(in crate::connections) struct SeenRow(PgRow);
 
 impl SeenRow {
-    fn id(&self) -> sqlx::Result<Uuid> {
+    /// Its own id.
+    pub(in crate::connections) fn id(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(0)
     }
 

@@ -336,6 +336,35 @@ async fn what_cannot_be_kept_is_refused_before_anything_happens() {
 }
 
 #[tokio::test]
+async fn a_user_has_so_many_connections_and_connects_those_again() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let first = ada.connect("gmail").await;
+    sqlx::query(
+        "insert into user_connector_connection \
+           (id, user_id, connector_id, instance_id, status, status_reason, disconnected_at, created_at, updated_at) \
+         select gen_random_uuid(), user_id, connector_id, 'old ' || n, 'disconnected', 'user_disconnected', now(), now(), now() \
+         from user_connector_connection, generate_series(1, 498) n",
+    )
+    .execute(&mut house.sql().await)
+    .await
+    .unwrap();
+    ada.connect("github").await;
+    let refused = ada
+        .ask_post("/gmail/connect?instance_id=new", json!({}))
+        .await;
+    refused.is_problem(400, "invalid_request");
+    assert_eq!(ada.count().await, 500);
+    let again = ada.connect("gmail").await;
+    assert_eq!(again["connection_id"], first["connection_id"]);
+    let ended = ada
+        .ask_post("/gmail/connect?instance_id=old%207", json!({}))
+        .await;
+    assert_eq!(ended.json()["status"], "pending");
+    bob.connect("gmail").await;
+}
+
+#[tokio::test]
 async fn what_was_sent_before_is_kept_and_added_to() {
     let house = House::new().await;
     let ada = house.user("ada").await;

@@ -374,6 +374,31 @@ async fn a_config_is_no_deeper_than_every_reader_can_follow() {
     assert_eq!(ada.get(&path).await["config"]["a"], nested(32));
 }
 
+#[tokio::test]
+async fn a_config_has_no_more_values_than_memory_has_room_for() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    // With the array itself, and what is there already.
+    let many = |zeros: usize| json!({ "config": { "a": vec![0; zeros] } });
+    let steps = [
+        (json!({ "config": { "b": { "c": [1] } } }), StatusCode::OK),
+        (many(496), StatusCode::OK),
+        (many(497), StatusCode::BAD_REQUEST),
+        (many(8_000), StatusCode::BAD_REQUEST),
+    ];
+    for (body, status) in steps {
+        let (answered, told) = ada.call(Method::PATCH, &path, Some(body)).await;
+        assert_eq!(answered, status, "{told}");
+    }
+    let kept = ada.get(&path).await;
+    assert_eq!(kept["config"]["a"].as_array().unwrap().len(), 496);
+    let connect = "/gmail/connect?instance_id=other";
+    let (status, told) = ada.call(Method::POST, connect, Some(many(500))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{told}");
+}
+
 #[test]
 fn a_forged_line_would_be_found() {
     let log = format!("{{\"timestamp\":\"now\",\"level\":\"INFO\"}}{FORGED}");

@@ -2,18 +2,26 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
+use patchbay::auth::UserId;
 use patchbay::sandbox::Integration;
 use reqwest::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::text;
+use super::{eventually, text};
 use crate::house::{AT_ONCE, House};
 
 /// A connection of ours at Nango, of which the table has forgotten everything.
 async fn orphan(house: &House) -> String {
     let ada = house.user("ada").await;
     let connected = ada.connected("gmail").await;
+    // A webhook that came later would tell of it.
+    eventually(async || {
+        let hooks = house.control("webhooks", Method::GET, Value::Null).await;
+        let mut hooks = hooks.as_array().unwrap().iter();
+        hooks.all(|hook| hook["attempts"][0]["status"] == 204)
+    })
+    .await;
     sqlx::query("delete from user_connector_connection")
         .execute(&mut house.sql().await)
         .await
@@ -31,6 +39,19 @@ async fn an_orphan_of_ours_is_deleted_after_an_hours_grace() {
     assert_eq!(house.sweep().await.orphans, 1);
     house.service().await.delete_due().await.unwrap();
     assert_eq!(house.nango_connections().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_an_erased_users_open_attempt_brings_about_is_deleted_at_once() {
+    let house = House::new().await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let begun = house.user("ada").await.connect("gmail").await;
+    let ada = UserId::try_from("ada".to_owned()).unwrap();
+    let erased = house.service().await.erase(&ada).await.unwrap();
+    assert_eq!((erased.connections, erased.confirmed), (1, true));
+    house.popup(text(&begun, "oauth_url")).await;
+    eventually(async || house.nango_calls("DELETE", "/connections/").await > 0).await;
+    house.until_nango_holds(&[]).await;
 }
 
 #[tokio::test]

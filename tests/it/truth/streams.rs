@@ -4,19 +4,21 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::future::join_all;
-use reqwest::{Method, Response, StatusCode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use patchbay::keys::{self, Scope};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::text;
-use crate::house::{House, User};
+use crate::house::{House, JWT_SECRET, User};
 use crate::matrix::killed::replica_process;
 use crate::process::Process;
 
 /// How long anything of a stream may take here.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads an event stream as a browser does.
 pub(crate) struct Reader {
@@ -34,6 +36,11 @@ impl Reader {
         if let Some(last_id) = last_id {
             request = request.header("last-event-id", last_id);
         }
+        Self::of(request).await
+    }
+
+    /// The stream that this request opens, when it is ready.
+    async fn of(request: RequestBuilder) -> Self {
         let response = request.timeout(PATIENCE).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let mut reader = Self {
@@ -221,6 +228,31 @@ async fn rename(user: &User<'_>, id: &str) {
     let body = json!({ "label": label });
     let (status, told) = user.call(Method::PATCH, &path, Some(body)).await;
     assert_eq!(status, StatusCode::OK, "{told}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_token_that_opened_it() {
+    let house = House::with(&[("AUTH_LEEWAY_SECONDS", "0")]).await;
+    let mut ada = house.user("ada").await;
+    let claims = json!({ "sub": "ada", "exp": house.clock.now().timestamp() + 2 });
+    let secret = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    ada.token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secret).unwrap();
+    let mut reader = Reader::open(&ada, None).await;
+    assert_eq!(reader.next().await, None);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_the_key_that_opened_it_is_revoked() {
+    let house = House::new().await;
+    let keys = house.keys().await;
+    let scopes = [Scope::ConnectionsRead].into();
+    let key = keys.create("dashboard", &scopes).await.unwrap();
+    let mut service = house.user("ada").await;
+    service.token = keys::shown(&key).to_owned();
+    let request = service.request(Method::GET, "/connections/events");
+    let mut reader = Reader::of(request.header("patchbay-user", "ada")).await;
+    keys.revoke("dashboard").await.unwrap();
+    assert_eq!(reader.next().await, None);
 }
 
 #[tokio::test]
