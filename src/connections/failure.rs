@@ -6,9 +6,6 @@ use super::{Failure, Reason};
 use crate::nango;
 use crate::nango::webhook::AuthError;
 
-/// How much of a provider's own words is kept, in characters.
-const MAX_WORDS: usize = 300;
-
 impl Failure {
     /// Reads the error of a failed authorization, as Nango's webhook tells it.
     ///
@@ -42,7 +39,7 @@ impl Failure {
         };
         Self {
             reason,
-            message: shorten(&format!("{what}{detail}")),
+            message: nango::shorten(&format!("{what}{detail}")),
         }
     }
 
@@ -98,13 +95,6 @@ fn of_redirect(description: &str) -> (Option<String>, Option<String>) {
     }
 }
 
-fn shorten(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_WORDS)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,7 +142,7 @@ mod tests {
                 .message
                 .starts_with("The authorization could not be completed: first second")
         );
-        assert_eq!(failed.message.chars().count(), MAX_WORDS);
+        assert_eq!(failed.message.chars().count(), 300);
         let silent = Failure::of_authorization(None);
         assert_eq!(silent.message, "The authorization could not be completed");
     }

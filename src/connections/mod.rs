@@ -109,8 +109,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Whether this one was made after the other. Of two of the same moment always the same one
-    /// counts as newer, or each look would discard what the last one took.
+    /// Whether this one was made after the other. Ties are broken by id, so that every look decides
+    /// the same way.
     #[must_use]
     pub fn is_newer_than(&self, other: &Self) -> bool {
         (self.created_at, &self.id) > (other.created_at, &other.id)

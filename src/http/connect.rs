@@ -79,7 +79,7 @@ impl ConnectBody {
             check_name("login_hint", hint)?;
         }
         if self.scopes.len() > MAX_SCOPES {
-            return Err(Problem::invalid(format!("scopes may be {MAX_SCOPES}")));
+            return Err(Problem::invalid(format!("at most {MAX_SCOPES} scopes")));
         }
         for scope in &self.scopes {
             check_name("a scope", scope)?;
@@ -190,7 +190,7 @@ async fn begun(
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -222,7 +222,7 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Sent again within a day, it brings the first answer again",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -338,7 +338,7 @@ pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
 fn check_name(field: &str, value: &str) -> Result<(), Problem> {
     if value.chars().count() > MAX_NAME {
         return Err(Problem::invalid(format!(
-            "{field} may have {MAX_NAME} characters"
+            "{field}: at most {MAX_NAME} characters"
         )));
     }
     if value.chars().any(char::is_control) {

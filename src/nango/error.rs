@@ -305,7 +305,7 @@ fn in_seconds(wait: Option<Duration>) -> String {
 }
 
 /// One line of bounded length, whatever the other side wrote.
-fn shorten(text: &str) -> String {
+pub(crate) fn shorten(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MAX_DETAIL)

@@ -4,6 +4,7 @@
 //! within the configured time, retries included, and its [`Error`] says what a
 //! caller can do about it.
 
+mod budget;
 mod calls;
 mod error;
 pub mod proxy;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use chrono::{DateTime, Utc};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -27,11 +29,13 @@ use url::Url;
 use crate::{outbound, telemetry};
 
 pub use error::Error;
+pub(crate) use error::shorten;
 pub use wire::{
     Connection, ConnectionError, ConnectionSummary, CreateSession, Credentials, Integration,
     IntegrationDefaults, ListConnections, ReconnectSession, Session,
 };
 
+use budget::Budget;
 use calls::Calls;
 use wire::{Connections, Data, SessionBody};
 
@@ -90,6 +94,7 @@ struct Inner {
     authorization: HeaderValue,
     timeout: Duration,
     calls: Calls,
+    budget: Budget,
 }
 
 /// Whether Nango is to fetch a new access token before it answers.
@@ -151,6 +156,7 @@ impl Nango {
             authorization,
             timeout,
             calls: Calls::default(),
+            budget: Budget::default(),
         })))
     }
 
@@ -280,6 +286,13 @@ impl Nango {
         format!("{url}?{query}")
     }
 
+    /// Whether Nango's rate limit leaves more than what is reserved for those who wait for an
+    /// answer. What nobody waits for is to be left for later where it does not.
+    #[must_use]
+    pub fn leaves_room(&self, now: DateTime<Utc>) -> bool {
+        self.0.budget.leaves_room(now)
+    }
+
     /// Makes what is counted of calls part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);
@@ -370,6 +383,7 @@ impl Nango {
         telemetry::propagate(&mut trace);
         let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
+        self.0.budget.note(&headers);
         let body = outbound::read_body(response, MAX_BODY)
             .await
             .map_err(|error| Error::from_body(status, error))?;

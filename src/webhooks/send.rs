@@ -57,7 +57,7 @@ impl Webhooks {
             }
             while sending.try_join_next().is_some() {}
         }
-        sending.join_all().await;
+        while sending.join_next().await.is_some() {}
     }
 
     async fn claim(&self) -> Result<Vec<Claimed>> {

@@ -3,9 +3,11 @@
 //! Every replica runs every job. What must happen once is claimed in the database.
 
 use std::fmt::{Debug, Display};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +38,9 @@ const USES: Duration = Duration::from_millis(250);
 
 /// How soon after it broke the feed of changes is taken up again.
 const FEED: Duration = Duration::from_secs(1);
+
+/// How soon after it broke the sending of webhooks is taken up again.
+const SENDING: Duration = Duration::from_millis(100);
 
 /// Starts the jobs that need no Nango. They end when `stop` says so.
 pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &CancellationToken) {
@@ -79,7 +84,10 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
 /// Starts the jobs that tell the product.
 pub fn start_webhooks(webhooks: &Arc<Webhooks>, tasks: &TaskTracker, stop: &CancellationToken) {
     let (sender, stopping) = (webhooks.clone(), stop.clone());
-    tasks.spawn(async move { sender.run(&stopping).await });
+    tasks.spawn(repeat(stop.clone(), SENDING, async move || {
+        // Sending never ends by itself.
+        sender.run(&stopping).await;
+    }));
     let (forgetful, stopping) = (webhooks.clone(), stop.clone());
     tasks.spawn(repeat(stop.clone(), OLD_DELIVERIES, async move || {
         if let Some(forgotten) = stopping.run_until_cancelled(forgetful.forget_old()).await {
@@ -127,14 +135,16 @@ pub fn start_upstream(
     }));
 }
 
-/// A pass after each pause, until `stop`. A pass that has begun ends by itself.
+/// A pass after each pause, until `stop`. A pass that has begun ends by itself, and one that panics is no job's end.
 async fn repeat(stop: CancellationToken, pause: Duration, mut pass: impl AsyncFnMut()) {
     while stop
         .run_until_cancelled(tokio::time::sleep(pause))
         .await
         .is_some()
     {
-        pass().await;
+        if AssertUnwindSafe(pass()).catch_unwind().await.is_err() {
+            tracing::error!("a pass has panicked: its job goes on with the next one");
+        }
     }
 }
 
@@ -144,5 +154,23 @@ fn report<T: Debug, E: Display>(what: &str, result: &Result<T, E>, did: impl FnO
         Ok(result) if did(result) => tracing::info!(?result, "{what}"),
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "{what}: not this time, it is tried again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pass_that_panics_is_followed_by_the_next() {
+        let stop = CancellationToken::new();
+        let mut passes = 0;
+        let pass = async || {
+            passes += 1;
+            assert_ne!(passes, 1, "the first pass panics");
+            stop.cancel();
+        };
+        repeat(stop.clone(), Duration::ZERO, pass).await;
+        assert_eq!(passes, 2);
     }
 }

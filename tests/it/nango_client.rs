@@ -10,6 +10,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::response::{Html, IntoResponse, Response};
+use chrono::{DateTime, TimeDelta};
 use patchbay::nango::{
     Config, ConfigError, CreateSession, Credentials, Deleted, Error, IntegrationDefaults,
     ListConnections, Nango, ReconnectSession, Refresh, Session,
@@ -53,6 +54,16 @@ fn no_integrations() -> Response {
 
 fn rate_limited(seconds: &'static str) -> Response {
     (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds)]).into_response()
+}
+
+/// An answer as Nango gives it, after which so many calls are left for half a minute.
+fn leaving(calls: &'static str) -> Response {
+    let headers = [
+        ("x-ratelimit-limit", "200"),
+        ("x-ratelimit-remaining", calls),
+        ("x-ratelimit-reset", "1800000030"),
+    ];
+    (headers, no_integrations()).into_response()
 }
 
 fn github() -> CreateSession {
@@ -111,6 +122,23 @@ async fn a_long_retry_after_is_the_callers_to_wait_for() {
     let retry_after = Some(Duration::from_secs(3));
     assert_eq!(error, Error::RateLimited { retry_after });
     assert_eq!(count.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn what_an_answer_leaves_of_the_rate_limit_is_remembered() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let (nango, _) = scripted([leaving("60"), leaving("59"), no_integrations()]).await;
+    assert!(nango.leaves_room(now), "nothing is known yet");
+    nango.integrations().await.unwrap();
+    assert!(nango.leaves_room(now));
+    // Three tenths are for those who wait for an answer.
+    nango.integrations().await.unwrap();
+    assert!(!nango.leaves_room(now));
+    nango.integrations().await.unwrap();
+    assert!(!nango.leaves_room(now), "the last answer said nothing");
+    assert!(nango.leaves_room(now + TimeDelta::seconds(30)));
+    // Nango's clock and ours are not the same: then it is not known when it is over.
+    assert!(nango.leaves_room(now - TimeDelta::hours(1)));
 }
 
 #[tokio::test]

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use patchbay::config::DatabaseConfig;
 use patchbay::connections::{Database, DatabaseError};
 use patchbay::keys::{self, Scope};
+use patchbay::nango::webhook::{SIGNATURE_HEADER, SigningKeys};
 use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 use sqlx::Connection;
 
 use crate::house::{House, User};
@@ -153,4 +156,46 @@ async fn a_connector_that_a_newer_program_has_brought_is_shown_by_its_name() {
     let list = ada.get("/connections").await;
     assert_eq!(list["connections"][0]["connector_slug"], "tomorrow");
     assert_eq!(list["connections"][0]["connector_name"], "Tomorrow");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_keeps_nobody_elses_webhook_from_being_taken() {
+    // What only a newer program knows, and what no program can hold.
+    for unreadable in [
+        "update user_connector_connection set status = 'error', status_reason = 'of_tomorrow' where user_id = 'ada'",
+        "update user_connector_connection set created_at = 'infinity' where user_id = 'ada'",
+    ] {
+        let house = House::new().await;
+        let faults = json!({ "consent": "allow", "drop_webhooks": true });
+        house.faults(faults).await;
+        for user in ["ada", "bob"] {
+            let begun = house.user(user).await.connect("gmail").await;
+            house.popup(begun["oauth_url"].as_str().unwrap()).await;
+        }
+        let mut sql = house.sql().await;
+        sqlx::query(unreadable).execute(&mut sql).await.unwrap();
+        let webhooks = house.control("webhooks", Method::GET, Value::Null).await;
+        let [hers, his] = webhooks.as_array().unwrap().as_slice() else {
+            panic!("not one webhook each: {webhooks:#}");
+        };
+        // So many at once that some are asked about together.
+        let both = (0..10).flat_map(|_| [hers, his]);
+        let answers = join_all(both.map(|webhook| deliver(&house, webhook))).await;
+        for answers in answers.chunks(2) {
+            assert!(answers[0].is_server_error(), "{answers:?}");
+            assert_eq!(answers[1], StatusCode::NO_CONTENT);
+        }
+    }
+}
+
+/// Sends a webhook that was dropped.
+async fn deliver(house: &House, webhook: &Value) -> StatusCode {
+    let body = webhook["body"].to_string();
+    let keys = SigningKeys::new(&[house.signing_key.clone().into()]).unwrap();
+    let request = house
+        .client
+        .post(webhook["url"].as_str().unwrap())
+        .header("content-type", "application/json")
+        .header(SIGNATURE_HEADER, keys.sign(body.as_bytes()));
+    request.body(body).send().await.unwrap().status()
 }

@@ -1978,7 +1978,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Sent again within a day, it brings the first answer again */
+                /** @description Repeating a request with the same key within 24 hours returns the first response */
                 "Idempotency-Key"?: string;
             };
             path: {
@@ -2433,7 +2433,7 @@ export interface operations {
                 instance_id?: string;
             };
             header?: {
-                /** @description Sent again within a day, it brings the first answer again */
+                /** @description Repeating a request with the same key within 24 hours returns the first response */
                 "Idempotency-Key"?: string;
             };
             path: {

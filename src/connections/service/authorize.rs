@@ -286,7 +286,8 @@ impl Connections {
         }
     }
 
-    /// A session of the attempt's kind; a new one where Nango no longer has what was to be renewed.
+    /// A session for an attempt. Older Nangos refuse the webhook's address: without it failures are not told, but
+    /// grants are found all the same.
     async fn session(
         &self,
         upstream: &Upstream,
@@ -294,6 +295,30 @@ impl Connections {
         connection: &Connection,
         attempt: &mut Attempt,
         request: &ConnectRequest,
+    ) -> Result<Session, nango::Error> {
+        let webhook = Some(self.webhook_url(attempt.id));
+        let told = self.session_of_kind(upstream, connector, connection, attempt, request, webhook);
+        match told.await {
+            Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
+                tracing::warn!(
+                    "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
+                );
+                self.session_of_kind(upstream, connector, connection, attempt, request, None)
+                    .await
+            }
+            answer => answer,
+        }
+    }
+
+    /// A session of the attempt's kind; a new one where Nango no longer has what was to be renewed.
+    async fn session_of_kind(
+        &self,
+        upstream: &Upstream,
+        connector: &Connector,
+        connection: &Connection,
+        attempt: &mut Attempt,
+        request: &ConnectRequest,
+        webhook: Option<Url>,
     ) -> Result<Session, nango::Error> {
         let installation = self.installation;
         let tags: BTreeMap<String, String> = [
@@ -303,7 +328,6 @@ impl Connections {
             (ATTEMPT_TAG.to_owned(), attempt.id.to_string()),
         ]
         .into();
-        let webhook = Some(self.webhook_url(attempt.id));
         if attempt.kind == AttemptKind::Reconnect
             && let Some(existing) = connection.state.upstream()
         {
@@ -314,7 +338,7 @@ impl Connections {
                 webhook_url_override: webhook.clone(),
                 defaults: defaults(request),
             };
-            match reconnect_session(upstream, session).await {
+            match upstream.nango.reconnect_session(&session).await {
                 Err(nango::Error::UnknownConnection) => attempt.kind = AttemptKind::Connect,
                 answer => return answer,
             }
@@ -325,7 +349,7 @@ impl Connections {
             webhook_url_override: webhook,
             defaults: defaults(request),
         };
-        create_session(upstream, session).await
+        upstream.nango.create_session(&session).await
     }
 
     /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.
@@ -352,47 +376,6 @@ fn always_another() -> Error {
 fn fits(attempt: &Attempt, session: &Session) -> bool {
     let later = session.expires_at - attempt.expires_at;
     (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
-}
-
-/// Older Nangos refuse the webhook's address. Without it failures are not told, but grants are found all the same.
-async fn create_session(
-    upstream: &Upstream,
-    session: CreateSession,
-) -> Result<Session, nango::Error> {
-    match upstream.nango.create_session(&session).await {
-        Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
-            warn_of_old_nango();
-            let session = CreateSession {
-                webhook_url_override: None,
-                ..session
-            };
-            upstream.nango.create_session(&session).await
-        }
-        answer => answer,
-    }
-}
-
-async fn reconnect_session(
-    upstream: &Upstream,
-    session: ReconnectSession,
-) -> Result<Session, nango::Error> {
-    match upstream.nango.reconnect_session(&session).await {
-        Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
-            warn_of_old_nango();
-            let session = ReconnectSession {
-                webhook_url_override: None,
-                ..session
-            };
-            upstream.nango.reconnect_session(&session).await
-        }
-        answer => answer,
-    }
-}
-
-fn warn_of_old_nango() {
-    tracing::warn!(
-        "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
-    );
 }
 
 fn defaults(request: &ConnectRequest) -> IntegrationDefaults {

@@ -21,6 +21,11 @@ use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 /// How long an answer is held back for a look at Nango.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The name among the jobs of letting attempts expire, and how long it is nobody else's, in
+/// seconds. Two who do it at once do no harm: they ask Nango twice.
+const EXPIRY: &str = "expiry";
+const LEASE_SECONDS: f64 = 60.0;
+
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Believed {
@@ -131,7 +136,12 @@ impl Connections {
     }
 
     /// Looks for each of these attempts, for as long as an answer may wait. Says whether anything changed.
+    ///
+    /// Where Nango's rate limit leaves little, others' requests come first: the webhook tells as well.
     pub(super) async fn look_for_all(&self, attempts: &[Attempt]) -> bool {
+        if !self.leaves_room() {
+            return false;
+        }
         let looks = join_all(attempts.iter().map(|attempt| async {
             self.look(attempt.id).await.unwrap_or_else(|error| {
                 tracing::warn!(attempt = %attempt.id, %error, "could not look at Nango for an attempt");
@@ -187,6 +197,7 @@ impl Connections {
         };
         // Not locked, for nothing is written yet.
         let found = self.attempts.ask(store::OfAttempt(attempt)).await?;
+        let found = found.map(|row| row.attempted()).transpose()?;
         let seen = self.decide(found, summary, &grant, None);
         // Whose account it is decides what becomes of it.
         let account = match seen {
@@ -283,17 +294,34 @@ impl Connections {
         Ok(true)
     }
 
-    /// One pass over the attempts that are past their time: a last look, then they are over.
+    /// One pass over the attempts that are past their time, unless another replica is at it: a last look, then they are
+    /// over.
     ///
     /// # Errors
     /// As the database; what Nango does not answer is left for the next pass.
     pub async fn expire_attempts(&self) -> Result<usize> {
-        const BATCH: i64 = 50;
-        let mut tx = self.begin_single().await?;
-        let overdue = store::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
+        if self.overdue_attempts().await?.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        let claimed = store::claim_job(&mut tx, EXPIRY, LEASE_SECONDS, 0.0).await?;
         tx.commit().await?;
+        if !claimed {
+            return Ok(0);
+        }
+        let expired = self.expire_overdue().await;
+        let mut tx = self.begin_single().await?;
+        store::release_job(&mut tx, EXPIRY, expired.is_ok()).await?;
+        tx.commit().await?;
+        expired
+    }
+
+    async fn expire_overdue(&self) -> Result<usize> {
         let mut expired = 0;
-        for attempt in overdue {
+        for attempt in self.overdue_attempts().await? {
+            if !self.leaves_room() {
+                break;
+            }
             match self.look(attempt.id).await {
                 Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => {
                     expired += 1;
@@ -305,6 +333,14 @@ impl Connections {
             }
         }
         Ok(expired)
+    }
+
+    async fn overdue_attempts(&self) -> Result<Vec<Attempt>> {
+        const BATCH: i64 = 50;
+        let mut tx = self.begin_single().await?;
+        let overdue = store::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
+        tx.commit().await?;
+        Ok(overdue)
     }
 }
 

@@ -11,16 +11,17 @@ use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::store::Deletion;
 use crate::connections::{Connection, State, store};
+use crate::nango::{self, Deleted, ListConnections, Nango};
 
-/// How long a claimed deletion is nobody else's, in seconds: longer than a call to Nango may take.
+/// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 60.0;
 
 /// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
 const PATIENCE: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How many deletions one pass claims.
-const BATCH: i64 = 20;
+/// How many deletions one pass claims: sixty a minute, while there are many.
+const BATCH: i64 = 5;
 
 /// The longest pause between two tries of one deletion.
 const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(10);
@@ -138,12 +139,17 @@ impl Connections {
         }
     }
 
-    /// One pass over what is due to be deleted at Nango. Answers how many were claimed.
+    /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
+    /// many were claimed.
     ///
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
     pub async fn delete_due(&self) -> Result<usize> {
-        self.deletion_pass(None).await
+        if self.leaves_room() {
+            self.deletion_pass(None).await
+        } else {
+            Ok(0)
+        }
     }
 
     /// Returns when there may be something new to delete.
@@ -164,14 +170,10 @@ impl Connections {
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let answer = self
-            .upstream()?
-            .nango
-            .delete_connection(id, &deletion.integration_key)
-            .await;
+        let answer = delete_at(&self.upstream()?.nango, deletion).await;
         let mut tx = self.begin_single().await?;
         match answer {
-            Ok(_) => store::deletion_done(&mut tx, id).await?,
+            Ok(()) => store::deletion_done(&mut tx, id).await?,
             Err(error) => {
                 tracing::warn!(
                     nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
@@ -184,6 +186,27 @@ impl Connections {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Deletes at Nango, whichever integration the connection is of by now.
+async fn delete_at(nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
+    let id = &deletion.nango_connection_id;
+    let answer = nango.delete_connection(id, &deletion.integration_key);
+    // Nango says of a connection of another integration, as after the connector's key was changed, that it is not there.
+    // Only an id of Nango's own making means the same connection in whatever integration.
+    if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
+        return Ok(());
+    }
+    let filter = ListConnections {
+        connection_id: Some(id.clone()),
+        ..ListConnections::default()
+    };
+    for held in nango.connections(&filter).await? {
+        nango
+            .delete_connection(id, &held.provider_config_key)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Doubles with each try, from one second on.

@@ -140,7 +140,7 @@ impl Counts {
         );
         registry.register(
             "attempts_ended",
-            "Attempts that a grant, a failure or the end of their time ended; those that a later one superseded are in none",
+            "Attempts that a grant, a failure or the end of their time ended; superseded attempts are not counted",
             self.ended.clone(),
         );
         registry.register(

@@ -249,6 +249,12 @@ impl Connections {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
+    /// Whether Nango may be called for what nobody waits for: not where others have left little of its rate limit.
+    fn leaves_room(&self) -> bool {
+        let now = self.clock.now();
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.leaves_room(now))
+    }
+
     fn connector(&self, reference: &str) -> Result<&Connector> {
         self.catalog
             .get(reference)

@@ -339,7 +339,7 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
         .any(|value| is_deeper(value, MAX_DEPTH - 1))
     {
         return Err(Error::Invalid(format!(
-            "config may be nested {MAX_DEPTH} levels deep"
+            "config: at most {MAX_DEPTH} levels deep"
         )));
     }
     for (key, value) in changes {
@@ -352,13 +352,13 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
         return Err(Error::Invalid(format!(
-            "config may have {MAX_CONFIG} bytes of JSON, and would have {size}"
+            "config: at most {MAX_CONFIG} bytes of JSON, and it would have {size}"
         )));
     }
     let values: usize = config.values().map(values).sum();
     if values > MAX_VALUES {
         return Err(Error::Invalid(format!(
-            "config may have {MAX_VALUES} values, and would have {values}"
+            "config: at most {MAX_VALUES} values, and it would have {values}"
         )));
     }
     Ok(())

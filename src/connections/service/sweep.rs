@@ -18,7 +18,7 @@ use super::{Connections, Error, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
 use crate::connections::{Connection, Reason, Status, Upstream};
-use crate::nango::{ConnectionSummary, ListConnections};
+use crate::nango::{self, ConnectionSummary, ListConnections};
 
 /// How many connections a page of Nango's list has.
 const PAGE: u32 = 1000;
@@ -36,7 +36,10 @@ const RENEWAL: Duration = Duration::from_secs(10);
 /// How old one of our connections at Nango has to be before it is deleted because no row knows it.
 const GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// How many things out of the ordinary one sweep looks into; the next looks into others.
+/// How often it is looked whether Nango's rate limit leaves room again.
+const CROWDED: Duration = Duration::from_secs(1);
+
+/// How many things of a kind that are out of the ordinary one sweep looks into.
 const MOST: usize = 200;
 
 /// How often Nango is swept, and how hard.
@@ -49,7 +52,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit at the most.
+    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit, and more only
+    /// while it finds out whether a provider is out of order.
     #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {
@@ -80,16 +84,21 @@ struct Listing {
     hasher: RandomState,
     /// Hashes of the ids: enough to tell what is not there, and small.
     ids: HashSet<u64>,
-    to_check: Vec<Uuid>,
+    /// With when they were checked before.
+    to_check: Vec<(Option<DateTime<Utc>>, Uuid)>,
     unknown: Vec<ConnectionSummary>,
 }
 
 impl Connections {
-    /// One sweep, unless another replica is at it, one ended a moment ago, or `stop` comes first.
+    /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
+    /// or `stop` comes first.
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep does it all again.
     pub async fn sweep(&self, pace: Pace, stop: &CancellationToken) -> Result<Option<Swept>> {
+        if !self.leaves_room() {
+            return Ok(None);
+        }
         let mut tx = self.begin().await?;
         let every = pace.every.as_secs_f64();
         let claimed = store::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
@@ -129,6 +138,14 @@ impl Connections {
         }
     }
 
+    /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
+    async fn rest(&self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        while !self.leaves_room() {
+            tokio::time::sleep(CROWDED).await;
+        }
+    }
+
     async fn sweep_all(&self, pause: Duration) -> Result<Swept> {
         let begun = self.clock.now();
         let listing = self.listing(pause).await?;
@@ -137,7 +154,12 @@ impl Connections {
             ..Swept::default()
         };
         for summary in &listing.unknown {
-            self.look_into(summary, &mut swept).await?;
+            let looked = self.look_into(summary, &mut swept).await;
+            if let Some(error) = of_one_alone(looked)? {
+                let id = &summary.connection_id;
+                tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
+            }
+            self.rest(pause).await;
         }
         let missing = self.not_listed(&listing, begun).await?;
         for held in &missing {
@@ -145,24 +167,40 @@ impl Connections {
                 self.note_missing(held).await?;
                 swept.missing += 1;
             }
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
         }
+        swept.checked = self.check_all(&listing.to_check, pause).await?;
+        Ok(swept)
+    }
+
+    /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
+    async fn check_all(
+        &self,
+        ids: &[(Option<DateTime<Utc>>, Uuid)],
+        pause: Duration,
+    ) -> Result<usize> {
+        let mut checked = 0;
         let mut out_of_order = HashSet::new();
-        for id in &listing.to_check {
+        for (_, id) in ids {
             let Some(connection) = self.any(*id).await? else {
                 continue;
             };
-            // One connection has told that the provider refreshes nobody's: the others need not be asked.
             if out_of_order.contains(&connection.connector.id) {
                 continue;
             }
-            if self.check_connection(&connection).await? == Health::Outage {
+            let health = self.check_connection(&connection).await;
+            if matches!(health, Ok(Health::Outage) | Err(_)) {
                 out_of_order.insert(connection.connector.id);
             }
-            swept.checked += 1;
-            tokio::time::sleep(pause).await;
+            match of_one_alone(health)? {
+                None => checked += 1,
+                Some(error) => {
+                    tracing::warn!(%id, %error, "the sweep leaves a connection and others of its connector for the next one");
+                }
+            }
+            self.rest(pause).await;
         }
-        Ok(swept)
+        Ok(checked)
     }
 
     /// Reads all that Nango holds, page by page, and notes what differs from the table.
@@ -184,7 +222,7 @@ impl Connections {
             if !full {
                 break;
             }
-            tokio::time::sleep(pause).await;
+            self.rest(pause).await;
         }
         Ok(listing)
     }
@@ -220,13 +258,15 @@ impl Connections {
                     if wants_check(held, summary)
                         && held.last_checked_at.is_none_or(|at| at < recently) =>
                 {
-                    listing.to_check.push(held.id);
+                    listing.to_check.push((held.last_checked_at, held.id));
                 }
                 Some(_) => {}
                 None if ours && attempt.is_some() => listing.unknown.push(summary.clone()),
                 None => {}
             }
         }
+        // Those that no sweep came to for the longest time are first, whatever kept it from them.
+        listing.to_check.sort_unstable();
         listing.to_check.truncate(MOST);
         listing.unknown.truncate(MOST);
         Ok(())
@@ -323,6 +363,18 @@ impl Connections {
         let connection = store::find_any(&mut tx, id).await?;
         tx.commit().await?;
         Ok(connection)
+    }
+}
+
+/// An error that is about one connection, which is no reason to leave the others. Fails with any other.
+fn of_one_alone<T>(result: Result<T>) -> Result<Option<Error>> {
+    use nango::Error::{RateLimited, Unauthorized};
+    match result {
+        Ok(_) => Ok(None),
+        Err(
+            error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
+        ) => Err(error),
+        Err(error) => Ok(Some(error)),
     }
 }
 

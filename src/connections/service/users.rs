@@ -1,14 +1,16 @@
 //! What is done with all of a user's connections, and with what is known of their use.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{Connections, Result};
 use crate::auth::UserId;
 use crate::connections::Upstream;
-use crate::connections::lookups::{INSTALLATION_TAG, USER_TAG};
+use crate::connections::lookups::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::connections::store;
 use crate::connections::uses::PastUse;
-use crate::nango::ListConnections;
+use crate::nango::{ConnectionSummary, ListConnections};
 
 /// What came of deleting a user's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,15 +35,20 @@ impl Connections {
         let mut tx = self.begin_single().await?;
         store::forget_keys_of(&mut tx, user).await?;
         tx.commit().await?;
-        let searched = self.erase_unknown(user).await;
-        if let Err(error) = &searched {
-            tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
+        let mut ids: BTreeSet<Uuid> = connections.iter().map(|erased| erased.id).collect();
+        match self.erase_unknown(user).await {
+            Ok(found) => ids.extend(found),
+            Err(error) => {
+                tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
+            }
         }
-        let mut confirmed = searched.is_ok();
-        for connection in &connections {
-            confirmed &= self.delete_now(connection.id).await?;
+        let mut confirmed = true;
+        for id in ids {
+            confirmed &= self.delete_now(id).await?;
         }
         self.deletions.notify_one();
+        // Asked again, for what was to be deleted may have been refused, today or in an earlier call.
+        confirmed &= (self.held_of(user).await).is_ok_and(|held| held.is_empty());
         Ok(Erased {
             connections: connections.len(),
             confirmed,
@@ -62,8 +69,29 @@ impl Connections {
         Ok(())
     }
 
-    /// What Nango holds of the user though no row said so: granted a moment ago, or left behind.
-    async fn erase_unknown(&self, user: &UserId) -> Result<()> {
+    /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which
+    /// connections it was granted for.
+    async fn erase_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
+        let found = self.held_of(user).await?;
+        let mut ids = Vec::with_capacity(found.len());
+        let mut tx = self.begin().await?;
+        for summary in &found {
+            let upstream = Upstream {
+                id: summary.connection_id.clone(),
+                created_at: summary.created_at,
+            };
+            let connection = summary.tags.get(CONNECTION_TAG);
+            let connection = connection.and_then(|id| id.parse().ok());
+            let key = &summary.provider_config_key;
+            store::delete_later(&mut tx, &upstream, key, connection, self.clock.now()).await?;
+            ids.extend(connection);
+        }
+        tx.commit().await?;
+        Ok(ids)
+    }
+
+    /// What Nango holds with a user's tags.
+    async fn held_of(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
             (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
@@ -72,24 +100,7 @@ impl Connections {
             tags: tags.into(),
             ..ListConnections::default()
         };
-        let found = self.upstream()?.nango.connections(&filter).await?;
-        let mut tx = self.begin().await?;
-        for summary in &found {
-            let upstream = Upstream {
-                id: summary.connection_id.clone(),
-                created_at: summary.created_at,
-            };
-            store::delete_later(
-                &mut tx,
-                &upstream,
-                &summary.provider_config_key,
-                None,
-                self.clock.now(),
-            )
-            .await?;
-        }
-        tx.commit().await?;
-        Ok(())
+        Ok(self.upstream()?.nango.connections(&filter).await?)
     }
 
     /// A page of who has used a connection's credentials, the newest first.

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::postgres::PgRow;
-use sqlx::{PgExecutor, Row};
+use sqlx::{FromRow, PgExecutor, Row};
 use uuid::Uuid;
 
-use super::rows::{Columns, select_attempted, select_seen};
+use super::rows::{ATTEMPT_ID, Columns, select_attempted, select_seen};
 use super::{Attempted, Corrupt};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
@@ -177,19 +177,33 @@ impl Question for Version {
 pub(in crate::connections) struct OfAttempt(pub(in crate::connections) Uuid);
 
 impl Question for OfAttempt {
-    type Answer = Option<Attempted>;
+    type Answer = Option<Arc<AttemptedRow>>;
 
     async fn ask<'c>(
         db: impl PgExecutor<'c>,
         attempts: &[Self],
     ) -> sqlx::Result<Vec<Self::Answer>> {
         let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
-        let found: Vec<Attempted> = sqlx::query_as(select_attempted!("where a.id = any($1)"))
+        let rows = sqlx::query(select_attempted!("where a.id = any($1)"))
             .bind(ids)
             .fetch_all(db)
             .await?;
-        let answer = |Self(id): &Self| found.iter().find(|found| found.attempt.id == *id).cloned();
+        let mut by_id: HashMap<Uuid, Arc<AttemptedRow>> = HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(AttemptedRow) {
+            by_id.insert(row.0.try_get(ATTEMPT_ID)?, Arc::new(row));
+        }
+        let answer = |Self(id): &Self| by_id.get(id).cloned();
         Ok(attempts.iter().map(answer).collect())
+    }
+}
+
+/// A row of [`select_attempted`].
+pub(in crate::connections) struct AttemptedRow(PgRow);
+
+impl AttemptedRow {
+    /// What the row holds.
+    pub(in crate::connections) fn attempted(&self) -> sqlx::Result<Attempted> {
+        Attempted::from_row(&self.0)
     }
 }
 

@@ -90,6 +90,9 @@ macro_rules! select_attempted {
     };
 }
 
+/// Where [`select_attempted`] has the attempt's id.
+pub(super) const ATTEMPT_ID: usize = 29;
+
 /// The newest attempt as the row of its connection, `c`, shows it.
 macro_rules! newest_attempt_columns {
     () => {

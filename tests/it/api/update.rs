@@ -170,7 +170,7 @@ async fn a_refusal_says_what_to_do() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "config may have 16384 bytes of JSON, and would have 20008",
+      "detail": "config: at most 16384 bytes of JSON, and it would have 20008",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

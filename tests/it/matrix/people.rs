@@ -200,6 +200,14 @@ async fn disconnect_consent_denied() {
 async fn time_runs_out(house: &House) {
     house.pass(TimeDelta::minutes(31));
     house.service().await.expire_attempts().await.unwrap();
+    let mut sql = house.sql().await;
+    // The running replica may be at it instead.
+    comes_about("no attempt is open", async || {
+        let open = "select count(*) from connect_attempt where outcome is null";
+        let open: i64 = sqlx::query_scalar(open).fetch_one(&mut sql).await.unwrap();
+        open == 0
+    })
+    .await;
 }
 
 #[tokio::test]

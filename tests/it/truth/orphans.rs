@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use futures::future::join_all;
 use patchbay::auth::UserId;
-use reqwest::Method;
+use patchbay::sandbox::Integration;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -109,4 +110,52 @@ async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
         bob.connection(text(&his, "id")).await["status"],
         "connected"
     );
+}
+
+#[tokio::test]
+async fn one_connection_that_nango_cannot_answer_for_does_not_end_the_sweep() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let revoked = ada.connected("github").await;
+    bob.connected("github").await;
+    let unanswered = ada.connected("gmail").await;
+    house.faults(json!({ "drop_webhooks": true })).await;
+    for (connection, key) in [(&revoked, "github"), (&unanswered, "gmail")] {
+        let nango_id = text(connection, "nango_connection_id");
+        let body = json!({ "connection_id": nango_id });
+        house.control("revoke", Method::POST, body).await;
+        let path = format!("/connections/{nango_id}?provider_config_key={key}&force_refresh=true");
+        assert_ne!(house.nango(Method::GET, &path).await.0, StatusCode::OK);
+    }
+    house.pass(TimeDelta::minutes(5));
+    let faults = json!({ "status": 500, "only": "provider_config_key=gmail" });
+    house.faults(faults).await;
+    assert_eq!(house.sweep().await.checked, 1);
+    let status = async |connection| ada.connection(text(connection, "id")).await["status"].clone();
+    assert_eq!(status(&revoked).await, "error");
+    assert_eq!(status(&unanswered).await, "connected");
+}
+
+#[tokio::test]
+async fn a_connection_of_an_integration_that_was_exchanged_is_deleted_where_it_is() {
+    let house = House::build(&[], |nango| {
+        let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
+        let production = Integration {
+            unique_key: "gmail-production".to_owned(),
+            ..gmail.unwrap().clone()
+        };
+        nango.integrations.push(production);
+    })
+    .await;
+    house.user("ada").await.connected("gmail").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";
+    std::fs::write(file.path(), changed).unwrap();
+    let catalog = file.path().to_str().unwrap();
+    let restarted = house.replica(&[("CATALOG_FILE", catalog)]).await;
+    let ada = house.user("ada").await;
+    let ada = ada.at(&restarted);
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(house.nango_connections().await, [""; 0]);
 }

@@ -1,0 +1,55 @@
+//! What Nango says on each answer of how many calls are left in its current minute.
+
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::header::HeaderMap;
+
+/// How many tenths of a minute's calls are for what somebody waits for.
+const RESERVED: u64 = 3;
+
+/// How far away a minute's end may be. What is farther is told by a clock that goes otherwise than
+/// ours, and says nothing.
+const FARTHEST: TimeDelta = TimeDelta::minutes(2);
+
+/// What the last answer said: whoever else calls with the same key, another replica say, is in it.
+#[derive(Debug, Default)]
+pub(super) struct Budget(Mutex<Option<Told>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    limit: u32,
+    remaining: u32,
+    ends_at: DateTime<Utc>,
+}
+
+impl Budget {
+    /// Remembers what an answer says, if it says it.
+    pub(super) fn note(&self, headers: &HeaderMap) {
+        if let Some(told) = Told::read(headers) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        }
+    }
+
+    /// Whether more is left than what is reserved, as far as is known.
+    pub(super) fn leaves_room(&self, now: DateTime<Utc>) -> bool {
+        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.is_none_or(|told| {
+            let over = told.ends_at <= now || told.ends_at > now + FARTHEST;
+            over || u64::from(told.remaining) * 10 >= u64::from(told.limit) * RESERVED
+        })
+    }
+}
+
+impl Told {
+    fn read(headers: &HeaderMap) -> Option<Self> {
+        let text = |name: &str| headers.get(name)?.to_str().ok();
+        let number = |name: &str| text(name)?.parse().ok();
+        let ends_at = text("x-ratelimit-reset")?.parse().ok()?;
+        Some(Self {
+            limit: number("x-ratelimit-limit")?,
+            remaining: number("x-ratelimit-remaining")?,
+            ends_at: DateTime::from_timestamp(ends_at, 0)?,
+        })
+    }
+}
