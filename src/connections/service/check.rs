@@ -79,31 +79,30 @@ impl Connections {
 
     /// Finds out how a connection is, and writes it down.
     pub(super) async fn check_connection(&self, connection: &Connection) -> Result<Health> {
-        let Some(gone) = connection
-            .state
-            .upstream()
-            .map(|upstream| upstream.id.clone())
-        else {
+        let Some(held) = connection.state.upstream() else {
             return Ok(Health::Missing);
         };
-        self.note_checked(connection.id).await?;
-        let health = self.health(connection).await?;
+        let now = self.clock.now();
+        self.note_checked(connection.id, Some(now)).await?;
+        let health = match self.health(connection).await? {
+            Health::Doubtful if failed_for(connection, BENEFIT_OF_DOUBT, now) => Health::Dead,
+            health => health,
+        };
         let now = self.clock.now();
         self.apply_if_same(connection, |connection| match &health {
             Health::Works(account) => connection.healthy(account.as_ref(), now),
-            Health::Missing => connection.missing(&gone, now),
+            Health::Missing => connection.missing(&held.id, now),
             Health::Dead => connection.credentials_dead(now),
-            Health::Doubtful if long_enough(connection, now) => connection.credentials_dead(now),
             Health::Doubtful | Health::Outage => connection.credentials_failing(now),
         })
         .await?;
         Ok(health)
     }
 
-    /// Notes that a check begins, so that the webhooks which it causes cause no other.
-    pub(super) async fn note_checked(&self, id: Uuid) -> Result<()> {
+    /// Notes when a check began, so that the webhooks which it causes cause no other.
+    pub(super) async fn note_checked(&self, id: Uuid, at: Option<DateTime<Utc>>) -> Result<()> {
         let mut tx = self.begin_single().await?;
-        store::checked(&mut tx, id, self.clock.now()).await?;
+        store::checked(&mut tx, id, at).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -160,7 +159,8 @@ impl Connections {
         let nango = &self.upstream()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            self.note_checked(sibling.id).await?;
+            self.note_checked(sibling.id, Some(self.clock.now()))
+                .await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
@@ -206,7 +206,7 @@ impl Connections {
             Some(transition) => {
                 store::apply(&mut tx, &transition, None).await?;
             }
-            None => store::checked(&mut tx, connection.id, self.clock.now()).await?,
+            None => store::checked(&mut tx, connection.id, Some(self.clock.now())).await?,
         }
         tx.commit().await?;
         Ok(())
@@ -222,8 +222,8 @@ async fn refresh(
     nango.connection(&upstream.id, key, Refresh::Force).await
 }
 
-fn long_enough(connection: &Connection, now: DateTime<Utc>) -> bool {
+fn failed_for(connection: &Connection, time: TimeDelta, now: DateTime<Utc>) -> bool {
     connection
         .failing_since
-        .is_some_and(|since| now - since >= BENEFIT_OF_DOUBT)
+        .is_some_and(|since| now - since >= time)
 }
