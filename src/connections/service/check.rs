@@ -116,7 +116,7 @@ impl Connections {
                 let account = pointers.and_then(|pointers| Account::of(&found, pointers));
                 Ok(Health::Works(account))
             }
-            Err(nango::Error::NotFound) => Ok(Health::Missing),
+            Err(nango::Error::NotFound) => self.not_found(connection).await,
             // It is no news of one that does not work anyway: nobody else's are refreshed for it.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
@@ -125,6 +125,20 @@ impl Connections {
             }
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Nango does not hold a connection, or under another integration, of which it says the same.
+    ///
+    /// # Errors
+    /// When it is under another, as after the connector's key was changed.
+    async fn not_found(&self, connection: &Connection) -> Result<Health> {
+        match connection.state.upstream() {
+            Some(held) if !self.is_missing(&held.id).await? => Err(Error::AnotherIntegration {
+                connector: connection.connector.name.clone(),
+                integration_key: connection.connector.integration_key.clone(),
+            }),
+            _ => Ok(Health::Missing),
         }
     }
 
