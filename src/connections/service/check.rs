@@ -19,6 +19,10 @@ const SIBLINGS: i64 = 3;
 /// answer to a revoked grant is the same as to a provider's outage.
 const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
 
+/// How long they have to fail where others' do, too: a provider that refreshes nobody's for so long
+/// has revoked them all.
+const LONGEST_OUTAGE: TimeDelta = TimeDelta::hours(24);
+
 /// How soon after a check another that nobody asked for makes no sense.
 pub(super) const RECENT: TimeDelta = TimeDelta::minutes(1);
 
@@ -86,6 +90,7 @@ impl Connections {
         self.note_checked(connection.id, Some(now)).await?;
         let health = match self.health(connection).await? {
             Health::Doubtful if failed_for(connection, BENEFIT_OF_DOUBT, now) => Health::Dead,
+            Health::Outage if failed_for(connection, LONGEST_OUTAGE, now) => Health::Dead,
             health => health,
         };
         let now = self.clock.now();
