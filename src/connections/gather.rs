@@ -5,9 +5,11 @@
 //! answer is older than its question, and the more is asked the less a
 //! question costs the database.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use sqlx::PgExecutor;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -96,7 +98,7 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
             .filter(|asked| !asked.tell.is_closed())
             .map(|asked| (asked.question, asked.tell))
             .unzip();
-        match in_time(ANSWER, reader.ask(&questions)).await {
+        match caught(in_time(ANSWER, reader.ask(&questions))).await {
             Ok(answers) => {
                 for (tell, answer) in tell.into_iter().zip(answers) {
                     // Who asked may have gone.
@@ -113,6 +115,12 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
             }
         }
     }
+}
+
+/// What asking comes to. A panic fails those who asked, and nobody who asks after them.
+async fn caught<T>(asking: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let asked = AssertUnwindSafe(asking).catch_unwind().await;
+    asked.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// A connection of the pool's, kept while there are questions.
@@ -151,5 +159,17 @@ impl Reader {
             until: Instant::now() + KEPT,
         });
         Ok(answers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_those_who_asked() {
+        let asked = caught(async { panic!("a value that its reader did not expect") });
+        let answer: sqlx::Result<()> = asked.await;
+        assert!(matches!(answer, Err(sqlx::Error::WorkerCrashed)));
     }
 }

@@ -205,6 +205,28 @@ async fn an_outage_of_the_provider_marks_none_dead_and_recovery_is_told() {
 }
 
 #[tokio::test]
+async fn a_provider_that_refreshes_nobodys_for_a_day_has_revoked_them_all() {
+    let house = House::new().await;
+    let hers = house.user("ada").await.connected("gmail").await;
+    house.user("bob").await.connected("gmail").await;
+    let id = text(&hers, "id");
+    house.faults(json!({ "refuse_refresh": true })).await;
+    for hours in [0, 23, 1] {
+        house.pass(TimeDelta::hours(hours));
+        // Hers is good for twelve hours only.
+        let ada = house.user("ada").await;
+        let doubtful = ada.connection(id).await;
+        assert_eq!(doubtful["status"], "connected");
+        check(&ada, id).await;
+    }
+    let dead = house.user("ada").await.connection(id).await;
+    assert_eq!(
+        (&dead["status"], &dead["status_reason"]),
+        (&json!("error"), &json!("needs_reauthorization"))
+    );
+}
+
+#[tokio::test]
 async fn a_reconnect_as_another_account_waits_for_the_users_word() {
     let (house, _file) = house_that_knows_accounts().await;
     let ada = house.user("ada").await;

@@ -19,6 +19,10 @@ const SIBLINGS: i64 = 3;
 /// answer to a revoked grant is the same as to a provider's outage.
 const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
 
+/// How long they have to fail where others' do, too: a provider that refreshes nobody's for so long
+/// has revoked them all.
+const LONGEST_OUTAGE: TimeDelta = TimeDelta::hours(24);
+
 /// How soon after a check another that nobody asked for makes no sense.
 pub(super) const RECENT: TimeDelta = TimeDelta::minutes(1);
 
@@ -79,31 +83,31 @@ impl Connections {
 
     /// Finds out how a connection is, and writes it down.
     pub(super) async fn check_connection(&self, connection: &Connection) -> Result<Health> {
-        let Some(gone) = connection
-            .state
-            .upstream()
-            .map(|upstream| upstream.id.clone())
-        else {
+        let Some(held) = connection.state.upstream() else {
             return Ok(Health::Missing);
         };
-        self.note_checked(connection.id).await?;
-        let health = self.health(connection).await?;
+        let now = self.clock.now();
+        self.note_checked(connection.id, Some(now)).await?;
+        let health = match self.health(connection).await? {
+            Health::Doubtful if failed_for(connection, BENEFIT_OF_DOUBT, now) => Health::Dead,
+            Health::Outage if failed_for(connection, LONGEST_OUTAGE, now) => Health::Dead,
+            health => health,
+        };
         let now = self.clock.now();
         self.apply_if_same(connection, |connection| match &health {
             Health::Works(account) => connection.healthy(account.as_ref(), now),
-            Health::Missing => connection.missing(&gone, now),
+            Health::Missing => connection.missing(&held.id, now),
             Health::Dead => connection.credentials_dead(now),
-            Health::Doubtful if long_enough(connection, now) => connection.credentials_dead(now),
             Health::Doubtful | Health::Outage => connection.credentials_failing(now),
         })
         .await?;
         Ok(health)
     }
 
-    /// Notes that a check begins, so that the webhooks which it causes cause no other.
-    pub(super) async fn note_checked(&self, id: Uuid) -> Result<()> {
+    /// Notes when a check began, so that the webhooks which it causes cause no other.
+    pub(super) async fn note_checked(&self, id: Uuid, at: Option<DateTime<Utc>>) -> Result<()> {
         let mut tx = self.begin_single().await?;
-        store::checked(&mut tx, id, self.clock.now()).await?;
+        store::checked(&mut tx, id, at).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -117,7 +121,7 @@ impl Connections {
                 let account = pointers.and_then(|pointers| Account::of(&found, pointers));
                 Ok(Health::Works(account))
             }
-            Err(nango::Error::NotFound) => Ok(Health::Missing),
+            Err(nango::Error::NotFound) => self.not_found(connection).await,
             // It is no news of one that does not work anyway: nobody else's are refreshed for it.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
@@ -126,6 +130,20 @@ impl Connections {
             }
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Nango does not hold a connection, or under another integration, of which it says the same.
+    ///
+    /// # Errors
+    /// When it is under another, as after the connector's key was changed.
+    async fn not_found(&self, connection: &Connection) -> Result<Health> {
+        match connection.state.upstream() {
+            Some(held) if !self.is_missing(&held.id).await? => Err(Error::AnotherIntegration {
+                connector: connection.connector.name.clone(),
+                integration_key: connection.connector.integration_key.clone(),
+            }),
+            _ => Ok(Health::Missing),
         }
     }
 
@@ -160,7 +178,8 @@ impl Connections {
         let nango = &self.upstream()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            self.note_checked(sibling.id).await?;
+            self.note_checked(sibling.id, Some(self.clock.now()))
+                .await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
@@ -206,7 +225,7 @@ impl Connections {
             Some(transition) => {
                 store::apply(&mut tx, &transition, None).await?;
             }
-            None => store::checked(&mut tx, connection.id, self.clock.now()).await?,
+            None => store::checked(&mut tx, connection.id, Some(self.clock.now())).await?,
         }
         tx.commit().await?;
         Ok(())
@@ -222,8 +241,8 @@ async fn refresh(
     nango.connection(&upstream.id, key, Refresh::Force).await
 }
 
-fn long_enough(connection: &Connection, now: DateTime<Utc>) -> bool {
+fn failed_for(connection: &Connection, time: TimeDelta, now: DateTime<Utc>) -> bool {
     connection
         .failing_since
-        .is_some_and(|since| now - since >= BENEFIT_OF_DOUBT)
+        .is_some_and(|since| now - since >= time)
 }

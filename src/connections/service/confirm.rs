@@ -71,7 +71,12 @@ impl Connections {
                     .last_checked_at
                     .is_none_or(|checked| checked < recently) =>
             {
-                self.check_connection(&connection).await?;
+                if let Err(error) = self.check_connection(&connection).await {
+                    // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
+                    let before = connection.last_checked_at;
+                    self.note_checked(connection.id, before).await?;
+                    return Err(error);
+                }
                 Ok(Believed::Taken)
             }
             _ => Ok(Believed::Ignored),

@@ -115,6 +115,16 @@ pub enum Error {
         /// The integration that an operator has to add.
         integration_key: String,
     },
+    /// Nango holds the connection under another integration than its connector has by now.
+    #[error(
+        "Nango holds this connection, but not under {connector}'s integration {integration_key:?}: reconnect it, or set the key back"
+    )]
+    AnotherIntegration {
+        /// The connector's name.
+        connector: String,
+        /// The integration that it has now.
+        integration_key: String,
+    },
     /// The user has no such connection, or it is another user's.
     #[error("there is no such connection")]
     ConnectionNotFound,

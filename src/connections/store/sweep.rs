@@ -71,16 +71,16 @@ pub(in crate::connections) async fn siblings(
     .await
 }
 
-/// Notes that Nango was asked about a connection, which is no change of it.
+/// Notes when Nango was asked about a connection, which is no change of it.
 pub(in crate::connections) async fn checked(
     db: &mut Transaction,
     id: Uuid,
-    now: DateTime<Utc>,
+    at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
     // A connection that was deleted meanwhile has nothing to be noted.
     sqlx::query("update user_connector_connection set last_checked_at = $2 where id = $1")
         .bind(id)
-        .bind(now)
+        .bind(at)
         .execute(db)
         .await?;
     Ok(())

@@ -13,6 +13,10 @@ impl From<service::Error> for Problem {
             Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
+            Error::AnotherIntegration { .. } => {
+                tracing::warn!(%detail, "Nango did not do its part");
+                Self::new(Code::NangoError, detail)
+            }
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
             Error::AmbiguousConnection(candidates) => Self {
                 candidates: Some(candidates),

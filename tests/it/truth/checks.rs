@@ -2,6 +2,8 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
+use patchbay::connections::service::Believed;
+use patchbay::nango::webhook;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -91,4 +93,34 @@ async fn in_an_outage_all_who_doubt_ask_about_the_same_few() {
     }
     // Each its own, and three others'.
     assert_eq!(forced(&house).await.len(), users.len() + 3);
+}
+
+#[tokio::test]
+async fn a_webhook_whose_check_came_to_nothing_is_taken_when_it_is_sent_again() {
+    let house = House::new().await;
+    let names = ["ada".to_owned(), "bob".to_owned()];
+    let users = with_gmail(&house, &names).await;
+    let (ada, hers) = &users[0];
+    house.faults(json!({ "drop_webhooks": true })).await;
+    let nango_id = text(hers, "nango_connection_id");
+    let revoked = json!({ "connection_id": nango_id });
+    house.control("revoke", Method::POST, revoked).await;
+    let path = format!("/connections/{nango_id}?provider_config_key=gmail&force_refresh=true");
+    house.nango(Method::GET, &path).await;
+    let hooks = house.control("webhooks", Method::GET, Value::Null).await;
+    let told = &hooks.as_array().unwrap().last().unwrap()["body"];
+    assert_eq!(told["operation"], "refresh");
+    let event = webhook::parse(told.to_string().as_bytes()).unwrap();
+
+    let service = house.service().await;
+    let faults = json!({ "status": 500, "only": "force_refresh" });
+    house.faults(faults).await;
+    assert!(service.webhook(None, &event).await.is_err());
+    house.faults(json!({})).await;
+    assert_eq!(
+        service.webhook(None, &event).await.unwrap(),
+        Believed::Taken
+    );
+    let dead = ada.connection(text(hers, "id")).await;
+    assert_eq!(dead["status_reason"], "needs_reauthorization");
 }

@@ -137,7 +137,8 @@ async fn one_connection_that_nango_cannot_answer_for_does_not_end_the_sweep() {
 }
 
 #[tokio::test]
-async fn a_connection_of_an_integration_that_was_exchanged_is_deleted_where_it_is() {
+async fn a_connection_of_an_integration_that_was_exchanged_is_not_missing_and_is_deleted_where_it_is()
+ {
     let house = House::build(&[], |nango| {
         let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
         let production = Integration {
@@ -147,7 +148,7 @@ async fn a_connection_of_an_integration_that_was_exchanged_is_deleted_where_it_i
         nango.integrations.push(production);
     })
     .await;
-    house.user("ada").await.connected("gmail").await;
+    let connected = house.user("ada").await.connected("gmail").await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";
     std::fs::write(file.path(), changed).unwrap();
@@ -155,6 +156,14 @@ async fn a_connection_of_an_integration_that_was_exchanged_is_deleted_where_it_i
     let restarted = house.replica(&[("CATALOG_FILE", catalog)]).await;
     let ada = house.user("ada").await;
     let ada = ada.at(&restarted);
+    let id = text(&connected, "id");
+    let check = format!("/connections/{id}/check");
+    let (status, told) = ada.call(Method::POST, &check, None).await;
+    assert_eq!(
+        (status, text(&told, "code")),
+        (StatusCode::BAD_GATEWAY, "nango_error")
+    );
+    assert_eq!(ada.connection(id).await["status"], "connected");
     let (_, ended) = ada.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
     assert_eq!(house.nango_connections().await, [""; 0]);
