@@ -1,10 +1,13 @@
 //! How much a caller may ask for, and what is told to who asks for more.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use patchbay::keys::{self, Scope};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::house::{House, ORIGIN, User};
 
@@ -115,6 +118,46 @@ async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
     let other = for_user(Method::POST, "/notion/connect", "bob").await;
     assert_eq!(other.status, 200, "{}", other.body);
     assert_eq!(list(&ada).await.status, 200);
+}
+
+#[tokio::test]
+async fn returns_take_little_of_what_nango_allows_however_many_there_are() {
+    const MANY: usize = 50;
+    let house = House::with(&[("LIMIT_CONNECT_PER_MINUTE", "3")]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let looks = async || house.nango_calls("GET", "/connections").await;
+    // Each with an id that only Nango could know.
+    let before = looks().await;
+    for n in 0..MANY {
+        let path = format!("/callback?connection_id=made-up-{n}");
+        let answer = Answer::to(ada.request(Method::GET, &path)).await;
+        if n < 2 {
+            assert_eq!(answer.status, 404);
+        } else {
+            answer.is_refused("rate_limited", "20");
+        }
+    }
+    assert_eq!(looks().await - before, 2);
+    // Each for an attempt that is open, as a program and as a page.
+    let path = format!("/callback?connection_id={id}");
+    let (before, started) = (looks().await, Instant::now());
+    for _ in 0..MANY {
+        let returned = Answer::to(ada.request(Method::GET, &path)).await;
+        assert_eq!(returned.body["status"], "pending");
+        let page = house
+            .client
+            .get(format!("{}/api/v1/connectors{path}", house.url));
+        let page = page
+            .header("accept", "text/html")
+            .header("authorization", "x");
+        assert_eq!(Answer::to(page).await.status, 200);
+    }
+    let (calls, took) = (looks().await - before, started.elapsed());
+    // One in two seconds and ten at once, beside those of all who wait.
+    let allowed = 3 * took.as_secs() as usize + 16;
+    assert!(calls <= allowed, "{calls} calls in {took:?}");
 }
 
 #[tokio::test]
@@ -239,7 +282,7 @@ async fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
         if open(&ada).await.status() == StatusCode::OK {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the closed stream has kept its place");
 }
@@ -279,7 +322,7 @@ async fn until_metrics_say(house: &House, line: &str) {
         if text.lines().any(|said| said == line) {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("there is no {line} in\n{text}");
 }
