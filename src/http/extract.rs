@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use serde::Serialize;
@@ -72,16 +73,18 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
 pub(super) const USER_HEADER: &str = "patchbay-user";
 
 /// Who sends a request.
-enum Identity {
+#[derive(Clone, Debug)]
+pub(super) enum Identity {
     User(UserId),
     Service(Arc<Service>),
 }
 
-async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
-    let header = parts
-        .headers
-        .get(AUTHORIZATION)
-        .ok_or_else(Problem::no_token)?;
+/// Who sends a request, or why that is not known; among the request's extensions.
+pub(super) type Sent = Result<Identity, Problem>;
+
+/// Finds out who sends a request.
+pub(super) async fn identify(headers: &HeaderMap, state: &AppState) -> Sent {
+    let header = headers.get(AUTHORIZATION).ok_or_else(Problem::no_token)?;
     // RFC 9110: the scheme's name is not case-sensitive.
     let token = header
         .to_str()
@@ -92,15 +95,20 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> 
         .filter(|token| !token.is_empty())
         .ok_or_else(Problem::no_token)?;
     if !token.starts_with(KEY_PREFIX) {
-        let user = state.auth.authenticate(token).await?.user_id;
-        state.limits.of_user(&user, parts)?;
-        return Ok(Identity::User(user));
+        let caller = state.auth.authenticate(token).await?;
+        return Ok(Identity::User(caller.user_id));
     }
     match state.keys.authenticate(token).await {
         Ok(Some(service)) => Ok(Identity::Service(service)),
         Ok(None) => Err(Problem::unknown_key()),
         Err(error) => Err(Problem::of_database(&error)),
     }
+}
+
+/// Who was found to send a request.
+fn sender(parts: &Parts) -> Sent {
+    let sent = parts.extensions.get::<Sent>().cloned();
+    sent.unwrap_or_else(|| Err(Problem::no_token()))
 }
 
 /// Whether a user sends a request, or a service for a user.
@@ -111,12 +119,8 @@ pub(super) enum Sender {
 }
 
 /// The user that a request is for: its sender, or whom a service with this scope names.
-async fn acting_for(
-    parts: &Parts,
-    state: &AppState,
-    scope: Scope,
-) -> Result<(UserId, Sender), Problem> {
-    match identify(parts, state).await? {
+fn acting_for(parts: &Parts, scope: Scope) -> Result<(UserId, Sender), Problem> {
+    match sender(parts)? {
         Identity::User(user) => Ok((user, Sender::User)),
         Identity::Service(service) => {
             allows(&service, scope)?;
@@ -153,8 +157,8 @@ pub(super) struct Anybody;
 impl FromRequestParts<AppState> for Anybody {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        identify(parts, state).await.map(|_| Self)
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        sender(parts).map(|_| Self)
     }
 }
 
@@ -164,8 +168,8 @@ pub(super) struct Reader(pub(super) UserId);
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, state, Scope::ConnectionsRead).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsRead)?;
         Ok(Self(user))
     }
 }
@@ -176,8 +180,8 @@ pub(super) struct Writer(pub(super) UserId);
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
         Ok(Self(user))
     }
 }
@@ -189,7 +193,7 @@ impl FromRequestParts<AppState> for Connecter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, sender) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+        let (user, sender) = acting_for(parts, Scope::ConnectionsWrite)?;
         state.limits.of_connect(&user, parts)?;
         Ok(Self(user, sender))
     }
@@ -204,8 +208,8 @@ pub(super) struct Workflow {
 impl FromRequestParts<AppState> for Workflow {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let service = service(parts, state, Scope::TokensRead).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let service = service(parts, Scope::TokensRead)?;
         Ok(Self {
             user: named_user(parts)?,
             service,
@@ -219,15 +223,13 @@ pub(super) struct Administrator;
 impl FromRequestParts<AppState> for Administrator {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        service(parts, state, Scope::ConnectionsWrite)
-            .await
-            .map(|_| Self)
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        service(parts, Scope::ConnectionsWrite).map(|_| Self)
     }
 }
 
-async fn service(parts: &Parts, state: &AppState, scope: Scope) -> Result<Arc<Service>, Problem> {
-    match identify(parts, state).await? {
+fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
+    match sender(parts)? {
         Identity::Service(service) => {
             allows(&service, scope)?;
             Ok(service)

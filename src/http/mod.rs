@@ -180,7 +180,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
             metrics::observe,
         ))
         .layer(cors)
-        .layer(from_fn_with_state(state.limits.clone(), limits::admit));
+        .layer(from_fn_with_state(state.clone(), limits::admit));
     let around_api = ServiceBuilder::new()
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,

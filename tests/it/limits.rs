@@ -6,12 +6,15 @@ use chrono::TimeDelta;
 use patchbay::keys::{self, Scope};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::house::{House, ORIGIN, User};
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
+
+/// A service's key of the form, and nobody's.
+const MADE_UP_KEY: &str = "pbk_aaaaaaaa_0123456789abcdef0123456789abcdef";
 
 /// Status, headers and body of an answer.
 struct Answer {
@@ -208,6 +211,99 @@ async fn who_does_not_say_who_he_is_is_limited_by_his_address() {
     }
     house.pass(TimeDelta::seconds(30));
     assert_eq!(bad_token().await.status, 401);
+}
+
+#[tokio::test]
+async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let scopes = [Scope::ConnectionsRead].into();
+    let key = house.keys().await.create("backend", &scopes).await.unwrap();
+    let ada = house.user("ada").await;
+    let mut from = (1..).map(|n| format!("192.0.2.{n}"));
+    for path in [
+        "/api/v1/openapi.json",
+        "/docs/",
+        "/nothing",
+        "/api/v1/connectors/callback?connection_id=x",
+        "/api/v1/connectors/callback?state=x",
+        "/api/v1/webhooks/nothing",
+    ] {
+        let made_up = format!("Bearer {MADE_UP_KEY}");
+        for header in ["x", "Bearer a.b.c", &made_up] {
+            let from = from.next().unwrap();
+            let ask = || {
+                let request = house.client.get(format!("{}{path}", house.url));
+                let request = request.header("x-forwarded-for", &from);
+                Answer::to(
+                    request
+                        .header("accept", "text/html")
+                        .header("authorization", header),
+                )
+            };
+            for _ in 0..2 {
+                let status = ask().await.status;
+                assert!(status != 429 && status < 500, "{path} {header}: {status}");
+            }
+            let code = if path.contains("webhooks") {
+                "overloaded"
+            } else {
+                "rate_limited"
+            };
+            ask().await.is_refused(code, "30");
+            // Others from there prove who they are.
+            let list = ada.request(Method::GET, "/connections");
+            let list = Answer::to(list.header("x-forwarded-for", &from)).await;
+            assert_eq!(list.status, 200);
+            let list = house.client.get(format!("{}/api/v1/connectors", house.url));
+            let list = list.bearer_auth(keys::shown(&key));
+            let list = Answer::to(list.header("x-forwarded-for", &from)).await;
+            assert_eq!(list.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_user_asks_for_counts_as_theirs_wherever_it_is() {
+    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "2")]).await;
+    let ada = house.user("ada").await;
+    let ask = |path: &str| {
+        let request = house.client.get(format!("{}{path}", house.url));
+        Answer::to(request.bearer_auth(&ada.token))
+    };
+    assert_eq!(ask("/api/v1/openapi.json").await.status, 200);
+    assert_eq!(ask("/nothing").await.status, 404);
+    ask("/api/v1/openapi.json")
+        .await
+        .is_refused("rate_limited", "30");
+}
+
+#[tokio::test]
+async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("SERVICE_API_KEYS", &format!("workflow={MADE_UP_KEY}")),
+    ])
+    .await;
+    let gmail = house.user("ada").await.connected("gmail").await;
+    let upstream = json!({ "connection_id": gmail["nango_connection_id"] });
+    house.control("revoke", Method::POST, upstream).await;
+    let id = gmail["id"].as_str().unwrap();
+    let url = format!(
+        "{}/api/v1/connectors/connections/{id}/proxy/echo",
+        house.url
+    );
+    for _ in 0..3 {
+        let request = house.client.get(&url).bearer_auth(MADE_UP_KEY);
+        let refused = Answer::to(request.header("patchbay-user", "ada")).await;
+        assert_eq!(
+            (refused.status, &refused.body["error"]),
+            (401, &json!("invalid_token"))
+        );
+    }
 }
 
 #[tokio::test]
