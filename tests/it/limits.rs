@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::future::join_all;
 use patchbay::keys::{self, Scope};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::house::{House, ORIGIN, User};
+use crate::house::{House, ORIGIN, PROMPTLY, User};
+use crate::isolation::ways::tapped;
+use crate::postgres;
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
 
@@ -282,6 +285,41 @@ async fn what_a_user_asks_for_counts_as_theirs_wherever_it_is() {
 }
 
 #[tokio::test]
+async fn keys_that_are_made_up_take_one_connection_to_the_database_at_the_most() {
+    const MANY: usize = 50;
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let mut sql = house.sql().await;
+    let held = "begin; lock table service_key in access exclusive mode";
+    sqlx::raw_sql(held).execute(&mut sql).await.unwrap();
+    let forged = (0..MANY).map(|n| {
+        let request = house.client.get(format!("{}/api/v1/connectors", house.url));
+        let key = MADE_UP_KEY.replace("aaaaaaaa", &format!("{n:08}"));
+        Answer::to(request.bearer_auth(key))
+    });
+    let forged = join_all(forged);
+    let others = async {
+        // More than enough time for all that are let in to wait for the table.
+        let waiting = "select count(*) from pg_locks where not granted and relation = 'service_key'::regclass";
+        let mut most = 0;
+        for _ in 0..50 {
+            let count: i64 = sqlx::query_scalar(waiting)
+                .fetch_one(&mut sql)
+                .await
+                .unwrap();
+            most = most.max(count);
+            let answer = timeout(PROMPTLY, list(&ada)).await;
+            assert_eq!(answer.expect("an answer in time").status, 200);
+        }
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+        most
+    };
+    let (forged, most) = tokio::join!(forged, others);
+    assert_eq!(most, 1);
+    assert!(forged.iter().all(|answer| answer.status == 401));
+}
+
+#[tokio::test]
 async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
     let house = House::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "1"),
@@ -304,6 +342,24 @@ async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
             (401, &json!("invalid_token"))
         );
     }
+}
+
+#[tokio::test]
+async fn however_many_ask_whether_it_is_ready_the_database_is_asked_seldom() {
+    const MANY: usize = 200;
+    let database = postgres::database().await;
+    let (url, statements) = tapped(&database).await;
+    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let ready = format!("{}/readyz", house.url);
+    statements.lock().unwrap().clear();
+    let started = Instant::now();
+    let answers = join_all((0..MANY).map(|_| Answer::to(house.client.get(&ready)))).await;
+    let took = started.elapsed();
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let statements = statements.lock().unwrap();
+    let asked = statements.iter().filter(|text| *text == "select 1").count();
+    let allowed = took.as_millis() as usize / 500 + 2;
+    assert!(asked <= allowed, "asked {asked} times in {took:?}");
 }
 
 #[tokio::test]
