@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{Config, DatabaseConfig};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
-use crate::http::{self, Browsers, HttpMetrics, Limits};
+use crate::http::{self, Browsers, HttpMetrics, Limits, Readiness};
 use crate::keys::ServiceKeys;
 use crate::metrics;
 use crate::nango::{self, Nango};
@@ -232,6 +232,7 @@ impl House {
             browsers: Browsers::new(config.http.connect_binding, &config.http.public_url),
             allowed_origins: config.http.allowed_origins.into(),
             keys,
+            readiness: Readiness::default(),
             limits: Arc::new(limits),
             client_timeout: config.http.server.client_timeout,
             http_metrics,

@@ -42,9 +42,11 @@ const LAST_HEAD: Duration = Duration::from_secs(2);
 /// How soon a system that has no more sockets is asked for one again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What one HTTP/2 connection may ask for at once, and how large a head may be, in bytes.
+/// What one HTTP/2 connection may ask for at once.
 const STREAMS: u32 = 64;
-const MAX_HEAD: u32 = 32 * 1024;
+
+/// How large a head may be, in bytes.
+const MAX_HEAD: u16 = 32 * 1024;
 
 /// How a service comes to its end.
 #[derive(Clone, Debug, Default)]
@@ -163,15 +165,20 @@ impl Server {
             let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
             let service = TowerToHyperService::new(service);
             if http1 {
-                let connection = pin!(http1::Builder::new().serve_connection(io, service));
+                let mut builder = http1::Builder::new();
+                builder.max_header_size(MAX_HEAD.into());
+                let connection = pin!(builder.serve_connection(io, service));
                 run(connection, &activity, &stopping).await;
             } else {
                 let mut builder = auto::Builder::new(TokioExecutor::new());
+                // HTTP/1, too, where no more than the preface's first bytes had come. Here hyper bounds
+                // a head by what it reads at once.
+                builder.http1().max_buf_size(MAX_HEAD.into());
                 builder
                     .http2()
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS)
-                    .max_header_list_size(MAX_HEAD);
+                    .max_header_list_size(MAX_HEAD.into());
                 // Apart from the others, whose tasks would otherwise have room for it.
                 let mut connection = Box::pin(builder.serve_connection(io, service));
                 run(connection.as_mut(), &activity, &stopping).await;
@@ -233,20 +240,15 @@ struct Answering {
 impl Answering {
     /// One request: counted as this connection's until the last byte of its answer.
     async fn answer(&self, mut request: Request) -> Result<Response, Infallible> {
-        let under_way = self.activity.request();
-        request.extensions_mut().insert(self.peer);
         let version = request.version();
+        let under_way = self.activity.request(version);
+        request.extensions_mut().insert(self.peer);
         let mut response = self.router.clone().oneshot(request).await?;
         if self.told.is_cancelled() && version < Version::HTTP_2 {
             // The client's next request then goes to another replica, and none is sent into a closing connection.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        Ok(response.map(|body| {
-            Body::new(Answer {
-                body,
-                _under_way: under_way,
-            })
-        }))
+        Ok(response.map(|body| Body::new(Answer { body, under_way })))
     }
 }

@@ -7,7 +7,8 @@ use super::environment::Environment;
 pub struct LimitsConfig {
     /// `LIMIT_USER_PER_MINUTE`: requests of one user.
     pub user: u32,
-    /// `LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check.
+    /// `LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check, and a
+    /// return with an id that only Nango may know.
     pub connect: u32,
     /// `LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
     pub address: u32,

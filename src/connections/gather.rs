@@ -28,7 +28,7 @@ const WAITING: usize = 1024;
 const KEPT: Duration = Duration::from_millis(50);
 
 /// What can be asked many at a time, in one statement that reads only.
-pub(super) trait Question: Send + Sync + Sized + 'static {
+pub(crate) trait Question: Send + Sync + Sized + 'static {
     /// What one question is answered with.
     type Answer: Send + 'static;
 
@@ -48,13 +48,13 @@ struct Asked<Q: Question> {
 
 /// Where questions of one kind are asked; it ends with the value.
 #[derive(Debug)]
-pub(super) struct Gatherer<Q: Question> {
+pub(crate) struct Gatherer<Q: Question> {
     asked: mpsc::Sender<Asked<Q>>,
 }
 
 impl<Q: Question> Gatherer<Q> {
     /// Asks this database, from now on.
-    pub(super) fn new(database: &Database) -> Self {
+    pub(crate) fn new(database: &Database) -> Self {
         let (asked, waiting) = mpsc::channel(WAITING);
         let reader = Reader {
             database: database.clone(),
@@ -68,7 +68,7 @@ impl<Q: Question> Gatherer<Q> {
     ///
     /// # Errors
     /// As the database, for all who asked together.
-    pub(super) async fn ask(&self, question: Q) -> Told<Q> {
+    pub(crate) async fn ask(&self, question: Q) -> Told<Q> {
         let (tell, told) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
         let asked = Asked { question, tell };

@@ -28,6 +28,11 @@ const REMEMBERED: u64 = 10_000;
 const EXACT_A_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
 const EXACT_AT_ONCE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
+/// How often a look that takes no answer of a moment before may follow another, and how many may when
+/// there were none for a while. Together with the others they leave a quarter of what Nango allows.
+const NOW_EVERY: Duration = Duration::from_secs(2);
+const NOW_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+
 /// How many connections a shared look reads.
 const NEWEST: u32 = 200;
 
@@ -44,6 +49,7 @@ pub struct Lookups {
     answers: Cache<Uuid, Arc<Answer>>,
     newest: Cache<(), Arc<Answer>>,
     exact: DefaultDirectRateLimiter,
+    now: DefaultDirectRateLimiter,
 }
 
 impl Lookups {
@@ -60,11 +66,14 @@ impl Lookups {
             .build();
         let exact =
             RateLimiter::direct(Quota::per_second(EXACT_A_SECOND).allow_burst(EXACT_AT_ONCE));
+        let now = Quota::with_period(NOW_EVERY).expect("two seconds are not 0");
+        let now = RateLimiter::direct(now.allow_burst(NOW_AT_ONCE));
         Self {
             nango,
             answers,
             newest,
             exact,
+            now,
         }
     }
 
@@ -80,11 +89,23 @@ impl Lookups {
         (*self.answers.get_with(attempt, ask).await).clone()
     }
 
-    /// The same, asked now: for when the second's answer is known to be old.
+    /// The same, asked now: for when the second's answer is known to be old. Anybody can say so: who
+    /// does too often gets the second's answer.
     ///
     /// # Errors
     /// As the call to Nango.
     pub async fn attempt_now(&self, attempt: Uuid) -> Answer {
+        match self.now.check() {
+            Ok(()) => self.attempt_told(attempt).await,
+            Err(_too_often) => self.attempt(attempt).await,
+        }
+    }
+
+    /// The same, asked now however often: for when Nango itself has told that there is something new.
+    ///
+    /// # Errors
+    /// As the call to Nango.
+    pub async fn attempt_told(&self, attempt: Uuid) -> Answer {
         let answer = self.ask(attempt).await;
         self.answers.insert(attempt, Arc::new(answer.clone())).await;
         answer
@@ -98,9 +119,10 @@ impl Lookups {
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
-        (*newest)
-            .clone()
-            .map(|all| all.iter().filter(of_attempt).cloned().collect())
+        match &*newest {
+            Ok(all) => Ok(all.iter().filter(of_attempt).cloned().collect()),
+            Err(error) => Err(error.clone()),
+        }
     }
 
     async fn ask_for_newest(&self) -> Answer {

@@ -10,7 +10,7 @@ mod database;
 mod events;
 mod failure;
 pub mod feed;
-mod gather;
+pub(crate) mod gather;
 pub mod integrations;
 mod liveness;
 pub mod lookups;

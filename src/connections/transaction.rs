@@ -31,10 +31,7 @@ pub struct Transaction {
 #[derive(Debug)]
 enum Inner {
     Begun(sqlx::Transaction<'static, Postgres>),
-    Single {
-        connection: Lent,
-        used: bool,
-    },
+    Single { connection: Lent, used: bool },
 }
 
 impl Transaction {

@@ -6,7 +6,8 @@ use askama::Template;
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{RawQuery, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -95,14 +96,18 @@ pub(super) async fn callback(
     State(app): State<AppState>,
     page: WantsPage,
     reader: Result<Reader, Problem>,
-    headers: HeaderMap,
+    parts: Parts,
     RawQuery(raw): RawQuery,
     Query(query): Query<CallbackQuery>,
 ) -> Result<Response, Problem> {
     if query.state.is_some() {
         let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
-        return match app.browsers.comes_back(&app.connections, &headers).await? {
+        return match app
+            .browsers
+            .comes_back(&app.connections, &parts.headers)
+            .await?
+        {
             Return::GoesOn => {
                 Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response())
             }
@@ -118,19 +123,19 @@ pub(super) async fn callback(
         // whether it worked, and says it to the product's own origins only.
         return Ok(match app.connections.returned(None, &id).await {
             Ok(details) => page_of(&app, &details),
-            Err(Error::ConnectionNotFound) => page_response(
-                &app,
-                StatusCode::NOT_FOUND,
-                "Connection not found",
-                "There is no such connection.",
-                &json!({
-                    "type": "OAUTH_ERROR", "error": "connection_not_found",
-                }),
-            ),
+            Err(Error::ConnectionNotFound) => page_of_nothing(&app),
             Err(error) => return Err(error.into()),
         });
     }
-    let details = app.connections.returned(Some(&reader?.0), &id).await?;
+    let Reader(user) = reader?;
+    let details = match app.connections.returned(Some(&user), &id).await {
+        Err(Error::ConnectionNotFound) => {
+            // Anybody can make up an id, and Nango would be asked for each.
+            app.limits.of_connect(&user, &parts)?;
+            app.connections.returned_at_nango(&user, &id).await?
+        }
+        known => known?,
+    };
     Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
 }
 
@@ -176,6 +181,12 @@ fn page_of(app: &AppState, details: &Details) -> Response {
         "type": kind, "connection_id": answer.connection_id, "status": answer.status, "error": answer.status_reason,
     });
     page_response(app, StatusCode::OK, title, text, &message)
+}
+
+fn page_of_nothing(app: &AppState) -> Response {
+    let message = json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" });
+    let (title, text) = ("Connection not found", "There is no such connection.");
+    page_response(app, StatusCode::NOT_FOUND, title, text, &message)
 }
 
 fn page_response(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
 use secrecy::SecretString;
@@ -74,17 +75,18 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
 pub(super) const USER_HEADER: &str = "patchbay-user";
 
 /// Who sends a request.
-enum Identity {
+#[derive(Clone, Debug)]
+pub(super) enum Identity {
     User(Caller),
     Service(Arc<Service>),
 }
 
+/// Who sends a request, or why that is not known; among the request's extensions.
+pub(super) type Sent = Result<Identity, Problem>;
+
 /// The token that a request is sent with.
-fn bearer(parts: &Parts) -> Result<&str, Problem> {
-    let header = parts
-        .headers
-        .get(AUTHORIZATION)
-        .ok_or_else(Problem::no_token)?;
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let header = headers.get(AUTHORIZATION).ok_or_else(Problem::no_token)?;
     // RFC 9110: the scheme's name is not case-sensitive.
     header
         .to_str()
@@ -96,11 +98,11 @@ fn bearer(parts: &Parts) -> Result<&str, Problem> {
         .ok_or_else(Problem::no_token)
 }
 
-async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
-    let token = bearer(parts)?;
+/// Finds out who sends a request.
+pub(super) async fn identify(headers: &HeaderMap, state: &AppState) -> Sent {
+    let token = bearer(headers)?;
     if !token.starts_with(KEY_PREFIX) {
         let caller = state.auth.authenticate(token).await?;
-        state.limits.of_user(&caller.user_id, parts)?;
         return Ok(Identity::User(caller));
     }
     match state.keys.authenticate(token).await {
@@ -108,6 +110,12 @@ async fn identify(parts: &Parts, state: &AppState) -> Result<Identity, Problem> 
         Ok(None) => Err(Problem::unknown_key()),
         Err(error) => Err(Problem::of_database(&error)),
     }
+}
+
+/// Who was found to send a request.
+fn sender(parts: &Parts) -> Sent {
+    let sent = parts.extensions.get::<Sent>().cloned();
+    sent.unwrap_or_else(|| Err(Problem::no_token()))
 }
 
 /// Whether a user sends a request, or a service for a user.
@@ -118,12 +126,8 @@ pub(super) enum Sender {
 }
 
 /// The user that a request is for: its sender, or whom a service with this scope names.
-async fn acting_for(
-    parts: &Parts,
-    state: &AppState,
-    scope: Scope,
-) -> Result<(UserId, Sender), Problem> {
-    match identify(parts, state).await? {
+fn acting_for(parts: &Parts, scope: Scope) -> Result<(UserId, Sender), Problem> {
+    match sender(parts)? {
         Identity::User(caller) => Ok((caller.user_id, Sender::User)),
         Identity::Service(service) => {
             allows(&service, scope)?;
@@ -160,8 +164,8 @@ pub(super) struct Anybody;
 impl FromRequestParts<AppState> for Anybody {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        identify(parts, state).await.map(|_| Self)
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        sender(parts).map(|_| Self)
     }
 }
 
@@ -171,8 +175,8 @@ pub(super) struct Reader(pub(super) UserId);
 impl FromRequestParts<AppState> for Reader {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, state, Scope::ConnectionsRead).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsRead)?;
         Ok(Self(user))
     }
 }
@@ -194,8 +198,8 @@ pub(super) enum Leave {
 impl FromRequestParts<AppState> for Follower {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        match identify(parts, state).await? {
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        match sender(parts)? {
             Identity::User(caller) => Ok(Self {
                 user: caller.user_id,
                 leave: Leave::For(caller.good_for),
@@ -204,7 +208,7 @@ impl FromRequestParts<AppState> for Follower {
                 allows(&service, Scope::ConnectionsRead)?;
                 Ok(Self {
                     user: named_user(parts)?,
-                    leave: Leave::With(bearer(parts)?.into()),
+                    leave: Leave::With(bearer(&parts.headers)?.into()),
                 })
             }
         }
@@ -217,8 +221,8 @@ pub(super) struct Writer(pub(super) UserId);
 impl FromRequestParts<AppState> for Writer {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
         Ok(Self(user))
     }
 }
@@ -230,7 +234,7 @@ impl FromRequestParts<AppState> for Connecter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, sender) = acting_for(parts, state, Scope::ConnectionsWrite).await?;
+        let (user, sender) = acting_for(parts, Scope::ConnectionsWrite)?;
         state.limits.of_connect(&user, parts)?;
         Ok(Self(user, sender))
     }
@@ -245,8 +249,8 @@ pub(super) struct Workflow {
 impl FromRequestParts<AppState> for Workflow {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let service = service(parts, state, Scope::TokensRead).await?;
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let service = service(parts, Scope::TokensRead)?;
         Ok(Self {
             user: named_user(parts)?,
             service,
@@ -260,15 +264,13 @@ pub(super) struct Administrator;
 impl FromRequestParts<AppState> for Administrator {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        service(parts, state, Scope::ConnectionsWrite)
-            .await
-            .map(|_| Self)
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        service(parts, Scope::ConnectionsWrite).map(|_| Self)
     }
 }
 
-async fn service(parts: &Parts, state: &AppState, scope: Scope) -> Result<Arc<Service>, Problem> {
-    match identify(parts, state).await? {
+fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
+    match sender(parts)? {
         Identity::Service(service) => {
             allows(&service, scope)?;
             Ok(service)

@@ -1,25 +1,28 @@
 //! How much a caller may ask for: a user by who he is, everybody else by where he comes from.
 //!
-//! Whoever proves who he is counts towards his own limit only, so that many users behind one
-//! address, or a wrong `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services
-//! are not limited but in how often they have Nango begin something for one user.
+//! Who sends a request is found out before anything else is done for it. Whoever proves who he is
+//! counts towards his own limit only, so that many users behind one address, or a wrong
+//! `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services are not limited but
+//! in how often they have Nango begin something for one user.
 
 mod buckets;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use self::buckets::{Buckets, Standing};
+use super::AppState;
 use super::error::{Code, Problem};
+use super::extract::{Identity, Sent, identify};
 use super::metrics::{Counted, HttpMetrics};
 use crate::auth::UserId;
 use crate::clock::Clock;
@@ -64,6 +67,17 @@ impl Told {
     }
 }
 
+/// Whether a webhook was signed by Nango; among the request's extensions.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signed(Arc<AtomicBool>);
+
+impl Signed {
+    /// Notes that it was.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Limits {
     /// Limits of nobody yet.
     #[must_use]
@@ -80,28 +94,35 @@ impl Limits {
         }
     }
 
-    /// Counts a request of a user's own.
-    pub(super) fn of_user(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
-        self.count(&self.users, user, parts)
-    }
-
     /// Counts a request for a user that makes Nango work, whoever sends it.
     pub(super) fn of_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
-        self.count(&self.connects, user, parts)
+        let key = self.hasher.hash_one(user.as_str());
+        self.count(&self.connects, key, parts.extensions.get::<Told>())
     }
 
-    fn count(&self, buckets: &Buckets, user: &UserId, parts: &Parts) -> Result<(), Problem> {
-        let key = self.hasher.hash_one(user.as_str());
+    /// Counts a request by who sends it.
+    fn of_sender(&self, sent: &Sent, address: u64, told: &Told) -> Result<(), Problem> {
+        match sent {
+            Ok(Identity::User(caller)) => {
+                let key = self.hasher.hash_one(caller.user_id.as_str());
+                self.count(&self.users, key, Some(told))
+            }
+            Ok(Identity::Service(_)) => Ok(()),
+            Err(problem) if problem.is_unauthenticated() => {
+                self.count(&self.addresses, address, Some(told))
+            }
+            // Whether the token is good cannot be told at the moment, which is not its bearer's doing.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn count(&self, buckets: &Buckets, key: u64, told: Option<&Told>) -> Result<(), Problem> {
         let Some(standing) = buckets.take(key, self.clock.now()) else {
             return Ok(());
         };
-        if let Some(told) = parts.extensions.get::<Told>() {
+        if let Some(told) = told {
             told.set(standing);
         }
-        self.verdict(standing)
-    }
-
-    fn verdict(&self, standing: Standing) -> Result<(), Problem> {
         let Some(wait) = standing.wait else {
             return Ok(());
         };
@@ -181,10 +202,11 @@ impl Drop for OpenStream {
 
 /// Lets a request in, or says when to come again.
 pub(super) async fn admit(
-    State(limits): State<Arc<Limits>>,
+    State(state): State<AppState>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let limits = &state.limits;
     let path = request.uri().path();
     if ALWAYS.contains(&path) {
         return next.run(request).await;
@@ -195,36 +217,35 @@ pub(super) async fn admit(
     }
     let _counted = Counted::new(&limits.metrics.under_way);
     let address = limits.address(&request);
-    let told = Told::default();
     if path.starts_with(WEBHOOKS) {
-        // Counted only where the signature is wrong. Nango sends again what a 5xx answers, and drops the rest.
-        if let Some(wait) = limits.addresses.wait(address, limits.clock.now()) {
-            limits.metrics.refused("address");
-            return Problem::overloaded(wait).into_response();
-        }
-    } else if !request.headers().contains_key(AUTHORIZATION)
-        && let Err(problem) = limits.of_address(address, &told)
-    {
+        return limits.webhook(address, request, next).await;
+    }
+    let told = Told::default();
+    let sent = identify(request.headers(), &state).await;
+    if let Err(problem) = limits.of_sender(&sent, address, &told) {
         return with_headers(problem.into_response(), &told);
     }
+    request.extensions_mut().insert(sent);
     request.extensions_mut().insert(told.clone());
-    let mut response = next.run(request).await;
-    if response.status() == StatusCode::UNAUTHORIZED
-        && let Err(problem) = limits.of_address(address, &told)
-    {
-        response = problem.into_response();
-    }
-    with_headers(response, &told)
+    with_headers(next.run(request).await, &told)
 }
 
 impl Limits {
-    /// Counts a request of somebody who has not proved who he is.
-    fn of_address(&self, address: u64, told: &Told) -> Result<(), Problem> {
-        let Some(standing) = self.addresses.take(address, self.clock.now()) else {
-            return Ok(());
-        };
-        told.set(standing);
-        self.verdict(standing)
+    /// Answers a webhook, which is counted only where Nango has not signed it. That shows when its body
+    /// has come, so what its sender has used up counts from the next one on.
+    async fn webhook(&self, address: u64, mut request: Request, next: Next) -> Response {
+        if let Some(wait) = self.addresses.wait(address, self.clock.now()) {
+            self.metrics.refused("address");
+            // Nango sends again what a 5xx answers, and drops the rest.
+            return Problem::overloaded(wait).into_response();
+        }
+        let signed = Signed::default();
+        request.extensions_mut().insert(signed.clone());
+        let response = next.run(request).await;
+        if !signed.0.load(Ordering::Relaxed) {
+            self.addresses.take(address, self.clock.now());
+        }
+        response
     }
 }
 

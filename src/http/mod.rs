@@ -63,6 +63,7 @@ pub use error::{Code, Problem};
 pub use events::{HistoryQuery, last_event_id};
 pub use limits::{Limits, Peer};
 pub use metrics::HttpMetrics;
+pub use ops::Readiness;
 
 /// The header that carries a request's id, in and out.
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -111,6 +112,8 @@ pub struct Shared {
     pub allowed_origins: Arc<[String]>,
     /// Which service a key belongs to.
     pub keys: ServiceKeys,
+    /// Whether the database is there.
+    pub readiness: Readiness,
     /// How much a caller may ask for.
     pub limits: Arc<Limits>,
     /// How long a client may take to send the next piece of a body.
@@ -180,7 +183,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
             metrics::observe,
         ))
         .layer(cors)
-        .layer(from_fn_with_state(state.limits.clone(), limits::admit));
+        .layer(from_fn_with_state(state.clone(), limits::admit));
     let around_api = ServiceBuilder::new()
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,

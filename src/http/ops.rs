@@ -4,15 +4,45 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use moka::future::Cache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
+use crate::connections::service::Connections;
 
 /// How long the database may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long its answer is told to others, who may be anybody and as many as there are.
+const SHARED: Duration = Duration::from_millis(500);
+
+/// Whether the database is there, asked for by all together.
+#[derive(Debug)]
+pub struct Readiness(Cache<(), Result<(), Problem>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        let answer = Cache::builder().max_capacity(1).time_to_live(SHARED);
+        Self(answer.build())
+    }
+}
+
+impl Readiness {
+    async fn of(&self, connections: &Connections) -> Result<(), Problem> {
+        let ask = async {
+            match tokio::time::timeout(PATIENCE, connections.ping()).await {
+                Ok(answer) => answer.map_err(Problem::from),
+                Err(_elapsed) => Err(Problem::new(
+                    Code::DatabaseUnavailable,
+                    "the database does not answer",
+                )),
+            }
+        };
+        self.0.get_with((), ask).await
+    }
+}
 
 /// A service that can do its work.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,27 +65,16 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(
     (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
 ))]
-pub(super) async fn readyz(
-    State(state): State<AppState>,
-) -> Result<(StatusCode, Json<ReadyBody>), Problem> {
+pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
     if state.stopping.told.is_cancelled() {
         return Err(Problem::new(
             Code::Stopping,
             "the service stops: send requests elsewhere",
         ));
     }
-    match tokio::time::timeout(PATIENCE, state.connections.ping()).await {
-        Ok(Ok(())) => Ok((
-            StatusCode::OK,
-            Json(ReadyBody {
-                status: "ready",
-                nango: state.nango.is_some(),
-            }),
-        )),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_elapsed) => Err(Problem::new(
-            Code::DatabaseUnavailable,
-            "the database does not answer",
-        )),
-    }
+    state.readiness.of(&state.connections).await?;
+    Ok(Json(ReadyBody {
+        status: "ready",
+        nango: state.nango.is_some(),
+    }))
 }

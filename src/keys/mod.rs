@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::connections::Database;
+use crate::connections::gather::Gatherer;
 
 /// What every key begins with, so that it is told from a user's token and found by secret scanners.
 pub const KEY_PREFIX: &str = "pbk_";
@@ -184,6 +185,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct ServiceKeys {
     database: Database,
+    /// Whoever makes up many keys takes one connection's time at the most.
+    in_use: Gatherer<store::InUse>,
     given: Vec<GivenKey>,
     clock: Clock,
     believed: Cache<[u8; 32], Option<Arc<Service>>>,
@@ -198,6 +201,7 @@ impl ServiceKeys {
             .time_to_live(BELIEVED)
             .build();
         Self {
+            in_use: Gatherer::new(&database),
             database,
             given,
             clock,
@@ -220,14 +224,18 @@ impl ServiceKeys {
         };
         self.believed
             .try_get_with(digest, async {
-                let mut tx = self.database.begin().await?;
-                let kept = store::find(&mut tx, prefix, self.clock.now()).await?;
-                tx.commit().await?;
-                Ok(kept
-                    .filter(|kept| same(&kept.digest))
-                    .map(|kept| Arc::new(kept.service)))
+                let asked = store::InUse {
+                    prefix: prefix.to_owned(),
+                    now: self.clock.now(),
+                };
+                let kept = self.in_use.ask(asked).await;
+                kept.map(|kept| {
+                    kept.filter(|kept| same(&kept.digest))
+                        .map(|kept| Arc::new(kept.service))
+                })
             })
             .await
+            .map_err(|error| Arc::clone(&*error))
     }
 
     /// Makes a key. It is not kept and cannot be shown again.

@@ -1,12 +1,13 @@
 //! The keys' SQL.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use crate::connections::Transaction;
+use crate::connections::gather::Question;
 
 use super::{KeyInfo, NewKey, Scope, Service};
 
@@ -48,26 +49,39 @@ pub(super) struct Kept {
     pub(super) digest: Vec<u8>,
 }
 
-pub(super) async fn find(
-    db: &mut Transaction,
-    prefix: &str,
-    now: DateTime<Utc>,
-) -> sqlx::Result<Option<Kept>> {
-    let row: Option<KeyRow> = sqlx::query_as(
-        "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
-         where prefix = $1 and revoked_at is null and (expires_at is null or expires_at > $2)",
-    )
-    .bind(prefix)
-    .bind(now)
-    .fetch_optional(db)
-    .await?;
-    Ok(row.map(|row| Kept {
-        service: Service {
-            scopes: row.scopes(),
-            name: row.name,
-        },
-        digest: row.digest,
-    }))
+/// Asks for the key in use with this prefix, at this time.
+#[derive(Debug)]
+pub(super) struct InUse {
+    pub(super) prefix: String,
+    pub(super) now: DateTime<Utc>,
+}
+
+impl Question for InUse {
+    type Answer = Option<Kept>;
+
+    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+        let prefixes: Vec<&str> = asked.iter().map(|asked| asked.prefix.as_str()).collect();
+        let rows: Vec<KeyRow> = sqlx::query_as(
+            "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
+             where prefix = any($1) and revoked_at is null",
+        )
+        .bind(prefixes)
+        .fetch_all(db)
+        .await?;
+        let rows: HashMap<&str, &KeyRow> =
+            rows.iter().map(|row| (row.prefix.as_str(), row)).collect();
+        let answer = |Self { prefix, now }: &Self| {
+            let row = rows.get(prefix.as_str())?;
+            row.expires_at.is_none_or(|end| end > *now).then(|| Kept {
+                service: Service {
+                    scopes: row.scopes(),
+                    name: row.name.clone(),
+                },
+                digest: row.digest.clone(),
+            })
+        };
+        Ok(asked.iter().map(answer).collect())
+    }
 }
 
 pub(super) async fn insert(

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::http::Version;
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -45,11 +46,24 @@ impl Activity {
     }
 
     /// A request has come; it is under way until the value is dropped.
-    pub(super) fn request(self: &Arc<Self>) -> UnderWay {
+    pub(super) fn request(self: &Arc<Self>, version: Version) -> UnderWay {
+        self.begin_request();
+        self.head_came.notify_waiters();
+        UnderWay {
+            activity: self.clone(),
+            has_windows: version == Version::HTTP_2,
+            counts: true,
+        }
+    }
+
+    fn begin_request(&self) {
         self.under_way.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
-        self.head_came.notify_waiters();
-        UnderWay(self.clone())
+    }
+
+    fn end_request(&self) {
+        self.restart();
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns when no head is on its way, or the one that is has come.
@@ -98,20 +112,43 @@ impl Activity {
     }
 }
 
-/// A request that is under way.
-pub(super) struct UnderWay(Arc<Activity>);
+/// A request that is under way. It does not count as one while nothing of its answer is taken.
+pub(super) struct UnderWay {
+    activity: Arc<Activity>,
+    /// Whether its client says how much of the answer it takes, as in HTTP/2. Elsewhere the socket tells.
+    has_windows: bool,
+    counts: bool,
+}
+
+impl UnderWay {
+    /// A piece of the answer is ready for its client.
+    fn waits_for_client(&mut self) {
+        if self.has_windows && self.counts {
+            self.counts = false;
+            self.activity.end_request();
+        }
+    }
+
+    /// The client takes all that was ready.
+    fn goes_on(&mut self) {
+        if !self.counts {
+            self.counts = true;
+            self.activity.begin_request();
+        }
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.restart();
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.goes_on();
+        self.activity.end_request();
     }
 }
 
 /// An answer's body, with which its request ends.
 pub(super) struct Answer {
     pub(super) body: Body,
-    pub(super) _under_way: UnderWay,
+    pub(super) under_way: UnderWay,
 }
 
 impl hyper::body::Body for Answer {
@@ -122,7 +159,13 @@ impl hyper::body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        // hyper asks for the next piece when the client's window has room for the one before.
+        self.under_way.goes_on();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_some() {
+            self.under_way.waits_for_client();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

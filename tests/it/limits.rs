@@ -1,14 +1,23 @@
 //! How much a caller may ask for, and what is told to who asks for more.
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
+use futures::future::join_all;
 use patchbay::keys::{self, Scope};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
 
-use crate::house::{House, ORIGIN, User};
+use crate::house::{House, ORIGIN, PROMPTLY, User};
+use crate::isolation::ways::tapped;
+use crate::postgres;
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
+
+/// A service's key of the form, and nobody's.
+const MADE_UP_KEY: &str = "pbk_aaaaaaaa_0123456789abcdef0123456789abcdef";
 
 /// Status, headers and body of an answer.
 struct Answer {
@@ -118,6 +127,46 @@ async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
 }
 
 #[tokio::test]
+async fn returns_take_little_of_what_nango_allows_however_many_there_are() {
+    const MANY: usize = 50;
+    let house = House::with(&[("LIMIT_CONNECT_PER_MINUTE", "3")]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    let looks = async || house.nango_calls("GET", "/connections").await;
+    // Each with an id that only Nango could know.
+    let before = looks().await;
+    for n in 0..MANY {
+        let path = format!("/callback?connection_id=made-up-{n}");
+        let answer = Answer::to(ada.request(Method::GET, &path)).await;
+        if n < 2 {
+            assert_eq!(answer.status, 404);
+        } else {
+            answer.is_refused("rate_limited", "20");
+        }
+    }
+    assert_eq!(looks().await - before, 2);
+    // Each for an attempt that is open, as a program and as a page.
+    let path = format!("/callback?connection_id={id}");
+    let (before, started) = (looks().await, Instant::now());
+    for _ in 0..MANY {
+        let returned = Answer::to(ada.request(Method::GET, &path)).await;
+        assert_eq!(returned.body["status"], "pending");
+        let page = house
+            .client
+            .get(format!("{}/api/v1/connectors{path}", house.url));
+        let page = page
+            .header("accept", "text/html")
+            .header("authorization", "x");
+        assert_eq!(Answer::to(page).await.status, 200);
+    }
+    let (calls, took) = (looks().await - before, started.elapsed());
+    // One in two seconds and ten at once, beside those of all who wait.
+    let allowed = 3 * took.as_secs() as usize + 16;
+    assert!(calls <= allowed, "{calls} calls in {took:?}");
+}
+
+#[tokio::test]
 async fn the_products_own_services_are_not_limited() {
     let house = House::with(&[
         ("LIMIT_USER_PER_MINUTE", "1"),
@@ -165,6 +214,152 @@ async fn who_does_not_say_who_he_is_is_limited_by_his_address() {
     }
     house.pass(TimeDelta::seconds(30));
     assert_eq!(bad_token().await.status, 401);
+}
+
+#[tokio::test]
+async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let scopes = [Scope::ConnectionsRead].into();
+    let key = house.keys().await.create("backend", &scopes).await.unwrap();
+    let ada = house.user("ada").await;
+    let mut from = (1..).map(|n| format!("192.0.2.{n}"));
+    for path in [
+        "/api/v1/openapi.json",
+        "/docs/",
+        "/nothing",
+        "/api/v1/connectors/callback?connection_id=x",
+        "/api/v1/connectors/callback?state=x",
+        "/api/v1/webhooks/nothing",
+    ] {
+        let made_up = format!("Bearer {MADE_UP_KEY}");
+        for header in ["x", "Bearer a.b.c", &made_up] {
+            let from = from.next().unwrap();
+            let ask = || {
+                let request = house.client.get(format!("{}{path}", house.url));
+                let request = request.header("x-forwarded-for", &from);
+                Answer::to(
+                    request
+                        .header("accept", "text/html")
+                        .header("authorization", header),
+                )
+            };
+            for _ in 0..2 {
+                let status = ask().await.status;
+                assert!(status != 429 && status < 500, "{path} {header}: {status}");
+            }
+            let code = if path.contains("webhooks") {
+                "overloaded"
+            } else {
+                "rate_limited"
+            };
+            ask().await.is_refused(code, "30");
+            // Others from there prove who they are.
+            let list = ada.request(Method::GET, "/connections");
+            let list = Answer::to(list.header("x-forwarded-for", &from)).await;
+            assert_eq!(list.status, 200);
+            let list = house.client.get(format!("{}/api/v1/connectors", house.url));
+            let list = list.bearer_auth(keys::shown(&key));
+            let list = Answer::to(list.header("x-forwarded-for", &from)).await;
+            assert_eq!(list.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_user_asks_for_counts_as_theirs_wherever_it_is() {
+    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "2")]).await;
+    let ada = house.user("ada").await;
+    let ask = |path: &str| {
+        let request = house.client.get(format!("{}{path}", house.url));
+        Answer::to(request.bearer_auth(&ada.token))
+    };
+    assert_eq!(ask("/api/v1/openapi.json").await.status, 200);
+    assert_eq!(ask("/nothing").await.status, 404);
+    ask("/api/v1/openapi.json")
+        .await
+        .is_refused("rate_limited", "30");
+}
+
+#[tokio::test]
+async fn keys_that_are_made_up_take_one_connection_to_the_database_at_the_most() {
+    const MANY: usize = 50;
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let mut sql = house.sql().await;
+    let held = "begin; lock table service_key in access exclusive mode";
+    sqlx::raw_sql(held).execute(&mut sql).await.unwrap();
+    let forged = (0..MANY).map(|n| {
+        let request = house.client.get(format!("{}/api/v1/connectors", house.url));
+        let key = MADE_UP_KEY.replace("aaaaaaaa", &format!("{n:08}"));
+        Answer::to(request.bearer_auth(key))
+    });
+    let forged = join_all(forged);
+    let others = async {
+        // More than enough time for all that are let in to wait for the table.
+        let waiting = "select count(*) from pg_locks where not granted and relation = 'service_key'::regclass";
+        let mut most = 0;
+        for _ in 0..50 {
+            let count: i64 = sqlx::query_scalar(waiting)
+                .fetch_one(&mut sql)
+                .await
+                .unwrap();
+            most = most.max(count);
+            let answer = timeout(PROMPTLY, list(&ada)).await;
+            assert_eq!(answer.expect("an answer in time").status, 200);
+        }
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+        most
+    };
+    let (forged, most) = tokio::join!(forged, others);
+    assert_eq!(most, 1);
+    assert!(forged.iter().all(|answer| answer.status == 401));
+}
+
+#[tokio::test]
+async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("SERVICE_API_KEYS", &format!("workflow={MADE_UP_KEY}")),
+    ])
+    .await;
+    let gmail = house.user("ada").await.connected("gmail").await;
+    let upstream = json!({ "connection_id": gmail["nango_connection_id"] });
+    house.control("revoke", Method::POST, upstream).await;
+    let id = gmail["id"].as_str().unwrap();
+    let url = format!(
+        "{}/api/v1/connectors/connections/{id}/proxy/echo",
+        house.url
+    );
+    for _ in 0..3 {
+        let request = house.client.get(&url).bearer_auth(MADE_UP_KEY);
+        let refused = Answer::to(request.header("patchbay-user", "ada")).await;
+        assert_eq!(
+            (refused.status, &refused.body["error"]),
+            (401, &json!("invalid_token"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn however_many_ask_whether_it_is_ready_the_database_is_asked_seldom() {
+    const MANY: usize = 200;
+    let database = postgres::database().await;
+    let (url, statements) = tapped(&database).await;
+    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let ready = format!("{}/readyz", house.url);
+    statements.lock().unwrap().clear();
+    let started = Instant::now();
+    let answers = join_all((0..MANY).map(|_| Answer::to(house.client.get(&ready)))).await;
+    let took = started.elapsed();
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    let statements = statements.lock().unwrap();
+    let asked = statements.iter().filter(|text| *text == "select 1").count();
+    let allowed = took.as_millis() as usize / 500 + 2;
+    assert!(asked <= allowed, "asked {asked} times in {took:?}");
 }
 
 #[tokio::test]
@@ -239,7 +434,7 @@ async fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
         if open(&ada).await.status() == StatusCode::OK {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the closed stream has kept its place");
 }
@@ -279,7 +474,7 @@ async fn until_metrics_say(house: &House, line: &str) {
         if text.lines().any(|said| said == line) {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("there is no {line} in\n{text}");
 }

@@ -26,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EXPIRY: &str = "expiry";
 const LEASE_SECONDS: f64 = 60.0;
 
+/// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
+/// to the sweep, for nobody has so many popups open.
+pub(super) const LOOKED_FOR: u8 = 20;
+
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Believed {
@@ -106,7 +110,7 @@ impl Connections {
 
     async fn told_of_failure(&self, id: Uuid, event: &AuthEvent) -> Result<Believed> {
         let upstream = self.upstream()?;
-        let found = upstream.lookups.attempt_now(id).await?;
+        let found = upstream.lookups.attempt_told(id).await?;
         if !found.is_empty() {
             self.grants(id, found).await?;
             return Ok(Believed::Taken);

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::confirm::LOOKED_FOR;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::shown::KnownAccount;
@@ -80,13 +81,13 @@ impl Connections {
         Ok(details)
     }
 
-    /// A connection that came back from the popup, by our id or Nango's, after a look at Nango.
+    /// A connection that came back from the popup, by our id or Nango's, after a look at Nango for
+    /// its attempt. Nango is not asked about ids that nobody here knows.
     ///
-    /// Without a `user` it is anybody's: the caller tells no more than whether it worked, and
-    /// Nango is not asked about ids that nobody here knows.
+    /// Without a `user` it is anybody's: the caller tells no more than whether it worked.
     ///
     /// # Errors
-    /// When there is no such connection.
+    /// When there is no such connection here.
     pub async fn returned(&self, user: Option<&UserId>, id: &str) -> Result<Details> {
         self.upstream()?;
         let connection = match user {
@@ -103,6 +104,17 @@ impl Connections {
         self.details(&connection.user_id, connection.id).await
     }
 
+    /// The same by an id that is not known here: Nango is asked, each time, whether it has one of it
+    /// that is this user's.
+    ///
+    /// # Errors
+    /// When it has not, and as Nango and the database.
+    pub async fn returned_at_nango(&self, user: &UserId, id: &str) -> Result<Details> {
+        let found = self.look_for_upstream(user, id).await?;
+        let connection = found.ok_or(Error::ConnectionNotFound)?;
+        self.details(user, connection.id).await
+    }
+
     /// A user's own. Another's goes the same way as one that is not there, so that its time tells nothing.
     async fn returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
         let mut tx = self.begin().await?;
@@ -114,10 +126,7 @@ impl Connections {
             own = store::find_own_upstream(&mut tx, user, id).await?;
         }
         tx.commit().await?;
-        match own {
-            None => self.look_for_upstream(user, id).await,
-            own => Ok(own),
-        }
+        Ok(own)
     }
 
     async fn returned_at_all(&self, id: &str) -> Result<Option<Connection>> {
@@ -320,13 +329,16 @@ impl Connections {
     }
 }
 
-/// The attempts that somebody who reads these connections waits for.
+/// The attempts that somebody who reads these connections waits for, the newest of them.
 fn open_attempts(details: &[Details]) -> Vec<Attempt> {
-    details
+    let mut open: Vec<&Attempt> = details
         .iter()
-        .filter_map(|details| details.attempt.clone())
+        .filter_map(|details| details.attempt.as_ref())
         .filter(|attempt| attempt.outcome.is_none())
-        .collect()
+        .collect();
+    open.sort_by_key(|attempt| Reverse(attempt.created_at));
+    let newest = open.into_iter().take(LOOKED_FOR.into());
+    newest.cloned().collect()
 }
 
 /// Merges into a config by key, where null removes one; refuses what would become too large, too deep or too many.

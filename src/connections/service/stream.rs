@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
 
+use super::confirm::LOOKED_FOR;
 use super::{Connections, Details, Result};
 use crate::auth::UserId;
 use crate::connections::feed::Subscription;
@@ -46,7 +47,7 @@ impl Connections {
             Some(last) => last,
             None => store::last_event(&mut tx, user).await?,
         };
-        let open = store::open_attempts_of(&mut tx, user).await?;
+        let open = store::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
         tx.commit().await?;
         Ok(Events {
             user: user.clone(),
@@ -72,7 +73,8 @@ impl Connections {
                 let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
                 if !events.open.is_empty() || news.iter().any(begun) {
                     let mut tx = self.begin_single().await?;
-                    events.open = store::open_attempts_of(&mut tx, &events.user).await?;
+                    events.open =
+                        store::open_attempts_of(&mut tx, &events.user, LOOKED_FOR).await?;
                     tx.commit().await?;
                 }
                 events.last = last.id;

@@ -171,16 +171,18 @@ pub(in crate::connections) async fn overdue_attempts(
     .await
 }
 
-/// A user's open attempts.
+/// A user's newest open attempts, so many.
 pub(in crate::connections) async fn open_attempts_of(
     db: &mut Transaction,
     user: &UserId,
+    limit: u8,
 ) -> sqlx::Result<Vec<Attempt>> {
     sqlx::query_as(select_attempts!(
         "join user_connector_connection c on c.id = a.connection_id \
-         where c.user_id = $1 and a.outcome is null order by a.created_at desc"
+         where c.user_id = $1 and a.outcome is null order by a.created_at desc limit $2"
     ))
     .bind(user.as_str())
+    .bind(i64::from(limit))
     .fetch_all(db)
     .await
 }

@@ -1,6 +1,13 @@
 //! Frames of HTTP/2 that no client would send, written by hand.
 
-use super::raw::{exchange, house, others_are_served};
+use std::time::Duration;
+
+use futures::StreamExt;
+use reqwest::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::raw::{PATIENCE, connect, exchange, house, others_are_served};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -80,6 +87,67 @@ async fn more_streams_than_allowed_are_refused() {
         "{kinds:?}"
     );
     others_are_served(&house).await;
+}
+
+/// `GET /healthz` of a client whose windows have no room for any of the answer's body.
+fn get_and_take_nothing() -> Vec<u8> {
+    let path = b"/healthz";
+    let head = [&[0x82, 0x86, 0x04, 8][..], path, &[0x41, 1, b'x']].concat();
+    let no_window = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let request = frame(HEADERS, END_STREAM | END_HEADERS, 1, &head);
+    [PREFACE, &no_window, &request].concat()
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_an_answer_loses_the_connection() {
+    let house = house().await;
+    let answer = exchange(&house, &get_and_take_nothing()).await;
+    let (kinds, heads) = answered(&answer);
+    assert_eq!(heads, 1);
+    assert!(!kinds.contains(&DATA), "{kinds:?}");
+
+    // Saying all the time that it is there is no better.
+    let (mut reading, mut writing) = connect(&house).await.into_split();
+    writing.write_all(&get_and_take_nothing()).await.unwrap();
+    let pinging = async {
+        while writing.write_all(&frame(PING, 0, 0, &[7; 8])).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = pinging => unreachable!("it waits for the end of the answer"),
+        read = timeout(PATIENCE, reading.read_to_end(&mut answer)) => {
+            let _ = read.expect("the connection stays open");
+        }
+    }
+    let (kinds, _) = answered(&answer);
+    assert!(kinds.contains(&PING), "{kinds:?}");
+    others_are_served(&house).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_has_nothing_to_say_goes_on() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let client = reqwest::Client::builder().http2_prior_knowledge();
+    let url = format!("{}/api/v1/connectors/connections/events", house.url);
+    let request = client.build().unwrap().get(url).bearer_auth(&ada.token);
+    let stream = request.send().await.unwrap();
+    assert_eq!(stream.version(), reqwest::Version::HTTP_2);
+    let mut pieces = stream.bytes_stream();
+    let ready = pieces.next().await.unwrap().unwrap();
+    assert!(ready.starts_with(b"event: ready"), "{ready:?}");
+    // Longer than a connection without a use is kept.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let (status, _) = ada.call(Method::POST, "/gmail/connect", None).await;
+    assert_eq!(status, 200);
+    let news = timeout(PATIENCE, pieces.next())
+        .await
+        .expect("news in time");
+    let news = news.expect("the stream goes on").unwrap();
+    assert!(news.starts_with(b"event: connection"), "{news:?}");
 }
 
 /// What is odd, and the bytes after the preface.

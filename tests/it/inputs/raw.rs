@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::house::House;
 
 /// How long any of this may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What is odd, and the bytes.
 type Attack = (&'static str, Vec<u8>);
@@ -159,6 +159,28 @@ async fn odd_heads_are_refused() {
     let house = house().await;
     are_refused(&house, &odd_headers()).await;
     are_refused(&house, &odd_lines()).await;
+}
+
+#[tokio::test]
+async fn a_head_has_the_same_bound_whatever_its_first_packet_was() {
+    let house = house().await;
+    let head = |length: usize| {
+        let filler = "y".repeat(length);
+        format!("POST /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {filler}\r\n\r\n")
+    };
+    for (length, status) in [(20 << 10, 404), (40 << 10, 431)] {
+        let head = head(length);
+        assert_eq!(statuses(&exchange(&house, head.as_bytes()).await), [status]);
+        // Until more of it comes, this could be the beginning of HTTP/2.
+        let mut client = connect(&house).await;
+        client.write_all(&head.as_bytes()[..1]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let _ = client.write_all(&head.as_bytes()[1..]).await;
+        let mut answer = Vec::new();
+        let read = timeout(PATIENCE, client.read_to_end(&mut answer)).await;
+        let _ = read.expect("the connection stays open");
+        assert_eq!(statuses(&answer), [status], "its first letter alone");
+    }
 }
 
 #[tokio::test]

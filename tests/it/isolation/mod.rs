@@ -5,7 +5,7 @@ mod callers;
 mod company;
 mod lies;
 mod matrix;
-mod ways;
+pub(crate) mod ways;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

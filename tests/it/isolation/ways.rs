@@ -15,10 +15,20 @@ use uuid::Uuid;
 
 use super::callers::Caller;
 use super::{Access, Home, Operation, Seen};
-use crate::postgres;
+use crate::postgres::{self, TestDatabase};
 
 /// The texts of statements, in the order in which they were run.
-type Statements = Arc<Mutex<Vec<String>>>;
+pub(crate) type Statements = Arc<Mutex<Vec<String>>>;
+
+/// An address of the database that leads past somebody who notes which statements run.
+pub(crate) async fn tapped(database: &TestDatabase) -> (String, Statements) {
+    let mut url = Url::parse(database.url()).unwrap();
+    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
+    let (port, statements) = tap(server).await;
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(port)).unwrap();
+    (url.into(), statements)
+}
 
 /// Passes on to PostgreSQL whatever comes, and notes which statements run.
 async fn tap(server: String) -> (u16, Statements) {
@@ -123,12 +133,8 @@ async fn way(
 async fn what_is_another_users_is_looked_for_as_what_is_not_there() {
     const TRIES: usize = 20;
     let database = postgres::database().await;
-    let mut url = Url::parse(database.url()).unwrap();
-    let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
-    let (port, statements) = tap(server).await;
-    url.set_host(Some("127.0.0.1")).unwrap();
-    url.set_port(Some(port)).unwrap();
-    let home = Home::over(database, &[("DATABASE_URL", url.as_str())]).await;
+    let (url, statements) = tapped(&database).await;
+    let home = Home::over(database, &[("DATABASE_URL", &url)]).await;
     let mut ids = home.ids.clone();
     ids.extend(home.house.nango_connections().await);
     let mut cases = 0;

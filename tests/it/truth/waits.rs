@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures::future::join_all;
-use serde_json::json;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::text;
@@ -53,4 +55,37 @@ async fn fifty_who_wait_cost_two_calls_a_second_and_each_sees_the_grant() {
     assert_eq!(connection["status"], "connected");
     let delay = told.saturating_duration_since(granted);
     assert!(delay < house::PROMPTLY, "{delay:?}");
+}
+
+#[tokio::test]
+async fn of_many_open_attempts_the_newest_are_looked_for_and_the_others_found_by_the_sweep() {
+    const ATTEMPTS: usize = 25;
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let faults = json!({ "consent": "allow", "drop_webhooks": true });
+    house.faults(faults).await;
+    let mut begun = Vec::new();
+    for n in 0..ATTEMPTS {
+        let path = format!("/gmail/connect?instance_id={n}");
+        let (status, body) = ada.call(Method::POST, &path, None).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        begun.push(body);
+        house.pass(TimeDelta::seconds(1));
+    }
+    let (oldest, newest) = (&begun[0], &begun[ATTEMPTS - 1]);
+    for one in [oldest, newest] {
+        house.popup(text(one, "oauth_url")).await;
+    }
+    let status = |list: &Value, begun: &Value| {
+        let all = list["connections"].as_array().unwrap();
+        let same = all.iter().find(|one| one["id"] == begun["connection_id"]);
+        text(same.unwrap(), "status").to_owned()
+    };
+    let list = ada.get("/connections").await;
+    assert_eq!(list["total_count"], ATTEMPTS);
+    assert_eq!(status(&list, newest), "connected");
+    assert_eq!(status(&list, oldest), "pending");
+    assert_eq!(house.sweep().await.found, 1);
+    let list = ada.get("/connections").await;
+    assert_eq!(status(&list, oldest), "connected");
 }
