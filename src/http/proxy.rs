@@ -1,20 +1,27 @@
 //! Calls to providers' APIs through Nango, for services that need not see a token.
 
-use axum::body::Body;
+use std::future::ready;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::Uri;
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
+use tower::BoxError;
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::{Problem, ProblemBody};
+use super::error::{Code, Problem, ProblemBody};
 use super::extract::{Path, Workflow};
 use super::tokens::why_not;
 use crate::nango::proxy::{ProxyCall, of_provider};
 
 /// The largest body that is passed on, in either direction.
-pub(super) const MAX_BODY: usize = 64 * 1024 * 1024;
+const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// Calls the provider's API with a connection's credentials.
 ///
@@ -28,7 +35,8 @@ pub(super) const MAX_BODY: usize = 64 * 1024 * 1024;
     responses(
         (status = 200, description = "Whatever the provider answers, with its status"),
         (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody),
+        (status = 503, body = ProblemBody)
     )
 )]
 pub(super) async fn proxy(
@@ -44,36 +52,62 @@ pub(super) async fn proxy(
     let path = path_and_query.split('?').next().unwrap_or_default();
     ProxyCall::check_path(path).map_err(|error| Problem::invalid(error.to_string()))?;
     let (parts, body) = request.into_parts();
+    if length(&parts.headers).is_some_and(|length| length > MAX_BODY) {
+        return Err(too_long());
+    }
+    let is_too_long = Arc::new(AtomicBool::new(false));
+    let noted = is_too_long.clone();
+    let body = bounded(body.into_data_stream(), move || {
+        noted.store(true, Ordering::Relaxed);
+    });
     let call = ProxyCall {
         method: parts.method,
         path_and_query,
         headers: parts.headers,
-        body: reqwest::Body::wrap_stream(body.into_data_stream()),
+        body: reqwest::Body::wrap_stream(body),
     };
     let answer = state
         .connections
         .proxy(&workflow.user, id, &workflow.service.name, call)
         .await;
-    let answer = answer.map_err(why_not)?;
+    let answer = answer.map_err(|error| {
+        if is_too_long.load(Ordering::Relaxed) {
+            too_long()
+        } else {
+            why_not(error)
+        }
+    })?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
     *response.headers_mut() = of_provider(answer.headers());
-    let mut left = MAX_BODY;
-    let bounded = answer
-        .bytes_stream()
-        .map_err(std::io::Error::other)
-        .and_then(move |chunk| {
-            let fits = chunk.len() <= left;
-            left = left.saturating_sub(chunk.len());
-            std::future::ready(if fits {
-                Ok(chunk)
-            } else {
-                Err(std::io::Error::other("the answer is too long"))
-            })
-        });
-    *response.body_mut() = Body::from_stream(bounded);
+    *response.body_mut() = Body::from_stream(bounded(answer.bytes_stream(), || {}));
     response.extensions_mut().insert(super::error::NotOurs);
     Ok(response)
+}
+
+/// A body that breaks off, and says so, where it is longer than any may be.
+fn bounded<E: Into<BoxError>>(
+    body: impl Stream<Item = Result<Bytes, E>>,
+    is_too_long: impl Fn(),
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let mut left = MAX_BODY;
+    body.map_err(io::Error::other).and_then(move |piece| {
+        if piece.len() > left {
+            is_too_long();
+            return ready(Err(io::Error::other("the body is too long")));
+        }
+        left -= piece.len();
+        ready(Ok(piece))
+    })
+}
+
+/// How long a body is said to be.
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_long() -> Problem {
+    Problem::new(Code::PayloadTooLarge, "a body may have 64 MiB at the most")
 }
 
 /// The provider's path and query as the caller wrote them.

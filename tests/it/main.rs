@@ -37,6 +37,7 @@ mod pipes;
 mod pooler;
 mod postgres;
 mod process;
+mod proxy;
 mod resolver;
 mod rotation;
 mod sandbox;
