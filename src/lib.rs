@@ -39,6 +39,7 @@ pub mod keys;
 #[cfg(feature = "sandbox")]
 pub mod local_postgres;
 pub mod metrics;
+mod momentary;
 pub mod nango;
 pub mod networks;
 mod outbound;

@@ -8,6 +8,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use uuid::Uuid;
 
+use crate::momentary::Momentary;
 use crate::nango::{ConnectionSummary, Error, ListConnections, Nango};
 
 /// The tag by which a Nango connection names the attempt that made or renewed it.
@@ -47,7 +48,7 @@ type Answer = Result<Vec<ConnectionSummary>, Error>;
 pub struct Lookups {
     nango: Nango,
     answers: Cache<Uuid, Arc<Answer>>,
-    newest: Cache<(), Arc<Answer>>,
+    newest: Momentary<Arc<Answer>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
 }
@@ -56,10 +57,6 @@ impl Lookups {
     /// Looks up at this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
-        let newest = Cache::builder()
-            .max_capacity(1)
-            .time_to_live(INTERVAL)
-            .build();
         let answers = Cache::builder()
             .max_capacity(REMEMBERED)
             .time_to_live(INTERVAL)
@@ -71,7 +68,7 @@ impl Lookups {
         Self {
             nango,
             answers,
-            newest,
+            newest: Momentary::new(INTERVAL),
             exact,
             now,
         }
@@ -115,7 +112,7 @@ impl Lookups {
     async fn shared(&self, attempt: Uuid) -> Answer {
         let newest = self
             .newest
-            .get_with((), async { Arc::new(self.ask_for_newest().await) })
+            .get(async { Arc::new(self.ask_for_newest().await) })
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);

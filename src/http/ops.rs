@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use moka::future::Cache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
 use crate::connections::service::Connections;
+use crate::momentary::Momentary;
 
 /// How long the database may take to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,12 +20,11 @@ const SHARED: Duration = Duration::from_millis(500);
 
 /// Whether the database is there, asked for by all together.
 #[derive(Debug)]
-pub struct Readiness(Cache<(), Result<(), Problem>>);
+pub struct Readiness(Momentary<Result<(), Problem>>);
 
 impl Default for Readiness {
     fn default() -> Self {
-        let answer = Cache::builder().max_capacity(1).time_to_live(SHARED);
-        Self(answer.build())
+        Self(Momentary::new(SHARED))
     }
 }
 
@@ -40,7 +39,7 @@ impl Readiness {
                 )),
             }
         };
-        self.0.get_with((), ask).await
+        self.0.get(ask).await
     }
 }
 
