@@ -19,9 +19,6 @@ use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, S
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
 
-/// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
-const MOST: i64 = 500;
-
 /// How often a connection is read that is another whenever it is to be written.
 const TRIES: usize = 100;
 
@@ -74,9 +71,10 @@ impl Connections {
         let upstream = self.upstream()?;
         let connector = self.connector(connector)?;
         self.connectable(upstream, connector).await?;
+        let instance = &request.instance_id;
+        // Most are new: whether this one is, is found out by making it.
+        let mut connection = self.unseen(user, connector, instance).await?;
         for _ in 0..TRIES {
-            let instance = &request.instance_id;
-            let mut connection = self.instance(user, connector, instance).await?;
             if matches!(connection.state, State::Connected { .. }) {
                 return Ok(Authorization::AlreadyConnected(connection));
             }
@@ -87,6 +85,7 @@ impl Connections {
             if let Some(begun) = self.begin_attempt(&connection).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
+            connection = self.instance(user, connector, instance).await?;
         }
         Err(always_another())
     }
@@ -164,6 +163,16 @@ impl Connections {
             return Ok(self.seen(&row).await?.0);
         }
         self.has_room(user).await?;
+        self.unseen(user, connector, instance_id).await
+    }
+
+    /// A connection that is not there, as far as is known.
+    async fn unseen(
+        &self,
+        user: &UserId,
+        connector: &Connector,
+        instance_id: &str,
+    ) -> Result<Connection> {
         let named = self.connectors.get(connector.id).await?;
         let named = named.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
         let instance_id = instance_id.to_owned();
@@ -180,11 +189,12 @@ impl Connections {
         let mut tx = self.begin_single().await?;
         let count = store::count(&mut tx, user, &store::Filter::default()).await?;
         tx.commit().await?;
-        if count < MOST {
+        let most = store::MOST;
+        if count < most {
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "a user may have {MOST} connections, those that have ended included: connect one of them again"
+            "a user may have {most} connections, those that have ended included: connect one of them again"
         )))
     }
 

@@ -33,8 +33,11 @@ macro_rules! begin {
     };
 }
 
+/// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
+pub(in crate::connections) const MOST: i64 = 500;
+
 /// Begins an attempt, if the connection is still as it was read; makes it, if it is not there yet. Where
-/// somebody else was faster, nothing is written, and there is no answer.
+/// somebody else was faster, or its user has [`MOST`] already, nothing is written, and there is no answer.
 pub(in crate::connections) async fn begin_attempt(
     db: &mut Transaction,
     transition: &Transition,
@@ -53,9 +56,10 @@ pub(in crate::connections) async fn begin_attempt(
         begin!(concat!(
             "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
             written_columns!(),
-            ") values ($1, $25, $26, $27, $28, ",
+            ") select $1, $25, $26, $27, $28, ",
             written_values!("$19"),
-            ") on conflict on constraint user_connector_connection_instance_key do nothing",
+            " where (select count(*) from user_connector_connection where user_id = $25) < $29 \
+             on conflict on constraint user_connector_connection_instance_key do nothing",
         ))
     } else {
         begin!(update_connection!())
@@ -71,7 +75,8 @@ pub(in crate::connections) async fn begin_attempt(
             .bind(connection.user_id.as_str())
             .bind(connection.connector.id)
             .bind(&connection.instance_id)
-            .bind(connection.created_at);
+            .bind(connection.created_at)
+            .bind(MOST);
     }
     let done = statement.execute(db).await?;
     if done.rows_affected() == 0 {
