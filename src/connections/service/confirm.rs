@@ -236,7 +236,10 @@ impl Connections {
             }
             Grant::Discarded => {
                 let (id, key) = (of.connection.id, &of.connection.connector.integration_key);
-                store::delete_later(&mut tx, &grant, key, Some(id), self.clock.now()).await?;
+                let now = self.clock.now();
+                if !store::delete_later(&mut tx, &grant, key, Some(id), now).await? {
+                    return Ok(false);
+                }
             }
         }
         tx.commit().await?;

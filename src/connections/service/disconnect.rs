@@ -20,7 +20,7 @@ const LEASE_SECONDS: f64 = 60.0;
 const PATIENCE: Duration = Duration::from_secs(2);
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How many deletions one pass claims: sixty a minute, while there are many.
+/// How many deletions one pass claims: between two it is looked what is left of Nango's rate limit.
 const BATCH: i64 = 5;
 
 /// The longest pause between two tries of one deletion.
@@ -140,16 +140,19 @@ impl Connections {
     }
 
     /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
-    /// many were claimed.
+    /// many were claimed; another pass is wanted at once where there may be more.
     ///
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
     pub async fn delete_due(&self) -> Result<usize> {
-        if self.leaves_room() {
-            self.deletion_pass(None).await
-        } else {
-            Ok(0)
+        if !self.leaves_room() {
+            return Ok(0);
         }
+        let claimed = self.deletion_pass(None).await?;
+        if i64::try_from(claimed) == Ok(BATCH) {
+            self.deletions.notify_one();
+        }
+        Ok(claimed)
     }
 
     /// Returns when there may be something new to delete.

@@ -47,7 +47,7 @@ const MOST: usize = 200;
 pub struct Pace {
     /// From the end of a sweep to the next, whichever replica does it.
     pub every: Duration,
-    /// After each call to Nango.
+    /// After each call to Nango that nobody waits for.
     pub pause: Duration,
 }
 
@@ -86,7 +86,8 @@ struct Listing {
     ids: HashSet<u64>,
     /// With when they were checked before.
     to_check: Vec<(Option<DateTime<Utc>>, Uuid)>,
-    unknown: Vec<ConnectionSummary>,
+    /// With whether they wait to be deleted.
+    unknown: Vec<(bool, ConnectionSummary)>,
 }
 
 impl Connections {
@@ -153,13 +154,14 @@ impl Connections {
             listed: listing.ids.len(),
             ..Swept::default()
         };
-        for summary in &listing.unknown {
+        for (_, summary) in &listing.unknown {
             let looked = self.look_into(summary, &mut swept).await;
             if let Some(error) = of_one_alone(looked)? {
                 let id = &summary.connection_id;
                 tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
             }
-            self.rest(pause).await;
+            // Its user waits.
+            self.rest(Duration::ZERO).await;
         }
         let missing = self.not_listed(&listing, begun).await?;
         for held in &missing {
@@ -236,6 +238,7 @@ impl Connections {
         let mut tx = self.begin().await?;
         let held = store::held_of(&mut tx, &ids).await?;
         let untold: HashSet<Uuid> = store::untold_attempts(&mut tx, &attempts).await?;
+        let to_be_deleted = store::to_be_deleted(&mut tx, &ids).await?;
         tx.commit().await?;
         let held: HashMap<&str, &Held> = held
             .iter()
@@ -249,8 +252,9 @@ impl Connections {
             let attempt = attempt_of(summary);
             // Another installation's are none of our business, however many there are.
             let ours = self.has_made(summary);
+            let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
             if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
-                listing.unknown.push(summary.clone());
+                listing.unknown.push((to_be_deleted, summary.clone()));
                 continue;
             }
             match held.get(summary.connection_id.as_str()) {
@@ -261,13 +265,17 @@ impl Connections {
                     listing.to_check.push((held.last_checked_at, held.id));
                 }
                 Some(_) => {}
-                None if ours && attempt.is_some() => listing.unknown.push(summary.clone()),
+                None if ours && attempt.is_some() => {
+                    listing.unknown.push((to_be_deleted, summary.clone()));
+                }
                 None => {}
             }
         }
         // Those that no sweep came to for the longest time are first, whatever kept it from them.
         listing.to_check.sort_unstable();
         listing.to_check.truncate(MOST);
+        // What waits to be deleted is mostly known for long, and may be granted anew only in between.
+        (listing.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
         listing.unknown.truncate(MOST);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What still has to be deleted at Nango.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -16,15 +18,15 @@ pub(in crate::connections) struct Deletion {
     pub(in crate::connections) attempts: i32,
 }
 
-/// Notes that a connection has to be deleted at Nango.
+/// Notes that a connection has to be deleted at Nango. `false` if that was noted before.
 pub(in crate::connections) async fn delete_later(
     db: &mut Transaction,
     upstream: &Upstream,
     integration_key: &str,
     connection_id: Option<Uuid>,
     now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    sqlx::query(
+) -> sqlx::Result<bool> {
+    let noted = sqlx::query(
         "insert into upstream_deletion \
            (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at) \
          values ($1, $2, $3, $4, $4) on conflict (nango_connection_id) do nothing",
@@ -35,7 +37,21 @@ pub(in crate::connections) async fn delete_later(
     .bind(now)
     .execute(db)
     .await?;
-    Ok(())
+    Ok(noted.rows_affected() > 0)
+}
+
+/// Which of Nango's connections wait to be deleted.
+pub(in crate::connections) async fn to_be_deleted(
+    db: &mut Transaction,
+    nango_ids: &[&str],
+) -> sqlx::Result<HashSet<String>> {
+    let ids: Vec<String> = sqlx::query_scalar(
+        "select nango_connection_id from upstream_deletion where nango_connection_id = any($1)",
+    )
+    .bind(nango_ids)
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().collect())
 }
 
 /// A statement that claims deletions of which `$condition` is true. Each condition has its own: one that asks

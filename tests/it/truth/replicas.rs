@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::FutureExt;
 use patchbay::clock::Clock;
 use patchbay::connections::service::Pace;
 use reqwest::Method;
@@ -140,6 +141,22 @@ async fn many_deletions_leave_some_of_nangos_rate_limit_to_those_who_wait() {
     house.user("ada").await.connect("gmail").await;
     house.pass(TimeDelta::minutes(1));
     assert!(one.delete_due().await.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn of_many_deletions_the_next_follow_at_once_where_nangos_rate_limit_leaves_room() {
+    let house = House::new().await;
+    let service = house.service().await;
+    sqlx::query(
+        "insert into upstream_deletion (nango_connection_id, integration_key, next_attempt_at, created_at) \
+         select gen_random_uuid()::text, 'gmail', $1, $1 from generate_series(1, 500)",
+    )
+    .bind(house.clock.now())
+    .execute(&mut house.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(service.delete_due().await.unwrap(), 5);
+    assert!(service.deletion_wanted().now_or_never().is_some());
 }
 
 #[tokio::test]

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures::future::join_all;
+use patchbay::connections::service::Pace;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::text;
 use crate::house::{self, House};
@@ -88,4 +90,24 @@ async fn of_many_open_attempts_the_newest_are_looked_for_and_the_others_found_by
     assert_eq!(house.sweep().await.found, 1);
     let list = ada.get("/connections").await;
     assert_eq!(status(&list, oldest), "connected");
+}
+
+#[tokio::test]
+async fn lost_grants_are_found_one_right_after_the_other() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let faults = json!({ "consent": "allow", "drop_webhooks": true });
+    house.faults(faults).await;
+    for connector in ["gmail", "github", "asana"] {
+        let begun = ada.connect(connector).await;
+        house.popup(text(&begun, "oauth_url")).await;
+    }
+    let slow = Pace {
+        every: Duration::ZERO,
+        pause: Duration::from_secs(3600),
+    };
+    let (service, stop) = (house.service().await, CancellationToken::new());
+    let sweep = tokio::time::timeout(Duration::from_secs(60), service.sweep(slow, &stop));
+    let swept = sweep.await.expect("it waits for nothing").unwrap().unwrap();
+    assert_eq!(swept.found, 3);
 }
