@@ -151,7 +151,8 @@ impl Server {
         });
         let service = service_fn(move |request: Request<Incoming>| {
             let answering = answering.clone();
-            async move { answering.answer(request.map(Body::new)).await }
+            // Apart from the connection, which would otherwise have room for it for as long as it is open.
+            Box::pin(async move { answering.answer(request.map(Body::new)).await })
         });
         let (open, stopping) = (self.open.clone(), self.stopping.clone());
         connections.spawn(async move {
@@ -165,9 +166,11 @@ impl Server {
             let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
             let service = TowerToHyperService::new(service);
             if http1 {
-                let mut builder = http1::Builder::new();
-                builder.max_header_size(MAX_HEAD.into());
-                let connection = pin!(builder.serve_connection(io, service));
+                let connection = pin!(
+                    http1::Builder::new()
+                        .max_header_size(MAX_HEAD.into())
+                        .serve_connection(io, service)
+                );
                 run(connection, &activity, &stopping).await;
             } else {
                 let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -66,17 +66,18 @@ pub(super) async fn stream(
         .data("{}");
     let ready = stream::once(std::future::ready(Ok(ready)));
     let over = over(state.clone(), leave);
-    let following = Some((state, events, place));
+    let following = Some(Box::new((state, events, place)));
     let news = stream::unfold(following, move |following| async move {
-        let (state, mut events, place) = following?;
+        let mut following = following?;
+        let (state, events, _) = &mut *following;
         let batch = tokio::select! {
-            batch = state.connections.next_events(&mut events) => batch,
+            batch = state.connections.next_events(events) => batch,
             () = state.stopping.closing.cancelled() => return Some((vec![goodbye()], None)),
         };
         match batch {
             Ok(batch) => {
                 let messages: Vec<_> = batch.iter().filter_map(message).collect();
-                Some((messages, Some((state, events, place))))
+                Some((messages, Some(following)))
             }
             Err(error) => {
                 // The reader comes again, and begins after the last event that it got.
@@ -92,22 +93,19 @@ pub(super) async fn stream(
 
 /// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.
 async fn over(state: AppState, leave: Leave) {
-    let may_read = async {
-        match leave {
-            Leave::For(time) => sleep(time).await,
-            Leave::With(key) => {
+    match leave {
+        Leave::For(time) => sleep(time.min(LIFETIME)).await,
+        Leave::With(key) => {
+            let revoked = async {
                 // A database that does not answer revokes nothing.
-                while !matches!(
-                    Box::pin(state.keys.authenticate(key.expose_secret())).await,
-                    Ok(None)
-                ) {
+                while !matches!(state.keys.authenticate(key.expose_secret()).await, Ok(None)) {
                     sleep(KEY_LOOK).await;
                 }
-            }
+            };
+            // Which of the two it was makes no difference. Apart, for most streams are opened with a token.
+            let _ = Box::pin(timeout(LIFETIME, revoked)).await;
         }
-    };
-    // Which of the two it was makes no difference.
-    let _ = timeout(LIFETIME, may_read).await;
+    }
 }
 
 /// The event after which a stream begins; `None` where the header is missing or empty.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
 use super::confirm::LOOKED_FOR;
@@ -63,34 +63,49 @@ impl Connections {
     /// # Errors
     /// As the database.
     pub async fn next_events(&self, events: &mut Events) -> Result<Vec<Event>> {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        looks.reset();
         loop {
-            let after = store::After(events.user.clone(), events.last);
-            let news = self.after.ask(after).await?.events()?;
-            if let Some(last) = news.last() {
-                let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
-                if !events.open.is_empty() || news.iter().any(begun) {
-                    let mut tx = self.begin_single().await?;
-                    events.open =
-                        store::open_attempts_of(&mut tx, &events.user, LOOKED_FOR).await?;
-                    tx.commit().await?;
-                }
-                events.last = last.id;
+            // Apart from what waits, which would otherwise have room for it all the time.
+            let news = Box::pin(self.news(events)).await?;
+            if !news.is_empty() {
                 return Ok(news);
             }
-            loop {
-                tokio::select! {
-                    () = events.subscription.changed() => break,
-                    _ = looks.tick(), if self.upstream.is_some() && !events.open.is_empty() => {
-                        if self.look_for_all(&events.open).await {
-                            break;
-                        }
-                    }
-                }
+            tokio::select! {
+                () = events.subscription.changed() => {}
+                () = self.until_found(&events.open) => {}
             }
         }
+    }
+
+    /// What has happened since the last event that was read.
+    async fn news(&self, events: &mut Events) -> Result<Vec<Event>> {
+        let after = store::After(events.user.clone(), events.last);
+        let news = self.after.ask(after).await?.events()?;
+        if let Some(last) = news.last() {
+            let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
+            if !events.open.is_empty() || news.iter().any(begun) {
+                let mut tx = self.begin_single().await?;
+                events.open = store::open_attempts_of(&mut tx, &events.user, LOOKED_FOR).await?;
+                tx.commit().await?;
+            }
+            events.last = last.id;
+        }
+        Ok(news)
+    }
+
+    /// Looks at Nango for these attempts once a second, and returns when that has changed something.
+    async fn until_found(&self, open: &[Attempt]) {
+        if self.upstream.is_none() || open.is_empty() {
+            return std::future::pending().await;
+        }
+        Box::pin(async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if self.look_for_all(open).await {
+                    return;
+                }
+            }
+        })
+        .await;
     }
 
     /// A connection as soon as no attempt of it is under way, or as it is when `patience` ends.
