@@ -1,4 +1,7 @@
 //! Attempts.
+//!
+//! A connection's open attempt, if it has one, is its newest, which its row shows: it is looked for there, for of all that
+//! are open an index tells only as well as PostgreSQL's statistics know how many they are, which changes from hour to hour.
 
 use std::collections::HashSet;
 
@@ -71,7 +74,8 @@ pub(super) async fn end_attempt(
              nango_connection_id = $5, ended_at = $6 where id = $1 returning id \
          ), superseded as ( \
            update connect_attempt set outcome = 'superseded', ended_at = $6 \
-           where $2 = 'succeeded' and connection_id = $7 and outcome is null and id <> $1 \
+           where $2 = 'succeeded' and id <> $1 and id = ( \
+             select attempt_id from user_connector_connection where id = $7 and attempt_outcome is null) \
          ) \
          select count(*) from ended",
     )
@@ -148,7 +152,8 @@ pub(in crate::connections) async fn void_attempts(
            update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
              ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void \
          ) \
-         select id from connect_attempt where connection_id = $1 and outcome is null",
+         select attempt_id from user_connector_connection \
+         where id = $1 and attempt_id is not null and attempt_outcome is null",
     )
     .bind(connection_id)
     .bind(now)
@@ -178,8 +183,8 @@ pub(in crate::connections) async fn open_attempts_of(
     limit: u8,
 ) -> sqlx::Result<Vec<Attempt>> {
     sqlx::query_as(select_attempts!(
-        "join user_connector_connection c on c.id = a.connection_id \
-         where c.user_id = $1 and a.outcome is null order by a.created_at desc limit $2"
+        "join user_connector_connection c on c.attempt_id = a.id \
+         where c.user_id = $1 and c.attempt_outcome is null order by a.created_at desc limit $2"
     ))
     .bind(user.as_str())
     .bind(i64::from(limit))

@@ -9,16 +9,18 @@ use crate::connections::{Attempt, Connection, Told, Transaction};
 /// A statement that writes a connection, its new attempt and its event.
 ///
 /// The connection comes first: whoever writes an attempt has its connection locked. Then an attempt
-/// that is open is superseded, for a connection has one at a time; a count makes each wait for the one before.
+/// that is open is superseded, for a connection has one at a time, the newest, which its row shows; a count makes
+/// each wait for the one before.
 macro_rules! begin {
     ($written:expr) => {
         concat!(
             "with connection as (",
             $written,
-            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.last_error, c.updated_at \
+            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.last_error, c.updated_at, \
+                 c.attempt_id, c.attempt_outcome \
              ), superseded as ( \
-               update connect_attempt set outcome = 'superseded', ended_at = connection.updated_at from connection \
-               where connection_id = connection.id and outcome is null returning 1 \
+               update connect_attempt a set outcome = 'superseded', ended_at = connection.updated_at from connection \
+               where a.id = connection.attempt_id and connection.attempt_outcome is null returning 1 \
              ), attempt as ( \
                insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
                select $20, connection.id, $21, $22, connection.updated_at \

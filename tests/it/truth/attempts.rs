@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::json;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
+use super::streams::Reader;
 use super::{house_that_knows_accounts, text};
 use crate::house::{House, User};
 
@@ -184,4 +186,61 @@ async fn what_is_noted_while_an_attempt_begins_is_not_lost() {
     assert_eq!(noted["attempt"]["id"], begun.1["attempt_id"]);
     assert_eq!(noted["last_synced_at"], "2027-02-03T04:05:06Z");
     assert_eq!(noted["last_checked_at"], "2027-02-03T04:05:07Z");
+}
+
+/// How often a row of an attempt was read, and how many were written, as far as PostgreSQL has counted.
+async fn read_and_written(sql: &mut PgConnection) -> (i64, i64) {
+    let counts = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0), n_tup_ins \
+                  from pg_stat_user_tables where relname = 'connect_attempt'";
+    sqlx::query_as(counts).fetch_one(sql).await.unwrap()
+}
+
+/// PostgreSQL takes an index of what is open for one of nothing where nothing was open when it looked: it is then read as a
+/// whole wherever it may be read at all.
+#[tokio::test]
+async fn what_others_have_open_costs_nobody_anything_whatever_postgresql_believes_of_it() {
+    const OPEN: i64 = 2000;
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let mut sql = house.sql().await;
+    let disconnect = async || ada.disconnect("gmail", "").await;
+    ada.connected("gmail").await;
+    disconnect().await;
+    // Many that have ended, and none that is open: so it is when PostgreSQL looks.
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "insert into user_connector_connection \
+           (id, user_id, connector_id, instance_id, status, status_reason, created_at, updated_at) \
+         select gen_random_uuid(), 'user ' || n, connector_id, '', 'pending', 'awaiting_authorization', now(), now() \
+         from user_connector_connection, generate_series(1, {OPEN}) n; \
+         insert into connect_attempt (id, connection_id, kind, expires_at, created_at, outcome, ended_at) \
+         select gen_random_uuid(), id, 'connect', '2100-01-01', now(), 'superseded', now() \
+         from user_connector_connection, generate_series(1, 5) where status = 'pending'; \
+         analyze connect_attempt, user_connector_connection; \
+         insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
+         select gen_random_uuid(), id, 'connect', '2100-01-01', now() \
+         from user_connector_connection where status = 'pending'; \
+         select pg_stat_force_next_flush()"
+    )))
+    .execute(&mut sql)
+    .await
+    .unwrap();
+    let before = read_and_written(&mut sql).await;
+    let mut rounds = 0;
+    let (read, written) = loop {
+        let old = ada.connect("gmail").await;
+        ada.connect("gmail").await;
+        house.popup(text(&old, "oauth_url")).await;
+        ada.until(text(&old, "connection_id"), "connected").await;
+        drop(Reader::open(&ada, None).await);
+        disconnect().await;
+        rounds += 1;
+        let now = read_and_written(&mut sql).await;
+        // They are counted a second later.
+        if now.1 - before.1 >= 6 {
+            break (now.0 - before.0, now.1 - before.1);
+        }
+        assert!(rounds < 100, "PostgreSQL does not count");
+    };
+    assert!(read < written * 100, "{read} for {written}");
 }
