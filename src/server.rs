@@ -18,16 +18,16 @@ use axum::http::{HeaderValue, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
-use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{ServiceExt, service_fn};
+use tower::ServiceExt;
 
 use self::watched::{Activity, Answer, Watched};
 use crate::config::ServerConfig;
@@ -164,7 +164,6 @@ impl Server {
                 () = stopping.closing.cancelled() => false,
             };
             let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
-            let service = TowerToHyperService::new(service);
             if http1 {
                 let connection = pin!(
                     http1::Builder::new()

@@ -4,22 +4,40 @@
 //! one that it has seen. So nothing is lost, and nobody's slowness costs memory.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::auth::UserId;
 
 /// The users whose events somebody waits for on this replica.
 #[derive(Clone, Debug, Default)]
-pub struct Feed(Arc<Mutex<HashMap<String, watch::Sender<()>>>>);
+pub struct Feed(Arc<Mutex<HashMap<String, Arc<Hints>>>>);
+
+/// What has been hinted to those who wait for one user. It is there for each stream's user: tokio's `watch`, which does
+/// the same, is eight times as large.
+#[derive(Debug, Default)]
+struct Hints {
+    count: AtomicU64,
+    more: Notify,
+}
+
+impl Hints {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.more.notify_waiters();
+    }
+}
 
 /// Wakes when a user's events have changed, or may have.
 #[derive(Debug)]
 pub struct Subscription {
     feed: Feed,
     user: String,
-    changes: Option<watch::Receiver<()>>,
+    /// There until the end.
+    hints: Option<Arc<Hints>>,
+    seen: u64,
 }
 
 impl Feed {
@@ -27,30 +45,28 @@ impl Feed {
     #[must_use]
     pub fn subscribe(&self, user: &UserId) -> Subscription {
         let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = users
-            .entry(user.as_str().to_owned())
-            .or_insert_with(|| watch::Sender::new(()));
-        let changes = Some(sender.subscribe());
+        let hints = users.entry(user.as_str().to_owned()).or_default();
         Subscription {
             feed: self.clone(),
             user: user.as_str().to_owned(),
-            changes,
+            seen: hints.count.load(Ordering::SeqCst),
+            hints: Some(hints.clone()),
         }
     }
 
     /// Wakes those who wait for this user.
     pub fn wake(&self, user: &str) {
         let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = users.get(user) {
-            sender.send_replace(());
+        if let Some(hints) = users.get(user) {
+            hints.add();
         }
     }
 
     /// Wakes all, when it is not known what has changed.
     pub fn wake_all(&self) {
         let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for sender in users.values() {
-            sender.send_replace(());
+        for hints in users.values() {
+            hints.add();
         }
     }
 
@@ -69,9 +85,13 @@ impl Feed {
 impl Subscription {
     /// Returns at the next hint; at once if there was one since the last time.
     pub async fn changed(&mut self) {
-        if let Some(changes) = &mut self.changes {
-            // The sender lives in the map for as long as this subscription does.
-            let _ = changes.changed().await;
+        if let Some(hints) = &self.hints {
+            // What comes from here on is heard, and what came before is counted.
+            let more = hints.more.notified();
+            if hints.count.load(Ordering::SeqCst) == self.seen {
+                more.await;
+            }
+            self.seen = hints.count.load(Ordering::SeqCst);
         }
     }
 }
@@ -79,8 +99,9 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut users = self.feed.0.lock().unwrap_or_else(PoisonError::into_inner);
-        self.changes = None;
-        if users.get(&self.user).is_some_and(watch::Sender::is_closed) {
+        self.hints = None;
+        let last = |hints: &Arc<Hints>| Arc::strong_count(hints) == 1;
+        if users.get(&self.user).is_some_and(last) {
             users.remove(&self.user);
         }
     }
