@@ -63,7 +63,7 @@ impl Question for InUse {
         let prefixes: Vec<&str> = asked.iter().map(|asked| asked.prefix.as_str()).collect();
         let rows: Vec<KeyRow> = sqlx::query_as(
             "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
-             where prefix = any($1) and revoked_at is null",
+             where prefix = any((select $1)::text[]) and revoked_at is null",
         )
         .bind(prefixes)
         .fetch_all(db)

@@ -72,9 +72,17 @@ impl Connections {
         let connector = self.connector(connector)?;
         self.connectable(upstream, connector).await?;
         let instance = &request.instance_id;
-        // Most are new: whether this one is, is found out by making it.
-        let mut connection = self.unseen(user, connector, instance).await?;
-        for _ in 0..TRIES {
+        for tries in 0..TRIES {
+            let mut connection = match self.instance(user, connector, instance).await? {
+                Some(connection) => connection,
+                None => {
+                    // A new one is refused where somebody else has made it meanwhile, or the user has too many.
+                    if tries > 0 {
+                        self.has_room(user).await?;
+                    }
+                    self.unseen(user, connector, instance).await?
+                }
+            };
             if matches!(connection.state, State::Connected { .. }) {
                 return Ok(Authorization::AlreadyConnected(connection));
             }
@@ -85,7 +93,6 @@ impl Connections {
             if let Some(begun) = self.begin_attempt(&connection).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
-            connection = self.instance(user, connector, instance).await?;
         }
         Err(always_another())
     }
@@ -147,26 +154,25 @@ impl Connections {
         Ok(begun)
     }
 
-    /// A user's connection of a connector and instance: one that its first attempt makes, if it is not there.
+    /// A user's connection of a connector and instance, if it is there.
     async fn instance(
         &self,
         user: &UserId,
         connector: &Connector,
         instance_id: &str,
-    ) -> Result<Connection> {
+    ) -> Result<Option<Connection>> {
         let asked = store::Instance {
             user: user.clone(),
             connector: connector.id,
             name: instance_id.to_owned(),
         };
-        if let Some(row) = self.instances.ask(asked).await? {
-            return Ok(self.seen(&row).await?.0);
+        match self.instances.ask(asked).await? {
+            Some(row) => Ok(Some(self.seen(&row).await?.0)),
+            None => Ok(None),
         }
-        self.has_room(user).await?;
-        self.unseen(user, connector, instance_id).await
     }
 
-    /// A connection that is not there, as far as is known.
+    /// A connection that its first attempt makes.
     async fn unseen(
         &self,
         user: &UserId,

@@ -53,7 +53,7 @@ pub struct Pace {
 
 impl Pace {
     /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit, and more only
-    /// while it finds out whether a provider is out of order.
+    /// for grants that nobody had told of and while it finds out whether a provider is out of order.
     #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {

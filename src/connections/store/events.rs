@@ -124,7 +124,7 @@ impl Question for After {
         let rows = sqlx::query(concat!(
             "select e.user_id, asked.id, ",
             event_columns!(),
-            " from (select distinct * from unnest($1::text[], $2::bigint[]) as pair (user_id, id)) asked \
+            " from (select distinct * from unnest((select $1::text[]), (select $2::bigint[])) as pair (user_id, id)) asked \
              cross join lateral (select * from connection_event \
                where user_id = asked.user_id and id > asked.id order by id limit 100) e",
         ))

@@ -1,6 +1,9 @@
 //! What is read most, for many at once.
 //!
 //! Rows are handed out as they came: each of those who asked reads its own.
+//!
+//! What is asked for stands in a sub-select of its own, so that PostgreSQL cannot see how much it is: it would plan each
+//! statement anew for that, and planning takes longer than reading.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,7 +45,7 @@ impl Question for Newest {
         names.sort_unstable();
         names.dedup();
         let rows = sqlx::query(select_seen!(
-            "unnest($1::text[]) as asked (name) cross join lateral ( \
+            "unnest((select $1::text[])) as asked (name) cross join lateral ( \
                select * from user_connector_connection where user_id = asked.name order by id desc limit 101) c"
         ))
         .bind(names)
@@ -77,7 +80,7 @@ impl Question for One {
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
         let rows = sqlx::query(select_seen!(
-            "(select distinct * from unnest($1::text[], $2::uuid[]) as pair (user_id, id)) asked \
+            "(select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
              join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
         ))
         .bind(names)
@@ -117,7 +120,8 @@ impl Question for Instance {
         let connectors: Vec<Uuid> = instances.iter().map(|asked| asked.connector).collect();
         let names: Vec<&str> = instances.iter().map(|asked| asked.name.as_str()).collect();
         let rows = sqlx::query(select_seen!(
-            "(select distinct * from unnest($1::text[], $2::uuid[], $3::text[]) as asked (u, k, i)) asked \
+            "(select distinct * from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[])) \
+               as asked (u, k, i)) asked \
              join user_connector_connection c on c.user_id = u and c.connector_id = k and c.instance_id = i"
         ))
         .bind(users)
@@ -155,7 +159,7 @@ impl Question for Version {
     ) -> sqlx::Result<Vec<Self::Answer>> {
         let ids: Vec<Uuid> = versions.iter().map(|Self(_, id)| *id).collect();
         let rows = sqlx::query(
-            "select id, user_id, version from user_connector_connection where id = any($1)",
+            "select id, user_id, version from user_connector_connection where id = any((select $1)::uuid[])",
         )
         .bind(ids)
         .fetch_all(db)
@@ -184,7 +188,7 @@ impl Question for OfAttempt {
         attempts: &[Self],
     ) -> sqlx::Result<Vec<Self::Answer>> {
         let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
-        let rows = sqlx::query(select_attempted!("where a.id = any($1)"))
+        let rows = sqlx::query(select_attempted!("where a.id = any((select $1)::uuid[])"))
             .bind(ids)
             .fetch_all(db)
             .await?;
