@@ -15,8 +15,8 @@ use crate::auth::UserId;
 #[derive(Clone, Debug, Default)]
 pub struct Feed(Arc<Mutex<HashMap<String, Arc<Hints>>>>);
 
-/// What has been hinted to those who wait for one user. It is there for each stream's user: tokio's `watch`, which does
-/// the same, is eight times as large.
+/// What has been hinted to those who wait for one user. There are as many as users with a stream, and tokio's `watch`, which
+/// does the same, is six times as large.
 #[derive(Debug, Default)]
 struct Hints {
     count: AtomicU64,
