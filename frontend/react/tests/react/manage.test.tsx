@@ -33,7 +33,7 @@ test("the manager shows every account, and what can be done with it", async () =
   const card = await screen.findByRole("listitem", { name: "Work" }, SOON);
   await waitFor(() => expect(screen.getAllByRole("listitem")).toHaveLength(2), SOON);
   const inside = within(card);
-  expect(inside.getByText("Connected")).toBeTruthy();
+  await inside.findByText("Connected", undefined, SOON);
   expect(inside.getByText("Not used yet")).toBeTruthy();
 
   await person.click(inside.getByRole("button", { name: "Rename" }));
