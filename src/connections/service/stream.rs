@@ -69,9 +69,16 @@ impl Connections {
             if !news.is_empty() {
                 return Ok(news);
             }
-            tokio::select! {
-                () = events.subscription.changed() => {}
-                () = self.until_found(&events.open) => {}
+            loop {
+                tokio::select! {
+                    () = events.subscription.changed() => break,
+                    () = self.time_to_look(&events.open) => {
+                        // To its end, whatever is hinted meanwhile: it may be what is hinted at.
+                        if Box::pin(self.look_for_all(&events.open)).await {
+                            break;
+                        }
+                    }
+                }
             }
         }
     }
@@ -92,20 +99,12 @@ impl Connections {
         Ok(news)
     }
 
-    /// Looks at Nango for these attempts once a second, and returns when that has changed something.
-    async fn until_found(&self, open: &[Attempt]) {
+    /// Returns when it is time to look at Nango for these attempts; never where there are none.
+    async fn time_to_look(&self, open: &[Attempt]) {
         if self.upstream.is_none() || open.is_empty() {
             return std::future::pending().await;
         }
-        Box::pin(async {
-            loop {
-                tokio::time::sleep(LOOK).await;
-                if self.look_for_all(open).await {
-                    return;
-                }
-            }
-        })
-        .await;
+        Box::pin(tokio::time::sleep(LOOK)).await;
     }
 
     /// A connection as soon as no attempt of it is under way, or as it is when `patience` ends.
