@@ -4,14 +4,19 @@
 //! `PATCHBAY_URL`, `PATCHBAY_KEY` (a service key with `tokens:read` and
 //! `connections:read`), `PATCHBAY_USER`, `CONNECTOR`, `ACCOUNT` (the label or
 //! instance, where there are several) and `PROVIDER_API` say what to do. It ends
-//! with 0 when done, 2 when the user has to act, 75 when it should be tried again.
+//! with 0 when done, 2 when the user has to act, 75 when it should be tried again, and 78 when
+//! an operator has to act, for it would fail again.
 
 use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+
+/// How often Patchbay is asked, and the longest pause in between that is waited for, in seconds.
+const TRIES: u32 = 4;
+const LONGEST_PAUSE: u64 = 10;
 
 /// Why the step was not done.
 enum Why {
@@ -19,11 +24,18 @@ enum Why {
     User(String),
     /// It may work later.
     Later(String),
+    /// It fails until an operator does something.
+    Operator(String),
 }
 
 impl From<reqwest::Error> for Why {
     fn from(error: reqwest::Error) -> Self {
-        Self::Later(error.to_string())
+        match error.status() {
+            Some(status) if status.is_client_error() && status.as_u16() != 429 => {
+                Self::Operator(error.to_string())
+            }
+            _ => Self::Later(error.to_string()),
+        }
     }
 }
 
@@ -35,9 +47,9 @@ struct Patchbay {
 }
 
 impl Patchbay {
-    /// Calls Patchbay for the user, and comes again when it asks for patience.
+    /// Calls Patchbay for the user, and comes again when it asks for patience, after growing pauses.
     async fn call(&self, method: Method, path: &str, body: &Value) -> Result<Value, Why> {
-        let mut left = 3;
+        let mut tried: u32 = 0;
         loop {
             let request = self
                 .client
@@ -54,18 +66,18 @@ impl Patchbay {
             };
             let response = request.send().await?;
             let status = response.status();
-            let pause = response
-                .headers()
-                .get("retry-after")
-                .and_then(|value| value.to_str().ok()?.parse().ok());
             let answer: Value = response.json().await?;
-            left -= 1;
-            match status {
-                status if status.is_success() => return Ok(answer),
-                StatusCode::SERVICE_UNAVAILABLE if left > 0 => {
-                    tokio::time::sleep(Duration::from_secs(pause.unwrap_or(1).min(5))).await;
+            if status.is_success() {
+                return Ok(answer);
+            }
+            let asked = answer["retry_after"].as_u64().unwrap_or(1);
+            let pause = asked.max(1_u64 << tried);
+            tried += 1;
+            match why(status, &answer, &self.user) {
+                Why::Later(_) if tried < TRIES && pause <= LONGEST_PAUSE => {
+                    tokio::time::sleep(Duration::from_secs(pause)).await;
                 }
-                _ => return Err(why(&answer, &self.user)),
+                why => return Err(why),
             }
         }
     }
@@ -104,13 +116,8 @@ impl Patchbay {
         let path = format!("/connections/{connection}/token");
         let mut token = self.call(Method::POST, &path, &Value::Null).await?;
         for last in [false, true] {
-            let access_token = token["access_token"].as_str().unwrap_or_default();
-            let answer = self
-                .client
-                .get(provider_api)
-                .bearer_auth(access_token)
-                .send()
-                .await?;
+            let request = self.client.get(provider_api);
+            let answer = authorized(request, &token)?.send().await?;
             if answer.status() != StatusCode::UNAUTHORIZED || last {
                 return Ok(answer.error_for_status()?.text().await?);
             }
@@ -123,33 +130,54 @@ impl Patchbay {
     }
 }
 
-fn why(problem: &Value, user: &str) -> Why {
-    let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-    let (code, detail) = (text("code"), text("detail"));
-    match code.as_str() {
-        "needs_reauthorization" | "account_mismatch" | "not_connected" => Why::User(format!(
-            "{user} has to act: {detail} ({code}; begin at {})",
-            text("connect")
+/// A text in an answer; empty where there is none.
+fn text<'a>(answer: &'a Value, field: &str) -> &'a str {
+    answer[field].as_str().unwrap_or_default()
+}
+
+/// A request with the credentials that a token has by its type. API keys go where many providers want them; others
+/// have a header of their own for them.
+fn authorized(request: RequestBuilder, token: &Value) -> Result<RequestBuilder, Why> {
+    match text(token, "type") {
+        "oauth2" => Ok(request.bearer_auth(text(token, "access_token"))),
+        "api_key" => Ok(request.bearer_auth(text(token, "api_key"))),
+        "basic" => Ok(request.basic_auth(text(token, "username"), Some(text(token, "password")))),
+        other => Err(Why::Operator(format!(
+            "this example knows no credentials of the type {other}"
+        ))),
+    }
+}
+
+fn why(status: StatusCode, problem: &Value, user: &str) -> Why {
+    let (code, detail) = (text(problem, "code"), text(problem, "detail"));
+    match (code, status.as_u16()) {
+        ("needs_reauthorization" | "not_connected", _) => Why::User(format!(
+            "{user} has to act: {detail} ({code}); begin at {}",
+            text(problem, "connect")
         )),
-        _ => Why::Later(format!("not now: {detail} ({code})")),
+        ("account_mismatch", _) => Why::User(format!("{user} has to act: {detail} ({code})")),
+        ("nango_disabled", _) => Why::Operator(format!("{detail} ({code})")),
+        (_, 429 | 503 | 504) => Why::Later(format!("{detail} ({code})")),
+        _ => Why::Operator(format!("{detail} ({code})")),
     }
 }
 
 async fn run() -> Result<String, Why> {
     let setting =
         |name: &str, default: &str| env::var(name).unwrap_or_else(|_unset| default.to_owned());
+    let needed =
+        |name: &str| env::var(name).map_err(|_unset| Why::Operator(format!("{name} is not set")));
+    let provider_api = needed("PROVIDER_API")?;
     let patchbay = Patchbay {
         client: Client::builder().timeout(Duration::from_secs(30)).build()?,
         url: setting("PATCHBAY_URL", "http://localhost:8000"),
-        key: setting("PATCHBAY_KEY", ""),
+        key: needed("PATCHBAY_KEY")?,
         user: setting("PATCHBAY_USER", "ada"),
     };
     let connector = setting("CONNECTOR", "gmail");
     let account = env::var("ACCOUNT").ok();
     let connection = patchbay.pick(&connector, account.as_deref()).await?;
-    let answer = patchbay
-        .step(&connection, &setting("PROVIDER_API", ""))
-        .await?;
+    let answer = patchbay.step(&connection, &provider_api).await?;
     Ok(format!("{connector} answers {}: {answer}", patchbay.user))
 }
 
@@ -167,6 +195,10 @@ async fn main() -> ExitCode {
         Err(Why::Later(text)) => {
             eprintln!("{text}");
             ExitCode::from(75)
+        }
+        Err(Why::Operator(text)) => {
+            eprintln!("{text}");
+            ExitCode::from(78)
         }
     }
 }

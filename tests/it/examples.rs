@@ -31,7 +31,12 @@ async fn examples() -> [Vec<String>; 2] {
     ]
 }
 
-async fn run(house: &House, example: &[String], account: Option<&str>) -> (Option<i32>, String) {
+/// How an example ends, and what it says, with these settings besides.
+async fn run(
+    house: &House,
+    example: &[String],
+    settings: &[(&str, &str)],
+) -> (Option<i32>, String) {
     let mut command = Command::new(&example[0]);
     command
         .args(&example[1..])
@@ -42,20 +47,19 @@ async fn run(house: &House, example: &[String], account: Option<&str>) -> (Optio
             "PROVIDER_API",
             format!("http://{}/provider/userinfo", house.sandbox.address()),
         )
+        .envs(settings.iter().copied())
         .stdin(Stdio::null());
-    if let Some(account) = account {
-        command.env("ACCOUNT", account);
-    }
     let output = command.output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
 /// Runs both examples; each has to end with this code and say this.
-async fn both(house: &House, account: Option<&str>, code: i32, says: &[&str]) {
+async fn both(house: &House, settings: &[(&str, &str)], code: i32, says: &[&str]) {
     for example in examples().await {
-        let (ended, said) = run(house, &example, account).await;
+        let (ended, said) = run(house, &example, settings).await;
         assert_eq!(ended, Some(code), "{said}");
+        assert!(!said.contains("Traceback"), "{said}");
         assert!(says.iter().all(|part| said.contains(part)), "{said}");
     }
 }
@@ -64,11 +68,11 @@ async fn both(house: &House, account: Option<&str>, code: i32, says: &[&str]) {
 async fn a_workflow_picks_an_account_uses_its_token_and_says_when_it_is_dead() {
     let house = House::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
     let (ada, bob) = (house.user("ada").await, house.user("bob").await);
-    both(&house, None, 2, &["ada has not connected gmail"]).await;
+    both(&house, &[], 2, &["ada has not connected gmail"]).await;
 
     let first = ada.connected("gmail").await;
     bob.connected("gmail").await;
-    both(&house, None, 0, &["gmail answers ada", "Ada Lovelace"]).await;
+    both(&house, &[], 0, &["gmail answers ada", "Ada Lovelace"]).await;
 
     let (_, begun) = ada
         .call(Method::POST, "/gmail/connect?instance_id=second", None)
@@ -76,18 +80,35 @@ async fn a_workflow_picks_an_account_uses_its_token_and_says_when_it_is_dead() {
     house.popup(begun["oauth_url"].as_str().unwrap()).await;
     ada.until(begun["connection_id"].as_str().unwrap(), "connected")
         .await;
-    both(&house, None, 2, &["several accounts"]).await;
-    both(&house, Some("second"), 0, &["gmail answers ada"]).await;
+    both(&house, &[], 2, &["several accounts"]).await;
+    let second = [("ACCOUNT", "second")];
+    both(&house, &second, 0, &["gmail answers ada"]).await;
 
     // The provider ends the token early: the workflow says so, and is given another.
     let named = json!({ "connection_id": first["nango_connection_id"] });
     house.control("expire", Method::POST, named.clone()).await;
     ada.disconnect("gmail", "?instance_id=second").await;
-    both(&house, None, 0, &["gmail answers ada"]).await;
+    both(&house, &[], 0, &["gmail answers ada"]).await;
 
     house.control("revoke", Method::POST, named).await;
     let path = format!("/connections/{}/check", first["id"].as_str().unwrap());
     let (_, dead) = ada.call(Method::POST, &path, None).await;
     assert_eq!(dead["status_reason"], "needs_reauthorization");
-    both(&house, None, 2, &["needs_reauthorization", "/reconnect"]).await;
+    both(&house, &[], 2, &["needs_reauthorization", "/reconnect"]).await;
+}
+
+#[tokio::test]
+async fn a_workflow_tells_what_passes_from_what_an_operator_has_to_mend() {
+    let house = House::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
+    house.user("ada").await.connected("gmail").await;
+    let nobody = [(
+        "PATCHBAY_KEY",
+        "pbk_nobody_0123456789abcdef0123456789abcdef",
+    )];
+    both(&house, &nobody, 78, &["unauthenticated"]).await;
+    let replica = house.replica(&[("NANGO_ENABLED", "false")]).await;
+    let off = [("PATCHBAY_URL", &*replica.url)];
+    both(&house, &off, 78, &["nango_disabled"]).await;
+    let nowhere = [("PATCHBAY_URL", "http://127.0.0.1:9")];
+    both(&house, &nowhere, 75, &["127.0.0.1:9"]).await;
 }
