@@ -166,11 +166,14 @@ async fn scopes(report: &mut Report, nango: &Nango) {
 
 /// Each connector that is on, against what Nango has under its key.
 fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>) {
+    let mut offered = 0;
     let mut configured = 0;
+    let mut missing: Vec<String> = Vec::new();
     for connector in catalog.iter() {
         if connector.availability() != Availability::Available {
             continue;
         }
+        offered += 1;
         let (slug, key) = (&connector.slug, &connector.integration_key);
         let wanted = connector.provider.as_deref().unwrap_or_default();
         match kept.get(key.as_str()) {
@@ -180,12 +183,18 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
                 format!("{slug}: Nango's integration {key:?} is of the provider {provider:?}, not {wanted:?}"),
                 format!("make {key:?} anew in Nango with {wanted:?}, or name another integration_key in CATALOG_FILE"),
             ),
-            None => report.warn(
-                "connector",
-                format!("{slug}: Nango has no integration {key:?}"),
-                format!("add {key:?} of the provider {wanted:?} in Nango, or switch the connector off in CATALOG_FILE"),
-            ),
+            None if key == slug => missing.push(slug.clone()),
+            None => missing.push(format!("{slug} ({key})")),
         }
+    }
+    // Mostly there are many: an operator offers some of what Patchbay knows.
+    if !missing.is_empty() {
+        let (count, names) = (missing.len(), missing.join(", "));
+        report.warn(
+            "connector",
+            format!("Nango has no integration for {count} of {offered} connectors, which users see as not set up: {names}"),
+            "add one in Nango for each that you offer, of the provider that GET /api/v1/connectors names, its key the slug or what is in brackets; switch the others off in CATALOG_FILE (enabled = false)",
+        );
     }
     let found = format!("{configured} connectors have their integration at Nango");
     if configured > 0 {

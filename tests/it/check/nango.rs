@@ -61,10 +61,13 @@ async fn what_is_wrong_with_nango_is_told() {
 }
 
 #[tokio::test]
-async fn connectors_without_their_integration_are_told_one_by_one() {
+async fn connectors_without_their_integration_are_told_together_and_wrong_ones_one_by_one() {
     let house = House::build(&[], |nango| {
         nango.clock = Clock::System;
-        nango.integrations.retain(|one| one.unique_key != "gmail");
+        let missing = ["gmail", "notion"];
+        nango
+            .integrations
+            .retain(|one| !missing.contains(&one.unique_key.as_str()));
         for one in &mut nango.integrations {
             if one.unique_key == "github" {
                 "gitlab".clone_into(&mut one.provider);
@@ -75,14 +78,15 @@ async fn connectors_without_their_integration_are_told_one_by_one() {
     let report = checked(&house, &[], None).await;
     let all = wrong(&report);
     assert_eq!(all.len(), 2, "{all:#?}");
-    let of = |slug: &str| *all.iter().find(|line| line.2.starts_with(slug)).unwrap();
-    let (check, level, found, mend) = of("gmail");
-    assert_eq!((check, level), ("connector", Level::Warn));
-    assert_eq!(found, "gmail: Nango has no integration \"gmail\"");
-    assert!(mend.contains("add \"gmail\" of the provider"), "{mend}");
-    let (check, level, found, _) = of("github");
+    let (check, level, found, _) = all[0];
     assert_eq!((check, level), ("connector", Level::Fail));
+    assert!(found.starts_with("github: "), "{found}");
     assert!(found.contains("of the provider \"gitlab\""), "{found}");
+    let (check, level, found, mend) = all[1];
+    assert_eq!((check, level), ("connector", Level::Warn));
+    assert!(found.contains("no integration for 2 of "), "{found}");
+    assert!(found.ends_with("not set up: gmail, notion"), "{found}");
+    assert!(mend.contains("switch the others off"), "{mend}");
 
     let bare = House::build(&[], |nango| {
         nango.clock = Clock::System;
