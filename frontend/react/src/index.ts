@@ -12,7 +12,7 @@ export { ConnectionPicker, type ConnectionPickerProps } from "./components/Conne
 export { ConnectionStatus, type ConnectionStatusProps } from "./components/ConnectionStatus.js";
 export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/ConnectorCatalog.js";
 export { ConnectorLogo } from "./components/ConnectorLogo.js";
-export { ErrorNotice } from "./components/ErrorNotice.js";
+export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
 
 export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";

@@ -6,7 +6,7 @@ import type { Messages } from "../react/messages.js";
 import type { UseConnect } from "../react/useConnect.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
-import { ErrorNotice, errorText } from "./ErrorNotice.js";
+import { ErrorNotice, errorText, Reference } from "./ErrorNotice.js";
 
 /** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
 export function flowText(state: FlowState, name: string, messages: Messages): string {
@@ -53,6 +53,7 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
       <p data-patchbay="flow-text" role="status" aria-live="polite">
         {flowText(state, name, messages)}
       </p>
+      {state.phase === "refused" && <Reference error={state.error} />}
       {blocked && (
         <a data-patchbay="link" href={blocked} target="_blank" rel="noopener noreferrer" onClick={connect.followed}>
           {messages.openHere}

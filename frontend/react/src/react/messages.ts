@@ -32,8 +32,10 @@ export interface Messages {
   reasons: Record<Reason, string>;
   advice: Partial<Record<Reason, string>>;
   failing: string;
-  /** What is said of an error; of any other, the service's own words. */
-  errors: Partial<Record<ErrorCode, string>>;
+  /** What is said of an error. */
+  errors: Record<ErrorCode, string>;
+  /** The id under which the service's log tells more of an error. */
+  reference: (id: string) => string;
 
   catalog: string;
   search: string;
@@ -150,20 +152,47 @@ export const defaultMessages: Messages = {
   failing: "The provider does not answer as it should. It is tried again.",
   errors: {
     session_expired: "Your session has ended. Sign in again.",
+    token_unavailable: "Your sign-in could not be renewed. Try again in a moment.",
     network: "The server could not be reached.",
-    nango_unavailable: "The connection service cannot be reached at the moment.",
-    nango_timeout: "The connection service did not answer in time.",
-    nango_rate_limited: "The connection service asks for a pause.",
-    nango_disabled: "Connecting is switched off at the moment.",
-    nango_misconfigured: "Connecting is not set up correctly. Tell support.",
+    unreadable: "The server's answer makes no sense. Try again in a moment.",
+
+    invalid_request: "That cannot be done the way it was asked for.",
+    unauthenticated: "You are not signed in.",
+    invalid_signature: "The sender could not be verified.",
+    not_found: "There is nothing here.",
+    connector_not_found: "There is no such connector.",
+    connection_not_found: "There is no such connection.",
+    method_not_allowed: "That cannot be done here.",
+    not_connected: "It is not connected.",
+    service_key_needed: "You are not allowed to do that.",
+    insufficient_scope: "You are not allowed to do that.",
+    user_required: "Nobody is named for whom to do that.",
+    needs_reauthorization: "The provider no longer accepts the authorization. Reconnect it.",
+    account_mismatch: "It was authorized as another account. Keep that one, or reconnect with the right one.",
+    provider_unavailable: "The provider does not answer as it should. Try again in a moment.",
+    request_timeout: "Sending it took too long. Try again.",
+    connector_unavailable: "This connector is not available.",
     connector_not_configured: "This connector is not set up yet.",
+    ambiguous_connection: "Several accounts are connected. Choose one of them.",
+    idempotency_key_under_way: "The same is under way already. Wait a moment.",
+    idempotency_key_reused: "Something else was asked for before. Begin again.",
+    payload_too_large: "That is too much to send.",
+    unsupported_media_type: "The server cannot read what was sent.",
+    internal: "Something broke on the server.",
+    nango_misconfigured: "Connecting is not set up correctly. Tell support.",
+    nango_error: "The connection service's answer makes no sense. If it stays so, tell support.",
+    nango_disabled: "Connecting is switched off at the moment.",
+    nango_unavailable: "The connection service cannot be reached at the moment.",
+    nango_rate_limited: "The connection service asks for a pause.",
+    nango_timeout: "The connection service did not answer in time.",
+    keys_unavailable: "Your sign-in cannot be verified at the moment.",
     database_unavailable: "The server cannot do that at the moment.",
     rate_limited: "That was too often. Wait a moment.",
     overloaded: "The server has too much to do at the moment.",
     stopping: "The server is being restarted.",
     starting: "The server is starting.",
-    internal: "Something broke on the server.",
   },
+  reference: (id) => `Reference: ${id}`,
 
   catalog: "Connectors",
   search: "Search connectors",

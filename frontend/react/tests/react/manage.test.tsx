@@ -6,13 +6,18 @@ import {
   ConnectionPicker,
   ConnectionStatus,
   ConnectorCatalog,
+  defaultMessages,
+  ErrorNotice,
+  errorText,
   FlowNotice,
+  PatchbayError,
   type Attempt,
   type Connection,
+  type ErrorCode,
   type UseConnect,
 } from "../../src/index.js";
 import { browser } from "../support/browser.js";
-import { Proxy } from "../support/proxy.js";
+import { Proxy, type Seen } from "../support/proxy.js";
 import { connected, page } from "../support/render.js";
 
 const SOON = { timeout: 20_000 };
@@ -77,16 +82,40 @@ test("the manager reconnects what works, and says that it goes on working when i
   expect((await elsewhere.history(id)).events[0]).toMatchObject({ kind: "reauthorized" });
 });
 
+/** The list of connections is not to be had, and everything else is. */
+const noList = ({ path }: Seen) => (path.startsWith("/connections?") ? 404 : "pass");
+
 test("an error says what it is, and is tried again by one click", async () => {
   const proxy = await Proxy.start();
-  proxy.fate = ({ path }) => (path.startsWith("/connections?") ? 404 : "pass");
+  proxy.fate = noList;
   const { person } = await page(<ConnectionManager />, { proxy });
   const alert = await screen.findByRole("alert", undefined, SOON);
-  expect(alert.textContent).toMatch(/The server answered 404/);
+  expect(alert.textContent).toContain(defaultMessages.errors.unreadable);
   proxy.fate = () => "pass";
   await person.click(within(alert).getByRole("button", { name: "Try again" }));
   await screen.findByText("Nothing is connected yet.", undefined, SOON);
   expect(screen.queryByRole("alert")).toBeNull();
+});
+
+test("every code of an error has words for a user, and its id can be read and copied", async () => {
+  const error = (code: string, requestId?: string) =>
+    new PatchbayError({ status: 502, code: code as ErrorCode, title: "", detail: "for an operator", requestId });
+  for (const code of ["nango_error", "connector_unavailable", "token_unavailable", "unreadable", "invalid_request"]) {
+    expect(errorText(error(code), defaultMessages)).not.toBe("for an operator");
+  }
+  expect(errorText(error("a newer service's"), defaultMessages)).toBe("for an operator");
+  const refused = { phase: "refused", error: error("nango_error", "0198-refused") } as const;
+  await page(
+    <>
+      <FlowNotice name="Gmail" connect={{ ...controls, dismiss: () => {}, state: refused }} />
+      <ErrorNotice error={error("nango_error", "0198-noticed")} />
+      <ErrorNotice error={error("network")} />
+    </>,
+  );
+  expect(screen.getByText("Reference: 0198-refused")).toBeTruthy();
+  const [noticed, network] = screen.getAllByRole("alert");
+  expect(noticed?.textContent).toBe(`${defaultMessages.errors.nango_error}Reference: 0198-noticed`);
+  expect(network?.textContent).toBe(defaultMessages.errors.network);
 });
 
 test("the catalog is searched, sorted into categories, fetched page by page, and connects", async () => {
