@@ -30,7 +30,7 @@ export interface ConnectButtonProps {
 /** Connects an account, and says how it goes. */
 export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const { connectorId, connectorName, instanceId = "", connectionId, details, onConnected } = props;
-  const { connections, getConnection } = useConnections();
+  const { connections, getConnection, isUnknown } = useConnections();
   const messages = useMessages();
   const target = connectionId === undefined ? { connectorId, instanceId } : { connectionId };
   const connect = useConnect(target, { details, onConnected });
@@ -49,7 +49,7 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const done = connectionId === undefined && !isBusy && status === "connected";
   const label = done ? messages.connected(connectorName) : words(state, again, connectorName, messages);
   return (
-    <div data-patchbay="connect" data-phase={state.phase} data-status={status} className={props.className}>
+    <div data-patchbay="connect" data-phase={state.phase} data-status={isUnknown ? "unknown" : status} className={props.className}>
       <button
         type="button"
         data-patchbay="button"

@@ -22,8 +22,8 @@ export function ConnectionManager({ connectorId, className }: ConnectionManagerP
   return (
     <section data-patchbay="manager" aria-label={messages.connections} className={className}>
       {error && <ErrorNotice error={error} onRetry={() => void refetch()} />}
-      {isLoading && !error && <p aria-busy="true">{messages.loading}</p>}
-      {!isLoading && others.length === 0 && <p data-patchbay="empty">{messages.noConnections}</p>}
+      {isLoading && <p aria-busy="true">{messages.loading}</p>}
+      {!isLoading && !error && others.length === 0 && <p data-patchbay="empty">{messages.noConnections}</p>}
       <ul data-patchbay="list">
         {others.map((connection) => (
           <ConnectionCard key={connection.id} connection={connection} />

@@ -4,7 +4,7 @@ import { freeInstance, isOf, nameOf } from "../react/find.js";
 import { useConnections } from "../react/useConnections.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
-import { ConnectionStatus } from "./ConnectionStatus.js";
+import { ConnectionStatus, unknownText } from "./ConnectionStatus.js";
 import { ErrorNotice } from "./ErrorNotice.js";
 
 /** Props of `ConnectionPicker`. */
@@ -25,9 +25,11 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const { connectorId, connectorName, value, onChange, className } = props;
   const messages = useMessages();
   const id = useId();
-  const { connections, isLoading, error, refetch } = useConnections();
+  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
   const own = connections.filter((connection) => isOf(connection, connectorId) && offered(connection, value));
   const chosen = own.find((connection) => connection.id === value);
+  // What is chosen stays so while nothing is known of it.
+  const kept = isUnknown ? value : null;
   const choose = (connection: Connection | null) => onChange(connection?.id ?? null, connection);
   return (
     <div data-patchbay="picker" className={className}>
@@ -35,11 +37,12 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
       <select
         id={id}
         data-patchbay="input"
-        value={chosen?.id ?? ""}
+        value={chosen?.id ?? kept ?? ""}
         aria-busy={isLoading || undefined}
         onChange={(event) => choose(own.find((connection) => connection.id === event.target.value) ?? null)}
       >
-        <option value="">{isLoading ? messages.loading : messages.pickNone}</option>
+        <option value="">{isLoading && !isUnknown ? messages.loading : messages.pickNone}</option>
+        {kept !== null && <option value={kept}>{unknownText(error, messages)}</option>}
         {own.map((connection) => (
           <option key={connection.id} value={connection.id}>
             {connection.status === "connected"
@@ -60,7 +63,7 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
           />
         </>
       )}
-      {!isLoading && <OneMore {...props} connections={connections} any={own.length > 0} onConnected={choose} />}
+      {!isLoading && !isUnknown && <OneMore {...props} connections={connections} any={own.length > 0} onConnected={choose} />}
     </div>
   );
 }

@@ -1,8 +1,11 @@
 import type { ReactNode } from "react";
+import { isOfSession } from "../react/cache.js";
 import { useMessages } from "../react/context.js";
 import { accountOf, isFromElsewhere } from "../react/find.js";
+import type { Messages } from "../react/messages.js";
 import { useConnections } from "../react/useConnections.js";
 import type { Connection, Status } from "../types.js";
+import { errorText } from "./ErrorNotice.js";
 import { StatusIcon } from "./StatusIcon.js";
 
 /** Props of `ConnectionStatus`: a connection, or a connector (by slug or id) whose connection is looked up. */
@@ -32,8 +35,15 @@ interface LookedUpProps {
 }
 
 function LookedUp({ connectorId, instanceId, reason, className }: LookedUpProps): ReactNode {
-  const { getConnection, isLoading } = useConnections();
+  const { getConnection, isLoading, isUnknown, error } = useConnections();
   const messages = useMessages();
+  if (isUnknown) {
+    return (
+      <span data-patchbay="status" data-status="unknown" className={className}>
+        {unknownText(error, messages)}
+      </span>
+    );
+  }
   if (isLoading) {
     return (
       <span data-patchbay="status" data-status="loading" aria-busy="true" className={className}>
@@ -42,6 +52,11 @@ function LookedUp({ connectorId, instanceId, reason, className }: LookedUpProps)
     );
   }
   return <Shown connection={getConnection(connectorId, instanceId)} reason={reason} className={className} />;
+}
+
+/** What to say where the connections could not be fetched: that they are asked for again, if they are. */
+export function unknownText(error: Error | null, messages: Messages): string {
+  return error && isOfSession(error) ? errorText(error, messages) : messages.statusUnknown;
 }
 
 interface ShownProps {

@@ -18,6 +18,8 @@ export class Cache {
   readonly #client: Client;
   readonly #queries: QueryClient;
   readonly #prefix: QueryKey;
+  /** Why the list of connections was last not to be had. */
+  failure: Error | null = null;
   #cleared = false;
   readonly #refreshing = new Map<string, "once" | "again">();
 
@@ -49,6 +51,15 @@ export class Cache {
 
   /** Every connection, page by page. */
   async fetchConnections(signal: AbortSignal): Promise<ConnectionList> {
+    try {
+      return await this.#pages(signal);
+    } catch (error) {
+      if (!signal.aborted) this.failure = error as Error;
+      throw error;
+    }
+  }
+
+  async #pages(signal: AbortSignal): Promise<ConnectionList> {
     const connections: Connection[] = [];
     let cursor: string | null = null;
     for (;;) {
@@ -143,6 +154,23 @@ export function worthRetrying(failures: number, error: Error): boolean {
 
 /** How long react-query should wait before it does: as long as the service says, if it does. */
 export function pauseBeforeRetry(failures: number, error: Error): number {
-  const asked = error instanceof PatchbayError ? (error.retryAfter ?? 0) : 0;
-  return Math.max(asked * 1_000, 1_000 * 2 ** failures);
+  return Math.max(askedFor(error), 1_000 * 2 ** failures);
+}
+
+/** How long until that is asked for once more of which nothing is known yet, in milliseconds. */
+const AGAIN = 10_000;
+
+/** How long react-query should wait with that; false where it waits for the user to sign in. */
+export function pauseBeforeAgain(error: Error): number | false {
+  return isOfSession(error) ? false : Math.max(askedFor(error), AGAIN);
+}
+
+/** Whether nothing but signing in again helps. */
+export function isOfSession(error: Error): boolean {
+  return error instanceof PatchbayError && error.code === "session_expired";
+}
+
+/** How long the service asks to be left alone, in milliseconds. */
+function askedFor(error: Error): number {
+  return error instanceof PatchbayError ? (error.retryAfter ?? 0) * 1_000 : 0;
 }

@@ -32,6 +32,8 @@ export interface Messages {
   reasons: Record<Reason, string>;
   advice: Partial<Record<Reason, string>>;
   failing: string;
+  /** Where the connections could not be fetched, so that nothing is known of any. */
+  statusUnknown: string;
   /** What is said of an error. */
   errors: Record<ErrorCode, string>;
   /** The id under which the service's log tells more of an error. */
@@ -150,6 +152,7 @@ export const defaultMessages: Messages = {
     account_mismatch: "Keep the other account, or reconnect with the right one.",
   },
   failing: "The provider does not answer as it should. It is tried again.",
+  statusUnknown: "Status unknown. Trying again.",
   errors: {
     session_expired: "Your session has ended. Sign in again.",
     token_unavailable: "Your sign-in could not be renewed. Try again in a moment.",

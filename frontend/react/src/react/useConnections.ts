@@ -2,7 +2,7 @@ import { useMutation, useQuery } from "@tanstack/react-query";
 import { useCallback, useEffect, useRef, useState } from "react";
 import { connectOnce } from "../flow/promise.js";
 import type { Connection, DisconnectAnswer, Status } from "../types.js";
-import { pauseBeforeRetry, worthRetrying } from "./cache.js";
+import { pauseBeforeAgain, pauseBeforeRetry, worthRetrying } from "./cache.js";
 import { usePatchbay } from "./context.js";
 import { best, isOf } from "./find.js";
 
@@ -13,7 +13,10 @@ export interface UseConnections {
   totalCount: number;
   /** Whether this account is connected; without an instance, whether any of the connector's is. */
   isConnected: (connectorId: string, instanceId?: string) => boolean;
-  /** Where this account stands; without an instance, the best of the connector's. `disconnected` if there is none. */
+  /**
+   * Where this account stands; without an instance, the best of the connector's. `disconnected` if there is none, and
+   * while nothing is known: see `isLoading` and `isUnknown`.
+   */
   getConnectionStatus: (connectorId: string, instanceId?: string) => Status;
   /** The connection that `getConnectionStatus` tells of. */
   getConnection: (connectorId: string, instanceId?: string) => Connection | undefined;
@@ -30,7 +33,9 @@ export interface UseConnections {
   isDisconnecting: boolean;
   /** Whether nothing is known yet. */
   isLoading: boolean;
-  /** Why the connections could not be fetched. */
+  /** Whether nothing is known because they could not be fetched. That there is none of them says nothing then. */
+  isUnknown: boolean;
+  /** Why the connections could not be fetched. It stays while they are asked for again. */
   error: Error | null;
   /** Fetches them again. */
   refetch: () => Promise<unknown>;
@@ -48,7 +53,10 @@ export function useConnections(): UseConnections {
     retryDelay: pauseBeforeRetry,
     // The event stream tells of changes.
     staleTime: 30_000,
+    // But not of what is not known at all.
+    refetchInterval: ({ state }) => (state.error && state.data === undefined ? pauseBeforeAgain(state.error) : false),
   });
+  const isUnknown = query.data === undefined && query.errorUpdateCount > 0;
   const connections = query.data?.connections ?? NONE;
   const getConnection = useCallback(
     (connectorId: string, instanceId?: string) =>
@@ -105,7 +113,8 @@ export function useConnections(): UseConnections {
     isConnecting: connecting > 0,
     isDisconnecting: isPending,
     isLoading: query.isPending,
-    error: query.error,
+    isUnknown,
+    error: query.error ?? (isUnknown ? cache.failure : null),
     refetch: query.refetch,
   };
 }

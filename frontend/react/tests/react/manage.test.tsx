@@ -91,10 +91,43 @@ test("an error says what it is, and is tried again by one click", async () => {
   const { person } = await page(<ConnectionManager />, { proxy });
   const alert = await screen.findByRole("alert", undefined, SOON);
   expect(alert.textContent).toContain(defaultMessages.errors.unreadable);
+  // That there is nothing is not known.
+  expect(screen.queryByText("Nothing is connected yet.")).toBeNull();
   proxy.fate = () => "pass";
   await person.click(within(alert).getByRole("button", { name: "Try again" }));
   await screen.findByText("Nothing is connected yet.", undefined, SOON);
   expect(screen.queryByRole("alert")).toBeNull();
+});
+
+test("what could not be fetched is unknown rather than not connected, until it could", async () => {
+  const proxy = await Proxy.start();
+  proxy.fate = noList;
+  const { person, elsewhere } = await page(
+    <>
+      <ConnectionStatus connectorId="gmail" />
+      <ConnectionManager />
+    </>,
+    { proxy },
+  );
+  await connected(elsewhere, "gmail");
+  await screen.findByText("Status unknown. Trying again.", undefined, SOON);
+  const alert = screen.getByRole("alert");
+  const asked = proxy.count("GET /connections?");
+  // It is asked for again by itself; meanwhile nothing else is claimed, and nothing is read out anew.
+  await waitFor(() => expect(proxy.count("GET /connections?")).toBeGreaterThan(asked), SOON);
+  expect(screen.getByText("Status unknown. Trying again.")).toBeTruthy();
+  expect(screen.getByRole("alert")).toBe(alert);
+  expect(screen.queryByText("Not connected")).toBeNull();
+  proxy.fate = () => "pass";
+  await person.click(within(alert).getByRole("button", { name: "Try again" }));
+  await waitFor(() => expect(screen.getAllByText("Connected")).toHaveLength(2), SOON);
+  expect(screen.queryByText("Status unknown. Trying again.")).toBeNull();
+});
+
+test("what is not known for want of a session says that, for it is not asked for again", async () => {
+  await page(<ConnectionStatus connectorId="gmail" />, { getToken: () => null });
+  await screen.findByText("Your session has ended. Sign in again.", undefined, SOON);
+  expect(screen.queryByText("Not connected")).toBeNull();
 });
 
 test("every code of an error has words for a user, and its id can be read and copied", async () => {
@@ -171,6 +204,24 @@ test("the picker connects the first account, then another, and yields the connec
   await elsewhere.disconnect("gmail", { connectionId: first ?? "" });
   await screen.findByRole("option", { name: /\(Not connected\)/ }, SOON);
   expect(chosen()).toBe(first);
+});
+
+test("the picker keeps what was chosen while the list cannot be had, and offers no account to connect", async () => {
+  const { elsewhere, user, unmount } = await page(null);
+  const id = await connected(elsewhere, "gmail", "", "Mine");
+  unmount();
+  const proxy = await Proxy.start();
+  proxy.fate = noList;
+  await page(<ConnectionPicker connectorId="gmail" connectorName="Gmail" value={id} onChange={() => {}} />, { proxy, user });
+  await screen.findByRole("alert", undefined, SOON);
+  const picker = screen.getByRole<HTMLSelectElement>("combobox", { name: "Gmail account" });
+  expect(picker.value).toBe(id);
+  expect(picker.selectedOptions[0]?.textContent).toBe("Status unknown. Trying again.");
+  expect(screen.queryByRole("button", { name: /^Connect/ })).toBeNull();
+  proxy.fate = () => "pass";
+  await screen.findByRole("option", { name: "Mine" }, SOON);
+  expect(picker.value).toBe(id);
+  await screen.findByRole("button", { name: "Connect another account" });
 });
 
 test("what was granted in another browser is said to be so wherever it is shown, and can be ended", async () => {
