@@ -1,6 +1,7 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { accountOf, nameOf } from "../react/find.js";
+import type { Messages } from "../react/messages.js";
 import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
@@ -68,7 +69,7 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
             data-patchbay="button"
             data-quiet=""
             aria-disabled={it.busy !== null || undefined}
-            onClick={() => act.run(it.check, (now) => (now.status === "connected" ? messages.checked : ""))}
+            onClick={() => act.run(it.check, (now) => checkedText(now, messages))}
           >
             {messages.check}
           </button>
@@ -106,6 +107,12 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
       {open === "history" && <ConnectionHistory connectionId={connection.id} />}
     </li>
   );
+}
+
+/** What a check has found; empty where it does not work, of which the status says why. */
+function checkedText(connection: Connection, messages: Messages): string {
+  if (connection.status !== "connected") return "";
+  return connection.failing_since ? messages.failing : messages.checked;
 }
 
 function Facts({ connection, id }: { connection: Connection; id: string }): ReactNode {

@@ -17,6 +17,7 @@ import {
   type UseConnect,
 } from "../../src/index.js";
 import { browser } from "../support/browser.js";
+import { faults } from "../support/nango.js";
 import { Proxy, type Seen } from "../support/proxy.js";
 import { connected, page } from "../support/render.js";
 
@@ -80,6 +81,22 @@ test("the manager reconnects what works, and says that it goes on working when i
   await browser.popup.decide("allow");
   await screen.findByText("Gmail is connected.", undefined, SOON);
   expect((await elsewhere.history(id)).events[0]).toMatchObject({ kind: "reauthorized" });
+});
+
+test("a check says that it works only where it does", async () => {
+  const { person, elsewhere } = await page(<ConnectionManager connectorId="hubspot" />);
+  await connected(elsewhere, "hubspot", "", "Team");
+  const card = within(await screen.findByRole("listitem", { name: "Team" }, SOON));
+  await card.findByText("Connected", undefined, SOON);
+  await faults({ refuse_refresh: true });
+  await person.click(card.getByRole("button", { name: "Check" }));
+  const said = () => card.getAllByRole("status").map((status) => status.textContent);
+  await waitFor(() => expect(said()).toContain(defaultMessages.failing), SOON);
+  expect(said()).not.toContain("It works.");
+  await faults({});
+  await person.click(card.getByRole("button", { name: "Check" }));
+  await card.findByText("It works.", undefined, SOON);
+  expect(card.queryByText(defaultMessages.failing)).toBeNull();
 });
 
 /** The list of connections is not to be had, and everything else is. */
