@@ -1,4 +1,5 @@
-import { screen, waitFor, within } from "@testing-library/react";
+import { readFile } from "node:fs/promises";
+import { render, screen, waitFor, within } from "@testing-library/react";
 import { useState } from "react";
 import { expect, test, vi } from "vitest";
 import {
@@ -239,6 +240,16 @@ test("the picker keeps what was chosen while the list cannot be had, and offers 
   await screen.findByRole("option", { name: "Mine" }, SOON);
   expect(picker.value).toBe(id);
   await screen.findByRole("button", { name: "Connect another account" });
+});
+
+test("what will be read out is there before it has anything to say, in the package's own looks, too", async () => {
+  const styles = await readFile("src/styles.css", "utf8");
+  render(<style>{styles}</style>);
+  const { elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
+  await connected(elsewhere, "gmail", "", "Work");
+  const card = within(await screen.findByRole("listitem", { name: "Work" }, SOON));
+  const [connect, others] = card.getAllByRole("status");
+  expect([connect?.textContent, others?.textContent]).toEqual(["", ""]);
 });
 
 test("what was granted in another browser is said to be so wherever it is shown, and can be ended", async () => {
