@@ -5,6 +5,79 @@ import { connect, house } from "../lib/setup.mjs";
 
 const { test } = house();
 
+/** What the service answers where it refuses: words for its operator, and the id that leads to its log. */
+const refusal = (status, code) => ({
+  status,
+  contentType: "application/problem+json",
+  body: JSON.stringify({ code, title: "", detail: "words for an operator", request_id: "0198-in-the-log" }),
+});
+
+test("the list of accounts not to be had: said so, and nothing is offered as if there were none", async ({ visit, sandbox }) => {
+  const visitor = await visit({ path: "connectors/gmail" });
+  const { context, page } = visitor;
+  await connect(visitor, "Ada Lovelace (work)");
+  await context.route("**/connectors/connections?**", (route) => route.fulfill(refusal(502, "nango_error")));
+  await page.goto(`${sandbox.url}/console/`);
+  const alert = page.getByRole("alert").filter({ hasText: "Your accounts cannot be shown" });
+  await alert.getByText("If it stays so, tell support.").waitFor();
+  await alert.getByText("Reference: 0198-in-the-log").waitFor();
+  assert.equal(await page.getByText("words for an operator").count(), 0);
+  assert.equal(await page.getByRole("button", { name: "Connect Gmail" }).count(), 0);
+  await context.unroute("**/connectors/connections?**");
+  await alert.getByRole("button", { name: "Try again" }).click();
+  await page.getByRole("listitem").filter({ hasText: "Gmail" }).getByText("Ada Lovelace (work)").waitFor();
+});
+
+test("a check that finds trouble says so, where something is already listening", async ({ visit, sandbox }) => {
+  const visitor = await visit({ path: "connectors/linear" });
+  const { page } = visitor;
+  await connect(visitor, "Grace Hopper");
+  await page.getByRole("link", { name: "Grace Hopper" }).click();
+  const said = page.getByRole("region", { name: "What you can do" }).getByRole("status");
+  await page.getByRole("button", { name: "Check now" }).waitFor();
+  assert.deepEqual(await said.allTextContents(), [""]);
+  await sandbox.faults({ refuse_refresh: true });
+  await page.getByRole("button", { name: "Check now" }).click();
+  await said.getByText("Access could not be renewed. It is tried again.").waitFor();
+  await sandbox.faults({});
+  await page.getByRole("button", { name: "Check now" }).click();
+  await said.getByText("it works").waitFor();
+});
+
+test("what is refused says why: a connect on its card, a name beside its field, another account in its place", async ({ visit, sandbox }) => {
+  const visitor = await visit({ path: "connectors/hubspot" });
+  const { context, page } = visitor;
+  await connect(visitor, "Grace Hopper");
+  await page.getByRole("link", { name: "Grace Hopper" }).click();
+
+  const name = page.getByLabel("What you call it");
+  await name.fill("A name");
+  await context.route("**/connectors/connections/*", (route) =>
+    route.request().method() === "PATCH" ? route.fulfill(refusal(400, "invalid_request")) : route.fallback(),
+  );
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByRole("alert").getByText("That cannot be done the way it was asked for.").waitFor();
+  const described = await name.evaluate((input) => document.getElementById(input.getAttribute("aria-describedby"))?.textContent);
+  assert.match(described, /That cannot be done the way it was asked for\..*Reference: 0198-in-the-log/);
+  assert.equal(await name.getAttribute("aria-invalid"), "true");
+
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
+  await decide(popup, "Allow", "Alan Turing");
+  await context.route("**/account", (route) => route.fulfill(refusal(502, "nango_error")));
+  await page.getByRole("button", { name: "Use Alan Turing" }).click();
+  await page.getByRole("alert").getByText("If it stays so, tell support.").waitFor();
+  await context.unroute("**/account");
+  await page.getByRole("button", { name: "Use Alan Turing" }).click();
+  await page.getByRole("heading", { level: 1, name: "Alan Turing" }).waitFor();
+
+  await context.route("**/connect", (route) => route.fulfill(refusal(409, "connector_unavailable")));
+  await page.goto(`${sandbox.url}/console/`);
+  await page.getByRole("button", { name: "Connect Gmail" }).click();
+  const card = page.getByRole("listitem").filter({ hasText: "Gmail" });
+  await card.getByText("It could not be begun").waitFor();
+  await card.getByText("This connector is not available.").waitFor();
+});
+
 test("webhooks dropped: connected all the same", async ({ visit, sandbox }) => {
   await sandbox.faults({ drop_webhooks: true });
   const visitor = await visit({ path: "connectors/gmail" });
@@ -49,6 +122,9 @@ test("a disconnect while Nango refuses to delete is final here", async ({ visit,
   await page.getByRole("button", { name: "Disconnect" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
   await page.getByText("Disconnected", { exact: true }).first().waitFor();
+  // What is there at the provider is not ours to delete, and Nango has deleted nothing yet.
+  await page.getByText("Its stored credentials are deleted at Nango, which is asked until it confirms.").waitFor();
+  await page.getByText("The provider may still list the permission").waitFor();
   const own = async () => (await sandbox.connections()).filter((one) => one.tags.end_user_id === user);
   await sandbox.faults({});
   while ((await own()).length > 0) await new Promise((resolve) => setTimeout(resolve, 100));

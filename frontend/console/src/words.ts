@@ -1,4 +1,12 @@
-import type { Connection, ConnectionEvent, EventKind, FlowState, Reason } from "@patchbay/react";
+import {
+  defaultMessages,
+  errorText,
+  type Connection,
+  type ConnectionEvent,
+  type EventKind,
+  type FlowState,
+  type Reason,
+} from "@patchbay/react";
 
 /** How something stands, which is what its colour goes by. */
 export type Tone = "good" | "bad" | "wait" | "warn" | "off";
@@ -77,7 +85,9 @@ const REASONS: Record<Reason, Told> = {
   user_disconnected: {
     tone: "off",
     word: "Disconnected",
-    why: "It was disconnected, and nothing of it is kept at the provider's door.",
+    why:
+      "You disconnected it. Its stored credentials are deleted at Nango, which is asked until it confirms. " +
+      "The provider may still list the permission: withdraw it in your account there.",
     remedy: "Connect again",
   },
 };
@@ -167,10 +177,15 @@ export function flowWords(state: FlowState): { title: string; text: string } | n
     case "account_mismatch":
       return { title: "Another account came back", text: REASONS.account_mismatch.why };
     case "refused":
-      return { title: "It could not be begun", text: state.error.detail };
+      return { title: "It could not be begun", text: troubleText(state.error) };
     default:
       return null;
   }
+}
+
+/** What went wrong, in the words that the components have for it. */
+export function troubleText(error: Error): string {
+  return errorText(error, defaultMessages);
 }
 
 /** What a connection is called: by its user, or by its provider. */

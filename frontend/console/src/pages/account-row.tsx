@@ -46,7 +46,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           )}
         </div>
       </div>
-      {told && <FlowNotice flow={flow} state={state} />}
+      <FlowNotice flow={flow} state={state} />
       {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} flow={flow} />}
       {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">

@@ -5,14 +5,15 @@ import { Link, paths } from "../router.js";
 import { useTitle } from "../ui/hooks.js";
 import { Search } from "../ui/icons.js";
 import { Empty, Mark, Trouble } from "../ui/parts.js";
-import { flowWords, nameOf, standingOf, type Tone } from "../words.js";
+import { flowWords, nameOf, standingOf, troubleText, type Tone } from "../words.js";
 import { toneOf } from "./flow-notice.js";
 
 /** Everything that can be connected. */
 export function CatalogPage() {
   useTitle("Catalog");
   const catalog = useConnectors({ pageSize: 200 });
-  const { connections } = useConnections();
+  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
+  const unknown = isUnknown ? error : null;
   const [typed, setTyped] = useState("");
   const [category, setCategory] = useState<string | null>(null);
   const search = useDeferredValue(typed);
@@ -44,7 +45,10 @@ export function CatalogPage() {
         </div>
       </div>
       {catalog.error && <Trouble what="The catalog cannot be shown" error={catalog.error} retry={() => void catalog.refetch()} />}
-      {!catalog.error && (
+      {!catalog.error && unknown && (
+        <Trouble what="Your accounts cannot be shown" error={unknown} retry={() => void refetch()} />
+      )}
+      {!catalog.error && !unknown && (
         <div className="catalog">
           <Categories catalog={catalog} chosen={category} onChoose={setCategory} />
           <div>
@@ -58,7 +62,12 @@ export function CatalogPage() {
                 <h2>{name}</h2>
                 <ul className="cards">
                   {connectors.map((connector) => (
-                    <Card key={connector.id} connector={connector} connections={bySlug.get(connector.slug) ?? []} />
+                    <Card
+                      key={connector.id}
+                      connector={connector}
+                      connections={bySlug.get(connector.slug) ?? []}
+                      known={!isLoading}
+                    />
                   ))}
                 </ul>
               </section>
@@ -113,7 +122,14 @@ function Categories(props: {
   );
 }
 
-function Card({ connector, connections }: { connector: Connector; connections: Connection[] }) {
+interface CardProps {
+  connector: Connector;
+  connections: Connection[];
+  /** Whether these are all that there are: what may be connected already is not offered. */
+  known: boolean;
+}
+
+function Card({ connector, connections, known }: CardProps) {
   const { flow, state } = useFlow({ connectorId: connector.slug, instanceId: "" });
   const usable = connector.available && connector.configured !== false;
   const busy = state.phase === "starting" || state.phase === "waiting";
@@ -132,8 +148,13 @@ function Card({ connector, connections }: { connector: Connector; connections: C
           {line.tone !== "off" && <span className="dot" />}
           {line.text}
         </p>
+        {state.phase === "refused" && (
+          <p className="quiet small" role="alert">
+            {troubleText(state.error)}
+          </p>
+        )}
       </div>
-      {usable && connections.length === 0 && !busy && (
+      {usable && known && connections.length === 0 && !busy && (
         <button className="button compact" onClick={() => flow.start()}>
           Connect<span className="hidden"> {connector.name}</span>
         </button>

@@ -5,7 +5,7 @@ import { Link, paths } from "../router.js";
 import { ControlsContext } from "../sandbox/controls.js";
 import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
-import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble } from "../ui/parts.js";
+import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
 import { Disconnect } from "./disconnect.js";
@@ -53,6 +53,8 @@ function NotThere() {
   );
 }
 
+const FAILING = "Access could not be renewed. It is tried again.";
+
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
   const { flow, state } = useFlow(targetOf(connection));
@@ -65,9 +67,9 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
     setChecked(null);
     try {
       const now = await held.check();
-      if (now.status === "connected" && !now.failing_since) setChecked("Nango has just renewed its access: it works.");
+      if (now.status === "connected") setChecked(now.failing_since ? FAILING : "Nango has just renewed its access: it works.");
     } catch (error) {
-      setChecked(error instanceof Error ? error.message : "It could not be checked.");
+      setChecked(<Why error={error as Error} />);
     }
   };
   return (
@@ -81,7 +83,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
         <Pill tone={standing.tone}>{standing.word}</Pill>
       </div>
       <div className="stack">
-        {told && <FlowNotice flow={flow} state={state} />}
+        <FlowNotice flow={flow} state={state} />
         {!told && mismatch && <Mismatch connection={connection} flow={flow} />}
         {!told && !mismatch && standing.why && (
           <Notice
@@ -120,7 +122,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
               )}
               {connection.status !== "disconnected" && <Disconnect connection={connection} held={held} />}
             </div>
-            <p role="status" className="small quiet" hidden={!checked}>
+            <p role="status" className="small quiet live">
               {checked}
             </p>
           </div>

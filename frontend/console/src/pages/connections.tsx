@@ -23,7 +23,7 @@ export function ConnectionsPage() {
           Connect an account
         </Link>
       </div>
-      {isLoading && <Bones rows={3} label="Your connections are loading" />}
+      {isLoading && !error && <Bones rows={3} label="Your connections are loading" />}
       {error && <Trouble what="Your connections cannot be shown" error={error} retry={() => void refetch()} />}
       {!isLoading && !error && connections.length === 0 && (
         <Empty

@@ -39,7 +39,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
         <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
       )}
       {query.isPending && <Bones rows={2} label="The connector is loading" />}
-      {query.data && connections.isLoading && <Bones rows={2} label="The accounts are loading" />}
+      {query.data && connections.isLoading && !connections.error && <Bones rows={2} label="The accounts are loading" />}
       {connections.error && (
         <Trouble what="Your accounts cannot be shown" error={connections.error} retry={() => void connections.refetch()} />
       )}
@@ -86,7 +86,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
               </button>
             }
           >
-            A window opens in which {connector.name} asks you to allow access. You can take it back at any time, here or there.
+            A window opens in which {connector.name} asks you to allow access. You can disconnect it here at any time.
           </Empty>
         )}
         {current.length > 0 && (

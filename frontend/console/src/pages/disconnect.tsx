@@ -1,19 +1,19 @@
 import type { Connection, UseConnection } from "@patchbay/react";
 import { useState } from "react";
-import { Dialog, Notice } from "../ui/parts.js";
+import { Dialog, Refusal } from "../ui/parts.js";
 import { nameOf } from "../words.js";
 
 /** Ends a connection, once it is clear what that means. `words` are the button's, in a notice. */
 export function Disconnect({ connection, held, words }: { connection: Connection; held: UseConnection; words?: string }) {
   const [asking, setAsking] = useState(false);
-  const [trouble, setTrouble] = useState<string | null>(null);
+  const [trouble, setTrouble] = useState<Error | null>(null);
   const end = async () => {
     setTrouble(null);
     try {
       await held.disconnect();
       setAsking(false);
     } catch (error) {
-      setTrouble(error instanceof Error ? error.message : "It could not be disconnected.");
+      setTrouble(error as Error);
     }
   };
   return (
@@ -29,11 +29,7 @@ export function Disconnect({ connection, held, words }: { connection: Connection
             <li>The stored credentials are deleted at Nango; if it cannot be reached, it is asked until it confirms.</li>
             <li>The name and the history stay, and you can connect it again.</li>
           </ul>
-          {trouble && (
-            <div role="alert">
-              <Notice tone="bad">{trouble}</Notice>
-            </div>
-          )}
+          {trouble && <Refusal error={trouble} />}
           <div className="actions">
             <button className="button" autoFocus onClick={() => setAsking(false)}>
               Keep it

@@ -1,16 +1,19 @@
 import type { ConnectFlow, FlowState } from "@patchbay/react";
 import { Away } from "../ui/icons.js";
-import { Notice } from "../ui/parts.js";
+import { Notice, Why } from "../ui/parts.js";
 import { flowWords, type Tone } from "../words.js";
 
-/** Where a connect stands, while there is something to tell, and what can be done. */
+/**
+ * Where a connect stands, while there is something to tell, and what can be done. It belongs in the page before there
+ * is, for it is read out as it changes.
+ */
 export function FlowNotice({ flow, state }: { flow: ConnectFlow; state: FlowState }) {
   const words = flowWords(state);
   return (
-    <div aria-live="polite">
+    <div className="live" aria-live="polite">
       {words && (
         <Notice tone={toneOf(state)} title={words.title} actions={<Actions flow={flow} state={state} />}>
-          {words.text}
+          {state.phase === "refused" ? <Why error={state.error} /> : words.text}
         </Notice>
       )}
     </div>

@@ -1,10 +1,11 @@
 import type { Connection, UseConnection } from "@patchbay/react";
 import { useId, useState, type FormEvent } from "react";
+import { Why } from "../ui/parts.js";
 
 /** What the user calls an account. */
 export function Rename({ connection, held }: { connection: Connection; held: UseConnection }) {
   const [label, setLabel] = useState(connection.label ?? "");
-  const [trouble, setTrouble] = useState<string | null>(null);
+  const [trouble, setTrouble] = useState<Error | null>(null);
   const id = useId();
   const wanted = label.trim() || null;
   const changed = wanted !== (connection.label ?? null);
@@ -14,7 +15,7 @@ export function Rename({ connection, held }: { connection: Connection; held: Use
     try {
       await held.rename(wanted);
     } catch (error) {
-      setTrouble(error instanceof Error ? error.message : "It could not be renamed.");
+      setTrouble(error as Error);
     }
   };
   return (
@@ -30,6 +31,7 @@ export function Rename({ connection, held }: { connection: Connection; held: Use
             placeholder={connection.account?.name ?? "Work, private, …"}
             value={label}
             aria-invalid={trouble !== null}
+            aria-describedby={trouble ? `${id}-trouble` : undefined}
             onChange={(event) => setLabel(event.target.value)}
           />
         </div>
@@ -37,7 +39,11 @@ export function Rename({ connection, held }: { connection: Connection; held: Use
           {held.busy === "rename" ? "Saving…" : "Save"}
         </button>
       </div>
-      {trouble && <p role="alert">{trouble}</p>}
+      {trouble && (
+        <p id={`${id}-trouble`} role="alert">
+          <Why error={trouble} />
+        </p>
+      )}
     </form>
   );
 }

@@ -1,6 +1,6 @@
 import { PatchbayError } from "@patchbay/react";
 import { useEffect, useRef, type ReactNode } from "react";
-import type { Tone } from "../words.js";
+import { troubleText, type Tone } from "../words.js";
 
 /** Initials in a colour, the same for the same name everywhere. */
 export function Mark({ name, seed, size = "" }: { name: string; seed: string; size?: "" | "small" | "large" }) {
@@ -60,6 +60,28 @@ export function isNotThere(error: Error): boolean {
   return error instanceof PatchbayError && (error.status === 404 || error.status === 400);
 }
 
+/** What went wrong, and the id under which the service's log tells more of it. */
+export function Why({ error }: { error: Error }) {
+  const id = error instanceof PatchbayError ? error.requestId : undefined;
+  return (
+    <>
+      {troubleText(error)}
+      {id && <small className="reference"> Reference: {id}</small>}
+    </>
+  );
+}
+
+/** What was not done, and why; read out at once. */
+export function Refusal({ error }: { error: Error }) {
+  return (
+    <div role="alert">
+      <Notice tone="bad">
+        <Why error={error} />
+      </Notice>
+    </div>
+  );
+}
+
 /** What could not be had, and the way to ask again. */
 export function Trouble({ what, error, retry }: { what: string; error: Error; retry: () => void }) {
   return (
@@ -72,7 +94,7 @@ export function Trouble({ what, error, retry }: { what: string; error: Error; re
           </button>
         }
       >
-        {error.message}
+        <Why error={error} />
       </Empty>
     </div>
   );
