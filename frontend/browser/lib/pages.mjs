@@ -97,3 +97,8 @@ button.addEventListener("click", () => {
 `,
   ),
 };
+
+/** A product that opens the console, and is silent when it is asked. */
+export const SILENT = {
+  html: FRAME("A silent product", `button.addEventListener("click", () => window.open(api + "/console/"));`),
+};

@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { after } from "node:test";
 import { closed, decide, newContext, windowOf } from "../lib/browser.mjs";
 import { host } from "../lib/host.mjs";
-import { ISOLATED, OPENER, PREDECESSOR } from "../lib/pages.mjs";
+import { ISOLATED, OPENER, PREDECESSOR, SILENT } from "../lib/pages.mjs";
 import { eventually } from "../lib/sandbox.mjs";
 import { house } from "../lib/setup.mjs";
 
 let product;
 const { test } = house(async () => {
-  product = await host({ "/isolated": ISOLATED, "/predecessor": PREDECESSOR, "/opener": OPENER });
+  product = await host({ "/isolated": ISOLATED, "/predecessor": PREDECESSOR, "/opener": OPENER, "/silent": SILENT });
   return { origins: [product.origin] };
 });
 after(() => product?.stop());
@@ -69,6 +69,20 @@ test("the console of a product whose window hands over the token", async (given)
     await console_.getByRole("link", { name: "Connections" }).click();
     await console_.getByText("Nothing is connected yet").waitFor();
     assert.equal(await console_.getByRole("button", { name: "Sandbox controls" }).count(), 0);
+  });
+});
+
+test("the console of a product whose window does not answer: it says so, and a token by hand is still a way in", async (given) => {
+  await productPage(given, "/silent", async (context, page) => {
+    await inProduction(context, product.origin);
+    const console_ = await windowOf(context, () => page.getByRole("button").click());
+    await console_.getByText("Waiting for your product to sign you in…").waitFor();
+    assert.equal(await console_.getByLabel("Token").count(), 0);
+    await console_.getByText("Your product did not answer. Close this window and open it from there again.").waitFor();
+    await console_.getByText("CORS_ALLOWED_ORIGINS").waitFor();
+    await console_.getByLabel("Token").fill(await given.sandbox.token(given.user));
+    await console_.getByRole("button", { name: "Sign in" }).click();
+    await console_.getByRole("heading", { name: "Catalog" }).waitFor();
   });
 });
 

@@ -3,7 +3,7 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { useEffect, useMemo, useState, type ReactNode } from "react";
 import type { Config } from "./config.js";
 import { Flows, FlowsContext } from "./flows.js";
-import { SignIn } from "./pages/sign-in.js";
+import { SignIn, type Asked } from "./pages/sign-in.js";
 import { openersTokens, PEOPLE, remember, remembered, sandboxTokens, subjectOf, type GetToken, type Person } from "./session.js";
 import { Shell } from "./shell.js";
 
@@ -31,11 +31,17 @@ function ProductConsole({ config }: { config: Config }) {
   const [token, setToken] = useState(() => remembered("token"));
   const fromOpener = useMemo(() => {
     const opener = window.opener as Window | null;
-    return opener && config.origins.length > 0 ? openersTokens(opener, config) : null;
+    return opener && openersTokens(opener, config);
   }, [config]);
   const [handedOver, setHandedOver] = useState<string | null>(null);
+  const [asked, setAsked] = useState<Asked | null>(fromOpener && "waiting");
   useEffect(() => {
-    if (!token) void fromOpener?.({ fresh: false }).then(setHandedOver);
+    if (token || !fromOpener) return;
+    setAsked("waiting");
+    void fromOpener({ fresh: false }).then((answer) => {
+      setHandedOver(answer);
+      setAsked(answer ? null : "unanswered");
+    });
   }, [fromOpener, token]);
 
   const current = token ?? handedOver;
@@ -44,7 +50,7 @@ function ProductConsole({ config }: { config: Config }) {
     setHandedOver(null);
     setToken(next);
   };
-  if (!current) return <SignIn onToken={sign} />;
+  if (!current) return <SignIn asked={asked} onToken={sign} />;
   const getToken: GetToken = async ({ fresh }) => {
     if (!token && fromOpener) return fromOpener({ fresh });
     return fresh ? null : token;

@@ -76,6 +76,7 @@ export function openersTokens(opener: Window, { origins }: Config): GetToken {
 }
 
 function ask(opener: Window, origins: string[], fresh: boolean): Promise<string | null> {
+  if (origins.length === 0) return Promise.resolve(null);
   return new Promise((resolve) => {
     const end = (token: string | null) => {
       clearTimeout(timer);
