@@ -65,21 +65,32 @@ enum Command {
     Openapi,
 }
 
+impl Command {
+    /// Adds to the environment what a file named `.env` says, if there is one. The sandbox reads none: it is of a
+    /// real installation.
+    fn read_env_file(&self) -> Result<(), dotenvy::Error> {
+        #[cfg(feature = "sandbox")]
+        if matches!(self, Self::Sandbox) {
+            return Ok(());
+        }
+        match dotenvy::dotenv() {
+            Err(error) if !error.not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Does what the command line says, and answers with what the process is to end with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    // A file named .env is for development; without one the environment is all there is.
-    match dotenvy::dotenv() {
-        Err(error) if !error.not_found() => {
-            note(format_args!(
-                "patchbay: the file .env cannot be read: {}",
-                told(&error)
-            ));
-            return ExitCode::FAILURE;
-        }
-        _ => {}
+    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    if let Err(error) = command.read_env_file() {
+        note(format_args!(
+            "patchbay: the file .env cannot be read: {}",
+            told(&error)
+        ));
+        return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -88,7 +99,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(arguments.command.unwrap_or(Command::Serve))) {
+    match runtime.block_on(run(command)) {
         Ok(code) => code,
         Err(error) => {
             note(format_args!("patchbay: {error}"));

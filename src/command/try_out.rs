@@ -12,7 +12,7 @@ use crate::config::{Config, ConsoleConfig, LogFormat};
 use crate::local_postgres::{Durability, LocalPostgres};
 use crate::sandbox::{self, Integration, Sandbox};
 use crate::telemetry;
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -21,6 +21,9 @@ use super::{Failure, given as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const FOLDER: &str = ".patchbay/postgres";
+
+/// What is said of a given database's schema that is the sandbox's own, and is emptied when it starts.
+const OWN: &str = "The sandbox of Patchbay empties this schema when it starts";
 
 /// The key of a workflow of yours. It opens made-up accounts, on this machine only.
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
@@ -54,11 +57,14 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
         Some(_) => None,
         None => Some(LocalPostgres::start(Path::new(FOLDER), Durability::Kept).await?),
     };
-    let database = match (&given, &postgres) {
-        (Some(url), _) => url.clone(),
+    // The made-up Nango remembers nothing from the last time, so neither may the database.
+    let database = match (given, &postgres) {
+        (Some(url), _) => {
+            empty_if_own(&url).await?;
+            url
+        }
         (None, Some(postgres)) => {
-            // The made-up Nango remembers nothing from the last time, so neither may the database.
-            empty(postgres.url()).await?;
+            empty(&mut PgConnection::connect(postgres.url()).await?).await?;
             postgres.url().to_owned()
         }
         (None, None) => unreachable!("without a given database a private one was started"),
@@ -164,12 +170,35 @@ fn integrations(catalog: &Catalog) -> Vec<Integration> {
         .collect()
 }
 
-async fn empty(url: &str) -> Result<(), sqlx::Error> {
-    let mut connection = sqlx::PgConnection::connect(url).await?;
+async fn empty(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql("drop schema public cascade; create schema public")
-        .execute(&mut connection)
+        .execute(connection)
         .await?;
-    connection.close().await
+    Ok(())
+}
+
+/// Empties a database that a sandbox has emptied before, or that has nothing in it. Anybody else's stays as it is: its
+/// connections would be lost ones to a Nango that knows none of them.
+async fn empty_if_own(url: &str) -> Result<(), Failure> {
+    let mut connection = PgConnection::connect(url)
+        .await
+        .map_err(|error| format!("the database of DATABASE_URL cannot be reached: {error}"))?;
+    let own: bool = sqlx::query_scalar(
+        "select not exists (select from pg_class where relnamespace = 'public'::regnamespace) \
+         or coalesce(obj_description('public'::regnamespace, 'pg_namespace') = $1, false)",
+    )
+    .bind(OWN)
+    .fetch_one(&mut connection)
+    .await?;
+    if !own {
+        return Err(
+            "the database of DATABASE_URL has tables that are not the sandbox's: name an empty one, or none".into(),
+        );
+    }
+    empty(&mut connection).await?;
+    let mark = sqlx::AssertSqlSafe(format!("comment on schema public is '{OWN}'"));
+    sqlx::raw_sql(mark).execute(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 fn catalog_file() -> Result<Option<std::path::PathBuf>, Failure> {

@@ -7,9 +7,11 @@ use std::process::Command;
 
 use reqwest::StatusCode;
 use serde_json::Value;
+use sqlx::{Connection, PgConnection};
 use tokio::net::TcpListener;
 
 use crate::house::{client, free_port};
+use crate::postgres;
 use crate::process::{Process, new_folder};
 
 /// A `patchbay sandbox`, where it serves, and where its Nango is.
@@ -185,4 +187,49 @@ async fn another_user_than_root_runs_it_too() {
     process.signal("INT").await;
     assert!(process.ended().await.success(), "{}", process.said());
     assert_eq!(processes_of(&folder), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_file_of_settings_is_somebody_elses() {
+    let folder = new_folder();
+    let real = "DATABASE_URL=postgres://nobody@127.0.0.1:1/none\nCONNECT_BINDING=nonsense\n";
+    fs::write(folder.join(".env"), real).unwrap();
+    let (mut process, url, _) = sandbox(&folder);
+    process.until_ready_is(&url, StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn of_given_databases_only_its_own_is_emptied() {
+    let database = postgres::database().await;
+    let mut sql = PgConnection::connect(database.url()).await.unwrap();
+    let rows = async |sql: &mut PgConnection| {
+        let rows = sqlx::query_scalar("select count(*) from precious").fetch_one(sql);
+        rows.await.unwrap_or(-1_i64)
+    };
+    let make = "create table precious as select 1";
+    sqlx::raw_sql(make).execute(&mut sql).await.unwrap();
+    let (port, nango_port) = (free_port().to_string(), free_port().to_string());
+    let settings = [
+        ("PORT", &*port),
+        ("SANDBOX_PORT", &*nango_port),
+        ("DATABASE_URL", database.url()),
+    ];
+    let mut refused = Process::start(&["sandbox"], &settings);
+    assert_eq!(refused.ended().await.code(), Some(1));
+    let told = "the database of DATABASE_URL has tables that are not the sandbox's";
+    assert!(refused.said().contains(told), "{}", refused.said());
+    assert_eq!(rows(&mut sql).await, 1);
+
+    let drop = "drop table precious";
+    sqlx::raw_sql(drop).execute(&mut sql).await.unwrap();
+    for _ in 0..2 {
+        let mut process = Process::start(&["sandbox"], &settings);
+        let url = format!("http://localhost:{port}");
+        process.until_ready_is(&url, StatusCode::OK).await;
+        process.signal("INT").await;
+        assert!(process.ended().await.success(), "{}", process.said());
+        // What a sandbox has left in it is emptied by the next.
+        assert_eq!(rows(&mut sql).await, -1);
+        sqlx::raw_sql(make).execute(&mut sql).await.unwrap();
+    }
 }
