@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use chrono::{DateTime, Utc};
-use secrecy::SecretString;
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -157,6 +158,9 @@ pub struct Connection {
     /// subdomain: an object.
     #[serde(default)]
     pub connection_config: Value,
+    /// Where Nango tells of it, as its session asked for.
+    #[serde(default)]
+    pub webhook_url_override: Option<String>,
     /// When it was first made; a reconnect does not change it.
     pub created_at: DateTime<Utc>,
     /// What opens the account.
@@ -195,6 +199,9 @@ pub struct ConnectionError {
     /// The entry in Nango's own logs.
     pub log_id: Option<String>,
 }
+
+/// How long credentials have to be over before no clock's difference explains that they are given.
+const OVER: TimeDelta = TimeDelta::minutes(5);
 
 /// What opens the account, by Nango's `type`.
 #[derive(Clone, Debug)]
@@ -268,6 +275,37 @@ enum KnownCredentials {
     },
     #[serde(other)]
     Other,
+}
+
+impl Credentials {
+    /// A digest that names them without telling them; `None` where they are withheld.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        let secret = match self {
+            Self::OAuth2 { access_token, .. } => access_token,
+            Self::OAuth1 { token, .. } => token,
+            Self::ApiKey { api_key } => api_key,
+            Self::Basic { password, .. } => password,
+            Self::Other { raw, .. } => raw,
+            Self::Withheld => return None,
+        };
+        let digest = digest(&SHA256, secret.expose_secret().as_bytes());
+        Some(hex::encode(&digest.as_ref()[..8]))
+    }
+
+    /// Whether they have been over for longer than clocks differ. Nango refreshes what it can before that, and gives
+    /// what it cannot as it is.
+    #[must_use]
+    pub fn are_over(&self, now: DateTime<Utc>) -> bool {
+        let Self::OAuth2 {
+            expires_at: Some(at),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        *at < now - OVER
+    }
 }
 
 impl<'de> Deserialize<'de> for Credentials {

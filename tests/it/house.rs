@@ -264,7 +264,12 @@ impl House {
 
     /// The use cases over the same database and Nango, for what no request asks for.
     pub(crate) async fn service(&self) -> Connections {
-        let config = read(&self.settings);
+        self.service_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
+        let config = read(&self.settings(others));
         let settings = Settings {
             public_url: config.http.public_url,
             token_cache: config.token_cache,
@@ -356,13 +361,18 @@ impl House {
     }
 
     /// Puts a connection with these tags into Nango, past the service.
-    pub(crate) async fn import(&self, tags: Value) {
-        let url = format!("http://{}/connections", self.sandbox.address());
-        let body = json!({
+    pub(crate) async fn import_with(&self, tags: Value) {
+        self.import(json!({
             "provider_config_key": "gmail",
             "credentials": { "type": "OAUTH2", "access_token": "imported" },
             "tags": tags,
-        });
+        }))
+        .await;
+    }
+
+    /// Puts a connection into Nango as it is, or over one that is there, past the service.
+    pub(crate) async fn import(&self, body: Value) {
+        let url = format!("http://{}/connections", self.sandbox.address());
         let request = self.client.post(url).bearer_auth(&self.secret_key);
         let response = request.json(&body).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::CREATED);

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use crate::house::{House, client};
 use crate::truth::eventually;
 
+mod refused;
+
 /// A key of the environment's that allows everything, and one that allows nothing but reading connections.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 const READER: &str = "pbk_reader_0123456789abcdef0123456789abcdef";
@@ -272,48 +274,6 @@ async fn why_there_is_no_token_is_told_precisely() {
     assert_eq!((status, code.as_str()), (503, "nango_unavailable"));
     house.faults(json!({})).await;
     assert_eq!(of_gmail("bob", "").await.0, 200);
-}
-
-#[tokio::test]
-async fn a_refused_token_is_refreshed_once_however_many_say_so() {
-    let house = house().await;
-    let key = format!("workflow={KEY}");
-    let other = house.replica(&[("SERVICE_API_KEYS", &key)]).await;
-    let ada = house.user("ada").await;
-    let gmail = ada.connected("gmail").await;
-    let (_, old) = token(&house, "ada", &gmail).await;
-    let path = format!(
-        "/connectors/connections/{}/token/invalid",
-        text(&gmail, "id")
-    );
-    let report = async |url: String| {
-        let body = json!({ "token_id": old["token_id"] });
-        call(&url, KEY, "ada", Method::POST, &path, Some(body)).await
-    };
-    let urls = (0..50).map(|n| {
-        if n % 2 == 0 {
-            house.url.clone()
-        } else {
-            other.url.clone()
-        }
-    });
-    let answers = join_all(urls.map(report)).await;
-    assert!(
-        answers.iter().all(|(status, _)| *status == StatusCode::OK),
-        "{answers:?}"
-    );
-    let refreshed = answers
-        .iter()
-        .filter(|(_, body)| body["refreshed"] == true)
-        .count();
-    assert!((1..=2).contains(&refreshed), "{refreshed}");
-    let (status, new) = token(&house, "ada", &gmail).await;
-    assert_eq!(status, StatusCode::OK, "{new}");
-    assert_ne!(new["access_token"], old["access_token"]);
-    assert_eq!(
-        ada.connection(text(&gmail, "id")).await["status"],
-        "connected"
-    );
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ async fn another_installations_connections_do_not_keep_the_sweep_from_ours() {
     for _ in 0..201 {
         let tags =
             json!({ "patchbay_attempt": Uuid::new_v4(), "patchbay_installation": Uuid::nil() });
-        house.import(tags).await;
+        house.import_with(tags).await;
     }
     assert_eq!(house.sweep().await.found, 1);
     assert_eq!(house.nango_connections().await.len(), 202);

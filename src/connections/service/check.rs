@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Connections, Details, Error, Result};
 use crate::auth::UserId;
 use crate::connections::machine::Transition;
-use crate::connections::{Account, Connection, State, store};
+use crate::connections::{Account, Connection, Reason, State, store};
 use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
@@ -114,7 +114,15 @@ impl Connections {
 
     async fn health(&self, connection: &Connection) -> Result<Health> {
         let nango = &self.upstream()?.nango;
+        let before = self.dead_credentials(connection).await;
         match refresh(nango, connection).await {
+            // Nango answers as well where it has nothing to refresh with. Then it has asked nobody, and what was dead is.
+            Ok(found)
+                if found.credentials.are_over(self.clock.now())
+                    || (before.is_some() && before == found.credentials.name()) =>
+            {
+                Ok(Health::Dead)
+            }
             Ok(found) => {
                 let connector = self.catalog.get(&connection.connector.slug);
                 let pointers = connector.and_then(|connector| connector.account.as_ref());
@@ -131,6 +139,19 @@ impl Connections {
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The name of credentials that are known to be dead, if Nango gives them all the same.
+    async fn dead_credentials(&self, connection: &Connection) -> Option<String> {
+        let State::Error {
+            reason: Reason::NeedsReauthorization,
+            ..
+        } = connection.state
+        else {
+            return None;
+        };
+        let held = self.credentials(connection, Refresh::WhenDue).await;
+        held.ok()?.name()
     }
 
     /// Nango does not hold a connection, or under another integration, of which it says the same.

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, Utc};
 use moka::Expiry;
 use moka::future::Cache;
-use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
 
 use super::check::{Health, RECENT};
@@ -140,9 +138,14 @@ impl Connections {
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
     async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         let credentials = match self.credentials(connection, Refresh::WhenDue).await {
+            // Nango gives what it cannot refresh as it is, however long it has been over.
+            Ok(credentials) if credentials.are_over(self.clock.now()) => {
+                self.explain(connection, None).await?;
+                self.credentials(connection, Refresh::WhenDue).await?
+            }
             Ok(credentials) => credentials,
             Err(error) => {
-                self.explain(connection, error).await?;
+                self.explain(connection, Some(error)).await?;
                 // It was refreshed after all.
                 self.credentials(connection, Refresh::WhenDue).await?
             }
@@ -156,13 +159,14 @@ impl Connections {
         };
         Ok(Arc::new(Token {
             connection: connection.clone(),
-            id: name_of(&credentials),
+            id: credentials.name().unwrap_or_default(),
             credentials,
             good_for,
         }))
     }
 
-    async fn credentials(
+    /// What Nango holds of a connection, refreshed if need be.
+    pub(super) async fn credentials(
         &self,
         connection: &Connection,
         refresh: Refresh,
@@ -178,16 +182,15 @@ impl Connections {
             .credentials)
     }
 
-    /// Why Nango gave no token: finds out whether the connection is dead or its provider is out of order.
+    /// Why Nango gave no token, or one that is over: finds out whether the connection is dead or its provider is out
+    /// of order.
     ///
     /// # Errors
     /// Always the reason, but when a check has found that the connection works.
-    async fn explain(&self, connection: &Connection, error: nango::Error) -> Result<()> {
-        if !matches!(
-            error,
-            nango::Error::InvalidCredentials { .. } | nango::Error::NotFound
-        ) {
-            return Err(error.into());
+    async fn explain(&self, connection: &Connection, error: Option<nango::Error>) -> Result<()> {
+        match error {
+            None | Some(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {}
+            Some(error) => return Err(error.into()),
         }
         let recently = self.clock.now() - RECENT;
         let checked = connection
@@ -204,7 +207,8 @@ impl Connections {
         }
     }
 
-    /// A provider refused a token: has it refreshed, unless that was done since. Says whether it was.
+    /// A provider refused a token: has it refreshed, unless that was done since. Says whether it was. What cannot be
+    /// refreshed, as an API key, has to be authorized again.
     ///
     /// # Errors
     /// As [`Connections::token`].
@@ -212,36 +216,38 @@ impl Connections {
         let connection = self.own(user, id).await?;
         usable(&connection)?;
         // What the first of several reports has done; the others have nothing to do.
-        let mut done = None;
+        let mut refreshed = false;
         let report = (id, token_id.to_owned());
         let reported = self.tokens.reports.try_get_with(report, async {
-            done = Some(self.refresh_refused(&connection, token_id).await?);
-            Ok::<(), Error>(())
-        });
-        reported.await.map_err(|error| Error::clone(&error))?;
-        if done.is_some() {
+            refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
             self.apply_if_same(&connection, |connection| connection.token_refreshed(now))
-                .await?;
-        }
-        Ok(done.unwrap_or(false))
+                .await
+        });
+        reported.await.map_err(|error| Error::clone(&error))?;
+        Ok(refreshed)
     }
 
     async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {
         let current = match self.credentials(connection, Refresh::WhenDue).await {
             Ok(current) => current,
-            Err(error) => return self.explain(connection, error).await.map(|()| true),
+            Err(error) => return self.explain(connection, Some(error)).await.map(|()| true),
         };
-        if name_of(&current) != token_id {
+        if current.name().as_deref() != Some(token_id) {
             // Nango has refreshed it by itself, which nobody has told us.
-            let key = (connection.id, connection.version);
-            self.tokens.held.invalidate(&key).await;
             return Ok(false);
         }
         match self.credentials(connection, Refresh::Force).await {
+            Ok(new) if new.name().as_deref() == Some(token_id) => {
+                // There was nothing to refresh it by, and the provider does not take it: no other will come.
+                let now = self.clock.now();
+                self.apply_if_same(connection, |connection| connection.credentials_dead(now))
+                    .await?;
+                Err(needs_reauthorization(connection))
+            }
             Ok(_) => Ok(true),
-            Err(error) => self.explain(connection, error).await.map(|()| true),
+            Err(error) => self.explain(connection, Some(error)).await.map(|()| true),
         }
     }
 
@@ -346,17 +352,4 @@ fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
         .to_std()
         .unwrap_or_default()
         .saturating_sub(MARGIN)
-}
-
-/// A digest that names credentials without telling them.
-fn name_of(credentials: &Credentials) -> String {
-    let secret: &SecretString = match credentials {
-        Credentials::OAuth2 { access_token, .. } => access_token,
-        Credentials::OAuth1 { token, .. } => token,
-        Credentials::ApiKey { api_key } => api_key,
-        Credentials::Basic { password, .. } => password,
-        Credentials::Other { raw, .. } => raw,
-        Credentials::Withheld => return String::new(),
-    };
-    hex::encode(&digest(&SHA256, secret.expose_secret().as_bytes()).as_ref()[..8])
 }

@@ -58,7 +58,7 @@ async fn what_an_erased_users_open_attempt_brings_about_is_deleted_at_once() {
 async fn what_another_installation_or_a_stranger_has_at_nango_is_left_alone() {
     let house = House::new().await;
     let theirs = orphan(&house).await;
-    house.import(json!({ "end_user_id": "ada" })).await;
+    house.import_with(json!({ "end_user_id": "ada" })).await;
     let before = house.nango_connections().await;
     assert!(before.len() == 2 && before.contains(&theirs));
     sqlx::query("update installation set id = gen_random_uuid()")
@@ -83,7 +83,7 @@ async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
     house.pass(TimeDelta::minutes(5));
     // Newer connections, of somebody else, fill the first page.
     for _ in 0..20 {
-        join_all((0..50).map(|_| house.import(json!({})))).await;
+        join_all((0..50).map(|_| house.import_with(json!({})))).await;
     }
     let gone = text(&hers, "nango_connection_id");
     let path = format!("/connections/{gone}?provider_config_key=gmail");
