@@ -125,7 +125,7 @@ impl Connection {
         if same && attempt.grant_was_taken() && !another {
             return Grant::Known;
         }
-        let mut transition = if same && self.is_of_another(account) {
+        let mut transition = if current.is_some() && self.is_of_another(account) {
             self.mismatched(grant, account, now)
         } else {
             self.connected(grant, account, now)

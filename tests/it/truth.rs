@@ -276,6 +276,25 @@ async fn a_reconnect_as_another_account_waits_for_the_users_word() {
 }
 
 #[tokio::test]
+async fn a_reconnect_of_what_nango_has_lost_waits_for_the_users_word_too() {
+    let (house, _file) = house_that_knows_accounts().await;
+    let ada = house.user("ada").await;
+    let work = ada.connected("gmail").await;
+    let (id, lost) = (text(&work, "id"), text(&work, "nango_connection_id"));
+    let path = format!("/connections/{lost}?provider_config_key=gmail");
+    house.nango(Method::DELETE, &path).await;
+    let path = format!("/connections/{id}/reconnect");
+    let other = json!({ "login_hint": "grace" });
+    let (_, begun) = ada.call(Method::POST, &path, Some(other)).await;
+    house.popup(text(&begun, "oauth_url")).await;
+    let refused = ada.until(id, "error").await;
+    assert_eq!(refused["status_reason"], "account_mismatch");
+    assert_ne!(refused["nango_connection_id"], lost);
+    assert_eq!(refused["account"]["id"], "ada-work");
+    assert_eq!(refused["found_account"]["id"], "grace");
+}
+
+#[tokio::test]
 async fn a_key_brings_the_first_answer_again() {
     let house = House::new().await;
     let ada = house.user("ada").await;
