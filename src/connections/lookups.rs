@@ -39,6 +39,22 @@ const NEWEST: u32 = 200;
 
 type Answer = Result<Vec<ConnectionSummary>, Error>;
 
+/// What a look has found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What Nango holds with the attempt's tag: nothing, one, or several if it was granted again.
+    pub found: Vec<ConnectionSummary>,
+    /// Whether that is all. A look that many share sees the newest connections only, and one that was authorized
+    /// anew is as old as it was.
+    pub whole: bool,
+}
+
+impl Look {
+    fn whole(found: Vec<ConnectionSummary>) -> Self {
+        Self { found, whole: true }
+    }
+}
+
 /// Looks attempts up at Nango: at most once a second each, with one call for all who wait.
 ///
 /// Few attempts are each asked for by their tag. Many share one look at the
@@ -74,31 +90,33 @@ impl Lookups {
         }
     }
 
-    /// What Nango holds with this attempt's tag: nothing, one, or several if it was granted again.
+    /// A look for an attempt, as it was within the last second.
     ///
     /// # Errors
     /// As the call to Nango; the error, too, is told to all who ask within the second.
-    pub async fn attempt(&self, attempt: Uuid) -> Answer {
+    pub async fn attempt(&self, attempt: Uuid) -> Result<Look, Error> {
         if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
             return self.shared(attempt).await;
         }
         let ask = async { Arc::new(self.ask(attempt).await) };
-        (*self.answers.get_with(attempt, ask).await).clone()
+        let answer = (*self.answers.get_with(attempt, ask).await).clone();
+        answer.map(Look::whole)
     }
 
-    /// The same, asked now: for when the second's answer is known to be old. Anybody can say so: who
+    /// A look for an attempt now, for when the second's answer is known to be old. Anybody can say so: who
     /// does too often gets the second's answer.
     ///
     /// # Errors
     /// As the call to Nango.
-    pub async fn attempt_now(&self, attempt: Uuid) -> Answer {
+    pub async fn attempt_now(&self, attempt: Uuid) -> Result<Look, Error> {
         match self.now.check() {
-            Ok(()) => self.attempt_told(attempt).await,
+            Ok(()) => self.attempt_told(attempt).await.map(Look::whole),
             Err(_too_often) => self.attempt(attempt).await,
         }
     }
 
-    /// The same, asked now however often: for when Nango itself has told that there is something new.
+    /// All that Nango holds with this attempt's tag now, however often it is asked: for when Nango itself has told
+    /// that there is something new, or what it answers is the last word.
     ///
     /// # Errors
     /// As the call to Nango.
@@ -109,7 +127,7 @@ impl Lookups {
     }
 
     /// Not remembered again: what is shared is up to a second old already.
-    async fn shared(&self, attempt: Uuid) -> Answer {
+    async fn shared(&self, attempt: Uuid) -> Result<Look, Error> {
         let newest = self
             .newest
             .get(async { Arc::new(self.ask_for_newest().await) })
@@ -117,7 +135,10 @@ impl Lookups {
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
         match &*newest {
-            Ok(all) => Ok(all.iter().filter(of_attempt).cloned().collect()),
+            Ok(all) => Ok(Look {
+                found: all.iter().filter(of_attempt).cloned().collect(),
+                whole: all.len() < NEWEST as usize,
+            }),
             Err(error) => Err(error.clone()),
         }
     }

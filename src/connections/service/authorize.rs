@@ -23,7 +23,7 @@ const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
 const TRIES: usize = 100;
 
 /// How long after it began an attempt may come back from its provider: the session's time, and as long at the provider.
-const RETURN_TIME: TimeDelta = TimeDelta::hours(1);
+pub(super) const RETURN_TIME: TimeDelta = TimeDelta::hours(1);
 
 /// What a user asks for with a connect.
 #[derive(Clone, Debug, Default, Serialize)]

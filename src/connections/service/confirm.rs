@@ -9,7 +9,7 @@ use futures::future::join_all;
 use uuid::Uuid;
 
 use super::check::RECENT;
-use super::{Connections, Result};
+use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
@@ -129,18 +129,25 @@ impl Connections {
     /// # Errors
     /// As Nango and the database.
     pub(super) async fn look(&self, attempt: Uuid) -> Result<bool> {
-        let found = self.upstream()?.lookups.attempt(attempt).await?;
-        self.grants(attempt, found).await
+        let look = self.upstream()?.lookups.attempt(attempt).await?;
+        self.grants(attempt, look.found).await
     }
 
-    /// The same at once, whatever was answered a moment ago, for as long as an answer may wait.
-    pub(super) async fn look_now(&self, attempt: Uuid) {
+    /// The same at once, whatever was answered a moment ago, for as long as an answer may wait. Says whether all that
+    /// Nango holds of it was seen.
+    pub(super) async fn look_now(&self, attempt: Uuid) -> bool {
         let look = async {
-            let found = self.upstream()?.lookups.attempt_now(attempt).await?;
-            self.grants(attempt, found).await
+            let look = self.upstream()?.lookups.attempt_now(attempt).await?;
+            self.grants(attempt, look.found).await?;
+            Ok::<_, Error>(look.whole)
         };
-        if let Ok(Err(error)) = tokio::time::timeout(PATIENCE, look).await {
-            tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(whole)) => whole,
+            Ok(Err(error)) => {
+                tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
+                false
+            }
+            Err(_elapsed) => false,
         }
     }
 
@@ -334,17 +341,24 @@ impl Connections {
             if !self.leaves_room() {
                 break;
             }
-            match self.look(attempt.id).await {
-                Ok(_) if self.attempt_failed(attempt.id, &Failure::expired()).await? => {
-                    expired += 1;
+            match self.last_look(attempt.id).await {
+                Ok(()) => {
+                    let over = Failure::expired();
+                    expired += usize::from(self.attempt_failed(attempt.id, &over).await?);
                 }
-                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(attempt = %attempt.id, %error, "no last look at Nango: the attempt stays open");
                 }
             }
         }
         Ok(expired)
+    }
+
+    /// Looks for an attempt alone: one that nobody finds now is over.
+    async fn last_look(&self, attempt: Uuid) -> Result<()> {
+        let found = self.upstream()?.lookups.attempt_told(attempt).await?;
+        self.grants(attempt, found).await?;
+        Ok(())
     }
 
     async fn overdue_attempts(&self) -> Result<Vec<Attempt>> {

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::authorize::RETURN_TIME;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::store::Deletion;
@@ -64,22 +65,24 @@ impl Connections {
         let connection = store::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
-        let (connection, open) = match connection.disconnected(now) {
+        let connection = match connection.disconnected(now) {
             Some(transition) => {
-                let open = store::void_attempts(&mut tx, id, now).await?;
-                (store::apply(&mut tx, &transition, None).await?, open)
+                store::void_attempts(&mut tx, id, now).await?;
+                store::apply(&mut tx, &transition, None).await?
             }
-            None => (connection, None),
+            None => connection,
         };
+        let ungranted = store::ungranted_attempt(&mut tx, id, now - RETURN_TIME).await?;
         tx.commit().await?;
-        if let Some(attempt) = open {
-            // The user may have granted what nobody has seen yet: then it goes, too.
-            self.look_now(attempt).await;
-        }
-        let confirmed = self.delete_now(id).await?;
+        // The user may have granted what nobody has seen yet: then it goes, too.
+        let seen = match ungranted {
+            Some(attempt) => self.look_now(attempt).await,
+            None => true,
+        };
+        let deleted = self.delete_now(id).await?;
         Ok(Disconnected {
             connection,
-            confirmed,
+            confirmed: seen && deleted,
         })
     }
 

@@ -140,23 +140,36 @@ pub(in crate::connections) async fn browser_returned(
     Ok(done.rows_affected() > 0)
 }
 
-/// Ends what a disconnect ends: no attempt that began before it connects any more. Says which was open.
+/// Ends what a disconnect ends: no attempt that began before it connects any more.
 pub(in crate::connections) async fn void_attempts(
     db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
-) -> sqlx::Result<Option<Uuid>> {
-    // The connection is locked by the caller, so what is open here is what is ended.
-    sqlx::query_scalar(
-        "with voided as ( \
-           update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
-             ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void \
-         ) \
-         select attempt_id from user_connector_connection \
-         where id = $1 and attempt_id is not null and attempt_outcome is null",
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
+           ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void",
     )
     .bind(connection_id)
     .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// A connection's newest attempt, if it began since then and no grant of it was taken: one may come yet, or be there
+/// unseen, though the attempt is over.
+pub(in crate::connections) async fn ungranted_attempt(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    since: DateTime<Utc>,
+) -> sqlx::Result<Option<Uuid>> {
+    sqlx::query_scalar(
+        "select attempt_id from user_connector_connection where id = $1 \
+           and attempt_created_at > $2 and attempt_outcome is distinct from 'succeeded'",
+    )
+    .bind(connection_id)
+    .bind(since)
     .fetch_optional(db)
     .await
 }

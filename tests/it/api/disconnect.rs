@@ -217,3 +217,27 @@ async fn a_deletion_that_another_replica_is_at_is_waited_for() {
     let again = ada.ask_delete("/gmail/disconnect").await.json();
     assert_eq!(again["upstream_deleted"], true);
 }
+
+#[tokio::test]
+async fn what_nobody_could_look_for_is_not_called_deleted() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let unheard = json!({ "consent": "allow", "drop_webhooks": true });
+    house.faults(unheard).await;
+    let begun = ada.connect("gmail").await;
+    house.popup(&text(&begun, "oauth_url")).await;
+    let blind = json!({ "status": 500, "only": "GET /connections" });
+    house.faults(blind).await;
+    for _ in 0..2 {
+        let ended = ada.ask_delete("/gmail/disconnect").await.json();
+        assert_eq!(
+            (&ended["status"], &ended["upstream_deleted"]),
+            (&json!("disconnected"), &json!(false))
+        );
+    }
+    house.faults(json!({})).await;
+    assert_eq!(house.nango_connections().await.len(), 1);
+    let confirmed = ada.ask_delete("/gmail/disconnect").await.json();
+    assert_eq!(confirmed["upstream_deleted"], true);
+    assert_eq!(house.nango_connections().await, [""; 0]);
+}

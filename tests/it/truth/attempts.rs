@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use futures::future::join_all;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
@@ -243,4 +244,32 @@ async fn what_others_have_open_costs_nobody_anything_whatever_postgresql_believe
         assert!(rounds < 100, "PostgreSQL does not count");
     };
     assert!(read < written * 100, "{read} for {written}");
+}
+
+#[tokio::test]
+async fn no_attempt_is_called_over_by_a_look_that_sees_the_newest_only() {
+    let house = House::new().await;
+    let mut renewed = Vec::new();
+    for name in ["ada", "bob", "cem", "dora", "eve"] {
+        let user = house.user(name).await;
+        let gmail = user.connected("gmail").await;
+        renewed.push((user, text(&gmail, "id").to_owned()));
+    }
+    let unheard = json!({ "consent": "allow", "drop_webhooks": true });
+    house.faults(unheard).await;
+    // What is authorized anew is as old as it was: these are newer.
+    join_all((0..200).map(|_| house.import_with(json!({})))).await;
+    let mut attempts = Vec::new();
+    for (user, id) in &renewed {
+        let path = format!("/connections/{id}/reconnect");
+        let (_, begun) = user.call(reqwest::Method::POST, &path, None).await;
+        house.popup(text(&begun, "oauth_url")).await;
+        attempts.push(text(&begun, "attempt_id").to_owned());
+    }
+    house.pass(TimeDelta::minutes(61));
+    house.service().await.expire_attempts().await.unwrap();
+    for attempt in &attempts {
+        let ended = outcome(&house, attempt).await;
+        assert_eq!(ended.as_deref(), Some("succeeded"));
+    }
 }
