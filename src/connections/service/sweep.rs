@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 use uuid::Uuid;
 
 use super::check::{Health, RECENT};
@@ -18,7 +19,7 @@ use super::{Connections, Error, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
 use crate::connections::{Connection, Reason, Status, Upstream};
-use crate::nango::{self, ConnectionSummary, ListConnections};
+use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 
 /// How many connections a page of Nango's list has.
 const PAGE: u32 = 1000;
@@ -296,8 +297,8 @@ impl Connections {
         Ok(())
     }
 
-    /// Has a connection of ours at Nango deleted whose attempt no row knows: its user was erased, say. Says whether it
-    /// is such a one.
+    /// Has a connection of ours at Nango deleted that no row holds and whose attempt no row knows: its user was erased,
+    /// say. Says whether it is such a one.
     pub(super) async fn delete_orphan(
         &self,
         attempt: Uuid,
@@ -307,20 +308,48 @@ impl Connections {
         if known.is_some() || !self.has_made(summary) {
             return Ok(false);
         }
+        let id = &summary.connection_id;
+        if self.is_told_elsewhere(summary).await? {
+            tracing::error!(
+                nango_connection = id, public_url = %self.public_url,
+                "a connection at Nango has this installation's mark and was begun at another PUBLIC_URL: left alone. \
+                 Is this a copy of another's database? Give it a Nango environment of its own"
+            );
+            return Ok(false);
+        }
+        let mut tx = self.begin().await?;
+        // What a row uses is nobody's orphan, even if its last attempt is not known any more.
+        if store::find_upstream(&mut tx, id).await?.is_some() {
+            return Ok(false);
+        }
         tracing::warn!(
-            nango_connection = summary.connection_id, %attempt,
+            nango_connection = id, %attempt,
             "a connection of ours at Nango belongs to no row: it is deleted"
         );
         let upstream = Upstream {
-            id: summary.connection_id.clone(),
+            id: id.clone(),
             created_at: summary.created_at,
         };
         let key = &summary.provider_config_key;
-        let mut tx = self.begin().await?;
         store::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;
         tx.commit().await?;
         self.deletions.notify_one();
         Ok(true)
+    }
+
+    /// Whether a connection's session was begun at another address than this service's, as by the service whose
+    /// database this one's is a copy of.
+    async fn is_told_elsewhere(&self, summary: &ConnectionSummary) -> Result<bool> {
+        let (id, key) = (&summary.connection_id, &summary.provider_config_key);
+        let nango = &self.upstream()?.nango;
+        let told = match nango.connection(id, key, Refresh::WhenDue).await {
+            Ok(found) => found.webhook_url_override,
+            // Then nothing is lost that works.
+            Err(nango::Error::NotFound | nango::Error::InvalidCredentials { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let told = told.and_then(|url| Url::parse(&url).ok());
+        Ok(told.is_some_and(|url| url.origin() != self.public_url.origin()))
     }
 
     /// Whether a connection at Nango is this installation's.

@@ -338,3 +338,22 @@ async fn the_environments_address_does_as_well() {
     }
     panic!("the webhook was not taken");
 }
+
+/// As after a restore, or when the history of an attempt is over.
+#[tokio::test]
+async fn a_grant_whose_attempt_nobody_knows_any_more_leaves_what_a_row_uses() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let held = text(&gmail, "nango_connection_id");
+    sqlx::query("delete from connect_attempt")
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let event = success(&held, "gmail", &tags(&house, &held, "gmail").await);
+    send(&house, "", &event).await;
+    house.service().await.delete_due().await.unwrap();
+    assert_eq!(house.nango_connections().await, [held]);
+    let now = ada.connection(&text(&gmail, "id")).await;
+    assert_eq!(now["status"], "connected");
+}

@@ -76,6 +76,20 @@ async fn what_another_installation_or_a_stranger_has_at_nango_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_copy_of_the_database_deletes_nothing_of_the_originals() {
+    let house = House::new().await;
+    let theirs = orphan(&house).await;
+    house.pass(TimeDelta::hours(3));
+    let elsewhere = [("PUBLIC_URL", "https://staging.example.com")];
+    let copy = house.service_with(&elsewhere).await;
+    let swept = copy.sweep(AT_ONCE, &CancellationToken::new()).await;
+    assert_eq!(swept.unwrap().unwrap().orphans, 0);
+    copy.delete_due().await.unwrap();
+    assert_eq!(house.nango_connections().await, [theirs]);
+    assert_eq!(house.sweep().await.orphans, 1);
+}
+
+#[tokio::test]
 async fn a_listing_that_breaks_on_its_second_page_changes_nothing() {
     let house = House::new().await;
     let (ada, bob) = (house.user("ada").await, house.user("bob").await);
