@@ -1,6 +1,6 @@
 //! Nango: is it there, what does its key allow, and which connectors can be connected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -10,8 +10,8 @@ use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::config::NangoConfig;
 use crate::nango::{
-    ConnectionSummary, CreateSession, Credentials, Error, IntegrationDefaults, ListConnections,
-    Nango, ReconnectSession, Refresh,
+    ConnectionSummary, Credentials, Error, IntegrationDefaults, ListConnections, Nango, Refresh,
+    SessionRequest,
 };
 use crate::outbound;
 
@@ -85,28 +85,25 @@ fn scope_mend(what: &str) -> String {
 
 /// What the key has to allow, each tried with what is not there.
 async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 3] {
-    let tags: BTreeMap<_, _> = [("patchbay_check".to_owned(), NOBODY.to_owned())].into();
-    let session = CreateSession {
+    let session = SessionRequest {
+        reconnects: None,
         integration: NOBODY.to_owned(),
-        tags: tags.clone(),
+        tags: [("patchbay_check".to_owned(), NOBODY.to_owned())].into(),
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     };
-    let reconnect = ReconnectSession {
-        connection_id: NOBODY.to_owned(),
-        integration: NOBODY.to_owned(),
-        tags,
-        webhook_url_override: None,
-        defaults: IntegrationDefaults::default(),
+    let reconnect = SessionRequest {
+        reconnects: Some(NOBODY.to_owned()),
+        ..session.clone()
     };
     [
         (
             "create connect sessions",
-            nango.create_session(&session).await.err(),
+            nango.session(&session).await.err(),
         ),
         (
             "create reconnect sessions",
-            nango.reconnect_session(&reconnect).await.err(),
+            nango.session(&reconnect).await.err(),
         ),
         (
             "delete connections",

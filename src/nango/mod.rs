@@ -31,8 +31,8 @@ use crate::{outbound, telemetry};
 pub use error::Error;
 pub(crate) use error::shorten;
 pub use wire::{
-    Connection, ConnectionError, ConnectionSummary, CreateSession, Credentials, Integration,
-    IntegrationDefaults, ListConnections, ReconnectSession, Session,
+    Connection, ConnectionError, ConnectionSummary, Credentials, Integration, IntegrationDefaults,
+    ListConnections, Session, SessionRequest,
 };
 
 use budget::Budget;
@@ -160,24 +160,27 @@ impl Nango {
         })))
     }
 
-    /// Starts a session in which a user connects one integration.
+    /// Starts a session in which a user connects one integration, or authorizes one connection anew.
     ///
     /// # Errors
-    /// Among others [`Error::UnknownIntegration`], and
+    /// Among others [`Error::UnknownIntegration`], [`Error::UnknownConnection`] of what is to be authorized anew, and
     /// [`Error::UnsupportedField`] from a Nango that is too old for a field.
-    pub async fn create_session(&self, session: &CreateSession) -> Result<Session, Error> {
-        let path = ["connect", "sessions"];
-        self.session("create_session", &path, &session.into()).await
-    }
-
-    /// Starts a session in which a connection is authorized anew.
-    ///
-    /// # Errors
-    /// As [`Nango::create_session`], and [`Error::UnknownConnection`].
-    pub async fn reconnect_session(&self, session: &ReconnectSession) -> Result<Session, Error> {
-        let path = ["connect", "sessions", "reconnect"];
-        self.session("reconnect_session", &path, &session.into())
-            .await
+    pub async fn session(&self, session: &SessionRequest) -> Result<Session, Error> {
+        let (operation, path): (_, &[&str]) = if session.reconnects.is_some() {
+            ("reconnect_session", &["connect", "sessions", "reconnect"])
+        } else {
+            ("create_session", &["connect", "sessions"])
+        };
+        let body = serde_json::to_vec(&SessionBody::from(session));
+        // A session that is made twice harms nobody: the one without a user expires.
+        let call = Call {
+            operation,
+            method: Method::POST,
+            url: self.url(path),
+            body: Some(body.expect("strings and maps of strings are JSON")),
+        };
+        let answer: Data<Session> = self.call(call).await?;
+        Ok(answer.data)
     }
 
     /// One connection with its credentials.
@@ -296,24 +299,6 @@ impl Nango {
     /// Makes what is counted of calls part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);
-    }
-
-    async fn session(
-        &self,
-        operation: &'static str,
-        path: &[&str],
-        body: &SessionBody<'_>,
-    ) -> Result<Session, Error> {
-        let body = serde_json::to_vec(body).expect("strings and maps of strings are JSON");
-        // A session that is made twice harms nobody: the one without a user expires.
-        let call = Call {
-            operation,
-            method: Method::POST,
-            url: self.url(path),
-            body: Some(body),
-        };
-        let answer: Data<Session> = self.call(call).await?;
-        Ok(answer.data)
     }
 
     /// `None` for an id that cannot be one segment of a path: URLs drop these.

@@ -12,37 +12,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use url::Url;
 
-/// A connect session to be made: leave for one user to connect one integration.
+/// A connect session to be made: leave for one user to connect one integration, or to
+/// authorize one connection anew, which keeps its id.
 ///
 /// There is exactly one integration, because Nango reads an empty list of
 /// allowed integrations as all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreateSession {
+pub struct SessionRequest {
+    /// Nango's id of the connection that is authorized anew; `None` for a new one.
+    pub reconnects: Option<String>,
     /// Nango's key of the integration.
     pub integration: String,
-    /// What the connection will be labelled with. Nango lowercases the keys;
-    /// a value has at most 255 characters.
+    /// What the connection will be labelled with; those that it had before are dropped. Nango
+    /// lowercases the keys; a value has at most 255 characters.
     pub tags: BTreeMap<String, String>,
     /// Where Nango sends this session's webhooks, failures included, and later
     /// those of the connection that it makes. Unknown to Nango before mid-2026.
     pub webhook_url_override: Option<Url>,
     /// What to ask the provider for, where it differs from the integration's
     /// own configuration.
-    pub defaults: IntegrationDefaults,
-}
-
-/// A session in which a connection is authorized anew and keeps its id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReconnectSession {
-    /// Nango's id of the connection.
-    pub connection_id: String,
-    /// Nango's key of the connection's integration.
-    pub integration: String,
-    /// The connection's tags from now on: Nango drops those not sent again.
-    pub tags: BTreeMap<String, String>,
-    /// As in [`CreateSession::webhook_url_override`].
-    pub webhook_url_override: Option<Url>,
-    /// As in [`CreateSession::defaults`].
     pub defaults: IntegrationDefaults,
 }
 
@@ -89,28 +77,17 @@ pub(super) struct SessionBody<'a> {
     integrations_config_defaults: BTreeMap<&'a str, &'a IntegrationDefaults>,
 }
 
-impl<'a> From<&'a CreateSession> for SessionBody<'a> {
-    fn from(session: &'a CreateSession) -> Self {
+impl<'a> From<&'a SessionRequest> for SessionBody<'a> {
+    fn from(session: &'a SessionRequest) -> Self {
+        let integration = session.integration.as_str();
+        let reconnects = session.reconnects.as_deref();
         Self {
-            connection_id: None,
-            integration_id: None,
-            allowed_integrations: Some([&session.integration]),
+            connection_id: reconnects,
+            integration_id: reconnects.map(|_| integration),
+            allowed_integrations: reconnects.is_none().then_some([integration]),
             tags: &session.tags,
             webhook_url_override: session.webhook_url_override.as_ref(),
-            integrations_config_defaults: session.defaults.by_key(&session.integration),
-        }
-    }
-}
-
-impl<'a> From<&'a ReconnectSession> for SessionBody<'a> {
-    fn from(session: &'a ReconnectSession) -> Self {
-        Self {
-            connection_id: Some(&session.connection_id),
-            integration_id: Some(&session.integration),
-            allowed_integrations: None,
-            tags: &session.tags,
-            webhook_url_override: session.webhook_url_override.as_ref(),
-            integrations_config_defaults: session.defaults.by_key(&session.integration),
+            integrations_config_defaults: session.defaults.by_key(integration),
         }
     }
 }

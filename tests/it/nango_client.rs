@@ -12,8 +12,8 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::response::{Html, IntoResponse, Response};
 use chrono::{DateTime, TimeDelta};
 use patchbay::nango::{
-    Config, ConfigError, CreateSession, Credentials, Deleted, Error, IntegrationDefaults,
-    ListConnections, Nango, ReconnectSession, Refresh, Session,
+    Config, ConfigError, Credentials, Deleted, Error, IntegrationDefaults, ListConnections, Nango,
+    Refresh, Session, SessionRequest,
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -66,8 +66,9 @@ fn leaving(calls: &'static str) -> Response {
     (headers, no_integrations()).into_response()
 }
 
-fn github() -> CreateSession {
-    CreateSession {
+fn github() -> SessionRequest {
+    SessionRequest {
+        reconnects: None,
         integration: "github".to_owned(),
         tags: BTreeMap::new(),
         webhook_url_override: None,
@@ -89,7 +90,7 @@ async fn a_failing_nango_is_asked_again() {
 async fn a_nango_that_keeps_failing_is_given_up() {
     let failure = || StatusCode::SERVICE_UNAVAILABLE.into_response();
     let (nango, count) = scripted([failure(), failure(), failure(), no_integrations()]).await;
-    let error = nango.create_session(&github()).await.unwrap_err();
+    let error = nango.session(&github()).await.unwrap_err();
     assert_eq!(error, Error::Unavailable { status: 503 });
     assert!(error.is_transient());
     assert_eq!(count.load(Ordering::SeqCst), 3);
@@ -260,7 +261,7 @@ async fn an_older_nango_names_the_field_it_refuses() {
     let body = json!({"error": {"code": "invalid_body", "errors": [issue]}});
     let refusal = (StatusCode::BAD_REQUEST, axum::Json(body)).into_response();
     let (nango, _) = scripted([refusal]).await;
-    let error = nango.create_session(&github()).await.unwrap_err();
+    let error = nango.session(&github()).await.unwrap_err();
     let field = "webhook_url_override".to_owned();
     assert_eq!(error, Error::UnsupportedField(field));
 }
@@ -304,27 +305,21 @@ fn session_answer() -> Value {
 #[tokio::test]
 async fn sessions_are_asked_for_in_nangos_words() {
     let (nango, _, requests) = recording(session_answer()).await;
-    let tags: BTreeMap<_, _> = [("end_user_id".to_owned(), "ada".to_owned())].into();
-    let webhook_url_override = Some("https://app.example.com/hooks/1".parse().unwrap());
-    let defaults = IntegrationDefaults {
-        scopes: vec!["repo".to_owned(), "user".to_owned()],
-        authorization_params: [("prompt".to_owned(), "consent".to_owned())].into(),
-    };
-    let create = CreateSession {
-        tags: tags.clone(),
-        webhook_url_override: webhook_url_override.clone(),
-        defaults: defaults.clone(),
+    let create = SessionRequest {
+        tags: [("end_user_id".to_owned(), "ada".to_owned())].into(),
+        webhook_url_override: Some("https://app.example.com/hooks/1".parse().unwrap()),
+        defaults: IntegrationDefaults {
+            scopes: vec!["repo".to_owned(), "user".to_owned()],
+            authorization_params: [("prompt".to_owned(), "consent".to_owned())].into(),
+        },
         ..github()
     };
-    nango.create_session(&create).await.unwrap();
-    let reconnect = ReconnectSession {
-        connection_id: "c-1".to_owned(),
-        integration: "github".to_owned(),
-        tags,
-        webhook_url_override,
-        defaults,
+    nango.session(&create).await.unwrap();
+    let reconnect = SessionRequest {
+        reconnects: Some("c-1".to_owned()),
+        ..create
     };
-    nango.reconnect_session(&reconnect).await.unwrap();
+    nango.session(&reconnect).await.unwrap();
 
     let common = json!({
         "tags": {"end_user_id": "ada"},
@@ -378,7 +373,7 @@ async fn ids_and_tags_stay_in_their_place_in_the_url() {
 #[tokio::test]
 async fn browsers_are_sent_to_the_configured_nango() {
     let (nango, base, _) = recording(session_answer()).await;
-    let session: Session = nango.create_session(&github()).await.unwrap();
+    let session: Session = nango.session(&github()).await.unwrap();
     assert_eq!(
         nango.oauth_connect_url("my github", &session).as_str(),
         format!(

@@ -14,8 +14,7 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use patchbay::nango::{
-    Config, CreateSession, Error, IntegrationDefaults, ListConnections, Nango, ReconnectSession,
-    Refresh,
+    Config, Error, IntegrationDefaults, ListConnections, Nango, Refresh, SessionRequest,
 };
 use serde_json::Value;
 
@@ -158,8 +157,7 @@ async fn every_recorded_answer_reads_as_what_it_means() {
 
 /// A call of the client's, made from a recorded request.
 enum Call {
-    Create(CreateSession),
-    Reconnect(ReconnectSession),
+    Session(SessionRequest),
     Get(String, String, Refresh),
     List(ListConnections),
     Delete(String, String),
@@ -187,28 +185,25 @@ impl Call {
                 authorization_params: strings(&given["authorization_params"]),
             }
         };
-        let webhook_url_override = body["webhook_url_override"]
-            .as_str()
-            .and_then(|url| url.parse().ok());
+        let session = |reconnects: Option<String>| {
+            let integration = match &reconnects {
+                Some(_) => &body["integration_id"],
+                None => &body["allowed_integrations"][0],
+            };
+            let integration = integration.as_str().unwrap_or("github");
+            let webhook = body["webhook_url_override"].as_str();
+            Self::Session(SessionRequest {
+                reconnects,
+                integration: integration.to_owned(),
+                tags: strings(&body["tags"]),
+                webhook_url_override: webhook.and_then(|url| url.parse().ok()),
+                defaults: defaults(integration),
+            })
+        };
         Some(match (request["method"].as_str()?, path, id) {
-            ("POST", "/connect/sessions" | "/does-not-exist", _) => {
-                let integration = body["allowed_integrations"][0].as_str().unwrap_or("github");
-                Self::Create(CreateSession {
-                    integration: integration.to_owned(),
-                    tags: strings(&body["tags"]),
-                    webhook_url_override,
-                    defaults: defaults(integration),
-                })
-            }
+            ("POST", "/connect/sessions" | "/does-not-exist", _) => session(None),
             ("POST", "/connect/sessions/reconnect", _) => {
-                let integration = body["integration_id"].as_str().unwrap_or("github");
-                Self::Reconnect(ReconnectSession {
-                    connection_id: body["connection_id"].as_str()?.to_owned(),
-                    integration: integration.to_owned(),
-                    tags: strings(&body["tags"]),
-                    webhook_url_override,
-                    defaults: defaults(integration),
-                })
+                session(Some(body["connection_id"].as_str()?.to_owned()))
             }
             ("GET", _, Some((id, key))) => {
                 let force = query.contains_key("force_refresh");
@@ -228,8 +223,7 @@ impl Call {
 
     async fn send(&self, nango: &Nango) -> Result<Answer, Error> {
         Ok(match self {
-            Self::Create(session) => Answer::Session(nango.create_session(session).await?),
-            Self::Reconnect(session) => Answer::Session(nango.reconnect_session(session).await?),
+            Self::Session(session) => Answer::Session(nango.session(session).await?),
             Self::Get(id, key, refresh) => {
                 Answer::Connection(nango.connection(id, key, *refresh).await?.into())
             }
@@ -243,8 +237,10 @@ impl Call {
     /// what was sent must be the same.
     fn compare_request(&self, name: &str, recorded: &Value, sent: &Sent) -> bool {
         let known: &[&str] = match self {
-            Self::Create(_) => &["allowed_integrations", "tags"],
-            Self::Reconnect(_) => &["connection_id", "integration_id", "tags"],
+            Self::Session(session) if session.reconnects.is_some() => {
+                &["connection_id", "integration_id", "tags"]
+            }
+            Self::Session(_) => &["allowed_integrations", "tags"],
             Self::Get(_, _, Refresh::Force) => &["provider_config_key", "force_refresh"],
             Self::Get(..) | Self::Delete(..) => &["provider_config_key"],
             Self::List(_) => &[
@@ -261,8 +257,7 @@ impl Call {
         let fields = recorded["body"].as_object();
         let fields: Vec<_> = fields.into_iter().flatten().map(|(k, _)| k).collect();
         let required = match self {
-            Self::Create(_) => fields.len() == 2,
-            Self::Reconnect(_) => fields.len() == 3,
+            Self::Session(_) => fields.len() == known.len(),
             Self::Get(..) | Self::Delete(..) => query.contains_key("provider_config_key"),
             Self::List(_) | Self::Integrations => true,
         };

@@ -14,7 +14,7 @@ use crate::auth::UserId;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::connections::{Attempt, AttemptKind, Browser, Connection, Failure, State, store};
-use crate::nango::{self, CreateSession, IntegrationDefaults, ReconnectSession, Session};
+use crate::nango::{self, IntegrationDefaults, Session, SessionRequest};
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
@@ -302,8 +302,8 @@ impl Connections {
         }
     }
 
-    /// A session for an attempt. Older Nangos refuse the webhook's address: without it failures are not told, but
-    /// grants are found all the same.
+    /// A session for an attempt: a new connection's where Nango no longer has what was to be renewed. Older Nangos
+    /// refuse the webhook's address: without it failures are not told, but grants are found all the same.
     async fn session(
         &self,
         upstream: &Upstream,
@@ -312,60 +312,44 @@ impl Connections {
         attempt: &mut Attempt,
         request: &ConnectRequest,
     ) -> Result<Session, nango::Error> {
-        let webhook = Some(self.webhook_url(attempt.id));
-        let told = self.session_of_kind(upstream, connector, connection, attempt, request, webhook);
-        match told.await {
-            Err(nango::Error::UnsupportedField(field)) if field == "webhook_url_override" => {
-                tracing::warn!(
-                    "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
-                );
-                self.session_of_kind(upstream, connector, connection, attempt, request, None)
-                    .await
-            }
-            answer => answer,
-        }
-    }
-
-    /// A session of the attempt's kind; a new one where Nango no longer has what was to be renewed.
-    async fn session_of_kind(
-        &self,
-        upstream: &Upstream,
-        connector: &Connector,
-        connection: &Connection,
-        attempt: &mut Attempt,
-        request: &ConnectRequest,
-        webhook: Option<Url>,
-    ) -> Result<Session, nango::Error> {
-        let installation = self.installation;
-        let tags: BTreeMap<String, String> = [
-            (INSTALLATION_TAG.to_owned(), installation.to_string()),
-            (USER_TAG.to_owned(), connection.user_id.as_str().to_owned()),
-            (CONNECTION_TAG.to_owned(), connection.id.to_string()),
-            (ATTEMPT_TAG.to_owned(), attempt.id.to_string()),
-        ]
-        .into();
-        if attempt.kind == AttemptKind::Reconnect
-            && let Some(existing) = connection.state.upstream()
-        {
-            let session = ReconnectSession {
-                connection_id: existing.id.clone(),
-                integration: connector.integration_key.clone(),
-                tags: tags.clone(),
-                webhook_url_override: webhook.clone(),
-                defaults: defaults(request),
-            };
-            match upstream.nango.reconnect_session(&session).await {
-                Err(nango::Error::UnknownConnection) => attempt.kind = AttemptKind::Connect,
+        let renewed = connection.state.upstream();
+        let renewed = renewed.filter(|_| attempt.kind == AttemptKind::Reconnect);
+        let mut asked = SessionRequest {
+            reconnects: renewed.map(|existing| existing.id.clone()),
+            integration: connector.integration_key.clone(),
+            tags: self.tags(connection, attempt),
+            webhook_url_override: Some(self.webhook_url(attempt.id)),
+            defaults: defaults(request),
+        };
+        loop {
+            match upstream.nango.session(&asked).await {
+                Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
+                    asked.reconnects = None;
+                    attempt.kind = AttemptKind::Connect;
+                }
+                Err(nango::Error::UnsupportedField(field))
+                    if field == "webhook_url_override" && asked.webhook_url_override.is_some() =>
+                {
+                    asked.webhook_url_override = None;
+                    tracing::warn!(
+                        "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
+                    );
+                }
                 answer => return answer,
             }
         }
-        let session = CreateSession {
-            integration: connector.integration_key.clone(),
-            tags,
-            webhook_url_override: webhook,
-            defaults: defaults(request),
-        };
-        upstream.nango.create_session(&session).await
+    }
+
+    /// What Nango keeps with a connection for us to know it again.
+    fn tags(&self, connection: &Connection, attempt: &Attempt) -> BTreeMap<String, String> {
+        [
+            (INSTALLATION_TAG, self.installation.to_string()),
+            (USER_TAG, connection.user_id.as_str().to_owned()),
+            (CONNECTION_TAG, connection.id.to_string()),
+            (ATTEMPT_TAG, attempt.id.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.
