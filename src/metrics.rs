@@ -21,6 +21,9 @@ const PREFIX: &str = "patchbay";
 /// The content type of what [`text`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// One label: its name, and its value out of a closed set.
+pub type Label = [(&'static str, &'static str); 1];
+
 /// Durations by labels.
 pub type Durations<Labels> = Family<Labels, Histogram, fn() -> Histogram>;
 

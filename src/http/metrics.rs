@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use super::error::{Code, Problem};
 use super::{AppState, REQUEST_ID};
-use crate::metrics::{self, Durations};
+use crate::metrics::{self, Durations, Label};
 use crate::telemetry;
 
 /// What is counted of requests.
@@ -27,7 +27,7 @@ use crate::telemetry;
 pub struct HttpMetrics {
     requests: Family<Answered, Counter>,
     durations: Durations<Endpoint>,
-    refused: Family<Refused, Counter>,
+    refused: Family<Label, Counter>,
     /// Requests that are under way, a stream's until it has begun.
     pub(super) under_way: Gauge,
     /// Event streams that are open.
@@ -47,11 +47,6 @@ struct Answered {
     route: String,
     method: &'static str,
     status: u16,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Refused {
-    limit: &'static str,
 }
 
 /// Put into an answer's extensions: the caller had asked to wait, so how long it took says nothing.
@@ -108,7 +103,7 @@ impl HttpMetrics {
 
     /// Notes that a limit has refused a request.
     pub(super) fn refused(&self, limit: &'static str) {
-        self.refused.get_or_create(&Refused { limit }).inc();
+        self.refused.get_or_create(&[("limit", limit)]).inc();
     }
 }
 

@@ -1,30 +1,18 @@
 //! What is counted of calls to Nango: each try, for each counts towards Nango's rate limit.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::metrics::{self, Durations};
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Operation {
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Ended {
-    operation: &'static str,
-    outcome: &'static str,
-}
+use crate::metrics::{self, Durations, Label};
 
 /// Calls by what they are for, how they ended, and how long they took.
 #[derive(Debug)]
 pub(super) struct Calls {
-    ended: Family<Ended, Counter>,
-    durations: Durations<Operation>,
+    ended: Family<[(&'static str, &'static str); 2], Counter>,
+    durations: Durations<Label>,
 }
 
 impl Default for Calls {
@@ -77,13 +65,13 @@ impl Begun<'_> {
 
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        let (operation, outcome) = (self.operation, self.outcome);
+        let operation = ("operation", self.operation);
         let took = self.started.elapsed().as_secs_f64();
-        let ended = Ended { operation, outcome };
+        let ended = [operation, ("outcome", self.outcome)];
         self.calls.ended.get_or_create(&ended).inc();
         self.calls
             .durations
-            .get_or_create(&Operation { operation })
+            .get_or_create(&[operation])
             .observe(took);
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -15,7 +14,7 @@ use super::{Connections, Result, Swept};
 use crate::connections::machine::Transition;
 use crate::connections::store::{self, Queue};
 use crate::connections::{Attempt, AttemptKind, Outcome, Status};
-use crate::metrics;
+use crate::metrics::{self, Label};
 
 /// How long a scrape waits for the database.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -23,39 +22,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// What the use cases count.
 #[derive(Debug)]
 pub(super) struct Counts {
-    begun: Family<Begun, Counter>,
-    ended: Family<Ended, Counter>,
+    begun: Family<Label, Counter>,
+    ended: Family<[(&'static str, &'static str); 2], Counter>,
     time_to_connect: Histogram,
-    tokens: Family<TokenSource, Counter>,
-    sweeps: Family<Sweep, Counter>,
+    tokens: Family<Label, Counter>,
+    sweeps: Family<Label, Counter>,
     sweep_duration: Gauge<f64, std::sync::atomic::AtomicU64>,
-    findings: Family<Finding, Counter>,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Begun {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Ended {
-    outcome: &'static str,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct TokenSource {
-    source: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Sweep {
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Finding {
-    finding: &'static str,
+    findings: Family<Label, Counter>,
 }
 
 impl Default for Counts {
@@ -77,8 +50,7 @@ impl Default for Counts {
 
 impl Counts {
     pub(super) fn begun(&self, kind: AttemptKind) {
-        let kind = kind.as_str();
-        self.begun.get_or_create(&Begun { kind }).inc();
+        self.begun.get_or_create(&[("kind", kind.as_str())]).inc();
     }
 
     /// Counts an attempt whose end a transition has written down, if it has.
@@ -91,10 +63,7 @@ impl Counts {
             return;
         }
         let reason = failure.as_ref().map_or("", |why| why.reason.as_str());
-        let ended = Ended {
-            outcome: outcome.as_str(),
-            reason,
-        };
+        let ended = [("outcome", outcome.as_str()), ("reason", reason)];
         self.ended.get_or_create(&ended).inc();
         if *outcome == Outcome::Succeeded {
             let took = transition.connection.updated_at - attempt.created_at;
@@ -106,7 +75,7 @@ impl Counts {
     /// Counts a token that was handed out.
     pub(super) fn token(&self, asked_nango: bool) {
         let source = if asked_nango { "nango" } else { "memory" };
-        self.tokens.get_or_create(&TokenSource { source }).inc();
+        self.tokens.get_or_create(&[("source", source)]).inc();
     }
 
     pub(super) fn swept(&self, swept: &Result<Option<Swept>>, took: Duration) {
@@ -115,7 +84,7 @@ impl Counts {
             Ok(None) => "interrupted",
             Err(_) => "failed",
         };
-        self.sweeps.get_or_create(&Sweep { outcome }).inc();
+        self.sweeps.get_or_create(&[("outcome", outcome)]).inc();
         let Ok(Some(swept)) = swept else {
             return;
         };
@@ -127,7 +96,7 @@ impl Counts {
             ("orphan", swept.orphans),
         ] {
             self.findings
-                .get_or_create(&Finding { finding })
+                .get_or_create(&[("finding", finding)])
                 .inc_by(count as u64);
         }
     }
@@ -176,16 +145,6 @@ struct Known {
     sweep_age: Option<f64>,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfStatus {
-    status: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct OfQueue {
-    queue: &'static str,
-}
-
 impl Connections {
     /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
@@ -222,11 +181,11 @@ impl Connections {
             "Connections to the database that nobody uses",
             ConstGauge::new(idle),
         );
-        let waiting: Family<OfQueue, Gauge> = Family::default();
-        let oldest: Family<OfQueue, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
+        let waiting: Family<Label, Gauge> = Family::default();
+        let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
         let now = self.clock.now();
         let note = |queue: &'static str, figures: Queue| {
-            let queue = OfQueue { queue };
+            let queue = [("queue", queue)];
             waiting.get_or_create(&queue).set(figures.waiting);
             oldest
                 .get_or_create(&queue)
@@ -268,7 +227,7 @@ impl Connections {
 }
 
 fn register_known(registry: &mut Registry, known: &Known) {
-    let connections: Family<OfStatus, Gauge> = Family::default();
+    let connections: Family<Label, Gauge> = Family::default();
     // A status that no connection has is 0, not missing.
     for status in [
         Status::Pending,
@@ -278,11 +237,8 @@ fn register_known(registry: &mut Registry, known: &Known) {
     ] {
         let status = status.as_str();
         let found = known.by_status.iter().find(|(name, _)| name == status);
-        let status = OfStatus {
-            status: status.to_owned(),
-        };
         connections
-            .get_or_create(&status)
+            .get_or_create(&[("status", status)])
             .set(found.map_or(0, |(_, count)| *count));
     }
     registry.register(
