@@ -116,18 +116,6 @@ impl fmt::Debug for Session {
 /// One connection, from `GET /connections/{id}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
-    /// Nango's id of it.
-    pub connection_id: String,
-    /// Nango's key of the integration.
-    pub provider_config_key: String,
-    /// Nango's name of the provider.
-    pub provider: String,
-    /// As given by the session; keys are lowercase.
-    #[serde(default)]
-    pub tags: BTreeMap<String, String>,
-    /// What Nango holds against it at present, such as a failed refresh.
-    #[serde(default)]
-    pub errors: Vec<ConnectionError>,
     /// What somebody stored with it: an object, or null.
     #[serde(default)]
     pub metadata: Value,
@@ -138,8 +126,6 @@ pub struct Connection {
     /// Where Nango tells of it, as its session asked for.
     #[serde(default)]
     pub webhook_url_override: Option<String>,
-    /// When it was first made; a reconnect does not change it.
-    pub created_at: DateTime<Utc>,
     /// What opens the account.
     pub credentials: Credentials,
 }
@@ -151,17 +137,12 @@ pub struct ConnectionSummary {
     pub connection_id: String,
     /// Nango's key of the integration.
     pub provider_config_key: String,
-    /// Nango's name of the provider.
-    pub provider: String,
     /// As given by the session; keys are lowercase.
     #[serde(default)]
     pub tags: BTreeMap<String, String>,
     /// What Nango holds against it at present, such as a failed refresh.
     #[serde(default)]
     pub errors: Vec<ConnectionError>,
-    /// What somebody stored with it: an object, or null.
-    #[serde(default)]
-    pub metadata: Value,
     /// When it was first made; a reconnect does not change it.
     #[serde(rename = "created")]
     pub created_at: DateTime<Utc>,
@@ -173,8 +154,6 @@ pub struct ConnectionError {
     /// `auth` for credentials that could not be refreshed.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The entry in Nango's own logs.
-    pub log_id: Option<String>,
 }
 
 /// How long credentials have to be over before no clock's difference explains that they are given.
@@ -366,10 +345,6 @@ pub struct Integration {
     pub unique_key: String,
     /// Nango's name of the provider.
     pub provider: String,
-    /// What Nango's own pages call it.
-    pub display_name: Option<String>,
-    /// An image for it.
-    pub logo: Option<String>,
 }
 
 /// `{"data": …}`, around sessions and integrations.

@@ -47,11 +47,10 @@ impl Answer {
                     assert_eq!(connection.connection_id, body["connection_id"], "{name}");
                     let key = &body["provider_config_key"];
                     assert_eq!(connection.provider_config_key, *key, "{name}");
-                    assert_eq!(connection.provider, body["provider"], "{name}");
                     assert_eq!(connection.tags, strings(&body["tags"]), "{name}");
-                    assert_eq!(connection.metadata, body["metadata"], "{name}");
                     let errors = body["errors"].as_array().unwrap();
-                    assert_eq!(connection.errors.len(), errors.len(), "{name}");
+                    let read = connection.errors.iter().map(|error| error.kind.as_str());
+                    assert!(read.eq(errors.iter().map(|error| &error["type"])), "{name}");
                     let created = body["created"].as_str().unwrap();
                     let created = DateTime::parse_from_rfc3339(created).unwrap();
                     assert_eq!(connection.created_at, created, "{name}");
@@ -64,12 +63,6 @@ impl Answer {
                 for (integration, body) in integrations.iter().zip(recorded) {
                     assert_eq!(integration.unique_key, body["unique_key"], "{name}");
                     assert_eq!(integration.provider, body["provider"], "{name}");
-                    assert_eq!(
-                        json!(integration.display_name),
-                        body["display_name"],
-                        "{name}"
-                    );
-                    assert_eq!(json!(integration.logo), body["logo"], "{name}");
                 }
             }
         }
@@ -77,25 +70,11 @@ impl Answer {
 }
 
 fn compare_connection(name: &str, connection: &Connection, body: &Value) {
-    assert_eq!(connection.connection_id, body["connection_id"], "{name}");
-    assert_eq!(
-        connection.provider_config_key, body["provider_config_key"],
-        "{name}"
-    );
-    assert_eq!(connection.provider, body["provider"], "{name}");
-    assert_eq!(connection.tags, strings(&body["tags"]), "{name}");
     assert_eq!(connection.metadata, body["metadata"], "{name}");
     assert_eq!(
         connection.connection_config, body["connection_config"],
         "{name}"
     );
-    assert_eq!(
-        connection.errors.len(),
-        body["errors"].as_array().unwrap().len(),
-        "{name}"
-    );
-    let created = DateTime::parse_from_rfc3339(body["created_at"].as_str().unwrap()).unwrap();
-    assert_eq!(connection.created_at, created, "{name}");
     let recorded = &body["credentials"];
     match &connection.credentials {
         Credentials::OAuth2 {
