@@ -143,8 +143,7 @@ impl Bench {
         );
         let floor = self.sql("pgbench: a list's rows", &sql, report)?;
         let list = self.http("list", &list_requests(users)?, report)?;
-        let get = self.http("get", &self.get_requests(users).await?, report)?;
-        let _ = get;
+        self.http("get", &self.get_requests(users).await?, report)?;
         report.at_least("list, of pgbench's rate", list.rate / floor.rate, 0.5);
         report.at_least(
             "list, of the predecessor's 300 a second",

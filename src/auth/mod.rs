@@ -145,27 +145,6 @@ pub enum Error {
     KeysUnavailable,
 }
 
-impl Error {
-    /// A name for the variant that does not change.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::TooLarge => "token_too_large",
-            Self::Malformed => "token_malformed",
-            Self::AlgorithmNotAllowed => "token_algorithm_not_allowed",
-            Self::UnknownKey => "token_key_unknown",
-            Self::BadSignature => "token_signature_invalid",
-            Self::NoExpiry => "token_without_expiry",
-            Self::Expired => "token_expired",
-            Self::NotYetValid => "token_not_yet_valid",
-            Self::WrongIssuer => "token_issuer_wrong",
-            Self::WrongAudience => "token_audience_wrong",
-            Self::NoUser => "token_without_user",
-            Self::KeysUnavailable => "token_keys_unavailable",
-        }
-    }
-}
-
 /// A user of the product, as its identity provider names them: 1 to 255
 /// characters, none of them a control character.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

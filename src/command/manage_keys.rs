@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Database;
-use crate::keys::{Scope, ServiceKeys, shown};
+use crate::keys::{Scope, ServiceKeys};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
+use secrecy::ExposeSecret;
 
 use super::Failure;
 use super::print::{note, say};
@@ -48,7 +49,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
-            say(shown(&key))?;
+            say(key.expose_secret())?;
             note("This is the only time that the key is shown.");
         }
         KeysCommand::List => {
@@ -67,7 +68,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             let new = keys
                 .rotate(&key, TimeDelta::hours(grace_hours.into()))
                 .await?;
-            say(shown(&new))?;
+            say(new.expose_secret())?;
             note(format_args!(
                 "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
             ));

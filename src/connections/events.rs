@@ -1,6 +1,5 @@
 //! What happened to a connection: the history, the stream, and what the product is told.
 
-use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
@@ -89,12 +88,6 @@ impl Told {
             | EventKind::TokenRefreshed
             | EventKind::Adopted => None,
         }
-    }
-}
-
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -16,7 +16,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -335,10 +335,4 @@ fn digest_of(key: &str) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
     bytes
-}
-
-/// A key's text, for the one time it is shown.
-#[must_use]
-pub fn shown(key: &SecretString) -> &str {
-    key.expose_secret()
 }

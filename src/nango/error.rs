@@ -76,9 +76,7 @@ pub enum Error {
     Unexpected {
         /// The answer's status.
         status: u16,
-        /// Nango's error code, when the body had one.
-        code: Option<String>,
-        /// What was wrong with it.
+        /// Nango's code and message, or what else was wrong with it.
         detail: String,
     },
 }
@@ -169,7 +167,6 @@ impl Error {
     fn unexpected(status: u16, detail: &str) -> Self {
         Self::Unexpected {
             status,
-            code: None,
             detail: shorten(detail),
         }
     }
@@ -238,7 +235,6 @@ impl Refusal {
                 None => Error::Unexpected {
                     status,
                     detail: self.describe(),
-                    code: Some(shorten(&self.code)),
                 },
             },
         }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures::future::join_all;
-use patchbay::keys::{self, Scope};
+use patchbay::keys::Scope;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
@@ -112,7 +113,7 @@ async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
     let for_user = |method: Method, path: &str, user: &str| {
         let url = format!("{}/api/v1/connectors{path}", house.url);
         let request = house.client.request(method, url);
-        let request = request.bearer_auth(keys::shown(&key));
+        let request = request.bearer_auth(key.expose_secret());
         Answer::to(request.header("patchbay-user", user))
     };
     let refused = for_user(Method::POST, "/notion/connect", "ada").await;
@@ -177,7 +178,7 @@ async fn the_products_own_services_are_not_limited() {
     let key = house.keys().await.create("backend", &scopes).await.unwrap();
     for _ in 0..5 {
         let url = format!("{}/api/v1/connectors/connections", house.url);
-        let request = house.client.get(url).bearer_auth(keys::shown(&key));
+        let request = house.client.get(url).bearer_auth(key.expose_secret());
         let answer = Answer::to(request.header("patchbay-user", "ada")).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("ratelimit"), None);
@@ -262,7 +263,7 @@ async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
             let list = Answer::to(list.header("x-forwarded-for", &from)).await;
             assert_eq!(list.status, 200);
             let list = house.client.get(format!("{}/api/v1/connectors", house.url));
-            let list = list.bearer_auth(keys::shown(&key));
+            let list = list.bearer_auth(key.expose_secret());
             let list = Answer::to(list.header("x-forwarded-for", &from)).await;
             assert_eq!(list.status, 200);
         }

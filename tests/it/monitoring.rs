@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chrono::TimeDelta;
 use patchbay::metrics;
 use reqwest::{Method, Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -62,10 +63,7 @@ async fn eventful(house: &House) {
     let key = key.create("engine", &scopes).await.unwrap();
     for _ in 0..3 {
         let url = format!("{}/api/v1/connectors/gmail/token", house.url);
-        let asked = house
-            .client
-            .post(url)
-            .bearer_auth(patchbay::keys::shown(&key));
+        let asked = house.client.post(url).bearer_auth(key.expose_secret());
         let answer = asked.header("patchbay-user", "ada@user.example").send();
         assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
     }

@@ -219,12 +219,7 @@ async fn an_answer_that_is_no_nangos_is_unexpected() {
     for (expected, answer, about) in answers {
         let (nango, count) = scripted([answer]).await;
         let error = nango.integrations().await.unwrap_err();
-        let Error::Unexpected {
-            status,
-            code: None,
-            detail,
-        } = error
-        else {
+        let Error::Unexpected { status, detail } = error else {
             panic!("{about}: {error:?}");
         };
         assert_eq!(status, expected, "{about}");

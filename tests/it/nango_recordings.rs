@@ -111,7 +111,10 @@ const REFUSALS: &[(&str, &str)] = &[
         "Unexpected 415 invalid_content_type",
         "connect-session-create-wrong-content-type",
     ),
-    ("Unexpected 404 -", "unknown-route-post"),
+    (
+        "Unexpected 404 a body of type text/html",
+        "unknown-route-post",
+    ),
 ];
 
 #[tokio::test]
@@ -300,8 +303,9 @@ fn outcome_of(error: &Error) -> String {
         Error::RateLimited { retry_after } => {
             format!("RateLimited {}", retry_after.unwrap_or_default().as_secs())
         }
-        Error::Unexpected { status, code, .. } => {
-            format!("Unexpected {status} {}", code.as_deref().unwrap_or("-"))
+        Error::Unexpected { status, detail } => {
+            let code = detail.split([':', ';']).next().unwrap_or_default();
+            format!("Unexpected {status} {code}")
         }
         other => format!("{other:?}"),
     }

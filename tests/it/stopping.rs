@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use patchbay::connections::service::Pace;
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -136,7 +137,7 @@ async fn what_was_used_last_is_written_down_before_the_end() {
         for _ in 0..20 {
             let url = format!("{}/api/v1/connectors/gmail/token", house.url);
             let asked = house.client.request(Method::POST, url);
-            let asked = asked.bearer_auth(patchbay::keys::shown(&key));
+            let asked = asked.bearer_auth(key.expose_secret());
             let answer = asked.header("patchbay-user", "ada").send().await.unwrap();
             assert_eq!(answer.status(), StatusCode::OK);
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures::future::join_all;
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use crate::house::{House, client};
@@ -295,10 +296,10 @@ async fn keys_are_made_rotated_and_revoked() {
         .await
         .0
     };
-    let first = patchbay::keys::shown(&first).to_owned();
+    let first = first.expose_secret().to_owned();
     assert_eq!(opens(&first).await, StatusCode::OK);
     let second = keys.rotate("engine", TimeDelta::hours(1)).await.unwrap();
-    let second = patchbay::keys::shown(&second).to_owned();
+    let second = second.expose_secret().to_owned();
     assert_eq!(
         (opens(&first).await, opens(&second).await),
         (StatusCode::OK, StatusCode::OK)

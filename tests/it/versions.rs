@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use patchbay::config::DatabaseConfig;
 use patchbay::connections::{Database, DatabaseError};
-use patchbay::keys::{self, Scope};
+use patchbay::keys::Scope;
 use patchbay::nango::webhook::{SIGNATURE_HEADER, SigningKeys};
 use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
@@ -37,7 +38,7 @@ async fn life(user: &User<'_>, url: &str, connector: &str) {
     let key = user.house.keys().await.create("engine", &scopes).await;
     let token = format!("{url}/api/v1/connectors/connections/{id}/token");
     let token = user.house.client.post(token);
-    let token = token.bearer_auth(keys::shown(&key.unwrap()));
+    let token = token.bearer_auth(key.unwrap().expose_secret());
     let answer = token.header("patchbay-user", "ada").send().await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     let history = user.get(&format!("/connections/{id}/history")).await;

@@ -77,12 +77,6 @@ impl From<nango::Error> for Problem {
     }
 }
 
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        Self::of_database(&error)
-    }
-}
-
 impl Problem {
     /// Whatever it is that keeps Nango from answering, a workflow comes again later.
     pub(in crate::http) fn unavailable_to_workflow(error: &nango::Error) -> Self {

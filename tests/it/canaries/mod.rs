@@ -13,8 +13,8 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use patchbay::keys::Scope;
-use patchbay::keys::shown;
 use prost::Message;
+use secrecy::ExposeSecret;
 use tower::ServiceExt;
 use uuid::Uuid;
 
@@ -112,7 +112,7 @@ async fn no_secret_is_found_where_somebody_may_read() {
     let settings = environment(&house, &url, &collector, &mut canaries);
     let scopes = Scope::ALL.into();
     let kept_key = house.keys().await.create("kept", &scopes).await.unwrap();
-    canaries.add("a key of patchbay keys", shown(&kept_key));
+    canaries.add("a key of patchbay keys", kept_key.expose_secret());
 
     let borrowed: Vec<(&str, &str)> = settings
         .iter()
@@ -124,7 +124,7 @@ async fn no_secret_is_found_where_somebody_may_read() {
     let mut driven = Driven {
         house: &house,
         url: base.to_owned(),
-        kept_key: shown(&kept_key).to_owned(),
+        kept_key: kept_key.expose_secret().to_owned(),
         given_key: value(&settings, "SERVICE_API_KEYS").replace("given=", ""),
         metrics: value(&settings, "METRICS_TOKEN").to_owned(),
         canaries,

@@ -2,8 +2,9 @@
 
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use patchbay::keys::{self, Scope};
+use patchbay::keys::Scope;
 use reqwest::RequestBuilder;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{READ, TOKENS, WRITE};
@@ -153,7 +154,7 @@ pub(super) async fn nobodies(house: &House) -> Vec<Caller> {
             &format!("{}0", &KEY[..KEY.len() - 1]),
         )
         .acting_for("ada"),
-        bearer("a revoked key", keys::shown(&revoked)).acting_for("ada"),
-        bearer("a rotated key", keys::shown(&rotated)).acting_for("ada"),
+        bearer("a revoked key", revoked.expose_secret()).acting_for("ada"),
+        bearer("a rotated key", rotated.expose_secret()).acting_for("ada"),
     ]
 }

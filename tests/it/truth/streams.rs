@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use patchbay::keys::{self, Scope};
+use patchbay::keys::Scope;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -248,7 +249,7 @@ async fn a_stream_ends_when_the_key_that_opened_it_is_revoked() {
     let scopes = [Scope::ConnectionsRead].into();
     let key = keys.create("dashboard", &scopes).await.unwrap();
     let mut service = house.user("ada").await;
-    service.token = keys::shown(&key).to_owned();
+    service.token = key.expose_secret().to_owned();
     let request = service.request(Method::GET, "/connections/events");
     let mut reader = Reader::of(request.header("patchbay-user", "ada")).await;
     keys.revoke("dashboard").await.unwrap();
