@@ -10,8 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
 
-use super::Failure;
 use super::print::{note, say};
+use super::{Failure, variable};
 
 /// What is done with keys. They need `DATABASE_URL` and nothing else.
 #[derive(Subcommand)]
@@ -42,7 +42,7 @@ pub(crate) enum KeysCommand {
 }
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
-    let config = Config::read_database(&|name| std::env::var(name).ok())?;
+    let config = Config::read_database(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
     let keys = ServiceKeys::new(database, Vec::new(), Clock::System);

@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 use uuid::Uuid;
 
-use super::Failure;
 use super::print::{note, say};
+use super::{Failure, variable};
 
 /// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` as the service has it.
 #[derive(Subcommand)]
@@ -88,7 +88,7 @@ pub(crate) struct DeliveriesShown {
 }
 
 pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
-    let (config, networks) = Config::read_webhooks(&|name| std::env::var(name).ok())?;
+    let (config, networks) = Config::read_webhooks(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
     let webhooks = Webhooks::new(database, Clock::System, &networks)?;

@@ -26,11 +26,7 @@ impl Environment<'_> {
     pub(super) fn database(&mut self) -> Option<DatabaseConfig> {
         let url = self.required("DATABASE_URL", DATABASE_URL_FORM);
         let url = url.and_then(|url| self.database_url(url));
-        let pool_size = self.or("DATABASE_POOL_SIZE", 10);
-        if pool_size == 0 {
-            self.problems
-                .push("DATABASE_POOL_SIZE must be at least 1".to_owned());
-        }
+        let pool_size = self.positive("DATABASE_POOL_SIZE", 10);
         let wait = self.seconds("DATABASE_WAIT_SECONDS", 60);
         Some(DatabaseConfig {
             url: url?,

@@ -9,12 +9,20 @@ use url::Url;
 
 /// Reads variables, and remembers their names and what was wrong with them.
 pub(super) struct Environment<'a> {
-    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
+    lookup: &'a dyn Fn(&str) -> Option<String>,
     pub(super) names: Vec<&'static str>,
     pub(super) problems: Vec<String>,
 }
 
-impl Environment<'_> {
+impl<'a> Environment<'a> {
+    pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            lookup,
+            names: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
     /// An empty value counts as none: that is how hosts and compose files hand out unset variables.
     pub(super) fn optional<T>(&mut self, name: &'static str) -> Option<T>
     where
@@ -49,6 +57,24 @@ impl Environment<'_> {
         T::Err: fmt::Display,
     {
         self.optional(name).unwrap_or(default)
+    }
+
+    /// A number that may not be zero.
+    pub(super) fn positive<T>(&mut self, name: &'static str, default: T) -> T
+    where
+        T: FromStr + Default + PartialEq,
+        T::Err: fmt::Display,
+    {
+        let value = self.or(name, default);
+        if value == T::default() {
+            self.problems.push(format!("{name} must be at least 1"));
+        }
+        value
+    }
+
+    /// Whole seconds that may not be none.
+    pub(super) fn positive_seconds(&mut self, name: &'static str, default: u32) -> Duration {
+        Duration::from_secs(self.positive(name, default).into())
     }
 
     /// Whole seconds; a number that would not fit into any clock is refused.

@@ -102,22 +102,11 @@ impl Environment<'_> {
     }
 
     fn server(&mut self) -> ServerConfig {
-        let connections = self.or("MAX_CONNECTIONS", 10_000);
-        let client_timeout = self.seconds("CLIENT_TIMEOUT_SECONDS", 15);
-        // Longer than the proxies in front keep theirs: who closes first may cut off a request.
-        let keep_alive = self.seconds("KEEP_ALIVE_SECONDS", 75);
-        let zero = [
-            ("MAX_CONNECTIONS", connections == 0),
-            ("CLIENT_TIMEOUT_SECONDS", client_timeout.is_zero()),
-            ("KEEP_ALIVE_SECONDS", keep_alive.is_zero()),
-        ];
-        for (name, _) in zero.into_iter().filter(|(_, zero)| *zero) {
-            self.problems.push(format!("{name} must be at least 1"));
-        }
         ServerConfig {
-            connections,
-            client_timeout,
-            keep_alive,
+            connections: self.positive("MAX_CONNECTIONS", 10_000),
+            client_timeout: self.positive_seconds("CLIENT_TIMEOUT_SECONDS", 15),
+            // Longer than the proxies in front keep theirs: who closes first may cut off a request.
+            keep_alive: self.positive_seconds("KEEP_ALIVE_SECONDS", 75),
             shutdown_delay: self.seconds("SHUTDOWN_DELAY_SECONDS", 5),
         }
     }

@@ -87,18 +87,7 @@ impl Config {
     /// # Errors
     /// Names every variable that is missing or wrong.
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut env = Environment {
-            lookup,
-            names: Vec::new(),
-            problems: Vec::new(),
-        };
-        let config = env.config();
-        match config {
-            Some(config) if env.problems.is_empty() => Ok(config),
-            _ => Err(ConfigError {
-                problems: env.problems,
-            }),
-        }
+        read_by(lookup, Environment::config)
     }
 
     /// Reads only what names the database, for commands that need nothing else.
@@ -108,17 +97,7 @@ impl Config {
     pub fn read_database(
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<DatabaseConfig, ConfigError> {
-        let mut env = Environment {
-            lookup,
-            names: Vec::new(),
-            problems: Vec::new(),
-        };
-        match env.database() {
-            Some(database) if env.problems.is_empty() => Ok(database),
-            _ => Err(ConfigError {
-                problems: env.problems,
-            }),
-        }
+        read_by(lookup, Environment::database)
     }
 
     /// Reads only what `patchbay webhooks` needs: the database, and where webhooks may be sent.
@@ -128,30 +107,32 @@ impl Config {
     pub fn read_webhooks(
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(DatabaseConfig, Networks), ConfigError> {
-        let mut env = Environment {
-            lookup,
-            names: Vec::new(),
-            problems: Vec::new(),
-        };
-        let networks = env.webhook_networks();
-        match env.database() {
-            Some(database) if env.problems.is_empty() => Ok((database, networks)),
-            _ => Err(ConfigError {
-                problems: env.problems,
-            }),
-        }
+        read_by(lookup, |env| {
+            let networks = env.webhook_networks();
+            Some((env.database()?, networks))
+        })
     }
 
     /// The names of all variables, in the order in which they are read.
     #[must_use]
     pub fn variables() -> Vec<&'static str> {
-        let mut env = Environment {
-            lookup: &|_| None,
-            names: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut env = Environment::new(&|_| None);
         env.config();
         env.names
+    }
+}
+
+/// What `read` makes of the environment, which is `None` only where it has noted a problem.
+fn read_by<'a, T>(
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    read: impl FnOnce(&mut Environment<'a>) -> Option<T>,
+) -> Result<T, ConfigError> {
+    let mut env = Environment::new(lookup);
+    match read(&mut env) {
+        Some(read) if env.problems.is_empty() => Ok(read),
+        _ => Err(ConfigError {
+            problems: env.problems,
+        }),
     }
 }
 
@@ -189,11 +170,7 @@ impl Environment<'_> {
     }
 
     fn history(&mut self) -> TimeDelta {
-        let days: u16 = self.or("HISTORY_DAYS", 400);
-        if days == 0 {
-            self.problems
-                .push("HISTORY_DAYS must be at least 1".to_owned());
-        }
+        let days: u16 = self.positive("HISTORY_DAYS", 400);
         TimeDelta::days(days.into())
     }
 

@@ -28,16 +28,8 @@ impl Environment<'_> {
             Some(url) => self.web_address("NANGO_BASE_URL", url),
             None => "https://api.nango.dev".parse().ok(),
         };
-        let timeout = self.seconds("NANGO_TIMEOUT_SECONDS", 10);
-        if timeout.is_zero() {
-            self.problems
-                .push("NANGO_TIMEOUT_SECONDS must be at least 1".to_owned());
-        }
-        let sweep_every = self.seconds("SWEEP_INTERVAL_SECONDS", 300);
-        if sweep_every.is_zero() {
-            self.problems
-                .push("SWEEP_INTERVAL_SECONDS must be at least 1".to_owned());
-        }
+        let timeout = self.positive_seconds("NANGO_TIMEOUT_SECONDS", 10);
+        let sweep_every = self.positive_seconds("SWEEP_INTERVAL_SECONDS", 300);
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.
         let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
