@@ -27,20 +27,29 @@ impl Connectors {
 
     /// The connector that a row refers to; `None` if it was deleted since.
     pub(super) async fn get(&self, id: Uuid) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
-        if let Some(connector) = self.known(id) {
+        self.find(|known| known.get(&id)).await
+    }
+
+    /// The connector with this slug or id.
+    pub(super) async fn named(&self, reference: &str) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+        let is_named = |connector: &&Arc<ConnectorRef>| connector.is_named(reference);
+        self.find(|known| known.values().find(is_named)).await
+    }
+
+    async fn find(
+        &self,
+        of: impl Fn(&HashMap<Uuid, Arc<ConnectorRef>>) -> Option<&Arc<ConnectorRef>>,
+    ) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+        let find = || of(&self.known.read().unwrap_or_else(PoisonError::into_inner)).cloned();
+        if let Some(connector) = find() {
             return Ok(Some(connector));
         }
-        // A newer replica has brought it.
+        // A newer replica may have brought it.
         let mut tx = self.database.begin_single().await?;
         let all = store::connectors(&mut tx).await?;
         tx.commit().await?;
         self.know(all);
-        Ok(self.known(id))
-    }
-
-    fn known(&self, id: Uuid) -> Option<Arc<ConnectorRef>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&id).cloned()
+        Ok(find())
     }
 
     fn know(&self, connectors: Vec<ConnectorRef>) {

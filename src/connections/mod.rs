@@ -99,6 +99,13 @@ pub struct ConnectorRef {
     pub integration_key: String,
 }
 
+impl ConnectorRef {
+    /// Whether this is its slug or its id.
+    pub(crate) fn is_named(&self, slug_or_id: &str) -> bool {
+        self.slug == slug_or_id || Uuid::parse_str(slug_or_id).is_ok_and(|id| id == self.id)
+    }
+}
+
 /// A connection that Nango holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {

@@ -92,19 +92,14 @@ impl Connections {
         connector: &str,
         target: &DisconnectTarget,
     ) -> Result<Uuid> {
-        let mut tx = self.begin().await?;
-        let connector_id = match self.catalog.get(connector) {
-            Some(connector) => connector.id,
-            // A connector that has left the catalog can still be disconnected.
-            None => store::connector_id(&mut tx, connector)
-                .await?
-                .ok_or_else(|| Error::ConnectorNotFound(connector.to_owned()))?,
-        };
+        // A connector that has left the catalog can still be disconnected.
+        let named = self.connectors.named(connector).await?;
+        let unknown = || Error::ConnectorNotFound(connector.to_owned());
+        let connector_id = named.ok_or_else(unknown)?.id;
         let filter = store::Filter {
             connector_id: Some(connector_id),
             ..store::Filter::default()
         };
-        tx.commit().await?;
         let found = match target {
             DisconnectTarget::Connection(id) => {
                 let own = self.own(user, *id).await?;

@@ -35,7 +35,7 @@ pub struct Query {
 }
 
 /// One page of a user's connections, newest first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Page {
     /// The page.
     pub connections: Vec<Details>,
@@ -207,26 +207,14 @@ impl Connections {
             newest.push(self.seen(row).await?);
         }
         newest.sort_unstable_by_key(|(connection, _)| Reverse(connection.id));
-        Ok(self.page_of_all(newest, query))
+        Ok(Self::page_of_all(newest, query))
     }
 
     /// A page of all that a user has.
-    fn page_of_all(&self, all: Vec<store::Seen>, query: &Query) -> Page {
-        let known = query.connector.as_ref().map(|reference| {
-            let connector = self.catalog.get(reference);
-            (reference, connector.map(|connector| connector.id))
-        });
+    fn page_of_all(all: Vec<store::Seen>, query: &Query) -> Page {
         let is_meant = |(connection, _): &store::Seen| {
-            let connector = &connection.connector;
-            let of_connector = known.is_none_or(|(reference, id)| match id {
-                Some(id) => connector.id == id,
-                // It has left the catalog since.
-                None => {
-                    connector.slug == *reference
-                        || connector.id.to_string().eq_ignore_ascii_case(reference)
-                }
-            });
-            of_connector
+            let named = query.connector.as_deref();
+            named.is_none_or(|named| connection.connector.is_named(named))
                 && query
                     .status
                     .is_none_or(|status| connection.state.status() == status)
@@ -256,23 +244,14 @@ impl Connections {
 
     /// A page of what a user has, who has a great deal.
     async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let mut tx = self.database.begin_snapshot().await?;
         let connector_id = match &query.connector {
             None => None,
-            Some(reference) => match self.catalog.get(reference) {
+            Some(reference) => match self.connectors.named(reference).await? {
                 Some(connector) => Some(connector.id),
-                None => match store::connector_id(&mut tx, reference).await? {
-                    Some(id) => Some(id),
-                    None => {
-                        return Ok(Page {
-                            connections: Vec::new(),
-                            total: 0,
-                            next: None,
-                        });
-                    }
-                },
+                None => return Ok(Page::default()),
             },
         };
+        let mut tx = self.database.begin_snapshot().await?;
         let filter = store::Filter {
             connector_id,
             status: query.status,

@@ -7,17 +7,6 @@ use uuid::Uuid;
 use crate::catalog::Catalog;
 use crate::connections::{ConnectorRef, Transaction};
 
-/// A connector's id by its slug or itself, whether or not the catalog still has it.
-pub(in crate::connections) async fn connector_id(
-    db: &mut Transaction,
-    reference: &str,
-) -> sqlx::Result<Option<Uuid>> {
-    sqlx::query_scalar("select id from connector where slug = $1 or id::text = lower($1)")
-        .bind(reference)
-        .fetch_optional(db)
-        .await
-}
-
 /// All connectors, whether or not the catalog still has them.
 pub(in crate::connections) async fn connectors(
     db: &mut Transaction,

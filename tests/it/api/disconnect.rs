@@ -1,6 +1,7 @@
 //! Ending connections, here and at Nango.
 
 use insta::assert_snapshot;
+use patchbay::sandbox::Integration;
 use serde_json::{Value, json};
 
 use super::{events, text};
@@ -240,4 +241,69 @@ async fn what_nobody_could_look_for_is_not_called_deleted() {
     let confirmed = ada.ask_delete("/gmail/disconnect").await.json();
     assert_eq!(confirmed["upstream_deleted"], true);
     assert_eq!(house.nango_connections().await, [""; 0]);
+}
+
+/// A connector of the operator's own.
+const ACME: &str = r#"
+[[connector]]
+slug = "acme"
+name = "Acme"
+category = "In house"
+provider = "github"
+auth_mode = "OAUTH2"
+"#;
+
+#[tokio::test]
+async fn a_connector_that_is_in_the_catalog_no_more_is_listed_and_disconnected() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), ACME).unwrap();
+    let house = House::build(&[], |nango| {
+        nango.integrations.push(Integration {
+            unique_key: "acme".to_owned(),
+            provider: "github".to_owned(),
+            display_name: "Acme".to_owned(),
+            auth_mode: "OAUTH2".to_owned(),
+        });
+    })
+    .await;
+    let catalog_file = file.path().to_str().unwrap();
+    let having = house.replica(&[("CATALOG_FILE", catalog_file)]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    // At a replica that was there before the connector.
+    let begun = bob.at(&having).connect("acme").await;
+    let ended = bob.ask_delete("/acme/disconnect").await.json();
+    assert_eq!(ended["connection_id"], begun["connection_id"]);
+
+    let held = connected(&ada.at(&having), "acme", "").await;
+    let (id, connector) = (text(&held, "id"), text(&held, "connector_id"));
+    let left = house.replica(&[]).await;
+    let ada = ada.at(&left);
+    let refused = ada.ask_post("/acme/connect", json!({})).await;
+    refused.is_problem(404, "connector_not_found");
+    // As one of few, and as one of very many.
+    for others in [0, 200] {
+        sqlx::query(
+            "insert into user_connector_connection \
+               (id, user_id, connector_id, instance_id, status, status_reason, disconnected_at, created_at, updated_at) \
+             select gen_random_uuid(), user_id, connector_id, 'old ' || n, 'disconnected', 'user_disconnected', now(), now(), now() \
+             from user_connector_connection, generate_series(1, $2) n where id::text = $1",
+        )
+        .bind(&id)
+        .bind(others)
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+        for reference in ["acme", &connector, &connector.to_uppercase()] {
+            let query = format!("status=connected&connector_id={reference}");
+            let page = ada.get(&format!("/connections?{query}")).await;
+            assert_eq!(page["total_count"], 1, "{query}");
+            assert_eq!(page["connections"][0]["id"], id, "{query}");
+        }
+        let none = ada.get("/connections?connector_id=nothing").await;
+        assert_eq!(none["total_count"], 0);
+    }
+    let path = format!("/acme/disconnect?connection_id={id}");
+    let ended = ada.ask_delete(&path).await.json();
+    assert_eq!(ended["connection_id"], id);
+    house.until_nango_holds(&[]).await;
 }
