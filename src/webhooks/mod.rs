@@ -60,9 +60,10 @@ pub struct Endpoint {
 }
 
 /// One message for one endpoint, and what has become of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Delivery {
-    /// The endpoint.
+    /// The endpoint's id.
+    #[sqlx(rename = "endpoint_id")]
     pub endpoint: String,
     /// The `webhook-id`, the same for every attempt.
     pub message: String,

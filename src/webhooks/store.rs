@@ -222,19 +222,7 @@ macro_rules! message_id {
 pub(super) use message_id;
 
 pub(super) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Result<Vec<Delivery>> {
-    #[derive(FromRow)]
-    struct Row {
-        endpoint_id: String,
-        message: String,
-        told: String,
-        attempts: i32,
-        outcome: Option<String>,
-        last_status: Option<i16>,
-        last_error: Option<String>,
-        created_at: DateTime<Utc>,
-        last_attempt_at: Option<DateTime<Utc>>,
-    }
-    let rows: Vec<Row> = sqlx::query_as(concat!(
+    sqlx::query_as(concat!(
         "select d.endpoint_id, ",
         message_id!(),
         " message, v.webhook->>'type' told, d.attempts, d.outcome, d.last_status, \
@@ -249,19 +237,7 @@ pub(super) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Res
     .bind(shown.failed)
     .bind(shown.limit)
     .fetch_all(db)
-    .await?;
-    let delivery = |row: Row| Delivery {
-        endpoint: row.endpoint_id,
-        message: row.message,
-        told: row.told,
-        attempts: row.attempts,
-        outcome: row.outcome,
-        last_status: row.last_status,
-        last_error: row.last_error,
-        created_at: row.created_at,
-        last_attempt_at: row.last_attempt_at,
-    };
-    Ok(rows.into_iter().map(delivery).collect())
+    .await
 }
 
 /// Where a message is sent, and what signs it.
