@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use patchbay::catalog::Catalog;
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::{Adopted, Database, DatabaseError};
+use patchbay::connections::{Adopted, DatabaseError};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -45,17 +44,9 @@ async fn run(sql: &mut PgConnection, statements: &str) {
         .unwrap();
 }
 
-async fn connect(url: &str) -> Database {
-    let config = DatabaseConfig {
-        url: url.into(),
-        pool_size: 2,
-        wait: Duration::ZERO,
-    };
-    Database::connect(&config).await.unwrap()
-}
-
 async fn adopt(url: &str) -> Result<Option<Adopted>, DatabaseError> {
-    connect(url).await.adopt(&Catalog::builtin()).await
+    let database = postgres::pool(url, 2).await?;
+    database.adopt(&Catalog::builtin()).await
 }
 
 /// Puts a connection into Nango as the old flow did: with an id that it chose, and without tags.
@@ -369,7 +360,8 @@ async fn tables_that_somebody_uses_are_left_alone() {
     );
     run(&mut predecessor, "rollback").await;
     // Commands that do not know the catalog leave it to those that do.
-    let refused = connect(database.url()).await.migrate().await.unwrap_err();
+    let patchbay = postgres::pool(database.url(), 2).await.unwrap();
+    let refused = patchbay.migrate().await.unwrap_err();
     assert!(
         refused
             .to_string()

@@ -2,11 +2,8 @@
 
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Duration;
 
 use futures::future::poll_fn;
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::Database;
 
 use crate::postgres;
 
@@ -27,13 +24,8 @@ async fn give_up_after(times: usize, future: impl Future) {
 #[tokio::test]
 async fn a_transaction_that_nobody_waits_for_any_more_is_nobody_elses() {
     let database = postgres::database().await;
-    let config = DatabaseConfig {
-        url: database.url().into(),
-        // Whoever comes next gets the same connection.
-        pool_size: 1,
-        wait: Duration::ZERO,
-    };
-    let database = Database::connect(&config).await.unwrap();
+    // Whoever comes next gets the same connection.
+    let database = postgres::pool(database.url(), 1).await.unwrap();
     for times in (0..6).cycle().take(60) {
         give_up_after(times, database.begin_snapshot()).await;
         let mut tx = database.begin().await.unwrap();

@@ -9,24 +9,14 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::DatabaseConfig;
+use patchbay::connections::DatabaseError;
 use patchbay::connections::service::{Connections, Settings};
-use patchbay::connections::{Database, DatabaseError};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 
 use crate::house::House;
 use crate::postgres::{self, TestDatabase};
-
-async fn connect(url: &str) -> Result<Database, DatabaseError> {
-    let config = DatabaseConfig {
-        url: url.into(),
-        pool_size: 3,
-        wait: Duration::ZERO,
-    };
-    Database::connect(&config).await
-}
 
 /// A database with the schema and the catalog in it, and a connection to it.
 async fn seeded() -> (TestDatabase, PgConnection) {
@@ -38,7 +28,7 @@ async fn seeded() -> (TestDatabase, PgConnection) {
 
 /// What a starting replica does with the database.
 async fn start_replica(url: String) {
-    let database = connect(&url).await.unwrap();
+    let database = postgres::pool(url, 3).await.unwrap();
     database.migrate().await.unwrap();
     let catalog = Arc::new(Catalog::builtin());
     let settings = Settings {
@@ -94,7 +84,7 @@ async fn a_second_start_changes_nothing() {
 #[tokio::test]
 async fn a_database_that_was_changed_otherwise_is_left_alone() {
     let (database, mut sql) = seeded().await;
-    let patchbay = connect(database.url()).await.unwrap();
+    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
     sqlx::raw_sql("update _sqlx_migrations set checksum = 'x' where version = 1")
         .execute(&mut sql)
         .await
@@ -111,7 +101,7 @@ async fn a_migration_that_fails_changes_nothing() {
         .execute(&mut sql)
         .await
         .unwrap();
-    let patchbay = connect(database.url()).await.unwrap();
+    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
     let failed = patchbay.migrate().await.unwrap_err();
     assert!(
         matches!(failed, DatabaseError::Migration { version: 1, .. }),
@@ -406,7 +396,7 @@ async fn what_jobs_look_for_has_an_index() {
 #[should_panic(expected = "of one statement")]
 async fn a_transaction_of_one_statement_takes_no_second() {
     let database = postgres::database().await;
-    let patchbay = connect(database.url()).await.unwrap();
+    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
     let mut single = patchbay.begin_single().await.unwrap();
     for _ in 0..2 {
         sqlx::query("select 1").execute(&mut single).await.unwrap();

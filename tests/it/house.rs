@@ -13,7 +13,6 @@ use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
-use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Pace, Settings, Swept};
 use patchbay::keys::ServiceKeys;
@@ -288,12 +287,7 @@ impl House {
 
     /// The service keys of the same database.
     pub(crate) async fn keys(&self) -> ServiceKeys {
-        let config = DatabaseConfig {
-            url: self.database.url().into(),
-            pool_size: 1,
-            wait: Duration::ZERO,
-        };
-        let database = Database::connect(&config).await.unwrap();
+        let database = postgres::pool(self.database.url(), 1).await.unwrap();
         ServiceKeys::new(database, Vec::new(), self.clock.clone())
     }
 

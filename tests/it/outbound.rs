@@ -13,8 +13,6 @@ use axum::serve::Listener;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use patchbay::auth::{Authenticator, Config, Error};
 use patchbay::clock::Clock;
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::Database;
 use patchbay::nango::{self, Nango};
 use patchbay::webhooks::Webhooks;
 use tokio::net::{TcpListener, TcpStream};
@@ -110,12 +108,7 @@ async fn asked(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
     let integrations = nango.unwrap().integrations().await.unwrap_err();
 
     let database = postgres::database().await;
-    let config = DatabaseConfig {
-        url: database.url().into(),
-        pool_size: 1,
-        wait: Duration::ZERO,
-    };
-    let pool = Database::connect(&config).await.unwrap();
+    let pool = postgres::pool(database.url(), 1).await.unwrap();
     pool.migrate().await.unwrap();
     let networks = "127.0.0.0/8".parse().unwrap();
     let webhooks = Webhooks::new(pool, Clock::System, &networks).unwrap();

@@ -7,8 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::{Database, DatabaseError};
 use reqwest::StatusCode;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, Row};
@@ -140,22 +138,10 @@ async fn raw(url: &str) -> PgConnection {
         .unwrap()
 }
 
-fn config(url: impl Into<String>, pool_size: u32) -> DatabaseConfig {
-    DatabaseConfig {
-        url: url.into().into(),
-        pool_size,
-        wait: Duration::from_secs(1),
-    }
-}
-
-async fn connect(url: impl Into<String>, pool_size: u32) -> Result<Database, DatabaseError> {
-    Database::connect(&config(url, pool_size)).await
-}
-
 #[tokio::test]
 async fn a_pooler_that_switches_servers_is_told_from_one_that_does_not() {
     let database = postgres::database().await;
-    let direct = connect(database.url(), 5).await.unwrap();
+    let direct = postgres::pool(database.url(), 5).await.unwrap();
     assert!(!direct.switches_servers());
     let session = "pool_mode = session\ndefault_pool_size = 10";
     let transaction = "pool_mode = transaction\ndefault_pool_size =";
@@ -179,7 +165,7 @@ async fn a_pooler_that_switches_servers_is_told_from_one_that_does_not() {
             return;
         };
         pooler.warm(&database, servers).await;
-        let connected = connect(pooler.url(&database), 5).await.unwrap();
+        let connected = postgres::pool(pooler.url(&database), 5).await.unwrap();
         assert_eq!(
             connected.switches_servers(),
             switches,
@@ -210,7 +196,7 @@ async fn other_clients_of_the_pooler_do_not_hide_that_it_switches() {
         });
     }
     for _ in 0..25 {
-        let connected = connect(pooler.url(&database), 5).await.unwrap();
+        let connected = postgres::pool(pooler.url(&database), 5).await.unwrap();
         assert!(connected.switches_servers());
         connected.close().await;
     }
@@ -223,7 +209,7 @@ async fn an_address_may_say_that_it_is_a_poolers() {
     let database = postgres::database().await;
     let mut url = Url::parse(database.url()).unwrap();
     url.query_pairs_mut().append_pair("pgbouncer", "true");
-    let told = connect(url, 5).await.unwrap();
+    let told = postgres::pool(url, 5).await.unwrap();
     assert!(told.switches_servers());
     told.ping().await.unwrap();
 }
@@ -238,7 +224,7 @@ async fn sixteen_callers_over_four_servers_each_get_their_own_rows() {
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let pooled = connect(pooler.url(&database), 16).await.unwrap();
+    let pooled = postgres::pool(pooler.url(&database), 16).await.unwrap();
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let pooled = pooled.clone();
@@ -285,7 +271,7 @@ async fn sixteen_callers_over_four_servers_each_get_their_own_rows() {
 #[tokio::test]
 async fn without_a_pooler_statements_are_prepared_once() {
     let database = postgres::database().await;
-    let direct = connect(database.url(), 1).await.unwrap();
+    let direct = postgres::pool(database.url(), 1).await.unwrap();
     for _ in 0..3 {
         let mut tx = direct.begin().await.unwrap();
         sqlx::query("select $1::int8")
@@ -309,7 +295,7 @@ async fn a_transaction_that_breaks_off_leaves_nothing_behind_for_the_next_client
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let pooled = connect(pooler.url(&database), 3).await.unwrap();
+    let pooled = postgres::pool(pooler.url(&database), 3).await.unwrap();
     pooled.migrate().await.unwrap();
     for _ in 0..10 {
         let mut broken = pooled.begin().await.unwrap();

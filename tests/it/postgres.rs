@@ -2,7 +2,10 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
+use patchbay::config::DatabaseConfig;
+use patchbay::connections::{Database, DatabaseError};
 use patchbay::local_postgres::{Durability, Error, LocalPostgres};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
@@ -24,6 +27,16 @@ pub(crate) async fn database() -> TestDatabase {
     let mut url = server.clone();
     url.set_path(&name);
     TestDatabase { url, server }
+}
+
+/// So many connections, as the service has them, to a database that has to be there.
+pub(crate) async fn pool(url: impl Into<String>, size: u32) -> Result<Database, DatabaseError> {
+    let config = DatabaseConfig {
+        url: url.into().into(),
+        pool_size: size,
+        wait: Duration::ZERO,
+    };
+    Database::connect(&config).await
 }
 
 impl TestDatabase {
@@ -139,6 +152,6 @@ async fn every_test_has_an_empty_database_of_its_own_and_leaves_none() {
         if !exists {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

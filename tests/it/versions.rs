@@ -1,10 +1,7 @@
 //! Two versions over one database, while replicas are replaced one by one.
 
-use std::time::Duration;
-
 use futures::future::join_all;
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::{Database, DatabaseError};
+use patchbay::connections::DatabaseError;
 use patchbay::keys::Scope;
 use patchbay::nango::webhook::{SIGNATURE_HEADER, SigningKeys};
 use reqwest::{Method, StatusCode};
@@ -13,6 +10,7 @@ use serde_json::{Value, json};
 use sqlx::Connection;
 
 use crate::house::{House, User};
+use crate::postgres;
 
 /// Does what a newer version's migration does: `sql`, under this description.
 async fn migrate_as_newer(house: &House, description: &str, sql: &'static str) {
@@ -83,13 +81,8 @@ async fn a_program_whose_columns_are_gone_does_not_start() {
     migrate_as_newer(&house, "contract the history", drop).await;
     let settings = house.settings(&[]);
     let url = settings.iter().find(|(name, _)| *name == "DATABASE_URL");
-    let config = DatabaseConfig {
-        url: url.unwrap().1.as_str().into(),
-        pool_size: 1,
-        wait: Duration::ZERO,
-    };
-    let refused = Database::connect(&config).await.unwrap().migrate().await;
-    let refused = refused.unwrap_err();
+    let database = postgres::pool(url.unwrap().1.as_str(), 1).await.unwrap();
+    let refused = database.migrate().await.unwrap_err();
     assert!(matches!(refused, DatabaseError::Newer(_)), "{refused}");
     assert!(refused.to_string().contains("run that version"));
 }

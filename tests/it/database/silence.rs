@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::connect;
 use crate::house::House;
 use crate::postgres::{self, TestDatabase};
 use crate::truth::eventually;
@@ -140,7 +139,7 @@ async fn a_connection_that_got_no_answer_gives_its_place_in_the_pool_back() {
     let database = postgres::database().await;
     let relay = Relay::before(&database).await;
     // Three places, of which each is in use when the server falls silent.
-    let patchbay = connect(&relay.url(&database)).await.unwrap();
+    let patchbay = postgres::pool(relay.url(&database), 3).await.unwrap();
     let mut used = Vec::new();
     for _ in 0..3 {
         let mut tx = patchbay.begin_single().await.unwrap();

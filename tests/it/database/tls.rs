@@ -11,7 +11,7 @@ use patchbay::local_postgres::{Durability, LocalPostgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 
-use super::connect;
+use crate::postgres;
 
 /// A PostgreSQL that speaks TLS, with a certificate for 127.0.0.1 of an authority of its own.
 struct TlsServer {
@@ -71,14 +71,14 @@ impl TlsServer {
     async fn connect(&self, query: &str) -> Result<Database, DatabaseError> {
         let mut url = Url::parse(self.server.url()).unwrap();
         url.set_query(Some(query));
-        connect(url.as_str()).await
+        postgres::pool(url, 3).await
     }
 
     async fn connect_as(&self, host: &str, query: &str) -> Result<Database, DatabaseError> {
         let mut url = Url::parse(self.server.url()).unwrap();
         url.set_query(Some(query));
         url.set_host(Some(host)).unwrap();
-        connect(url.as_str()).await
+        postgres::pool(url, 3).await
     }
 }
 

@@ -4,8 +4,6 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use patchbay::clock::Clock;
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::Database;
 use patchbay::networks::Networks;
 use patchbay::webhooks::{Error, Webhooks};
 use reqwest::dns::Resolve;
@@ -20,12 +18,7 @@ async fn webhooks_with(
     networks: &str,
     resolver: Arc<dyn Resolve>,
 ) -> Webhooks {
-    let config = DatabaseConfig {
-        url: database.url().into(),
-        pool_size: 2,
-        wait: std::time::Duration::ZERO,
-    };
-    let database = Database::connect(&config).await.unwrap();
+    let database = postgres::pool(database.url(), 2).await.unwrap();
     database.migrate().await.unwrap();
     let networks: Networks = networks.parse().unwrap();
     Webhooks::with_resolver(database, Clock::System, &networks, &resolver).unwrap()

@@ -11,7 +11,6 @@ use axum::http::HeaderMap;
 use chrono::TimeDelta;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::config::DatabaseConfig;
 use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Settings};
 use patchbay::nango::webhook::{self, Event, SigningKeys};
@@ -88,12 +87,7 @@ impl World {
             .unwrap()
         };
         let database = postgres::database().await;
-        let config = DatabaseConfig {
-            url: database.url().into(),
-            pool_size: 4,
-            wait: Duration::ZERO,
-        };
-        let connections = Database::connect(&config).await.unwrap();
+        let connections = postgres::pool(database.url(), 4).await.unwrap();
         connections.migrate().await.unwrap();
         Self {
             clock,
