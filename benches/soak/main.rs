@@ -112,10 +112,13 @@ async fn run(stage: &Stage, requests: u64) -> Vec<String> {
     let mut wrong = seen.wrong();
     for scene in scenes {
         print_counts(&scene.counts);
-        wrong.extend(
-            stage
-                .settle(&scene.url, &scene.told.into_inner().unwrap())
-                .await,
+        let told = std::mem::take(&mut *scene.told.lock().unwrap());
+        wrong.extend(scene.settle(&told, &mut stage.sql().await).await);
+        println!(
+            "           held against what is there now: {} attempts, {} connections, {} answers to keys",
+            told.begun.len(),
+            told.expected.len(),
+            told.keyed.len()
         );
     }
     wrong.extend(stage.violations().await);

@@ -1,14 +1,14 @@
 //! The replicas, their database and Nango, and what has to hold between them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use patchbay::catalog::{Catalog, Connector};
 use patchbay::local_postgres::{Durability, LocalPostgres};
 use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Integration, Sandbox};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::figures::Figures;
 use crate::invariants;
-use crate::load::{Keyed, Told, random, weather};
+use crate::load::{random, weather};
 use crate::service::Service;
 
 const REPLICAS: usize = 2;
@@ -26,9 +26,6 @@ pub(crate) const SERVICE_KEY: &str = "pbk_soak_0123456789abcdef0123456789abcdef"
 
 const METRICS_TOKEN: &str = "a token of the soak's only";
 const JWT_SECRET: &str = "a secret of the soak that has 32 bytes and more";
-
-/// How long the service may take to settle: longer than any lease.
-const SETTLING: Duration = Duration::from_secs(180);
 
 pub(crate) struct Stage {
     pub(crate) client: Client,
@@ -212,7 +209,7 @@ impl Stage {
         answer["token"].as_str().unwrap().to_owned()
     }
 
-    async fn sql(&self) -> PgConnection {
+    pub(crate) async fn sql(&self) -> PgConnection {
         PgConnection::connect(&self.database).await.unwrap()
     }
 
@@ -229,96 +226,5 @@ impl Stage {
             waiting.len()
         );
         wrong
-    }
-
-    /// Repeats what was never answered, waits until there is nothing left to do, and says what is not as
-    /// users were told.
-    pub(crate) async fn settle(&self, url: &str, told: &Told) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for keyed in &told.keyed {
-            wrong.extend(self.repeat(url, keyed).await);
-        }
-        let mut sql = self.sql().await;
-        let since: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("select now()")
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-        let settled = "select not exists (select from upstream_deletion) and exists ( \
-              select from job where name = 'sweep' and finished_at > $1 + interval '10 seconds')";
-        let began = Instant::now();
-        while !sqlx::query_scalar::<_, bool>(settled)
-            .bind(since)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap()
-        {
-            if began.elapsed() > SETTLING {
-                wrong.push("the service does not come to rest".to_owned());
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        let attempts: HashSet<(Uuid, Uuid)> =
-            sqlx::query_as::<_, (Uuid, Uuid)>("select connection_id, id from connect_attempt")
-                .fetch_all(&mut sql)
-                .await
-                .unwrap()
-                .into_iter()
-                .collect();
-        let lost = told.begun.iter().filter(|begun| !attempts.contains(begun));
-        wrong.extend(
-            lost.map(|(id, attempt)| format!("attempt {attempt} of {id} was answered and is lost")),
-        );
-        let rows: HashMap<Uuid, String> =
-            sqlx::query_as::<_, (Uuid, String)>("select id, status from user_connector_connection")
-                .fetch_all(&mut sql)
-                .await
-                .unwrap()
-                .into_iter()
-                .collect();
-        for (id, expected) in &told.expected {
-            let status = rows.get(id).map(String::as_str);
-            if status != Some(*expected) {
-                wrong.push(format!("{id} was told to be {expected}, and is {status:?}"));
-            }
-        }
-        println!(
-            "           held against what is there now: {} attempts, {} connections, {} answers to keys; {} rows in all",
-            told.begun.len(),
-            told.expected.len(),
-            told.keyed.len(),
-            rows.len()
-        );
-        wrong
-    }
-
-    /// Sends a request with its key again: the answer is what it was.
-    async fn repeat(&self, url: &str, keyed: &Keyed) -> Option<String> {
-        let began = Instant::now();
-        loop {
-            let request = self
-                .client
-                .post(format!("{url}/api/v1/connectors{}", keyed.path));
-            let request = request
-                .bearer_auth(&keyed.token)
-                .header("idempotency-key", &keyed.key);
-            let answer = request.send().await.unwrap();
-            let status = answer.status();
-            let body: Value = answer.json().await.unwrap();
-            match &keyed.answer {
-                Some(first) if *first == body => return None,
-                None if status == StatusCode::OK => return None,
-                // Its lease is another's for a while.
-                None if began.elapsed() < SETTLING => {
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                _ => {
-                    return Some(format!(
-                        "{} was answered otherwise when repeated: {status} {body}",
-                        keyed.path
-                    ));
-                }
-            }
-        }
     }
 }

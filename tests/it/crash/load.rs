@@ -1,11 +1,13 @@
-//! The users: what they do, and what they were told.
+//! The users: what they do, what they were told, and whether it holds.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::{Value, json};
+use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -13,6 +15,9 @@ const CONNECTORS: [&str; 3] = ["gmail", "github", "google-calendar"];
 
 /// How many connections a user plays with at a time.
 const SLOTS: usize = 3;
+
+/// How long the service may take to settle: longer than any lease.
+const SETTLING: Duration = Duration::from_secs(180);
 
 /// What happened, in numbers.
 #[derive(Debug, Default)]
@@ -115,6 +120,109 @@ impl Scene {
         }
         Some((status, body))
     }
+}
+
+impl Scene {
+    /// Repeats what was never answered, waits until the service has nothing left to do, and says what is not as the
+    /// users were told.
+    pub(super) async fn settle(&self, told: &Told, sql: &mut PgConnection) -> Vec<String> {
+        let deadline = Instant::now() + SETTLING;
+        let mut wrong = Vec::new();
+        for keyed in told.keyed.iter().filter(|keyed| keyed.answer.is_none()) {
+            let answer = loop {
+                let answer = self.repeat(keyed).await;
+                if answer.0 != StatusCode::CONFLICT || Instant::now() >= deadline {
+                    break answer;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            };
+            if answer.0 != StatusCode::OK || self.repeat(keyed).await != answer {
+                wrong.push(format!("{} with an old key: {answer:?}", keyed.path));
+            }
+        }
+        if !comes_to_rest(sql, deadline).await {
+            wrong.push("the service does not come to rest".to_owned());
+        }
+        wrong.extend(not_as_told(told, sql).await);
+        let before = attempts(sql).await.len();
+        for keyed in told.keyed.iter().filter(|keyed| keyed.answer.is_some()) {
+            let (status, answer) = self.repeat(keyed).await;
+            if keyed.answer.as_ref() != Some(&answer) {
+                wrong.push(format!(
+                    "{} was answered otherwise when repeated: {status} {answer}",
+                    keyed.path
+                ));
+            }
+        }
+        let after = attempts(sql).await.len();
+        if after != before {
+            wrong.push(format!(
+                "requests that were repeated made {before} attempts {after}"
+            ));
+        }
+        wrong
+    }
+
+    /// Sends a request with its key again.
+    async fn repeat(&self, keyed: &Keyed) -> (StatusCode, Value) {
+        let url = format!("{}/api/v1/connectors{}", self.url, keyed.path);
+        let request = self.client.post(url).bearer_auth(&keyed.token);
+        let request = request.header("idempotency-key", &keyed.key);
+        let response = request.send().await.unwrap();
+        (response.status(), response.json().await.unwrap())
+    }
+}
+
+/// Waits until nothing is left to delete at Nango, and a sweep has found what was left behind.
+async fn comes_to_rest(sql: &mut PgConnection, deadline: Instant) -> bool {
+    let now = sqlx::query_scalar("select now()").fetch_one(&mut *sql);
+    let since: chrono::DateTime<chrono::Utc> = now.await.unwrap();
+    while Instant::now() < deadline {
+        let rests: bool = sqlx::query_scalar(
+            "select not exists (select from upstream_deletion) and exists ( \
+               select from job where name = 'sweep' and finished_at > $1 + interval '15 seconds')",
+        )
+        .bind(since)
+        .fetch_one(&mut *sql)
+        .await
+        .unwrap();
+        if rests {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    false
+}
+
+/// What differs from what the users were told.
+async fn not_as_told(told: &Told, sql: &mut PgConnection) -> Vec<String> {
+    let kept = attempts(sql).await;
+    let lost = told.begun.iter().filter(|begun| !kept.contains(begun));
+    let mut wrong: Vec<String> = lost
+        .map(|(id, attempt)| format!("attempt {attempt} of {id} was answered and is lost"))
+        .collect();
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("select id, status from user_connector_connection")
+            .fetch_all(sql)
+            .await
+            .unwrap();
+    let rows: HashMap<Uuid, String> = rows.into_iter().collect();
+    for (id, expected) in &told.expected {
+        let status = rows.get(id).map(String::as_str);
+        if status != Some(*expected) {
+            wrong.push(format!("{id} was told to be {expected}, and is {status:?}"));
+        }
+    }
+    wrong
+}
+
+/// All connections and attempts.
+async fn attempts(sql: &mut PgConnection) -> HashSet<(Uuid, Uuid)> {
+    let all: Vec<(Uuid, Uuid)> = sqlx::query_as("select connection_id, id from connect_attempt")
+        .fetch_all(sql)
+        .await
+        .unwrap();
+    all.into_iter().collect()
 }
 
 impl<'a> User<'a> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use patchbay::nango::{self, Nango};
 use patchbay::sandbox::{self, Sandbox};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -25,16 +25,13 @@ use crate::house::{JWT_SECRET, free_port, integrations};
 use crate::invariants;
 use crate::postgres::{self, TestDatabase};
 
-use load::{Counts, Keyed, Scene, Told, User, random, weather};
+use load::{Counts, Scene, Told, User, random, weather};
 use victim::Recipe;
 
 const USERS: usize = 16;
 
 /// The longest that everything together may take.
 const AT_MOST: Duration = Duration::from_secs(900);
-
-/// How long the service may take to settle: longer than any lease.
-const SETTLING: Duration = Duration::from_secs(180);
 
 /// The sandbox, the database and the service between them.
 struct Stage {
@@ -74,11 +71,10 @@ async fn run() {
         stage.change_weather(&scene.stop)
     );
     println!("{kills} kills in {:.0?}", began.elapsed());
-    let told = scene.told.into_inner().unwrap();
+    let told = std::mem::take(&mut *scene.told.lock().unwrap());
     let unsettled = stage.violations().await;
-    let mut wrong = stage.settle(&told.keyed).await;
+    let mut wrong = scene.settle(&told, &mut stage.sql().await).await;
     wrong.extend(stage.violations().await);
-    wrong.extend(stage.not_as_told(&told).await);
     last.kill().await;
     report(&scene.counts, &told, &stage, &unsettled, &wrong).await;
     assert!(wrong.is_empty(), "{} violations", wrong.len());
@@ -194,111 +190,6 @@ impl Stage {
 
     async fn violations(&self) -> Vec<String> {
         invariants::violations(&mut self.sql().await, &self.nango, &HashSet::new()).await
-    }
-
-    /// Repeats what was never answered, and waits until the service has nothing left to do.
-    async fn settle(&self, keyed: &[Keyed]) -> Vec<String> {
-        let deadline = Instant::now() + SETTLING;
-        let mut wrong = Vec::new();
-        for keyed in keyed.iter().filter(|keyed| keyed.answer.is_none()) {
-            let answer = loop {
-                let (status, answer) = self.repeat(keyed).await;
-                let under_way = status == StatusCode::CONFLICT && Instant::now() < deadline;
-                if !under_way {
-                    break (status, answer);
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            };
-            if answer.0 != StatusCode::OK || self.repeat(keyed).await != answer {
-                wrong.push(format!("{} with an old key: {answer:?}", keyed.path));
-            }
-        }
-        let mut sql = self.sql().await;
-        let since: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("select now()")
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-        while Instant::now() < deadline {
-            let settled: bool = sqlx::query_scalar(
-                "select not exists (select from upstream_deletion) and exists ( \
-                   select from job where name = 'sweep' and finished_at > $1 + interval '15 seconds')",
-            )
-            .bind(since)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-            if settled {
-                return wrong;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        wrong.push("the service does not come to rest".to_owned());
-        wrong
-    }
-
-    async fn repeat(&self, keyed: &Keyed) -> (StatusCode, Value) {
-        let url = format!("{}/api/v1/connectors{}", self.recipe.url, keyed.path);
-        let request = self.client.post(url).bearer_auth(&keyed.token);
-        let request = request.header("idempotency-key", &keyed.key);
-        let response = request.send().await.unwrap();
-        (response.status(), response.json().await.unwrap())
-    }
-
-    /// What differs from what the users were told.
-    async fn not_as_told(&self, told: &Told) -> Vec<String> {
-        let mut wrong = Vec::new();
-        let mut sql = self.sql().await;
-        for (connection, attempt) in &told.begun {
-            let kept: bool = sqlx::query_scalar(
-                "select exists (select from connect_attempt where id = $1 and connection_id = $2)",
-            )
-            .bind(attempt)
-            .bind(connection)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-            if !kept {
-                wrong.push(format!(
-                    "attempt {attempt} of {connection} was answered and is lost"
-                ));
-            }
-        }
-        for (id, expected) in &told.expected {
-            let status: Option<String> =
-                sqlx::query_scalar("select status from user_connector_connection where id = $1")
-                    .bind(id)
-                    .fetch_optional(&mut sql)
-                    .await
-                    .unwrap();
-            if status.as_deref() != Some(*expected) {
-                wrong.push(format!("{id} was told to be {expected}, and is {status:?}"));
-            }
-        }
-        let attempts = "select count(*) from connect_attempt";
-        let before: i64 = sqlx::query_scalar(attempts)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-        for keyed in &told.keyed {
-            let (_, answer) = self.repeat(keyed).await;
-            if keyed.answer.as_ref().is_some_and(|first| *first != answer) {
-                wrong.push(format!(
-                    "{} was answered otherwise when repeated",
-                    keyed.path
-                ));
-            }
-        }
-        let after: i64 = sqlx::query_scalar(attempts)
-            .fetch_one(&mut sql)
-            .await
-            .unwrap();
-        if after != before {
-            wrong.push(format!(
-                "repeated requests made {} attempts",
-                after - before
-            ));
-        }
-        wrong
     }
 }
 
