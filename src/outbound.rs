@@ -16,14 +16,14 @@ pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
     builder(timeout).build()
 }
 
-/// The same for addresses that others have chosen: it connects only where `guard` lets it.
+/// A [`client`] for addresses that others have chosen: it connects only where `guard` lets it.
 /// [`Guard::check`] has to come before each request.
 pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
     // A proxy would resolve the names, and nobody would look at what it finds.
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
 
-/// The same for an address that the operator has chosen, and that must not lead elsewhere. Where the
+/// A [`client`] for an address that the operator has chosen, and that must not lead elsewhere. Where the
 /// environment names a proxy, the proxy resolves the name, and `guard` is asked about the way to it.
 pub(crate) fn guarded_or_proxied(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
     builder(timeout).dns_resolver(guard).build()

@@ -211,7 +211,7 @@ impl Authenticator {
         Self::with_resolver(config, clock, &system_resolver())
     }
 
-    /// The same with another way to resolve the JWKS's name.
+    /// An authenticator that has the name in the JWKS's address resolved by `resolver`.
     ///
     /// # Errors
     /// As [`new`](Self::new).

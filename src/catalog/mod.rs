@@ -152,7 +152,8 @@ impl Catalog {
         }
     }
 
-    /// The same by the text of such a file; `path` is what mistakes in it are told with.
+    /// The connectors that Patchbay brings, changed and added to by the text of an operator's file;
+    /// `path` is what mistakes in it are told with.
     ///
     /// # Errors
     /// With everything that is wrong in it.

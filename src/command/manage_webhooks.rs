@@ -4,7 +4,7 @@ use std::io;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::connections::{Database, Told};
+use crate::connections::{Database, MessageType};
 use crate::webhooks::{Delivery, Endpoint, Shown, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
@@ -24,7 +24,7 @@ pub(crate) enum WebhooksCommand {
         url: Url,
         /// What it is told of, such as connection.connected; may be given more than once. All if left out.
         #[arg(long = "event")]
-        events: Vec<Told>,
+        events: Vec<MessageType>,
     },
     /// List all endpoints, and how they do.
     List,
@@ -174,7 +174,7 @@ fn show(secret: &SecretString) -> io::Result<()> {
 }
 
 fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {
-    let events: Vec<&str> = endpoint.events.iter().map(|told| told.as_str()).collect();
+    let events: Vec<&str> = endpoint.events.iter().map(|kind| kind.as_str()).collect();
     let events = match events.as_slice() {
         [] => "all".to_owned(),
         events => events.join(" "),
@@ -203,7 +203,7 @@ fn print_delivery(delivery: &Delivery) -> io::Result<()> {
         at.format("%F %T"),
         delivery.endpoint,
         delivery.message,
-        delivery.told,
+        delivery.kind,
         delivery.attempts
     ))
 }

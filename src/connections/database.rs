@@ -275,7 +275,8 @@ impl Database {
         Ok(())
     }
 
-    /// The same, and takes over the predecessor's tables if they are there. Their connectors have to be in the catalog.
+    /// Brings the schema up to date as [`migrate`](Self::migrate) does, and takes over the predecessor's tables if
+    /// they are there. Their connectors have to be in the catalog.
     ///
     /// # Errors
     /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.

@@ -32,9 +32,9 @@ pub struct Event {
     pub created_at: DateTime<Utc>,
 }
 
-/// What webhooks tell the product of.
+/// What a webhook's message tells the product of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum MessageType {
     /// It became connected, was authorized again, or is another account's by its user's decision.
     Connected,
     /// Its user ended it.
@@ -47,7 +47,7 @@ pub enum Told {
     AttemptFailed,
 }
 
-impl Told {
+impl MessageType {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Connected,
@@ -69,7 +69,7 @@ impl Told {
         }
     }
 
-    /// As what a change is told; `None` if nothing is told of it.
+    /// The type of the message that tells of a change; `None` if nothing is told of it.
     #[must_use]
     pub fn of(kind: EventKind) -> Option<Self> {
         match kind {
@@ -91,19 +91,19 @@ impl Told {
     }
 }
 
-impl Serialize for Told {
+impl Serialize for MessageType {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-impl FromStr for Told {
+impl FromStr for MessageType {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
         Self::ALL
             .into_iter()
-            .find(|told| told.as_str() == text)
+            .find(|kind| kind.as_str() == text)
             .ok_or_else(|| UnknownName {
                 kind: "type of a webhook",
                 name: text.to_owned(),
@@ -115,7 +115,7 @@ impl FromStr for Told {
 #[derive(Debug, Serialize)]
 pub(super) struct Message {
     #[serde(rename = "type")]
-    pub(super) told: Told,
+    pub(super) kind: MessageType,
     /// When it happened, however late it is told.
     pub(super) timestamp: DateTime<Utc>,
     pub(super) data: MessageData,

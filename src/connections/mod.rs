@@ -37,7 +37,7 @@ use crate::auth::UserId;
 pub use browser::Browser;
 pub(crate) use database::CONTRACTION;
 pub use database::{Database, DatabaseError, MIGRATOR};
-pub use events::{Event, Told};
+pub use events::{Event, MessageType};
 pub use predecessor::Adopted;
 pub use shown::{AttemptBody, ConnectionBody, Details};
 pub use survey::Survey;

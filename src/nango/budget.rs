@@ -14,10 +14,10 @@ const FARTHEST: TimeDelta = TimeDelta::minutes(2);
 
 /// What the last answer said: whoever else calls with the same key, another replica say, is in it.
 #[derive(Debug, Default)]
-pub(super) struct Budget(Mutex<Option<Told>>);
+pub(super) struct Budget(Mutex<Option<Minute>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Minute {
     limit: u32,
     remaining: u32,
     ends_at: DateTime<Utc>,
@@ -26,22 +26,22 @@ struct Told {
 impl Budget {
     /// Remembers what an answer says, if it says it.
     pub(super) fn note(&self, headers: &HeaderMap) {
-        if let Some(told) = Told::read(headers) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        if let Some(minute) = Minute::read(headers) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(minute);
         }
     }
 
     /// Whether more is left than what is reserved, as far as is known.
     pub(super) fn leaves_room(&self, now: DateTime<Utc>) -> bool {
-        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.is_none_or(|told| {
-            let over = told.ends_at <= now || told.ends_at > now + FARTHEST;
-            over || u64::from(told.remaining) * 10 >= u64::from(told.limit) * RESERVED
+        let minute = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        minute.is_none_or(|minute| {
+            let over = minute.ends_at <= now || minute.ends_at > now + FARTHEST;
+            over || u64::from(minute.remaining) * 10 >= u64::from(minute.limit) * RESERVED
         })
     }
 }
 
-impl Told {
+impl Minute {
     fn read(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.parse().ok();

@@ -39,8 +39,8 @@ impl Calls {
     }
 
     /// A call that begins. Dropped without an end, it ran out of its caller's time.
-    pub(super) fn begin(&self, operation: &'static str) -> Begun<'_> {
-        Begun {
+    pub(super) fn begin(&self, operation: &'static str) -> OpenCall<'_> {
+        OpenCall {
             calls: self,
             operation,
             started: Instant::now(),
@@ -50,20 +50,20 @@ impl Calls {
 }
 
 /// A call that is under way.
-pub(super) struct Begun<'a> {
+pub(super) struct OpenCall<'a> {
     calls: &'a Calls,
     operation: &'static str,
     started: Instant,
     outcome: &'static str,
 }
 
-impl Begun<'_> {
+impl OpenCall<'_> {
     pub(super) fn end(mut self, error: Option<&Error>) {
         self.outcome = error.map_or("ok", Error::name);
     }
 }
 
-impl Drop for Begun<'_> {
+impl Drop for OpenCall<'_> {
     fn drop(&mut self) {
         let operation = ("operation", self.operation);
         let took = self.started.elapsed().as_secs_f64();

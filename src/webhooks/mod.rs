@@ -24,7 +24,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::connections::{Database, Told};
+use crate::connections::{Database, MessageType};
 use crate::networks::{Forbidden, Guard, Networks, SystemResolver};
 use crate::outbound;
 
@@ -48,7 +48,7 @@ pub struct Endpoint {
     /// Where messages are sent.
     pub url: Url,
     /// What it is told of; empty for all.
-    pub events: Vec<Told>,
+    pub events: Vec<MessageType>,
     /// Since when nothing has arrived there.
     pub failing_since: Option<DateTime<Utc>>,
     /// Since when it is switched off, and why.
@@ -68,7 +68,7 @@ pub struct Delivery {
     /// The `webhook-id`, the same for every attempt.
     pub message: String,
     /// What it tells of.
-    pub told: String,
+    pub kind: String,
     /// How often it was sent.
     pub attempts: i32,
     /// `delivered` or `given_up`; `None` while it waits.
@@ -153,7 +153,7 @@ impl Webhooks {
         Self::with_resolver(database, clock, networks, &resolver)
     }
 
-    /// The same with another way to resolve names.
+    /// The endpoints of this database, whose addresses' names `resolver` resolves.
     ///
     /// # Errors
     /// When TLS cannot be set up.
@@ -185,7 +185,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// When nothing may be sent to the address.
-    pub async fn add(&self, url: &Url, events: &[Told]) -> Result<(String, SecretString)> {
+    pub async fn add(&self, url: &Url, events: &[MessageType]) -> Result<(String, SecretString)> {
         self.route(url)?;
         let id = format!("whe_{}", &Uuid::new_v4().simple().to_string()[..12]);
         let secret = secret::new_secret()?;

@@ -168,17 +168,17 @@ pub(super) async fn still_ours(db: &mut Transaction, claimed: &Claimed) -> sqlx:
 }
 
 /// What came of sending a message once.
-pub(super) struct Attempt<'a> {
+pub(super) struct Sending<'a> {
     pub(super) status: Option<u16>,
     pub(super) error: Option<&'a str>,
     /// Whether it is over, and how.
     pub(super) outcome: Option<&'static str>,
 }
 
-pub(super) async fn write_attempt(
+pub(super) async fn write_sending(
     db: &mut Transaction,
     delivery: i64,
-    attempt: &Attempt<'_>,
+    sending: &Sending<'_>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -187,9 +187,9 @@ pub(super) async fn write_attempt(
          where id = $1",
     )
     .bind(delivery)
-    .bind(attempt.status.and_then(|status| i16::try_from(status).ok()))
-    .bind(attempt.error)
-    .bind(attempt.outcome)
+    .bind(sending.status.and_then(|status| i16::try_from(status).ok()))
+    .bind(sending.error)
+    .bind(sending.outcome)
     .bind(now)
     .execute(db)
     .await?;

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::queue::{self, Attempt, Claimed};
+use super::queue::{self, Claimed, Sending};
 use super::store::{self, Target};
 use super::{Result, Webhooks, secret};
 use crate::outbound;
@@ -118,12 +118,12 @@ impl Webhooks {
         if !queue::still_ours(&mut tx, claimed).await? {
             return Ok(());
         }
-        let attempt = Attempt {
+        let sent = Sending {
             status: Some(status),
             error: None,
             outcome: Some("delivered"),
         };
-        queue::write_attempt(&mut tx, claimed.delivery, &attempt, now).await?;
+        queue::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
         queue::give_back(&mut tx, claimed, now).await?;
         tx.commit().await?;
         Ok(())
@@ -150,12 +150,12 @@ impl Webhooks {
             .and_then(|attempts| PAUSES.get(attempts));
         // An endpoint that is off loses nothing: its messages wait.
         let waits = pause.is_some() || off.is_some() || failing_since.is_none();
-        let attempt = Attempt {
+        let sent = Sending {
             status,
             error: Some(error),
             outcome: (!waits).then_some("given_up"),
         };
-        queue::write_attempt(&mut tx, claimed.delivery, &attempt, now).await?;
+        queue::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
         let due = match pause {
             Some(seconds) => now + with_jitter(*seconds),
             None => now,

@@ -10,7 +10,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{Delivery, Endpoint, Shown};
-use crate::connections::{Told, Transaction};
+use crate::connections::{MessageType, Transaction};
 
 #[derive(FromRow)]
 struct EndpointRow {
@@ -34,7 +34,7 @@ impl TryFrom<EndpointRow> for Endpoint {
             events: row
                 .events
                 .iter()
-                .filter_map(|told| told.parse().ok())
+                .filter_map(|kind| kind.parse().ok())
                 .collect(),
             off: row.off_since.zip(row.off_reason),
             id: row.id,
@@ -54,11 +54,11 @@ pub(super) async fn insert(
     db: &mut Transaction,
     id: &str,
     url: &Url,
-    events: &[Told],
+    events: &[MessageType],
     secret: &SecretString,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    let events: Vec<&str> = events.iter().map(|told| told.as_str()).collect();
+    let events: Vec<&str> = events.iter().map(|kind| kind.as_str()).collect();
     sqlx::query(
         "insert into webhook_endpoint (id, url, events, secret, created_at) values ($1, $2, $3, $4, $5)",
     )
@@ -225,7 +225,7 @@ pub(super) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Res
     sqlx::query_as(concat!(
         "select d.endpoint_id, ",
         message_id!(),
-        " message, v.webhook->>'type' told, d.attempts, d.outcome, d.last_status, \
+        " message, v.webhook->>'type' kind, d.attempts, d.outcome, d.last_status, \
            d.last_error, d.created_at, d.last_attempt_at \
          from webhook_delivery d join connection_event v on v.id = d.event_id \
          where ($1::text is null or d.endpoint_id = $1) and ($2::uuid is null or d.connection_id = $2) \

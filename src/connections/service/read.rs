@@ -104,8 +104,8 @@ impl Connections {
         self.details(&connection.user_id, connection.id).await
     }
 
-    /// The same by an id that is not known here: Nango is asked, each time, whether it has one of it
-    /// that is this user's.
+    /// A connection that came back from the popup by an id that is not known here: Nango is asked,
+    /// each time, whether it has one of it that is this user's.
     ///
     /// # Errors
     /// When it has not, and as Nango and the database.

@@ -4,7 +4,7 @@ use super::events::{CHANNEL, written_event};
 use super::one_row;
 use super::writes::{bind_connection, update_connection, written_columns, written_values};
 use crate::connections::machine::Transition;
-use crate::connections::{Attempt, Connection, Told, Transaction};
+use crate::connections::{Attempt, Connection, MessageType, Transaction};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
@@ -50,7 +50,7 @@ pub(in crate::connections) async fn begin_attempt(
         ..transition.connection.clone()
     };
     debug_assert!(
-        Told::of(transition.event).is_none(),
+        MessageType::of(transition.event).is_none(),
         "endpoints are told of no beginning"
     );
     let is_new = connection.version == 1;

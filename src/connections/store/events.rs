@@ -82,7 +82,7 @@ pub(super) async fn insert_event(
     .bind(attempt)
     // As text, which keeps its fields in order.
     .bind(body)
-    .bind(message.map(|message| message.told.as_str()))
+    .bind(message.map(|message| message.kind.as_str()))
     .bind(CHANNEL)
     .execute(db)
     .await?;

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use super::events::{Message, MessageData};
 use super::machine::Transition;
 use super::shown::KnownAccount;
-use super::{Attempt, Connection, Details, Status, Told};
+use super::{Attempt, Connection, Details, MessageType, Status};
 use crate::auth::UserId;
 use crate::connections::Transaction;
 
@@ -245,7 +245,7 @@ async fn message(
     newest: Option<Attempt>,
     transition: &Transition,
 ) -> sqlx::Result<Option<Message>> {
-    let Some(told) = Told::of(transition.event) else {
+    let Some(kind) = MessageType::of(transition.event) else {
         return Ok(None);
     };
     let accounts = if connection.account.is_some() {
@@ -257,7 +257,7 @@ async fn message(
     let failure = failure.and_then(|(_, failure)| failure.as_ref());
     let reason = failure.map(|failure| failure.reason);
     Ok(Some(Message {
-        told,
+        kind,
         timestamp: connection.updated_at,
         data: MessageData {
             connection: Details::new(connection.clone(), newest, &accounts),

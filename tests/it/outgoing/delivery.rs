@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use patchbay::connections::Told;
+use patchbay::connections::MessageType;
 use patchbay::webhooks::{Endpoint, Shown};
 use serde_json::json;
 
@@ -264,7 +264,12 @@ async fn what_is_erased_or_old_is_not_told_any_more() {
     let house = house().await;
     let hooks = webhooks(&house).await;
     let mut receiver = Receiver::start();
-    add(&hooks, &receiver, &[Told::Connected, Told::Disconnected]).await;
+    add(
+        &hooks,
+        &receiver,
+        &[MessageType::Connected, MessageType::Disconnected],
+    )
+    .await;
     receiver.kill();
     let (ada, ben) = (house.user("ada").await, house.user("ben").await);
     ada.connected("gmail").await;

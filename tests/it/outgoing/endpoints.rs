@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use patchbay::connections::Told;
+use patchbay::connections::MessageType;
 use patchbay::webhooks::Error;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -104,7 +104,12 @@ async fn an_endpoint_is_told_only_of_what_it_wants_and_from_when_it_was_added() 
     let ada = house.user("ada").await;
     ada.connected("notion").await;
     let (some, all) = (Receiver::start(), Receiver::start());
-    add(&hooks, &some, &[Told::Disconnected, Told::AttemptFailed]).await;
+    add(
+        &hooks,
+        &some,
+        &[MessageType::Disconnected, MessageType::AttemptFailed],
+    )
+    .await;
     add(&hooks, &all, &[]).await;
     ada.connected("gmail").await;
     end(&ada, "gmail").await;
@@ -206,7 +211,7 @@ async fn what_has_happened_is_sent_again_with_the_same_ids() {
     assert_eq!(taken[notion["id"].as_str().unwrap()].len(), 2);
     // What the endpoint does not want is not sent again, either.
     let picky = Receiver::start();
-    let picky_id = add(&hooks, &picky, &[Told::Recovered]).await;
+    let picky_id = add(&hooks, &picky, &[MessageType::Recovered]).await;
     assert_eq!(hooks.replay(&picky_id, everything, None).await.unwrap(), 0);
     let nobody = hooks.replay("whe_none", everything, None).await;
     assert!(matches!(nobody, Err(Error::NotFound(_))));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::clock::Clock;
-use patchbay::connections::{Database, Told};
+use patchbay::connections::{Database, MessageType};
 use patchbay::sandbox;
 use patchbay::webhooks::{Endpoint, Webhooks};
 use secrecy::{ExposeSecret, SecretString};
@@ -38,7 +38,7 @@ pub(crate) async fn webhooks(house: &House) -> Webhooks {
 }
 
 /// Adds an endpoint, whose messages the receiver verifies from now on.
-async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[Told]) -> String {
+async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[MessageType]) -> String {
     let (id, secret) = webhooks.add(&receiver.url(), events).await.unwrap();
     receiver.verify_with(&secret);
     id
