@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Anybody, Path, Query};
+use super::extract::{Anybody, Path, Query, page_limit};
 use crate::catalog::{Availability, Connector};
 use crate::connections::service;
 
@@ -107,12 +107,7 @@ pub(super) async fn list(
     _: Anybody,
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
-    let limit = query.limit.unwrap_or(100);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit has to be 1 to {MAX_LIMIT}"
-        )));
-    }
+    let limit = page_limit(query.limit, 100, MAX_LIMIT)?;
     let catalog = state.connections.catalog();
     let found: Vec<&Connector> = catalog
         .search(

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer};
+use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer, page_limit};
 use super::metrics::Waited;
 use crate::connections::service::{self, Update};
 use crate::connections::{ConnectionBody, Details, Status};
@@ -59,12 +59,7 @@ pub(super) async fn list(
     Reader(user): Reader,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ConnectionsBody>, Problem> {
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit has to be 1 to {MAX_LIMIT}"
-        )));
-    }
+    let limit = page_limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
     let query = service::Query {
         connector: query.connector_id,
         status: query.status,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Follower, Leave, Path, Query, Reader};
+use super::extract::{Follower, Leave, Path, Query, Reader, page_limit};
 use crate::connections::Event;
 
 /// How often a stream without events says that it is alive.
@@ -171,12 +171,7 @@ pub(super) async fn history(
     Path(id): Path<Uuid>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit has to be 1 to {MAX_LIMIT}"
-        )));
-    }
+    let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
     let (events, next_cursor) = state
         .connections
         .history(&user, id, query.cursor, limit)

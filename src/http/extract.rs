@@ -1,5 +1,6 @@
 //! What handlers are given: axum's extractors with our errors, and who is asking.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,19 @@ pub(super) struct Path<T>(pub(super) T);
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub(super) struct Query<T>(pub(super) T);
+
+/// How many of a list a query asks for, or `default`; to ask for none or for more than `most` is not valid.
+pub(super) fn page_limit<N>(asked: Option<N>, default: N, most: N) -> Result<N, Problem>
+where
+    N: Copy + PartialOrd + From<u8> + fmt::Display,
+{
+    let limit = asked.unwrap_or(default);
+    if N::from(1) <= limit && limit <= most {
+        Ok(limit)
+    } else {
+        Err(Problem::invalid(format!("limit has to be 1 to {most}")))
+    }
+}
 
 /// A body that is a JSON object.
 pub(super) struct Json<T>(pub(super) T);

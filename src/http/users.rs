@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Administrator, Path, Query, Reader};
+use super::extract::{Administrator, Path, Query, Reader, page_limit};
 use crate::auth::UserId;
 use crate::connections::uses::PastUse;
 
@@ -92,12 +92,7 @@ pub(super) async fn uses(
     Path(id): Path<Uuid>,
     Query(query): Query<UsesQuery>,
 ) -> Result<Json<UsesBody>, Problem> {
-    let limit = query.limit.unwrap_or(50);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Problem::invalid(format!(
-            "limit has to be 1 to {MAX_LIMIT}"
-        )));
-    }
+    let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
     let rows = state
         .connections
         .uses(&user, id, query.cursor, limit)
