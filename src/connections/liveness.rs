@@ -32,6 +32,23 @@ pub(super) async fn in_time<T>(
         .unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
+/// Whether the database itself is out of order, whatever it was asked.
+pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed => true,
+        // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "53", "57"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
 /// A connection of the pool's, whose place there is free again even if its server never answers.
 #[derive(Debug)]
 pub(super) struct Lent(PoolConnection<Postgres>);

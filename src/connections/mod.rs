@@ -12,7 +12,7 @@ mod failure;
 pub mod feed;
 pub(crate) mod gather;
 pub mod integrations;
-mod liveness;
+pub(crate) mod liveness;
 pub mod lookups;
 pub mod machine;
 mod predecessor;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 use uuid::Uuid;
 
-use super::error::{Code, Problem};
+use super::error::Problem;
 use crate::auth::UserId;
 use crate::config::ConnectBinding;
 use crate::connections::Browser;
@@ -81,8 +81,7 @@ impl Browsers {
     ) -> Result<(HeaderName, HeaderValue), Problem> {
         let browser = match self.known(headers) {
             Some(browser) => browser,
-            None => Browser::new()
-                .map_err(|_no_randomness| Problem::new(Code::Internal, "no randomness"))?,
+            None => Browser::new().map_err(|_no_randomness| Problem::internal("no randomness"))?,
         };
         connections
             .begun_in(user, connection, attempt, &browser)
@@ -93,8 +92,7 @@ impl Browsers {
             browser.secret(),
             if self.secure { "; Secure" } else { "" }
         );
-        let mut cookie = HeaderValue::from_str(&cookie)
-            .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let mut cookie = HeaderValue::from_str(&cookie).map_err(Problem::internal)?;
         cookie.set_sensitive(true);
         Ok((SET_COOKIE, cookie))
     }

@@ -224,8 +224,7 @@ fn rendered(status: StatusCode, page: &impl Template) -> Response {
         )
             .into_response(),
         Err(error) => {
-            tracing::error!(%error, "the callback's page could not be rendered");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            Problem::internal(format_args!("a page cannot be rendered: {error}")).into_response()
         }
     }
 }

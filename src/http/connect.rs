@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::AppState;
-use super::error::{Code, Problem, ProblemBody};
+use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
 use crate::auth::UserId;
 use crate::connections::Status;
@@ -150,8 +150,7 @@ impl From<Authorization> for ConnectAnswer {
 }
 
 fn answer(authorization: Authorization) -> Result<Value, Problem> {
-    serde_json::to_value(ConnectAnswer::from(authorization))
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    serde_json::to_value(ConnectAnswer::from(authorization)).map_err(Problem::internal)
 }
 
 /// What of an answer says what was begun.
@@ -169,8 +168,9 @@ async fn begun(
     headers: &HeaderMap,
     answer: Value,
 ) -> Result<Response, Problem> {
-    let begun = Begun::deserialize(&answer)
-        .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let begun = Begun::deserialize(&answer).map_err(|error| {
+        Problem::internal(format_args!("the answer that was kept is none: {error}"))
+    })?;
     match begun.attempt_id {
         // A service's answer goes to no browser.
         Some(attempt) if state.browsers.tells_apart() && sender == Sender::User => {
@@ -318,7 +318,7 @@ async fn to_the_end<T: Send + 'static>(
         Ok(done) => done,
         Err(broken) => match broken.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_cancelled) => Err(Problem::new(Code::Internal, "the service stops")),
+            Err(_cancelled) => Err(Problem::internal("the service stops")),
         },
     }
 }

@@ -4,6 +4,8 @@ mod callers;
 mod causes;
 mod rejections;
 
+use std::fmt;
+
 use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
@@ -159,6 +161,11 @@ impl Problem {
         }
     }
 
+    /// Something broke here. What it was is written to the log, and not told to the caller.
+    pub(super) fn internal(broken: impl fmt::Display) -> Self {
+        Self::new(Code::Internal, broken.to_string())
+    }
+
     /// The service waits for its database.
     pub(super) fn starting() -> Self {
         Self::new(Code::Starting, "the service waits for its database").retry_after(2)
@@ -199,11 +206,15 @@ fn presentable(text: String) -> String {
 impl Problem {
     fn response(&self, request_id: Option<&str>) -> Response {
         let (text, status, title) = self.code.parts();
+        let detail = match self.code {
+            Code::Internal => "the log has the detail under this request's id",
+            _ => &self.detail,
+        };
         let body = ProblemBody {
             kind: format!("urn:patchbay:problem:{text}"),
             title,
             status: status.as_u16(),
-            detail: &self.detail,
+            detail,
             code: self.code,
             request_id,
             candidates: self.candidates.as_deref(),
@@ -264,6 +275,10 @@ pub(super) fn worded(mut response: Response, request_id: Option<&str>) -> Respon
     let Some(problem) = problem else {
         return response;
     };
+    if problem.code == Code::Internal {
+        // Only here it is known which request it was.
+        tracing::error!(request_id, error = problem.detail, "something broke here");
+    }
     let mut rendered = problem.response(request_id);
     // A layer's own headers, such as CORS' or `allow`, stay.
     for (name, value) in response.headers() {
@@ -285,10 +300,11 @@ fn bare(status: StatusCode) -> Option<Problem> {
             (Code::RequestTimeout, "the request was not answered in time")
         }
         StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
-        StatusCode::INTERNAL_SERVER_ERROR => (
-            Code::Internal,
-            "the log has the detail under this request's id",
-        ),
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            return Some(Problem::internal(
+                "a panic, which has written its own lines",
+            ));
+        }
         _ => return None,
     };
     Some(Problem::new(code, detail))

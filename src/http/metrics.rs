@@ -191,11 +191,7 @@ pub(super) async fn scrape(
     }
     let known = state.connections.figures().await;
     let text = metrics::text(&[&state.metrics, &known]).map_err(|error| {
-        tracing::error!(%error, "the metrics cannot be written");
-        Problem::new(
-            Code::Internal,
-            "the log has the detail under this request's id",
-        )
+        Problem::internal(format_args!("the metrics cannot be written: {error}"))
     })?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }

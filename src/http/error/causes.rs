@@ -1,6 +1,7 @@
 //! What the use cases, Nango and the database refuse or fail at, as problems.
 
 use super::{Code, Problem};
+use crate::connections::liveness::is_unreachable;
 use crate::connections::service;
 use crate::nango;
 
@@ -102,27 +103,11 @@ impl Problem {
             // A data exception, which only a caller's value can cause: a NUL in a text, say.
             return Self::invalid("a value has characters that cannot be stored");
         }
-        let unreachable = matches!(
-            error,
-            sqlx::Error::Io(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut
-                | sqlx::Error::PoolClosed
-        ) || code
-            // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
-            .is_some_and(|code| {
-                ["08", "53", "57"]
-                    .iter()
-                    .any(|class| code.starts_with(class))
-            });
-        tracing::error!(%error, "the database did not do its part");
-        if unreachable {
+        if is_unreachable(error) {
+            tracing::error!(%error, "the database did not do its part");
             Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
         } else {
-            Self::new(
-                Code::Internal,
-                "the log has the detail under this request's id",
-            )
+            Self::internal(format_args!("the database did not do its part: {error}"))
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use std::process::Stdio;
 
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use url::Url;
 
 use super::{Answer, text};
 use crate::house::{House, JWT_SECRET, User, free_port};
+use crate::matrix::killed::replica_process;
 
 #[tokio::test]
 async fn not_even_debug_logs_hold_secrets_or_addresses() {
@@ -53,6 +55,42 @@ async fn not_even_debug_logs_hold_secrets_or_addresses() {
         let found: Vec<&str> = logs.lines().filter(|line| line.contains(&secret)).collect();
         assert!(found.is_empty(), "{what} is in the logs: {found:#?}");
     }
+}
+
+#[tokio::test]
+async fn what_broke_is_in_the_log_under_the_requests_id_and_not_in_the_answer() {
+    let house = House::now().await;
+    let (process, url) = replica_process(&house).await;
+    let ada = house.user("ada").await.at_url(&url);
+    let connect = async || {
+        let request = ada.request(Method::POST, "/gmail/connect");
+        Answer::to(request.header("idempotency-key", "once")).await
+    };
+    assert_eq!(connect().await.status, 200);
+    // An answer that no version has kept.
+    sqlx::query("update idempotency_key set answer = '{}'")
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let told = connect().await.is_problem(500, "internal");
+    assert_eq!(
+        told["detail"],
+        "the log has the detail under this request's id"
+    );
+    let said = process.said();
+    let lines = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines: Vec<Value> = lines
+        .filter(|line| line["request_id"] == told["request_id"] && line["level"] == "ERROR")
+        .collect();
+    let [line] = lines.as_slice() else {
+        panic!("not one line but {lines:#?}\n{said}");
+    };
+    assert!(
+        line["error"].as_str().unwrap().contains("`connection_id`"),
+        "{line}"
+    );
 }
 
 async fn until_ready(house: &House, url: &str) {
