@@ -12,9 +12,10 @@ pub struct LimitsConfig {
     pub connect: u32,
     /// `LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
     pub address: u32,
-    /// `LIMIT_STREAMS_PER_USER`: event streams of one user that are open at once.
+    /// `LIMIT_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
     pub streams: u32,
-    /// `MAX_REQUESTS`: requests that a replica answers at once; more are told to come again.
+    /// `MAX_REQUESTS`: requests that a replica answers at once, and as many webhooks of Nango's; more are told to come
+    /// again.
     pub requests: u32,
     /// `TRUSTED_PROXY_HOPS`: how many proxies in front add the address that they see to `X-Forwarded-For`.
     pub trusted_hops: u8,

@@ -78,7 +78,8 @@ pub(super) async fn list(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct GetQuery {
-    /// For how many seconds to wait for an attempt that is under way to end: 0 to 30.
+    /// For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
+    /// wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
     #[serde(default)]
     #[param(maximum = 30)]
     wait: u64,
@@ -86,7 +87,8 @@ pub struct GetQuery {
 
 /// One connection.
 ///
-/// With `wait`, the answer comes as soon as no attempt is under way.
+/// With `wait`, the answer comes as soon as no attempt is under way. An attempt may be under way in it all the same:
+/// when the time is over, or when it could not wait. Who asks again then makes a pause of a second.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", operation_id = "get_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), GetQuery),
     responses(
@@ -103,14 +105,15 @@ pub(super) async fn get(
     if query.wait > MAX_WAIT {
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
-    let patience = Duration::from_secs(query.wait);
+    let place = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
+    let patience = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
     let waiting = state.connections.wait(&user, id, patience);
     let details = tokio::select! {
         details = waiting => details?,
         // The service stops: the answer is how it stands.
         () = state.stopping.closing.cancelled() => state.connections.get(&user, id).await?,
     };
-    let waited = (query.wait > 0).then_some(Extension(Waited));
+    let waited = place.is_some().then_some(Extension(Waited));
     Ok((waited, Json(details)))
 }
 

@@ -6,8 +6,8 @@
 //! in how often they have Nango begin something for one user.
 
 mod buckets;
+mod places;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use prometheus_client::metrics::gauge::Gauge;
 
 use self::buckets::{Buckets, Standing};
+use self::places::{Place, Places};
 use super::AppState;
 use super::error::{Code, Problem};
 use super::extract::{Identity, Sent, identify};
@@ -54,7 +56,9 @@ pub struct Limits {
     users: Buckets,
     connects: Buckets,
     addresses: Buckets,
-    streams: Mutex<HashMap<u64, u32>>,
+    streams: Places,
+    waits: Places,
+    webhooks: Gauge,
 }
 
 /// How a request's caller stands, for the answer's headers; among the request's extensions.
@@ -86,7 +90,9 @@ impl Limits {
             users: Buckets::new("user", config.user),
             connects: Buckets::new("connect", config.connect),
             addresses: Buckets::new("address", config.address),
-            streams: Mutex::default(),
+            streams: Places::default(),
+            waits: Places::default(),
+            webhooks: Gauge::default(),
             hasher: RandomState::new(),
             config,
             clock,
@@ -131,25 +137,42 @@ impl Limits {
     }
 
     /// Makes room for one more event stream of a user's; it is given back when the value is dropped.
-    pub(super) fn stream(self: &Arc<Self>, user: &UserId) -> Result<OpenStream, Problem> {
-        let user = self.hasher.hash_one(user.as_str());
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = streams.entry(user).or_insert(0);
-        if self.config.streams > 0 && *open >= self.config.streams {
+    pub(super) fn stream(&self, user: &UserId) -> Result<(Place, Counted), Problem> {
+        let most = self.config.streams;
+        let Some(place) = self.streams.take(self.hasher.hash_one(user.as_str()), most) else {
             self.metrics.refused("streams");
-            return Err(Problem::too_many_streams(self.config.streams));
-        }
-        *open += 1;
-        Ok(OpenStream {
-            limits: self.clone(),
-            user,
-            _counted: Counted::new(&self.metrics.streams),
-        })
+            return Err(Problem::too_many_streams(most));
+        };
+        Ok((place, Counted::new(&self.metrics.streams)))
     }
 
-    fn is_full(&self) -> bool {
-        let under_way = u32::try_from(self.metrics.under_way.get()).unwrap_or(0);
-        self.config.requests > 0 && under_way >= self.config.requests
+    /// Makes room for one more request of a user's that waits, for as long as the value lives; `None` where as many wait
+    /// as may. Each of them keeps one of the replica's places from everybody else.
+    pub(super) fn wait(&self, user: &UserId) -> Option<Place> {
+        let most = self.config.streams;
+        let place = self.waits.take(self.hasher.hash_one(user.as_str()), most);
+        if place.is_none() {
+            self.metrics.refused("waits");
+        }
+        place
+    }
+
+    /// A request's place among those that are under way; `None` where all are taken. Webhooks have places of their own,
+    /// as many: Nango drops what is refused three times, and nobody who asks much is to keep it out.
+    fn admitted(&self, webhook: bool) -> Option<(Counted, Option<Counted>)> {
+        let webhooks = self.webhooks.get();
+        let under_way = if webhook {
+            webhooks
+        } else {
+            self.metrics.under_way.get() - webhooks
+        };
+        let full = u32::try_from(under_way).unwrap_or(0) >= self.config.requests;
+        if full && self.config.requests > 0 {
+            self.metrics.refused("requests");
+            return None;
+        }
+        let among_webhooks = webhook.then(|| Counted::new(&self.webhooks));
+        Some((Counted::new(&self.metrics.under_way), among_webhooks))
     }
 
     /// The caller's address as a key: an IPv6 host has a whole /64 to itself.
@@ -180,26 +203,6 @@ fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
     (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
 }
 
-/// An event stream's place.
-pub(super) struct OpenStream {
-    limits: Arc<Limits>,
-    user: u64,
-    _counted: Counted,
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        let streams = &self.limits.streams;
-        let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = streams.get_mut(&self.user) {
-            *open -= 1;
-            if *open == 0 {
-                streams.remove(&self.user);
-            }
-        }
-    }
-}
-
 /// Lets a request in, or says when to come again.
 pub(super) async fn admit(
     State(state): State<AppState>,
@@ -211,13 +214,12 @@ pub(super) async fn admit(
     if ALWAYS.contains(&path) {
         return next.run(request).await;
     }
-    if limits.is_full() {
-        limits.metrics.refused("requests");
+    let is_webhook = path.starts_with(WEBHOOKS);
+    let Some(_counted) = limits.admitted(is_webhook) else {
         return Problem::overloaded(SOON).into_response();
-    }
-    let _counted = Counted::new(&limits.metrics.under_way);
+    };
     let address = limits.address(&request);
-    if path.starts_with(WEBHOOKS) {
+    if is_webhook {
         return limits.webhook(address, request, next).await;
     }
     let told = Told::default();

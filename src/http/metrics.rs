@@ -96,7 +96,7 @@ impl HttpMetrics {
         );
         registry.register(
             "limit_refusals",
-            "Requests that a limit refused",
+            "Requests that a limit refused, or did not let wait",
             self.refused.clone(),
         );
     }

@@ -1,5 +1,7 @@
 //! How much a caller may ask for, and what is told to who asks for more.
 
+mod places;
+
 use std::time::Duration;
 
 use chrono::TimeDelta;

@@ -94,7 +94,8 @@ export interface paths {
         };
         /**
          * One connection.
-         * @description With `wait`, the answer comes as soon as no attempt is under way.
+         * @description With `wait`, the answer comes as soon as no attempt is under way. An attempt may be under way in it all the same:
+         *     when the time is over, or when it could not wait. Who asks again then makes a pause of a second.
          */
         get: operations["get_connection"];
         put?: never;
@@ -1153,7 +1154,10 @@ export interface operations {
     get_connection: {
         parameters: {
             query?: {
-                /** @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. */
+                /**
+                 * @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
+                 *     wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
+                 */
                 wait?: number;
             };
             header?: never;
