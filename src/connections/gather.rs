@@ -3,7 +3,8 @@
 //! A question that comes while a statement is under way is asked in the next,
 //! together with all that have come meanwhile. Nobody waits for company, no
 //! answer is older than its question, and the more is asked the less a
-//! question costs the database.
+//! question costs the database. What the database refuses to answer together
+//! is asked apart, so that nobody's question fails another's.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
-use super::liveness::{ANSWER, Lent, in_time};
+use super::liveness::{ANSWER, Lent, in_time, is_unreachable};
 
 /// How many questions one statement answers at the most.
 const TOGETHER: usize = 64;
@@ -67,7 +68,7 @@ impl<Q: Question> Gatherer<Q> {
     /// The answer, read after the question was asked.
     ///
     /// # Errors
-    /// As the database, for all who asked together.
+    /// As the database; where that is lost, for all who asked together.
     pub(crate) async fn ask(&self, question: Q) -> Told<Q> {
         let (tell, told) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
@@ -98,23 +99,34 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
             .filter(|asked| !asked.tell.is_closed())
             .map(|asked| (asked.question, asked.tell))
             .unzip();
-        match caught(in_time(ANSWER, reader.ask(&questions))).await {
-            Ok(answers) => {
-                for (tell, answer) in tell.into_iter().zip(answers) {
-                    // Who asked may have gone.
-                    let _ = tell.send(Ok(answer));
-                }
-            }
-            Err(error) => {
-                // Whether or not it ever answers, the next are asked on another.
-                reader.held = None;
-                let error = Arc::new(error);
-                for tell in tell {
-                    let _ = tell.send(Err(Arc::clone(&error)));
-                }
-            }
+        let answers = answers(&mut reader, &questions, Instant::now() + ANSWER).await;
+        for (tell, answer) in tell.into_iter().zip(answers) {
+            // Who asked may have gone.
+            let _ = tell.send(answer);
         }
     }
+}
+
+/// The answers to these questions, by this time. Of those that are refused together, each half is asked by itself, until
+/// only those are refused that are to blame.
+async fn answers<Q: Question>(reader: &mut Reader, questions: &[Q], by: Instant) -> Vec<Told<Q>> {
+    let left = by.saturating_duration_since(Instant::now());
+    let error = match caught(in_time(left, reader.ask(questions))).await {
+        Ok(answers) => return answers.into_iter().map(Ok).collect(),
+        Err(error) => error,
+    };
+    // Whether or not it ever answers, the next are asked on another.
+    reader.held = None;
+    let is_refused = error.as_database_error().is_some() && !is_unreachable(&error);
+    if is_refused && questions.len() > 1 {
+        let (some, others) = questions.split_at(questions.len() / 2);
+        let mut all = Box::pin(answers(reader, some, by)).await;
+        all.extend(Box::pin(answers(reader, others, by)).await);
+        return all;
+    }
+    let error = Arc::new(error);
+    let told = questions.iter().map(|_| Err(Arc::clone(&error)));
+    told.collect()
 }
 
 /// What asking comes to. A panic fails those who asked, and nobody who asks after them.

@@ -257,6 +257,7 @@ pub struct DisconnectQuery {
     /// Which connection to end; may be left out when there is only one.
     connection_id: Option<Uuid>,
     /// The same by its instance.
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: Option<String>,
 }
 
@@ -287,7 +288,10 @@ pub(super) async fn disconnect(
 ) -> Result<Json<DisconnectAnswer>, Problem> {
     let target = match (query.connection_id, query.instance_id) {
         (Some(id), _) => DisconnectTarget::Connection(id),
-        (None, Some(instance_id)) => DisconnectTarget::Instance(instance_id),
+        (None, Some(instance_id)) => {
+            check_name("instance_id", &instance_id)?;
+            DisconnectTarget::Instance(instance_id)
+        }
         (None, None) => DisconnectTarget::Only,
     };
     let ended = to_the_end(async move {

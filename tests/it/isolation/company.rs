@@ -1,6 +1,7 @@
 //! Users whose reads share a statement.
 
-use reqwest::Method;
+use futures::future::join_all;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::house::{House, User};
@@ -21,10 +22,55 @@ async fn a_row_that_cannot_be_read_is_an_error_for_its_own_user_only() {
     .unwrap();
     // At the same time, so that they share statements.
     let list = async |user: &User<'_>| user.call(Method::GET, "/connections", None).await.0;
-    let all = futures::future::join_all((0..40).map(async |_| {
+    let all = join_all((0..40).map(async |_| {
         let (adas, bobs) = tokio::join!(list(&ada), list(&bob));
         (adas.as_u16(), bobs.as_u16())
     }))
     .await;
     assert!(all.iter().all(|both| *both == (500, 200)), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_text_that_no_database_holds_is_refused_to_who_sends_it_only() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let both = join_all((0..20).map(async |n| {
+        let sent = join_all((0..4).map(|_| ada.disconnect("gmail", "?instance_id=%00")));
+        let path = format!("/gmail/connect?instance_id={n}");
+        tokio::join!(sent, bob.call(Method::POST, &path, None))
+    }))
+    .await;
+    for (sent, (status, connected)) in both {
+        assert_eq!(status, StatusCode::OK, "{connected}");
+        for (status, refused) in sent {
+            assert_eq!(status, StatusCode::BAD_REQUEST);
+            let told = "instance_id may not have control characters";
+            assert_eq!(refused["detail"], told);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_the_database_refuses_fails_nobody_elses() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    ada.connect("gmail").await;
+    bob.connect("gmail").await;
+    house.faults(json!({ "only": "tags", "status": 500 })).await;
+    // No statement that comes upon what is ada's has an answer.
+    sqlx::raw_sql(
+        "alter table user_connector_connection rename to kept; \
+         create view user_connector_connection as \
+         select * from kept where 1 / case user_id when 'ada' then 0 else 1 end = 1",
+    )
+    .execute(&mut house.sql().await)
+    .await
+    .unwrap();
+    let list = async |user: &User<'_>| user.call(Method::GET, "/connections", None).await;
+    let all = join_all((0..40).map(async |_| tokio::join!(list(&ada), list(&bob)))).await;
+    for (adas, (status, bobs)) in all {
+        assert_ne!(adas.0, StatusCode::OK);
+        assert_eq!(status, StatusCode::OK, "{bobs}");
+        assert_eq!(bobs["total_count"], 1);
+    }
 }
