@@ -11,6 +11,7 @@ use axum::response::sse::{self, KeepAlive};
 use futures::{Stream, StreamExt, stream};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -43,7 +44,10 @@ const MAX_LIMIT: i64 = 200;
 ///
 /// Server-sent events named `connection`, whose data is an event and whose id
 /// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
-/// resumes after that event without a gap.
+/// resumes after that event without a gap: then the data of `ready` is
+/// `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
+/// before may be out of date, and is to be read anew: there was no
+/// `Last-Event-ID`, or there is no such event of the user's any more.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
     params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
     responses(
@@ -63,7 +67,7 @@ pub(super) async fn stream(
         .event("ready")
         .id(events.last().to_string())
         .retry(RETRY)
-        .data("{}");
+        .data(json!({ "resumed": events.resumed() }).to_string());
     let ready = stream::once(std::future::ready(Ok(ready)));
     let over = over(state.clone(), leave);
     let following = Some(Box::new((state, events, place)));

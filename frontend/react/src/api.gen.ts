@@ -74,7 +74,10 @@ export interface paths {
          * The caller's events, as they happen.
          * @description Server-sent events named `connection`, whose data is an event and whose id
          *     is the event's. A stream begins with one named `ready`. `Last-Event-ID`
-         *     resumes after that event without a gap.
+         *     resumes after that event without a gap: then the data of `ready` is
+         *     `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
+         *     before may be out of date, and is to be read anew: there was no
+         *     `Last-Event-ID`, or there is no such event of the user's any more.
          */
         get: operations["stream_events"];
         put?: never;

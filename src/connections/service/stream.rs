@@ -22,6 +22,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Events {
     user: UserId,
     last: i64,
+    resumed: bool,
     subscription: Subscription,
     open: Vec<Attempt>,
 }
@@ -32,10 +33,20 @@ impl Events {
     pub fn last(&self) -> i64 {
         self.last
     }
+
+    /// Whether they go on where their reader was. Otherwise what has been read before is to be read anew.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
 }
 
 impl Connections {
     /// Begins to follow a user's events: after the event `last`, or from now on.
+    ///
+    /// Where there is no such event of the user's, something may be missing between it and the next: it was pruned, the
+    /// user was erased, or a backup was restored. Then they begin at the present if `last` is beyond it; a reader has been
+    /// told of nothing that was not committed, so that it is from before a restore.
     ///
     /// # Errors
     /// As the database.
@@ -43,15 +54,14 @@ impl Connections {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
         let mut tx = self.begin().await?;
-        let last = match last {
-            Some(last) => last,
-            None => store::last_event(&mut tx, user).await?,
-        };
+        let (newest, is_there) = store::last_event(&mut tx, user, last).await?;
         let open = store::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
         tx.commit().await?;
         Ok(Events {
             user: user.clone(),
-            last,
+            last: last.map_or(newest, |last| last.min(newest)),
+            // Before the first event, nothing has been read.
+            resumed: is_there || last == Some(0),
             subscription,
             open,
         })

@@ -151,15 +151,20 @@ impl Question for After {
     }
 }
 
-/// The id of a user's last event; 0 if there is none.
+/// The id of a user's last event, 0 if there is none; and whether the one of this id is the user's.
 pub(in crate::connections) async fn last_event(
     db: &mut Transaction,
     user: &UserId,
-) -> sqlx::Result<i64> {
-    sqlx::query_scalar("select coalesce(max(id), 0) from connection_event where user_id = $1")
-        .bind(user.as_str())
-        .fetch_one(db)
-        .await
+    id: Option<i64>,
+) -> sqlx::Result<(i64, bool)> {
+    sqlx::query_as(
+        "select coalesce((select max(id) from connection_event where user_id = $1), 0), \
+           exists (select 1 from connection_event where user_id = $1 and id = $2)",
+    )
+    .bind(user.as_str())
+    .bind(id)
+    .fetch_one(db)
+    .await
 }
 
 /// The ids of these users' last events.

@@ -26,6 +26,8 @@ pub(crate) struct Reader {
     response: Response,
     text: String,
     events: VecDeque<Value>,
+    /// What it began with.
+    ready: Value,
     /// What a browser sends when it comes again.
     pub(crate) last_id: String,
 }
@@ -48,6 +50,7 @@ impl Reader {
             response,
             text: String::new(),
             events: VecDeque::new(),
+            ready: Value::Null,
             last_id: String::new(),
         };
         while reader.last_id.is_empty() {
@@ -70,9 +73,11 @@ impl Reader {
             if let Some(id) = field("id") {
                 id.clone_into(&mut self.last_id);
             }
-            if field("event") == Some("connection") {
-                let data = field("data").unwrap();
-                self.events.push_back(serde_json::from_str(data).unwrap());
+            let data = || serde_json::from_str(field("data").unwrap()).unwrap();
+            match field("event") {
+                Some("connection") => self.events.push_back(data()),
+                Some("ready") => self.ready = data(),
+                _ => {}
             }
             self.text = rest.to_owned();
         }
@@ -140,6 +145,70 @@ async fn a_reader_who_comes_again_and_again_misses_nothing_of_many_writers() {
     let (seen, _) = tokio::join!(reading, writing);
     assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
     assert_eq!(seen, ids(&house).await);
+}
+
+/// What a reader who comes again after this event is told, and what comes first once something has happened: whether it
+/// has missed nothing, the id that it begins at, and the kind of the first event.
+async fn coming_again(user: &User<'_>, id: &str, last: Option<i64>) -> (Value, i64, Value) {
+    let last = last.map(|last| last.to_string());
+    let mut reader = Reader::open(user, last.as_deref()).await;
+    let begins = reader.last_id.parse().unwrap();
+    let resumed = reader.ready["resumed"].clone();
+    rename(user, id).await;
+    let first = reader.next().await.unwrap();
+    (resumed, begins, first["kind"].clone())
+}
+
+#[tokio::test]
+async fn who_comes_after_an_event_that_is_not_there_is_told_to_read_anew() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let nobody = Reader::open(&ada, None).await;
+    assert_eq!(
+        (&*nobody.last_id, &nobody.ready["resumed"]),
+        ("0", &json!(false))
+    );
+    let nobody = Reader::open(&ada, Some("0")).await;
+    assert_eq!(
+        (&*nobody.last_id, &nobody.ready["resumed"]),
+        ("0", &json!(true))
+    );
+    let begun = ada.connect("gmail").await;
+    let id = text(&begun, "connection_id");
+    bob.connect("gmail").await;
+    let began = ids(&house).await;
+    let (adas, bobs) = (began[0], began[1]);
+    let updated = json!("updated");
+    let told = coming_again(&ada, id, None).await;
+    assert_eq!(told, (json!(false), adas, updated.clone()));
+    let told = coming_again(&ada, id, Some(adas)).await;
+    assert_eq!(told, (json!(true), adas, updated.clone()));
+    // Another's tells as much as none.
+    let told = coming_again(&ada, id, Some(bobs)).await;
+    assert_eq!(told, (json!(false), bobs, updated.clone()));
+    // A reader from before a backup was restored, in which the ids had come farther.
+    let last = *ids(&house).await.last().unwrap();
+    let told = coming_again(&ada, id, Some(90_000)).await;
+    assert_eq!(told, (json!(false), last, updated));
+}
+
+#[tokio::test]
+async fn who_was_erased_is_told_to_read_anew() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    ada.connect("gmail").await;
+    let reader = Reader::open(&ada, None).await;
+    house
+        .service()
+        .await
+        .erase(&"ada".to_owned().try_into().unwrap())
+        .await
+        .unwrap();
+    let again = Reader::open(&ada, Some(&reader.last_id)).await;
+    assert_eq!(
+        (&*again.last_id, &again.ready["resumed"]),
+        ("0", &json!(false))
+    );
 }
 
 #[tokio::test]

@@ -176,12 +176,14 @@ export class EventStream {
   }
 
   #take(message: { event: string; data: string; id: string | undefined; retry: number | undefined }): void {
-    const resumed = this.#lastId !== undefined;
+    const asked = this.#lastId !== undefined;
     if (message.id !== undefined) this.#lastId = message.id;
     if (message.retry !== undefined) this.#retry = message.retry;
     if (message.event === "ready") {
       this.#become("live");
-      // What was read before the stream began may be out of date by what happened in between.
+      // What was read before the stream began may be out of date by what happened in between. The service says whether it
+      // goes on after the last event; it does not where it has no such event any more, as after a restored backup.
+      const { resumed = asked } = JSON.parse(message.data) as { resumed?: boolean };
       if (!resumed) this.#tell({ type: "resync" });
     } else if (message.event === "connection") {
       this.#tell({ type: "event", event: JSON.parse(message.data) as ConnectionEvent });

@@ -8,11 +8,11 @@ import { Proxy } from "../support/proxy.js";
 const TIMES: StreamTimes = { silence: 10_000, backoff: 20, longest: 100, poll: 50, hidden: 30 };
 
 /** A user's stream through a proxy, what it has told, and a client of the same user's that goes another way. */
-async function listening(options: { token?: () => string | null } = {}) {
+async function listening(options: { token?: () => string | null; times?: StreamTimes } = {}) {
   const proxy = await Proxy.start();
   const token = await tokenFor(newUser());
   const http = new Http({ baseUrl: proxy.url, getToken: options.token ?? (() => token) });
-  const stream = new EventStream(http, TIMES);
+  const stream = new EventStream(http, options.times ?? TIMES);
   const notices: Notice[] = [];
   const leave = stream.subscribe((notice) => notices.push(notice));
   const direct = createClient({ baseUrl: proxy.url, getToken: () => token });
@@ -45,6 +45,30 @@ test("tells each change once, over every break", async () => {
   expect(notices.find((notice) => notice.type === "resync")).toBeTruthy();
   leave();
   await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
+});
+
+test("has everything read anew where the service does not have the last event any more", async () => {
+  // Nobody is told to look but for this reason.
+  const { proxy, notices, leave, direct, labels, live } = await listening({ times: { ...TIMES, poll: 600_000 } });
+  const resyncs = () => notices.filter((notice) => notice.type === "resync").length;
+  await live();
+  const { connection_id: id } = await direct.connect("gmail");
+  const streams = () => proxy.count("/events");
+  const again = async () => {
+    const before = streams();
+    proxy.cutStreams();
+    await vi.waitFor(() => expect(streams()).toBe(before + 1), 20_000);
+    await live();
+  };
+  await again();
+  expect(resyncs()).toBe(1);
+  // As after a backup was restored, in which the ids had come farther.
+  proxy.lastEventId = "9000000000";
+  await again();
+  await vi.waitFor(() => expect(resyncs()).toBe(2), 20_000);
+  await direct.update(id, { label: "1" });
+  await vi.waitFor(async () => expect(await labels()).toHaveLength(1), 20_000);
+  leave();
 });
 
 test("is one, however many listen, and ends with the last of them", async () => {

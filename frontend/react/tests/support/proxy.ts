@@ -19,6 +19,8 @@ export class Proxy {
   readonly seen: Seen[] = [];
   /** Decides about each request. */
   fate: (seen: Seen) => Fate = () => "pass";
+  /** What is passed on as the last event's id, whatever came. */
+  lastEventId: string | undefined;
   readonly #server: Server;
   readonly #streams = new Set<ServerResponse>();
 
@@ -76,7 +78,9 @@ export class Proxy {
   }
 
   #pass(incoming: IncomingMessage, outgoing: ServerResponse, lose: boolean): void {
-    const { method, headers, url } = incoming;
+    const { method, url } = incoming;
+    const headers = { ...incoming.headers };
+    if (this.lastEventId !== undefined) headers["last-event-id"] = this.lastEventId;
     const onward = request(inject("patchbay") + url, { method, headers }, (answer) => {
       if (lose) {
         answer.resume().on("end", () => outgoing.destroy());
