@@ -18,7 +18,7 @@ use tower::{ServiceExt, service_fn};
 use crate::auth::{self, Authenticator};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::config::{Config, DatabaseConfig};
+use crate::config::{Config, DatabaseConfig, LONGEST_CALL};
 use crate::connections::service::{self, Connections};
 use crate::connections::{Database, DatabaseError};
 use crate::http::{self, Browsers, HttpMetrics, Limits, Readiness};
@@ -31,6 +31,10 @@ use crate::worker;
 
 /// How long requests that are under way may take after a signal to stop.
 const DRAIN: Duration = Duration::from_secs(20);
+const _: () = assert!(
+    DRAIN.as_secs() > LONGEST_CALL.as_secs(),
+    "a call to Nango comes to its end"
+);
 
 /// Why the service did not start, or stopped.
 #[derive(Debug, thiserror::Error)]

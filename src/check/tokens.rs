@@ -24,11 +24,17 @@ pub(super) async fn check(
             return;
         }
     };
-    if !config.hs256_secrets.is_empty() {
-        report.ok(
+    match (config.hs256_secrets.is_empty(), &config.jwks_url) {
+        (true, _) => {}
+        (false, None) => report.ok(
             "tokens",
             "those signed with AUTH_JWT_SECRET (HS256) are accepted",
-        );
+        ),
+        (false, Some(_)) => report.warn(
+            "tokens",
+            "those signed with AUTH_JWT_SECRET (HS256) are accepted beside the identity provider's",
+            "remove AUTH_JWT_SECRET, unless you sign tokens with it",
+        ),
     }
     match auth.published_keys().await {
         None => {}

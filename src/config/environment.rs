@@ -42,13 +42,20 @@ impl<'a> Environment<'a> {
     }
 
     /// A secret, or several that are all good while it is rotated, with commas between. None where
-    /// the variable is not set.
+    /// the variable is not set. What `.env.example` has in a secret's place everybody knows.
     pub(super) fn alternatives(&mut self, name: &'static str) -> Vec<SecretString> {
         let list: Option<String> = self.optional(name);
-        list.iter()
+        let all: Vec<&str> = list
+            .iter()
             .flat_map(|list| list.split(','))
-            .map(|secret| secret.trim().into())
-            .collect()
+            .map(str::trim)
+            .collect();
+        if all.iter().any(|secret| secret.starts_with("change-me")) {
+            self.problems.push(format!(
+                "{name} is still the example's, which anybody can read: put your own in its place"
+            ));
+        }
+        all.into_iter().map(Into::into).collect()
     }
 
     pub(super) fn or<T>(&mut self, name: &'static str, default: T) -> T

@@ -26,6 +26,7 @@ use crate::networks::Networks;
 pub use database::DatabaseConfig;
 pub use http::{ConnectBinding, ConsoleConfig, HttpConfig, ServerConfig};
 pub use limits::LimitsConfig;
+pub(crate) use nango::LONGEST_CALL;
 pub use nango::NangoConfig;
 pub use telemetry::LogFormat;
 

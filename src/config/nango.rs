@@ -8,6 +8,11 @@ use super::environment::Environment;
 use crate::nango;
 use crate::nango::webhook::SigningKeys;
 
+/// The longest that `NANGO_TIMEOUT_SECONDS` may be. A connect or a check may need four calls one after the other, within a
+/// request's time and before its Idempotency-Key is another's; a deletion three, before it is; and a service that stops
+/// lets one come to its end.
+pub(crate) const LONGEST_CALL: Duration = Duration::from_secs(14);
+
 /// Nango: its API, and what its webhooks are signed with.
 #[derive(Clone, Debug)]
 pub struct NangoConfig {
@@ -29,6 +34,12 @@ impl Environment<'_> {
             None => "https://api.nango.dev".parse().ok(),
         };
         let timeout = self.positive_seconds("NANGO_TIMEOUT_SECONDS", 10);
+        if timeout > LONGEST_CALL {
+            self.problems.push(format!(
+                "NANGO_TIMEOUT_SECONDS must be at most {}: a request may need four calls, and is given 60 seconds",
+                LONGEST_CALL.as_secs()
+            ));
+        }
         let sweep_every = self.positive_seconds("SWEEP_INTERVAL_SECONDS", 300);
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.

@@ -47,7 +47,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
 use crate::auth::Authenticator;
-use crate::config::ConsoleConfig;
+use crate::config::{ConsoleConfig, LONGEST_CALL};
 use crate::connections::service::Connections;
 use crate::keys::ServiceKeys;
 use crate::nango::Nango;
@@ -88,6 +88,10 @@ const FRAME: [(HeaderName, &str); 5] = [
 
 /// How long a request may take: longer than Nango may, with its retries.
 const TIMEOUT: Duration = Duration::from_secs(60);
+const _: () = assert!(
+    TIMEOUT.as_secs() > 4 * LONGEST_CALL.as_secs(),
+    "a connect or a check may need four calls to Nango"
+);
 
 /// What the documentation's page may do: it styles and draws itself, and asks this service only.
 const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \

@@ -157,9 +157,29 @@ const WRONG: &[(&str, &str, &str)] = &[
         "NANGO_TIMEOUT_SECONDS must be at least 1",
     ),
     (
+        "NANGO_TIMEOUT_SECONDS",
+        "15",
+        "NANGO_TIMEOUT_SECONDS must be at most 14: a request may need four calls, and is given 60 seconds",
+    ),
+    (
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        "change-me",
+        "NANGO_WEBHOOK_SIGNING_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
         "NANGO_WEBHOOK_SIGNING_KEY",
         ",",
         "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "change-me-to-at-least-32-random-bytes",
+        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret that has more than 32 bytes,change-me-to-at-least-32-random-bytes",
+        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
     ),
     (
         "AUTH_JWT_SECRET",
@@ -279,6 +299,15 @@ fn every_wrong_value_is_told_with_its_variable() {
         read(&all).unwrap_err().len(),
         all.len(),
         "one hides another"
+    );
+}
+
+#[test]
+fn nango_may_take_as_long_as_requests_can_wait_for_it() {
+    let config = read(&[("NANGO_TIMEOUT_SECONDS", Some("14"))]).unwrap();
+    assert_eq!(
+        config.nango.unwrap().client.timeout,
+        Duration::from_secs(14)
     );
 }
 

@@ -4,22 +4,31 @@ use axum::Router;
 use axum::routing::get;
 use patchbay::check::Level;
 use serde_json::{Value, json};
+use url::Url;
 
 use super::{checked, only, wrong};
 use crate::house::{House, JWT_SECRET};
 use crate::server::serve;
 
+/// Where key sets are published: one with a key that is of use, and one without any.
+async fn key_sets() -> Url {
+    const ONE: &str = r#"{"keys":[{"kty":"RSA","n":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let router = Router::new()
+        .route("/jwks", get(async || ONE))
+        .route("/none", get(async || r#"{"keys":[]}"#));
+    serve(router).await
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_the_way_tokens_are_verified_is_told() {
     let house = House::now().await;
-    let keys = serve(Router::new().route(
-        "/jwks",
-        get(async || r#"{"keys":[{"kty":"RSA","n":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#),
-    )
-    .route("/none", get(async || r#"{"keys":[]}"#)))
-    .await;
+    let keys = key_sets().await;
     let with = |path: &str, others: &[(&'static str, &'static str)]| {
-        let mut changes = vec![("AUTH_JWKS_URL", format!("{keys}{path}"))];
+        // The key set alone.
+        let mut changes = vec![
+            ("AUTH_JWKS_URL", format!("{keys}{path}")),
+            ("AUTH_JWT_SECRET", String::new()),
+        ];
         changes.extend(
             others
                 .iter()
@@ -69,6 +78,20 @@ async fn what_is_wrong_with_the_way_tokens_are_verified_is_told() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_secret_beside_a_key_set_is_told() {
+    let house = House::now().await;
+    let keys = format!("{}jwks", key_sets().await);
+    let changes = [
+        ("AUTH_JWKS_URL", &*keys),
+        ("AUTH_ISSUER", "https://id.example.com/"),
+        ("AUTH_AUDIENCE", "patchbay"),
+    ];
+    let report = checked(&house, &changes, None).await;
+    let (found, mend) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
+    only(&report, "tokens", Level::Warn, found, mend);
 }
 
 /// A token with these claims besides, signed with this secret.

@@ -43,7 +43,7 @@ pub(crate) async fn replica_process(house: &House) -> (Process, String) {
     let settings = house.settings(&[
         ("PORT", &port),
         ("PUBLIC_URL", &url),
-        ("NANGO_TIMEOUT_SECONDS", "30"),
+        ("NANGO_TIMEOUT_SECONDS", "14"),
     ]);
     let settings: Vec<(&str, &str)> = settings
         .iter()
