@@ -242,7 +242,12 @@ impl Bench {
         report: &mut Report,
     ) -> Result<(), Box<dyn Error>> {
         let slug = CONNECTORS[connector];
-        let url = format!("{}{API}/{slug}/connect?instance_id=alone", self.service.url);
+        // The database stays from run to run: these connections are not there yet.
+        let instance = uuid::Uuid::new_v4();
+        let url = format!(
+            "{}{API}/{slug}/connect?instance_id={instance}",
+            self.service.url
+        );
         let (mut ours, mut nangos) = (Vec::new(), Vec::new());
         for user in CONNECTING + 1..=CONNECTING + ONE_BY_ONE {
             let user = format!("user-{user}");
