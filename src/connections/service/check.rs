@@ -143,13 +143,17 @@ impl Connections {
 
     /// The name of credentials that are known to be dead, if Nango gives them all the same.
     async fn dead_credentials(&self, connection: &Connection) -> Option<String> {
-        let State::Error {
-            reason: Reason::NeedsReauthorization,
-            ..
-        } = connection.state
-        else {
+        let is_dead = matches!(
+            connection.state,
+            State::Error {
+                reason: Reason::NeedsReauthorization,
+                ..
+            }
+        );
+        // One that was taken over dead and never looked at may work for all that is known here.
+        if !is_dead || connection.last_checked_at.is_none() {
             return None;
-        };
+        }
         let held = self.credentials(connection, Refresh::WhenDue).await;
         held.ok()?.name()
     }
