@@ -100,13 +100,24 @@ impl Connections {
         if let Some(last) = news.last() {
             let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
             if !events.open.is_empty() || news.iter().any(begun) {
-                let mut tx = self.begin_single().await?;
-                events.open = store::open_attempts_of(&mut tx, &events.user, LOOKED_FOR).await?;
-                tx.commit().await?;
+                // On a connection that may have died without a word. What has happened is told all the same.
+                match in_time(ANSWER, self.open_attempts_of(&events.user)).await {
+                    Ok(open) => events.open = open,
+                    Err(error) => {
+                        tracing::warn!(%error, "an event stream goes on looking for the attempts that were open");
+                    }
+                }
             }
             events.last = last.id;
         }
         Ok(news)
+    }
+
+    async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
+        let mut tx = self.database.begin_single().await?;
+        let open = store::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
+        tx.commit().await?;
+        Ok(open)
     }
 
     /// Returns when it is time to look at Nango for these attempts; never where there are none.
