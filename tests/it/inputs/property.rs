@@ -167,7 +167,11 @@ impl World<'_> {
             *self.answers.entry(200).or_default() += 1;
             return Ok(());
         }
-        let (status, body) = checked(response).await?;
+        // A head that is longer than any may be is no request yet, and is refused without words.
+        let (status, body) = match response.status().as_u16() {
+            431 => (431, Vec::new()),
+            _ => checked(response).await?,
+        };
         *self.answers.entry(status).or_default() += 1;
         if status >= 400 {
             let after = self.fingerprint().await;
