@@ -114,7 +114,7 @@ impl Connections {
 
     async fn health(&self, connection: &Connection) -> Result<Health> {
         let nango = &self.upstream()?.nango;
-        let before = self.dead_credentials(connection).await;
+        let before = self.dead_credentials(connection).await?;
         match refresh(nango, connection).await {
             // Nango answers as well where it has nothing to refresh with. Then it has asked nobody, and what was dead is.
             Ok(found)
@@ -142,7 +142,10 @@ impl Connections {
     }
 
     /// The name of credentials that are known to be dead, if Nango gives them all the same.
-    async fn dead_credentials(&self, connection: &Connection) -> Option<String> {
+    ///
+    /// # Errors
+    /// As Nango: without them nothing could tell whether a refresh has brought others.
+    async fn dead_credentials(&self, connection: &Connection) -> Result<Option<String>> {
         let is_dead = matches!(
             connection.state,
             State::Error {
@@ -152,10 +155,13 @@ impl Connections {
         );
         // One that was taken over dead and never looked at may work for all that is known here.
         if !is_dead || connection.last_checked_at.is_none() {
-            return None;
+            return Ok(None);
         }
-        let held = self.credentials(connection, Refresh::WhenDue).await;
-        held.ok()?.name()
+        match self.credentials(connection, Refresh::WhenDue).await {
+            Ok(held) => Ok(held.name()),
+            Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Nango does not hold a connection, or under another integration, of which it says the same.
