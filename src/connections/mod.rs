@@ -113,14 +113,19 @@ pub struct Upstream {
     pub id: String,
     /// When Nango made it. A reconnect keeps it.
     pub created_at: DateTime<Utc>,
+    /// Nango's serial number of it, which a reconnect keeps. `None` for a row imported from the FastAPI service.
+    pub serial: Option<i64>,
 }
 
 impl Upstream {
-    /// Whether this one was made after the other. Ties are broken by id, so that every look decides
-    /// the same way.
+    /// Whether Nango made this connection after `other`. Serial numbers decide, because two connections may have
+    /// the same time and Nango's clock may be set back. Where one has no serial number, a tie means `false`.
     #[must_use]
     pub fn is_newer_than(&self, other: &Self) -> bool {
-        (self.created_at, &self.id) > (other.created_at, &other.id)
+        match (self.serial, other.serial) {
+            (Some(ours), Some(theirs)) => ours > theirs,
+            _ => self.created_at > other.created_at,
+        }
     }
 }
 
@@ -367,4 +372,34 @@ pub struct Failure {
     pub reason: Reason,
     /// The same, for a person to read.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(id: &str, seconds: i64, serial: Option<i64>) -> Upstream {
+        Upstream {
+            id: id.to_owned(),
+            created_at: DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time"),
+            serial,
+        }
+    }
+
+    #[test]
+    fn serial_number_orders_grants_whatever_time_and_id() {
+        let (first, second) = (upstream("z", 60, Some(7)), upstream("a", 0, Some(8)));
+        assert!(second.is_newer_than(&first));
+        assert!(!first.is_newer_than(&second));
+    }
+
+    #[test]
+    fn grant_without_serial_is_ordered_by_time_and_a_tie_is_not_newer() {
+        let (imported, later) = (upstream("z", 0, None), upstream("a", 1, Some(1)));
+        assert!(later.is_newer_than(&imported));
+        assert!(!imported.is_newer_than(&later));
+        let same_time = upstream("a", 0, Some(1));
+        assert!(!imported.is_newer_than(&same_time));
+        assert!(!same_time.is_newer_than(&imported));
+    }
 }

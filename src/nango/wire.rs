@@ -133,6 +133,9 @@ pub struct Connection {
 /// One connection in the answer to `GET /connections`, without credentials.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionSummary {
+    /// Nango's serial number of it: connections made later have greater ones. A reconnect keeps it.
+    #[serde(rename = "id", default)]
+    pub serial: Option<i64>,
     /// Nango's id of it.
     pub connection_id: String,
     /// Nango's key of the integration.

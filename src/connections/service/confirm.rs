@@ -197,7 +197,7 @@ impl Connections {
 
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
     async fn grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
-        found.sort_by_key(|summary| std::cmp::Reverse(summary.created_at));
+        found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
         let mut changed = false;
         for summary in &found {
             changed |= self.grant(attempt, summary).await?;
@@ -210,6 +210,7 @@ impl Connections {
         let grant = Upstream {
             id: summary.connection_id.clone(),
             created_at: summary.created_at,
+            serial: summary.serial,
         };
         // Not locked, for nothing is written yet.
         let found = self.attempts.ask(store::OfAttempt(attempt)).await?;

@@ -329,6 +329,7 @@ impl Connections {
         let upstream = Upstream {
             id: id.clone(),
             created_at: summary.created_at,
+            serial: summary.serial,
         };
         let key = &summary.provider_config_key;
         store::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;

@@ -79,6 +79,7 @@ impl Connections {
             let upstream = Upstream {
                 id: summary.connection_id.clone(),
                 created_at: summary.created_at,
+                serial: summary.serial,
             };
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());

@@ -23,14 +23,14 @@ macro_rules! begin {
                where a.id = connection.attempt_id and connection.attempt_outcome is null returning 1 \
              ), attempt as ( \
                insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
-               select $20, connection.id, $21, $22, connection.updated_at \
+               select $21, connection.id, $22, $23, connection.updated_at \
                from connection cross join (select count(*) from superseded) as first returning 1 \
              ), ",
             written_event!(
                 of "(select connection.* from connection cross join attempt)",
-                kind "$23", attempt "$20", webhook "null"
+                kind "$24", attempt "$21", webhook "null"
             ),
-            " select pg_notify($24, user_id) from event",
+            " select pg_notify($25, user_id) from event",
         )
     };
 }
@@ -58,9 +58,9 @@ pub(in crate::connections) async fn begin_attempt(
         begin!(concat!(
             "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
             written_columns!(),
-            ") select $1, $25, $26, $27, $28, ",
-            written_values!("$19"),
-            " where (select count(*) from user_connector_connection where user_id = $25) < $29 \
+            ") select $1, $26, $27, $28, $29, ",
+            written_values!("$20"),
+            " where (select count(*) from user_connector_connection where user_id = $26) < $30 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
         ))
     } else {

@@ -26,7 +26,7 @@ use crate::connections::{
 macro_rules! connection_columns {
     () => {
         "c.id, c.connector_id, c.user_id, c.instance_id, c.label, c.nango_connection_id, \
-         c.nango_created_at, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+         c.nango_created_at, c.nango_serial, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
          c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
          c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
          c.version, c.created_at, c.updated_at"
@@ -91,7 +91,7 @@ macro_rules! select_attempted {
 }
 
 /// Where [`select_attempted`] has the attempt's id.
-pub(super) const ATTEMPT_ID: usize = 29;
+pub(super) const ATTEMPT_ID: usize = 30;
 
 /// The newest attempt as the row of its connection, `c`, shows it.
 macro_rules! newest_attempt_columns {
@@ -178,9 +178,13 @@ impl<'r> Columns<'r> {
         let _connector_id: Uuid = self.next()?;
         let user_id: String = self.next()?;
         let (instance_id, label) = (self.next()?, self.next()?);
-        let upstream = match (self.next()?, self.next()?) {
-            (Some(id), Some(created_at)) => Some(Upstream { id, created_at }),
-            (None, None) => None,
+        let upstream = match (self.next()?, self.next()?, self.next()?) {
+            (Some(id), Some(created_at), serial) => Some(Upstream {
+                id,
+                created_at,
+                serial,
+            }),
+            (None, None, None) => None,
             _ => return Err(wrong(&"half of what Nango holds").into()),
         };
         let (status, reason) = (self.word(TABLE, id)?, self.word_if_any(TABLE, id)?);

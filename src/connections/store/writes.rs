@@ -12,16 +12,16 @@ macro_rules! written_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
          disconnected_at, config, last_error, error_count, updated_at, account_id, account_name, \
-         found_account_id, found_account_name, failing_since, last_checked_at"
+         found_account_id, found_account_name, failing_since, nango_serial, last_checked_at"
     };
 }
 
 /// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id, the last
-/// one, which the caller makes of `$19`, when it was last checked.
+/// one, which the caller makes of `$20`, when it was last checked.
 macro_rules! written_values {
     ($checked:literal) => {
         concat!(
-            "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, ",
+            "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, ",
             $checked
         )
     };
@@ -36,7 +36,7 @@ macro_rules! update_connection {
             "update user_connector_connection c set (",
             crate::connections::store::writes::written_columns!(),
             ") = (",
-            crate::connections::store::writes::written_values!("greatest(c.last_checked_at, $19)"),
+            crate::connections::store::writes::written_values!("greatest(c.last_checked_at, $20)"),
             ") where c.id = $1 and c.version = $2 - 1"
         )
     };
@@ -44,7 +44,7 @@ macro_rules! update_connection {
 
 pub(super) use {update_connection, written_columns, written_values};
 
-/// Binds the first nineteen parameters of a statement.
+/// Binds the first twenty parameters of a statement.
 pub(super) fn bind_connection<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     connection: &Connection,
@@ -71,5 +71,6 @@ pub(super) fn bind_connection<'q>(
         .bind(found.map(|account| account.id.as_str()))
         .bind(found.and_then(|account| account.name.as_deref()))
         .bind(connection.failing_since)
+        .bind(upstream.and_then(|upstream| upstream.serial))
         .bind(connection.last_checked_at)
 }
