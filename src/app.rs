@@ -200,7 +200,7 @@ impl House {
         } = self;
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
         let nango = client.map(Nango::new).transpose()?;
-        let auth = Authenticator::new(config.auth, clock.clone())?;
+        let auth = authenticator(config.auth, &clock)?;
         let database = tokio::select! {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
@@ -249,6 +249,17 @@ impl House {
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some((database, connections)))
     }
+}
+
+/// Verifies users' tokens as configured.
+fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, auth::ConfigError> {
+    if config.is_unbound() {
+        tracing::warn!(
+            "AUTH_ISSUER and AUTH_AUDIENCE are not set: every token is accepted that a key of AUTH_JWKS_URL has signed, \
+             also one for another product. Set both, or at least one of them"
+        );
+    }
+    Authenticator::new(config, clock.clone())
 }
 
 /// Brings the schema up to date, and says so if it was the predecessor's.

@@ -226,24 +226,6 @@ fn with(mut object: Value, changes: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_without_a_key_id_needs_a_set_that_leaves_no_choice() {
-    let (rsa, first, second) = (Signer::rsa("r"), Signer::p256("1"), Signer::p256("2"));
-    for (signers, expected) in [
-        (vec![&rsa, &first], ada()),
-        (vec![&rsa, &first, &second], Err(Error::UnknownKey)),
-    ] {
-        let (_, url) = Provider::new(&signers).await;
-        let anonymous = Signer {
-            kid: None,
-            key: first.key.clone(),
-            ..Signer::p256("")
-        };
-        let answer = outcome(&authenticator(with_jwks(url)), &anonymous.token(&claims())).await;
-        assert_eq!(answer, expected);
-    }
-}
-
-#[tokio::test]
 async fn an_answer_that_is_no_jwks_is_unavailable() {
     let signer = Signer::p256("p");
     let (_, elsewhere) = Provider::new(&[&signer]).await;

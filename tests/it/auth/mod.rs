@@ -1,7 +1,11 @@
 //! Which tokens are good, with keys made for the test and a JWKS over HTTP.
 
+mod algorithms;
 mod jwks;
+mod pairs;
+mod providers;
 mod reach;
+mod reasons;
 mod tokens;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -159,7 +163,7 @@ impl Provider {
 
 fn with_secret() -> Config {
     Config {
-        hs256_secrets: vec![SECRET.into()],
+        hmac_secrets: vec![SECRET.into()],
         ..Config::default()
     }
 }

@@ -77,6 +77,7 @@ async fn against_the_sandbox_all_is_well_and_nothing_is_changed() {
             "callback",
             "tokens",
             "token alg",
+            "token typ",
             "token iss",
             "token aud",
             "token exp",
