@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Database;
-use crate::keys::{Scope, ServiceKeys};
+use crate::keys::{Scope, ServiceKeys, check_name};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
@@ -42,6 +42,10 @@ pub(crate) enum KeysCommand {
 }
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
+    if let KeysCommand::Create { name, .. } = &command {
+        // Before the database is needed.
+        check_name(name)?;
+    }
     let config = Config::read_database(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
@@ -59,7 +63,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                 say(format_args!(
                     "{}  {}  {}  {state}",
                     key.prefix,
-                    key.name,
+                    key.name.escape_debug(),
                     scopes.join(" ")
                 ))?;
             }
@@ -77,7 +81,8 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             let revoked = keys.revoke(&key).await?;
             say(format_args!(
                 "{} ({}) opens nothing any more",
-                revoked.prefix, revoked.name
+                revoked.prefix,
+                revoked.name.escape_debug()
             ))?;
         }
     }

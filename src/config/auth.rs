@@ -48,12 +48,23 @@ impl Environment<'_> {
     pub(super) fn service_keys(&mut self) -> Vec<GivenKey> {
         let entries: Option<String> = self.optional("SERVICE_API_KEYS");
         let entries = entries.unwrap_or_default();
-        let mut keys = Vec::new();
+        let mut keys: Vec<GivenKey> = Vec::new();
         for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
-            match entry.parse() {
-                Ok(key) => keys.push(key),
-                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            let key: GivenKey = match entry.parse() {
+                Ok(key) => key,
+                Err(error) => {
+                    self.problems.push(format!("SERVICE_API_KEYS: {error}"));
+                    continue;
+                }
+            };
+            if let Some(same) = keys.iter().find(|other| other.is_same_key(&key)) {
+                self.problems.push(format!(
+                    "SERVICE_API_KEYS: {} and {} have the same key: give each service its own",
+                    same.name(),
+                    key.name()
+                ));
             }
+            keys.push(key);
         }
         keys
     }

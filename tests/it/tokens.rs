@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::house::{House, client};
 use crate::truth::eventually;
 
+mod names;
 mod refused;
 
 /// A key of the environment's that allows everything, and one that allows nothing but reading connections.
