@@ -135,6 +135,7 @@ impl Stage {
         let replicas = replicas(&root, &database, &base_url, &secret_key, &signing_key).await;
         let nango = Nango::new(nango::Config {
             base_url: base_url.parse().unwrap(),
+            public_url: base_url.parse().unwrap(),
             secret_key: secret_key.into(),
             timeout: Duration::from_secs(20),
         });

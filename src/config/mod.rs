@@ -143,7 +143,7 @@ impl Environment<'_> {
         let http = self.http();
         let limits = self.limits();
         let database = self.database();
-        let nango = self.nango();
+        let nango = self.nango(http.as_ref().map(|http| &http.public_url));
         let auth = self.auth();
         let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
         let history = self.history();

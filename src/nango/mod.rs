@@ -60,6 +60,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Where Nango's API answers; a path in it is kept. The operator's own word: it may be in a private network.
     pub base_url: Url,
+    /// The address at which browsers reach Nango. Only this one is ever shown.
+    pub public_url: Url,
     /// The secret key of the Nango environment.
     pub secret_key: SecretString,
     /// How long a call may take as a whole, retries included.
@@ -90,6 +92,7 @@ pub struct Nango(Arc<Inner>);
 struct Inner {
     client: Client,
     base_url: Url,
+    public_url: Url,
     secret_key: SecretString,
     authorization: HeaderValue,
     timeout: Duration,
@@ -132,14 +135,11 @@ impl Nango {
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let Config {
             base_url,
+            public_url,
             secret_key,
             timeout,
         } = config;
-        let plain = base_url.username().is_empty()
-            && base_url.password().is_none()
-            && base_url.query().is_none()
-            && base_url.fragment().is_none();
-        if !matches!(base_url.scheme(), "http" | "https") || !plain {
+        if ![&base_url, &public_url].into_iter().all(is_base) {
             return Err(ConfigError::BaseUrl);
         }
         let key = secret_key.expose_secret();
@@ -152,6 +152,7 @@ impl Nango {
         Ok(Self(Arc::new(Inner {
             client: outbound::client(timeout)?,
             base_url,
+            public_url,
             secret_key,
             authorization,
             timeout,
@@ -260,7 +261,7 @@ impl Nango {
     /// URL holds the session's token.
     #[must_use]
     pub fn oauth_connect_url(&self, integration: &str, session: &Session) -> Url {
-        let mut url = self.url(&["oauth", "connect", integration]);
+        let mut url = at(&self.0.public_url, &["oauth", "connect", integration]);
         url.query_pairs_mut()
             .append_pair("connect_session_token", session.token.expose_secret());
         url
@@ -271,7 +272,7 @@ impl Nango {
     /// which one.
     #[must_use]
     pub fn connect_link(&self, session: &Session) -> Url {
-        let base = self.0.base_url.as_str().trim_end_matches('/');
+        let base = self.0.public_url.as_str().trim_end_matches('/');
         let mut url = session.connect_link.clone();
         if base != HOSTED {
             url.query_pairs_mut().append_pair("apiURL", base);
@@ -284,7 +285,7 @@ impl Nango {
     /// no address has are escaped.
     #[must_use]
     pub fn oauth_callback_url(&self, raw_query: &str) -> String {
-        let url = self.url(&["oauth", "callback"]);
+        let url = at(&self.0.public_url, &["oauth", "callback"]);
         let query = utf8_percent_encode(raw_query, CONTROLS);
         format!("{url}?{query}")
     }
@@ -313,12 +314,7 @@ impl Nango {
     }
 
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.0.base_url.clone();
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(path);
-        url
+        at(&self.0.base_url, path)
     }
 
     /// Sends a request until it is answered, refused, or not worth another try.
@@ -390,6 +386,25 @@ impl Call {
             body: None,
         }
     }
+}
+
+/// Whether paths can be added to an address, and it may be shown.
+fn is_base(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
+/// An address with these segments added to its path.
+fn at(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    url.path_segments_mut()
+        .expect("an http URL has a path")
+        .pop_if_empty()
+        .extend(path);
+    url
 }
 
 /// How long to wait for the next try; `None` when it would come too late.

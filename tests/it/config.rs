@@ -1,11 +1,15 @@
 //! What the environment says, and what is said about it when it is wrong.
 
+mod wrong;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::config::{Config, LogFormat};
 use secrecy::ExposeSecret;
+
+use wrong::WRONG;
 
 /// Everything that has no default.
 const NEEDED: [(&str, &str); 5] = [
@@ -79,207 +83,6 @@ fn an_empty_value_counts_as_none() {
     assert!(problems[0].starts_with("DATABASE_URL is missing: "));
 }
 
-/// A variable, a value that it cannot have, and what is said of it.
-const WRONG: &[(&str, &str, &str)] = &[
-    (
-        "HOST",
-        "localhost",
-        "HOST cannot be read: invalid IP address syntax",
-    ),
-    (
-        "PORT",
-        "80000",
-        "PORT cannot be read: number too large to fit in target type",
-    ),
-    (
-        "PUBLIC_URL",
-        "connect.example.com",
-        "PUBLIC_URL cannot be read: relative URL without a base",
-    ),
-    (
-        "PUBLIC_URL",
-        "ftp://connect.example.com",
-        "PUBLIC_URL must be an http or https address",
-    ),
-    (
-        "CORS_ALLOWED_ORIGINS",
-        "https://a.example.com, nonsense",
-        "CORS_ALLOWED_ORIGINS holds \"nonsense\", which is not an origin such as https://app.example.com",
-    ),
-    (
-        "CORS_ALLOWED_ORIGINS",
-        "data:text",
-        "CORS_ALLOWED_ORIGINS holds \"data:text\", which is not an origin such as https://app.example.com",
-    ),
-    (
-        "DATABASE_URL",
-        "db.example.com/patchbay",
-        "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
-    ),
-    (
-        "DATABASE_URL",
-        "mysql://user:hunter2@db.example.com/patchbay",
-        "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
-    ),
-    (
-        "DATABASE_URL",
-        "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
-        "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
-    ),
-    (
-        "DATABASE_POOL_SIZE",
-        "0",
-        "DATABASE_POOL_SIZE must be at least 1",
-    ),
-    (
-        "DATABASE_POOL_SIZE",
-        "-1",
-        "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
-    ),
-    (
-        "DATABASE_WAIT_SECONDS",
-        "99999999999",
-        "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
-    ),
-    (
-        "NANGO_ENABLED",
-        "yes",
-        "NANGO_ENABLED cannot be read: provided string was not `true` or `false`",
-    ),
-    (
-        "NANGO_BASE_URL",
-        "file:///nango",
-        "NANGO_BASE_URL must be an http or https address",
-    ),
-    (
-        "NANGO_TIMEOUT_SECONDS",
-        "0",
-        "NANGO_TIMEOUT_SECONDS must be at least 1",
-    ),
-    (
-        "NANGO_TIMEOUT_SECONDS",
-        "15",
-        "NANGO_TIMEOUT_SECONDS must be at most 14: a request may need four calls, and is given 60 seconds",
-    ),
-    (
-        "NANGO_WEBHOOK_SIGNING_KEY",
-        "change-me",
-        "NANGO_WEBHOOK_SIGNING_KEY is still the example's, which anybody can read: put your own in its place",
-    ),
-    (
-        "NANGO_WEBHOOK_SIGNING_KEY",
-        ",",
-        "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
-    ),
-    (
-        "AUTH_JWT_SECRET",
-        "change-me-to-at-least-32-random-bytes",
-        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
-    ),
-    (
-        "AUTH_JWT_SECRET",
-        "a secret that has more than 32 bytes,change-me-to-at-least-32-random-bytes",
-        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
-    ),
-    (
-        "AUTH_JWT_SECRET",
-        "too short",
-        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
-    ),
-    (
-        "AUTH_JWT_SECRET",
-        "a secret that has more than 32 bytes,and a comma",
-        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
-    ),
-    (
-        "METRICS_TOKEN",
-        "a token that cannot be guessed,",
-        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
-    ),
-    (
-        "AUTH_JWKS_URL",
-        "/keys",
-        "AUTH_JWKS_URL cannot be read: relative URL without a base",
-    ),
-    (
-        "AUTH_JWKS_URL",
-        "http://id.example.com/keys",
-        "AUTH_JWKS_URL: it must be an https address without a user or password in it; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
-    ),
-    (
-        "AUTH_JWKS_URL",
-        "https://10.0.0.1/keys",
-        "AUTH_JWKS_URL: 10.0.0.1 leads to 10.0.0.1, which is in no public network; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
-    ),
-    (
-        "AUTH_JWKS_ALLOWED_NETWORKS",
-        "private",
-        "AUTH_JWKS_ALLOWED_NETWORKS cannot be read: \"private\" is not a network such as 10.0.0.0/8",
-    ),
-    (
-        "AUTH_LEEWAY_SECONDS",
-        "soon",
-        "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
-    ),
-    (
-        "SWEEP_INTERVAL_SECONDS",
-        "0",
-        "SWEEP_INTERVAL_SECONDS must be at least 1",
-    ),
-    (
-        "TOKEN_CACHE_SECONDS",
-        "-1",
-        "TOKEN_CACHE_SECONDS cannot be read: invalid digit found in string",
-    ),
-    (
-        "SERVICE_API_KEYS",
-        "workflows=pbk_short",
-        "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
-    ),
-    (
-        "SERVICE_API_KEYS",
-        "work\u{1b}[2Jflows=pbk_short",
-        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
-    ),
-    (
-        "SERVICE_API_KEYS",
-        "workflows:pbk_hunter2hunter2hunter2hunter2hunter2=",
-        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
-    ),
-    ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
-    (
-        "CLIENT_TIMEOUT_SECONDS",
-        "0",
-        "CLIENT_TIMEOUT_SECONDS must be at least 1",
-    ),
-    (
-        "KEEP_ALIVE_SECONDS",
-        "0",
-        "KEEP_ALIVE_SECONDS must be at least 1",
-    ),
-    (
-        "TRUSTED_PROXY_HOPS",
-        "all",
-        "TRUSTED_PROXY_HOPS cannot be read: invalid digit found in string",
-    ),
-    (
-        "LIMIT_USER_PER_MINUTE",
-        "-1",
-        "LIMIT_USER_PER_MINUTE cannot be read: invalid digit found in string",
-    ),
-    (
-        "METRICS_TOKEN",
-        "guess me",
-        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
-    ),
-    ("HISTORY_DAYS", "0", "HISTORY_DAYS must be at least 1"),
-    (
-        "LOG_FORMAT",
-        "xml",
-        "LOG_FORMAT cannot be read: must be json or pretty",
-    ),
-];
-
 #[test]
 fn every_wrong_value_is_told_with_its_variable() {
     for (name, value, told) in WRONG {
@@ -340,6 +143,66 @@ fn render_tells_the_public_address_where_nobody_else_does() {
     );
 }
 
+/// Only the address for browsers is shown, so a private one has to be named as such.
+#[test]
+fn private_nango_address_needs_one_for_browsers() {
+    let private = ("NANGO_BASE_URL", Some("http://nango:3003"));
+    let public = ("NANGO_PUBLIC_URL", Some("https://nango.example.com/"));
+    let client = read(&[private, public]).unwrap().nango.unwrap().client;
+    assert_eq!(client.base_url.as_str(), "http://nango:3003/");
+    assert_eq!(client.public_url.as_str(), "https://nango.example.com/");
+    // On one machine, browsers reach both.
+    let local = ("PUBLIC_URL", Some("http://localhost:8000"));
+    let nango = ("NANGO_BASE_URL", Some("http://localhost:3003"));
+    let client = read(&[local, nango]).unwrap().nango.unwrap().client;
+    assert_eq!(client.public_url.as_str(), "http://localhost:3003/");
+    let client = read(&[]).unwrap().nango.unwrap().client;
+    assert_eq!(client.public_url.as_str(), "https://api.nango.dev/");
+}
+
+#[test]
+fn key_set_address_is_taken_literally() {
+    for address in [
+        "https://id.example.com/jwks/",
+        "https://id.example.com/jwks",
+        "https://id.example.com/jwks/?apikey=a%2Fb&c",
+    ] {
+        let config = read(&[("AUTH_JWKS_URL", Some(address))]).unwrap();
+        assert_eq!(config.auth.jwks_url.unwrap().as_str(), address);
+    }
+}
+
+#[test]
+fn issuers_and_audiences_are_lists() {
+    let config = read(&[
+        (
+            "AUTH_ISSUER",
+            Some("https://a.example.com/, https://b.example.com"),
+        ),
+        ("AUTH_AUDIENCE", Some("web,ios,")),
+    ])
+    .unwrap();
+    let issuers = ["https://a.example.com/", "https://b.example.com"];
+    assert_eq!(config.auth.issuers, issuers);
+    assert_eq!(config.auth.audiences, ["web", "ios"]);
+}
+
+/// Every secret that `.env.example` sets is refused: it can be read by everybody.
+#[test]
+fn secrets_of_the_example_file_are_refused() {
+    let lines = include_str!("../../.env.example").lines();
+    let set = lines.filter_map(|line| line.split_once('='));
+    let secrets: Vec<_> = set
+        .filter(|(name, _)| name.starts_with("NANGO_") && name.ends_with("_KEY"))
+        .collect();
+    assert_eq!(secrets.len(), 2);
+    for (name, value) in secrets {
+        let problems = read(&[(name, Some(value))]).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(&format!("{name} is still the example's")));
+    }
+}
+
 #[test]
 fn origins_are_what_browsers_call_so() {
     let list = "https://App.example.com/, http://localhost:5173,https://b.example.com:443";
@@ -356,12 +219,16 @@ fn origins_are_what_browsers_call_so() {
 
 #[test]
 fn while_a_signing_key_is_rotated_both_are_good() {
-    let config = read(&[("NANGO_WEBHOOK_SIGNING_KEY", Some("old key, new key"))]).unwrap();
+    let config = read(&[(
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        Some("the old signing key, the new signing key"),
+    )])
+    .unwrap();
     let keys = config.nango.unwrap().signing_keys;
     let body = b"{}";
     // HMAC-SHA256 of the body under either key, by openssl.
-    let old = "8c73776c1dd88f99db7679b2f61724f22fe8a68dd60b5ce038c18cbb481bb911";
-    let new = "44c2b28ef8a0d6e97cd905306612d2e86b97d9a9f2ec6fa3bdb0fd6418753364";
+    let old = "84ac1698c0d57410bd7b30cae10ece0a2d2ea142f6290067880a37382e293ace";
+    let new = "661b55a3f90c1becef42c14dabcb6608c40ea6d46c8a1da3406ed2b7b97044b0";
     assert!(keys.verify(body, Some(old)).is_ok());
     assert!(keys.verify(body, Some(new)).is_ok());
     assert!(keys.verify(b"{ }", Some(new)).is_err());

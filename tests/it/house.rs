@@ -211,6 +211,8 @@ impl House {
             ("DATABASE_URL", database_url),
             ("DATABASE_POOL_SIZE", "5".to_owned()),
             ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
+            // Some tests have a PUBLIC_URL that is not local.
+            ("NANGO_PUBLIC_URL", format!("http://{}", sandbox.address())),
             ("NANGO_SECRET_KEY", secret_key.clone()),
             ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
             // Long enough for a busy machine, and shorter than any made-up slowness.

@@ -27,6 +27,7 @@ const SECRET_KEY: &str = "0d5f4d0e-4f9c-4b2a-8f0e-2f6d5c1b7a90";
 fn client(base_url: Url, timeout: Duration) -> Nango {
     let secret_key = SECRET_KEY.into();
     Nango::new(Config {
+        public_url: base_url.clone(),
         base_url,
         secret_key,
         timeout,
@@ -399,6 +400,7 @@ fn a_configuration_that_cannot_work_is_refused() {
     let new = |base_url: &str, secret_key: &str| {
         Nango::new(Config {
             base_url: base_url.parse().unwrap(),
+            public_url: base_url.parse().unwrap(),
             secret_key: secret_key.into(),
             timeout: Duration::from_secs(1),
         })

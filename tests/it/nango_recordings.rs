@@ -375,6 +375,7 @@ fn recorded_response(recorded: &Value) -> Response {
 
 fn nango(base_url: url::Url) -> Nango {
     let config = Config {
+        public_url: base_url.clone(),
         base_url,
         secret_key: SECRET_KEY.into(),
         timeout: Duration::from_secs(10),

@@ -102,6 +102,7 @@ async fn asked(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
 
     let nango = Nango::new(nango::Config {
         base_url: url.clone(),
+        public_url: url.clone(),
         secret_key: "0d5f4d0e-4f9c-4b2a-8f0e-2f6d5c1b7a90".into(),
         timeout: Duration::from_secs(10),
     });

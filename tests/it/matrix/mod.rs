@@ -208,10 +208,10 @@ async fn settled(house: &House) {
         left == 0
     })
     .await;
+    let address = format!("http://{}", house.sandbox.address());
     let nango = Nango::new(api::Config {
-        base_url: format!("http://{}", house.sandbox.address())
-            .parse()
-            .unwrap(),
+        base_url: address.parse().unwrap(),
+        public_url: address.parse().unwrap(),
         secret_key: house.secret_key.clone().into(),
         timeout: Duration::from_secs(10),
     });

@@ -81,6 +81,7 @@ impl World {
         let nango = |timeout| {
             Nango::new(nango::Config {
                 base_url: format!("http://{}", sandbox.address()).parse().unwrap(),
+                public_url: format!("http://{}", sandbox.address()).parse().unwrap(),
                 secret_key: secret_key.clone().into(),
                 timeout,
             })
