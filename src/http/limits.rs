@@ -24,7 +24,7 @@ use self::buckets::{Buckets, Standing};
 use self::places::{Place, Places};
 use super::AppState;
 use super::error::{Code, Problem};
-use super::extract::{Identity, Sent, identify};
+use super::extract::{Identity, Sent, check_singletons, identify};
 use super::metrics::{Counted, HttpMetrics};
 use crate::auth::UserId;
 use crate::clock::Clock;
@@ -209,6 +209,9 @@ pub(super) async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
+    if let Err(problem) = check_singletons(request.headers()) {
+        return problem.into_response();
+    }
     let limits = &state.limits;
     let path = request.uri().path();
     if ALWAYS.contains(&path) {

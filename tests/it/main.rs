@@ -20,6 +20,7 @@ mod database;
 mod docs;
 mod examples;
 mod house;
+mod identity;
 mod inputs;
 mod invariants;
 mod isolation;

@@ -124,7 +124,7 @@ impl World<'_> {
                     encoded(instance)
                 );
                 self.service(Method::POST, &path)
-                    .header("patchbay-user", header(user)?)
+                    .header("patchbay-user", encoded(user))
             }
             Input::Erase { user } => self.service(
                 Method::DELETE,
