@@ -16,8 +16,8 @@ use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
 use crate::auth::UserId;
-use crate::connections::Status;
 use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
+use crate::connections::{Browser, Status};
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME: usize = 255;
@@ -160,24 +160,34 @@ struct Begun {
     attempt_id: Option<Uuid>,
 }
 
+/// The browser that the attempt is bound to; `None` for a service, whose answer goes to no browser.
+fn browser(
+    state: &AppState,
+    sender: Sender,
+    headers: &HeaderMap,
+) -> Result<Option<Browser>, Problem> {
+    match sender {
+        Sender::User => state.browsers.starting(headers),
+        Sender::Service => Ok(None),
+    }
+}
+
 /// The answer, also where it is an earlier one; its browser is known again where that is configured.
 async fn begun(
     state: &AppState,
     user: &UserId,
-    sender: Sender,
-    headers: &HeaderMap,
+    browser: Option<Browser>,
     answer: Value,
 ) -> Result<Response, Problem> {
     let begun = Begun::deserialize(&answer).map_err(|error| {
         Problem::internal(format_args!("the answer that was kept is none: {error}"))
     })?;
-    match begun.attempt_id {
-        // A service's answer goes to no browser.
-        Some(attempt) if state.browsers.tells_apart() && sender == Sender::User => {
+    match (begun.attempt_id, browser) {
+        (Some(attempt), Some(browser)) => {
             let attempt = (begun.connection_id, attempt);
             let browsers = state.browsers;
             let cookie = browsers
-                .begins(&state.connections, user, attempt, headers)
+                .begins(&state.connections, user, attempt, &browser)
                 .await?;
             Ok(([cookie], Json(answer)).into_response())
         }
@@ -209,12 +219,13 @@ pub(super) async fn connect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(query.instance_id)?;
+    let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("connect", &connector, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.connect(&user, &connector, &request).await?) };
         let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, sender, &headers, answer).await
+        begun(&state, &user, browser, answer).await
     })
     .await
 }
@@ -240,12 +251,13 @@ pub(super) async fn reconnect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(String::new())?;
+    let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("reconnect", id, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.reconnect(&user, id, &request).await?) };
         let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, sender, &headers, answer).await
+        begun(&state, &user, browser, answer).await
     })
     .await
 }

@@ -934,7 +934,7 @@ export interface operations {
             query?: {
                 /** @description Set by a provider that returns to our own domain: the whole query is Nango's. */
                 state?: string;
-                /** @description The connection to look at, by our id or Nango's. */
+                /** @description The connection to look at, by our id. A request with a token may name Nango's id. */
                 connection_id?: string;
             };
             header?: never;

@@ -84,7 +84,8 @@ impl Connections {
     /// A connection that came back from the popup, by our id or Nango's, after a look at Nango for
     /// its attempt. Nango is not asked about ids that nobody here knows.
     ///
-    /// Without a `user` it is anybody's: the caller tells no more than whether it worked.
+    /// Without a `user` it is anybody's, and found by our own id only, which is random. Nango's id may name the user
+    /// and the connector, as the ids of imported connections do. The caller tells no more than whether it worked.
     ///
     /// # Errors
     /// When there is no such connection here.
@@ -130,14 +131,11 @@ impl Connections {
     }
 
     async fn returned_at_all(&self, id: &str) -> Result<Option<Connection>> {
-        let mut tx = self.begin().await?;
-        let mut known = match id.parse() {
-            Ok(ours) => store::find_any(&mut tx, ours).await?,
-            Err(_not_ours) => None,
+        let Ok(ours) = id.parse() else {
+            return Ok(None);
         };
-        if known.is_none() {
-            known = store::find_upstream(&mut tx, id).await?;
-        }
+        let mut tx = self.begin_single().await?;
+        let known = store::find_any(&mut tx, ours).await?;
         tx.commit().await?;
         Ok(known)
     }
