@@ -3,7 +3,6 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
 };
@@ -12,7 +11,7 @@ use reqwest::dns::Resolve;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use url::Url;
 
 use super::{ConfigError, Error};
@@ -21,20 +20,23 @@ use crate::networks::{Forbidden, Guard, Networks, is_local};
 use crate::outbound::{self, BodyError};
 
 /// How long a fetched set is used without another look.
-const FRESH: TimeDelta = TimeDelta::minutes(10);
+const FRESH: Duration = Duration::from_mins(10);
 
 /// How long a set is still used while it cannot be fetched again.
-const KEPT: TimeDelta = TimeDelta::hours(1);
+const KEPT: Duration = Duration::from_hours(1);
 
 /// The least time between a fetch and the next, however many unknown keys are
 /// named: anybody can write a token that names one.
-const PAUSE: TimeDelta = TimeDelta::seconds(30);
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// The same after a fetch that failed, so that recovery is noticed soon.
-const PAUSE_AFTER_FAILURE: TimeDelta = TimeDelta::seconds(5);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How long a fetch may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The most requests that wait for a fetch. Any client can write a token that needs one, so further requests fail.
+const MAX_WAITING: usize = 256;
 
 /// The longest set that is read, in bytes.
 const MAX_BODY: usize = 256 * 1024;
@@ -50,13 +52,16 @@ struct Inner {
     cache: RwLock<Cache>,
     /// Held by the one who fetches.
     fetching: Arc<Mutex<()>>,
+    /// Permits of the requests that wait for a fetch.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
 struct Cache {
     keys: Vec<Key>,
-    fetched_at: Option<DateTime<Utc>>,
-    tried_at: Option<DateTime<Utc>>,
+    /// Monotonic times, so that a corrected clock neither keeps a set longer nor delays the next fetch.
+    fetched_at: Option<Duration>,
+    tried_at: Option<Duration>,
     failed: bool,
 }
 
@@ -121,6 +126,7 @@ impl Jwks {
             clock,
             cache: RwLock::default(),
             fetching: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         })))
     }
 
@@ -134,12 +140,14 @@ impl Jwks {
         let mut seen = self.look_up(id, algorithm);
         if seen.due {
             let fetching = Arc::clone(&self.0.fetching);
+            let waiting = self.0.waiting.try_acquire();
             let turn = match seen.key {
                 // A key that is merely no longer fresh waits for nobody.
                 Some(key) => match fetching.try_lock_owned() {
                     Ok(turn) => turn,
                     Err(_busy) => return Ok(key),
                 },
+                None if waiting.is_err() => return Err(Error::KeysUnavailable),
                 None => fetching.lock_owned().await,
             };
             seen = self.look_up(id, algorithm);
@@ -172,9 +180,9 @@ impl Jwks {
     }
 
     fn look_up(&self, id: Option<&str>, algorithm: Algorithm) -> Seen {
-        let now = self.0.clock.now();
+        let now = self.0.clock.monotonic();
         let cache = self.0.cache.read().unwrap_or_else(PoisonError::into_inner);
-        let within = |time: Option<DateTime<Utc>>, span| time.is_some_and(|time| now < time + span);
+        let within = |time: Option<Duration>, span| time.is_some_and(|time| now < time + span);
         let usable = within(cache.fetched_at, KEPT);
         let key = if usable {
             cache.find(id, algorithm)
@@ -196,7 +204,7 @@ impl Jwks {
 
     async fn fetch(&self) {
         let result = self.download().await;
-        let now = self.0.clock.now();
+        let now = self.0.clock.monotonic();
         let mut cache = self.0.cache.write().unwrap_or_else(PoisonError::into_inner);
         cache.tried_at = Some(now);
         cache.failed = result.is_err();
