@@ -9,6 +9,10 @@ use uuid::Uuid;
 
 use super::{Account, Attempt, AttemptKind, Connection, Outcome, Reason, Status};
 
+/// The most other connections to the same account that a connection names. Without a bound, the list of a user whose
+/// connections are all to one account would grow with the square of their number.
+pub(super) const MAX_SAME_ACCOUNT: i64 = 20;
+
 /// A connection and how the last attempt to authorize it went.
 #[derive(Clone, Debug)]
 pub struct Details {
@@ -16,7 +20,7 @@ pub struct Details {
     pub connection: Connection,
     /// The newest attempt.
     pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account.
+    /// The user's other connections to the same account, some of them.
     pub same_account_as: Vec<Uuid>,
 }
 
@@ -60,6 +64,7 @@ impl Details {
             .iter()
             .filter(same)
             .map(|other| other.connection)
+            .take(MAX_SAME_ACCOUNT as usize)
             .collect();
         Self {
             connection,
@@ -110,7 +115,7 @@ pub struct ConnectionBody<'a> {
     account: Option<&'a Account>,
     /// With `account_mismatch`: the account that it came back as.
     found_account: Option<&'a Account>,
-    /// The user's other connections to the same account.
+    /// The user's other connections to the same account, 20 at the most.
     same_account_as: &'a [Uuid],
     /// Since when its credentials cannot be refreshed, while that may pass.
     #[serde(serialize_with = "time_if_any")]

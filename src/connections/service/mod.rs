@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use self::check::Doubts;
 use self::figures::Counts;
+use self::read::LargeLists;
 use self::tokens::Tokens;
 use super::connectors::Connectors;
 use super::feed::Feed;
@@ -61,6 +62,7 @@ pub struct Connections {
     versions: Gatherer<store::Version>,
     attempts: Gatherer<store::OfAttempt>,
     after: Gatherer<store::After>,
+    large_lists: LargeLists,
     catalog: Arc<Catalog>,
     upstream: Option<Upstream>,
     clock: Clock,
@@ -209,6 +211,7 @@ impl Connections {
             instances: Gatherer::new(&database),
             attempts: Gatherer::new(&database),
             after: Gatherer::new(&database),
+            large_lists: LargeLists::new(),
             database,
             catalog,
             upstream,

@@ -18,6 +18,7 @@ mod sweep;
 mod uses;
 mod writes;
 
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::events::{Message, MessageData};
@@ -41,7 +42,7 @@ pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
-use rows::{Columns, newest_attempt_columns, select_connections, select_seen};
+use rows::{Columns, connection_columns, newest_attempt_columns, select_connections, select_seen};
 use writes::{bind_connection, update_connection};
 
 /// A row that the domain does not know, or a write that did not find its row.
@@ -91,29 +92,68 @@ pub(in crate::connections) struct Filter {
     pub(in crate::connections) before: Option<Uuid>,
 }
 
-/// One page of a user's connections, newest first.
+/// All of a user's connections that the filter lets through, newest first.
 pub(in crate::connections) async fn list(
     db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
-    limit: i64,
 ) -> sqlx::Result<Vec<SeenRow>> {
     let rows = sqlx::query(select_seen!(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
-         order by c.id desc limit $5"
+         order by c.id desc"
+    ))
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.before)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| SeenRow::owned(row, user))
+        .collect()
+}
+
+/// One page of a user's connections, newest first, and whether there are more. The page ends after `limit` connections,
+/// or after the one with which the configs reach this number of bytes.
+pub(in crate::connections) async fn page(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+    limit: i64,
+    bytes: i64,
+) -> sqlx::Result<(Vec<SeenRow>, bool)> {
+    let rows = sqlx::query(concat!(
+        "select ",
+        connection_columns!(),
+        ", ",
+        newest_attempt_columns!(),
+        ", c.found from ( \
+           select c.*, row_number() over (order by c.id desc) as place, count(*) over () as found, \
+             coalesce(sum(octet_length(c.config::text)) over \
+               (order by c.id desc rows between unbounded preceding and 1 preceding), 0) as bytes_before \
+           from (select * from user_connector_connection \
+             where user_id = $1 and ($2::uuid is null or connector_id = $2) \
+               and ($3::text is null or status = $3) and ($4::uuid is null or id < $4) \
+             order by id desc limit $5 + 1) c \
+         ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
     ))
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
     .bind(filter.before)
     .bind(limit)
+    .bind(bytes)
     .fetch_all(db)
     .await?;
-    rows.into_iter()
+    let found: Option<i64> = rows.first().map(|row| row.try_get("found")).transpose()?;
+    let more = found.is_some_and(|found| i64::try_from(rows.len()).is_ok_and(|read| read < found));
+    let rows: sqlx::Result<_> = rows
+        .into_iter()
         .map(|row| SeenRow::owned(row, user))
-        .collect()
+        .collect();
+    Ok((rows?, more))
 }
 
 /// How many connections the filter lets through, on all pages.

@@ -113,15 +113,17 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
     let id = text(&ada.connected("gmail").await, "id");
     let large = |bytes: usize| json!({ "config": { "k": "x".repeat(bytes) } });
     // The largest that fits: {"k":"…"} is eight bytes more.
-    let before = ada.ask_patch(&id, large(16 * 1024 - 8)).await.json();
-    let refused: [Value; 12] = [
+    let before = ada.ask_patch(&id, large(4 * 1024 - 8)).await.json();
+    let refused: [Value; 13] = [
         json!({ "label": "" }),
         json!({ "label": " \t " }),
         json!({ "label": "a\u{0}b" }),
         json!({ "label": "x".repeat(256) }),
         json!({ "label": 7 }),
         json!({ "config": [] }),
-        large(16 * 1024 - 7),
+        large(4 * 1024 - 7),
+        // PostgreSQL writes each with three hundred digits.
+        json!({ "config": { "k": [1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300] } }),
         // Each fits alone, but not together.
         json!({ "config": { "another": 1 } }),
         json!({ "config": { "k": "a\u{0}b" } }),
@@ -170,7 +172,7 @@ async fn a_refusal_says_what_to_do() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "config: at most 16384 bytes of JSON, and it would have 20008",
+      "detail": "`config` must have at most 4096 bytes of JSON, and would have 20008. Numbers count with all their digits.",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",
