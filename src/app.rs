@@ -83,9 +83,7 @@ impl App {
     /// When the address is taken.
     pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| Error::Listen { address, error })?;
+        let listener = server::listen(address).map_err(|error| Error::Listen { address, error })?;
         Ok(Self {
             listener,
             config,

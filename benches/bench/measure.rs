@@ -449,6 +449,8 @@ async fn start_service(
         ("LIMIT_USER_PER_MINUTE", "0"),
         ("LIMIT_CONNECT_PER_MINUTE", "0"),
         ("LIMIT_STREAMS_PER_USER", "0"),
+        // All streams come from one address.
+        ("MAX_CONNECTIONS", "40000"),
     ];
     Service::start(program, folder, &variables).await
 }

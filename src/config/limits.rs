@@ -15,7 +15,7 @@ pub struct LimitsConfig {
     /// `LIMIT_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
     pub streams: u32,
     /// `MAX_REQUESTS`: requests that a replica answers at once, and as many webhooks of Nango's; more are told to come
-    /// again.
+    /// again. Each caller has a share of them.
     pub requests: u32,
     /// `TRUSTED_PROXY_HOPS`: how many proxies in front add the address that they see to `X-Forwarded-For`.
     pub trusted_hops: u8,

@@ -140,8 +140,8 @@ fn read_by<'a, T>(
 impl Environment<'_> {
     /// Reads every variable, so that every problem is found: `None` only where one was noted.
     fn config(&mut self) -> Option<Config> {
-        let http = self.http();
         let limits = self.limits();
+        let http = self.http(limits.trusted_hops);
         let database = self.database();
         let nango = self.nango();
         let auth = self.auth();

@@ -45,7 +45,7 @@ pub struct ConnectBody {
         pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
     )]
     label: Option<String>,
-    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,

@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
+use axum::{Extension, Json};
 use futures::{Stream, StreamExt, stream};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Follower, Leave, Path, Query, Reader, page_limit};
+use super::limits::RequestPermit;
 use crate::connections::Event;
 
 /// How often a stream without events says that it is alive.
@@ -58,11 +59,13 @@ const MAX_LIMIT: i64 = 200;
 pub(super) async fn stream(
     State(state): State<AppState>,
     Follower { user, leave }: Follower,
+    Extension(permit): Extension<RequestPermit>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = last_event_id(&headers)?;
     let place = state.limits.stream(&user)?;
     let events = state.connections.events(&user, last).await?;
+    permit.release();
     let ready = sse::Event::default()
         .event("ready")
         .id(events.last().to_string())

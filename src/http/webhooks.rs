@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
 use super::extract::Path;
-use super::limits::Signed;
+use super::limits::Unverified;
 use crate::connections::service::Error;
 use crate::nango::webhook::{self, Event};
 
@@ -25,13 +25,15 @@ impl FromRequest<AppState> for Verified {
             .get(webhook::SIGNATURE_HEADER)
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
-        let signed = request.extensions().get::<Signed>().cloned();
+        let unverified = request.extensions().get::<Unverified>().cloned();
         let body = Bytes::from_request(request, state).await?;
         keys.verify(&body, signature.as_deref()).map_err(|error| {
             tracing::warn!(%error, "a webhook is not signed with NANGO_WEBHOOK_SIGNING_KEY");
             Problem::invalid_signature(error.to_string())
         })?;
-        signed.unwrap_or_default().set();
+        if let Some(webhook) = unverified {
+            state.limits.verified(&webhook);
+        }
         let event = webhook::parse(&body).map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self(event))
     }

@@ -543,7 +543,7 @@ export interface components {
         };
         /** @description What may be said with a connect. */
         ConnectBody: {
-            /** @description What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all. */
+            /** @description What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown>;
             /** @description What the user calls the connection. */
             label?: string | null;
@@ -599,7 +599,7 @@ export interface components {
             last_synced_at?: string | null;
             /** @description Nango's connection, while it holds one. */
             nango_connection_id?: string | null;
-            /** @description The user's other connections to the same account. */
+            /** @description The user's other connections to the same account, 20 at the most. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
@@ -612,7 +612,7 @@ export interface components {
             connections: components["schemas"]["ConnectionBody"][];
             /**
              * Format: uuid
-             * @description The cursor of the next page; null on the last.
+             * @description The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
              */
             next_cursor?: string | null;
             /**
@@ -829,7 +829,7 @@ export interface components {
         };
         /** @description What may be changed of a connection; what is left out stays. */
         UpdateBody: {
-            /** @description Merged into the config by key; null removes a key. */
+            /** @description Merged into the config by key; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown> | null;
             /** @description What the user calls it; null removes it. */
             label?: string | null;
@@ -1031,7 +1031,7 @@ export interface operations {
                 connector_id?: string;
                 /** @description Only those with this status. */
                 status?: components["schemas"]["Status"];
-                /** @description How many at the most: 1 to 500, 100 by default. */
+                /** @description How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues. */
                 limit?: number;
                 /** @description The last page's `next_cursor`. */
                 cursor?: string;
