@@ -83,7 +83,9 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let secret_key = Uuid::new_v4().to_string();
-    let signing_key = Uuid::new_v4().to_string();
+    // A known key lets scripts sign webhooks.
+    let signing_key = variable("NANGO_WEBHOOK_SIGNING_KEY")?;
+    let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     // The made-up provider says in every answer whose account it is.
