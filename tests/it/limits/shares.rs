@@ -1,4 +1,4 @@
-//! The share of a replica that one caller may hold: with slow bodies, forged tokens, and responses that are not read.
+//! The share of a replica that one caller may use: by slow bodies, forged tokens, guesses, and responses that are not read.
 
 use std::future::pending;
 use std::io;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chrono::TimeDelta;
 use futures::stream::{self, StreamExt};
 use patchbay::keys::Scope;
 use reqwest::{Body, Client, Method, RequestBuilder, StatusCode};
@@ -17,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, list};
+use super::{Answer, METRICS_TOKEN, list};
 use crate::house::{House, PROMPTLY, User, client};
 use crate::isolation::ways::tapped;
 use crate::postgres;
@@ -326,4 +327,48 @@ async fn waiting_request_costs_no_statements() {
     let reads: Vec<_> = statements.iter().filter(of_connections).collect();
     // At the start, at the end, and perhaps for a late notification of the connect.
     assert!(reads.len() <= 3, "{reads:#?}");
+}
+
+#[tokio::test]
+async fn corrected_clock_does_not_lock_users_out() {
+    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let ada = house.user("ada").await;
+    house.clock.correct(TimeDelta::hours(1));
+    assert_eq!(list(&ada).await.status, 200);
+    house.clock.correct(TimeDelta::hours(-1));
+    assert_eq!(list(&ada).await.status, 200);
+    assert_eq!(list(&ada).await.status, 200);
+    list(&ada).await.is_refused("rate_limited", "20");
+    // Nor does it give back what was used.
+    house.clock.correct(TimeDelta::hours(1));
+    list(&ada).await.is_refused("rate_limited", "20");
+}
+
+#[tokio::test]
+async fn metrics_token_guesses_are_limited() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let guess = |token: &str, from: &str| {
+        let request = house.client.get(format!("{}/metrics", house.url));
+        let request = request.header("x-forwarded-for", from);
+        Answer::to(request.bearer_auth(token))
+    };
+    for _ in 0..5 {
+        assert_eq!(guess(METRICS_TOKEN, "192.0.2.1").await.status, 200);
+    }
+    for _ in 0..2 {
+        assert_eq!(guess("wrong", "192.0.2.1").await.status, 401);
+    }
+    // The next guess is not compared.
+    for token in ["wrong", METRICS_TOKEN] {
+        let refused = guess(token, "192.0.2.1").await;
+        refused.is_refused("rate_limited", "30");
+    }
+    assert_eq!(guess(METRICS_TOKEN, "192.0.2.2").await.status, 200);
+    house.pass(TimeDelta::seconds(30));
+    assert_eq!(guess(METRICS_TOKEN, "192.0.2.1").await.status, 200);
 }
