@@ -33,6 +33,19 @@ const EXPOSED: &str = "Authorization, Etag, Content-Type, Content-Length, X-Nang
 const ALLOWED: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
      Nango-Activity-Log-Id, Nango-Is-Dry-Run, Nango-Is-Sync, Provider-Config-Key, Connection-Id, \
      Sentry-Trace, Baggage";
+/// More headers of every answer, unless a provider's answer has others.
+const SECURITY: [(HeaderName, &str); 4] = [
+    (
+        header::STRICT_TRANSPORT_SECURITY,
+        "max-age=5184000; includeSubDomains",
+    ),
+    (
+        header::CONTENT_SECURITY_POLICY_REPORT_ONLY,
+        "default-src 'self'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "strict-origin"),
+];
 const BODY_LIMIT: usize = 1 << 20;
 
 pub(super) async fn healthy() -> Json<Value> {
@@ -73,6 +86,11 @@ pub(super) async fn receive(request: Request, next: Next) -> Response {
     };
     let headers = response.headers_mut();
     set(headers, header::X_FRAME_OPTIONS, "SAMEORIGIN");
+    for (name, value) in SECURITY {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
     if headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|it| it == "application/json")
@@ -104,9 +122,12 @@ fn preflight_answer() -> Response {
 }
 
 async fn read_body(request: Request) -> Result<Request, Failure> {
-    // What is passed on to the provider is not the API's to read.
-    if request.uri().path().starts_with("/proxy/")
-        || request.uri().path().starts_with("/provider/echo")
+    // These read the bodies of proxied calls themselves.
+    let path = request.uri().path();
+    if path.starts_with("/proxy")
+        || ["/provider/echo", "/provider/inspect", "/provider/answer"]
+            .iter()
+            .any(|api| path.starts_with(api))
     {
         return Ok(request);
     }

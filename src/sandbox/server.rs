@@ -71,6 +71,8 @@ fn keyed(app: &App) -> Router<App> {
         .route("/connections", post(import::import))
         .route("/config/{key}", get(integrations::legacy_get))
         .route("/integrations", post(integrations::create))
+        .route("/proxy", any(proxy::pass))
+        .route("/proxy/", any(proxy::pass))
         .route("/proxy/{*path}", any(proxy::pass))
         .route(
             "/integrations/{key}",

@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) public_url: String,
     pub(super) http: reqwest::Client,
+    /// The proxy's client: it follows redirects, and waits for as long as its caller does.
+    pub(super) redirected: reqwest::Client,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     state: Mutex<State>,
@@ -146,6 +148,10 @@ impl App {
             .timeout(Duration::from_secs(20))
             .build()
             .map_err(io::Error::other)?;
+        let redirected = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::limited(5))
+            .build()
+            .map_err(io::Error::other)?;
         let now = config.clock.now();
         let state = State {
             faults: Faults::default(),
@@ -165,6 +171,7 @@ impl App {
             config,
             public_url,
             http,
+            redirected,
             tasks,
             stop,
             state: Mutex::new(state),
