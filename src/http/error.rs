@@ -60,7 +60,7 @@ codes! {
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
     /// The connection came back as another account: have the user decide.
     AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
-    /// The provider does not refresh credentials at the moment: try again after the time given.
+    /// The provider does not refresh credentials or does not answer at the moment: try again after the time given.
     ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
     /// The body did not come in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";

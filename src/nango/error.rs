@@ -70,6 +70,12 @@ pub enum Error {
         /// 500 to 599.
         status: u16,
     },
+    /// Nango's proxy got no answer from the provider.
+    #[error("Nango cannot reach the provider ({detail})")]
+    ProviderUnreachable {
+        /// The error of Nango's HTTP client.
+        detail: String,
+    },
     /// An answer that nothing above covers: HTML, a redirect, a refusal that
     /// this client should not have caused.
     #[error("Nango gave an unexpected answer (HTTP {status}): {detail}")]
@@ -92,6 +98,7 @@ impl Error {
                 | Self::Timeout
                 | Self::Unreachable { .. }
                 | Self::Unavailable { .. }
+                | Self::ProviderUnreachable { .. }
         )
     }
 
@@ -109,6 +116,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::Unreachable { .. } => "unreachable",
             Self::Unavailable { .. } => "unavailable",
+            Self::ProviderUnreachable { .. } => "provider_unreachable",
             Self::Unexpected { .. } => "unexpected",
         }
     }

@@ -170,34 +170,64 @@ export interface paths {
         };
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         get: operations["proxy_get"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         put: operations["proxy_put"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         post: operations["proxy_post"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         delete: operations["proxy_delete"];
         options?: never;
         head?: never;
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         patch: operations["proxy_patch"];
         trace?: never;
@@ -1627,6 +1657,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1651,7 +1689,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1717,6 +1771,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1741,7 +1803,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1807,6 +1885,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1831,7 +1917,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1897,6 +1999,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1921,7 +2031,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1987,6 +2113,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2011,7 +2145,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -13,7 +13,7 @@ use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::uses::{Purpose, Use};
 use crate::connections::{Connection, Reason, State, store};
-use crate::nango::proxy::ProxyCall;
+use crate::nango::proxy::{ProxyAnswer, ProxyCall};
 use crate::nango::{self, Credentials, Refresh};
 
 /// A token is not handed out of memory when it ends within this time.
@@ -42,6 +42,7 @@ pub struct Token {
 #[derive(Debug)]
 pub(super) struct Tokens {
     held: Cache<(Uuid, i64), Arc<Token>>,
+    /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
     reports: Cache<(Uuid, String), ()>,
 }
 
@@ -251,7 +252,8 @@ impl Connections {
         }
     }
 
-    /// Calls the provider's API with a connection's credentials, which Nango adds.
+    /// Calls the provider's API with a connection's credentials, which Nango adds. If Nango has none, finds out why, as
+    /// for a token.
     ///
     /// # Errors
     /// As [`Connections::token`]; what the provider answers is no error.
@@ -261,7 +263,7 @@ impl Connections {
         id: Uuid,
         service: &str,
         call: ProxyCall,
-    ) -> Result<reqwest::Response> {
+    ) -> Result<ProxyAnswer> {
         let upstream = self.upstream()?;
         let connection = self.own(user, id).await?;
         usable(&connection)?;
@@ -272,7 +274,20 @@ impl Connections {
         let key = &connection.connector.integration_key;
         // Before the call: its caller may go away while it is under way.
         self.used(&connection, service, Purpose::Proxy).await;
-        Ok(upstream.nango.proxy(&held.id, key, call).await?)
+        match upstream.nango.proxy(&held.id, key, call).await {
+            Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
+                // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
+                let failed = (id, format!("proxy of version {}", connection.version));
+                let explained = self.explain(&connection, Some(error));
+                let explained = self.tokens.reports.try_get_with(failed, explained);
+                Box::pin(explained)
+                    .await
+                    .map_err(|error| Error::clone(&error))?;
+                // The call cannot be repeated here, for its body is gone.
+                Err(Error::ProviderUnavailable)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// Notes that a service was given a token, or used one.

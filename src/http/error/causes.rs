@@ -66,6 +66,10 @@ impl From<nango::Error> for Problem {
             Error::Unavailable { .. } => {
                 Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5)
             }
+            Error::ProviderUnreachable { .. } => {
+                Self::new(Code::ProviderUnavailable, "Nango cannot reach the provider")
+                    .retry_after(5)
+            }
             Error::Unauthorized { .. } => Self::new(
                 Code::NangoMisconfigured,
                 "Nango refused this service's key; its operator has to look at it",
