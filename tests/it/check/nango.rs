@@ -42,6 +42,7 @@ async fn what_is_wrong_with_nango_is_told() {
         ("/sessions/reconnect", "may not create reconnect sessions"),
         ("DELETE /connections", "may not delete connections"),
         ("GET /connections?limit", "may not list connections"),
+        ("/proxy/", "may not call providers through the proxy"),
     ] {
         house.faults(json!({ "only": call, "status": 403 })).await;
         let report = checked(&house, &[], None).await;
