@@ -138,14 +138,14 @@ impl App {
             clock,
             metrics,
         };
-        let parts = match house.start(&ready, &tasks, &stopping).await {
-            Ok(parts) => parts,
+        let database = match house.start(&ready, &tasks, &stopping).await {
+            Ok(database) => database,
             Err(error) => {
                 server.abort();
                 return Err(error);
             }
         };
-        // Without parts, it was told to stop before there was one.
+        // Without a database, it was told to stop before there was one.
         server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -153,9 +153,7 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
-        if let Some((database, connections)) = parts {
-            // The last answers have been given: what they used is written down.
-            connections.write_uses().await?;
+        if let Some(database) = database {
             database.close().await;
         }
         Ok(())
@@ -191,7 +189,7 @@ impl House {
         ready: &OnceLock<Router>,
         tasks: &TaskTracker,
         stopping: &Stopping,
-    ) -> Result<Option<(Database, Arc<Connections>)>, Error> {
+    ) -> Result<Option<Database>, Error> {
         let Self {
             config,
             catalog,
@@ -210,9 +208,11 @@ impl House {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
             history: config.history,
+            encryption: config.encryption.clone(),
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
-        let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;
+        let networks = &config.webhook_networks;
+        let webhooks = Webhooks::new(database.clone(), clock.clone(), networks, config.encryption)?;
         let connections = Connections::new(
             database.clone(),
             catalog,
@@ -247,7 +247,7 @@ impl House {
         // Only this function sets it, once.
         let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
-        Ok(Some((database, connections)))
+        Ok(Some(database))
     }
 }
 

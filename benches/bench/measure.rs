@@ -448,6 +448,7 @@ async fn start_service(
         // A load of few users is not what limits are for.
         ("LIMIT_USER_PER_MINUTE", "0"),
         ("LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("LIMIT_UPDATE_PER_MINUTE", "0"),
         ("LIMIT_STREAMS_PER_USER", "0"),
     ];
     Service::start(program, folder, &variables).await

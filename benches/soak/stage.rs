@@ -97,6 +97,7 @@ async fn replicas(
         ("KEEP_ALIVE_SECONDS", "5"),
         ("LIMIT_USER_PER_MINUTE", "0"),
         ("LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("LIMIT_UPDATE_PER_MINUTE", "0"),
         ("LIMIT_ADDRESS_PER_MINUTE", "0"),
         ("RUST_LOG", "warn"),
     ];

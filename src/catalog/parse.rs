@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{AccountPointers, AuthMode};
+use crate::text::displayable;
 
 /// Slugs that are path segments of the API beside the connectors.
 const RESERVED: [&str; 3] = ["callback", "connections", "users"];
@@ -135,15 +136,15 @@ fn entry(value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<En
     fields.refuse_all_but(&CONNECTOR_FIELDS);
     let slug = fields.slug(&value.span());
     Some(Entry {
-        name: fields.text("name").map(Spanned::into_inner),
-        category: fields.text("category").map(Spanned::into_inner),
+        name: fields.shown_text("name"),
+        category: fields.shown_text("category"),
         provider: fields.text("provider").map(Spanned::into_inner),
         integration_key: fields.text("integration_key"),
         auth_mode: fields.auth_mode(),
         enabled: fields
             .read("enabled", "true or false", DeValue::as_bool)
             .map(Spanned::into_inner),
-        unavailable: fields.text("unavailable").map(Spanned::into_inner),
+        unavailable: fields.shown_text("unavailable"),
         account: fields.account(),
         // Only now, so that all fields have been looked at.
         slug: slug?,
@@ -191,6 +192,12 @@ impl<'t> Fields<'t, '_, '_> {
             let text = value.as_str()?;
             (!text.trim().is_empty()).then(|| text.to_owned())
         })
+    }
+
+    /// A text that people read.
+    fn shown_text(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        Some(displayable(text.get_ref()).collect())
     }
 
     fn slug(&mut self, entry: &Range<usize>) -> Option<Spanned<String>> {

@@ -29,13 +29,15 @@ const OWN: &str = "The sandbox of Patchbay empties this schema when it starts";
 const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
 
 /// What may be set as it is for `serve`.
-const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
+const LEFT_TO_THE_ENVIRONMENT: [&str; 11] = [
     "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
+    "ENCRYPTION_KEY",
     "LIMIT_ADDRESS_PER_MINUTE",
     "LIMIT_CONNECT_PER_MINUTE",
     "LIMIT_STREAMS_PER_USER",
+    "LIMIT_UPDATE_PER_MINUTE",
     "LIMIT_USER_PER_MINUTE",
     "MAX_REQUESTS",
     "METRICS_TOKEN",

@@ -10,6 +10,8 @@ pub struct LimitsConfig {
     /// `LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check, and a
     /// return with an id that only Nango may know.
     pub connect: u32,
+    /// `LIMIT_UPDATE_PER_MINUTE`: changes of labels and configs for one user.
+    pub update: u32,
     /// `LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
     pub address: u32,
     /// `LIMIT_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
@@ -26,6 +28,7 @@ impl Environment<'_> {
         LimitsConfig {
             user: self.or("LIMIT_USER_PER_MINUTE", 1200),
             connect: self.or("LIMIT_CONNECT_PER_MINUTE", 30),
+            update: self.or("LIMIT_UPDATE_PER_MINUTE", 30),
             address: self.or("LIMIT_ADDRESS_PER_MINUTE", 600),
             streams: self.or("LIMIT_STREAMS_PER_USER", 10),
             requests: self.or("MAX_REQUESTS", 1000),

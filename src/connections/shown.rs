@@ -69,6 +69,25 @@ impl Details {
     }
 }
 
+impl Details {
+    /// As [`ConnectionBody`], without the config.
+    pub(super) fn serialize_without_config<S: Serializer>(
+        details: &Self,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let body = ConnectionBody {
+            config: None,
+            ..ConnectionBody::of(details)
+        };
+        body.serialize(serializer)
+    }
+
+    /// The config as the API shows it.
+    pub(super) fn config(&self) -> serde_json::Result<Value> {
+        serde_json::to_value(ConfigBody::of(&self.connection))
+    }
+}
+
 /// As [`ConnectionBody`].
 impl Serialize for Details {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -104,8 +123,9 @@ pub struct ConnectionBody<'a> {
     #[serde(serialize_with = "time_if_any")]
     last_checked_at: Option<DateTime<Utc>>,
     /// What the product keeps with it.
-    #[schema(value_type = Object)]
-    config: ConfigBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = true)]
+    config: Option<ConfigBody<'a>>,
     /// Whose account it is, where the provider tells.
     account: Option<&'a Account>,
     /// With `account_mismatch`: the account that it came back as.
@@ -155,6 +175,15 @@ pub struct AttemptBody<'a> {
 struct ConfigBody<'a> {
     config: &'a Map<String, Value>,
     instance_id: &'a str,
+}
+
+impl<'a> ConfigBody<'a> {
+    fn of(connection: &'a Connection) -> Self {
+        Self {
+            config: &connection.config,
+            instance_id: &connection.instance_id,
+        }
+    }
 }
 
 impl Serialize for ConfigBody<'_> {
@@ -224,10 +253,7 @@ impl<'a> ConnectionBody<'a> {
             disconnected_at: connection.disconnected_at,
             last_synced_at: connection.last_synced_at,
             last_checked_at: connection.last_checked_at,
-            config: ConfigBody {
-                config: &connection.config,
-                instance_id: &connection.instance_id,
-            },
+            config: Some(ConfigBody::of(connection)),
             account: connection.account.as_ref(),
             found_account: connection.found_account.as_ref(),
             same_account_as: &details.same_account_as,

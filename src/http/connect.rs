@@ -17,7 +17,8 @@ use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
 use crate::auth::UserId;
 use crate::connections::Status;
-use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
+use crate::connections::service::{Answer, Authorization, ConnectRequest, DisconnectTarget};
+use crate::text::displayable;
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME: usize = 255;
@@ -38,7 +39,8 @@ pub struct ConnectQuery {
 /// What may be said with a connect.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConnectBody {
-    /// What the user calls the connection.
+    /// What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+    /// marks beyond four in a row.
     #[schema(
         min_length = 1,
         max_length = 255,
@@ -149,8 +151,11 @@ impl From<Authorization> for ConnectAnswer {
     }
 }
 
-fn answer(authorization: Authorization) -> Result<Value, Problem> {
-    serde_json::to_value(ConnectAnswer::from(authorization)).map_err(Problem::internal)
+fn answer(authorization: Authorization) -> Result<Answer, Problem> {
+    let answer = ConnectAnswer::from(authorization);
+    let until = answer.expires_at;
+    let answer = serde_json::to_value(answer).map_err(Problem::internal)?;
+    Ok((answer, until))
 }
 
 /// What of an answer says what was begun.
@@ -190,7 +195,7 @@ async fn begun(
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -222,7 +227,7 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -327,16 +332,18 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// A label without the white space around it; an empty one is refused.
+/// A label as it may be shown, without the white space around it; an empty one is refused.
 pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
     let label = label.trim();
-    if label.is_empty() {
+    check_name("label", label)?;
+    let shown: String = displayable(label).collect();
+    let shown = shown.trim();
+    if shown.is_empty() {
         return Err(Problem::invalid(
             "label may not be empty; leave it out, or null to remove it",
         ));
     }
-    check_name("label", label)?;
-    Ok(label.to_owned())
+    Ok(shown.to_owned())
 }
 
 fn check_name(field: &str, value: &str) -> Result<(), Problem> {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer, page_limit};
+use super::extract::{Connecter, Json as Body, Path, Query, Reader, Updater, Writer, page_limit};
 use super::metrics::Waited;
 use crate::connections::service::{self, Update};
 use crate::connections::{ConnectionBody, Details, Status};
@@ -169,7 +169,8 @@ pub(super) async fn accept_account(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
-    /// What the user calls it; null removes it.
+    /// What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
+    /// combining marks beyond four in a row.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
@@ -183,7 +184,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Changes a connection's label or config.
+/// Changes a connection's label or config. Changes within a minute are one event.
 #[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "update_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body = UpdateBody,
@@ -195,7 +196,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
 )]
 pub(super) async fn update(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Updater(user): Updater,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<Details>, Problem> {

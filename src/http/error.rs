@@ -14,6 +14,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::text::is_bidi_control;
+
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 500;
 
@@ -186,11 +188,12 @@ impl Problem {
 
 /// A line of text that can be shown anywhere.
 fn presentable(text: String) -> String {
-    if text.len() <= MAX_DETAIL && !text.chars().any(char::is_control) {
+    let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
+    if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
         return text;
     }
     let shown = |c: char| {
-        if c.is_control() {
+        if is_hidden(c) {
             char::REPLACEMENT_CHARACTER
         } else {
             c

@@ -241,6 +241,19 @@ impl FromRequestParts<AppState> for Writer {
     }
 }
 
+/// The user whose label or config is changed: a [`Writer`] with a limit of its own.
+pub(super) struct Updater(pub(super) UserId);
+
+impl FromRequestParts<AppState> for Updater {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        state.limits.of_update(&user, parts)?;
+        Ok(Self(user))
+    }
+}
+
 /// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
 pub(super) struct Connecter(pub(super) UserId, pub(super) Sender);
 

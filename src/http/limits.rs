@@ -55,6 +55,7 @@ pub struct Limits {
     hasher: RandomState,
     users: Buckets,
     connects: Buckets,
+    updates: Buckets,
     addresses: Buckets,
     streams: Places,
     waits: Places,
@@ -89,6 +90,7 @@ impl Limits {
         Self {
             users: Buckets::new("user", config.user),
             connects: Buckets::new("connect", config.connect),
+            updates: Buckets::new("update", config.update),
             addresses: Buckets::new("address", config.address),
             streams: Places::default(),
             waits: Places::default(),
@@ -104,6 +106,12 @@ impl Limits {
     pub(super) fn of_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
         self.count(&self.connects, key, parts.extensions.get::<Told>())
+    }
+
+    /// Counts a change of a user's connection, whoever sends it: each is stored for long.
+    pub(super) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        let key = self.hasher.hash_one(user.as_str());
+        self.count(&self.updates, key, parts.extensions.get::<Told>())
     }
 
     /// Counts a request by who sends it.

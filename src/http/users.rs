@@ -64,7 +64,7 @@ pub(super) struct UseBody {
     service: String,
     /// `token` when it was handed out, `proxy` when a call was made with it.
     purpose: String,
-    /// How often the same was done at that moment: uses that follow each other at once are told together.
+    /// How often the same was done within that second: its uses are one entry.
     times: i32,
     /// When, the last time.
     used_at: DateTime<Utc>,

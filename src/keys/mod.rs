@@ -26,8 +26,9 @@ use crate::connections::gather::Gatherer;
 /// What every key begins with, so that it is told from a user's token and found by secret scanners.
 pub const KEY_PREFIX: &str = "pbk_";
 
-/// How long what is known of a key is believed: a revoked one opens nothing after it.
-const BELIEVED: Duration = Duration::from_secs(2);
+/// How long what is known of a key is cached. A stream looks as often, so that it ends within twice that time after its
+/// key was revoked or narrowed.
+const CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// How many keys' answers are remembered.
 const REMEMBERED: u64 = 1_000;
@@ -198,7 +199,7 @@ impl ServiceKeys {
     pub fn new(database: Database, given: Vec<GivenKey>, clock: Clock) -> Self {
         let believed = Cache::builder()
             .max_capacity(REMEMBERED)
-            .time_to_live(BELIEVED)
+            .time_to_live(CACHE_TTL)
             .build();
         Self {
             in_use: Gatherer::new(&database),
@@ -289,6 +290,23 @@ impl ServiceKeys {
         let mut tx = self.database.begin().await?;
         let old = one(store::in_use(&mut tx, which, now).await?, which)?;
         store::revoke(&mut tx, &old.prefix, now).await?;
+        tx.commit().await?;
+        Ok(old)
+    }
+
+    /// Replaces what a key allows; of a name, also that of the keys which it was rotated from. Returns the key as it was.
+    ///
+    /// # Errors
+    /// When there is no such key in use, or several.
+    pub async fn set_scopes(
+        &self,
+        which: &str,
+        scopes: &BTreeSet<Scope>,
+    ) -> Result<KeyInfo, Error> {
+        let now = self.clock.now();
+        let mut tx = self.database.begin().await?;
+        let old = one(store::in_use(&mut tx, which, now).await?, which)?;
+        store::set_scopes(&mut tx, which, scopes, now).await?;
         tx.commit().await?;
         Ok(old)
     }

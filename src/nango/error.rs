@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::outbound::{self, BodyError};
+use crate::text::displayable;
 
 /// How much of a text of Nango's is kept, in characters.
 const MAX_DETAIL: usize = 300;
@@ -70,6 +71,9 @@ pub enum Error {
         /// 500 to 599.
         status: u16,
     },
+    /// A full page of connections, some of which do not match the filter.
+    #[error("Nango's list of connections ignores its filters: update Nango")]
+    FilterIgnored,
     /// An answer that nothing above covers: HTML, a redirect, a refusal that
     /// this client should not have caused.
     #[error("Nango gave an unexpected answer (HTTP {status}): {detail}")]
@@ -109,6 +113,7 @@ impl Error {
             Self::Timeout => "timeout",
             Self::Unreachable { .. } => "unreachable",
             Self::Unavailable { .. } => "unavailable",
+            Self::FilterIgnored => "filter_ignored",
             Self::Unexpected { .. } => "unexpected",
         }
     }
@@ -302,8 +307,5 @@ fn in_seconds(wait: Option<Duration>) -> String {
 
 /// One line of bounded length, whatever the other side wrote.
 pub(crate) fn shorten(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_DETAIL)
-        .collect()
+    displayable(text).take(MAX_DETAIL).collect()
 }

@@ -207,10 +207,11 @@ impl Nango {
         self.call(Call::new(operation, Method::GET, url)).await
     }
 
-    /// The connections that match, newest first, without their credentials.
+    /// Lists the connections that match, newest first, without their credentials. What Nango lists is compared with the
+    /// filter once more: callers delete what is listed, and conclude from an empty list that nothing is there.
     ///
     /// # Errors
-    /// None of its own: an unknown integration or tag matches nothing.
+    /// [`Error::FilterIgnored`]; an unknown integration or tag matches nothing.
     pub async fn connections(
         &self,
         filter: &ListConnections,
@@ -222,7 +223,8 @@ impl Nango {
         }
         let call = Call::new("list_connections", Method::GET, url);
         let answer: Connections = self.call(call).await?;
-        Ok(answer.connections)
+        let matching = filter.keep_matching(answer.connections);
+        matching.ok_or(Error::FilterIgnored)
     }
 
     /// Deletes a connection and with it the tokens. May be repeated.

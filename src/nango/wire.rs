@@ -315,13 +315,38 @@ pub struct ListConnections {
     pub integration: Option<String>,
     /// Only this one.
     pub connection_id: Option<String>,
-    /// How many a page has, 1 to 2000; Nango's bound without it is 10,000.
+    /// How many connections a page has, 1 to 2000; 10,000 at the most where it is left out.
     pub limit: Option<u32>,
     /// Which page, from 0.
     pub page: Option<u32>,
 }
 
+/// How many connections Nango lists at the most where no `limit` is given.
+const UNLIMITED: usize = 10_000;
+
 impl ListConnections {
+    /// Whether a connection is among those that are asked for.
+    fn matches(&self, summary: &ConnectionSummary) -> bool {
+        let id = self.connection_id.as_ref();
+        let integrations = self.integration.as_ref();
+        id.is_none_or(|id| *id == summary.connection_id)
+            // Nango takes a list, with commas between.
+            && integrations.is_none_or(|keys| keys.split(',').any(|key| key == summary.provider_config_key))
+            && (self.tags.iter()).all(|(name, value)| summary.tags.get(name) == Some(value))
+    }
+
+    /// Keeps only the listed connections that match. `None` if others were listed as well and the list is full: a Nango
+    /// that ignores a filter may have the connections that match on another page.
+    pub(super) fn keep_matching(
+        &self,
+        mut listed: Vec<ConnectionSummary>,
+    ) -> Option<Vec<ConnectionSummary>> {
+        let count = listed.len();
+        listed.retain(|summary| self.matches(summary));
+        let most = self.limit.map_or(UNLIMITED, |limit| limit as usize);
+        (listed.len() == count || count < most).then_some(listed)
+    }
+
     pub(super) fn query(&self) -> Vec<(String, String)> {
         let tags = self.tags.iter();
         let mut query: Vec<_> = tags

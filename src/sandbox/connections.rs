@@ -37,7 +37,7 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
     let limit = query
         .number(&mut reader, "limit", 1, 2000)
         .unwrap_or(LIST_CAP);
-    let page = query
+    let mut page = query
         .number(&mut reader, "page", 0, usize::MAX)
         .unwrap_or(0);
     query.only(&mut reader, &KNOWN);
@@ -45,11 +45,15 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
 
     let filter = Filter::new(&query);
     let state = app.lock();
+    let ignored = state.faults.ignore_filters;
+    if state.faults.ignore_page {
+        page = 0;
+    }
     let listed: Vec<_> = state
         .connections
         .iter()
         .rev()
-        .filter(|connection| filter.matches(connection))
+        .filter(|connection| ignored || filter.matches(connection))
         .skip(page.saturating_mul(limit))
         .take(limit)
         .map(|connection| view::list_entry(&state, connection))

@@ -50,6 +50,10 @@ pub(super) struct Faults {
     pub(super) refuse_refresh: bool,
     /// The provider gives access tokens that do not expire, and no refresh token.
     pub(super) no_refresh_token: bool,
+    /// The list of connections takes no account of its filters, only of `limit` and `page`.
+    pub(super) ignore_filters: bool,
+    /// The list of connections has the same page whichever is asked for.
+    pub(super) ignore_page: bool,
     /// `DELETE` of a connection answers 500.
     pub(super) refuse_delete: bool,
     /// The provider refuses to exchange the code.

@@ -137,6 +137,21 @@ const WRONG: &[(&str, &str, &str)] = &[
         "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
     ),
     (
+        "ENCRYPTION_KEY",
+        "hunter2",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "ENCRYPTION_KEY may hold 2 keys at the most: the first encrypts, both decrypt",
+    ),
+    (
         "DATABASE_WAIT_SECONDS",
         "99999999999",
         "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
@@ -380,10 +395,11 @@ fn without_nango_its_keys_are_not_needed() {
 
 #[test]
 fn no_secret_is_printed() {
-    let config = read(&[]).unwrap();
+    let key = crate::house::ENCRYPTION_KEY;
+    let config = read(&[("ENCRYPTION_KEY", Some(key))]).unwrap();
     assert_eq!(config.database.url.expose_secret(), NEEDED[1].1);
     let printed = format!("{config:?}");
-    for secret in ["hunter2", NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
+    for secret in ["hunter2", &key[..16], NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
         assert!(!printed.contains(secret), "{printed}");
     }
 }

@@ -35,6 +35,9 @@ pub(crate) use user::{User, popup};
 /// The secret with which the tests' users' tokens are signed.
 pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32 bytes";
 
+/// What the secrets in the tests' databases are encrypted with.
+pub(crate) const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
@@ -216,12 +219,14 @@ impl House {
             // Long enough for a busy machine, and shorter than any made-up slowness.
             ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
             // Tests sweep when they want to.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
             // Time stands still in most tests: what is used up would not come back.
             ("LIMIT_USER_PER_MINUTE", "0".to_owned()),
             ("LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
             ("LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
@@ -273,6 +278,7 @@ impl House {
             public_url: config.http.public_url,
             token_cache: config.token_cache,
             history: config.history,
+            encryption: config.encryption,
         };
         Connections::new(
             Database::connect(&config.database).await.unwrap(),

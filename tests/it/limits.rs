@@ -1,6 +1,7 @@
 //! How much a caller may ask for, and what is told to who asks for more.
 
 mod places;
+mod updates;
 
 use std::time::Duration;
 

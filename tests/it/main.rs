@@ -18,6 +18,7 @@ mod contract;
 mod crash;
 mod database;
 mod docs;
+mod encryption;
 mod examples;
 mod house;
 mod inputs;

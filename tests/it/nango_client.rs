@@ -22,6 +22,8 @@ use url::Url;
 
 use crate::server::serve;
 
+mod filters;
+
 const SECRET_KEY: &str = "0d5f4d0e-4f9c-4b2a-8f0e-2f6d5c1b7a90";
 
 fn client(base_url: Url, timeout: Duration) -> Nango {

@@ -13,6 +13,7 @@ use axum::serve::Listener;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use patchbay::auth::{Authenticator, Config, Error};
 use patchbay::clock::Clock;
+use patchbay::encryption::Encryption;
 use patchbay::nango::{self, Nango};
 use patchbay::webhooks::Webhooks;
 use tokio::net::{TcpListener, TcpStream};
@@ -111,8 +112,8 @@ async fn asked(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
     let pool = postgres::pool(database.url(), 1).await.unwrap();
     pool.migrate().await.unwrap();
     let networks = "127.0.0.0/8".parse().unwrap();
-    let webhooks = Webhooks::new(pool, Clock::System, &networks).unwrap();
-    let (endpoint, _) = webhooks.add(url, &[]).await.unwrap();
+    let webhooks = Webhooks::new(pool, Clock::System, &networks, Encryption::default()).unwrap();
+    let (endpoint, _) = webhooks.add(url, &[], false).await.unwrap();
     let sent = webhooks.test(&endpoint).await.unwrap();
     (keys, integrations, sent)
 }

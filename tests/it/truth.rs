@@ -2,6 +2,7 @@
 
 mod attempts;
 mod checks;
+mod filters;
 mod keys;
 mod orphans;
 mod pruning;

@@ -224,8 +224,9 @@ impl Connections {
             ended_at: None,
         };
         let mut tx = self.begin_single().await?;
+        let started = connection.attempt_started(now);
         let begun =
-            store::begin_attempt(&mut tx, &connection.attempt_started(now), &attempt).await?;
+            store::begin_attempt(&mut tx, &started, &attempt, connection.updated_at).await?;
         tx.commit().await?;
         Ok(begun.map(|connection| (connection, attempt)))
     }

@@ -42,6 +42,10 @@ pub enum Believed {
 impl Connections {
     /// Takes a verified webhook of Nango's as a hint of where to look.
     ///
+    /// A signed webhook may be an old one that is sent again, to any address and any number of times. So one whose attempt
+    /// or connection the database does not have causes no call to Nango, and neither does the failure of an attempt that
+    /// has ended.
+    ///
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
     pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
@@ -52,18 +56,48 @@ impl Connections {
             // The predecessor's connections have no tags: their ids say which they are.
             return self.told_of_refresh(event).await;
         }
+        // The tags are signed, the address is not.
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-        let Some(id) = attempt.or(tagged) else {
+        let Some(id) = tagged.or(attempt) else {
             return Ok(Believed::Ignored);
         };
+        let known = self.attempts.ask(store::OfAttempt(id)).await?;
+        let known = known.map(|row| row.attempted()).transpose()?;
+        let is_open = (known.as_ref()).is_some_and(|of| of.attempt.outcome.is_none());
         if event.success {
+            if known.is_none() && !self.is_erased_attempt(id).await? {
+                return Ok(Believed::Ignored);
+            }
+            self.check_webhook_budget(id, is_open).await?;
             self.told_of_grant(event).await
-        } else {
+        } else if is_open {
+            self.check_webhook_budget(id, is_open).await?;
             self.told_of_failure(id, event).await
+        } else {
+            Ok(Believed::Ignored)
         }
     }
 
-    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.
+    async fn is_erased_attempt(&self, id: Uuid) -> Result<bool> {
+        let mut tx = self.begin_single().await?;
+        let is = store::is_erased_attempt(&mut tx, id, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok(is)
+    }
+
+    /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
+    /// while Nango's rate limit leaves little.
+    async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
+        let upstream = self.upstream()?;
+        let has_room = is_open || self.leaves_room();
+        if has_room && upstream.lookups.counts_webhook(attempt).await {
+            return Ok(());
+        }
+        Err(nango::Error::RateLimited { retry_after: None }.into())
+    }
+
+    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
+    /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
     async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
         let mut tx = self.begin_single().await?;
         let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
@@ -75,6 +109,9 @@ impl Connections {
                     .last_checked_at
                     .is_none_or(|checked| checked < recently) =>
             {
+                if !self.leaves_room() {
+                    return Err(nango::Error::RateLimited { retry_after: None }.into());
+                }
                 if let Err(error) = self.check_connection(&connection).await {
                     // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
                     let before = connection.last_checked_at;
@@ -266,7 +303,7 @@ impl Connections {
         account: Option<&Account>,
     ) -> Option<(Attempted, Grant)> {
         let of = found?;
-        if !belongs(summary, &of) {
+        if !self.has_made(summary) || !belongs(summary, &of) {
             tracing::warn!(
                 connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"

@@ -32,17 +32,17 @@ use super::feed::Feed;
 use super::gather::Gatherer;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
-use super::uses::Uses;
 use super::{Connection, Database, Details, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
+use crate::encryption::{self, Encryption};
 use crate::nango::{self, Nango};
 
 pub use authorize::{Authorization, ConnectRequest};
 pub use confirm::Believed;
 pub use disconnect::{DisconnectTarget, Disconnected};
-pub use idempotency::Idempotency;
+pub use idempotency::{Answer, Idempotency};
 pub use prune::Pruned;
 pub use read::{Page, Query, Update};
 pub use stream::Events;
@@ -65,6 +65,7 @@ pub struct Connections {
     upstream: Option<Upstream>,
     clock: Clock,
     public_url: Url,
+    encryption: Encryption,
     deletions: Notify,
     feed: Feed,
     installation: Uuid,
@@ -72,7 +73,7 @@ pub struct Connections {
     token_cache: Duration,
     doubts: Doubts,
     history: TimeDelta,
-    uses: Uses,
+    uses: Gatherer<store::Used>,
     counts: Counts,
 }
 
@@ -85,6 +86,8 @@ pub struct Settings {
     pub token_cache: Duration,
     /// For how long events, attempts and uses of tokens are kept.
     pub history: TimeDelta,
+    /// What answers that hold a session's token are encrypted with.
+    pub encryption: Encryption,
 }
 
 /// Nango and what is remembered of its answers.
@@ -162,6 +165,9 @@ pub enum Error {
     /// A request with the same Idempotency-Key is under way.
     #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
     KeyUnderWay,
+    /// A stored value cannot be decrypted.
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
     /// Nango did not do its part.
     #[error(transparent)]
     Nango(#[from] nango::Error),
@@ -209,16 +215,17 @@ impl Connections {
             instances: Gatherer::new(&database),
             attempts: Gatherer::new(&database),
             after: Gatherer::new(&database),
+            uses: Gatherer::new(&database),
             database,
             catalog,
             upstream,
             clock,
             public_url: settings.public_url,
+            encryption: settings.encryption,
             token_cache: settings.token_cache,
             history: settings.history,
             tokens: Tokens::new(),
             doubts: Doubts::default(),
-            uses: Uses::default(),
             counts: Counts::default(),
             deletions: Notify::new(),
             feed: Feed::default(),

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use chrono::TimeDelta;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -20,6 +21,9 @@ const MAX_CONFIG: usize = 16 * 1024;
 
 /// How many values a config may have, those in others included: in memory each takes many times its bytes of JSON.
 const MAX_VALUES: usize = 500;
+
+/// For how long after a change of its label or config another one is part of the same event.
+const MERGED: TimeDelta = TimeDelta::minutes(1);
 
 /// Which connections a list shows.
 #[derive(Clone, Debug)]
@@ -175,7 +179,7 @@ impl Connections {
         self.details(user, id).await
     }
 
-    /// Changes a connection's label or config.
+    /// Changes a connection's label or config. Changes that follow each other within a minute are one event.
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
@@ -191,7 +195,11 @@ impl Connections {
             merge(&mut connection.config, changes)?;
         }
         if connection != before {
-            store::apply(&mut tx, &connection.updated(self.clock.now()), None).await?;
+            let now = self.clock.now();
+            let updated = connection.updated(now);
+            if !store::merge_update(&mut tx, &updated.connection, now - MERGED).await? {
+                store::apply(&mut tx, &updated, None).await?;
+            }
         }
         tx.commit().await?;
         self.details(user, id).await

@@ -221,9 +221,14 @@ impl Connections {
                 break;
             }
             let full = found.len() >= PAGE as usize;
+            let known = listing.ids.len();
             self.compare(&mut listing, found).await?;
             if !full {
                 break;
+            }
+            if listing.ids.len() == known {
+                // The same page again: without an end, there is no whole listing.
+                return Err(nango::Error::FilterIgnored.into());
             }
             self.rest(pause).await;
         }
@@ -353,7 +358,7 @@ impl Connections {
     }
 
     /// Whether a connection at Nango is this installation's.
-    fn has_made(&self, summary: &ConnectionSummary) -> bool {
+    pub(super) fn has_made(&self, summary: &ConnectionSummary) -> bool {
         let tag = summary.tags.get(INSTALLATION_TAG);
         tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::check::{Health, RECENT};
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::uses::{Purpose, Use};
+use crate::connections::uses::Purpose;
 use crate::connections::{Connection, Reason, State, store};
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{self, Credentials, Refresh};
@@ -88,7 +88,8 @@ impl Connections {
         } else {
             self.token_of(&self.own(user, id).await?).await?
         };
-        self.used(&token.connection, service, Purpose::Token).await;
+        self.used(&token.connection, service, Purpose::Token)
+            .await?;
         Ok(token)
     }
 
@@ -114,7 +115,7 @@ impl Connections {
             detail: format!("the user has not connected {}", connector.name),
         })?;
         let token = self.token_of(&connection).await?;
-        self.used(&connection, service, Purpose::Token).await;
+        self.used(&connection, service, Purpose::Token).await?;
         Ok(token)
     }
 
@@ -271,18 +272,27 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let key = &connection.connector.integration_key;
         // Before the call: its caller may go away while it is under way.
-        self.used(&connection, service, Purpose::Proxy).await;
+        self.used(&connection, service, Purpose::Proxy).await?;
         Ok(upstream.nango.proxy(&held.id, key, call).await?)
     }
 
-    /// Notes that a service was given a token, or used one.
-    pub(super) async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) {
-        let used = Use {
-            connection_id: connection.id,
+    /// Writes down that a service is given a token, or uses one, together with all other uses that wait: what could not
+    /// be written is not given.
+    ///
+    /// # Errors
+    /// When the connection is gone, and as the database.
+    async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) -> Result<()> {
+        let used = store::Used {
+            connection: connection.id,
             service: service.to_owned(),
             purpose,
+            at: self.clock.now(),
         };
-        self.uses.note(used, self.clock.now()).await;
+        if self.uses.ask(used).await? {
+            Ok(())
+        } else {
+            Err(Error::ConnectionNotFound)
+        }
     }
 }
 

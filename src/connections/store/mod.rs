@@ -175,15 +175,20 @@ pub(in crate::connections) async fn find_upstream(
         .await
 }
 
-/// Deletes a connection with its attempts, its history, its uses and what was still to be told of it.
-pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sqlx::Result<()> {
+/// Deletes a user's connection with its attempts, its history, its uses and what was still to be told of it.
+pub(in crate::connections) async fn delete(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<()> {
     // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
     sqlx::query("delete from webhook_queue where connection_id = $1")
         .bind(id)
         .execute(&mut *db)
         .await?;
-    let done = sqlx::query("delete from user_connector_connection where id = $1")
+    let done = sqlx::query("delete from user_connector_connection where id = $1 and user_id = $2")
         .bind(id)
+        .bind(user.as_str())
         .execute(db)
         .await?;
     one_row(done.rows_affected(), "user_connector_connection", id)
@@ -194,10 +199,12 @@ pub(in crate::connections) async fn lock(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
-        .bind(id)
-        .fetch_optional(db)
-        .await
+    sqlx::query_as(select_connections!(
+        "where c.id = $1 for no key update of c"
+    ))
+    .bind(id)
+    .fetch_optional(db)
+    .await
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
@@ -214,8 +221,12 @@ pub(in crate::connections) async fn apply(
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
         end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
     }
-    let newest = update(db, &connection).await?;
-    let message = message(db, &connection, newest, transition).await?;
+    let kind = MessageType::of(transition.event);
+    let (newest, wanted) = update(db, &connection, kind).await?;
+    let message = match kind.zip(wanted) {
+        Some(wanted) => Some(message(db, &connection, newest, transition, wanted).await?),
+        None => None,
+    };
     insert_event(
         db,
         connection.id,
@@ -238,16 +249,14 @@ pub(in crate::connections) async fn apply(
     Ok(connection)
 }
 
-/// What webhooks tell of a change that has been written, if anything.
+/// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.
 async fn message(
     db: &mut Transaction,
     connection: &Connection,
     newest: Option<Attempt>,
     transition: &Transition,
-) -> sqlx::Result<Option<Message>> {
-    let Some(kind) = MessageType::of(transition.event) else {
-        return Ok(None);
-    };
+    (kind, with_config): (MessageType, bool),
+) -> sqlx::Result<Message> {
     let accounts = if connection.account.is_some() {
         accounts_of(db, &connection.user_id).await?
     } else {
@@ -256,31 +265,44 @@ async fn message(
     let failure = transition.outcome.as_ref();
     let failure = failure.and_then(|(_, failure)| failure.as_ref());
     let reason = failure.map(|failure| failure.reason);
-    Ok(Some(Message {
+    let details = Details::new(connection.clone(), newest, &accounts);
+    let config = with_config.then(|| details.config()).transpose();
+    Ok(Message {
+        config: config.map_err(|error| sqlx::Error::Encode(Box::new(error)))?,
         kind,
         timestamp: connection.updated_at,
         data: MessageData {
-            connection: Details::new(connection.clone(), newest, &accounts),
+            connection: details,
             version: connection.version,
             change: transition.event,
             reason: reason.or(connection.state.reason()),
         },
-    }))
+    })
 }
 
-/// Writes a connection; its newest attempt, if it has one.
-async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<Option<Attempt>> {
+/// Writes a connection. Returns its newest attempt, if it has one; and, if an endpoint exists that is to be told by a
+/// message of this type, whether one of them asks for configs.
+async fn update(
+    db: &mut Transaction,
+    connection: &Connection,
+    message: Option<MessageType>,
+) -> sqlx::Result<(Option<Attempt>, Option<bool>)> {
     let update = sqlx::query(concat!(
         update_connection!(),
-        " returning ",
+        " returning (select bool_or(with_config) from webhook_endpoint \
+             where $20::text is not null and (events = '{}' or $20 = any(events))), ",
         newest_attempt_columns!(),
     ));
     let written = bind_connection(update, connection)
+        .bind(message.map(MessageType::as_str))
         .fetch_optional(db)
         .await?;
     let lost = || Corrupt::Lost {
         table: "user_connector_connection",
         id: connection.id,
     };
-    Columns::of(&written.ok_or_else(lost)?, 0).newest_attempt(connection.id)
+    let written = written.ok_or_else(lost)?;
+    let mut columns = Columns::of(&written, 0);
+    let wanted = columns.next()?;
+    Ok((columns.newest_attempt(connection.id)?, wanted))
 }

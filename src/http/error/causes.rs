@@ -40,6 +40,7 @@ impl From<service::Error> for Problem {
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
+            Error::Encryption(_) => Self::internal(detail),
             Error::Nango(error) => error.into(),
             Error::Database(error) => Self::of_database(&error),
         }

@@ -77,14 +77,86 @@ async fn what_is_left_out_stays_and_a_null_removes() {
     assert_eq!(ada.connection(&id).await, changed);
     assert_eq!(
         events(&house, &id).await,
+        ["attempt_started", "connected", "updated"]
+    );
+}
+
+/// The newest event of a connection: its id, version and kind.
+async fn newest(house: &House, id: &str) -> (i64, i64, String) {
+    sqlx::query_as(
+        "select id, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
+    )
+    .bind(id.parse::<uuid::Uuid>().unwrap())
+    .fetch_one(&mut house.sql().await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn changes_within_a_minute_are_one_event() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let label = async |label: &str| {
+        let changed = ada.ask_patch(&id, json!({ "label": label })).await;
+        changed.json()
+    };
+    let first = label("one").await;
+    let before = newest(&house, &id).await;
+    assert_eq!((before.1, before.2.as_str()), (3, "updated"));
+    house.pass(chrono::TimeDelta::seconds(59));
+    let second = label("two").await;
+    assert_eq!(second["label"], "two");
+    assert_eq!(ada.connection(&id).await, second);
+    assert_ne!(second["updated_at"], first["updated_at"]);
+    // The same event, behind all that its readers have read.
+    let merged = newest(&house, &id).await;
+    assert_eq!((merged.1, merged.2.as_str()), (3, "updated"));
+    assert!(merged.0 > before.0);
+    // The minute is that of the first change: changes without end are an event a minute.
+    house.pass(chrono::TimeDelta::seconds(2));
+    label("three").await;
+    assert_eq!(newest(&house, &id).await.1, 4);
+    // Whatever else happens ends it, too.
+    let reconnect = format!("/connections/{id}/reconnect");
+    ada.ask_post(&reconnect, json!({})).await;
+    label("four").await;
+    assert_eq!(newest(&house, &id).await.1, 6);
+    assert_eq!(
+        events(&house, &id).await,
         [
             "attempt_started",
             "connected",
             "updated",
             "updated",
+            "attempt_started",
             "updated"
         ]
     );
+}
+
+#[tokio::test]
+async fn text_that_turns_text_around_is_taken_out_of_labels() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let marks = "\u{301}".repeat(60);
+    for (label, shown) in [
+        ("a\u{202e}b\u{2066}c\u{200f}", "abc".to_owned()),
+        (&format!("e{marks}"), format!("e{}", "\u{301}".repeat(4))),
+        ("\u{202e} Work \u{202c}", "Work".to_owned()),
+    ] {
+        let changed = ada.ask_patch(&id, json!({ "label": label })).await.json();
+        assert_eq!(changed["label"], shown);
+        let body = json!({ "label": label });
+        let begun = ada.ask_post("/notion/connect", body).await.json();
+        let notion = ada.connection(&text(&begun, "connection_id")).await;
+        assert_eq!(notion["label"], shown);
+    }
+    let empty = json!({ "label": "\u{202e}\u{2069}" });
+    ada.ask_patch(&id, empty)
+        .await
+        .is_problem(400, "invalid_request");
 }
 
 #[tokio::test]
