@@ -13,6 +13,7 @@ use super::schema::Reader;
 use super::sessions::{derived_tags, read_end_user};
 use super::state::{App, Connection};
 use super::view;
+use super::webhooks::{Event, Operation, Outcome};
 
 /// Without a `limit`, no more than this many are listed.
 const LIST_CAP: usize = 10_000;
@@ -187,7 +188,8 @@ pub(super) async fn update(
     let url = if clears_url {
         None
     } else {
-        reader.optional_url(&object, "webhook_url_override")
+        let refuse_private = app.lock().faults.refuse_private_webhook_urls;
+        reader.webhook_url(&object, "webhook_url_override", refuse_private)
     };
     reader.only(&object, &["end_user", "tags", "webhook_url_override"]);
     reader.finish("invalid_body")?;
@@ -212,7 +214,7 @@ pub(super) async fn update(
     Ok(Json(json!({ "success": true })).into_response())
 }
 
-/// `DELETE /connections/{id}`. One that is not there is a 400, and no webhook tells of it.
+/// `DELETE /connections/{id}`. One that is not there is a 400. Whether a webhook is sent is a setting of newer Nangos.
 pub(super) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -230,11 +232,24 @@ pub(super) async fn delete(
                 .message("The sandbox was told to refuse deletions."),
         );
     }
-    if state.connection(&id, &integration).is_none() {
+    let Some(connection) = state.connection(&id, &integration) else {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "unknown_connection"));
-    }
+    };
+    let event = state.integration(&integration).map(|it| Event {
+        integration: it.clone(),
+        connection_id: id.clone(),
+        operation: Operation::Deletion,
+        outcome: Outcome::Succeeded,
+        end_user: None,
+        tags: Some(connection.tags.clone()),
+        url_override: connection.webhook_url_override.clone(),
+    });
     state
         .connections
         .retain(|it| it.connection_id != id || it.integration != integration);
+    drop(state);
+    if let Some(event) = event {
+        app.announce(&event);
+    }
     Ok(Json(json!({ "success": true })).into_response())
 }

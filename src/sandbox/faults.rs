@@ -42,6 +42,15 @@ pub(super) struct Faults {
     pub(super) lose_answer: bool,
     /// Webhooks are remembered but not sent.
     pub(super) drop_webhooks: bool,
+    /// The environment sends no webhook of a creation or a refresh, as a self-hosted Nango's first environments do.
+    pub(super) webhook_events_off: bool,
+    /// `webhook_url_override` is refused for loopback, private, link-local and metadata addresses, and no webhook is
+    /// sent to a host that resolves to one: the default policy of a Nango server.
+    pub(super) refuse_private_webhook_urls: bool,
+    /// The environment sends a webhook when a connection is deleted: a switch of Nango 0.72.
+    pub(super) deletion_webhooks: bool,
+    /// A refresh that succeeds after one that failed sends a webhook, as from Nango 0.72 on.
+    pub(super) recovery_webhooks: bool,
     /// Each webhook is sent twice.
     pub(super) duplicate_webhooks: bool,
     /// Webhooks wait this long before they are sent.
