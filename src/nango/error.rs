@@ -95,6 +95,16 @@ impl Error {
         )
     }
 
+    /// Whether Nango refused the request for what is in it.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::UnsupportedField(_) => true,
+            Self::Unexpected { status, .. } => (400..500).contains(status),
+            _ => false,
+        }
+    }
+
     /// A name for the variant that does not change, for metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -63,6 +63,8 @@ pub(crate) struct House {
     pub(crate) signing_key: String,
     pub(crate) secret_key: String,
     pub(crate) client: Client,
+    /// Faults that stay in force whatever else is set.
+    lasting_faults: Value,
     settings: Vec<(&'static str, String)>,
     replica: Replica,
     _pooler: Option<Pooler>,
@@ -235,6 +237,7 @@ impl House {
             signing_key,
             secret_key,
             client: client(),
+            lasting_faults: json!({}),
             settings: all,
             replica,
             _pooler: pooler,
@@ -316,8 +319,28 @@ impl House {
         }
     }
 
-    /// Plays these faults at Nango from now on, and no others.
-    pub(crate) async fn faults(&self, faults: Value) {
+    /// A house whose Nango refuses the service's address for webhooks, and so sends it none.
+    pub(crate) async fn without_webhooks() -> Self {
+        let mut house = Self::new().await;
+        house.refuse_webhooks().await;
+        house
+    }
+
+    /// Nango refuses the service's address for webhooks from now on, and so sends it none.
+    pub(crate) async fn refuse_webhooks(&mut self) {
+        self.lasting_faults = json!({ "refuse_private_webhook_urls": true });
+        self.faults(json!({})).await;
+    }
+
+    /// Whether Nango's webhooks arrive.
+    pub(crate) fn has_webhooks(&self) -> bool {
+        self.lasting_faults == json!({})
+    }
+
+    /// Plays these faults at Nango from now on, and no others but those that last.
+    pub(crate) async fn faults(&self, mut faults: Value) {
+        let lasting = self.lasting_faults.as_object().unwrap().clone();
+        faults.as_object_mut().unwrap().extend(lasting);
         self.control("faults", Method::PUT, faults).await;
     }
 

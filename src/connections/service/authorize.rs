@@ -302,8 +302,9 @@ impl Connections {
         }
     }
 
-    /// A session for an attempt: a new connection's where Nango no longer has what was to be renewed. Older Nangos
-    /// refuse the webhook's address: without it failures are not told, but grants are found all the same.
+    /// Creates a session for an attempt: of a new connection if Nango no longer has the one to renew, and without an
+    /// address for its webhooks if Nango refuses that. Without webhooks a denial is only found by its expiry; a grant is
+    /// found all the same.
     async fn session(
         &self,
         upstream: &Upstream,
@@ -318,24 +319,28 @@ impl Connections {
             reconnects: renewed.map(|existing| existing.id.clone()),
             integration: connector.integration_key.clone(),
             tags: self.tags(connection, attempt),
-            webhook_url_override: Some(self.webhook_url(attempt.id)),
+            webhook_url_override: (!upstream.webhook_urls.are_refused())
+                .then(|| self.webhook_url(attempt.id)),
             defaults: defaults(request),
         };
+        let mut refusal = None;
         loop {
             match upstream.nango.session(&asked).await {
                 Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
                     asked.reconnects = None;
                     attempt.kind = AttemptKind::Connect;
                 }
-                Err(nango::Error::UnsupportedField(field))
-                    if field == "webhook_url_override" && asked.webhook_url_override.is_some() =>
-                {
+                // Nango has many reasons to refuse the address: an unknown field, a policy, a list of allowed hosts.
+                // That it was the address is certain when the same session is accepted without it.
+                Err(error) if asked.webhook_url_override.is_some() && error.is_refusal() => {
                     asked.webhook_url_override = None;
-                    tracing::warn!(
-                        "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
-                    );
+                    refusal = Some(error);
                 }
-                answer => return answer,
+                Ok(session) => {
+                    upstream.webhook_urls.note(&asked, refusal.as_ref());
+                    return Ok(session);
+                }
+                error => return error,
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use uuid::Uuid;
 
+use super::authorize::RETURN_TIME;
 use super::check::RECENT;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
@@ -53,14 +54,31 @@ impl Connections {
             return self.told_of_refresh(event).await;
         }
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-        let Some(id) = attempt.or(tagged) else {
-            return Ok(Believed::Ignored);
-        };
-        if event.success {
-            self.told_of_grant(event).await
-        } else {
-            self.told_of_failure(id, event).await
+        match attempt.or(tagged) {
+            Some(_) if event.success => self.told_of_grant(event).await,
+            Some(id) => self.told_of_failure(id, event).await,
+            None if event.success => Ok(Believed::Ignored),
+            // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
+            None => match self.reconnect_of(event).await? {
+                Some(id) => self.told_of_failure(id, event).await,
+                None => Ok(Believed::Ignored),
+            },
         }
+    }
+
+    /// Returns the newest attempt to reconnect the connection that an event names.
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<Uuid>> {
+        let mut tx = self.begin().await?;
+        let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
+        let attempt = match connection {
+            Some(connection) => {
+                let since = self.clock.now() - RETURN_TIME;
+                store::ungranted_attempt(&mut tx, connection.id, since).await?
+            }
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(attempt)
     }
 
     /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.

@@ -15,6 +15,7 @@ mod stream;
 mod sweep;
 mod tokens;
 mod users;
+mod webhook_urls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use uuid::Uuid;
 use self::check::Doubts;
 use self::figures::Counts;
 use self::tokens::Tokens;
+use self::webhook_urls::WebhookUrls;
 use super::connectors::Connectors;
 use super::feed::Feed;
 use super::gather::Gatherer;
@@ -93,6 +95,7 @@ struct Upstream {
     nango: Nango,
     lookups: Lookups,
     integrations: Integrations,
+    webhook_urls: WebhookUrls,
 }
 
 /// Why a use case did not do what it was asked. It is told to all who waited for it together.
@@ -194,6 +197,7 @@ impl Connections {
         let upstream = nango.map(|nango| Upstream {
             lookups: Lookups::new(nango.clone()),
             integrations: Integrations::new(nango.clone()),
+            webhook_urls: WebhookUrls::default(),
             nango,
         });
         let mut tx = database.begin().await?;

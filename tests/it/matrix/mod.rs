@@ -7,6 +7,7 @@ mod database;
 pub(crate) mod killed;
 mod nango;
 mod people;
+mod polled;
 mod table;
 mod webhooks;
 
@@ -123,6 +124,15 @@ async fn answered(house: &House) -> Vec<u64> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("a webhook was not answered");
+}
+
+/// Waits until the service has learned what happened at Nango: by webhooks, or by a sweep where none arrive.
+async fn noticed(house: &House) {
+    if house.has_webhooks() {
+        answered(house).await;
+    } else {
+        house.sweep().await;
+    }
 }
 
 /// Sends a webhook by hand, signed with this key.
