@@ -1,5 +1,7 @@
 //! Connect, reconnect and disconnect.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -56,6 +58,10 @@ pub struct ConnectBody {
     /// The account that the provider should offer, such as an e-mail address.
     #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     login_hint: Option<String>,
+    /// What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
+    /// uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
 }
 
 /// The bounds of each scope, which no attribute can name.
@@ -90,6 +96,7 @@ impl ConnectBody {
             config: self.config,
             scopes: self.scopes,
             login_hint: self.login_hint,
+            parameters: self.parameters,
         })
     }
 }

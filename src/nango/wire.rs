@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use url::Url;
 
@@ -35,30 +35,46 @@ pub struct SessionRequest {
 }
 
 /// What one session asks the provider for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IntegrationDefaults {
     /// Scopes to ask for instead of the integration's own.
-    #[serde(rename = "connection_config", skip_serializing_if = "Vec::is_empty")]
-    #[serde(serialize_with = "scopes_override")]
     pub scopes: Vec<String>,
     /// Query parameters added to the provider's authorization URL.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub authorization_params: BTreeMap<String, String>,
+    /// What the provider has to know of the account, such as its subdomain.
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl IntegrationDefaults {
-    fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, &'a Self> {
-        let empty = self.scopes.is_empty() && self.authorization_params.is_empty();
+    fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, Defaults<'a>> {
+        let parameters = self.parameters.iter();
+        let mut connection_config: BTreeMap<_, _> = parameters
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .collect();
+        if !self.scopes.is_empty() {
+            // Nango takes scopes as one comma-separated text in the connection's own configuration.
+            connection_config.insert("oauth_scopes_override", self.scopes.join(","));
+        }
+        let defaults = Defaults {
+            connection_config,
+            authorization_params: &self.authorization_params,
+        };
+        let empty =
+            defaults.connection_config.is_empty() && defaults.authorization_params.is_empty();
+/// The same as Nango takes it.
+#[derive(Serialize)]
+struct Defaults<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    connection_config: BTreeMap<&'a str, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    authorization_params: &'a BTreeMap<String, String>,
+}
+
         (!empty)
-            .then_some((integration, self))
+            .then_some((integration, defaults))
             .into_iter()
             .collect()
     }
-}
-
-/// Nango takes scopes as one comma-separated text in the connection's own configuration.
-fn scopes_override<S: Serializer>(scopes: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map([("oauth_scopes_override", scopes.join(","))])
 }
 
 /// The body of `POST /connect/sessions` and of `POST /connect/sessions/reconnect`.
@@ -74,7 +90,7 @@ pub(super) struct SessionBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_url_override: Option<&'a Url>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    integrations_config_defaults: BTreeMap<&'a str, &'a IntegrationDefaults>,
+    integrations_config_defaults: BTreeMap<&'a str, Defaults<'a>>,
 }
 
 impl<'a> From<&'a SessionRequest> for SessionBody<'a> {

@@ -307,6 +307,7 @@ async fn sessions_are_asked_for_in_nangos_words() {
             scopes: vec!["repo".to_owned(), "user".to_owned()],
             authorization_params: [("prompt".to_owned(), "consent".to_owned())].into(),
         },
+            parameters: [("subdomain".to_owned(), "acme".to_owned())].into(),
         ..github()
     };
     nango.session(&create).await.unwrap();
@@ -321,7 +322,7 @@ async fn sessions_are_asked_for_in_nangos_words() {
         "webhook_url_override": "https://app.example.com/hooks/1",
         "integrations_config_defaults": {
             "github": {
-                "connection_config": {"oauth_scopes_override": "repo,user"},
+                "connection_config": {"oauth_scopes_override": "repo,user", "subdomain": "acme"},
                 "authorization_params": {"prompt": "consent"},
             },
         },

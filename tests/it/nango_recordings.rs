@@ -185,6 +185,7 @@ impl Call {
                     .as_str()
                     .map(|scopes| scopes.split(',').map(str::to_owned).collect())
                     .unwrap_or_default(),
+                parameters: BTreeMap::new(),
                 authorization_params: strings(&given["authorization_params"]),
             }
         };

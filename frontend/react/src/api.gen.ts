@@ -235,7 +235,7 @@ export interface paths {
          *     | `not_connected` | have the user connect: `connect` says where |
          *     | `needs_reauthorization` | have the user reconnect: `connect` says where |
          *     | `account_mismatch` | have the user decide which account it is |
-         *     | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
+         *     | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
          */
         post: operations["get_token"];
         delete?: never;
@@ -549,6 +549,13 @@ export interface components {
             label?: string | null;
             /** @description The account that the provider should offer, such as an e-mail address. */
             login_hint?: string | null;
+            /**
+             * @description What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
+             *     uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+             */
+            parameters?: {
+                [key: string]: string;
+            };
             /** @description Scopes to ask for instead of the integration's own. */
             scopes?: string[];
         };
@@ -570,7 +577,7 @@ export interface components {
             disconnected_at?: string | null;
             /**
              * Format: int32
-             * @description How many times in a row it went wrong.
+             * @description How many times in a row that happened.
              */
             error_count: number;
             /**
@@ -590,7 +597,7 @@ export interface components {
              * @description When Nango was last asked about it.
              */
             last_checked_at?: string | null;
-            /** @description What last went wrong, for a person to read. */
+            /** @description Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`. */
             last_error?: string | null;
             /**
              * Format: date-time
@@ -640,6 +647,8 @@ export interface components {
             /** @description The integration at Nango that serves it. */
             integration_key: string;
             name: string;
+            /** @description What `connect` takes in `parameters`: values that the provider needs of each account. */
+            parameters: components["schemas"]["Parameter"][];
             /** @description Nango's provider; null where Nango has none. */
             provider?: string | null;
             /**
@@ -765,6 +774,28 @@ export interface components {
          * @enum {string}
          */
         Outcome: "succeeded" | "failed" | "expired" | "superseded";
+        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
+        Parameter: {
+            /** @description What it is and where the user finds it. */
+            description?: string | null;
+            /** @description A value that matches. */
+            example?: string | null;
+            /**
+             * @description Nango's name of the parameter.
+             * @example subdomain
+             */
+            name: string;
+            /** @description A regular expression that the whole value has to match. */
+            pattern?: string | null;
+            /** @description What stands before the value in the provider's address. */
+            prefix?: string | null;
+            /** @description `true` if the account cannot be connected without it. */
+            required: boolean;
+            /** @description What stands after the value in the provider's address. */
+            suffix?: string | null;
+            /** @description The label of its field. */
+            title: string;
+        };
         /** @description An error's body (RFC 9457), sent as `application/problem+json`. */
         Problem: {
             /** @description The connections to choose from, where several fit. */
@@ -2225,6 +2256,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     refuse_token: {
@@ -2327,6 +2366,14 @@ export interface operations {
                 };
             };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2766,6 +2813,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     erase_user: {
@@ -2883,7 +2938,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2949,7 +3020,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -38,6 +38,16 @@ pub struct ConnectRequest {
     pub scopes: Vec<String>,
     /// The account that the provider should offer.
     pub login_hint: Option<String>,
+    /// What the provider has to know of the account, by the names of the connector's parameters.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// An attempt that has been written down.
+struct Begun {
+    connection: Connection,
+    attempt: Attempt,
+    /// All that is known of what the provider has to know of the account.
+    parameters: BTreeMap<String, String>,
 }
 
 /// What came of a connect or reconnect.
@@ -70,6 +80,7 @@ impl Connections {
     ) -> Result<Authorization> {
         let upstream = self.upstream()?;
         let connector = self.connector(connector)?;
+        check_parameters(connector, request)?;
         self.connectable(upstream, connector).await?;
         let instance = &request.instance_id;
         for tries in 0..TRIES {
@@ -90,7 +101,7 @@ impl Connections {
                 connection.label.clone_from(&request.label);
             }
             merge(&mut connection.config, &request.config)?;
-            if let Some(begun) = self.begin_attempt(&connection).await? {
+            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
         }
@@ -110,9 +121,10 @@ impl Connections {
         let upstream = self.upstream()?;
         let mut connection = self.own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
+        check_parameters(connector, request)?;
         self.connectable(upstream, connector).await?;
         for _ in 0..TRIES {
-            if let Some(begun) = self.begin_attempt(&connection).await? {
+            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
             connection = self.own(user, id).await?;
@@ -208,8 +220,10 @@ impl Connections {
     /// has changed it since it was read: then it is to be read again.
     async fn begin_attempt(
         &self,
+        connector: &Connector,
         connection: &Connection,
-    ) -> Result<Option<(Connection, Attempt)>> {
+        request: &ConnectRequest,
+    ) -> Result<Option<Begun>> {
         let now = self.clock.now();
         let attempt = Attempt {
             id: Uuid::now_v7(),
@@ -223,11 +237,30 @@ impl Connections {
             created_at: now,
             ended_at: None,
         };
-        let mut tx = self.begin_single().await?;
-        let begun =
-            store::begin_attempt(&mut tx, &connection.attempt_started(now), &attempt).await?;
+        let has_parameters = !connector.parameters.is_empty();
+        let mut tx = if has_parameters {
+            self.begin().await?
+        } else {
+            self.begin_single().await?
+        };
+        let started = connection.attempt_started(now);
+        let Some(written) = store::begin_attempt(&mut tx, &started, &attempt).await? else {
+            return Ok(None);
+        };
+        let mut parameters = BTreeMap::new();
+        if has_parameters {
+            // After a disconnect, the next account may be another.
+            let keep = !matches!(connection.state, State::Disconnected { .. });
+            let given = &request.parameters;
+            parameters = store::write_parameters(&mut tx, written.id, given, keep).await?;
+            connector.retain_parameters(&mut parameters);
+        }
         tx.commit().await?;
-        Ok(begun.map(|connection| (connection, attempt)))
+        Ok(Some(Begun {
+            connection: written,
+            attempt,
+            parameters,
+        }))
     }
 
     /// Refuses a connector that cannot be connected.
@@ -264,12 +297,20 @@ impl Connections {
         &self,
         upstream: &Upstream,
         connector: &Connector,
-        (connection, begun): (Connection, Attempt),
+        begun: Begun,
         request: &ConnectRequest,
     ) -> Result<Authorization> {
+        let Begun {
+            connection,
+            attempt: begun,
+            parameters,
+        } = begun;
         self.counts.begun(begun.kind);
         let mut attempt = begun.clone();
-        let session = self.session(upstream, connector, &connection, &mut attempt, request);
+        // Without a required parameter, Nango's own page asks the user for it.
+        let popup = opens_oauth(connector) && connector.has_required_parameters(&parameters);
+        let defaults = defaults(request, parameters);
+        let session = self.session(upstream, connector, &connection, &mut attempt, defaults);
         match session.await {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
@@ -278,7 +319,7 @@ impl Connections {
                     store::session_opened(&mut tx, &attempt).await?;
                     tx.commit().await?;
                 }
-                let url = if opens_oauth(connector) {
+                let url = if popup {
                     upstream
                         .nango
                         .oauth_connect_url(&connector.integration_key, &session)
@@ -311,7 +352,7 @@ impl Connections {
         connector: &Connector,
         connection: &Connection,
         attempt: &mut Attempt,
-        request: &ConnectRequest,
+        defaults: IntegrationDefaults,
     ) -> Result<Session, nango::Error> {
         let renewed = connection.state.upstream();
         let renewed = renewed.filter(|_| attempt.kind == AttemptKind::Reconnect);
@@ -321,7 +362,7 @@ impl Connections {
             tags: self.tags(connection, attempt),
             webhook_url_override: (!upstream.webhook_urls.are_refused())
                 .then(|| self.webhook_url(attempt.id)),
-            defaults: defaults(request),
+            defaults,
         };
         let mut refusal = None;
         loop {
@@ -383,7 +424,7 @@ fn fits(attempt: &Attempt, session: &Session) -> bool {
     (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
 }
 
-fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
+fn defaults(request: &ConnectRequest, parameters: BTreeMap<String, String>) -> IntegrationDefaults {
     let login_hint = request
         .login_hint
         .iter()
@@ -393,10 +434,17 @@ fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
         authorization_params: login_hint.collect(),
     }
 }
+        parameters,
 
 /// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
 fn opens_oauth(connector: &Connector) -> bool {
     matches!(
+/// Refuses parameters that the connector does not have, or that have not the right form.
+fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<()> {
+    let checked = connector.check_parameters(&request.parameters);
+    checked.map_err(Error::Invalid)
+}
+
         connector.auth_mode,
         Some(AuthMode::Oauth1 | AuthMode::Oauth2)
     )
