@@ -137,7 +137,8 @@ impl Lookups {
         match &*newest {
             Ok(all) => Ok(Look {
                 found: all.iter().filter(of_attempt).cloned().collect(),
-                whole: all.len() < NEWEST as usize,
+                // A page may be shorter than asked for, and still not the last.
+                whole: all.is_empty(),
             }),
             Err(error) => Err(error.clone()),
         }

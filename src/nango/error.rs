@@ -12,6 +12,9 @@ use crate::outbound::{self, BodyError};
 /// How much of a text of Nango's is kept, in characters.
 const MAX_DETAIL: usize = 300;
 
+/// The longest wait that an answer may ask for: Nango counts calls by the minute.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
 /// Why a call to Nango brought no result.
 ///
 /// No variant holds a secret key, a session token or a provider's credentials:
@@ -121,6 +124,14 @@ impl Error {
             Self::Unavailable { .. } => "unavailable",
             Self::Unexpected { .. } => "unexpected",
         }
+    }
+
+    /// A page of the connection list that has nothing but what the pages before it had: its number is ignored.
+    pub(crate) fn repeated_page(page: u32) -> Self {
+        Self::unexpected(
+            200,
+            &format!("page {page} of the connection list has no new connection"),
+        )
     }
 
     /// Reads an answer whose status is not a success.
@@ -292,10 +303,11 @@ impl Issue {
     }
 }
 
-/// Seconds only: Nango sends no date, and a proxy's is treated as not said.
+/// Returns the seconds of a `retry-after`, at most [`MAX_RETRY_AFTER`]. A date is treated as absent: Nango sends none.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    seconds.parse().ok().map(Duration::from_secs)
+    let asked = seconds.parse().ok().map(Duration::from_secs);
+    asked.map(|asked| asked.min(MAX_RETRY_AFTER))
 }
 
 fn content_type(headers: &HeaderMap) -> String {

@@ -7,6 +7,7 @@
 mod budget;
 mod calls;
 mod error;
+mod lenient;
 pub mod proxy;
 pub mod webhook;
 mod wire;
@@ -31,8 +32,8 @@ use crate::{outbound, telemetry};
 pub use error::Error;
 pub(crate) use error::shorten;
 pub use wire::{
-    Connection, ConnectionError, ConnectionSummary, Credentials, Integration, IntegrationDefaults,
-    ListConnections, Session, SessionRequest,
+    Connection, ConnectionError, ConnectionPage, ConnectionSummary, Credentials, Integration,
+    IntegrationDefaults, ListConnections, Session, SessionRequest,
 };
 
 use budget::Budget;
@@ -42,9 +43,11 @@ use wire::{Connections, Data, SessionBody};
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
 const HOSTED: &str = "https://api.nango.dev";
 
-/// The longest answer that is read, in bytes: a page of 2000 connections with
-/// room for their metadata.
+/// The maximum size of an answer, in bytes.
 const MAX_BODY: usize = 8 * 1024 * 1024;
+
+/// The maximum size of a page of connections, in bytes. Anyone with a key may store megabytes of metadata with one.
+const MAX_PAGE_BODY: usize = 64 * 1024 * 1024;
 
 /// Tries after the first one.
 const RETRIES: usize = 2;
@@ -122,6 +125,8 @@ struct Call {
     method: Method,
     url: Url,
     body: Option<Vec<u8>>,
+    /// The maximum size of the answer, in bytes.
+    max_answer: usize,
 }
 
 impl Nango {
@@ -178,6 +183,7 @@ impl Nango {
             method: Method::POST,
             url: self.url(path),
             body: Some(body.expect("strings and maps of strings are JSON")),
+            max_answer: MAX_BODY,
         };
         let answer: Data<Session> = self.call(call).await?;
         Ok(answer.data)
@@ -207,7 +213,8 @@ impl Nango {
         self.call(Call::new(operation, Method::GET, url)).await
     }
 
-    /// The connections that match, newest first, without their credentials.
+    /// Returns the connections that match, newest first, without their credentials. Entries that cannot be read are
+    /// omitted.
     ///
     /// # Errors
     /// None of its own: an unknown integration or tag matches nothing.
@@ -215,14 +222,25 @@ impl Nango {
         &self,
         filter: &ListConnections,
     ) -> Result<Vec<ConnectionSummary>, Error> {
+        Ok(self.connection_page(filter).await?.connections)
+    }
+
+    /// The same with what cannot be read, for callers that conclude something from what is missing.
+    ///
+    /// # Errors
+    /// As [`connections`](Self::connections).
+    pub async fn connection_page(&self, filter: &ListConnections) -> Result<ConnectionPage, Error> {
         let mut url = self.url(&["connections"]);
         let query = filter.query();
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let call = Call::new("list_connections", Method::GET, url);
+        let call = Call {
+            max_answer: MAX_PAGE_BODY,
+            ..Call::new("list_connections", Method::GET, url)
+        };
         let answer: Connections = self.call(call).await?;
-        Ok(answer.connections)
+        Ok(answer.into())
     }
 
     /// Deletes a connection and with it the tokens. May be repeated.
@@ -245,15 +263,19 @@ impl Nango {
         }
     }
 
-    /// The integrations that the environment has configured.
+    /// Returns the integrations that the environment has configured. Entries that cannot be read are omitted.
     ///
     /// # Errors
     /// None of its own.
     pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
         let url = self.url(&["integrations"]);
         let call = Call::new("list_integrations", Method::GET, url);
-        let answer: Data<Vec<Integration>> = self.call(call).await?;
-        Ok(answer.data)
+        let answer: wire::Integrations = self.call(call).await?;
+        answer.readable().ok_or_else(|| Error::Unexpected {
+            status: 200,
+            detail: "a body of type application/json in which no integration can be read"
+                .to_owned(),
+        })
     }
 
     /// Where a browser starts the authorization of an OAuth integration. The
@@ -369,7 +391,7 @@ impl Nango {
         let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         self.0.budget.note(&headers);
-        let body = outbound::read_body(response, MAX_BODY)
+        let body = outbound::read_body(response, call.max_answer)
             .await
             .map_err(|error| Error::from_body(status, error))?;
         if !status.is_success() {
@@ -388,16 +410,16 @@ impl Call {
             method,
             url,
             body: None,
+            max_answer: MAX_BODY,
         }
     }
 }
 
-/// How long to wait for the next try; `None` when it would come too late.
+/// Returns how long to wait before the next try. `None` if it would come too late, and for a rate limit that does not
+/// say when it ends: each try is another call against it.
 fn pause_before_retry(error: &Error, pause: Duration, deadline: Instant) -> Option<Duration> {
     let pause = match error {
-        Error::RateLimited {
-            retry_after: Some(asked),
-        } => pause.max(*asked),
+        Error::RateLimited { retry_after } => pause.max((*retry_after)?),
         _ => pause,
     };
     (pause <= MAX_PAUSE && Instant::now() + pause < deadline).then_some(pause)

@@ -10,7 +10,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
+
+use super::{Error, lenient};
 
 /// A connect session to be made: leave for one user to connect one integration, or to
 /// authorize one connection anew, which keeps its id.
@@ -39,10 +42,19 @@ pub struct SessionRequest {
 pub struct IntegrationDefaults {
     /// Scopes to ask for instead of the integration's own.
     pub scopes: Vec<String>,
-    /// Query parameters added to the provider's authorization URL.
-    pub authorization_params: BTreeMap<String, String>,
     /// What the provider has to know of the account, such as its subdomain.
     pub parameters: BTreeMap<String, String>,
+    /// Query parameters added to the provider's authorization URL.
+    pub authorization_params: BTreeMap<String, String>,
+}
+
+/// The same as Nango takes it.
+#[derive(Serialize)]
+struct Defaults<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    connection_config: BTreeMap<&'a str, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    authorization_params: &'a BTreeMap<String, String>,
 }
 
 impl IntegrationDefaults {
@@ -61,15 +73,6 @@ impl IntegrationDefaults {
         };
         let empty =
             defaults.connection_config.is_empty() && defaults.authorization_params.is_empty();
-/// The same as Nango takes it.
-#[derive(Serialize)]
-struct Defaults<'a> {
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    connection_config: BTreeMap<&'a str, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    authorization_params: &'a BTreeMap<String, String>,
-}
-
         (!empty)
             .then_some((integration, defaults))
             .into_iter()
@@ -142,6 +145,9 @@ pub struct Connection {
     /// Where Nango tells of it, as its session asked for.
     #[serde(default)]
     pub webhook_url_override: Option<String>,
+    /// What Nango holds against it at present, such as a failed refresh.
+    #[serde(default, deserialize_with = "lenient::items")]
+    pub errors: Vec<ConnectionError>,
     /// What opens the account.
     pub credentials: Credentials,
 }
@@ -150,18 +156,55 @@ pub struct Connection {
 #[derive(Clone, Debug, Deserialize)]
 pub struct ConnectionSummary {
     /// Nango's id of it.
+    #[serde(deserialize_with = "lenient::id")]
     pub connection_id: String,
     /// Nango's key of the integration.
+    #[serde(deserialize_with = "lenient::id")]
     pub provider_config_key: String,
     /// As given by the session; keys are lowercase.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::texts")]
     pub tags: BTreeMap<String, String>,
     /// What Nango holds against it at present, such as a failed refresh.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::items")]
     pub errors: Vec<ConnectionError>,
     /// When it was first made; a reconnect does not change it.
     #[serde(rename = "created")]
     pub created_at: DateTime<Utc>,
+}
+
+/// A page of the list of connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionPage {
+    /// The connections, newest first.
+    pub connections: Vec<ConnectionSummary>,
+    /// The ids of the entries that cannot be read, as far as there is one: entries may be another application's, and
+    /// in any form.
+    pub unreadable: Vec<Option<String>>,
+}
+
+impl ConnectionPage {
+    /// Returns whether Nango listed nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Returns the connections of a page on which nothing may be missing.
+    ///
+    /// # Errors
+    /// If there is an entry that cannot be read.
+    pub fn complete(self) -> Result<Vec<ConnectionSummary>, Error> {
+        match self.unreadable.first() {
+            None => Ok(self.connections),
+            Some(id) => Err(Error::Unexpected {
+                status: 200,
+                detail: format!(
+                    "an entry of the connection list that cannot be read ({})",
+                    id.as_deref().unwrap_or("without an id")
+                ),
+            }),
+        }
+    }
 }
 
 /// Something that Nango holds against a connection.
@@ -278,6 +321,12 @@ impl Credentials {
         };
         *at < now - OVER
     }
+
+    /// Returns whether they end in the future, so that they were refreshed: those without an end never are.
+    #[must_use]
+    pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
+        matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
+    }
 }
 
 impl<'de> Deserialize<'de> for Credentials {
@@ -354,6 +403,23 @@ impl ListConnections {
     }
 }
 
+/// `{"data": […]}` of integrations, each entry as it came.
+#[derive(Deserialize)]
+pub(super) struct Integrations {
+    data: Vec<Box<RawValue>>,
+}
+
+impl Integrations {
+    /// Returns the integrations that can be read; `None` if there are entries and none can.
+    pub(super) fn readable(self) -> Option<Vec<Integration>> {
+        let entries = self.data.iter();
+        let readable: Vec<_> = entries
+            .filter_map(|entry| serde_json::from_str(entry.get()).ok())
+            .collect();
+        (self.data.is_empty() || !readable.is_empty()).then_some(readable)
+    }
+}
+
 /// An integration that the Nango environment has configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Integration {
@@ -363,14 +429,36 @@ pub struct Integration {
     pub provider: String,
 }
 
-/// `{"data": …}`, around sessions and integrations.
+/// `{"data": …}`, around a session.
 #[derive(Deserialize)]
 pub(super) struct Data<T> {
     pub(super) data: T,
 }
 
-/// `{"connections": […]}`.
+/// `{"connections": […]}`, each entry as it came.
 #[derive(Deserialize)]
 pub(super) struct Connections {
-    pub(super) connections: Vec<ConnectionSummary>,
+    connections: Vec<Box<RawValue>>,
+}
+
+impl From<Connections> for ConnectionPage {
+    fn from(answer: Connections) -> Self {
+        /// An entry of which nothing else can be read.
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(deserialize_with = "lenient::id")]
+            connection_id: String,
+        }
+        let mut page = Self::default();
+        for entry in answer.connections {
+            match serde_json::from_str(entry.get()) {
+                Ok(connection) => page.connections.push(connection),
+                Err(_unreadable) => {
+                    let named: Option<Named> = serde_json::from_str(entry.get()).ok();
+                    page.unreadable.push(named.map(|named| named.connection_id));
+                }
+            }
+        }
+        page
+    }
 }

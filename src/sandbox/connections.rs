@@ -46,14 +46,26 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
 
     let filter = Filter::new(&query);
     let state = app.lock();
-    let listed: Vec<_> = state
-        .connections
-        .iter()
-        .rev()
-        .filter(|connection| filter.matches(connection))
-        .skip(page.saturating_mul(limit))
-        .take(limit)
-        .map(|connection| view::list_entry(&state, connection))
+    let faults = &state.faults;
+    let page = if faults.list_ignores_page { 0 } else { page };
+    let limit = limit.min(faults.list_page_size.unwrap_or(limit));
+    let entry = |connection: &Connection| {
+        let is_its = |odd: &&Value| odd["connection_id"] == *connection.connection_id;
+        let odd = faults.odd_list_entries.iter().find(is_its).cloned();
+        odd.unwrap_or_else(|| view::list_entry(&state, connection))
+    };
+    let is_nobodys = |odd: &&Value| {
+        let mut known = state.connections.iter();
+        !known.any(|it| odd["connection_id"] == *it.connection_id)
+    };
+    let odd = faults.odd_list_entries.iter().filter(is_nobodys);
+    let matching = state.connections.iter().rev();
+    let matching = matching.filter(|connection| filter.matches(connection));
+    let entries = matching.skip(page.saturating_mul(limit)).take(limit);
+    let listed: Vec<Value> = odd
+        .filter(|_| page == 0 && filter.is_empty())
+        .cloned()
+        .chain(entries.map(entry))
         .collect();
     Ok(Json(json!({ "connections": listed })).into_response())
 }
@@ -74,6 +86,12 @@ impl<'a> Filter<'a> {
             tags: query.nested("tags"),
             search: query.get("search").map(str::to_lowercase),
         }
+    }
+
+    /// Whether it narrows nothing.
+    fn is_empty(&self) -> bool {
+        let mut pairs = self.query.pairs().iter();
+        pairs.all(|(name, _)| name == "limit" || name == "page")
     }
 
     fn matches(&self, connection: &Connection) -> bool {

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::Failure;
 
@@ -55,6 +55,13 @@ pub(super) struct Faults {
     pub(super) duplicate_webhooks: bool,
     /// Webhooks wait this long before they are sent.
     pub(super) delay_webhooks_ms: u64,
+    /// `GET /connections` ignores `page`.
+    pub(super) list_ignores_page: bool,
+    /// `GET /connections` has at most this many connections on a page.
+    pub(super) list_page_size: Option<usize>,
+    /// Entries of `GET /connections`, in whatever form: in the place of the connection whose `connection_id` they have,
+    /// or before all others.
+    pub(super) odd_list_entries: Vec<Value>,
     /// The provider refuses to refresh.
     pub(super) refuse_refresh: bool,
     /// The provider gives access tokens that do not expire, and no refresh token.

@@ -74,7 +74,9 @@ fn keyed(app: &App) -> Router<App> {
         .route("/proxy/{*path}", any(proxy::pass))
         .route(
             "/integrations/{key}",
-            get(integrations::get).patch(integrations::update),
+            get(integrations::get)
+                .patch(integrations::update)
+                .delete(integrations::delete),
         )
         .route(
             "/connection/{id}/metadata",

@@ -22,6 +22,8 @@ use url::Url;
 
 use crate::server::serve;
 
+mod odd_answers;
+
 const SECRET_KEY: &str = "0d5f4d0e-4f9c-4b2a-8f0e-2f6d5c1b7a90";
 
 fn client(base_url: Url, timeout: Duration) -> Nango {
@@ -305,9 +307,9 @@ async fn sessions_are_asked_for_in_nangos_words() {
         webhook_url_override: Some("https://app.example.com/hooks/1".parse().unwrap()),
         defaults: IntegrationDefaults {
             scopes: vec!["repo".to_owned(), "user".to_owned()],
+            parameters: [("subdomain".to_owned(), "acme".to_owned())].into(),
             authorization_params: [("prompt".to_owned(), "consent".to_owned())].into(),
         },
-            parameters: [("subdomain".to_owned(), "acme".to_owned())].into(),
         ..github()
     };
     nango.session(&create).await.unwrap();

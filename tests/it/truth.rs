@@ -3,6 +3,8 @@
 mod attempts;
 mod checks;
 mod keys;
+mod newer_nango;
+mod odd_lists;
 mod orphans;
 mod pruning;
 mod replicas;

@@ -15,7 +15,7 @@ use crate::auth::UserId;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
 use crate::connections::store::{self, Attempted};
-use crate::connections::{Account, Attempt, Connection, Failure, Upstream};
+use crate::connections::{Account, Attempt, Connection, Failure, Reason, Upstream};
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 
@@ -49,9 +49,12 @@ impl Connections {
         let Event::Auth(event) = event else {
             return Ok(Believed::Ignored);
         };
-        if event.operation == Operation::Refresh {
-            // The predecessor's connections have no tags: their ids say which they are.
-            return self.told_of_refresh(event).await;
+        // The predecessor's connections have no tags: their ids say which they are.
+        match event.operation {
+            Operation::Refresh if event.success => return self.told_of_recovery(event).await,
+            Operation::Refresh => return self.told_of_refresh(event).await,
+            Operation::Deletion => return self.told_of_deletion(event).await,
+            _ => {}
         }
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         match attempt.or(tagged) {
@@ -68,24 +71,19 @@ impl Connections {
 
     /// Returns the newest attempt to reconnect the connection that an event names.
     async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<Uuid>> {
-        let mut tx = self.begin().await?;
-        let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
-        let attempt = match connection {
-            Some(connection) => {
-                let since = self.clock.now() - RETURN_TIME;
-                store::ungranted_attempt(&mut tx, connection.id, since).await?
-            }
-            None => None,
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(None);
         };
+        let since = self.clock.now() - RETURN_TIME;
+        let mut tx = self.begin_single().await?;
+        let attempt = store::ungranted_attempt(&mut tx, connection.id, since).await?;
         tx.commit().await?;
         Ok(attempt)
     }
 
     /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.
     async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
-        let mut tx = self.begin_single().await?;
-        let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
-        tx.commit().await?;
+        let connection = self.of_nango(&event.connection_id).await?;
         let recently = self.clock.now() - RECENT;
         match connection {
             Some(connection)
@@ -103,6 +101,58 @@ impl Connections {
             }
             _ => Ok(Believed::Ignored),
         }
+    }
+
+    /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
+    /// refreshed the credentials, so nothing is refreshed again.
+    async fn told_of_recovery(&self, event: &AuthEvent) -> Result<Believed> {
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(Believed::Ignored);
+        };
+        let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
+        if connection.failing_since.is_none() && !is_dead {
+            return Ok(Believed::Ignored);
+        }
+        let key = &connection.connector.integration_key;
+        let nango = &self.upstream()?.nango;
+        let found = match nango
+            .connection(&event.connection_id, key, Refresh::WhenDue)
+            .await
+        {
+            Ok(found) => found,
+            // It has failed again since.
+            Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {
+                return Ok(Believed::Ignored);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.has_recovered(&connection, &found).await? {
+            Ok(Believed::Taken)
+        } else {
+            self.told_of_refresh(event).await
+        }
+    }
+
+    /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
+    async fn told_of_deletion(&self, event: &AuthEvent) -> Result<Believed> {
+        let id = &event.connection_id;
+        match self.of_nango(id).await? {
+            Some(connection) if self.is_missing(id).await? => {
+                let now = self.clock.now();
+                self.apply_if_same(&connection, |connection| connection.missing(id, now))
+                    .await?;
+                Ok(Believed::Taken)
+            }
+            _ => Ok(Believed::Ignored),
+        }
+    }
+
+    /// Returns the connection that uses a connection of Nango's.
+    async fn of_nango(&self, nango_id: &str) -> Result<Option<Connection>> {
+        let mut tx = self.begin_single().await?;
+        let connection = store::find_upstream(&mut tx, nango_id).await?;
+        tx.commit().await?;
+        Ok(connection)
     }
 
     async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
@@ -297,8 +347,7 @@ impl Connections {
 
     /// Whose account a connection is, where its connector says where the provider tells.
     async fn account(&self, connection: &Connection, grant: &Upstream) -> Result<Option<Account>> {
-        let connector = self.catalog.get(&connection.connector.slug);
-        let Some(pointers) = connector.and_then(|connector| connector.account.as_ref()) else {
+        let Some(pointers) = self.account_pointers(connection) else {
             return Ok(None);
         };
         let key = &connection.connector.integration_key;

@@ -202,7 +202,7 @@ async fn delete_at(nango: &Nango, deletion: &Deletion) -> Result<(), nango::Erro
         connection_id: Some(id.clone()),
         ..ListConnections::default()
     };
-    for held in nango.connections(&filter).await? {
+    for held in nango.connection_page(&filter).await?.complete()? {
         nango
             .delete_connection(id, &held.provider_config_key)
             .await?;

@@ -94,6 +94,7 @@ impl Counts {
             ("checked", swept.checked),
             ("missing", swept.missing),
             ("orphan", swept.orphans),
+            ("unreadable", swept.unreadable),
         ] {
             self.findings
                 .get_or_create(&[("finding", finding)])

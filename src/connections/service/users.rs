@@ -100,7 +100,9 @@ impl Connections {
             tags: tags.into(),
             ..ListConnections::default()
         };
-        Ok(self.upstream()?.nango.connections(&filter).await?)
+        // What cannot be read may be the user's as well: then nothing is confirmed.
+        let page = self.upstream()?.nango.connection_page(&filter).await?;
+        Ok(page.complete()?)
     }
 
     /// A page of who has used a connection's credentials, the newest first.

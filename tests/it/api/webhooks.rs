@@ -313,6 +313,32 @@ async fn nango_is_told_to_send_again_what_it_could_not_confirm() {
     house.faults(json!({})).await;
     assert_eq!(send(&house, &attempt, &event).await.status, 204);
     assert_eq!(ada.connection(&id).await["status"], "connected");
+#[tokio::test]
+async fn denial_in_another_form_is_still_a_denial() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    for error in [
+        json!({ "type": "invalid_callback" }),
+        json!({ "type": null, "description": null }),
+        json!({ "type": "unknown", "description": { "code": 1 } }),
+        json!("it broke"),
+        json!(null),
+    ] {
+        let begun = ada.connect("gmail").await;
+        let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+        let mut event = denial("gmail");
+        event["error"] = error;
+        event["tags"] = json!(null);
+        assert_eq!(send(&house, &attempt, &event).await.status, 204, "{event}");
+        let failed = ada.connection(&id).await;
+        assert_eq!(
+            (&failed["status"], &failed["attempt"]["outcome"]),
+            (&json!("error"), &json!("failed")),
+            "{event}"
+        );
+    }
+}
+
 }
 
 #[tokio::test]

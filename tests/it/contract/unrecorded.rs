@@ -357,6 +357,25 @@ async fn deletion_sends_webhook_when_enabled() {
 }
 
 #[tokio::test]
+async fn deleted_integration_takes_its_connections_along() {
+    let mut world = World::new(&[]).await;
+    world
+        .connect("github", "newest", json!({ "tags": {} }))
+        .await;
+    world.next_hook().await;
+    world.faults(json!({ "deletion_webhooks": true })).await;
+    world
+        .call(Method::DELETE, "/integrations/github", None)
+        .await;
+    let list = world.call(Method::GET, "/connections", None).await;
+    assert_eq!(list["connections"], json!([]));
+    let url = format!("{}/integrations/github", world.sandbox.url());
+    let again = world.http.delete(url).bearer_auth(World::KEY).send().await;
+    assert_eq!(again.unwrap().status(), StatusCode::NOT_FOUND);
+    assert!(world.hooks.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn recovered_refresh_sends_webhook() {
     let mut world = World::new(&[]).await;
     let body = json!({ "tags": { "end_user_id": "ada" } });
