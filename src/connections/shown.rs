@@ -115,9 +115,9 @@ pub struct ConnectionBody<'a> {
     /// Since when its credentials cannot be refreshed, while that may pass.
     #[serde(serialize_with = "time_if_any")]
     failing_since: Option<DateTime<Utc>>,
-    /// What last went wrong, for a person to read.
+    /// Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`.
     last_error: Option<&'a str>,
-    /// How many times in a row it went wrong.
+    /// How many times in a row that happened.
     error_count: i32,
     #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,

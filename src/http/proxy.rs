@@ -17,7 +17,6 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
 use super::extract::{Path, Workflow};
-use super::tokens::why_not;
 use crate::nango::proxy::{ProxyCall, of_provider};
 
 /// The largest body that is passed on, in either direction.
@@ -74,7 +73,7 @@ pub(super) async fn proxy(
         if is_too_long.load(Ordering::Relaxed) {
             too_long()
         } else {
-            why_not(error)
+            error.into()
         }
     })?;
     let mut response = Response::new(Body::empty());

@@ -266,6 +266,8 @@ async fn why_there_is_no_token_is_told_precisely() {
     );
     assert!(text(&dead, "connect").ends_with("/reconnect"));
 
+    // Whosever credentials were refreshed meanwhile, to tell whether the provider is out of order.
+    house.pass(TimeDelta::minutes(50));
     house.faults(json!({ "refuse_refresh": true })).await;
     let (status, code, _) = of_gmail("bob", "").await;
     assert_eq!((status, code.as_str()), (503, "provider_unavailable"));

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod checks;
+mod errors;
 mod keys;
 mod newer_nango;
 mod odd_lists;

@@ -336,7 +336,10 @@ impl Connections {
                 self.attempt_failed(attempt.id, &Failure::of_session(&error))
                     .await?;
                 Err(match error {
-                    nango::Error::UnknownIntegration => not_configured(connector),
+                    nango::Error::UnknownIntegration => {
+                        upstream.integrations.forget(&connector.integration_key);
+                        not_configured(connector)
+                    }
                     error => error.into(),
                 })
             }
@@ -431,20 +434,20 @@ fn defaults(request: &ConnectRequest, parameters: BTreeMap<String, String>) -> I
         .map(|hint| ("login_hint".to_owned(), hint.clone()));
     IntegrationDefaults {
         scopes: request.scopes.clone(),
+        parameters,
         authorization_params: login_hint.collect(),
     }
 }
-        parameters,
 
-/// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
-fn opens_oauth(connector: &Connector) -> bool {
-    matches!(
 /// Refuses parameters that the connector does not have, or that have not the right form.
 fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<()> {
     let checked = connector.check_parameters(&request.parameters);
     checked.map_err(Error::Invalid)
 }
 
+/// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
+fn opens_oauth(connector: &Connector) -> bool {
+    matches!(
         connector.auth_mode,
         Some(AuthMode::Oauth1 | AuthMode::Oauth2)
     )

@@ -119,8 +119,7 @@ impl Connections {
     }
 
     async fn token_of(&self, connection: &Connection) -> Result<Arc<Token>> {
-        self.upstream()?;
-        usable(connection)?;
+        self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
         let mut asked_nango = false;
         let asked = self.tokens.held.try_get_with(key, async {
@@ -137,13 +136,21 @@ impl Connections {
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
     async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Token>> {
-        let credentials = match self.credentials(connection, Refresh::WhenDue).await {
+        let credentials = match self.at_nango(connection, Refresh::WhenDue).await {
             // Nango gives what it cannot refresh as it is, however long it has been over.
-            Ok(credentials) if credentials.are_over(self.clock.now()) => {
+            Ok(found) if found.credentials.are_over(self.clock.now()) => {
                 self.explain(connection, None).await?;
                 self.credentials(connection, Refresh::WhenDue).await?
             }
-            Ok(credentials) => credentials,
+            Ok(found) => {
+                if connection.failing_since.is_some()
+                    && self.has_recovered(connection, &found).await?
+                {
+                    // They may have become another account's.
+                    usable(&self.own(&connection.user_id, connection.id).await?)?;
+                }
+                found.credentials
+            }
             Err(error) => {
                 self.explain(connection, Some(error)).await?;
                 // It was refreshed after all.
@@ -165,21 +172,44 @@ impl Connections {
         }))
     }
 
-    /// What Nango holds of a connection, refreshed if need be.
+    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
     pub(super) async fn credentials(
         &self,
         connection: &Connection,
         refresh: Refresh,
     ) -> Result<Credentials, nango::Error> {
+        Ok(self.at_nango(connection, refresh).await?.credentials)
+    }
+
+    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
+    async fn at_nango(
+        &self,
+        connection: &Connection,
+        refresh: Refresh,
+    ) -> Result<nango::Connection, nango::Error> {
         let (Some(upstream), Some(held)) = (&self.upstream, connection.state.upstream()) else {
             return Err(nango::Error::NotFound);
         };
         let key = &connection.connector.integration_key;
-        Ok(upstream
-            .nango
-            .connection(&held.id, key, refresh)
-            .await?
-            .credentials)
+        upstream.nango.connection(&held.id, key, refresh).await
+    }
+
+    /// Refuses a connection that has no token to give, and says why.
+    async fn check_usable(&self, connection: &Connection) -> Result<()> {
+        let upstream = self.upstream()?;
+        let refused = usable(connection);
+        let Err(Error::NeedsReauthorization { .. }) = &refused else {
+            return refused;
+        };
+        // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
+        let key = &connection.connector.integration_key;
+        match upstream.integrations.contains(key).await {
+            Ok(false) => Err(Error::ConnectorNotConfigured {
+                connector: connection.connector.name.clone(),
+                integration_key: key.clone(),
+            }),
+            _ => refused,
+        }
     }
 
     /// Why Nango gave no token, or one that is over: finds out whether the connection is dead or its provider is out
@@ -214,7 +244,7 @@ impl Connections {
     /// As [`Connections::token`].
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let connection = self.own(user, id).await?;
-        usable(&connection)?;
+        self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
@@ -264,7 +294,7 @@ impl Connections {
     ) -> Result<reqwest::Response> {
         let upstream = self.upstream()?;
         let connection = self.own(user, id).await?;
-        usable(&connection)?;
+        self.check_usable(&connection).await?;
         let held = connection
             .state
             .upstream()
@@ -320,15 +350,15 @@ pub(super) fn usable(connection: &Connection) -> Result<()> {
     let name = &connection.connector.name;
     match &connection.state {
         State::Connected { .. } => Ok(()),
-        State::Pending { previous: Some(_) }
-        | State::Error {
-            reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
-            ..
-        } => Err(needs_reauthorization(connection)),
         State::Error {
             reason: Reason::AccountMismatch,
             ..
         } => Err(Error::AccountMismatch),
+        // Credentials that had failed before an attempt still do after it, however it ended.
+        State::Pending { previous: Some(_) }
+        | State::Error {
+            upstream: Some(_), ..
+        } => Err(needs_reauthorization(connection)),
         State::Pending { previous: None } => {
             not_connected(format!("{name} still waits for the user's authorization"))
         }

@@ -16,7 +16,7 @@ macro_rules! begin {
         concat!(
             "with connection as (",
             $written,
-            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.last_error, c.updated_at, \
+            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.updated_at, \
                  c.attempt_id, c.attempt_outcome \
              ), superseded as ( \
                update connect_attempt a set outcome = 'superseded', ended_at = connection.updated_at from connection \
@@ -28,7 +28,7 @@ macro_rules! begin {
              ), ",
             written_event!(
                 of "(select connection.* from connection cross join attempt)",
-                kind "$23", attempt "$20", webhook "null"
+                kind "$23", attempt "$20", detail "null", webhook "null"
             ),
             " select pg_notify($24, user_id) from event",
         )

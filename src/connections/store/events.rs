@@ -10,10 +10,11 @@ use uuid::Uuid;
 use super::one_row;
 use super::rows::{Columns, event_columns};
 use crate::auth::UserId;
+use crate::connections::Event;
 use crate::connections::Transaction;
 use crate::connections::events::Message;
 use crate::connections::gather::Question;
-use crate::connections::{Event, EventKind};
+use crate::connections::machine::Transition;
 
 /// The channel on which each change is announced, with the user's id.
 pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
@@ -23,7 +24,10 @@ pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
 /// One user's events get their ids in the order of their commits, so that who reads after an id
 /// misses none: the lock is had before the row, and its id, are made.
 macro_rules! written_event {
-    (of $connection:literal, kind $kind:literal, attempt $attempt:literal, webhook $webhook:literal) => {
+    (
+        of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
+        webhook $webhook:literal
+    ) => {
         concat!(
             "changed as materialized ( \
                select c.*, pg_advisory_xact_lock(1, hashtext(c.user_id)) from ",
@@ -35,7 +39,9 @@ macro_rules! written_event {
             $kind,
             ", status, status_reason, ",
             $attempt,
-            ", last_error, updated_at, ",
+            ", ",
+            $detail,
+            "::text, updated_at, ",
             $webhook,
             "::json from changed returning id, connection_id, user_id, created_at)",
         )
@@ -49,7 +55,7 @@ pub(super) use written_event;
 pub(super) async fn insert_event(
     db: &mut Transaction,
     connection: Uuid,
-    kind: EventKind,
+    transition: &Transition,
     attempt: Option<Uuid>,
     message: Option<&Message>,
 ) -> sqlx::Result<()> {
@@ -60,9 +66,9 @@ pub(super) async fn insert_event(
     let done = sqlx::query(concat!(
         "with ",
         written_event!(
-            of "(select id, user_id, version, status, status_reason, last_error, updated_at \
+            of "(select id, user_id, version, status, status_reason, updated_at \
                from user_connector_connection where id = $1)",
-            kind "$2", attempt "$3", webhook "$4"
+            kind "$2", attempt "$3", detail "$7", webhook "$4"
         ),
         ", endpoint as materialized ( \
            select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
@@ -78,12 +84,13 @@ pub(super) async fn insert_event(
          select pg_notify($6, user_id) from event",
     ))
     .bind(connection)
-    .bind(kind.as_str())
+    .bind(transition.event.as_str())
     .bind(attempt)
     // As text, which keeps its fields in order.
     .bind(body)
     .bind(message.map(|message| message.kind.as_str()))
     .bind(CHANNEL)
+    .bind(&transition.detail)
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connection_event", connection)

@@ -218,14 +218,7 @@ pub(in crate::connections) async fn apply(
     }
     let newest = update(db, &connection).await?;
     let message = message(db, &connection, newest, transition).await?;
-    insert_event(
-        db,
-        connection.id,
-        transition.event,
-        attempt,
-        message.as_ref(),
-    )
-    .await?;
+    insert_event(db, connection.id, transition, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
         delete_later(

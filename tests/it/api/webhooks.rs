@@ -295,24 +295,24 @@ async fn nango_is_told_to_send_again_what_it_could_not_confirm() {
     house.popup(&text(&begun, "oauth_url")).await;
     let nango_id = house.nango_connections().await.remove(0);
     let event = success(&nango_id, "gmail", &tags(&house, &nango_id, "gmail").await);
-    for faults in [
-        json!({ "status": 500 }),
-        json!({ "status": 401 }),
-        json!({ "html": true }),
-        json!({ "hang_up": true }),
+    for (faults, status, code) in [
+        (json!({ "status": 500 }), 503, "nango_unavailable"),
+        (json!({ "status": 401 }), 502, "nango_misconfigured"),
+        (json!({ "html": true }), 502, "nango_error"),
+        (json!({ "hang_up": true }), 503, "nango_unavailable"),
     ] {
         house.faults(faults).await;
-        send(&house, &attempt, &event)
-            .await
-            .is_problem(503, "nango_unavailable");
-        send(&house, &attempt, &denial("gmail"))
-            .await
-            .is_problem(503, "nango_unavailable");
+        for event in [&event, &denial("gmail")] {
+            let answer = send(&house, &attempt, event).await;
+            answer.is_problem(status, code);
+        }
     }
     assert_eq!(events(&house, &id).await, ["attempt_started"]);
     house.faults(json!({})).await;
     assert_eq!(send(&house, &attempt, &event).await.status, 204);
     assert_eq!(ada.connection(&id).await["status"], "connected");
+}
+
 #[tokio::test]
 async fn denial_in_another_form_is_still_a_denial() {
     let house = House::new().await;
@@ -337,8 +337,6 @@ async fn denial_in_another_form_is_still_a_denial() {
             "{event}"
         );
     }
-}
-
 }
 
 #[tokio::test]
