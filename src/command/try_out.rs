@@ -96,6 +96,7 @@ async fn serve(
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(sandbox::Config {
         callback_url,
+        allowed_origins: pages_of(port)?,
         listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
         secret_key: secret_key.clone(),
         webhook_signing_key: signing_key.clone(),
@@ -153,6 +154,17 @@ fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
 
 Ctrl-C ends it."
     ))
+}
+
+/// The origins whose pages may use the controls: the console's, and the product's own.
+fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
+    let product: Option<String> = variable("CORS_ALLOWED_ORIGINS")?;
+    let product = product.unwrap_or_default();
+    let product = product
+        .split(',')
+        .map(|origin| origin.trim().trim_end_matches('/').to_owned());
+    let console = ["localhost", "127.0.0.1"].map(|host| format!("http://{host}:{port}"));
+    Ok(console.into_iter().chain(product).collect())
 }
 
 /// The made-up Nango has an integration for every connector that a Nango can have one for.
