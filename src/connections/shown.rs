@@ -123,6 +123,8 @@ pub struct ConnectionBody<'a> {
     created_at: DateTime<Utc>,
     #[serde(serialize_with = "time")]
     updated_at: DateTime<Utc>,
+    /// Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+    version: i64,
     /// The newest attempt to authorize it.
     attempt: Option<AttemptBody<'a>>,
 }
@@ -236,6 +238,7 @@ impl<'a> ConnectionBody<'a> {
             error_count: connection.error_count,
             created_at: connection.created_at,
             updated_at: connection.updated_at,
+            version: connection.version,
             attempt: details.attempt.as_ref().map(AttemptBody::of),
         }
     }

@@ -606,6 +606,11 @@ export interface components {
             /** Format: date-time */
             updated_at: string;
             user_id: string;
+            /**
+             * Format: int64
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+             */
+            version: number;
         };
         /** @description A page of connections, newest first. */
         ConnectionsBody: {

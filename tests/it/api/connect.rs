@@ -91,7 +91,8 @@ async fn a_page_of_connections_is_as_clients_read_it() {
           "status": "pending",
           "status_reason": "awaiting_authorization",
           "updated_at": "2027-01-15T08:00:00Z",
-          "user_id": "ada"
+          "user_id": "ada",
+          "version": 1
         }
       ],
       "next_cursor": null,
@@ -155,7 +156,8 @@ async fn a_connected_account_is_as_clients_read_it() {
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 2
     }
     "#);
 }
@@ -210,7 +212,8 @@ async fn a_disconnected_account_is_as_clients_read_it() {
       "status": "disconnected",
       "status_reason": "user_disconnected",
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 3
     }
     "#);
     assert_eq!(

@@ -55,7 +55,8 @@ async fn labels_and_configs_are_set_merged_and_removed() {
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:05Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 3
     }
     "#);
 }

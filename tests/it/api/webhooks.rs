@@ -191,7 +191,8 @@ async fn a_failure_that_is_told_twice_counts_once() {
       "status": "error",
       "status_reason": "authorization_denied",
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 2
     }
     "#);
     assert_eq!(
