@@ -48,7 +48,7 @@ function Actions({ flow, state }: { flow: ConnectFlow; state: FlowState }) {
   if (state.window === "blocked" && url) {
     return (
       <>
-        <a className="button compact" href={url} target="_blank" rel="opener" onClick={() => flow.followed()}>
+        <a className="button compact" href={url} target="_blank" rel="noopener noreferrer" onClick={() => flow.followed()}>
           <Away />
           Open the window
         </a>

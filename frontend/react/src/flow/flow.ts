@@ -31,8 +31,8 @@ const GLANCE = 400;
 const CUT_OFF = 3_000;
 
 /**
- * One connect, from the click to the end. Whether it is connected is only ever the service's word; the window, its
- * messages and its closing are reasons to ask the service at once.
+ * One connect, from the click to the end. Only the service says whether it is connected; a window that closes is a reason
+ * to query the service at once.
  *
  * `resume` and `dispose` come in pairs, as often as one likes; `start` and `reopen` belong in a click.
  */
@@ -47,7 +47,6 @@ export class ConnectFlow {
   #disposed = false;
   #starts = 0;
   #key: string | undefined;
-  #origin: string | null = null;
   #attempt: FlowAttempt | undefined;
   #window: Window | null = null;
   #watch: Watch | undefined;
@@ -81,7 +80,7 @@ export class ConnectFlow {
     this.#begin(randomId());
   }
 
-  /** Opens the window again for the attempt that is under way; begins a new one if it is too late for that. */
+  /** Shows the window of the attempt in progress, or opens it again; starts a new attempt if this one has expired. */
   reopen(): void {
     if (this.#state.phase !== "waiting") return this.start();
     const { attempt } = this.#state;
@@ -89,7 +88,8 @@ export class ConnectFlow {
     if (!inTime || !this.#key) return this.start();
     // After a reload the key brings the address again.
     if (!attempt.oauthUrl) return this.#begin(this.#key);
-    this.#window?.close();
+    // A window that has left this origin cannot be closed from here, so a second one would stand beside it.
+    if (this.#window && !this.#window.closed) return this.#window.focus();
     this.#window = openWindow(this.options.words ?? WORDS);
     this.#sent(attempt, attempt.oauthUrl);
   }
@@ -115,7 +115,6 @@ export class ConnectFlow {
       if (!left) return;
       const { connectionId, attemptId, expiresAt } = left;
       this.#key = left.idempotencyKey;
-      this.#origin = left.origin;
       this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
       this.#told = false;
       this.#set({ phase: "waiting", attempt: this.#attempt, window: "unknown", trouble: null });
@@ -183,9 +182,8 @@ export class ConnectFlow {
       oauthUrl: url,
     };
     this.#attempt = attempt;
-    this.#origin = new URL(url).origin;
     const { connectionId, attemptId, expiresAt } = attempt;
-    this.#memory.write({ connectionId, attemptId, expiresAt, idempotencyKey: key, origin: this.#origin });
+    this.#memory.write({ connectionId, attemptId, expiresAt, idempotencyKey: key });
     // Asked before the window is sent on: whatever happens there, somebody is already listening.
     this.#look(attempt);
     this.#sent(attempt, url);
@@ -237,16 +235,11 @@ export class ConnectFlow {
     this.#watch?.stop();
     this.#endEvents?.();
     this.#watch = watch;
-    const message = (event: MessageEvent) => {
-      if (event.origin === this.#origin || event.origin === this.#client.origin) watch.returned();
-    };
     const back = () => {
       if (document.visibilityState === "visible") watch.returned();
     };
-    window.addEventListener("message", message);
     document.addEventListener("visibilitychange", back);
     this.#endEvents = () => {
-      window.removeEventListener("message", message);
       document.removeEventListener("visibilitychange", back);
       this.#endEvents = undefined;
     };

@@ -10,8 +10,6 @@ export interface Remembered {
   attemptId: string | null;
   expiresAt: string | null;
   idempotencyKey: string;
-  /** Nango's origin, whose messages are hints. */
-  origin: string | null;
 }
 
 /** How long after its time a forgotten attempt is still told of, in milliseconds. */
@@ -30,7 +28,7 @@ export class FlowMemory {
       const found = JSON.parse(sessionStorage.getItem(this.#key) ?? "null") as Partial<Remembered> | null;
       if (typeof found?.connectionId !== "string" || typeof found.idempotencyKey !== "string") return null;
       if (found.expiresAt && Date.parse(found.expiresAt) + STALE < Date.now()) return null;
-      return { attemptId: null, expiresAt: null, origin: null, ...found } as Remembered;
+      return { attemptId: null, expiresAt: null, ...found } as Remembered;
     } catch {
       return null;
     }

@@ -8,12 +8,22 @@ const WIDTH = 560;
 const HEIGHT = 760;
 
 /**
- * Opens the window; null if the browser does not let us. To be called in the click itself: later on browsers
- * take it for an advertisement. A tab rather than a popup where a popup would fill the screen anyway.
+ * Opens an empty window; null if the browser blocks it. Call it in the click itself: browsers block windows that are
+ * opened later. Opens a tab rather than a popup where a popup would fill the screen anyway.
+ *
+ * The window has no opener: a provider's page could otherwise navigate the page that opened it. Once it has left this
+ * origin, this page can see whether it is open and focus it, but no longer navigate or close it.
  */
 export function openWindow(words: WindowWords): Window | null {
   const opened = window.open("", "_blank", roomForPopup() ? popupFeatures() : "");
   if (!opened || opened.closed) return null;
+  try {
+    opened.opener = null;
+  } catch {
+    // The link that is offered for a blocked window has no opener either.
+    opened.close();
+    return null;
+  }
   try {
     const page = opened.document;
     page.title = words.title;

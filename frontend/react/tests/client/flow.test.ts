@@ -46,8 +46,9 @@ async function begun(client: Client, onConnected?: () => void) {
   return { flow, attempt };
 }
 
-function says(origin: string, data: unknown): void {
-  window.dispatchEvent(new MessageEvent("message", { origin, data }));
+/** The user is back at this page. */
+function seen(): void {
+  document.dispatchEvent(new Event("visibilitychange"));
 }
 
 describe("a connect", () => {
@@ -69,17 +70,14 @@ describe("a connect", () => {
     expect(state).toMatchObject({ connection: { status: "connected", connector_slug: "gmail" }, alreadyConnected: false });
     expect(phases).toEqual(["starting", "waiting", "connected"]);
     expect(onConnected).toHaveBeenCalledTimes(1);
-    expect(browser.popup.closed).toBe(true);
     expect(sessionStorage).toHaveLength(0);
   });
 
   test("that is denied says so, and is tried again by one click", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
-    const first = browser.popup;
-    await first.decide("deny");
+    await browser.popup.decide("deny");
     expect(await until(flow, "denied")).toMatchObject({ reason: "authorization_denied", detail: expect.any(String) });
-    expect(first.closed).toBe(true);
     flow.start();
     await waiting(flow);
     await browser.popup.decide("allow");
@@ -138,12 +136,30 @@ describe("a connect", () => {
 });
 
 describe("a window", () => {
+  test("has no opener that its pages could navigate, and is focused rather than opened twice", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    expect(browser.popup.opener).toBeNull();
+    flow.reopen();
+    expect(browser.popups).toHaveLength(1);
+    expect(browser.popup.focused).toBe(true);
+  });
+
+  test("whose opener cannot be cut is not used", async () => {
+    const { client } = await tab();
+    browser.isolates = true;
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect((await waiting(flow)).window).toBe("blocked");
+    expect(browser.popup).toMatchObject({ closed: true, visited: [] });
+  });
+
   test("that is closed makes it look at once, and can be opened again for the same attempt", async () => {
     const { client, proxy } = await tab();
     const { flow, attempt } = await begun(client);
     vi.setSystemTime(Date.now() + 10_000);
     const looks = proxy.count("GET /callback");
-    browser.popup.close();
+    browser.popup.closeItself();
     window.dispatchEvent(new Event("focus"));
     expect(flow.state).toMatchObject({ phase: "waiting", window: "closed" });
     await vi.waitFor(() => expect(proxy.count("GET /callback")).toBe(looks + 1), 20_000);
@@ -192,23 +208,6 @@ describe("a window", () => {
 });
 
 describe("a message", () => {
-  test("makes it look at once if Nango or Patchbay has sent it, and is not believed", async () => {
-    const { client, proxy } = await tab();
-    const { flow, attempt } = await begun(client);
-    const looks = () => proxy.count("GET /callback");
-    says("https://evil.test", { type: "nango_oauth_callback_success" });
-    says(location.origin, { type: "nango_oauth_callback_success" });
-    // Asked after whatever these have brought about, if they had.
-    await client.listConnections();
-    expect(looks()).toBe(0);
-    says(new URL(attempt.oauthUrl ?? "").origin, { type: "nango_oauth_callback_success" });
-    await vi.waitFor(() => expect(looks()).toBe(1), 20_000);
-    says(client.origin, { type: "OAUTH_SUCCESS" });
-    await vi.waitFor(() => expect(looks()).toBe(2), 20_000);
-    await vi.waitFor(() => expect(proxy.count("GET /connections/")).toBeGreaterThan(2), 20_000);
-    expect(flow.state).toMatchObject({ phase: "waiting" });
-  });
-
   test("is not needed, and neither are webhooks", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
@@ -235,7 +234,7 @@ describe("without an event stream", () => {
     const { flow } = await begun(client);
     proxy.fate = () => "cut";
     proxy.cutStreams();
-    says(client.origin, {});
+    seen();
     await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "network" } }), 20_000);
     await browser.popup.decide("allow");
     proxy.fate = () => "pass";
@@ -349,9 +348,8 @@ test("a flow that is disposed of leaves nothing running", async () => {
   expect(client.stream.state).toBe("idle");
   await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
   const asked = proxy.seen.length;
-  says(client.origin, {});
   window.dispatchEvent(new Event("focus"));
-  document.dispatchEvent(new Event("visibilitychange"));
+  seen();
   // Whoever asks now is not the flow.
   await client.listConnections();
   expect(proxy.seen.length).toBe(asked + 1);
