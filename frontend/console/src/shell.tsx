@@ -9,6 +9,7 @@ import { ConnectionPage } from "./pages/connection.js";
 import { ConnectionsPage } from "./pages/connections.js";
 import { ConnectorPage } from "./pages/connector.js";
 import { Link, paths, routeOf, usePath, type Route } from "./router.js";
+import { WAY_IN, type Asked } from "./pages/sign-in.js";
 import { FaultsBanner } from "./sandbox/banner.js";
 import { ControlsContext } from "./sandbox/controls.js";
 import { SandboxPanel } from "./sandbox/panel.js";
@@ -22,13 +23,15 @@ interface ShellProps {
   /** Others to be instead. */
   people?: Person[];
   onPerson?: (id: string) => void;
-  onSignOut?: () => void;
+  onSignOut?: (() => void) | undefined;
+  /** Has the product hand over a new token; where it cannot, the user signs out to sign in again. */
+  onSignIn?: (() => Promise<void>) | undefined;
   /** Where the sandbox is controlled; in the sandbox only. */
   controls?: string;
 }
 
 /** What stands around every page. */
-export function Shell({ person, people, onPerson, onSignOut, controls }: ShellProps) {
+export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls }: ShellProps) {
   const path = usePath();
   const route = routeOf(path);
   const main = useMainFocus(path);
@@ -82,7 +85,7 @@ export function Shell({ person, people, onPerson, onSignOut, controls }: ShellPr
       {controls !== undefined && <FaultsBanner />}
       <div className={open ? "ground with-panel" : "ground"}>
         <main id="main" ref={main} tabIndex={-1}>
-          <SessionNotice onSignOut={onSignOut} />
+          <SessionNotice onSignOut={onSignOut} onSignIn={onSignIn} />
           <Page route={route} />
         </main>
         {open && <SandboxPanel onClose={() => setPanel(false)} />}
@@ -141,14 +144,23 @@ function Page({ route }: { route: Route }) {
   }
 }
 
-/** A user whose token is refused learns it once, wherever they are. */
-function SessionNotice({ onSignOut }: { onSignOut: (() => void) | undefined }) {
+/** Says once that the token is refused, wherever the user is, and leads to a new one. */
+function SessionNotice({ onSignOut, onSignIn }: Pick<ShellProps, "onSignOut" | "onSignIn">) {
   const { expired, retry } = useSession();
   const queries = useQueryClient();
+  const [asked, setAsked] = useState<Asked | null>(null);
   if (!expired) return null;
   const again = async () => {
-    await retry();
-    await queries.invalidateQueries();
+    if (onSignOut && !onSignIn) return onSignOut();
+    setAsked("waiting");
+    try {
+      await onSignIn?.();
+      setAsked(null);
+      await retry();
+      await queries.invalidateQueries();
+    } catch {
+      setAsked("unanswered");
+    }
   };
   return (
     <div className="page" role="alert">
@@ -156,12 +168,12 @@ function SessionNotice({ onSignOut }: { onSignOut: (() => void) | undefined }) {
         tone="bad"
         title="Your session is over"
         actions={
-          <button className="button compact" onClick={onSignOut ?? (() => void again())}>
+          <button className="button compact" aria-disabled={asked === "waiting"} onClick={() => void again()}>
             Sign in again
           </button>
         }
       >
-        What is shown may be out of date. Nothing of it is lost.
+        {asked ? WAY_IN[asked] : "What is shown may be out of date. Nothing of it is lost."}
       </Notice>
     </div>
   );

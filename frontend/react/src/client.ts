@@ -6,7 +6,7 @@ export type { ErrorCode } from "./client/error.js";
 export { EventStream } from "./client/events.js";
 export type { Notice, StreamState } from "./client/events.js";
 export type { ClientOptions } from "./client/http.js";
-export type { Session } from "./client/session.js";
+export { subjectOf, type Session } from "./client/session.js";
 export { ConnectFlow, connectFlow } from "./flow/flow.js";
 export type { FlowOptions, FlowTarget } from "./flow/flow.js";
 export type { FlowAttempt, FlowFailure, FlowPhase, FlowState, FlowWindow } from "./flow/state.js";

@@ -4,11 +4,12 @@ import type { ProblemCode } from "../types.js";
  * What went wrong: a code of the service's, or one of the client's own.
  *
  * - `session_expired`: there is no token, or a fresh one was refused, too: the user has to sign in again
+ * - `user_changed`: `getToken` has returned another user's token: create a client for that user
  * - `token_unavailable`: `getToken` threw
  * - `network`: no answer came; whether the request was done is not known
  * - `unreadable`: an answer that is not Patchbay's, a proxy's error page for example
  */
-export type ErrorCode = ProblemCode | "session_expired" | "token_unavailable" | "network" | "unreadable";
+export type ErrorCode = ProblemCode | "session_expired" | "user_changed" | "token_unavailable" | "network" | "unreadable";
 
 /** What a `PatchbayError` is made of: the fields of an RFC 9457 problem. */
 export interface ErrorFields {

@@ -88,7 +88,12 @@ export class EventStream {
     this.#run = run;
     this.#paused = false;
     this.#become("connecting");
-    const ends = [this.#http.session.subscribe(() => this.#wake?.()), this.#watchPage(), this.#poll()];
+    const session = () => {
+      // The stream is the user's whose token has opened it.
+      if (this.#http.session.userChanged) this.#reading?.abort();
+      this.#wake?.();
+    };
+    const ends = [this.#http.session.subscribe(session), this.#watchPage(), this.#poll()];
     run.signal.addEventListener("abort", () => ends.forEach((end) => end()));
     void this.#loop(run.signal);
   }
@@ -217,6 +222,8 @@ export class EventStream {
       } else {
         this.#paused = false;
         this.#wake?.();
+        // Another user may have signed in meanwhile, in another tab. No request may follow that would notice.
+        void this.#http.compareUser();
       }
     };
     const online = () => this.#wake?.();

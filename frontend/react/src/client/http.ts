@@ -108,6 +108,11 @@ export class Http {
     }
   }
 
+  /** Compares the signed-in user with the one that this client serves. What else is wrong shows in the next request. */
+  async compareUser(): Promise<void> {
+    await this.#token(false).catch(() => undefined);
+  }
+
   async #token(fresh: boolean): Promise<string> {
     let token: string | null | undefined;
     try {
@@ -122,6 +127,14 @@ export class Http {
       });
     }
     if (!token) throw this.#expire(undefined);
+    if (!this.session.admits(token)) {
+      throw new PatchbayError({
+        status: 0,
+        code: "user_changed",
+        title: "Another user has signed in",
+        detail: "The token is another user's than the one before. Create a client for this user.",
+      });
+    }
     return token;
   }
 

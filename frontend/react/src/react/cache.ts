@@ -167,7 +167,7 @@ export function pauseBeforeAgain(error: Error): number | false {
 
 /** Whether nothing but signing in again helps. */
 export function isOfSession(error: Error): boolean {
-  return error instanceof PatchbayError && error.code === "session_expired";
+  return error instanceof PatchbayError && ["session_expired", "user_changed"].includes(error.code);
 }
 
 /** How long the service asks to be left alone, in milliseconds. */

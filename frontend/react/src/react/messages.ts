@@ -155,6 +155,7 @@ export const defaultMessages: Messages = {
   statusUnknown: "Status unknown. Trying again.",
   errors: {
     session_expired: "Your session has ended. Sign in again.",
+    user_changed: "Another user has signed in.",
     token_unavailable: "Your sign-in could not be renewed. Try again in a moment.",
     network: "The server could not be reached.",
     unreadable: "The server's answer makes no sense. Try again in a moment.",

@@ -1,6 +1,6 @@
 import { QueryClientContext, type QueryClient } from "@tanstack/react-query";
-import { useContext, useEffect, useMemo, useRef, type ReactNode } from "react";
-import { createClient } from "../client/client.js";
+import { useContext, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
+import { createClient, type Client } from "../client/client.js";
 import type { ClientOptions } from "../client/http.js";
 import { Cache } from "./cache.js";
 import { PatchbayContext, type LogoOf, type Patchbay } from "./context.js";
@@ -10,7 +10,7 @@ import { mergeMessages, type MessageOverrides } from "./messages.js";
 export interface PatchbayProviderProps extends ClientOptions {
   /**
    * Names the signed-in user, in any way that tells users apart. When it changes, everything that was shown to the
-   * one before is forgotten.
+   * previous user is dropped; so it is when `getToken` returns a token with another subject.
    */
   user?: string | undefined;
   /** Words that differ from the English ones. */
@@ -29,6 +29,7 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
   const queries = useContext(QueryClientContext);
   if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
   const { getToken, fetch: ownFetch } = props;
+  const [users, anotherUser] = useReducer((count: number) => count + 1, 0);
   const { client, cache, options } = useMemo(() => {
     // A new user's client never asks for a token in the old one's way: it begins with what came with that user.
     const options = { getToken, fetch: ownFetch };
@@ -38,18 +39,30 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
       getToken: (wanted) => options.getToken(wanted),
       fetch: (input, init) => (options.fetch ?? fetch)(input, init),
     });
-    return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`), options };
+    return { client, cache: new Cache(client, queries, `${baseUrl} ${user} ${users}`), options };
     // A getToken written in place is another function each time, which is no reason for another client.
-  }, [baseUrl, credentials, user, queries]);
+  }, [baseUrl, credentials, user, queries, users]);
   useEffect(() => {
     options.getToken = getToken;
     options.fetch = ownFetch;
   }, [options, getToken, ownFetch]);
   useEffect(() => client.events((notice) => cache.take(notice)), [client, cache]);
+  useUserChange(client, anotherUser);
   useForgetting(cache, queries);
   const words = useMemo(() => mergeMessages(messages), [messages]);
   const value = useMemo<Patchbay>(() => ({ client, cache, messages: words, logo }), [client, cache, words, logo]);
   return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
+}
+
+/** Reports that the token has become another user's. */
+function useUserChange(client: Client, anotherUser: () => void): void {
+  useEffect(() => {
+    const compare = () => {
+      if (client.session.userChanged) anotherUser();
+    };
+    compare();
+    return client.session.subscribe(compare);
+  }, [client, anotherUser]);
 }
 
 /** Forgets the user before, once another is there. */

@@ -1,8 +1,8 @@
 import { createServer } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
-import { expect, inject, test } from "vitest";
-import { createClient, PatchbayError, type Client } from "../../src/client.js";
+import { expect, inject, test, vi } from "vitest";
+import { createClient, PatchbayError, subjectOf, type Client } from "../../src/client.js";
 import { faults, newUser, tokenFor } from "../support/nango.js";
 import { Proxy } from "../support/proxy.js";
 
@@ -85,6 +85,47 @@ test("replaces a refused token once, and then says that the session is over", as
   tokens.fresh = good;
   await ada.listConnections();
   expect(changes).toEqual([true, false]);
+});
+
+test("token_of_another_user_ends_client_and_stream", async () => {
+  const proxy = await Proxy.start();
+  const [ada, bob] = [newUser(), newUser()];
+  let token = await tokenFor(ada);
+  const client = createClient({ baseUrl: proxy.url, getToken: () => token });
+  const leave = client.events(() => {});
+  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 20_000);
+  // A new token of the same user's is no change.
+  token = await tokenFor(ada);
+  await client.listConnections();
+  expect(client.session.userChanged).toBe(false);
+  token = await tokenFor(bob);
+  expect((await failure(client.listConnections())).code).toBe("user_changed");
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
+  expect(client.stream.state).toBe("expired");
+  // It serves nobody any more, the first user included: what it has read may be shown already.
+  token = await tokenFor(ada);
+  expect((await failure(client.listConnections())).code).toBe("user_changed");
+  leave();
+});
+
+test("another_user_is_noticed_on_return_to_the_tab", async () => {
+  const proxy = await Proxy.start();
+  let token = await tokenFor(newUser());
+  const client = createClient({ baseUrl: proxy.url, getToken: () => token });
+  const leave = client.events(() => {});
+  await vi.waitFor(() => expect(client.stream.state).toBe("live"), 20_000);
+  token = await tokenFor(newUser());
+  const asked = proxy.seen.length;
+  document.dispatchEvent(new Event("visibilitychange"));
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
+  expect(proxy.seen.length).toBe(asked);
+  leave();
+});
+
+test("subject_of_a_token_is_read_as_utf_8", () => {
+  const jwt = (claims: unknown) => `x.${Buffer.from(JSON.stringify(claims)).toString("base64url")}.y`;
+  expect(subjectOf(jwt({ sub: "adèle?>" }))).toBe("adèle?>");
+  for (const token of ["", "opaque", "a.b.c", jwt({}), jwt({ sub: 1 }), jwt(null)]) expect(subjectOf(token)).toBeNull();
 });
 
 test("tells a token that cannot be had from a session that is over", async () => {
