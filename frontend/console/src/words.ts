@@ -1,6 +1,8 @@
 import {
+  accountOf,
   defaultMessages,
   errorText,
+  plain,
   type Connection,
   type ConnectionEvent,
   type EventKind,
@@ -105,11 +107,11 @@ export function standingOf(connection: Connection): Standing {
   return REASONS[reason];
 }
 
-/** What the provider or Nango said, where that is more than our own words. */
+/** What the provider or Nango said, where that adds to our own words. */
 export function detailOf(connection: Connection): string | null {
   const ours = ["authorization_denied", "attempt_expired", "account_mismatch"];
   if (connection.status !== "error" || ours.includes(connection.status_reason ?? "")) return null;
-  return connection.last_error ?? null;
+  return plain(connection.last_error);
 }
 
 /** The last reconnect of a connection that goes on working, where it came to nothing. */
@@ -167,9 +169,9 @@ export function flowWords(state: FlowState): { title: string; text: string } | n
       }
       return { title: "Waiting for you", text: "Go on in the other window. This page notices when you are done." };
     case "denied":
-      return { title: "Access was denied", text: state.detail ?? REASONS.authorization_denied.why };
+      return { title: "Access was denied", text: plain(state.detail) ?? REASONS.authorization_denied.why };
     case "failed":
-      return { title: "The authorization failed", text: state.detail ?? REASONS.authorization_failed.why };
+      return { title: "The authorization failed", text: plain(state.detail) ?? REASONS.authorization_failed.why };
     case "expired":
       return { title: "It took too long", text: REASONS.attempt_expired.why };
     case "superseded":
@@ -188,9 +190,9 @@ export function troubleText(error: Error): string {
   return errorText(error, defaultMessages);
 }
 
-/** What a connection is called: by its user, or by its provider. */
+/** The name of a connection: its user's, or the provider's. */
 export function nameOf(connection: Connection): string {
-  return connection.label ?? connection.account?.name ?? connection.account?.id ?? "New account";
+  return plain(connection.label) ?? accountOf(connection) ?? "New account";
 }
 
 const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [

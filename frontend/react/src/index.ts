@@ -16,7 +16,7 @@ export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
 
 export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
-export { nameOf } from "./react/find.js";
+export { accountName, accountOf, isFromElsewhere, nameOf, plain } from "./react/find.js";
 export { defaultMessages, type MessageOverrides, type Messages } from "./react/messages.js";
 export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.js";
 export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";

@@ -1,10 +1,10 @@
-import type { Connection } from "@patchbay/react";
+import { isFromElsewhere, type Connection } from "@patchbay/react";
 import { targetOf, useFlow } from "../flows.js";
 import { Link, paths } from "../router.js";
-import { Mark, Notice, Pill } from "../ui/parts.js";
+import { Detail, Mark, Notice, Pill } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
-import { Elsewhere, isFromElsewhere } from "./elsewhere.js";
+import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { Mismatch } from "./mismatch.js";
 
@@ -22,11 +22,15 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           <Mark name={connection.connector_name} seed={connection.connector_slug} />
           <div>
             <Link href={paths.connection(connection.id)}>
-              {withConnector ? connection.connector_name : name}
+              <bdi>{withConnector ? connection.connector_name : name}</bdi>
               {withConnector && <span className="hidden">, {name}</span>}
             </Link>
             <p className="quiet small">
-              {withConnector && <>{name} · </>}
+              {withConnector && (
+                <>
+                  <bdi>{name}</bdi> ·{" "}
+                </>
+              )}
               <Used connection={connection} />
             </p>
           </div>
@@ -51,7 +55,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
       {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">
           {standing.why}
-          {detail && <> ({detail})</>}
+          {detail && <Detail text={detail} />}
         </p>
       )}
       {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}

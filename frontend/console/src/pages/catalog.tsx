@@ -140,13 +140,13 @@ function Card({ connector, connections, known }: CardProps) {
       <Mark name={connector.name} seed={connector.slug} />
       <div>
         <h3>
-          <Link className="cover" href={paths.connector(connector.slug)}>
+          <Link className="cover" href={paths.connector(connector.slug)} title={connector.name}>
             {connector.name}
           </Link>
         </h3>
-        <p className={`card-line tone-${line.tone}`}>
+        <p className={`card-line tone-${line.tone}`} title={line.text}>
           {line.tone !== "off" && <span className="dot" />}
-          {line.text}
+          <bdi>{line.text}</bdi>
         </p>
         {state.phase === "refused" && (
           <p className="quiet small" role="alert">

@@ -60,7 +60,9 @@ function Accounts({ connector, connections }: { connector: Connector; connection
       <div className="page-head">
         <Mark name={connector.name} seed={connector.slug} size="large" />
         <div>
-          <h1>{connector.name}</h1>
+          <h1>
+            <bdi>{connector.name}</bdi>
+          </h1>
           <p>{connector.category}</p>
         </div>
         {!obstacle && current.length > 0 && (

@@ -1,5 +1,5 @@
-import { useConnectionHistory } from "@patchbay/react";
-import { Bones, Trouble } from "../ui/parts.js";
+import { plain, useConnectionHistory } from "@patchbay/react";
+import { Bones, Detail, Trouble } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { eventWords } from "../words.js";
 
@@ -18,7 +18,7 @@ export function History({ id }: { id: string }) {
             <li key={event.id} className={`tone-${tone}`}>
               <strong>{title}</strong>
               <Moment at={event.created_at} />
-              {event.detail && <p>{event.detail}</p>}
+              <Detail text={plain(event.detail)} />
             </li>
           );
         })}

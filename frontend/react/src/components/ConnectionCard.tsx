@@ -1,16 +1,17 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { accountOf, nameOf } from "../react/find.js";
+import { accountName, accountOf, nameOf } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionHistory } from "./ConnectionHistory.js";
-import { ConnectionStatus } from "./ConnectionStatus.js";
+import { ConnectionStatus, AccountLine } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
 import { DisconnectQuestion } from "./DisconnectQuestion.js";
 import { ErrorNotice } from "./ErrorNotice.js";
 import { RenameForm } from "./RenameForm.js";
+import { Sentence } from "./Sentence.js";
 
 type Part = "rename" | "disconnect" | "history";
 
@@ -97,7 +98,7 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
           onConfirm={() =>
             act.run(
               it.disconnect,
-              (answer) => (answer.upstream_deleted ? messages.disconnected(name) : messages.disconnectedLater(name)),
+              (answer) => <Sentence of={answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater} name={name} />,
               close,
             )
           }
@@ -121,9 +122,11 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
   const account = accountOf(connection);
   return (
     <div data-patchbay="card-title">
-      <strong id={id}>{name}</strong>
+      <strong id={id}>
+        <bdi>{name}</bdi>
+      </strong>
       {name !== connection.connector_name && <span>{connection.connector_name}</span>}
-      {account && account !== name && <span>{messages.account(account)}</span>}
+      {account !== name && <AccountLine connection={connection} />}
       {connection.status !== "disconnected" && (
         <span>
           {connection.last_synced_at ? (
@@ -157,24 +160,24 @@ function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
       aria-disabled={it.busy !== null || undefined}
       onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}
     >
-      {messages.keepAccount(found.name ?? found.id)}
+      <Sentence of={messages.keepAccount} name={accountName(found) ?? "?"} />
     </button>
   );
 }
 
 interface Act {
   error: Error | null;
-  said: string;
+  said: ReactNode;
   again: () => void;
-  run: <T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void) => void;
+  run: <T>(work: () => Promise<T>, say: (result: T) => ReactNode, done?: () => void) => void;
 }
 
 /** Does one thing after another, says what came of the last, and can do it again. */
 function useAct(): Act {
   const [error, setError] = useState<Error | null>(null);
-  const [said, setSaid] = useState("");
+  const [said, setSaid] = useState<ReactNode>("");
   const last = useRef<() => void>(() => {});
-  function run<T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void): void {
+  function run<T>(work: () => Promise<T>, say: (result: T) => ReactNode, done?: () => void): void {
     last.current = () => run(work, say, done);
     setError(null);
     setSaid("");

@@ -6,6 +6,7 @@ import type { Messages } from "../react/messages.js";
 import { useConnections } from "../react/useConnections.js";
 import type { Connection, Status } from "../types.js";
 import { errorText } from "./ErrorNotice.js";
+import { Sentence } from "./Sentence.js";
 import { StatusIcon } from "./StatusIcon.js";
 
 /** Props of `ConnectionStatus`: a connection, or a connector (by slug or id) whose connection is looked up. */
@@ -65,6 +66,18 @@ interface ShownProps {
   className: string | undefined;
 }
 
+/** AccountLine account a connection is, where the provider tells, in a line of its own: a provider's text is no part of ours. */
+export function AccountLine({ connection }: { connection: Connection }): ReactNode {
+  const messages = useMessages();
+  const account = accountOf(connection);
+  if (account === null) return null;
+  return (
+    <span data-patchbay="account">
+      <Sentence of={messages.account} name={account} />
+    </span>
+  );
+}
+
 function Shown({ connection, reason, className }: ShownProps): ReactNode {
   const messages = useMessages();
   const status: Status = connection?.status ?? "disconnected";
@@ -78,9 +91,12 @@ function Shown({ connection, reason, className }: ShownProps): ReactNode {
       {reason && why && messages.advice[why] && <span data-patchbay="status-advice">{messages.advice[why]}</span>}
       {reason && failing && <span data-patchbay="status-reason">{messages.failing}</span>}
       {reason && connection && isFromElsewhere(connection) && (
-        <span data-patchbay="status-advice" data-warning="">
-          {messages.otherBrowser(accountOf(connection))}
-        </span>
+        <>
+          <span data-patchbay="status-advice" data-warning="">
+            {messages.otherBrowser}
+          </span>
+          <AccountLine connection={connection} />
+        </>
       )}
     </span>
   );

@@ -1,5 +1,6 @@
 import { useEffect, useId, useRef, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
+import { Sentence } from "./Sentence.js";
 
 /** Props of `DisconnectQuestion`. */
 export interface DisconnectQuestionProps {
@@ -26,7 +27,9 @@ export function DisconnectQuestion({ name, busy, onConfirm, onCancel }: Disconne
         if (event.key === "Escape") onCancel();
       }}
     >
-      <strong id={`${id}-question`}>{messages.disconnectQuestion(name)}</strong>
+      <strong id={`${id}-question`}>
+        <Sentence of={messages.disconnectQuestion} name={name} />
+      </strong>
       <p id={`${id}-meaning`}>{messages.disconnectMeaning}</p>
       <button
         type="button"

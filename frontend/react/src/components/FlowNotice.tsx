@@ -1,11 +1,12 @@
 import { useState, type ReactNode } from "react";
 import type { FlowState } from "../flow/state.js";
 import { usePatchbay } from "../react/context.js";
-import { accountOf, isFromElsewhere } from "../react/find.js";
+import { isFromElsewhere, plain } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
 import type { UseConnect } from "../react/useConnect.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
+import { AccountLine } from "./ConnectionStatus.js";
 import { ErrorNotice, errorText, Reference } from "./ErrorNotice.js";
 
 /** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
@@ -19,13 +20,12 @@ export function flowText(state: FlowState, name: string, messages: Messages): st
       return state.trouble ? messages.waitingTrouble : messages.waiting[state.window];
     case "connected":
       return isFromElsewhere(state.connection)
-        ? `${messages.nowConnected(name)} ${messages.otherBrowser(accountOf(state.connection))}`
+        ? `${messages.nowConnected(name)} ${messages.otherBrowser}`
         : messages.nowConnected(name);
     case "refused":
       return errorText(state.error, messages);
     default: {
       const told = [messages.failures[state.phase](name)];
-      if (state.detail && state.phase === "failed") told.push(state.detail);
       if (state.connection.status === "connected") told.push(messages.stillWorks);
       return told.join(" ");
     }
@@ -52,6 +52,8 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
     <div data-patchbay="flow" data-phase={state.phase} data-window={waiting?.window} data-warning={elsewhere ? "" : undefined}>
       <p data-patchbay="flow-text" role="status" aria-live="polite">
         {flowText(state, name, messages)}
+        {state.phase === "failed" && state.detail && <bdi data-patchbay="flow-detail">{plain(state.detail)}</bdi>}
+        {elsewhere && <AccountLine connection={elsewhere} />}
       </p>
       {state.phase === "refused" && <Reference error={state.error} />}
       {blocked && (

@@ -23,8 +23,8 @@ export interface Messages {
   nowConnected: (name: string) => string;
   failures: Record<FlowFailure, (name: string) => string>;
   stillWorks: string;
-  /** Of a grant that did not come back in the browser that began it: whose account it is, where the provider tells. */
-  otherBrowser: (account: string | null) => string;
+  /** Of a grant that came back in another browser than the one that started it. The account stands below it, as `account`. */
+  otherBrowser: string;
   itWasMe: string;
 
   status: Record<Status, string>;
@@ -123,8 +123,8 @@ export const defaultMessages: Messages = {
     disconnected: (name) => `${name} was disconnected meanwhile.`,
   },
   stillWorks: "The connection goes on working as before.",
-  otherBrowser: (account) =>
-    `Access was granted in another browser than the one that asked for it${account ? `, as ${account}` : ""}. If that was not you, disconnect it.`,
+  otherBrowser:
+    "Access was granted in another browser than the one that asked for it. If that was not you, disconnect it.",
   itWasMe: "It was me",
 
   status: { connected: "Connected", disconnected: "Not connected", pending: "Connecting", error: "Needs attention" },
