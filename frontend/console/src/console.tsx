@@ -1,10 +1,9 @@
-import { PatchbayProvider, subjectOf, usePatchbay } from "@patchbay/react";
+import { PatchbayProvider } from "@patchbay/react";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { useEffect, useMemo, useState, type ReactNode } from "react";
 import type { Config } from "./config.js";
-import { Flows, FlowsContext } from "./flows.js";
 import { SignIn, type Asked } from "./pages/sign-in.js";
-import { OpenerTokens, PEOPLE, remember, remembered, sandboxTokens, type GetToken, type Person } from "./session.js";
+import { OpenerTokens, PEOPLE, remember, remembered, sandboxTokens, subjectOf, type GetToken, type Person } from "./session.js";
 import { Shell } from "./shell.js";
 
 /** The console for whoever is signed in; and if nobody is, the way in. */
@@ -73,15 +72,8 @@ function SignedIn({ user, getToken, children }: { user: string; getToken: GetTok
   return (
     <QueryClientProvider client={queries}>
       <PatchbayProvider baseUrl="" user={user} getToken={getToken}>
-        <WithFlows>{children}</WithFlows>
+        {children}
       </PatchbayProvider>
     </QueryClientProvider>
   );
-}
-
-function WithFlows({ children }: { children: ReactNode }) {
-  const { client, cache } = usePatchbay();
-  // Shown at once, without waiting for the event that tells of it, too.
-  const flows = useMemo(() => new Flows(client, (connection) => cache.put(connection)), [client, cache]);
-  return <FlowsContext value={flows}>{children}</FlowsContext>;
 }

@@ -1,8 +1,7 @@
 import { useConnections, useSession } from "@patchbay/react";
 import { useQueryClient } from "@tanstack/react-query";
-import { useContext, useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { Announcer } from "./announcer.js";
-import { FlowsContext } from "./flows.js";
 import iconUrl from "./icon.svg";
 import { CatalogPage } from "./pages/catalog.js";
 import { ConnectionPage } from "./pages/connection.js";
@@ -37,7 +36,6 @@ export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls 
   const main = useMainFocus(path);
   const [panel, setPanel] = usePanel();
   const open = controls !== undefined && panel;
-  const flows = useContext(FlowsContext);
   return (
     <ControlsContext value={controls ?? null}>
       <a className="button skip" href="#main">
@@ -59,23 +57,10 @@ export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls 
             )}
             <ThemeButton />
             {people && onPerson && (
-              <PersonPicker
-                person={person}
-                people={people}
-                onPerson={(id) => {
-                  flows?.end();
-                  onPerson(id);
-                }}
-              />
+              <PersonPicker person={person} people={people} onPerson={onPerson} />
             )}
             {onSignOut && (
-              <button
-                className="button"
-                onClick={() => {
-                  flows?.end();
-                  onSignOut();
-                }}
-              >
+              <button className="button" onClick={onSignOut}>
                 Sign out<span className="hidden"> {person.name}</span>
               </button>
             )}

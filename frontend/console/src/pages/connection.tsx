@@ -1,13 +1,13 @@
-import { accountOf, isFromElsewhere, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { accountOf, isFromElsewhere, useConnect, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
-import { targetOf, useFlow } from "../flows.js";
+import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
 import { ControlsContext } from "../sandbox/controls.js";
 import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
 import { Bones, Detail, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
-import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
+import { detailOf, failedReconnect, isTold, nameOf, standingOf } from "../words.js";
 import { Disconnect } from "./disconnect.js";
 import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
@@ -57,9 +57,10 @@ const FAILING = "Access could not be renewed. It is tried again.";
 
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
-  const { flow, state } = useFlow(targetOf(connection));
+  const connect = useConnect(targetOf(connection));
+  const { state } = connect;
   const standing = standingOf(connection);
-  const told = !["idle", "connected", "disconnected"].includes(state.phase);
+  const told = isTold(state);
   const connected = connection.status === "connected";
   const mismatch = connection.status_reason === "account_mismatch";
   const [checked, setChecked] = useState<ReactNode>(null);
@@ -85,14 +86,14 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
         <Pill tone={standing.tone}>{standing.word}</Pill>
       </div>
       <div className="stack">
-        <FlowNotice flow={flow} state={state} />
-        {!told && mismatch && <Mismatch connection={connection} flow={flow} />}
+        <FlowNotice connect={connect} />
+        {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
         {!told && !mismatch && standing.why && (
           <Notice
             tone={standing.tone}
             actions={
               standing.remedy && (
-                <button className="button compact" onClick={() => flow.start()}>
+                <button className="button compact" onClick={connect.start}>
                   {standing.remedy}
                 </button>
               )
@@ -102,7 +103,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             <Detail text={detailOf(connection)} />
           </Notice>
         )}
-        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}
+        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
         {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
         <section className="panel block" aria-label="About it">
           <Facts connection={connection} />
@@ -113,7 +114,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             <Rename key={connection.label ?? ""} connection={connection} held={held} />
             <div className="actions">
               {connected && (
-                <button className="button" onClick={() => flow.start()}>
+                <button className="button" onClick={connect.start}>
                   Reconnect
                 </button>
               )}

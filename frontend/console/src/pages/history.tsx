@@ -6,8 +6,8 @@ import { eventWords } from "../words.js";
 /** What has happened to a connection, the newest first. */
 export function History({ id }: { id: string }) {
   const { events, isLoading, error, refetch, hasMore, loadMore, isLoadingMore } = useConnectionHistory(id);
+  if (error && events.length === 0) return <Trouble what="The history cannot be shown" error={error} retry={() => void refetch()} />;
   if (isLoading) return <Bones rows={2} label="The history is loading" />;
-  if (error) return <Trouble what="The history cannot be shown" error={error} retry={() => void refetch()} />;
   return (
     <section className="panel block" aria-labelledby="history">
       <h2 id="history">History</h2>

@@ -1,10 +1,9 @@
-import { accountName, accountOf, useConnection, type Connection } from "@patchbay/react";
-import type { ConnectFlow } from "@patchbay/react";
+import { accountName, accountOf, useConnection, type Connection, type UseConnect } from "@patchbay/react";
 import { useState } from "react";
 import { Account, Notice, Refusal } from "../ui/parts.js";
 
 /** A reconnect came back as another account: which one it is to be. */
-export function Mismatch({ connection, flow }: { connection: Connection; flow: ConnectFlow }) {
+export function Mismatch({ connection, connect }: { connection: Connection; connect: UseConnect }) {
   const { acceptAccount, busy } = useConnection(connection.id);
   const [trouble, setTrouble] = useState<Error | null>(null);
   const accept = (account: string) => {
@@ -26,7 +25,7 @@ export function Mismatch({ connection, flow }: { connection: Connection; flow: C
                 Use <bdi>{other ?? "the other account"}</bdi>
               </button>
             )}
-            <button className="button compact" onClick={() => flow.start()}>
+            <button className="button compact" onClick={connect.start}>
               Reconnect <bdi>{before ?? "the account from before"}</bdi>
             </button>
           </>

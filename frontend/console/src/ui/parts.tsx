@@ -71,7 +71,8 @@ export function Empty({ title, children, action }: { title: string; children?: R
 
 /** Whether an error says that there is no such thing, or that its name cannot be one. */
 export function isNotThere(error: Error): boolean {
-  return error instanceof PatchbayError && (error.status === 404 || error.status === 400);
+  const codes = ["connection_not_found", "connector_not_found", "invalid_request"];
+  return error instanceof PatchbayError && codes.includes(error.code);
 }
 
 /** What went wrong, and the id under which the service's log tells more of it. */

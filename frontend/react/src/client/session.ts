@@ -1,9 +1,12 @@
 /** Whether the user's token is accepted, as far as the last responses tell, and whose it is. */
 export class Session {
   #expired = false;
-  #subject: string | null = null;
+  #user: string | undefined;
   #userChanged = false;
+  #identify!: (user: string) => void;
   readonly #listeners = new Set<() => void>();
+  /** Resolves to `user` with the first token. */
+  readonly identified = new Promise<string>((resolve) => (this.#identify = resolve));
 
   /** `true` if a fresh token was refused, there was none, or the token is another user's. */
   get expired(): boolean {
@@ -13,6 +16,11 @@ export class Session {
   /** `true` if `getToken` has returned another user's token: a client serves one user, so this one is of no use any more. */
   get userChanged(): boolean {
     return this.#userChanged;
+  }
+
+  /** The user of the first token; empty if that is not a JWT, undefined before it. */
+  get user(): string | undefined {
+    return this.#user;
   }
 
   /** Notes how the last request went. */
@@ -25,9 +33,10 @@ export class Session {
   /** Compares a token's user with the first token's. Returns whether they are the same. */
   admits(token: string): boolean {
     const subject = subjectOf(token);
-    this.#subject ??= subject;
+    this.#user ||= subject ?? "";
+    this.#identify(this.#user);
     // A token that names nobody is for the service to refuse.
-    if (subject !== null && this.#subject !== subject && !this.#userChanged) {
+    if (subject !== null && this.#user !== subject && !this.#userChanged) {
       this.#userChanged = true;
       this.#notify();
     }
@@ -45,12 +54,11 @@ export class Session {
   }
 }
 
-/** The user that a JWT names, unverified; null for any other token. */
-export function subjectOf(token: string): string | null {
+/** The subject of a JWT, unverified and only to be compared: it is not decoded. Null for any other token. */
+function subjectOf(token: string): string | null {
   try {
     const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
-    const bytes = Uint8Array.from(atob(payload), (char) => char.charCodeAt(0));
-    const { sub } = JSON.parse(new TextDecoder().decode(bytes)) as { sub?: unknown };
+    const { sub } = JSON.parse(atob(payload)) as { sub?: unknown };
     return typeof sub === "string" ? sub : null;
   } catch {
     return null;

@@ -3,10 +3,13 @@ import { useMessages } from "../react/context.js";
 import { accountName, accountOf, nameOf } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
+import { useKeptFocus } from "../react/useKeptFocus.js";
 import type { Connection } from "../types.js";
+import { AccountLine } from "./AccountLine.js";
+import { Button } from "./Button.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionHistory } from "./ConnectionHistory.js";
-import { ConnectionStatus, AccountLine } from "./ConnectionStatus.js";
+import { ConnectionStatus } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
 import { DisconnectQuestion } from "./DisconnectQuestion.js";
 import { ErrorNotice } from "./ErrorNotice.js";
@@ -15,12 +18,21 @@ import { Sentence } from "./Sentence.js";
 
 type Part = "rename" | "disconnect" | "history";
 
+/** Props of `ConnectionCard`. */
+export interface ConnectionCardProps {
+  connection: Connection;
+  /** Called with what to say after a disconnect, where the card goes away with it; else the card says it. */
+  onDisconnected?: ((said: ReactNode) => void) | undefined;
+  className?: string | undefined;
+}
+
 /** One connection in full: what it is called, how it stands, and everything that can be done with it. */
-export function ConnectionCard({ connection, className }: { connection: Connection; className?: string }): ReactNode {
+export function ConnectionCard({ connection, onDisconnected, className }: ConnectionCardProps): ReactNode {
   const messages = useMessages();
   const id = useId();
   const it = useConnectionActions(connection.id);
   const act = useAct();
+  const kept = useKeptFocus<HTMLLIElement>();
   const [open, setOpen] = useState<Part | null>(null);
   const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
   const back = useRef<Part | null>(null);
@@ -37,21 +49,19 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
   const name = nameOf(connection);
   const ended = connection.status === "disconnected";
   const toggle = (part: Part, words: string) => (
-    <button
-      ref={(button) => {
+    <Button
+      buttonRef={(button) => {
         buttons.current[part] = button;
       }}
-      type="button"
-      data-patchbay="button"
-      data-quiet=""
+      kind="quiet"
       aria-expanded={open === part}
       onClick={() => setOpen(open === part ? null : part)}
     >
       {words}
-    </button>
+    </Button>
   );
   return (
-    <li data-patchbay="connection" data-status={connection.status} aria-labelledby={id} className={className}>
+    <li ref={kept} data-patchbay="connection" data-status={connection.status} aria-labelledby={id} className={className}>
       <ConnectorLogo connector={{ slug: connection.connector_slug, name: connection.connector_name }} />
       <Facts connection={connection} id={id} />
       <ConnectionStatus connection={connection} />
@@ -65,21 +75,15 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
         />
         <AcceptButton connection={connection} it={it} act={act} />
         {connection.status === "connected" && (
-          <button
-            type="button"
-            data-patchbay="button"
-            data-quiet=""
-            aria-disabled={it.busy !== null || undefined}
-            onClick={() => act.run(it.check, (now) => checkedText(now, messages))}
-          >
+          <Button kind="quiet" off={it.busy !== null} onClick={() => act.run(it.check, (now) => checkedText(now, messages))}>
             {messages.check}
-          </button>
+          </Button>
         )}
         {!ended && toggle("rename", messages.rename)}
         {toggle("history", messages.history)}
         {!ended && toggle("disconnect", messages.disconnect)}
       </div>
-      <p data-patchbay="flow-text" role="status" aria-live="polite">
+      <p data-patchbay="flow-text" role="status">
         {act.said}
       </p>
       {act.error && <ErrorNotice error={act.error} onRetry={act.again} />}
@@ -87,7 +91,7 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
         <RenameForm
           label={connection.label ?? ""}
           busy={it.busy === "rename"}
-          onSave={(label) => act.run(() => it.rename(label), () => "", close)}
+          onSave={(label) => act.run(() => it.rename(label), () => messages.saved, close)}
           onCancel={close}
         />
       )}
@@ -98,7 +102,13 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
           onConfirm={() =>
             act.run(
               it.disconnect,
-              (answer) => <Sentence of={answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater} name={name} />,
+              (answer) => {
+                const said = (
+                  <Sentence of={answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater} name={name} />
+                );
+                onDisconnected?.(said);
+                return onDisconnected ? "" : said;
+              },
               close,
             )
           }
@@ -154,14 +164,9 @@ function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
   const found = connection.found_account;
   if (connection.status_reason !== "account_mismatch" || !found) return null;
   return (
-    <button
-      type="button"
-      data-patchbay="button"
-      aria-disabled={it.busy !== null || undefined}
-      onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}
-    >
+    <Button off={it.busy !== null} onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}>
       <Sentence of={messages.keepAccount} name={accountName(found) ?? "?"} />
-    </button>
+    </Button>
   );
 }
 

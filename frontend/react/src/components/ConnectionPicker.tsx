@@ -1,7 +1,7 @@
 import { useId, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { freeInstance, isOf, nameOf } from "../react/find.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus, unknownText } from "./ConnectionStatus.js";
@@ -26,7 +26,7 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const { connectorId, connectorName, value, onChange, className } = props;
   const messages = useMessages();
   const id = useId();
-  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
+  const { connections, isLoading, isUnknown, error, refetch } = useConnectionList();
   const own = connections.filter((connection) => isOf(connection, connectorId) && offered(connection, value));
   const chosen = own.find((connection) => connection.id === value);
   // What is chosen stays so while nothing is known of it.
@@ -96,7 +96,7 @@ function OneMore({ connectorId, connectorName, connections, any, onConnected }: 
       >
         {any ? messages.addAccount : messages.connect(connectorName)}
       </ConnectButton>
-      <p data-patchbay="flow-text" role="status" aria-live="polite">
+      <p data-patchbay="flow-text" role="status">
         {connected !== null && <Sentence of={messages.nowConnected} name={connected} />}
       </p>
     </>

@@ -1,12 +1,12 @@
 import type { ReactNode } from "react";
 import { isOfSession } from "../react/cache.js";
 import { useMessages } from "../react/context.js";
-import { accountOf, isFromElsewhere } from "../react/find.js";
+import { isFromElsewhere } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
 import type { Connection, Status } from "../types.js";
+import { AccountLine } from "./AccountLine.js";
 import { errorText } from "./ErrorNotice.js";
-import { Sentence } from "./Sentence.js";
 import { StatusIcon } from "./StatusIcon.js";
 
 /** Props of `ConnectionStatus`: a connection, or a connector (by slug or id) whose connection is looked up. */
@@ -36,7 +36,7 @@ interface LookedUpProps {
 }
 
 function LookedUp({ connectorId, instanceId, reason, className }: LookedUpProps): ReactNode {
-  const { getConnection, isLoading, isUnknown, error } = useConnections();
+  const { getConnection, isLoading, isUnknown, error } = useConnectionList();
   const messages = useMessages();
   if (isUnknown) {
     return (
@@ -64,18 +64,6 @@ interface ShownProps {
   connection: Connection | undefined;
   reason: boolean;
   className: string | undefined;
-}
-
-/** AccountLine account a connection is, where the provider tells, in a line of its own: a provider's text is no part of ours. */
-export function AccountLine({ connection }: { connection: Connection }): ReactNode {
-  const messages = useMessages();
-  const account = accountOf(connection);
-  if (account === null) return null;
-  return (
-    <span data-patchbay="account">
-      <Sentence of={messages.account} name={account} />
-    </span>
-  );
 }
 
 function Shown({ connection, reason, className }: ShownProps): ReactNode {

@@ -38,15 +38,6 @@ export function openWindow(words: WindowWords): Window | null {
   return opened;
 }
 
-/** Sends the window on, without leaving the empty page in its history. */
-export function navigate(opened: Window, url: string): void {
-  try {
-    opened.location.replace(url);
-  } catch {
-    opened.location.href = url;
-  }
-}
-
 /** An address that a window may be sent to: anything but http(s) would run in our own page's name. */
 export function isWebAddress(url: string): boolean {
   return URL.canParse(url) && ["https:", "http:"].includes(new URL(url).protocol);
@@ -58,7 +49,7 @@ function roomForPopup(): boolean {
 }
 
 function popupFeatures(): string {
-  const left = Math.max(0, Math.round(window.screenX + (window.outerWidth - WIDTH) / 2));
-  const top = Math.max(0, Math.round(window.screenY + (window.outerHeight - HEIGHT) / 2));
+  const left = window.screenX + (window.outerWidth - WIDTH) / 2;
+  const top = window.screenY + (window.outerHeight - HEIGHT) / 2;
   return `popup,width=${WIDTH},height=${HEIGHT},left=${left},top=${top}`;
 }

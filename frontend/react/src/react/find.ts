@@ -23,7 +23,7 @@ export function nameOf(connection: Connection): string {
   return plain(connection.label) ?? accountOf(connection) ?? connection.connector_name;
 }
 
-/** AccountLine account it is, where the provider tells. */
+/** Whose account it is, where the provider tells. */
 export function accountOf(connection: Connection): string | null {
   return accountName(connection.account);
 }

@@ -1,10 +1,11 @@
 import { QueryClientContext, type QueryClient } from "@tanstack/react-query";
 import { useContext, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
-import { createClient, type Client } from "../client/client.js";
+import { createClient } from "../client/client.js";
 import type { ClientOptions } from "../client/http.js";
+import { Flows } from "../flow/flows.js";
 import { Cache } from "./cache.js";
 import { PatchbayContext, type LogoOf, type Patchbay } from "./context.js";
-import { mergeMessages, type MessageOverrides } from "./messages.js";
+import type { MessageOverrides } from "./messages.js";
 
 /** Props of `PatchbayProvider`. */
 export interface PatchbayProviderProps extends ClientOptions {
@@ -27,10 +28,10 @@ export interface PatchbayProviderProps extends ClientOptions {
 export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
   const { baseUrl, credentials, user = "", messages, logo, children } = props;
   const queries = useContext(QueryClientContext);
-  if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
+  if (!queries) throw new Error("PatchbayProvider needs a <QueryClientProvider> around it");
   const { getToken, fetch: ownFetch } = props;
   const [users, anotherUser] = useReducer((count: number) => count + 1, 0);
-  const { client, cache, options } = useMemo(() => {
+  const { client, cache, flows, options } = useMemo(() => {
     // A new user's client never asks for a token in the old one's way: it begins with what came with that user.
     const options = { getToken, fetch: ownFetch };
     const client = createClient({
@@ -39,30 +40,30 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
       getToken: (wanted) => options.getToken(wanted),
       fetch: (input, init) => (options.fetch ?? fetch)(input, init),
     });
-    return { client, cache: new Cache(client, queries, `${baseUrl} ${user} ${users}`), options };
+    const cache = new Cache(client, queries, `${baseUrl} ${user} ${users}`);
+    const flows = new Flows(client, cache);
+    cache.onNew = () => flows.notify();
+    return { client, cache, flows, options };
     // A getToken written in place is another function each time, which is no reason for another client.
   }, [baseUrl, credentials, user, queries, users]);
   useEffect(() => {
     options.getToken = getToken;
     options.fetch = ownFetch;
   }, [options, getToken, ownFetch]);
-  useEffect(() => client.events((notice) => cache.take(notice)), [client, cache]);
-  useUserChange(client, anotherUser);
-  useForgetting(cache, queries);
-  const words = useMemo(() => mergeMessages(messages), [messages]);
-  const value = useMemo<Patchbay>(() => ({ client, cache, messages: words, logo }), [client, cache, words, logo]);
-  return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
-}
-
-/** Reports that the token has become another user's. */
-function useUserChange(client: Client, anotherUser: () => void): void {
   useEffect(() => {
-    const compare = () => {
-      if (client.session.userChanged) anotherUser();
+    const ends = [
+      client.events((notice) => cache.take(notice)),
+      client.session.subscribe(() => client.session.userChanged && anotherUser()),
+    ];
+    flows.resume();
+    return () => {
+      flows.dispose();
+      for (const end of ends) end();
     };
-    compare();
-    return client.session.subscribe(compare);
-  }, [client, anotherUser]);
+  }, [client, cache, flows]);
+  useForgetting(cache, queries);
+  const value = useMemo<Patchbay>(() => ({ client, cache, flows, overrides: messages, logo }), [client, cache, flows, messages, logo]);
+  return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
 }
 
 /** Forgets the user before, once another is there. */

@@ -229,6 +229,20 @@ describe("without an event stream", () => {
     await until(flow, "connected");
   });
 
+  test("gateway_404_keeps_the_attempt", async () => {
+    const { client, proxy } = await tab();
+    const { flow } = await begun(client);
+    proxy.fate = () => 404;
+    proxy.cutStreams();
+    seen();
+    await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "unreadable", status: 404 } }), 20_000);
+    expect(flow.state.phase).toBe("waiting");
+    expect(sessionStorage).toHaveLength(1);
+    proxy.fate = () => "pass";
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
   test("a service that cannot be reached is trouble, and no verdict", async () => {
     const { client, proxy } = await tab();
     const { flow } = await begun(client);
@@ -254,7 +268,7 @@ describe("after a reload", () => {
 
     const after = flowOf(client, { connectorId: "gmail" });
     after.resume();
-    expect(after.state).toMatchObject({ phase: "waiting", window: "unknown", attempt: { oauthUrl: null } });
+    expect(await waiting(after)).toMatchObject({ window: "unknown", attempt: { oauthUrl: null } });
     after.reopen();
     await waiting(after);
     expect(browser.popup.url).toBe(attempt.oauthUrl);
@@ -274,15 +288,107 @@ describe("after a reload", () => {
     expect(onConnected).toHaveBeenCalledTimes(1);
   });
 
-  test("another user's is forgotten", async () => {
+  test("another_user_never_sees_it", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     flow.dispose();
     const bob = await tab();
     const his = flowOf(bob.client, { connectorId: "gmail" });
+    const phases: string[] = [];
+    his.subscribe(() => phases.push(his.state.phase));
     his.resume();
-    await until(his, "idle");
+    await bob.client.user();
+    await bob.client.listConnections();
+    expect([his.state.phase, phases]).toEqual(["idle", []]);
+    his.start();
+    await waiting(his);
+    // Each has their own: the first one's is still there when they are back.
+    const hers = flowOf(client, { connectorId: "gmail" });
+    hers.resume();
+    expect(await waiting(hers)).toMatchObject({ attempt: { oauthUrl: null } });
+    expect(sessionStorage).toHaveLength(2);
+  });
+
+  test("wrong_clock_of_the_browser_forgets_nothing", async () => {
+    for (const hours of [1, -1]) {
+      const { client } = await tab();
+      const { flow, attempt } = await begun(client);
+      flow.dispose();
+      vi.setSystemTime(Date.now() + hours * 3_600_000);
+      try {
+        const after = flowOf(client, { connectorId: "gmail" });
+        after.resume();
+        await waiting(after);
+        // In time by the service's clock: it is the same attempt.
+        await client.listConnections();
+        after.reopen();
+        await vi.waitFor(() => expect(browser.popup.visited).toHaveLength(1), 20_000);
+        expect(browser.popup.url).toBe(attempt.oauthUrl);
+        after.dispose();
+      } finally {
+        vi.useRealTimers();
+      }
+    }
+  });
+
+  test("reload_before_the_answer_finds_the_same_attempt", async () => {
+    const { client, proxy } = await tab();
+    await client.listConnections();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 2_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(browser.popup.closed).toBe(false);
+    window.dispatchEvent(new Event("pagehide"));
+    expect(browser.popup.closed).toBe(true);
+    flow.dispose();
+
+    proxy.fate = () => "pass";
+    const after = flowOf(client, { connectorId: "gmail" });
+    after.resume();
+    expect(await waiting(after)).toMatchObject({ window: "closed" });
+    expect(browser.popups).toHaveLength(1);
+    after.reopen();
+    await browser.popup.decide("allow");
+    const { connection } = (await until(after, "connected")) as Ended;
+    const { events } = await client.history(connection.id);
+    expect(events.filter(({ kind }) => kind === "attempt_started")).toHaveLength(1);
+  });
+});
+
+describe("while it starts", () => {
+  test("cancel_ends_the_wait", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 5_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(flow.state).toEqual({ phase: "starting", window: "open" });
+    flow.dismiss();
+    expect(flow.state.phase).toBe("idle");
+    expect(browser.popup.closed).toBe(true);
     expect(sessionStorage).toHaveLength(0);
+  });
+
+  test("closed_window_is_noticed_and_opened_again", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 2_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    browser.popup.closeItself();
+    window.dispatchEvent(new Event("focus"));
+    expect(flow.state).toEqual({ phase: "starting", window: "closed" });
+    flow.reopen();
+    expect(flow.state).toEqual({ phase: "starting", window: "open" });
+    await waiting(flow);
+    expect(browser.popups).toHaveLength(2);
+    expect(browser.popup.visited).toHaveLength(1);
+  });
+
+  test("token_that_never_comes_is_said", async () => {
+    const client = createClient({ baseUrl: "http://patchbay.test", getToken: () => new Promise<string>(() => {}) });
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(await until(flow, "refused")).toMatchObject({ error: { code: "token_unavailable" } });
+    expect(browser.popup.closed).toBe(true);
   });
 });
 

@@ -25,7 +25,7 @@ test("a button connects, and everything that shows the connection follows", asyn
   button.focus();
   await person.keyboard("{Enter}");
   expect(browser.popups).toHaveLength(1);
-  await waitFor(() => expect(screen.getByRole("status").textContent).toMatch(/Finish in the window/), SOON);
+  await waitFor(() => expect(screen.getByRole("status").textContent).toMatch(/Finish in the other window/), SOON);
   expect(await screen.findByText("Waiting for you to allow access")).toBeTruthy();
   await browser.popup.decide("allow");
   await screen.findByRole("button", { name: "Gmail connected" }, SOON);
@@ -59,7 +59,7 @@ test("a blocked window leaves a link to the provider", async () => {
   browser.blocks = true;
   const { person } = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />);
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
-  const link = await screen.findByRole<HTMLAnchorElement>("link", { name: "Open it here" }, SOON);
+  const link = await screen.findByRole<HTMLAnchorElement>("link", { name: "Open it" }, SOON);
   expect(link.target).toBe("_blank");
   await faults({ consent: "allow" });
   await fetch(link.href, { headers: { accept: "text/html" } });
@@ -73,9 +73,9 @@ test("what is under way is so after the page was loaded again, and can be dismis
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   first.unmount();
   await waitFor(() => expect(first.proxy.streams).toBe(0), SOON);
-  const { person } = await page(button, { user: first.user });
+  const { person } = await page(button, { user: first.user, proxy: first.proxy });
   await screen.findByRole("button", { name: "Connecting Gmail…" });
-  await person.click(screen.getByRole("button", { name: "Open the window again" }));
+  await person.click(screen.getByRole("button", { name: "Open it again" }));
   expect(browser.popups).toHaveLength(2);
   await waitFor(() => expect(browser.popup.url).toBe(browser.popups[0]?.url), SOON);
   await person.click(screen.getByRole("button", { name: "Cancel" }));

@@ -55,7 +55,7 @@ test("the manager shows every account, and what can be done with it", async () =
 
   await person.click(inside.getByRole("button", { name: "History" }));
   await inside.findByText("Changed", undefined, SOON);
-  expect(inside.getByText("Authorization begun")).toBeTruthy();
+  expect(inside.getByText("The authorization started")).toBeTruthy();
 
   await person.click(inside.getByRole("button", { name: "Check" }));
   await inside.findByText("It works.", undefined, SOON);
@@ -78,7 +78,7 @@ test("the manager reconnects what works, and says that it goes on working when i
   await person.click(await screen.findByRole("button", { name: "Reconnect Gmail" }, SOON));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("deny");
-  await screen.findByText(/access was declined\. The connection goes on working as before\./, undefined, SOON);
+  await screen.findByText(/access was declined\. The connection still works\./, undefined, SOON);
   await person.click(screen.getByRole("button", { name: "Try again" }));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("allow");
@@ -156,7 +156,10 @@ test("every code of an error has words for a user, and its id can be read and co
   for (const code of ["nango_error", "connector_unavailable", "token_unavailable", "unreadable", "invalid_request"]) {
     expect(errorText(error(code), defaultMessages)).not.toBe("for an operator");
   }
-  expect(errorText(error("a newer service's"), defaultMessages)).toBe("for an operator");
+  // Of what has no message, a failure of the server's is said to be one; the rest the service's own detail says.
+  expect(errorText(error("starting"), defaultMessages)).toBe(defaultMessages.errors.internal);
+  const newer = new PatchbayError({ status: 409, code: "newer" as ErrorCode, title: "", detail: "for a person" });
+  expect(errorText(newer, defaultMessages)).toBe("for a person");
   const refused = { phase: "refused", error: error("nango_error", "0198-refused") } as const;
   await page(
     <>
