@@ -71,7 +71,8 @@ def patchbay(method, path, body=None):
     """Calls Patchbay for the user, and comes again when it asks for patience, after growing pauses."""
     request = urllib.request.Request(setting("PATCHBAY_URL", "http://localhost:8000") + path, method=method)
     request.add_header("Authorization", f"Bearer {setting('PATCHBAY_KEY')}")
-    request.add_header("Patchbay-User", setting("PATCHBAY_USER"))
+    # Percent-encoded UTF-8: a header carries neither other text nor white space at its ends.
+    request.add_header("Patchbay-User", urllib.parse.quote(setting("PATCHBAY_USER"), safe=""))
     if body is not None:
         request.add_header("Content-Type", "application/json")
         request.data = json.dumps(body).encode()

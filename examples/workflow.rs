@@ -11,6 +11,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
@@ -39,6 +40,11 @@ impl From<reqwest::Error> for Why {
     }
 }
 
+/// As JavaScript's `encodeURIComponent` does it.
+fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
 struct Patchbay {
     client: Client,
     url: String,
@@ -58,7 +64,8 @@ impl Patchbay {
                     format!("{}/api/v1/connectors{path}", self.url),
                 )
                 .bearer_auth(&self.key)
-                .header("patchbay-user", &self.user);
+                // A header carries neither other text nor white space at its ends.
+                .header("patchbay-user", percent_encoded(&self.user));
             let request = if body.is_null() {
                 request
             } else {

@@ -83,9 +83,7 @@ impl App {
     /// When the address is taken.
     pub async fn bind(config: Config, catalog: Catalog, clock: Clock) -> Result<Self, Error> {
         let address = config.http.listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| Error::Listen { address, error })?;
+        let listener = server::listen(address).map_err(|error| Error::Listen { address, error })?;
         Ok(Self {
             listener,
             config,
@@ -138,14 +136,14 @@ impl App {
             clock,
             metrics,
         };
-        let parts = match house.start(&ready, &tasks, &stopping).await {
-            Ok(parts) => parts,
+        let database = match house.start(&ready, &tasks, &stopping).await {
+            Ok(database) => database,
             Err(error) => {
                 server.abort();
                 return Err(error);
             }
         };
-        // Without parts, it was told to stop before there was one.
+        // Without a database, it was told to stop before there was one.
         server.await.map_err(std::io::Error::other)?;
         tasks.close();
         if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
@@ -153,9 +151,7 @@ impl App {
                 "some work was not done in time: it is taken up again by the next start"
             );
         }
-        if let Some((database, connections)) = parts {
-            // The last answers have been given: what they used is written down.
-            connections.write_uses().await?;
+        if let Some(database) = database {
             database.close().await;
         }
         Ok(())
@@ -191,7 +187,7 @@ impl House {
         ready: &OnceLock<Router>,
         tasks: &TaskTracker,
         stopping: &Stopping,
-    ) -> Result<Option<(Database, Arc<Connections>)>, Error> {
+    ) -> Result<Option<Database>, Error> {
         let Self {
             config,
             catalog,
@@ -200,7 +196,7 @@ impl House {
         } = self;
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
         let nango = client.map(Nango::new).transpose()?;
-        let auth = Authenticator::new(config.auth, clock.clone())?;
+        let auth = authenticator(config.auth, &clock)?;
         let database = tokio::select! {
             database = wait_for_database(&config.database) => database?,
             () = stopping.told.cancelled() => return Ok(None),
@@ -210,9 +206,15 @@ impl House {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache,
             history: config.history,
+            encryption: config.encryption.clone(),
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
-        let webhooks = Webhooks::new(database.clone(), clock.clone(), &config.webhook_networks)?;
+        let webhooks = Webhooks::new(
+            database.clone(),
+            clock.clone(),
+            &config.webhook_networks,
+            config.encryption,
+        )?;
         let connections = Connections::new(
             database.clone(),
             catalog,
@@ -247,8 +249,19 @@ impl House {
         // Only this function sets it, once.
         let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
-        Ok(Some((database, connections)))
+        Ok(Some(database))
     }
+}
+
+/// Verifies users' tokens as configured.
+fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, auth::ConfigError> {
+    if config.is_unbound() {
+        tracing::warn!(
+            "AUTH_ISSUER and AUTH_AUDIENCE are not set: every token is accepted that a key of AUTH_JWKS_URL has signed, \
+             also one for another product. Set both, or at least one of them"
+        );
+    }
+    Authenticator::new(config, clock.clone())
 }
 
 /// Brings the schema up to date, and says so if it was the predecessor's.

@@ -4,6 +4,7 @@
 
 mod binding;
 mod database;
+mod encryption;
 mod nango;
 mod tokens;
 mod web;
@@ -149,6 +150,7 @@ pub async fn run(
         }
     };
     database::check(&mut report, &config.database, clock).await;
+    encryption::check(&mut report, &config, clock).await;
     nango::check(&mut report, config.nango.as_ref(), &catalog, clock).await;
     web::check(&mut report, &config).await;
     if config.nango.is_some() {

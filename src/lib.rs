@@ -17,6 +17,7 @@
 //! - [`connections`] is the domain: its types and its state machine are pure, its store has every
 //!   SQL statement, its service the use cases.
 //! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
+//! - [`encryption`] encrypts the secrets that the database has to keep.
 //! - [`nango`] is the client of Nango and the reader of its webhooks.
 //! - [`webhooks`] tells the product what happens to its users' connections; [`networks`] says where
 //!   that may be sent.
@@ -34,6 +35,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod connections;
+pub mod encryption;
 pub mod http;
 pub mod keys;
 #[cfg(feature = "sandbox")]
@@ -47,5 +49,6 @@ mod outbound;
 pub mod sandbox;
 pub mod server;
 pub mod telemetry;
+mod text;
 pub mod webhooks;
 pub mod worker;

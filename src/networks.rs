@@ -177,6 +177,20 @@ pub(crate) fn is_local(url: &Url) -> bool {
     }
 }
 
+/// Whether an address says itself that no browser elsewhere reaches it: a private address, a name of one label as
+/// containers have it, or a name of a domain that is reserved for private networks.
+pub(crate) fn is_internal(url: &Url) -> bool {
+    const DOMAINS: [&str; 5] = [".internal", ".local", ".localhost", ".home.arpa", ".svc"];
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            !name.contains('.') || DOMAINS.iter().any(|domain| name.ends_with(domain))
+        }
+        Some(Host::Ipv4(address)) => !is_public(address.into()),
+        Some(Host::Ipv6(address)) => !is_public(embedded(address.into())),
+        None => false,
+    }
+}
+
 /// Lets connections only go where they may.
 #[derive(Clone)]
 pub(crate) struct Guard {

@@ -23,10 +23,18 @@ pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
 
-/// A [`client`] for an address that the operator has chosen, and that must not lead elsewhere. Where the
-/// environment names a proxy, the proxy resolves the name, and `guard` is asked about the way to it.
+/// A [`client`] for an address that the operator has chosen, and that must not lead elsewhere: it follows
+/// one redirect, within the same origin. Where the environment names a proxy, the proxy resolves the name,
+/// and `guard` is asked about the way to it.
 pub(crate) fn guarded_or_proxied(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
-    builder(timeout).dns_resolver(guard).build()
+    let within_origin = Policy::custom(|attempt| match attempt.previous() {
+        [first] if first.origin() == attempt.url().origin() => attempt.follow(),
+        _ => attempt.stop(),
+    });
+    builder(timeout)
+        .redirect(within_origin)
+        .dns_resolver(guard)
+        .build()
 }
 
 fn builder(timeout: Duration) -> ClientBuilder {

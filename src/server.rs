@@ -6,8 +6,11 @@
 mod watched;
 
 use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulConnection;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,7 +34,7 @@ use tower::ServiceExt;
 
 use self::watched::{Activity, Answer, Watched};
 use crate::config::ServerConfig;
-use crate::http::Peer;
+use crate::http::{Peer, Place, Places, network};
 
 /// How long a connection that is told to end may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -45,8 +48,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What one HTTP/2 connection may ask for at once.
 const STREAMS: u32 = 64;
 
+/// How much of a request's body an HTTP/2 client may send before it is read, and of all bodies of one connection, in bytes.
+const WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * WINDOW;
+
 /// How large a head may be, in bytes.
 const MAX_HEAD: u16 = 32 * 1024;
+
+/// How much of an answer the system takes before its client has, in bytes. By itself it would take megabytes, of each
+/// client that reads nothing.
+const SEND_BUFFER: u32 = 128 * 1024;
+
+/// How many connections wait in the system's queue.
+const BACKLOG: u32 = 1024;
 
 /// How a service comes to its end.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +71,23 @@ pub struct Stopping {
     pub closing: CancellationToken,
     /// What is still under way is given up.
     pub over: CancellationToken,
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// When the address is taken.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As tokio does for a listener: the port of a service that has just ended is free.
+    socket.set_reuseaddr(true)?;
+    // Connections have what their listener has.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves `router` to everybody who connects, until `stopping.closing`; then until all is answered.
@@ -76,6 +107,9 @@ pub async fn serve(
         config,
         open,
         stopping: stopping.clone(),
+        of_address: Places::default(),
+        hasher: RandomState::new(),
+        refused: Once::new(),
     };
     while let Some(place) = stopping.closing.run_until_cancelled(place(&places)).await {
         // Cancelled while it waits, it has accepted nobody.
@@ -115,8 +149,8 @@ async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 }
 
 /// A client that has gone again is nothing; where there are no sockets left, one has to be waited for.
-async fn pause_after(error: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if matches!(
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
@@ -132,11 +166,36 @@ struct Server {
     config: ServerConfig,
     open: Gauge,
     stopping: Stopping,
+    /// How many connections each address has open.
+    of_address: Places,
+    hasher: RandomState,
+    /// Whether an address was refused a connection.
+    refused: Once,
 }
 
 impl Server {
+    /// One more place for a connection of this address; `None` where it has its share, which no single client may
+    /// exceed.
+    fn place_of(&self, address: IpAddr) -> Option<Place> {
+        let key = self.hasher.hash_one(network(address));
+        let most = self.config.connections_per_address;
+        let place = self.of_address.take(key, most);
+        if place.is_none() {
+            self.refused.call_once(|| {
+                tracing::warn!(
+                    %address, most,
+                    "an address has as many connections as it may, more are closed: set TRUSTED_PROXY_HOPS if it is a proxy's"
+                );
+            });
+        }
+        place
+    }
+
     fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit, connections: &TaskTracker) {
         let Ok(peer) = stream.peer_addr() else {
+            return;
+        };
+        let Some(of_address) = self.place_of(peer.ip()) else {
             return;
         };
         // Answers are written whole: waiting for more to send with them only delays them.
@@ -180,13 +239,15 @@ impl Server {
                     .http2()
                     .timer(TokioTimer::new())
                     .max_concurrent_streams(STREAMS)
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
                     .max_header_list_size(MAX_HEAD.into());
                 // Apart from the others, whose tasks would otherwise have room for it.
                 let mut connection = Box::pin(builder.serve_connection(io, service));
                 run(connection.as_mut(), &activity, &stopping).await;
             }
             open.dec();
-            drop(place);
+            drop((place, of_address));
         });
     }
 }

@@ -448,7 +448,10 @@ async fn start_service(
         // A load of few users is not what limits are for.
         ("LIMIT_USER_PER_MINUTE", "0"),
         ("LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("LIMIT_UPDATE_PER_MINUTE", "0"),
         ("LIMIT_STREAMS_PER_USER", "0"),
+        // All streams come from one address.
+        ("MAX_CONNECTIONS", "40000"),
     ];
     Service::start(program, folder, &variables).await
 }

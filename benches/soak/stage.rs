@@ -97,6 +97,7 @@ async fn replicas(
         ("KEEP_ALIVE_SECONDS", "5"),
         ("LIMIT_USER_PER_MINUTE", "0"),
         ("LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("LIMIT_UPDATE_PER_MINUTE", "0"),
         ("LIMIT_ADDRESS_PER_MINUTE", "0"),
         ("RUST_LOG", "warn"),
     ];
@@ -135,6 +136,7 @@ impl Stage {
         let replicas = replicas(&root, &database, &base_url, &secret_key, &signing_key).await;
         let nango = Nango::new(nango::Config {
             base_url: base_url.parse().unwrap(),
+            public_url: base_url.parse().unwrap(),
             secret_key: secret_key.into(),
             timeout: Duration::from_secs(20),
         });

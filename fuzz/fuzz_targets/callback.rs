@@ -17,7 +17,8 @@ use url::Url;
 
 static NANGO: LazyLock<Nango> = LazyLock::new(|| {
     let config = Config {
-        base_url: "https://nango.example.com/base".parse().unwrap(),
+        base_url: "http://nango:3003".parse().unwrap(),
+        public_url: "https://nango.example.com/base".parse().unwrap(),
         secret_key: "a-key".into(),
         timeout: Duration::from_secs(1),
     };

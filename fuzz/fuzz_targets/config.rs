@@ -49,7 +49,7 @@ fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
             assert_eq!(auth.check_jwks_url(), Ok(()));
             // To set up the client that fetches keys takes many times as long as all the rest together.
             let fetches = auth.jwks_url.take().is_some();
-            if !(fetches && auth.hs256_secrets.is_empty()) {
+            if !(fetches && auth.hmac_secrets.is_empty()) {
                 assert!(Authenticator::new(auth, Clock::System).is_ok());
             }
             told

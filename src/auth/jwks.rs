@@ -3,38 +3,38 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use jsonwebtoken::jwk::{
-    AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse,
-};
-use jsonwebtoken::{Algorithm, DecodingKey};
+use aws_lc_rs::signature::ParsedPublicKey;
 use reqwest::dns::Resolve;
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use url::Url;
 
+use super::keys::{Algorithm, KeySet};
 use super::{ConfigError, Error};
 use crate::clock::Clock;
 use crate::networks::{Forbidden, Guard, Networks, is_local};
 use crate::outbound::{self, BodyError};
 
 /// How long a fetched set is used without another look.
-const FRESH: TimeDelta = TimeDelta::minutes(10);
+const FRESH: Duration = Duration::from_mins(10);
 
 /// How long a set is still used while it cannot be fetched again.
-const KEPT: TimeDelta = TimeDelta::hours(1);
+const KEPT: Duration = Duration::from_hours(1);
 
 /// The least time between a fetch and the next, however many unknown keys are
 /// named: anybody can write a token that names one.
-const PAUSE: TimeDelta = TimeDelta::seconds(30);
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// The same after a fetch that failed, so that recovery is noticed soon.
-const PAUSE_AFTER_FAILURE: TimeDelta = TimeDelta::seconds(5);
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// How long a fetch may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many requests wait for a fetch at the most; more are refused, for anybody can write a token that needs one.
+const MAX_WAITING: usize = 256;
 
 /// The longest set that is read, in bytes.
 const MAX_BODY: usize = 256 * 1024;
@@ -50,25 +50,25 @@ struct Inner {
     cache: RwLock<Cache>,
     /// Held by the one who fetches.
     fetching: Arc<Mutex<()>>,
+    /// Permits of those who wait for a fetch.
+    waiting: Semaphore,
 }
 
 #[derive(Default)]
 struct Cache {
-    keys: Vec<Key>,
-    fetched_at: Option<DateTime<Utc>>,
-    tried_at: Option<DateTime<Utc>>,
+    keys: KeySet,
+    /// Monotonic times: a corrected clock neither keeps a set for longer nor puts off the next fetch.
+    fetched_at: Option<Duration>,
+    tried_at: Option<Duration>,
     failed: bool,
 }
 
-struct Key {
-    id: Option<String>,
-    algorithm: Algorithm,
-    key: DecodingKey,
-}
+/// The keys that may have signed a token.
+type Candidates = Vec<Arc<ParsedPublicKey>>;
 
 /// What the cache says about one key.
 struct Seen {
-    key: Option<DecodingKey>,
+    keys: Result<Candidates, Error>,
     /// Whether the set should be fetched, and may be again.
     due: bool,
     /// Whether a missing key is really unknown to the identity provider, as far
@@ -86,6 +86,8 @@ enum FetchError {
     Body(#[from] BodyError),
     #[error("the answer is not a JWKS: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("the answer has no key that can verify a token (RSA, EC or Ed25519, for signatures)")]
+    NoKey,
 }
 
 /// What keeps a fetch from going elsewhere than to a public address with TLS, to one of the
@@ -121,28 +123,49 @@ impl Jwks {
             clock,
             cache: RwLock::default(),
             fetching: Arc::default(),
+            waiting: Semaphore::new(MAX_WAITING),
         })))
     }
 
-    /// The key of that id for that algorithm. A token without a key id is
-    /// verified with the only key that fits, if there is only one.
-    pub(super) async fn key(
+    /// The keys that may have signed a token with this key id and algorithm.
+    pub(super) async fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
-    ) -> Result<DecodingKey, Error> {
-        let mut seen = self.look_up(id, algorithm);
+    ) -> Result<Candidates, Error> {
+        self.candidates_of(id, algorithm, FRESH).await
+    }
+
+    /// The same from a set that is fetched again, unless the last fetch is more recent than the
+    /// pause between two: the identity provider may have replaced a key and kept its id.
+    pub(super) async fn newest_candidates(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<Candidates, Error> {
+        self.candidates_of(id, algorithm, Duration::ZERO).await
+    }
+
+    async fn candidates_of(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+        fresh: Duration,
+    ) -> Result<Candidates, Error> {
+        let mut seen = self.look_up(id, algorithm, fresh);
         if seen.due {
             let fetching = Arc::clone(&self.0.fetching);
-            let turn = match seen.key {
+            let waiting = self.0.waiting.try_acquire();
+            let turn = match seen.keys {
                 // A key that is merely no longer fresh waits for nobody.
-                Some(key) => match fetching.try_lock_owned() {
+                Ok(keys) => match fetching.try_lock_owned() {
                     Ok(turn) => turn,
-                    Err(_busy) => return Ok(key),
+                    Err(_busy) => return Ok(keys),
                 },
-                None => fetching.lock_owned().await,
+                Err(_missing) if waiting.is_err() => return Err(Error::KeysUnavailable),
+                Err(_missing) => fetching.lock_owned().await,
             };
-            seen = self.look_up(id, algorithm);
+            seen = self.look_up(id, algorithm, fresh);
             if seen.due {
                 // On a task of its own: a caller that goes away must not end
                 // what others wait for, nor fetch again without a pause.
@@ -154,13 +177,13 @@ impl Jwks {
                 if let Err(error) = fetch.await {
                     tracing::error!(%error, "fetching the JWKS panicked");
                 }
-                seen = self.look_up(id, algorithm);
+                seen = self.look_up(id, algorithm, fresh);
             }
         }
-        match seen.key {
-            Some(key) => Ok(key),
-            None if seen.certain => Err(Error::UnknownKey),
-            None => Err(Error::KeysUnavailable),
+        match seen.keys {
+            Ok(keys) => Ok(keys),
+            Err(missing) if seen.certain => Err(missing),
+            Err(_) => Err(Error::KeysUnavailable),
         }
     }
 
@@ -171,32 +194,32 @@ impl Jwks {
             .map_err(|error| error.to_string())
     }
 
-    fn look_up(&self, id: Option<&str>, algorithm: Algorithm) -> Seen {
-        let now = self.0.clock.now();
+    fn look_up(&self, id: Option<&str>, algorithm: Algorithm, fresh: Duration) -> Seen {
+        let now = self.0.clock.monotonic();
         let cache = self.0.cache.read().unwrap_or_else(PoisonError::into_inner);
-        let within = |time: Option<DateTime<Utc>>, span| time.is_some_and(|time| now < time + span);
+        let within = |time: Option<Duration>, span| time.is_some_and(|time| now < time + span);
         let usable = within(cache.fetched_at, KEPT);
-        let key = if usable {
-            cache.find(id, algorithm)
+        let keys = if usable {
+            cache.keys.candidates(id, algorithm)
         } else {
-            None
+            Err(Error::KeysUnavailable)
         };
         let pause = if cache.failed {
             PAUSE_AFTER_FAILURE
         } else {
             PAUSE
         };
-        let wanted = key.is_none() || !within(cache.fetched_at, FRESH);
+        let wanted = keys.is_err() || !within(cache.fetched_at, fresh);
         Seen {
             due: wanted && !within(cache.tried_at, pause),
             certain: usable && !cache.failed,
-            key: key.cloned(),
+            keys,
         }
     }
 
     async fn fetch(&self) {
         let result = self.download().await;
-        let now = self.0.clock.now();
+        let now = self.0.clock.monotonic();
         let mut cache = self.0.cache.write().unwrap_or_else(PoisonError::into_inner);
         cache.tried_at = Some(now);
         cache.failed = result.is_err();
@@ -209,7 +232,7 @@ impl Jwks {
         }
     }
 
-    async fn download(&self) -> Result<Vec<Key>, FetchError> {
+    async fn download(&self) -> Result<KeySet, FetchError> {
         #[derive(Deserialize)]
         struct Set {
             keys: Vec<Value>,
@@ -222,48 +245,10 @@ impl Jwks {
         }
         let body = outbound::read_body(response, MAX_BODY).await?;
         let set: Set = serde_json::from_slice(&body)?;
-        Ok(set.keys.into_iter().filter_map(Key::from_jwk).collect())
-    }
-}
-
-impl Cache {
-    fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&DecodingKey> {
-        let named = |key: &&Key| id.is_none() || key.id.as_deref() == id;
-        let mut fitting = (self.keys.iter())
-            .filter(|key| key.algorithm == algorithm)
-            .filter(named);
-        let first = fitting.next()?;
-        fitting.next().is_none().then_some(&first.key)
-    }
-}
-
-impl Key {
-    /// `None` for a key that is not for verifying with one of our algorithms;
-    /// a set may hold others.
-    fn from_jwk(jwk: Value) -> Option<Self> {
-        let jwk: Jwk = serde_json::from_value(jwk).ok()?;
-        let (algorithm, name) = match &jwk.algorithm {
-            AlgorithmParameters::RSA(_) => (Algorithm::RS256, KeyAlgorithm::RS256),
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
-                (Algorithm::ES256, KeyAlgorithm::ES256)
-            }
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-                (Algorithm::EdDSA, KeyAlgorithm::EdDSA)
-            }
-            _ => return None,
-        };
-        let common = &jwk.common;
-        let for_signatures = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
-        let operations = common.key_operations.as_deref();
-        let verifies = operations.is_none_or(|known| known.contains(&KeyOperations::Verify));
-        let fits = common.key_algorithm.is_none_or(|given| given == name);
-        if !(for_signatures && verifies && fits) {
-            return None;
+        let keys = KeySet::new(set.keys);
+        if keys.len() == 0 {
+            return Err(FetchError::NoKey);
         }
-        Some(Self {
-            key: DecodingKey::from_jwk(&jwk).ok()?,
-            id: jwk.common.key_id,
-            algorithm,
-        })
+        Ok(keys)
     }
 }

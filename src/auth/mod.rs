@@ -1,30 +1,35 @@
 //! Who calls: from a bearer token to a [`Caller`].
 //!
 //! A token is a JWT (RFC 7519) of the product's identity provider, signed with
-//! a shared secret (HS256) or with a key of its JWKS (RS256, ES256, EdDSA).
+//! a shared secret (HMAC) or with a key of its JWKS (RSA, ECDSA, Ed25519).
 //! Which key may verify which algorithm is settled by the configuration and by
 //! the key itself; the token only chooses among them.
 
+mod error;
 mod jwks;
+mod jws;
+mod keys;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use reqwest::dns::Resolve;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use url::Url;
 
 use crate::clock::Clock;
 use crate::networks::{Forbidden, Networks, SystemResolver};
 use jwks::Jwks;
+use jws::Jws;
+use keys::{Algorithm, Hash};
 
-/// The longest token that is looked at, in bytes.
-const MAX_TOKEN: usize = 8 * 1024;
+pub use error::Error;
+
+/// The longest token that is accepted, in bytes. One of 200 groups has 12 KB.
+const MAX_TOKEN: usize = 16 * 1024;
 
 /// HS256 needs a key at least as long as its digest (RFC 7518, 3.2), in bytes.
 const MIN_SECRET: usize = 32;
@@ -32,20 +37,24 @@ const MIN_SECRET: usize = 32;
 /// The longest user id, in characters.
 const MAX_USER_ID: usize = 255;
 
+/// Google signs with either of these as the issuer.
+const GOOGLE: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
+
 /// Which tokens are good.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The secrets that HS256 tokens may be signed with, each of at least 32 bytes: one, or two
-    /// while it is rotated.
-    pub hs256_secrets: Vec<SecretString>,
+    /// The secrets that HS256, HS384 and HS512 tokens may be signed with, each of at least 32 bytes:
+    /// one, or two while it is rotated.
+    pub hmac_secrets: Vec<SecretString>,
     /// Where the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,
     /// Private networks that the keys may be fetched from; there also without TLS.
     pub jwks_networks: Networks,
-    /// The `iss` that every token must have; any is good when it is not set.
-    pub issuer: Option<String>,
-    /// An `aud` that every token must have; any is good when it is not set.
-    pub audience: Option<String>,
+    /// The issuers of which every token must name one as its `iss`; if empty, any is accepted.
+    pub issuers: Vec<String>,
+    /// The audiences of which every token must name one as its `aud`, or as its `client_id` if it
+    /// has no `aud`; if empty, any is accepted.
+    pub audiences: Vec<String>,
     /// By how much the identity provider's clock may differ from ours.
     pub leeway: Duration,
     /// The claim that names the user.
@@ -63,6 +72,13 @@ impl Config {
             None => Ok(()),
         }
     }
+
+    /// `true` if the keys of a JWKS are accepted for any issuer and any audience: an identity
+    /// provider that signs for several products signs for all of them with the same keys.
+    #[must_use]
+    pub fn is_unbound(&self) -> bool {
+        self.jwks_url.is_some() && self.issuers.is_empty() && self.audiences.is_empty()
+    }
 }
 
 fn system_resolver() -> Arc<dyn Resolve> {
@@ -74,11 +90,11 @@ impl Default for Config {
     /// the user is the token's `sub`.
     fn default() -> Self {
         Self {
-            hs256_secrets: Vec::new(),
+            hmac_secrets: Vec::new(),
             jwks_url: None,
             jwks_networks: Networks::default(),
-            issuer: None,
-            audience: None,
+            issuers: Vec::new(),
+            audiences: Vec::new(),
             leeway: Duration::from_secs(30),
             user_claim: "sub".to_owned(),
         }
@@ -89,10 +105,10 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Without a key no token can be good.
-    #[error("neither a secret for HS256 nor a JWKS URL is set: no token could be verified")]
+    #[error("neither a shared secret nor a JWKS URL is set: no token could be verified")]
     NoKeys,
     /// A secret that could be guessed.
-    #[error("the secret for HS256 has fewer than {MIN_SECRET} bytes")]
+    #[error("the shared secret has fewer than {MIN_SECRET} bytes")]
     ShortSecret,
     /// Keys from there could be anybody's.
     #[error("no keys can be fetched from the JWKS URL: {0}")]
@@ -102,58 +118,28 @@ pub enum ConfigError {
     Client(#[from] reqwest::Error),
 }
 
-/// Why a token is not accepted. The messages are safe to show to its bearer and
-/// may stand in the `error_description` of `WWW-Authenticate` (RFC 6750, 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// More than 8 KiB.
-    #[error("the token is longer than 8 KiB")]
-    TooLarge,
-    /// Not a JWT, or one whose header names an algorithm that verifies nothing.
-    #[error("the token is not a signed JWT")]
-    Malformed,
-    /// Signed in a way that this service has no key for.
-    #[error("the token is signed with an algorithm that is not accepted here")]
-    AlgorithmNotAllowed,
-    /// The identity provider publishes no such key for this algorithm.
-    #[error("the token is signed with an unknown key")]
-    UnknownKey,
-    /// The signature belongs to another token or key.
-    #[error("the signature of the token does not match")]
-    BadSignature,
-    /// No `exp`: it would be good for ever.
-    #[error("the token has no expiry")]
-    NoExpiry,
-    /// `exp` has passed.
-    #[error("the token has expired")]
-    Expired,
-    /// `nbf` or `iat` is still to come.
-    #[error("the token is not valid yet")]
-    NotYetValid,
-    /// `iss` is another, or missing.
-    #[error("the token comes from another issuer")]
-    WrongIssuer,
-    /// `aud` names others, or is missing.
-    #[error("the token is meant for another audience")]
-    WrongAudience,
-    /// The claim that names the user is missing or cannot be a [`UserId`].
-    #[error("the token names no user")]
-    NoUser,
-    /// Not the token's fault: the JWKS could not be fetched, so it is not known
-    /// whether the token is good.
-    #[error("the keys to verify the token with cannot be fetched at the moment")]
-    KeysUnavailable,
-}
-
-/// A user of the product, as its identity provider names them: 1 to 255
-/// characters, none of them a control character.
+/// A user of the product, as its identity provider names them. Ids are compared byte for byte, so
+/// that every text is refused that HTTP or a client would change on its way: white space at an end,
+/// control characters, and the path segments `.` and `..`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(String);
 
-/// A text that cannot name a user.
+/// Why a text cannot be a user id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a user id has 1 to {MAX_USER_ID} characters and no control characters")]
-pub struct InvalidUserId;
+pub enum InvalidUserId {
+    /// Empty, or longer than 255 characters.
+    #[error("a user id has 1 to {MAX_USER_ID} characters")]
+    Length,
+    /// A control character.
+    #[error("a user id has no control characters")]
+    Control,
+    /// HTTP removes it from a header, and many clients do from any text.
+    #[error("a user id has no white space at its beginning or end")]
+    WhiteSpace,
+    /// URLs drop it.
+    #[error("a user id is neither . nor .., which no URL can carry")]
+    DotSegment,
+}
 
 impl UserId {
     /// The id as text.
@@ -167,11 +153,18 @@ impl TryFrom<String> for UserId {
     type Error = InvalidUserId;
 
     fn try_from(id: String) -> Result<Self, InvalidUserId> {
-        let fits = (1..=MAX_USER_ID).contains(&id.chars().count());
-        if fits && !id.chars().any(char::is_control) {
-            Ok(Self(id))
+        // What JavaScript trims: the byte order mark, too.
+        let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
+        if !(1..=MAX_USER_ID).contains(&id.chars().count()) {
+            Err(InvalidUserId::Length)
+        } else if id.chars().any(char::is_control) {
+            Err(InvalidUserId::Control)
+        } else if id.starts_with(is_space) || id.ends_with(is_space) {
+            Err(InvalidUserId::WhiteSpace)
+        } else if matches!(id.as_str(), "." | "..") {
+            Err(InvalidUserId::DotSegment)
         } else {
-            Err(InvalidUserId)
+            Ok(Self(id))
         }
     }
 }
@@ -193,10 +186,10 @@ pub struct Caller {
 
 /// Verifies tokens.
 pub struct Authenticator {
-    secrets: Vec<DecodingKey>,
+    secrets: Vec<SecretString>,
     jwks: Option<Jwks>,
-    issuer: Option<String>,
-    audience: Option<String>,
+    issuers: Vec<String>,
+    audiences: Vec<String>,
     leeway: f64,
     user_claim: String,
     clock: Clock,
@@ -220,25 +213,21 @@ impl Authenticator {
         clock: Clock,
         resolver: &Arc<dyn Resolve>,
     ) -> Result<Self, ConfigError> {
-        if config.hs256_secrets.is_empty() && config.jwks_url.is_none() {
+        if config.hmac_secrets.is_empty() && config.jwks_url.is_none() {
             return Err(ConfigError::NoKeys);
         }
-        let key = |secret: &SecretString| match secret.expose_secret().as_bytes() {
-            short if short.len() < MIN_SECRET => Err(ConfigError::ShortSecret),
-            secret => Ok(DecodingKey::from_secret(secret)),
-        };
+        let is_short = |secret: &SecretString| secret.expose_secret().len() < MIN_SECRET;
+        if config.hmac_secrets.iter().any(is_short) {
+            return Err(ConfigError::ShortSecret);
+        }
         let networks = &config.jwks_networks;
         let jwks = config.jwks_url;
         let jwks = jwks.map(|url| Jwks::new(url, networks, resolver, clock.clone()));
         Ok(Self {
-            secrets: config
-                .hs256_secrets
-                .iter()
-                .map(key)
-                .collect::<Result<_, _>>()?,
+            secrets: config.hmac_secrets,
             jwks: jwks.transpose()?,
-            issuer: config.issuer,
-            audience: config.audience,
+            issuers: with_spellings(config.issuers),
+            audiences: config.audiences,
             leeway: config.leeway.as_secs_f64(),
             user_claim: config.user_claim,
             clock,
@@ -255,33 +244,39 @@ impl Authenticator {
         if bearer.len() > MAX_TOKEN {
             return Err(Error::TooLarge);
         }
-        let header = jsonwebtoken::decode_header(bearer).map_err(|_not_a_jwt| Error::Malformed)?;
-        if header.crit.is_some() {
-            // Whatever it demands to be understood (RFC 7515, 4.1.11) is not.
-            return Err(Error::Malformed);
+        let token = Jws::parse(bearer)?;
+        match token.algorithm {
+            Algorithm::Hmac(hash) => self.verify_hmac(&token, hash)?,
+            _ => self.verify_public(&token).await?,
         }
-        let algorithm = header.alg;
-        let claims = match (algorithm, &self.jwks) {
-            (Algorithm::HS256, _) => self.claims_by_secret(bearer)?,
-            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, Some(jwks)) => {
-                let key = jwks.key(header.kid.as_deref(), algorithm).await?;
-                verified_claims(bearer, &key, algorithm)?
-            }
-            _ => return Err(Error::AlgorithmNotAllowed),
-        };
-        self.caller(&claims)
+        self.caller(&token.claims()?)
     }
 
-    /// The claims of a token that one of the secrets has signed.
-    fn claims_by_secret(&self, bearer: &str) -> Result<Map<String, Value>, Error> {
-        let mut refused = Err(Error::AlgorithmNotAllowed);
-        for secret in &self.secrets {
-            match verified_claims(bearer, secret, Algorithm::HS256) {
-                Err(Error::BadSignature) => refused = Err(Error::BadSignature),
-                known => return known,
-            }
+    fn verify_hmac(&self, token: &Jws<'_>, hash: Hash) -> Result<(), Error> {
+        if self.secrets.is_empty() {
+            return Err(Error::NoSecret);
         }
-        refused
+        let signed_by = |secret: &SecretString| {
+            let secret = secret.expose_secret().as_bytes();
+            keys::is_hmac(hash, secret, token.signed, &token.signature)
+        };
+        if self.secrets.iter().any(signed_by) {
+            Ok(())
+        } else {
+            Err(Error::AnotherSecret)
+        }
+    }
+
+    async fn verify_public(&self, token: &Jws<'_>) -> Result<(), Error> {
+        let jwks = self.jwks.as_ref().ok_or(Error::NoKeySet)?;
+        let (id, algorithm) = (token.key_id.as_deref(), token.algorithm);
+        if token.is_signed_by_one(&jwks.candidates(id, algorithm).await?)
+            || token.is_signed_by_one(&jwks.newest_candidates(id, algorithm).await?)
+        {
+            Ok(())
+        } else {
+            Err(Error::AnotherKey)
+        }
     }
 
     /// How many keys the identity provider publishes that tokens can be verified with, or why that is
@@ -292,68 +287,98 @@ impl Authenticator {
 
     fn caller(&self, claims: &Map<String, Value>) -> Result<Caller, Error> {
         let good_for = self.check_times(claims)?;
-        let text = |name: &str| claims.get(name).and_then(Value::as_str);
-        if self.issuer.is_some() && self.issuer.as_deref() != text("iss") {
-            return Err(Error::WrongIssuer);
-        }
-        if let Some(audience) = &self.audience {
-            let named = match claims.get("aud") {
-                Some(Value::Array(several)) => several.iter().any(|one| one == audience),
-                Some(one) => one == audience,
-                None => false,
-            };
-            if !named {
-                return Err(Error::WrongAudience);
-            }
-        }
-        let user_id = text(&self.user_claim).ok_or(Error::NoUser)?.to_owned();
-        let user_id = UserId::try_from(user_id).map_err(|InvalidUserId| Error::NoUser)?;
+        self.check_issuer(claims)?;
+        self.check_audience(claims)?;
+        let user_id = user_id(claims.get(&self.user_claim))?;
         Ok(Caller { user_id, good_for })
     }
 
-    /// The library compares with the system's clock, so this is done here. Says for how long the token is good.
+    /// Whether a token with these claims comes from an accepted issuer.
+    pub(crate) fn check_issuer(&self, claims: &Map<String, Value>) -> Result<(), Error> {
+        if self.issuers.is_empty() {
+            return Ok(());
+        }
+        match claims.get("iss") {
+            None | Some(Value::Null) => Err(Error::NoIssuer),
+            Some(issuer) if self.issuers.iter().any(|one| issuer == one) => Ok(()),
+            Some(_) => Err(Error::WrongIssuer),
+        }
+    }
+
+    /// Whether a token with these claims is for an accepted audience.
+    pub(crate) fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Error> {
+        if self.audiences.is_empty() {
+            return Ok(());
+        }
+        let accepted = |named: &Value| self.audiences.iter().any(|one| named == one);
+        let present = |name: &str| claims.get(name).filter(|value| !value.is_null());
+        // Access tokens of Amazon Cognito have a `client_id` and no `aud`.
+        let named = match present("aud").or_else(|| present("client_id")) {
+            None => return Err(Error::NoAudience),
+            Some(Value::Array(several)) => several.iter().any(accepted),
+            Some(one) => accepted(one),
+        };
+        if named {
+            Ok(())
+        } else {
+            Err(Error::WrongAudience)
+        }
+    }
+
+    /// Returns for how long the token is good.
     fn check_times(&self, claims: &Map<String, Value>) -> Result<Duration, Error> {
         let now = seconds(self.clock.now());
-        let expiry = time(claims, "exp")?.ok_or(Error::NoExpiry)?;
-        let left = expiry + self.leeway - now;
+        let expiry = time(claims, "exp").map_err(|NotANumber| Error::ExpiryNotANumber)?;
+        let left = expiry.ok_or(Error::NoExpiry)? + self.leeway - now;
         if left <= 0.0 {
             return Err(Error::Expired);
         }
-        for start in [time(claims, "nbf")?, time(claims, "iat")?] {
-            if start.is_some_and(|start| now + self.leeway < start) {
-                return Err(Error::NotYetValid);
-            }
+        let start = time(claims, "nbf").map_err(|NotANumber| Error::StartNotANumber)?;
+        if start.is_some_and(|start| now + self.leeway < start) {
+            return Err(Error::NotYetValid);
+        }
+        let issued = time(claims, "iat").map_err(|NotANumber| Error::IssueTimeNotANumber)?;
+        if issued.is_some_and(|issued| now + self.leeway < issued) {
+            return Err(Error::IssuedInTheFuture);
         }
         // What ends later than any time there is does not end.
         Ok(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
     }
 }
 
-/// The claims of a token that `key` has signed with `algorithm`, not checked.
-fn verified_claims(
-    token: &str,
-    key: &DecodingKey,
-    algorithm: Algorithm,
-) -> Result<Map<String, Value>, Error> {
-    let mut validation = Validation::new(algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_aud = false;
-    match jsonwebtoken::decode(token, key, &validation) {
-        Ok(token) => Ok(token.claims),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::InvalidSignature => Error::BadSignature,
-            ErrorKind::InvalidAlgorithm => Error::AlgorithmNotAllowed,
-            _ => Error::Malformed,
-        }),
+/// The issuers, with each spelling of those that have two.
+fn with_spellings(mut issuers: Vec<String>) -> Vec<String> {
+    let is_google = |issuer: &String| GOOGLE.contains(&issuer.as_str());
+    if issuers.iter().any(is_google) {
+        issuers.extend(GOOGLE.map(str::to_owned));
     }
+    issuers
 }
 
-/// A `NumericDate` (RFC 7519, 2): seconds since the epoch, possibly a fraction.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, Error> {
+/// The user whom a claim names: a text, or a whole number as its decimal text.
+fn user_id(claim: Option<&Value>) -> Result<UserId, Error> {
+    let id = match claim {
+        None | Some(Value::Null) => return Err(Error::NoUser),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) if is_exact(number) => number.to_string(),
+        Some(_) => return Err(Error::UserNotText),
+    };
+    UserId::try_from(id).map_err(Error::InvalidUser)
+}
+
+/// Larger numbers and fractions were rounded when they were read: two users could become one.
+fn is_exact(number: &Number) -> bool {
+    number.is_u64() || number.is_i64()
+}
+
+/// A time that is text, for example.
+struct NotANumber;
+
+/// A `NumericDate` (RFC 7519, 2): seconds since the epoch, possibly a fraction. Null counts as missing.
+fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, NotANumber> {
     match claims.get(name) {
-        None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or(Error::Malformed),
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => value.as_f64().map(Some).ok_or(NotANumber),
     }
 }
 

@@ -113,11 +113,17 @@ impl Layers {
                 enabled: true,
                 unavailable: None,
                 account: None,
+                parameters: Vec::new(),
             });
         // Whoever names a provider has found one: the reason why there was none no longer holds.
         if entry.provider.is_some() {
             connector.unavailable = None;
         }
+        // Another provider's parameters are its own.
+        if entry.provider.is_some() && entry.provider != connector.provider {
+            connector.parameters.clear();
+        }
+        set(&mut connector.parameters, entry.parameters);
         set(&mut connector.name, entry.name);
         set(&mut connector.category, entry.category);
         set(

@@ -6,6 +6,7 @@
 //! anything else starts, so whoever holds a [`Connector`] need not check it.
 
 mod load;
+mod parameters;
 mod parse;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use load::CatalogError;
+pub use parameters::Parameter;
 pub use parse::Problem;
 
 /// The namespace of connector ids: a connector's id is the UUIDv5 of its slug in it, and so the
@@ -51,6 +53,9 @@ pub struct Connector {
     /// Where the provider's answer says whose account it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountPointers>,
+    /// What the provider has to know of an account besides its authorization.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<Parameter>,
 }
 
 /// JSON pointers (RFC 6901) into what the provider answered when it granted access.

@@ -12,13 +12,15 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{AccountPointers, AuthMode};
+use super::parameters::whole;
+use super::{AccountPointers, AuthMode, Parameter};
+use crate::text::displayable;
 
 /// Slugs that are path segments of the API beside the connectors.
 const RESERVED: [&str; 3] = ["callback", "connections", "users"];
 
 /// The fields of a connector in a manifest file.
-const CONNECTOR_FIELDS: [&str; 9] = [
+const CONNECTOR_FIELDS: [&str; 10] = [
     "slug",
     "name",
     "category",
@@ -28,6 +30,19 @@ const CONNECTOR_FIELDS: [&str; 9] = [
     "enabled",
     "unavailable",
     "account",
+    "parameters",
+];
+
+/// The fields of a connector's parameter.
+const PARAMETER_FIELDS: [&str; 8] = [
+    "name",
+    "title",
+    "description",
+    "pattern",
+    "example",
+    "required",
+    "prefix",
+    "suffix",
 ];
 
 /// A mistake in a manifest file, shown as `path:line:column: message`.
@@ -102,6 +117,7 @@ pub(super) struct Entry {
     pub(super) enabled: Option<bool>,
     pub(super) unavailable: Option<String>,
     pub(super) account: Option<AccountPointers>,
+    pub(super) parameters: Option<Vec<Parameter>>,
 }
 
 /// Reads a manifest file. Where its TOML is broken, only that is noted: the rest would be guesses.
@@ -135,16 +151,17 @@ fn entry(value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<En
     fields.refuse_all_but(&CONNECTOR_FIELDS);
     let slug = fields.slug(&value.span());
     Some(Entry {
-        name: fields.text("name").map(Spanned::into_inner),
-        category: fields.text("category").map(Spanned::into_inner),
+        name: fields.shown_text("name"),
+        category: fields.shown_text("category"),
         provider: fields.text("provider").map(Spanned::into_inner),
         integration_key: fields.text("integration_key"),
         auth_mode: fields.auth_mode(),
         enabled: fields
             .read("enabled", "true or false", DeValue::as_bool)
             .map(Spanned::into_inner),
-        unavailable: fields.text("unavailable").map(Spanned::into_inner),
+        unavailable: fields.shown_text("unavailable"),
         account: fields.account(),
+        parameters: fields.parameters(),
         // Only now, so that all fields have been looked at.
         slug: slug?,
         flawed: problems.found.len() > noted_before,
@@ -191,6 +208,12 @@ impl<'t> Fields<'t, '_, '_> {
             let text = value.as_str()?;
             (!text.trim().is_empty()).then(|| text.to_owned())
         })
+    }
+
+    /// A text that people read.
+    fn shown_text(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        Some(displayable(text.get_ref()).collect())
     }
 
     fn slug(&mut self, entry: &Range<usize>) -> Option<Spanned<String>> {
@@ -241,6 +264,59 @@ impl<'t> Fields<'t, '_, '_> {
             id: id?,
             name: name?,
         })
+    }
+
+    fn parameters(&mut self) -> Option<Vec<Parameter>> {
+        let list = self.read("parameters", "a list of tables", DeValue::as_array)?;
+        let values = list.into_inner().iter();
+        let parameter = |value| self.parameter(value);
+        Some(values.filter_map(parameter).collect())
+    }
+
+    fn parameter(&mut self, value: &'t Spanned<DeValue<'t>>) -> Option<Parameter> {
+        let Some(table) = value.get_ref().as_table() else {
+            self.problems
+                .note(&value.span(), "a parameter must be a table");
+            return None;
+        };
+        for key in ["name", "title"] {
+            if !table.contains_key(key) {
+                let message = format!("the parameter has no {key}");
+                self.problems.note(&value.span(), message);
+            }
+        }
+        let mut fields = Fields {
+            table,
+            problems: &mut *self.problems,
+        };
+        fields.refuse_all_but(&PARAMETER_FIELDS);
+        let mut text = |key: &str| fields.text(key).map(Spanned::into_inner);
+        let parameter = Parameter {
+            name: text("name")?,
+            title: text("title")?,
+            description: text("description"),
+            example: text("example"),
+            prefix: text("prefix"),
+            suffix: text("suffix"),
+            pattern: fields.pattern(),
+            required: fields
+                .read("required", "true or false", DeValue::as_bool)
+                .is_none_or(Spanned::into_inner),
+        };
+        let example = parameter.example.as_ref();
+        if example.is_some_and(|example| !parameter.accepts(example)) {
+            let message = "the example of the parameter does not match its pattern";
+            self.problems.note(&value.span(), message);
+        }
+        Some(parameter)
+    }
+
+    fn pattern(&mut self) -> Option<String> {
+        self.read("pattern", "a regular expression", |value| {
+            let text = value.as_str().filter(|text| whole(text).is_some())?;
+            Some(text.to_owned())
+        })
+        .map(Spanned::into_inner)
     }
 
     fn pointer(&mut self, key: &str) -> Option<String> {

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 
 use super::Report;
 use super::database::SKEW;
 use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::config::NangoConfig;
+use crate::nango::proxy::ProxyCall;
 use crate::nango::{
     ConnectionSummary, Credentials, Error, IntegrationDefaults, ListConnections, Nango, Refresh,
     SessionRequest,
@@ -84,7 +87,7 @@ fn scope_mend(what: &str) -> String {
 }
 
 /// What the key has to allow, each tried with what is not there.
-async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 3] {
+async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
     let session = SessionRequest {
         reconnects: None,
         integration: NOBODY.to_owned(),
@@ -109,7 +112,18 @@ async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 3] {
             "delete connections",
             nango.delete_connection(NOBODY, NOBODY).await.err(),
         ),
+        (
+            "call providers through the proxy (environment:proxy)",
+            proxy_error(nango).await,
+        ),
     ]
+}
+
+/// Why Nango's proxy refuses a call for an integration that does not exist: for the lack of the scope, or for that.
+async fn proxy_error(nango: &Nango) -> Option<Error> {
+    let call = ProxyCall::new(Method::GET, (NOBODY, None), &HeaderMap::new());
+    let call = call.expect("one plain segment is a safe path");
+    nango.proxy(NOBODY, NOBODY, call).await.err()
 }
 
 /// Whether credentials are withheld from the key, as far as there is a connection to tell by.
@@ -156,7 +170,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
     if report.lines.len() == before {
         report.ok(
             "nango scopes",
-            "the key may list, connect, reconnect and delete",
+            "the key may list, connect, reconnect, delete and call the proxy",
         );
     }
 }

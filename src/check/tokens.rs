@@ -24,40 +24,35 @@ pub(super) async fn check(
             return;
         }
     };
-    match (config.hs256_secrets.is_empty(), &config.jwks_url) {
+    match (config.hmac_secrets.is_empty(), &config.jwks_url) {
         (true, _) => {}
         (false, None) => report.ok(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256) are accepted",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted",
         ),
         (false, Some(_)) => report.warn(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256) are accepted beside the identity provider's",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted beside the identity provider's",
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
     match auth.published_keys().await {
         None => {}
-        Some(Ok(0)) => report.fail(
-            "jwks",
-            "AUTH_JWKS_URL answers, and has no key for RS256, ES256 or EdDSA",
-            "name the address of the identity provider's JWKS; at Supabase, switch to asymmetric signing keys",
-        ),
         Some(Ok(keys)) => report.ok("jwks", format!("{keys} usable keys are published")),
         Some(Err(error)) => report.fail(
             "jwks",
             format!("the keys cannot be fetched: {error}"),
-            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS",
+            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS; where the JWKS has no key, have the identity provider sign with asymmetric keys",
         ),
     }
-    if config.jwks_url.is_some() && config.issuer.is_none() {
+    if config.jwks_url.is_some() && config.issuers.is_empty() {
         report.warn(
             "issuer",
             "a token of any issuer is good that one of the keys has signed",
             "set AUTH_ISSUER to the identity provider's `iss`",
         );
     }
-    if config.jwks_url.is_some() && config.audience.is_none() {
+    if config.jwks_url.is_some() && config.audiences.is_empty() {
         report.warn(
             "audience",
             "tokens that were made for another service are good here, too",
@@ -86,26 +81,42 @@ async fn explain(
     if let (Some(Some(header)), Some(Some(claims))) = (parts.next(), parts.next()) {
         let text = |value: Option<&Value>| value.map_or("missing".to_owned(), Value::to_string);
         report.ok("token alg", text(header.get("alg")));
-        if let Some(key) = header.get("kid") {
-            report.ok("token kid", key.to_string());
+        for (check, name) in [("token kid", "kid"), ("token typ", "typ")] {
+            if let Some(found) = header.get(name) {
+                report.ok(check, found.to_string());
+            }
         }
-        let has = |name: &str, wanted: &str| match claims.get(name) {
-            Some(Value::Array(several)) => several.iter().any(|one| one == wanted),
-            one => one.is_some_and(|one| one == wanted),
+        let audience = if claims.contains_key("aud") {
+            "aud"
+        } else {
+            "client_id"
         };
-        for (check, name, wanted, variable) in [
-            ("token iss", "iss", &config.issuer, "AUTH_ISSUER"),
-            ("token aud", "aud", &config.audience, "AUTH_AUDIENCE"),
+        let audience = claims.get(audience);
+        for (check, found, accepted, wanted, variable) in [
+            (
+                "token iss",
+                claims.get("iss"),
+                auth.check_issuer(&claims).is_ok(),
+                &config.issuers,
+                "AUTH_ISSUER",
+            ),
+            (
+                "token aud",
+                audience,
+                auth.check_audience(&claims).is_ok(),
+                &config.audiences,
+                "AUTH_AUDIENCE",
+            ),
         ] {
-            let found = text(claims.get(name));
-            match wanted {
-                Some(wanted) if !has(name, wanted) => report.fail(
+            let found = text(found);
+            match (accepted, wanted.is_empty()) {
+                (false, _) => report.fail(
                     check,
-                    format!("{found}, and {variable} wants {wanted:?}"),
+                    format!("{found}, and {variable} wants {}", wanted.join(" or ")),
                     format!("correct {variable}, or how the identity provider makes its tokens"),
                 ),
-                Some(_) => report.ok(check, found),
-                None => report.ok(check, format!("{found}; any is good")),
+                (true, false) => report.ok(check, found),
+                (true, true) => report.ok(check, format!("{found}; any is good")),
             }
         }
         times(report, config, &claims, clock);
@@ -134,9 +145,18 @@ fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, cloc
         ("token iat", "iat"),
     ] {
         let Some(seconds) = claims.get(name).and_then(Value::as_f64) else {
-            if name == "exp" {
-                let mend = "have the identity provider's tokens expire";
-                report.fail(check, "missing: it would be good for ever", mend);
+            let found = claims.get(name).filter(|value| !value.is_null());
+            match (name, found) {
+                ("exp", None) => {
+                    let mend = "have the identity provider's tokens expire";
+                    report.fail(check, "missing: it would be good for ever", mend);
+                }
+                (_, Some(found)) => report.fail(
+                    check,
+                    format!("{found} is not a number"),
+                    "have the identity provider write it as seconds since 1970, without quotes",
+                ),
+                (_, None) => {}
             }
             continue;
         };
@@ -161,20 +181,60 @@ fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, cloc
 fn mend(error: crate::auth::Error) -> &'static str {
     use crate::auth::Error;
     match error {
-        Error::TooLarge => "have the identity provider put less into its tokens",
-        Error::Malformed => "give the whole token: three parts with dots between",
-        Error::AlgorithmNotAllowed => {
-            "HS256 needs AUTH_JWT_SECRET; RS256, ES256 and EdDSA need AUTH_JWKS_URL"
+        Error::TooLarge => {
+            "have the identity provider put less into its tokens, such as fewer groups"
         }
-        Error::UnknownKey => "AUTH_JWKS_URL has to be that of the identity provider that signs",
-        Error::BadSignature => {
+        Error::NotAJwt => {
+            "give the whole token; at Auth0, Okta and Logto, have the frontend ask for a token for an API (audience, resource), or it gets an opaque one"
+        }
+        Error::Encrypted => "have the identity provider only sign; at Auth0, ask for an audience",
+        Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
+            "give the whole token as the identity provider made it"
+        }
+        Error::Unsigned => "have the identity provider sign its tokens",
+        Error::CriticalHeader => "have the identity provider make tokens without crit",
+        Error::WrongType => "take an access token or an ID token: this one is for another purpose",
+        Error::UnsupportedAlgorithm => "have it signed with RS256, PS256, ES256 or EdDSA",
+        Error::NoSecret => {
+            "set AUTH_JWT_SECRET, or have the identity provider sign with a key of its JWKS"
+        }
+        Error::AnotherSecret => {
             "AUTH_JWT_SECRET has to be the identity provider's own, byte for byte"
         }
+        Error::NoKeySet => "set AUTH_JWKS_URL to the address of the identity provider's JWKS",
+        Error::UnknownKey => {
+            "AUTH_JWKS_URL has to be that of the identity provider that signed the token"
+        }
+        Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
+            "compare the token's alg with the keys at AUTH_JWKS_URL, which may be another's"
+        }
+        Error::TooManyKeys => "have the identity provider name the key in its tokens (kid)",
+        Error::AnotherKey => {
+            "give the token unchanged; if it is, AUTH_JWKS_URL is that of another identity provider or tenant"
+        }
         Error::NoExpiry => "have the identity provider's tokens expire",
-        Error::Expired | Error::NotYetValid => "take a fresh token; if it is one, a clock is wrong",
-        Error::WrongIssuer => "correct AUTH_ISSUER",
-        Error::WrongAudience => "correct AUTH_AUDIENCE",
-        Error::NoUser => "AUTH_USER_CLAIM has to name the claim that holds the user's id, a text",
+        Error::ExpiryNotANumber | Error::StartNotANumber | Error::IssueTimeNotANumber => {
+            "have the identity provider write times as seconds since 1970, without quotes"
+        }
+        Error::Expired => "take a fresh token; if it is one, this machine's clock is wrong",
+        Error::NotYetValid | Error::IssuedInTheFuture => {
+            "set the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
+        }
+        Error::NoIssuer => "have the identity provider write iss, or unset AUTH_ISSUER",
+        Error::WrongIssuer => {
+            "set AUTH_ISSUER to the token's iss, character for character: a slash at its end counts"
+        }
+        Error::NoAudience => {
+            "have the identity provider write aud, or unset AUTH_AUDIENCE; of tokens without aud, client_id is compared"
+        }
+        Error::WrongAudience => {
+            "set AUTH_AUDIENCE to the token's aud, if the token is for this service"
+        }
+        Error::NoUser => "set AUTH_USER_CLAIM to the claim that holds the user's id",
+        Error::UserNotText => "set AUTH_USER_CLAIM to a claim that is text or a whole number",
+        Error::InvalidUser(_) => {
+            "set AUTH_USER_CLAIM to a claim that is the same wherever the user is named"
+        }
         Error::KeysUnavailable => "correct AUTH_JWKS_URL, or let this service reach it",
     }
 }

@@ -152,7 +152,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
 /// Goes where a provider returns to, as a browser in which nothing was begun.
 async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
     let address = below(&http.public_url, CALLBACK);
-    let base = nango.client.base_url.as_str().trim_end_matches('/');
+    let base = nango.client.public_url.as_str().trim_end_matches('/');
     let onward = format!("{base}/oauth/callback?state=patchbay-check");
     let asked = client.get(format!("{address}?state=patchbay-check")).send();
     let answers = match asked.await {
@@ -169,7 +169,7 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
         (ConnectBinding::Off, false) => report.warn(
             "callback",
             format!("{address} does not lead to {base}/oauth/callback"),
-            "matters only where Nango's callback URL is set to it: give the service at PUBLIC_URL the same NANGO_BASE_URL",
+            "matters only where Nango's callback URL is set to it: give the service at PUBLIC_URL the same NANGO_BASE_URL or NANGO_PUBLIC_URL",
         ),
         (_, true) => report.ok(
             "callback",
@@ -178,7 +178,7 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
         (_, false) => report.fail(
             "callback",
             format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
-            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_BASE_URL as this check, and restart it",
+            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this check, and restart it",
         ),
     }
 }

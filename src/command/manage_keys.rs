@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::connections::Database;
-use crate::keys::{Scope, ServiceKeys};
+use crate::keys::{Scope, ServiceKeys, check_name};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
@@ -34,6 +34,14 @@ pub(crate) enum KeysCommand {
         #[arg(long, default_value_t = 24)]
         grace_hours: u32,
     },
+    /// Replace what a key allows. Open event streams and new requests follow within two seconds.
+    SetScopes {
+        /// The key's prefix or name.
+        key: String,
+        /// What it allows from now on: tokens:read, connections:read, connections:write.
+        #[arg(required = true)]
+        scopes: Vec<Scope>,
+    },
     /// End a key at once.
     Revoke {
         /// The key's prefix or name.
@@ -42,6 +50,10 @@ pub(crate) enum KeysCommand {
 }
 
 pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
+    if let KeysCommand::Create { name, .. } = &command {
+        // Before the database is needed.
+        check_name(name)?;
+    }
     let config = Config::read_database(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
@@ -54,13 +66,12 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         }
         KeysCommand::List => {
             for key in keys.list().await? {
-                let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
                 let state = state(key.revoked_at, key.expires_at);
                 say(format_args!(
                     "{}  {}  {}  {state}",
                     key.prefix,
-                    key.name,
-                    scopes.join(" ")
+                    key.name.escape_debug(),
+                    names(&key.scopes)
                 ))?;
             }
         }
@@ -73,15 +84,32 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                 "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
             ));
         }
+        KeysCommand::SetScopes { key, scopes } => {
+            let scopes = BTreeSet::from_iter(scopes);
+            let old = keys.set_scopes(&key, &scopes).await?;
+            say(format_args!(
+                "{} ({}) allows {}; before, it allowed {}",
+                old.prefix,
+                old.name,
+                names(&scopes),
+                names(&old.scopes)
+            ))?;
+        }
         KeysCommand::Revoke { key } => {
             let revoked = keys.revoke(&key).await?;
             say(format_args!(
                 "{} ({}) opens nothing any more",
-                revoked.prefix, revoked.name
+                revoked.prefix,
+                revoked.name.escape_debug()
             ))?;
         }
     }
     Ok(())
+}
+
+fn names(scopes: &BTreeSet<Scope>) -> String {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    names.join(" ")
 }
 
 fn state(revoked_at: Option<DateTime<Utc>>, expires_at: Option<DateTime<Utc>>) -> String {

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::print::{note, say};
 use super::{Failure, variable};
 
-/// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` as the service has it.
+/// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` and `ENCRYPTION_KEY` as the
+/// service has them.
 #[derive(Subcommand)]
 pub(crate) enum WebhooksCommand {
     /// Add an endpoint, and show its secret this once.
@@ -25,6 +26,9 @@ pub(crate) enum WebhooksCommand {
         /// What it is told of, such as connection.connected; may be given more than once. All if left out.
         #[arg(long = "event")]
         events: Vec<MessageType>,
+        /// Send each connection's config, too.
+        #[arg(long = "config")]
+        with_config: bool,
     },
     /// List all endpoints, and how they do.
     List,
@@ -88,13 +92,17 @@ pub(crate) struct DeliveriesShown {
 }
 
 pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
-    let (config, networks) = Config::read_webhooks(&variable)?;
+    let (config, networks, encryption) = Config::read_webhooks(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
-    let webhooks = Webhooks::new(database, Clock::System, &networks)?;
+    let webhooks = Webhooks::new(database, Clock::System, &networks, encryption)?;
     match command {
-        WebhooksCommand::Add { url, events } => {
-            let (id, secret) = webhooks.add(&url, &events).await?;
+        WebhooksCommand::Add {
+            url,
+            events,
+            with_config,
+        } => {
+            let (id, secret) = webhooks.add(&url, &events, with_config).await?;
             say(id)?;
             show(&secret)?;
         }
@@ -179,13 +187,18 @@ fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {
         [] => "all".to_owned(),
         events => events.join(" "),
     };
+    let config = if endpoint.with_config {
+        ", with config"
+    } else {
+        ""
+    };
     let state = match (&endpoint.off, endpoint.failing_since) {
         (Some((since, reason)), _) => format!("off since {}: {reason}", since.format("%F %T")),
         (None, Some(since)) => format!("failing since {}", since.format("%F %T")),
         (None, None) => "on".to_owned(),
     };
     say(format_args!(
-        "{}  {}  {events}  {state}  {} waiting",
+        "{}  {}  {events}{config}  {state}  {} waiting",
         endpoint.id, endpoint.url, endpoint.waiting
     ))
 }

@@ -44,7 +44,7 @@ enum Command {
     Sandbox,
     /// Bring the database's schema up to date, and end.
     Migrate,
-    /// Make, list, rotate and revoke the keys of your own services.
+    /// Make, list, rotate, narrow and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(manage_keys::KeysCommand),
     /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.

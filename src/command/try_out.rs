@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::catalog::{AccountPointers, Catalog};
 use crate::clock::Clock;
 use crate::config::{Config, ConsoleConfig, LogFormat};
+use crate::keys::{GivenKey, SANDBOX_KEY};
 use crate::local_postgres::{Durability, LocalPostgres};
 use crate::sandbox::{self, Integration, Sandbox};
 use crate::telemetry;
@@ -25,20 +26,20 @@ const FOLDER: &str = ".patchbay/postgres";
 /// What is said of a given database's schema that is the sandbox's own, and is emptied when it starts.
 const OWN: &str = "The sandbox of Patchbay empties this schema when it starts";
 
-/// The key of a workflow of yours. It opens made-up accounts, on this machine only.
-const SERVICE_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
-
 /// What may be set as it is for `serve`.
-const LEFT_TO_THE_ENVIRONMENT: [&str; 9] = [
+const LEFT_TO_THE_ENVIRONMENT: [&str; 12] = [
     "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
+    "ENCRYPTION_KEY",
     "LIMIT_ADDRESS_PER_MINUTE",
     "LIMIT_CONNECT_PER_MINUTE",
     "LIMIT_STREAMS_PER_USER",
+    "LIMIT_UPDATE_PER_MINUTE",
     "LIMIT_USER_PER_MINUTE",
     "MAX_REQUESTS",
     "METRICS_TOKEN",
+    "SERVICE_API_KEYS",
 ];
 
 /// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
@@ -83,7 +84,9 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let secret_key = Uuid::new_v4().to_string();
-    let signing_key = Uuid::new_v4().to_string();
+    // Given, so that webhooks can be signed by hand.
+    let signing_key = variable("NANGO_WEBHOOK_SIGNING_KEY")?;
+    let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     // The made-up provider says in every answer whose account it is.
@@ -96,6 +99,7 @@ async fn serve(
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(sandbox::Config {
         callback_url,
+        allowed_origins: pages_of(port)?,
         listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
         secret_key: secret_key.clone(),
         webhook_signing_key: signing_key.clone(),
@@ -106,8 +110,6 @@ async fn serve(
     })
     .await
     .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
-    let service_keys: Option<String> = variable("SERVICE_API_KEYS")?;
-    let service_keys = service_keys.unwrap_or_else(|| format!("sandbox={SERVICE_KEY}"));
     let made_up: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),
@@ -117,7 +119,6 @@ async fn serve(
         ("NANGO_SECRET_KEY", secret_key),
         ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
         ("AUTH_JWT_SECRET", jwt_secret),
-        ("SERVICE_API_KEYS", service_keys),
         // What is tried out is on this machine.
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
         ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
@@ -128,6 +129,9 @@ async fn serve(
         None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
         None => None,
     })?;
+    if config.service_keys.is_empty() {
+        config.service_keys.push(GivenKey::sandbox());
+    }
     config.http.console = Some(ConsoleConfig {
         controls: Some(sandbox.url().parse()?),
     });
@@ -149,10 +153,21 @@ fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
 
   A key for a workflow of yours:
-    {SERVICE_KEY}
+    {SANDBOX_KEY}
 
 Ctrl-C ends it."
     ))
+}
+
+/// The origins whose pages may use the controls: the console's, and the product's own.
+fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
+    let product: Option<String> = variable("CORS_ALLOWED_ORIGINS")?;
+    let product = product.unwrap_or_default();
+    let product = product
+        .split(',')
+        .map(|origin| origin.trim().trim_end_matches('/').to_owned());
+    let console = ["localhost", "127.0.0.1"].map(|host| format!("http://{host}:{port}"));
+    Ok(console.into_iter().chain(product).collect())
 }
 
 /// The made-up Nango has an integration for every connector that a Nango can have one for.

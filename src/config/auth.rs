@@ -10,8 +10,8 @@ use crate::networks::Networks;
 impl Environment<'_> {
     pub(super) fn auth(&mut self) -> auth::Config {
         let problems = self.problems.len();
-        let hs256_secrets = self.alternatives("AUTH_JWT_SECRET");
-        if hs256_secrets
+        let hmac_secrets = self.alternatives("AUTH_JWT_SECRET");
+        if hmac_secrets
             .iter()
             .any(|secret| secret.expose_secret().len() < 32)
         {
@@ -21,19 +21,19 @@ impl Environment<'_> {
             );
         }
         let jwks_url = self.optional("AUTH_JWKS_URL");
-        let jwks_url = jwks_url.and_then(|url| self.web_address("AUTH_JWKS_URL", url));
-        if hs256_secrets.is_empty() && jwks_url.is_none() && self.problems.len() == problems {
+        let jwks_url = jwks_url.and_then(|url| self.http_address("AUTH_JWKS_URL", url));
+        if hmac_secrets.is_empty() && jwks_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL",
                 "what users' tokens are verified with: a shared secret, or the identity provider's key set",
             );
         }
         let config = auth::Config {
-            hs256_secrets,
+            hmac_secrets,
             jwks_url,
             jwks_networks: self.or("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
-            issuer: self.optional("AUTH_ISSUER"),
-            audience: self.optional("AUTH_AUDIENCE"),
+            issuers: self.list("AUTH_ISSUER"),
+            audiences: self.list("AUTH_AUDIENCE"),
             leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
             user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
         };
@@ -48,12 +48,23 @@ impl Environment<'_> {
     pub(super) fn service_keys(&mut self) -> Vec<GivenKey> {
         let entries: Option<String> = self.optional("SERVICE_API_KEYS");
         let entries = entries.unwrap_or_default();
-        let mut keys = Vec::new();
+        let mut keys: Vec<GivenKey> = Vec::new();
         for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
-            match entry.parse() {
-                Ok(key) => keys.push(key),
-                Err(error) => self.problems.push(format!("SERVICE_API_KEYS: {error}")),
+            let key: GivenKey = match entry.parse() {
+                Ok(key) => key,
+                Err(error) => {
+                    self.problems.push(format!("SERVICE_API_KEYS: {error}"));
+                    continue;
+                }
+            };
+            if let Some(same) = keys.iter().find(|other| other.is_same_key(&key)) {
+                self.problems.push(format!(
+                    "SERVICE_API_KEYS: {} and {} have the same key: give each service its own",
+                    same.name(),
+                    key.name()
+                ));
             }
+            keys.push(key);
         }
         keys
     }

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnectOptions;
 use url::Url;
 
 use super::environment::Environment;
+use crate::encryption::Encryption;
 
 /// What a `DATABASE_URL` looks like.
 const DATABASE_URL_FORM: &str = "postgres://user:password@host:5432/database";
@@ -33,6 +34,13 @@ impl Environment<'_> {
             pool_size,
             wait,
         })
+    }
+
+    /// What the secrets in the database are encrypted with. `None` where a problem was noted.
+    pub(super) fn encryption(&mut self) -> Option<Encryption> {
+        let keys = Encryption::new(&self.alternatives("ENCRYPTION_KEY"));
+        keys.map_err(|error| self.problems.push(format!("ENCRYPTION_KEY {error}")))
+            .ok()
     }
 
     /// The address with its password is in no message: what is wrong with it is told without it.

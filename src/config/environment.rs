@@ -7,6 +7,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
+/// The value of `NANGO_SECRET_KEY` in `.env.example`, which has the form of a key.
+const EXAMPLE_SECRET_KEY: &str = "00000000-0000-4000-8000-000000000000";
+
 /// Reads variables, and remembers their names and what was wrong with them.
 pub(super) struct Environment<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
@@ -42,7 +45,7 @@ impl<'a> Environment<'a> {
     }
 
     /// A secret, or several that are all good while it is rotated, with commas between. None where
-    /// the variable is not set. What `.env.example` has in a secret's place everybody knows.
+    /// the variable is not set.
     pub(super) fn alternatives(&mut self, name: &'static str) -> Vec<SecretString> {
         let list: Option<String> = self.optional(name);
         let all: Vec<&str> = list
@@ -50,12 +53,29 @@ impl<'a> Environment<'a> {
             .flat_map(|list| list.split(','))
             .map(str::trim)
             .collect();
-        if all.iter().any(|secret| secret.starts_with("change-me")) {
+        if let Some(example) = all.iter().find(|secret| is_example(secret)) {
+            self.refuse_example(name, example);
+        }
+        all.into_iter().map(Into::into).collect()
+    }
+
+    /// Notes a problem if a secret is the one of `.env.example`, which everybody knows.
+    pub(super) fn refuse_example(&mut self, name: &str, secret: &str) {
+        if is_example(secret) {
             self.problems.push(format!(
                 "{name} is still the example's, which anybody can read: put your own in its place"
             ));
         }
-        all.into_iter().map(Into::into).collect()
+    }
+
+    /// Texts with commas between; none where the variable is not set.
+    pub(super) fn list(&mut self, name: &'static str) -> Vec<String> {
+        let list: Option<String> = self.optional(name);
+        let list = list.unwrap_or_default();
+        let all = list.split(',').map(str::trim);
+        all.filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .collect()
     }
 
     pub(super) fn or<T>(&mut self, name: &'static str, default: T) -> T
@@ -101,14 +121,38 @@ impl<'a> Environment<'a> {
         self.problems.push(format!("{name} is missing: {what}"));
     }
 
-    pub(super) fn web_address(&mut self, name: &str, mut url: Url) -> Option<Url> {
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            self.problems
-                .push(format!("{name} must be an http or https address"));
+    /// An address that paths are added to, without a slash at its end. It is logged and shown, so it has no password.
+    pub(super) fn web_address(&mut self, name: &str, url: Url) -> Option<Url> {
+        let mut url = self.http_address(name, url)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            self.problems.push(format!(
+                "{name} must not have a user or a password in it: the address is logged and shown"
+            ));
+            return None;
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            self.problems.push(format!(
+                "{name} must not have a query or a fragment: paths are added to it"
+            ));
             return None;
         }
         let path = url.path().trim_end_matches('/').to_owned();
         url.set_path(&path);
         Some(url)
     }
+
+    /// An address that is called as it is.
+    pub(super) fn http_address(&mut self, name: &str, url: Url) -> Option<Url> {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            self.problems
+                .push(format!("{name} must be an http or https address"));
+            return None;
+        }
+        Some(url)
+    }
+}
+
+/// Whether a secret is one of `.env.example`.
+pub(super) fn is_example(secret: &str) -> bool {
+    secret.starts_with("change-me") || secret == EXAMPLE_SECRET_KEY
 }

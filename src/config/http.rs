@@ -62,6 +62,9 @@ pub struct ConsoleConfig {
 pub struct ServerConfig {
     /// `MAX_CONNECTIONS`: how many clients may be connected; more wait in the system's queue.
     pub connections: usize,
+    /// How many connections one address may have open; any number where that is 0. Behind proxies that are trusted, they
+    /// are the proxies' to bound.
+    pub connections_per_address: u32,
     /// `CLIENT_TIMEOUT_SECONDS`: how long a client may take to send a request's head, or the next
     /// piece of its body, or to take the next piece of an answer.
     pub client_timeout: Duration,
@@ -72,7 +75,7 @@ pub struct ServerConfig {
 }
 
 impl Environment<'_> {
-    pub(super) fn http(&mut self) -> Option<HttpConfig> {
+    pub(super) fn http(&mut self, trusted_hops: u8) -> Option<HttpConfig> {
         let host = self.or("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let port = self.or("PORT", 8000);
         let problems = self.problems.len();
@@ -90,7 +93,7 @@ impl Environment<'_> {
         let allowed_origins = self.origins(&origins.unwrap_or_default());
         let connect_binding = self.or("CONNECT_BINDING", ConnectBinding::Off);
         let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
-        let server = self.server();
+        let server = self.server(trusted_hops);
         Some(HttpConfig {
             listen: SocketAddr::new(host, port),
             public_url: self.web_address("PUBLIC_URL", public_url?)?,
@@ -101,9 +104,12 @@ impl Environment<'_> {
         })
     }
 
-    fn server(&mut self) -> ServerConfig {
+    fn server(&mut self, trusted_hops: u8) -> ServerConfig {
+        let connections: usize = self.positive("MAX_CONNECTIONS", 10_000);
+        let quarter = u32::try_from(connections / 4).unwrap_or(u32::MAX).max(1);
         ServerConfig {
-            connections: self.positive("MAX_CONNECTIONS", 10_000),
+            connections,
+            connections_per_address: if trusted_hops == 0 { quarter } else { 0 },
             client_timeout: self.positive_seconds("CLIENT_TIMEOUT_SECONDS", 15),
             // Longer than the proxies in front keep theirs: who closes first may cut off a request.
             keep_alive: self.positive_seconds("KEEP_ALIVE_SECONDS", 75),

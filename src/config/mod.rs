@@ -20,6 +20,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use self::environment::Environment;
+use crate::encryption::Encryption;
 use crate::keys::GivenKey;
 use crate::networks::Networks;
 
@@ -43,6 +44,8 @@ pub struct Config {
     pub nango: Option<NangoConfig>,
     /// How a user's token is verified.
     pub auth: crate::auth::Config,
+    /// `ENCRYPTION_KEY`: what the secrets in the database are encrypted with; two keys while it is rotated.
+    pub encryption: Encryption,
     /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
     pub token_cache: Duration,
     /// `HISTORY_DAYS`: for how long events, attempts and uses of tokens are kept.
@@ -101,16 +104,18 @@ impl Config {
         read_by(lookup, Environment::database)
     }
 
-    /// Reads only what `patchbay webhooks` needs: the database, and where webhooks may be sent.
+    /// Reads only what `patchbay webhooks` needs: the database, where webhooks may be sent, and what encrypts their
+    /// secrets.
     ///
     /// # Errors
     /// Names what of it is missing or wrong.
     pub fn read_webhooks(
         lookup: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(DatabaseConfig, Networks), ConfigError> {
+    ) -> Result<(DatabaseConfig, Networks, Encryption), ConfigError> {
         read_by(lookup, |env| {
             let networks = env.webhook_networks();
-            Some((env.database()?, networks))
+            let encryption = env.encryption();
+            Some((env.database()?, networks, encryption?))
         })
     }
 
@@ -140,10 +145,11 @@ fn read_by<'a, T>(
 impl Environment<'_> {
     /// Reads every variable, so that every problem is found: `None` only where one was noted.
     fn config(&mut self) -> Option<Config> {
-        let http = self.http();
         let limits = self.limits();
+        let http = self.http(limits.trusted_hops);
         let database = self.database();
-        let nango = self.nango();
+        let encryption = self.encryption();
+        let nango = self.nango(http.as_ref().map(|http| &http.public_url));
         let auth = self.auth();
         let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
         let history = self.history();
@@ -157,6 +163,7 @@ impl Environment<'_> {
             http: http?,
             limits,
             database: database?,
+            encryption: encryption?,
             nango: nango?,
             auth,
             token_cache,

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -12,7 +13,8 @@ use super::{Details, EventKind, Reason, Status, UnknownName};
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Event {
-    /// Grows with each event of a user.
+    /// Grows with each event of a user. A change of the label or config within a minute of the last gives its event a
+    /// new id and leaves the version.
     pub id: i64,
     /// The connection that changed.
     pub connection_id: Uuid,
@@ -114,6 +116,9 @@ impl FromStr for MessageType {
 /// A webhook's body, in the form of the Standard Webhooks specification.
 #[derive(Debug, Serialize)]
 pub(super) struct Message {
+    /// The connection's config, where an endpoint asks for it; it is stored beside the body.
+    #[serde(skip)]
+    pub(super) config: Option<Value>,
     #[serde(rename = "type")]
     pub(super) kind: MessageType,
     /// When it happened, however late it is told.
@@ -121,10 +126,10 @@ pub(super) struct Message {
     pub(super) data: MessageData,
 }
 
-/// The connection as the API showed it then, and what had changed.
+/// The connection as the API showed it then, but for its config, and what had changed.
 #[derive(Debug, Serialize)]
 pub(super) struct MessageData {
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "Details::serialize_without_config")]
     pub(super) connection: Details,
     /// Of two messages of a connection, the one with the higher version is the later.
     pub(super) version: i64,

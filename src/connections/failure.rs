@@ -120,6 +120,17 @@ mod tests {
     }
 
     #[test]
+    fn provider_text_has_no_direction_of_its_own() {
+        let denied = failure(
+            "Provider error: error: access_denied; error_description: \u{202e}ton saw\u{202c}\u{2066}\u{200f} e\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}",
+        );
+        assert_eq!(
+            denied.message,
+            "Access was not granted: ton saw e\u{301}\u{301}\u{301}\u{301}"
+        );
+    }
+
+    #[test]
     fn a_failed_exchange_is_read_from_its_json() {
         let failed = failure(
             "{\n  \"name\": \"Error\",\n  \"message\": \"Response Error: 400 Bad Request\",\n  \

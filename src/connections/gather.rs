@@ -1,4 +1,4 @@
-//! Reads that are asked for at the same time share one statement.
+//! Statements that are asked for at the same time are one.
 //!
 //! A question that comes while a statement is under way is asked in the next,
 //! together with all that have come meanwhile. Nobody waits for company, no
@@ -28,7 +28,8 @@ const WAITING: usize = 1024;
 /// waits for one of the pool's.
 const KEPT: Duration = Duration::from_millis(50);
 
-/// What can be asked many at a time, in one statement that reads only.
+/// What can be asked many at a time, in one statement. It may be run twice where its connection is lost, so it reads only,
+/// or writes what may be written twice.
 pub(crate) trait Question: Send + Sync + Sized + 'static {
     /// What one question is answered with.
     type Answer: Send + 'static;

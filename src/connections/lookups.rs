@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -33,6 +34,10 @@ const EXACT_AT_ONCE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 /// there were none for a while. Together with the others they leave a quarter of what Nango allows.
 const NOW_EVERY: Duration = Duration::from_secs(2);
 const NOW_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+
+/// How many webhooks of one attempt cause calls in a minute. Nango sends few; more are old ones that are sent again.
+const WEBHOOKS_PER_MINUTE: u32 = 10;
+const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
 
 /// How many connections a shared look reads.
 const NEWEST: u32 = 200;
@@ -67,6 +72,7 @@ pub struct Lookups {
     newest: Momentary<Arc<Answer>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
+    webhooks: Cache<Uuid, Arc<AtomicU32>>,
 }
 
 impl Lookups {
@@ -87,7 +93,17 @@ impl Lookups {
             newest: Momentary::new(INTERVAL),
             exact,
             now,
+            webhooks: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(WEBHOOK_WINDOW)
+                .build(),
         }
+    }
+
+    /// Counts a webhook of an attempt. `false` if there were too many in the last minute.
+    pub async fn counts_webhook(&self, attempt: Uuid) -> bool {
+        let count = self.webhooks.get_with(attempt, async { Arc::default() });
+        count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
     }
 
     /// A look for an attempt, as it was within the last second.
@@ -137,7 +153,8 @@ impl Lookups {
         match &*newest {
             Ok(all) => Ok(Look {
                 found: all.iter().filter(of_attempt).cloned().collect(),
-                whole: all.len() < NEWEST as usize,
+                // A page may be shorter than asked for, and still not the last.
+                whole: all.is_empty(),
             }),
             Err(error) => Err(error.clone()),
         }

@@ -27,6 +27,8 @@ pub struct Transition {
     pub outcome: Option<(Outcome, Option<Failure>)>,
     /// What is to be deleted at Nango.
     pub discard: Option<Upstream>,
+    /// What went wrong by this change, for a person to read.
+    pub detail: Option<String>,
 }
 
 /// What a grant does.
@@ -185,8 +187,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
         transition.connection.failing_since = None;
         transition.connection.found_account = found.cloned();
-        transition.connection.last_error = Some(failure.message.clone());
-        transition.connection.error_count = self.error_count.saturating_add(1);
+        transition.failed(&failure.message);
         transition.outcome = Some((Outcome::Failed, Some(failure)));
         transition
     }
@@ -253,9 +254,7 @@ impl Connection {
             self.transition(self.state.clone(), EventKind::CredentialsFailing, now);
         transition.connection.failing_since = Some(now);
         transition.connection.last_checked_at = Some(now);
-        transition.connection.last_error =
-            Some("The provider does not refresh the credentials at the moment".to_owned());
-        transition.connection.error_count = self.error_count.saturating_add(1);
+        transition.failed("The provider does not refresh the credentials at the moment");
         Some(transition)
     }
 
@@ -272,9 +271,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.failing_since = None;
-        transition.connection.last_error =
-            Some("The provider no longer accepts the credentials: authorize again".to_owned());
-        transition.connection.error_count = self.error_count.saturating_add(1);
+        transition.failed("The provider no longer accepts the credentials: authorize again");
         Some(transition)
     }
 
@@ -301,15 +298,13 @@ impl Connection {
         transition.connection.last_checked_at = Some(now);
         transition.connection.failing_since = None;
         transition.connection.found_account = None;
-        transition.connection.last_error =
-            Some("The connection was deleted at Nango: connect again".to_owned());
-        transition.connection.error_count = self.error_count.saturating_add(1);
+        transition.failed("The connection was deleted at Nango: connect again");
         Some(transition)
     }
 
     /// An attempt ended without a grant: denied, broken or expired. `None` if it had ended before.
     ///
-    /// A connection that works goes on working.
+    /// A connection that waits for no authorization keeps its state and its errors: the attempt has its own.
     #[must_use]
     pub fn attempt_failed(
         &self,
@@ -328,8 +323,11 @@ impl Connection {
             other => other.clone(),
         };
         let mut transition = self.transition(state, EventKind::AttemptFailed, now);
-        transition.connection.last_error = Some(failure.message.clone());
-        transition.connection.error_count = self.error_count.saturating_add(1);
+        if matches!(self.state, State::Pending { .. }) {
+            transition.failed(&failure.message);
+        } else {
+            transition.detail = Some(failure.message.clone());
+        }
         let outcome = match failure.reason {
             Reason::AttemptExpired => Outcome::Expired,
             _ => Outcome::Failed,
@@ -399,7 +397,17 @@ impl Connection {
             event,
             outcome: None,
             discard: None,
+            detail: None,
         }
+    }
+}
+
+impl Transition {
+    /// Writes what went wrong to the connection and to the event.
+    fn failed(&mut self, message: &str) {
+        self.connection.last_error = Some(message.to_owned());
+        self.connection.error_count = self.connection.error_count.saturating_add(1);
+        self.detail = Some(message.to_owned());
     }
 }
 

@@ -9,6 +9,10 @@ use uuid::Uuid;
 
 use super::{Account, Attempt, AttemptKind, Connection, Outcome, Reason, Status};
 
+/// How many other connections to the same account a connection names: where all of a user's are to one account, a list
+/// would else grow with their square.
+pub(super) const MAX_SAME_ACCOUNT: i64 = 20;
+
 /// A connection and how the last attempt to authorize it went.
 #[derive(Clone, Debug)]
 pub struct Details {
@@ -16,7 +20,7 @@ pub struct Details {
     pub connection: Connection,
     /// The newest attempt.
     pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account.
+    /// The user's other connections to the same account, some of them.
     pub same_account_as: Vec<Uuid>,
 }
 
@@ -60,12 +64,32 @@ impl Details {
             .iter()
             .filter(same)
             .map(|other| other.connection)
+            .take(MAX_SAME_ACCOUNT as usize)
             .collect();
         Self {
             connection,
             attempt,
             same_account_as,
         }
+    }
+}
+
+impl Details {
+    /// As [`ConnectionBody`], without the config.
+    pub(super) fn serialize_without_config<S: Serializer>(
+        details: &Self,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let body = ConnectionBody {
+            config: None,
+            ..ConnectionBody::of(details)
+        };
+        body.serialize(serializer)
+    }
+
+    /// The config as the API shows it.
+    pub(super) fn config(&self) -> serde_json::Result<Value> {
+        serde_json::to_value(ConfigBody::of(&self.connection))
     }
 }
 
@@ -104,25 +128,28 @@ pub struct ConnectionBody<'a> {
     #[serde(serialize_with = "time_if_any")]
     last_checked_at: Option<DateTime<Utc>>,
     /// What the product keeps with it.
-    #[schema(value_type = Object)]
-    config: ConfigBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = true)]
+    config: Option<ConfigBody<'a>>,
     /// Whose account it is, where the provider tells.
     account: Option<&'a Account>,
     /// With `account_mismatch`: the account that it came back as.
     found_account: Option<&'a Account>,
-    /// The user's other connections to the same account.
+    /// The user's other connections to the same account, 20 at the most.
     same_account_as: &'a [Uuid],
     /// Since when its credentials cannot be refreshed, while that may pass.
     #[serde(serialize_with = "time_if_any")]
     failing_since: Option<DateTime<Utc>>,
-    /// What last went wrong, for a person to read.
+    /// Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`.
     last_error: Option<&'a str>,
-    /// How many times in a row it went wrong.
+    /// How many times in a row that happened.
     error_count: i32,
     #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,
     #[serde(serialize_with = "time")]
     updated_at: DateTime<Utc>,
+    /// Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+    version: i64,
     /// The newest attempt to authorize it.
     attempt: Option<AttemptBody<'a>>,
 }
@@ -155,6 +182,15 @@ pub struct AttemptBody<'a> {
 struct ConfigBody<'a> {
     config: &'a Map<String, Value>,
     instance_id: &'a str,
+}
+
+impl<'a> ConfigBody<'a> {
+    fn of(connection: &'a Connection) -> Self {
+        Self {
+            config: &connection.config,
+            instance_id: &connection.instance_id,
+        }
+    }
 }
 
 impl Serialize for ConfigBody<'_> {
@@ -224,10 +260,7 @@ impl<'a> ConnectionBody<'a> {
             disconnected_at: connection.disconnected_at,
             last_synced_at: connection.last_synced_at,
             last_checked_at: connection.last_checked_at,
-            config: ConfigBody {
-                config: &connection.config,
-                instance_id: &connection.instance_id,
-            },
+            config: Some(ConfigBody::of(connection)),
             account: connection.account.as_ref(),
             found_account: connection.found_account.as_ref(),
             same_account_as: &details.same_account_as,
@@ -236,6 +269,7 @@ impl<'a> ConnectionBody<'a> {
             error_count: connection.error_count,
             created_at: connection.created_at,
             updated_at: connection.updated_at,
+            version: connection.version,
             attempt: details.attempt.as_ref().map(AttemptBody::of),
         }
     }

@@ -14,6 +14,10 @@ use crate::config::ConnectBinding;
 use crate::connections::Browser;
 use crate::connections::service::Connections;
 
+/// What a page and an error say of [`Cookie::Repeated`].
+const REPEATED: &str = "the browser sent Patchbay's cookie more than once: another page of this domain has set one, \
+    as an attacker would. Delete the cookies of this site, then start again";
+
 /// How long a browser keeps the cookie after it last began to connect, in seconds: as long as it may come back.
 const MAX_AGE: u32 = 60 * 60;
 
@@ -33,6 +37,19 @@ pub(super) enum Return {
     Asks,
     /// It was not begun here, and ends here.
     Ends,
+    /// It has our cookie more than once, and ends here.
+    Attacked,
+}
+
+/// What the `Cookie` headers of a request say of its browser.
+enum Cookie {
+    /// Nothing that we have set.
+    None,
+    /// What we have set.
+    Known(Browser),
+    /// Our cookie more than once. A browser sends two of the same name if another host of the site
+    /// has set one for the whole domain: which one is ours does not show.
+    Repeated,
 }
 
 impl Browsers {
@@ -59,16 +76,44 @@ impl Browsers {
         }
     }
 
-    fn known(self, headers: &HeaderMap) -> Option<Browser> {
-        let cookies = headers.get_all(COOKIE).iter();
-        let mut pairs = cookies
-            .filter_map(|cookies| cookies.to_str().ok())
-            .flat_map(|cookies| cookies.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        pairs.find_map(|(name, value)| {
-            let own = (name == self.cookie_name()).then_some(value)?;
-            Browser::known_by(own)
-        })
+    /// Reads bytes, not text: what other pages of the site have set is of no concern, whatever is in it.
+    fn cookie(self, headers: &HeaderMap) -> Cookie {
+        let own_name = self.cookie_name().as_bytes();
+        let all = headers.get_all(COOKIE).iter();
+        let pairs = all.flat_map(|cookies| cookies.as_bytes().split(|byte| *byte == b';'));
+        let mut own = pairs.filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let end = pair.iter().position(|byte| *byte == b'=')?;
+            (pair[..end].trim_ascii_end() == own_name).then(|| pair[end + 1..].trim_ascii_start())
+        });
+        match (own.next(), own.next()) {
+            (_, Some(_)) => Cookie::Repeated,
+            (Some(value), None) => {
+                let known = std::str::from_utf8(value).ok().and_then(Browser::known_by);
+                known.map_or(Cookie::None, Cookie::Known)
+            }
+            (None, None) => Cookie::None,
+        }
+    }
+
+    /// The browser that starts an attempt, or a new one; `None` if browsers are not told apart.
+    ///
+    /// # Errors
+    /// When the request has our cookie more than once.
+    pub(super) fn starting(self, headers: &HeaderMap) -> Result<Option<Browser>, Problem> {
+        if !self.tells_apart() {
+            return Ok(None);
+        }
+        match self.cookie(headers) {
+            Cookie::Known(browser) => Ok(Some(browser)),
+            Cookie::None => Browser::new()
+                .map(Some)
+                .map_err(|_no_randomness| Problem::internal("no randomness")),
+            Cookie::Repeated => {
+                tracing::warn!("{REPEATED}");
+                Err(Problem::invalid(REPEATED))
+            }
+        }
     }
 
     /// Binds an attempt to the browser that asked for it; answers the cookie that it is known by.
@@ -77,14 +122,10 @@ impl Browsers {
         connections: &Connections,
         user: &UserId,
         (connection, attempt): (Uuid, Uuid),
-        headers: &HeaderMap,
+        browser: &Browser,
     ) -> Result<(HeaderName, HeaderValue), Problem> {
-        let browser = match self.known(headers) {
-            Some(browser) => browser,
-            None => Browser::new().map_err(|_no_randomness| Problem::internal("no randomness"))?,
-        };
         connections
-            .begun_in(user, connection, attempt, &browser)
+            .begun_in(user, connection, attempt, browser)
             .await?;
         let cookie = format!(
             "{}={}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{}",
@@ -108,9 +149,13 @@ impl Browsers {
             ConnectBinding::Ask => Return::Asks,
             ConnectBinding::Required => Return::Ends,
         };
-        let begun = match self.known(headers) {
-            Some(browser) => connections.comes_back(&browser).await?,
-            None => false,
+        let begun = match self.cookie(headers) {
+            Cookie::Known(browser) => connections.comes_back(&browser).await?,
+            Cookie::None => false,
+            Cookie::Repeated => {
+                tracing::warn!("{REPEATED}");
+                return Ok(Return::Attacked);
+            }
         };
         if begun {
             return Ok(Return::GoesOn);

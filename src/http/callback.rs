@@ -53,6 +53,7 @@ struct ReturnedPage<'a> {
 #[template(path = "elsewhere.html")]
 struct ElsewherePage<'a> {
     location: Option<&'a str>,
+    attacked: bool,
     style: &'a str,
 }
 
@@ -62,7 +63,7 @@ struct ElsewherePage<'a> {
 pub struct CallbackQuery {
     /// Set by a provider that returns to our own domain: the whole query is Nango's.
     state: Option<String>,
-    /// The connection to look at, by our id or Nango's.
+    /// The connection to look at, by our id. A request with a token may name Nango's id.
     connection_id: Option<String>,
 }
 
@@ -111,8 +112,9 @@ pub(super) async fn callback(
             Return::GoesOn => {
                 Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response())
             }
-            Return::Asks => Ok(elsewhere(StatusCode::OK, Some(&location))),
-            Return::Ends => Ok(elsewhere(StatusCode::FORBIDDEN, None)),
+            Return::Asks => Ok(elsewhere(StatusCode::OK, Some(&location), false)),
+            Return::Ends => Ok(elsewhere(StatusCode::FORBIDDEN, None, false)),
+            Return::Attacked => Ok(elsewhere(StatusCode::FORBIDDEN, None, true)),
         };
     }
     let id = query
@@ -209,10 +211,14 @@ fn page_response(
     rendered(status, &page)
 }
 
-/// What a browser is shown in which nothing was begun. With a `location` there is a way on.
-fn elsewhere(status: StatusCode, location: Option<&str>) -> Response {
-    let style = STYLE;
-    rendered(status, &ElsewherePage { location, style })
+/// What a browser is shown in which nothing was begun, or that has our cookie more than once. With a `location` there is a way on.
+fn elsewhere(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
+    let page = ElsewherePage {
+        location,
+        attacked,
+        style: STYLE,
+    };
+    rendered(status, &page)
 }
 
 fn rendered(status: StatusCode, page: &impl Template) -> Response {

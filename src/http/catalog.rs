@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Anybody, Path, Query, page_limit};
-use crate::catalog::{Availability, Connector};
+use crate::catalog::{Availability, Connector, Parameter};
 use crate::connections::service;
 
 /// How many connectors a page has at the most.
@@ -39,6 +39,8 @@ pub(super) struct ConnectorBody {
     unavailable_reason: Option<String>,
     /// Whether Nango has an integration for it; null while that is not known.
     configured: Option<bool>,
+    /// What `connect` takes in `parameters`: values that the provider needs of each account.
+    parameters: Vec<Parameter>,
 }
 
 impl ConnectorBody {
@@ -60,6 +62,7 @@ impl ConnectorBody {
             available,
             unavailable_reason,
             configured,
+            parameters: connector.parameters.clone(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Connect, reconnect and disconnect.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -16,8 +18,9 @@ use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
 use crate::auth::UserId;
-use crate::connections::Status;
-use crate::connections::service::{Authorization, ConnectRequest, DisconnectTarget};
+use crate::connections::service::{Answer, Authorization, ConnectRequest, DisconnectTarget};
+use crate::connections::{Browser, Status};
+use crate::text::displayable;
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME: usize = 255;
@@ -38,14 +41,15 @@ pub struct ConnectQuery {
 /// What may be said with a connect.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ConnectBody {
-    /// What the user calls the connection.
+    /// What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+    /// marks beyond four in a row.
     #[schema(
         min_length = 1,
         max_length = 255,
         pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
     )]
     label: Option<String>,
-    /// What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all.
+    /// What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all.
     #[serde(default)]
     #[schema(value_type = Object)]
     config: Map<String, Value>,
@@ -56,6 +60,10 @@ pub struct ConnectBody {
     /// The account that the provider should offer, such as an e-mail address.
     #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     login_hint: Option<String>,
+    /// What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
+    /// uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
 }
 
 /// The bounds of each scope, which no attribute can name.
@@ -90,6 +98,7 @@ impl ConnectBody {
             config: self.config,
             scopes: self.scopes,
             login_hint: self.login_hint,
+            parameters: self.parameters,
         })
     }
 }
@@ -149,8 +158,11 @@ impl From<Authorization> for ConnectAnswer {
     }
 }
 
-fn answer(authorization: Authorization) -> Result<Value, Problem> {
-    serde_json::to_value(ConnectAnswer::from(authorization)).map_err(Problem::internal)
+fn answer(authorization: Authorization) -> Result<Answer, Problem> {
+    let answer = ConnectAnswer::from(authorization);
+    let until = answer.expires_at;
+    let answer = serde_json::to_value(answer).map_err(Problem::internal)?;
+    Ok((answer, until))
 }
 
 /// What of an answer says what was begun.
@@ -160,24 +172,34 @@ struct Begun {
     attempt_id: Option<Uuid>,
 }
 
+/// The browser that the attempt is bound to; `None` for a service, whose answer goes to no browser.
+fn browser(
+    state: &AppState,
+    sender: Sender,
+    headers: &HeaderMap,
+) -> Result<Option<Browser>, Problem> {
+    match sender {
+        Sender::User => state.browsers.starting(headers),
+        Sender::Service => Ok(None),
+    }
+}
+
 /// The answer, also where it is an earlier one; its browser is known again where that is configured.
 async fn begun(
     state: &AppState,
     user: &UserId,
-    sender: Sender,
-    headers: &HeaderMap,
+    browser: Option<Browser>,
     answer: Value,
 ) -> Result<Response, Problem> {
     let begun = Begun::deserialize(&answer).map_err(|error| {
         Problem::internal(format_args!("the answer that was kept is none: {error}"))
     })?;
-    match begun.attempt_id {
-        // A service's answer goes to no browser.
-        Some(attempt) if state.browsers.tells_apart() && sender == Sender::User => {
+    match (begun.attempt_id, browser) {
+        (Some(attempt), Some(browser)) => {
             let attempt = (begun.connection_id, attempt);
             let browsers = state.browsers;
             let cookie = browsers
-                .begins(&state.connections, user, attempt, headers)
+                .begins(&state.connections, user, attempt, &browser)
                 .await?;
             Ok(([cookie], Json(answer)).into_response())
         }
@@ -190,7 +212,7 @@ async fn begun(
 /// Answers where to send the user's popup, unless the account is connected already.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
     params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -209,12 +231,13 @@ pub(super) async fn connect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(query.instance_id)?;
+    let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("connect", &connector, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.connect(&user, &connector, &request).await?) };
         let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, sender, &headers, answer).await
+        begun(&state, &user, browser, answer).await
     })
     .await
 }
@@ -222,7 +245,7 @@ pub(super) async fn connect(
 /// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key within 24 hours returns the first response",
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
     responses(
@@ -240,12 +263,13 @@ pub(super) async fn reconnect(
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
     let request = body.request(String::new())?;
+    let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("reconnect", id, &request));
     to_the_end(async move {
         let connections = &state.connections;
         let work = async { answer(connections.reconnect(&user, id, &request).await?) };
         let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, sender, &headers, answer).await
+        begun(&state, &user, browser, answer).await
     })
     .await
 }
@@ -327,16 +351,18 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
-/// A label without the white space around it; an empty one is refused.
+/// A label as it may be shown, without the white space around it; an empty one is refused.
 pub(super) fn checked_label(label: &str) -> Result<String, Problem> {
     let label = label.trim();
-    if label.is_empty() {
+    check_name("label", label)?;
+    let shown: String = displayable(label).collect();
+    let shown = shown.trim();
+    if shown.is_empty() {
         return Err(Problem::invalid(
             "label may not be empty; leave it out, or null to remove it",
         ));
     }
-    check_name("label", label)?;
-    Ok(label.to_owned())
+    Ok(shown.to_owned())
 }
 
 fn check_name(field: &str, value: &str) -> Result<(), Problem> {

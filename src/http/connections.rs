@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -12,9 +13,10 @@ use uuid::Uuid;
 use super::AppState;
 use super::connect::checked_label;
 use super::error::{Problem, ProblemBody};
-use super::extract::{Connecter, Json as Body, Path, Query, Reader, Writer, page_limit};
+use super::extract::{Connecter, Json as Body, Path, Query, Reader, Updater, Writer, page_limit};
+use super::limits::RequestPermit;
 use super::metrics::Waited;
-use crate::connections::service::{self, Update};
+use crate::connections::service::{self, Page, Update};
 use crate::connections::{ConnectionBody, Details, Status};
 
 /// How many connections a page has at the most, and if nothing is said.
@@ -24,15 +26,46 @@ const DEFAULT_LIMIT: i64 = 100;
 /// How long a request may wait for an attempt to end, in seconds.
 const MAX_WAIT: u64 = 30;
 
+/// How many bytes of connections a page has at the most, unless one alone has more.
+const MAX_PAGE: usize = 512 * 1024;
+
 /// A page of connections, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ConnectionsBody {
     #[schema(value_type = Vec<ConnectionBody>)]
-    connections: Vec<Details>,
+    connections: Vec<Box<RawValue>>,
     /// How many there are on all pages.
     total_count: i64,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
     next_cursor: Option<Uuid>,
+}
+
+impl ConnectionsBody {
+    /// As much of a page as fits into [`MAX_PAGE`].
+    fn of(page: &Page) -> Result<Self, Problem> {
+        let mut connections = Vec::with_capacity(page.connections.len());
+        let mut left = MAX_PAGE;
+        let mut last = None;
+        for details in &page.connections {
+            let connection = to_raw_value(details).map_err(Problem::internal)?;
+            let size = connection.get().len();
+            if size > left && last.is_some() {
+                return Ok(Self {
+                    connections,
+                    total_count: page.total,
+                    next_cursor: last,
+                });
+            }
+            left = left.saturating_sub(size);
+            last = Some(details.connection.id);
+            connections.push(connection);
+        }
+        Ok(Self {
+            connections,
+            total_count: page.total,
+            next_cursor: page.next,
+        })
+    }
 }
 
 /// Which of the caller's connections are asked for.
@@ -43,7 +76,7 @@ pub struct ListQuery {
     connector_id: Option<String>,
     /// Only those with this status.
     status: Option<Status>,
-    /// How many at the most: 1 to 500, 100 by default.
+    /// How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
@@ -67,11 +100,7 @@ pub(super) async fn list(
         after: query.cursor,
     };
     let page = state.connections.list(&user, &query).await?;
-    Ok(Json(ConnectionsBody {
-        connections: page.connections,
-        total_count: page.total,
-        next_cursor: page.next,
-    }))
+    Ok(Json(ConnectionsBody::of(&page)?))
 }
 
 /// How long the answer may wait.
@@ -99,6 +128,7 @@ pub struct GetQuery {
 pub(super) async fn get(
     State(state): State<AppState>,
     Reader(user): Reader,
+    Extension(permit): Extension<RequestPermit>,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
 ) -> Result<(Option<Extension<Waited>>, Json<Details>), Problem> {
@@ -106,6 +136,9 @@ pub(super) async fn get(
         return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
     }
     let place = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
+    if place.is_some() {
+        permit.release();
+    }
     let patience = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
     let waiting = state.connections.wait(&user, id, patience);
     let details = tokio::select! {
@@ -169,11 +202,12 @@ pub(super) async fn accept_account(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
-    /// What the user calls it; null removes it.
+    /// What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
+    /// combining marks beyond four in a row.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
-    /// Merged into the config by key; null removes a key.
+    /// Merged into the config by key; null removes a key. At most 4 KiB of JSON in all.
     #[schema(value_type = Option<Object>)]
     config: Option<Map<String, Value>>,
 }
@@ -183,7 +217,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Changes a connection's label or config.
+/// Changes a connection's label or config. Changes within a minute are one event.
 #[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "update_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     request_body = UpdateBody,
@@ -195,7 +229,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<S
 )]
 pub(super) async fn update(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    Updater(user): Updater,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<Details>, Problem> {

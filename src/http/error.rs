@@ -14,6 +14,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::text::is_bidi_control;
+
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 500;
 
@@ -60,7 +62,7 @@ codes! {
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
     /// The connection came back as another account: have the user decide.
     AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
-    /// The provider does not refresh credentials at the moment: try again after the time given.
+    /// The provider does not refresh credentials or does not answer at the moment: try again after the time given.
     ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
     /// The body did not come in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
@@ -186,11 +188,12 @@ impl Problem {
 
 /// A line of text that can be shown anywhere.
 fn presentable(text: String) -> String {
-    if text.len() <= MAX_DETAIL && !text.chars().any(char::is_control) {
+    let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
+    if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
         return text;
     }
     let shown = |c: char| {
-        if c.is_control() {
+        if is_hidden(c) {
             char::REPLACEMENT_CHARACTER
         } else {
             c

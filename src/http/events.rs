@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{self, KeepAlive};
+use axum::{Extension, Json};
 use futures::{Stream, StreamExt, stream};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,9 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Problem, ProblemBody};
 use super::extract::{Follower, Leave, Path, Query, Reader, page_limit};
+use super::limits::RequestPermit;
 use crate::connections::Event;
+use crate::keys::Scope;
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -31,8 +33,8 @@ const _: () = assert!(
 /// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
 
-/// How often a stream looks whether the key that opened it still opens anything.
-const KEY_LOOK: Duration = Duration::from_secs(5);
+/// How often a stream looks whether the key that opened it still may read.
+const KEY_LOOK: Duration = Duration::from_secs(1);
 
 /// How soon a reader comes again after the end of a stream.
 const RETRY: Duration = Duration::from_secs(1);
@@ -58,11 +60,13 @@ const MAX_LIMIT: i64 = 200;
 pub(super) async fn stream(
     State(state): State<AppState>,
     Follower { user, leave }: Follower,
+    Extension(permit): Extension<RequestPermit>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = last_event_id(&headers)?;
     let place = state.limits.stream(&user)?;
     let events = state.connections.events(&user, last).await?;
+    permit.release();
     let ready = sse::Event::default()
         .event("ready")
         .id(events.last().to_string())
@@ -101,8 +105,13 @@ async fn over(state: AppState, leave: Leave) {
         Leave::For(time) => sleep(time.min(LIFETIME)).await,
         Leave::With(key) => {
             let revoked = async {
-                // A database that does not answer revokes nothing.
-                while !matches!(state.keys.authenticate(key.expose_secret()).await, Ok(None)) {
+                loop {
+                    match state.keys.authenticate(key.expose_secret()).await {
+                        Ok(Some(service)) if service.scopes.contains(&Scope::ConnectionsRead) => {}
+                        // A database that does not answer revokes nothing.
+                        Err(_) => {}
+                        Ok(_) => break,
+                    }
                     sleep(KEY_LOOK).await;
                 }
             };

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, FromRequestParts};
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, AUTHORIZATION};
 use axum::http::request::Parts;
+use percent_encoding::percent_decode;
 use secrecy::SecretString;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ use super::error::{Code, Problem};
 use crate::auth::{Caller, UserId};
 use crate::connections::service::Idempotency;
 use crate::keys::{KEY_PREFIX, Scope, Service};
+use crate::nango::webhook::SIGNATURE_HEADER;
 
 /// A path's parameters.
 #[derive(FromRequestParts)]
@@ -85,8 +87,32 @@ impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
     }
 }
 
-/// The header in which a service names the user that it acts for.
-pub(super) const USER_HEADER: &str = "patchbay-user";
+/// The header in which a service names the user that it acts for, percent-encoded.
+const USER_HEADER: &str = "patchbay-user";
+
+/// The header that makes a repeated request return the first response.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The headers that decide who calls or what is done. Of two, a proxy in front may have read the other one.
+const SINGLETONS: [&str; 6] = [
+    "authorization",
+    "content-type",
+    IDEMPOTENCY_KEY,
+    "last-event-id",
+    SIGNATURE_HEADER,
+    USER_HEADER,
+];
+
+/// Refuses a request that has a header twice which it may have once.
+pub(super) fn check_singletons(headers: &HeaderMap) -> Result<(), Problem> {
+    let repeated = |name: &&&str| headers.get_all(**name).iter().nth(1).is_some();
+    match SINGLETONS.iter().find(repeated) {
+        None => Ok(()),
+        Some(name) => Err(Problem::invalid(format!(
+            "the header {name} is repeated: send it once"
+        ))),
+    }
+}
 
 /// Who sends a request.
 #[derive(Clone, Debug)]
@@ -159,17 +185,29 @@ fn allows(service: &Service, scope: Scope) -> Result<(), Problem> {
 }
 
 fn named_user(parts: &Parts) -> Result<UserId, Problem> {
-    let missing = || {
-        Problem::new(
-            Code::UserRequired,
-            "name the user you act for in the header Patchbay-User",
-        )
+    let refused = |detail: &str| Problem::new(Code::UserRequired, detail);
+    let value = parts.headers.get(USER_HEADER);
+    let value = value.ok_or_else(|| refused("name the user you act for in Patchbay-User"))?;
+    let name = percent_decoded(value.as_bytes()).ok_or_else(|| {
+        refused("Patchbay-User must be the user's id in UTF-8, percent-encoded as by encodeURIComponent")
+    })?;
+    UserId::try_from(name).map_err(|error| refused(&error.to_string()))
+}
+
+/// The text of a percent-encoded value. Clients disagree on how bytes beyond ASCII are sent, HTTP removes white
+/// space at the ends, and a comma may join two headers: `None` for a value that has one of them as it is.
+fn percent_decoded(value: &[u8]) -> Option<String> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+    let mut escapes = value.split(|byte| *byte == b'%').skip(1);
+    let is_escape = |rest: &[u8]| {
+        let digits = rest.get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
     };
-    let value = parts.headers.get(USER_HEADER).ok_or_else(missing)?;
-    // Bytes, not visible ASCII only: a subject may be any text.
-    let name = std::str::from_utf8(value.as_bytes()).map_err(|_not_text| missing())?;
-    UserId::try_from(name.to_owned())
-        .map_err(|error| Problem::new(Code::UserRequired, error.to_string()))
+    if !(value.iter().all(plain) && escapes.all(is_escape)) {
+        return None;
+    }
+    let text = percent_decode(value).decode_utf8().ok()?;
+    Some(text.into_owned())
 }
 
 /// Anybody who may call this service at all.
@@ -237,6 +275,19 @@ impl FromRequestParts<AppState> for Writer {
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
         let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        Ok(Self(user))
+    }
+}
+
+/// The user whose label or config is changed: a [`Writer`] with a limit of its own.
+pub(super) struct Updater(pub(super) UserId);
+
+impl FromRequestParts<AppState> for Updater {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        state.limits.of_update(&user, parts)?;
         Ok(Self(user))
     }
 }
@@ -331,7 +382,7 @@ impl FromRequestParts<AppState> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let Some(key) = parts.headers.get("idempotency-key") else {
+        let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
             return Ok(Self(None));
         };
         let visible = |key: &&str| key.bytes().all(|byte| (b' '..=b'~').contains(&byte));

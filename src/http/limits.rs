@@ -5,26 +5,26 @@
 //! `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services are not limited but
 //! in how often they have Nango begin something for one user.
 
+mod admission;
+mod bodies;
 mod buckets;
 mod places;
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use prometheus_client::metrics::gauge::Gauge;
+use axum::response::Response;
 
+use self::admission::Lane;
+pub(super) use self::admission::{RequestPermit, admit};
 use self::buckets::{Buckets, Standing};
-use self::places::{Place, Places};
-use super::AppState;
+pub(crate) use self::places::{Place, Places};
 use super::error::{Code, Problem};
-use super::extract::{Identity, Sent, identify};
+use super::extract::{Identity, Sent};
 use super::metrics::{Counted, HttpMetrics};
 use crate::auth::UserId;
 use crate::clock::Clock;
@@ -33,11 +33,11 @@ use crate::config::LimitsConfig;
 /// The header to which each proxy adds the address that it sees.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// Where Nango's webhooks come in.
-const WEBHOOKS: &str = "/api/v1/webhooks/";
+/// One in so many of a replica's permits is the share of one user.
+const USERS: u32 = 20;
 
-/// What the platform and the operator ask, however much there is to do.
-const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// One in so many of a replica's permits is the share of one service key, and of one address.
+const ADDRESSES: u32 = 10;
 
 /// How soon to come again where there is too much to do.
 const SOON: u64 = 1;
@@ -55,11 +55,23 @@ pub struct Limits {
     hasher: RandomState,
     users: Buckets,
     connects: Buckets,
+    updates: Buckets,
     addresses: Buckets,
+    /// Wrong guesses of each address. What else it asks for does not count: Prometheus may come from there, too.
+    guesses: Buckets,
     streams: Places,
     waits: Places,
-    webhooks: Gauge,
+    /// Each caller's requests in progress.
+    in_progress: Places,
+    requests: Lane,
+    /// Webhooks have permits of their own, as many: Nango drops what is refused three times, and nobody who asks much
+    /// is to keep it out.
+    webhooks: Lane,
 }
+
+/// The key of the address that a request comes from, among its extensions.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(super) struct CallerAddress(u64);
 
 /// How a request's caller stands, for the answer's headers; among the request's extensions.
 #[derive(Clone, Debug, Default)]
@@ -71,14 +83,19 @@ impl Told {
     }
 }
 
-/// Whether a webhook was signed by Nango; among the request's extensions.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Signed(Arc<AtomicBool>);
+/// A webhook that counts as its sender's address's until its signature is verified; among the request's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Unverified {
+    address: CallerAddress,
+    place: Arc<Mutex<Option<Place>>>,
+}
 
-impl Signed {
-    /// Notes that it was.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Unverified {
+    fn new(address: CallerAddress, place: Place) -> Self {
+        Self {
+            address,
+            place: Arc::new(Mutex::new(Some(place))),
+        }
     }
 }
 
@@ -89,10 +106,14 @@ impl Limits {
         Self {
             users: Buckets::new("user", config.user),
             connects: Buckets::new("connect", config.connect),
+            updates: Buckets::new("update", config.update),
             addresses: Buckets::new("address", config.address),
+            guesses: Buckets::new("metrics", config.address),
             streams: Places::default(),
             waits: Places::default(),
-            webhooks: Gauge::default(),
+            in_progress: Places::default(),
+            requests: Lane::new(config.requests),
+            webhooks: Lane::new(config.requests),
             hasher: RandomState::new(),
             config,
             clock,
@@ -106,24 +127,66 @@ impl Limits {
         self.count(&self.connects, key, parts.extensions.get::<Told>())
     }
 
-    /// Counts a request by who sends it.
-    fn of_sender(&self, sent: &Sent, address: u64, told: &Told) -> Result<(), Problem> {
+    /// Counts a change of a user's connection, whoever sends it: each is stored for long.
+    pub(super) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        let key = self.hasher.hash_one(user.as_str());
+        self.count(&self.updates, key, parts.extensions.get::<Told>())
+    }
+
+    /// Counts a request by who sends it: as its address's where that is not known, for whatever reason. Keys that
+    /// cannot be fetched, or a database that does not answer, let nobody forge without a limit.
+    fn of_sender(&self, sent: &Sent, address: CallerAddress, told: &Told) -> Result<(), Problem> {
         match sent {
             Ok(Identity::User(caller)) => {
                 let key = self.hasher.hash_one(caller.user_id.as_str());
                 self.count(&self.users, key, Some(told))
             }
             Ok(Identity::Service(_)) => Ok(()),
-            Err(problem) if problem.is_unauthenticated() => {
-                self.count(&self.addresses, address, Some(told))
-            }
-            // Whether the token is good cannot be told at the moment, which is not its bearer's doing.
-            Err(_) => Ok(()),
+            Err(_unknown) => self.count(&self.addresses, address.0, Some(told)),
         }
     }
 
+    /// Counts a request as an address's; the seconds to wait where its limit is used up.
+    fn charge(&self, address: CallerAddress) -> Option<u64> {
+        let standing = self.addresses.take(address.0, self.clock.monotonic())?;
+        if standing.wait.is_some() {
+            self.metrics.refused("address");
+        }
+        standing.wait
+    }
+
+    /// Notes that Nango has signed a webhook: it counts as its address's no longer.
+    pub(super) fn verified(&self, webhook: &Unverified) {
+        let mut place = (webhook.place.lock()).unwrap_or_else(PoisonError::into_inner);
+        if place.take().is_some() {
+            self.addresses.refund(webhook.address.0);
+        }
+    }
+
+    /// Lets an address guess a secret, as often as its limit allows.
+    ///
+    /// # Errors
+    /// When the limit is used up, whether or not the guess is right; `wrong` where it is not.
+    pub(super) fn guess(
+        &self,
+        address: CallerAddress,
+        is_right: impl FnOnce() -> bool,
+        wrong: impl FnOnce() -> Problem,
+    ) -> Result<(), Problem> {
+        let now = self.clock.monotonic();
+        if let Some(wait) = self.guesses.wait(address.0, now) {
+            self.metrics.refused("metrics");
+            return Err(Problem::rate_limited("metrics", wait));
+        }
+        if is_right() {
+            return Ok(());
+        }
+        self.guesses.take(address.0, now);
+        Err(wrong())
+    }
+
     fn count(&self, buckets: &Buckets, key: u64, told: Option<&Told>) -> Result<(), Problem> {
-        let Some(standing) = buckets.take(key, self.clock.now()) else {
+        let Some(standing) = buckets.take(key, self.clock.monotonic()) else {
             return Ok(());
         };
         if let Some(told) = told {
@@ -147,46 +210,53 @@ impl Limits {
     }
 
     /// Makes room for one more request of a user's that waits, for as long as the value lives; `None` where as many wait
-    /// as may. Each of them keeps one of the replica's places from everybody else.
-    pub(super) fn wait(&self, user: &UserId) -> Option<Place> {
+    /// as may.
+    pub(super) fn wait(&self, user: &UserId) -> Option<(Place, Counted)> {
         let most = self.config.streams;
         let place = self.waits.take(self.hasher.hash_one(user.as_str()), most);
         if place.is_none() {
             self.metrics.refused("waits");
         }
-        place
+        Some((place?, Counted::new(&self.metrics.waiting)))
     }
 
-    /// A request's place among those that are under way; `None` where all are taken. Webhooks have places of their own,
-    /// as many: Nango drops what is refused three times, and nobody who asks much is to keep it out.
-    fn admitted(&self, webhook: bool) -> Option<(Counted, Option<Counted>)> {
-        let webhooks = self.webhooks.get();
-        let under_way = if webhook {
-            webhooks
-        } else {
-            self.metrics.under_way.get() - webhooks
-        };
-        let full = u32::try_from(under_way).unwrap_or(0) >= self.config.requests;
-        if full && self.config.requests > 0 {
-            self.metrics.refused("requests");
-            return None;
+    fn key(&self, kind: &str, caller: &impl Hash) -> u64 {
+        self.hasher.hash_one((kind, caller))
+    }
+
+    /// How many of the replica's permits one user may hold; any number where that is 0.
+    fn user_share(&self) -> u32 {
+        self.share(USERS)
+    }
+
+    /// How many of the replica's permits one address may hold, or one service key; any number where that is 0.
+    fn address_share(&self) -> u32 {
+        self.share(ADDRESSES)
+    }
+
+    fn share(&self, one_in: u32) -> u32 {
+        match self.config.requests {
+            0 => 0,
+            all => (all / one_in).max(1),
         }
-        let among_webhooks = webhook.then(|| Counted::new(&self.webhooks));
-        Some((Counted::new(&self.metrics.under_way), among_webhooks))
     }
 
-    /// The caller's address as a key: an IPv6 host has a whole /64 to itself.
-    fn address(&self, request: &Request) -> u64 {
+    /// The caller's address as a key.
+    fn address(&self, request: &Request) -> CallerAddress {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
         let said = forwarded(request.headers(), self.config.trusted_hops);
-        let address = said.or(peer).map(|address| match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = address.to_bits() >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from_bits(network))
-            }
-            v4 => v4,
-        });
-        self.hasher.hash_one(address)
+        CallerAddress(self.hasher.hash_one(said.or(peer).map(network)))
+    }
+}
+
+/// The addresses that count as one: an IPv6 host has a whole /64 to itself.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 => v4,
     }
 }
 
@@ -201,54 +271,6 @@ fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
     // Some proxies write a port, and brackets around an IPv6 address.
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
-}
-
-/// Lets a request in, or says when to come again.
-pub(super) async fn admit(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let limits = &state.limits;
-    let path = request.uri().path();
-    if ALWAYS.contains(&path) {
-        return next.run(request).await;
-    }
-    let is_webhook = path.starts_with(WEBHOOKS);
-    let Some(_counted) = limits.admitted(is_webhook) else {
-        return Problem::overloaded(SOON).into_response();
-    };
-    let address = limits.address(&request);
-    if is_webhook {
-        return limits.webhook(address, request, next).await;
-    }
-    let told = Told::default();
-    let sent = identify(request.headers(), &state).await;
-    if let Err(problem) = limits.of_sender(&sent, address, &told) {
-        return with_headers(problem.into_response(), &told);
-    }
-    request.extensions_mut().insert(sent);
-    request.extensions_mut().insert(told.clone());
-    with_headers(next.run(request).await, &told)
-}
-
-impl Limits {
-    /// Answers a webhook, which is counted only where Nango has not signed it. That shows when its body
-    /// has come, so what its sender has used up counts from the next one on.
-    async fn webhook(&self, address: u64, mut request: Request, next: Next) -> Response {
-        if let Some(wait) = self.addresses.wait(address, self.clock.now()) {
-            self.metrics.refused("address");
-            // Nango sends again what a 5xx answers, and drops the rest.
-            return Problem::overloaded(wait).into_response();
-        }
-        let signed = Signed::default();
-        request.extensions_mut().insert(signed.clone());
-        let response = next.run(request).await;
-        if !signed.0.load(Ordering::Relaxed) {
-            self.addresses.take(address, self.clock.now());
-        }
-        response
-    }
 }
 
 /// The headers of the IETF's draft "RateLimit header fields for HTTP".
@@ -281,6 +303,24 @@ impl Problem {
         Self::new(
             Code::RateLimited,
             format!("{most} event streams of this user are open: end one of them first"),
+        )
+        .retry_after(SOON)
+    }
+
+    fn too_many_in_progress(most: u32) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!(
+                "{most} requests of this caller are in progress. Wait until one has been answered."
+            ),
+        )
+        .retry_after(SOON)
+    }
+
+    fn too_much_unread() -> Self {
+        Self::new(
+            Code::RateLimited,
+            "Too many bytes of answers to this caller have not been read. Read them before asking for more.",
         )
         .retry_after(SOON)
     }

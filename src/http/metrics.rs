@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::Extension;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::http::{HeaderMap, Method};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::error::{Code, Problem};
+use super::limits::CallerAddress;
 use super::{AppState, REQUEST_ID};
 use crate::metrics::{self, Durations, Label};
 use crate::telemetry;
@@ -28,8 +30,10 @@ pub struct HttpMetrics {
     requests: Family<Answered, Counter>,
     durations: Durations<Endpoint>,
     refused: Family<Label, Counter>,
-    /// Requests that are under way, a stream's until it has begun.
+    /// Requests that are being answered, until their answers have been sent.
     pub(super) under_way: Gauge,
+    /// Requests that wait for something to change.
+    pub(super) waiting: Gauge,
     /// Event streams that are open.
     pub(super) streams: Gauge,
     /// Connections of clients that are open.
@@ -60,6 +64,7 @@ impl Default for HttpMetrics {
             durations: Family::new_with_constructor(metrics::latency),
             refused: Family::default(),
             under_way: Gauge::default(),
+            waiting: Gauge::default(),
             streams: Gauge::default(),
             connections: Gauge::default(),
         }
@@ -81,8 +86,13 @@ impl HttpMetrics {
         );
         registry.register(
             "http_requests_under_way",
-            "Requests that are being answered",
+            "Requests that are being answered, without those that wait and event streams",
             self.under_way.clone(),
+        );
+        registry.register(
+            "http_requests_waiting",
+            "Requests that wait for something to change",
+            self.waiting.clone(),
         );
         registry.register(
             "http_connections",
@@ -108,6 +118,7 @@ impl HttpMetrics {
 }
 
 /// Counts up while it lives.
+#[derive(Debug)]
 pub(super) struct Counted(Gauge);
 
 impl Counted {
@@ -181,14 +192,15 @@ fn method_label(method: &Method) -> &'static str {
 /// What Prometheus reads, for whoever has `METRICS_TOKEN`; without one there is no such page.
 pub(super) async fn scrape(
     State(state): State<AppState>,
+    Extension(address): Extension<CallerAddress>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     if state.metrics_tokens.is_empty() {
         return Err(Problem::new(Code::NotFound, "no endpoint has this path"));
     }
-    if !carries_one(&headers, &state.metrics_tokens) {
-        return Err(Problem::no_metrics_token());
-    }
+    let is_right = || carries_one(&headers, &state.metrics_tokens);
+    let limits = &state.limits;
+    limits.guess(address, is_right, Problem::no_metrics_token)?;
     let known = state.connections.figures().await;
     let text = metrics::text(&[&state.metrics, &known]).map_err(|error| {
         Problem::internal(format_args!("the metrics cannot be written: {error}"))

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::Request;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, REFERRER_POLICY,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
@@ -39,7 +39,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
-use tower_http::timeout::{RequestBodyTimeoutLayer, TimeoutLayer};
+use tower_http::timeout::TimeoutLayer;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -62,6 +62,7 @@ pub use connections::{GetQuery, ListQuery, UpdateBody};
 pub use error::{Code, Problem};
 pub use events::{HistoryQuery, last_event_id};
 pub use limits::{Limits, Peer};
+pub(crate) use limits::{Place, Places, network};
 pub use metrics::HttpMetrics;
 pub use ops::Readiness;
 
@@ -70,9 +71,6 @@ static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken up, in bytes.
 const MAX_REQUEST_ID: usize = 128;
-
-/// The largest body that is read.
-const MAX_BODY: usize = 256 * 1024;
 
 /// The headers of every answer that does not say otherwise.
 const FRAME: [(HeaderName, &str); 5] = [
@@ -147,11 +145,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(events::stream))
         .routes(routes!(events::history))
         .routes(routes!(tokens::of_connection))
-        .merge(
-            OpenApiRouter::new()
-                .routes(routes!(proxy::proxy))
-                .layer(DefaultBodyLimit::disable()),
-        )
+        .routes(routes!(proxy::proxy))
         .routes(routes!(tokens::of_connector))
         .routes(routes!(tokens::refused))
         .routes(routes!(users::uses))
@@ -188,13 +182,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
         ))
         .layer(cors)
         .layer(from_fn_with_state(state.clone(), limits::admit));
-    let around_api = ServiceBuilder::new()
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::REQUEST_TIMEOUT,
-            TIMEOUT,
-        ))
-        .layer(RequestBodyTimeoutLayer::new(state.client_timeout))
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+    let around_api = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT);
     let (router, _) = routes().split_for_parts();
     let api = router
         .route("/metrics", axum::routing::get(metrics::scrape))
@@ -291,6 +279,8 @@ fn cors(allowed_origins: &Arc<[String]>, browsers: Browsers) -> CorsLayer {
         ])
         .expose_headers([
             REQUEST_ID.clone(),
+            // Browsers' clocks may be wrong: the frontend goes by the service's.
+            DATE,
             RETRY_AFTER,
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),

@@ -8,6 +8,12 @@ use utoipa::{Modify, OpenApi as _};
 
 use super::error::{Code, ProblemBody};
 
+/// How a service calls.
+const SERVICE: &str = "A key of `patchbay keys` or `SERVICE_API_KEYS`. The header `Patchbay-User` names the user that the service acts \
+    for: the user's id in UTF-8, percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. A value with white \
+    space, a comma, an incomplete escape or a byte beyond ASCII is refused (400, `user_required`), and so is an id with control characters, \
+    or with white space at its beginning or end. Without the header, only the catalog and `erase_user` can be called.";
+
 /// The document's frame: what no handler says.
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -41,6 +47,7 @@ impl Modify for Bearer {
             let key = HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)
                 .bearer_format("pbk_…")
+                .description(Some(SERVICE))
                 .build();
             components.add_security_scheme("service", SecurityScheme::Http(key));
         }

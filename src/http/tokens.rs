@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
 use super::extract::{Json as Body, Path, Query, Workflow};
-use crate::connections::service::{Error, Token};
+use crate::connections::service::Token;
 use crate::nango::Credentials;
 
 /// A live token, and whose it is.
@@ -118,14 +118,6 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
     }))
 }
 
-/// Whatever keeps Nango from answering is the same to a workflow: it comes again later.
-pub(super) fn why_not(error: Error) -> Problem {
-    match error {
-        Error::Nango(error) if error.is_transient() => Problem::unavailable_to_workflow(&error),
-        error => error.into(),
-    }
-}
-
 /// A live access token of a connection.
 ///
 /// | code | what to do |
@@ -133,14 +125,14 @@ pub(super) fn why_not(error: Error) -> Problem {
 /// | `not_connected` | have the user connect: `connect` says where |
 /// | `needs_reauthorization` | have the user reconnect: `connect` says where |
 /// | `account_mismatch` | have the user decide which account it is |
-/// | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
+/// | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "get_token", tag = "tokens",
     params(("id" = Uuid, Path, description = "A connection's id"),
         ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
     responses(
         (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
 )]
 pub(super) async fn of_connection(
@@ -152,7 +144,7 @@ pub(super) async fn of_connection(
         .connections
         .token(&workflow.user, id, &workflow.service.name)
         .await;
-    body(&*token.map_err(why_not)?)
+    body(&*token?)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -172,7 +164,7 @@ pub(super) struct TokenQuery {
     responses(
         (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
 )]
 pub(super) async fn of_connector(
@@ -186,7 +178,7 @@ pub(super) async fn of_connector(
         .connections
         .token_of_connector(&workflow.user, &connector, instance, &workflow.service.name)
         .await;
-    body(&*token.map_err(why_not)?)
+    body(&*token?)
 }
 
 /// What a workflow says of a token that the provider refused.
@@ -212,7 +204,7 @@ pub(super) struct RefusedAnswer {
         (status = 200, body = RefusedAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
         (status = 413, body = ProblemBody), (status = 415, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
 )]
 pub(super) async fn refused(
@@ -225,7 +217,5 @@ pub(super) async fn refused(
         .connections
         .token_refused(&workflow.user, id, &refused.token_id)
         .await;
-    Ok(Json(RefusedAnswer {
-        refreshed: done.map_err(why_not)?,
-    }))
+    Ok(Json(RefusedAnswer { refreshed: done? }))
 }

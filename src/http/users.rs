@@ -28,7 +28,7 @@ pub(super) struct ErasedBody {
 /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
 #[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "erase_user", tag = "connections",
     params(("user" = String, Path, description = "The user, as tokens name them", min_length = 1, max_length = 255,
-        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")),
+        pattern = "^[^\\s\\ufeff\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\ufeff\\u0000-\\u001f\\u007f-\\u009f])?$")),
     responses(
         (status = 200, body = ErasedBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
         (status = 403, body = ProblemBody), (status = 503, body = ProblemBody)
@@ -64,7 +64,7 @@ pub(super) struct UseBody {
     service: String,
     /// `token` when it was handed out, `proxy` when a call was made with it.
     purpose: String,
-    /// How often the same was done at that moment: uses that follow each other at once are told together.
+    /// How often the same was done within that second: its uses are one entry.
     times: i32,
     /// When, the last time.
     used_at: DateTime<Utc>,

@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::AppState;
 use super::error::{Code, Problem, ProblemBody};
 use super::extract::Path;
-use super::limits::Signed;
+use super::limits::Unverified;
 use crate::connections::service::Error;
+use crate::nango;
 use crate::nango::webhook::{self, Event};
 
 /// A webhook whose signature is Nango's.
@@ -25,13 +26,15 @@ impl FromRequest<AppState> for Verified {
             .get(webhook::SIGNATURE_HEADER)
             .and_then(|value| value.to_str().ok())
             .map(str::to_owned);
-        let signed = request.extensions().get::<Signed>().cloned();
+        let unverified = request.extensions().get::<Unverified>().cloned();
         let body = Bytes::from_request(request, state).await?;
         keys.verify(&body, signature.as_deref()).map_err(|error| {
             tracing::warn!(%error, "a webhook is not signed with NANGO_WEBHOOK_SIGNING_KEY");
             Problem::invalid_signature(error.to_string())
         })?;
-        signed.unwrap_or_default().set();
+        if let Some(webhook) = unverified {
+            state.limits.verified(&webhook);
+        }
         let event = webhook::parse(&body).map_err(|error| Problem::invalid(error.to_string()))?;
         Ok(Self(event))
     }
@@ -46,7 +49,8 @@ impl FromRequest<AppState> for Verified {
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
 )]
 pub(super) async fn of_attempt(
@@ -62,7 +66,8 @@ pub(super) async fn of_attempt(
     request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
     responses(
         (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody)
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
 )]
 pub(super) async fn of_environment(
@@ -82,13 +87,11 @@ async fn take(
             tracing::debug!(?believed, "a webhook of Nango's");
             Ok(StatusCode::NO_CONTENT)
         }
-        // Nango sends again what is answered by a 5xx, so whatever of Nango's fails here is one.
-        Err(Error::Nango(error)) => {
-            tracing::warn!(%error, "a webhook could not be confirmed at Nango");
-            Err(Problem::new(
-                Code::NangoUnavailable,
-                "the event could not be confirmed at Nango",
-            ))
+        // Nango retries after a 5xx only.
+        Err(Error::Nango(error @ nango::Error::UnknownIntegration)) => {
+            tracing::warn!(%error, "a webhook could not be verified at nango");
+            let detail = "the event could not be verified at Nango";
+            Err(Problem::new(Code::NangoUnavailable, detail))
         }
         Err(error) => Err(error.into()),
     }

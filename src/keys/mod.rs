@@ -26,8 +26,20 @@ use crate::connections::gather::Gatherer;
 /// What every key begins with, so that it is told from a user's token and found by secret scanners.
 pub const KEY_PREFIX: &str = "pbk_";
 
-/// How long what is known of a key is believed: a revoked one opens nothing after it.
-const BELIEVED: Duration = Duration::from_secs(2);
+/// The key that `patchbay sandbox` starts with. The README shows it, so it opens nothing elsewhere.
+pub const SANDBOX_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
+
+/// The shortest key that the environment may give, in characters, and how many different ones it needs
+/// after its first part. A random key of 32 hexadecimal digits has fewer once in 20 million times.
+const MIN_KEY: usize = 36;
+const MIN_DIFFERENT: usize = 8;
+
+/// The longest name of a key, in characters.
+const MAX_NAME: usize = 64;
+
+/// How long what is known of a key is cached. A stream looks as often, so that it ends within twice that time after its
+/// key was revoked or narrowed.
+const CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// How many keys' answers are remembered.
 const REMEMBERED: u64 = 1_000;
@@ -100,15 +112,52 @@ pub struct GivenKey {
     digest: [u8; 32],
 }
 
+/// A text that cannot be the name of a key. It is not repeated: it may hold a key, or characters that move a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a key's name has 1 to {MAX_NAME} letters, digits and characters of . _ : / @ + - (ASCII), and no {KEY_PREFIX} in it"
+)]
+pub struct InvalidName;
+
+/// The rule for names of keys, wherever one is given: the audit trail and `patchbay keys list` show them.
+///
+/// # Errors
+/// When the text cannot be a name.
+pub fn check_name(name: &str) -> Result<(), InvalidName> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte);
+    let fits = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain);
+    if fits && !name.contains(KEY_PREFIX) {
+        Ok(())
+    } else {
+        Err(InvalidName)
+    }
+}
+
 /// Why `SERVICE_API_KEYS` cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum GivenKeyError {
     /// An entry is not of the form.
     #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>")]
     Form,
-    /// A key could be guessed.
-    #[error("the key of {0} has to begin with pbk_ and to have at least 36 characters")]
-    Weak(String),
+    /// An entry's name cannot be one.
+    #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>: {0}")]
+    Name(#[from] InvalidName),
+    /// A key that is too short, or not one.
+    #[error("the key of {0} must begin with {KEY_PREFIX} and have at least {MIN_KEY} characters")]
+    Short(String),
+    /// A key that no request can carry, or that a quote was left around.
+    #[error("the key of {0} must have only letters, digits, _ and - (ASCII)")]
+    Characters(String),
+    /// A key that could be guessed.
+    #[error(
+        "the key of {0} can be guessed: it has fewer than {MIN_DIFFERENT} different characters. Make one: {KEY_PREFIX} and the output of `openssl rand -hex 32`"
+    )]
+    Guessable(String),
+    /// The sandbox's key.
+    #[error(
+        "the key of {0} is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`"
+    )]
+    Sandbox(String),
     /// A scope that does not exist. It is not told: it may be the rest of a key.
     #[error(
         "a scope of {0} does not exist: there are tokens:read, connections:read and connections:write"
@@ -122,10 +171,7 @@ impl FromStr for GivenKey {
     /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
     fn from_str(entry: &str) -> Result<Self, GivenKeyError> {
         let (name, rest) = entry.trim().split_once('=').ok_or(GivenKeyError::Form)?;
-        // Names are told: none has a key in it, or what would write lines of its own and move a cursor.
-        if name.is_empty() || name.contains(KEY_PREFIX) || name.contains(char::is_control) {
-            return Err(GivenKeyError::Form);
-        }
+        check_name(name)?;
         let (key, scopes) = match rest.split_once(';') {
             Some((key, scopes)) => (
                 key,
@@ -137,17 +183,60 @@ impl FromStr for GivenKey {
             ),
             None => (rest, BTreeSet::from(Scope::ALL)),
         };
-        if !key.starts_with(KEY_PREFIX) || key.len() < 36 {
-            return Err(GivenKeyError::Weak(name.to_owned()));
-        }
-        Ok(Self {
+        check_key(key).map_err(|error| error(name.to_owned()))?;
+        Ok(Self::new(name, key, scopes))
+    }
+}
+
+impl GivenKey {
+    fn new(name: &str, key: &str, scopes: BTreeSet<Scope>) -> Self {
+        Self {
             service: Arc::new(Service {
                 name: name.to_owned(),
                 scopes,
             }),
             digest: digest_of(key),
-        })
+        }
     }
+
+    /// The [`SANDBOX_KEY`], which allows everything.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn sandbox() -> Self {
+        Self::new("sandbox", SANDBOX_KEY, BTreeSet::from(Scope::ALL))
+    }
+
+    /// The name of the service whose key it is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.service.name
+    }
+
+    /// Whether another entry has the same key.
+    #[must_use]
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+/// Whether a key of the environment can be sent in a header and cannot be guessed.
+fn check_key(key: &str) -> Result<(), fn(String) -> GivenKeyError> {
+    let Some(secret) = key
+        .strip_prefix(KEY_PREFIX)
+        .filter(|_| key.len() >= MIN_KEY)
+    else {
+        return Err(GivenKeyError::Short);
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if !secret.bytes().all(plain) {
+        return Err(GivenKeyError::Characters);
+    }
+    if BTreeSet::from_iter(secret.bytes()).len() < MIN_DIFFERENT {
+        return Err(GivenKeyError::Guessable);
+    }
+    if key == SANDBOX_KEY {
+        return Err(GivenKeyError::Sandbox);
+    }
+    Ok(())
 }
 
 /// A kept key, without the key.
@@ -173,6 +262,9 @@ pub enum Error {
     /// No key that is in use has this prefix or name.
     #[error("no key in use has the prefix or name {0:?}")]
     NotFound(String),
+    /// The name cannot be one.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
     /// Several keys in use have this name.
     #[error("several keys in use are named {0:?}: say which by its prefix")]
     Ambiguous(String),
@@ -198,7 +290,7 @@ impl ServiceKeys {
     pub fn new(database: Database, given: Vec<GivenKey>, clock: Clock) -> Self {
         let believed = Cache::builder()
             .max_capacity(REMEMBERED)
-            .time_to_live(BELIEVED)
+            .time_to_live(CACHE_TTL)
             .build();
         Self {
             in_use: Gatherer::new(&database),
@@ -241,12 +333,13 @@ impl ServiceKeys {
     /// Makes a key. It is not kept and cannot be shown again.
     ///
     /// # Errors
-    /// As the database.
+    /// When the name cannot be one, and as the database.
     pub async fn create(
         &self,
         name: &str,
         scopes: &BTreeSet<Scope>,
     ) -> Result<SecretString, Error> {
+        check_name(name)?;
         let mut tx = self.database.begin().await?;
         let key = new_key();
         store::insert(&mut tx, &key, name, scopes).await?;
@@ -289,6 +382,23 @@ impl ServiceKeys {
         let mut tx = self.database.begin().await?;
         let old = one(store::in_use(&mut tx, which, now).await?, which)?;
         store::revoke(&mut tx, &old.prefix, now).await?;
+        tx.commit().await?;
+        Ok(old)
+    }
+
+    /// Replaces what a key allows; of a name, also that of the keys which it was rotated from. Returns the key as it was.
+    ///
+    /// # Errors
+    /// When there is no such key in use, or several.
+    pub async fn set_scopes(
+        &self,
+        which: &str,
+        scopes: &BTreeSet<Scope>,
+    ) -> Result<KeyInfo, Error> {
+        let now = self.clock.now();
+        let mut tx = self.database.begin().await?;
+        let old = one(store::in_use(&mut tx, which, now).await?, which)?;
+        store::set_scopes(&mut tx, which, scopes, now).await?;
         tx.commit().await?;
         Ok(old)
     }

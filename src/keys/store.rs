@@ -157,6 +157,26 @@ pub(super) async fn revoke(
     .await
 }
 
+/// Replaces what a key allows; of a name, also that of the keys which it was rotated from, while they are in use.
+pub(super) async fn set_scopes(
+    db: &mut Transaction,
+    which: &str,
+    scopes: &BTreeSet<Scope>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query(
+        "update service_key set scopes = $2 where (prefix = $1 or name = $1) and revoked_at is null \
+         and (expires_at is null or expires_at > $3)",
+    )
+    .bind(which)
+    .bind(&scopes)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 async fn set(
     db: &mut Transaction,
     statement: &'static str,

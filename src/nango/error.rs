@@ -8,9 +8,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::outbound::{self, BodyError};
+use crate::text::displayable;
 
 /// How much of a text of Nango's is kept, in characters.
 const MAX_DETAIL: usize = 300;
+
+/// The longest wait that an answer may ask for: Nango counts calls by the minute.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a call to Nango brought no result.
 ///
@@ -70,6 +74,15 @@ pub enum Error {
         /// 500 to 599.
         status: u16,
     },
+    /// Nango's proxy got no answer from the provider.
+    #[error("Nango cannot reach the provider ({detail})")]
+    ProviderUnreachable {
+        /// The error of Nango's HTTP client.
+        detail: String,
+    },
+    /// A full page of connections, some of which do not match the filter.
+    #[error("Nango's list of connections ignores its filters: update Nango")]
+    FilterIgnored,
     /// An answer that nothing above covers: HTML, a redirect, a refusal that
     /// this client should not have caused.
     #[error("Nango gave an unexpected answer (HTTP {status}): {detail}")]
@@ -92,7 +105,18 @@ impl Error {
                 | Self::Timeout
                 | Self::Unreachable { .. }
                 | Self::Unavailable { .. }
+                | Self::ProviderUnreachable { .. }
         )
+    }
+
+    /// Whether Nango refused the request for what is in it.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::UnsupportedField(_) => true,
+            Self::Unexpected { status, .. } => (400..500).contains(status),
+            _ => false,
+        }
     }
 
     /// A name for the variant that does not change, for metrics.
@@ -109,8 +133,18 @@ impl Error {
             Self::Timeout => "timeout",
             Self::Unreachable { .. } => "unreachable",
             Self::Unavailable { .. } => "unavailable",
+            Self::ProviderUnreachable { .. } => "provider_unreachable",
+            Self::FilterIgnored => "filter_ignored",
             Self::Unexpected { .. } => "unexpected",
         }
+    }
+
+    /// A page of the connection list that has nothing but what the pages before it had: its number is ignored.
+    pub(crate) fn repeated_page(page: u32) -> Self {
+        Self::unexpected(
+            200,
+            &format!("page {page} of the connection list has no new connection"),
+        )
     }
 
     /// Reads an answer whose status is not a success.
@@ -282,10 +316,11 @@ impl Issue {
     }
 }
 
-/// Seconds only: Nango sends no date, and a proxy's is treated as not said.
+/// Returns the seconds of a `retry-after`, at most [`MAX_RETRY_AFTER`]. A date is treated as absent: Nango sends none.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    seconds.parse().ok().map(Duration::from_secs)
+    let asked = seconds.parse().ok().map(Duration::from_secs);
+    asked.map(|asked| asked.min(MAX_RETRY_AFTER))
 }
 
 fn content_type(headers: &HeaderMap) -> String {
@@ -302,8 +337,5 @@ fn in_seconds(wait: Option<Duration>) -> String {
 
 /// One line of bounded length, whatever the other side wrote.
 pub(crate) fn shorten(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(MAX_DETAIL)
-        .collect()
+    displayable(text).take(MAX_DETAIL).collect()
 }

@@ -7,6 +7,7 @@
 mod budget;
 mod calls;
 mod error;
+mod lenient;
 pub mod proxy;
 pub mod webhook;
 mod wire;
@@ -31,8 +32,8 @@ use crate::{outbound, telemetry};
 pub use error::Error;
 pub(crate) use error::shorten;
 pub use wire::{
-    Connection, ConnectionError, ConnectionSummary, Credentials, Integration, IntegrationDefaults,
-    ListConnections, Session, SessionRequest,
+    Connection, ConnectionError, ConnectionPage, ConnectionSummary, Credentials, Integration,
+    IntegrationDefaults, ListConnections, Session, SessionRequest,
 };
 
 use budget::Budget;
@@ -42,9 +43,11 @@ use wire::{Connections, Data, SessionBody};
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
 const HOSTED: &str = "https://api.nango.dev";
 
-/// The longest answer that is read, in bytes: a page of 2000 connections with
-/// room for their metadata.
+/// The maximum size of an answer, in bytes.
 const MAX_BODY: usize = 8 * 1024 * 1024;
+
+/// The maximum size of a page of connections, in bytes. Anyone with a key may store megabytes of metadata with one.
+const MAX_PAGE_BODY: usize = 64 * 1024 * 1024;
 
 /// Tries after the first one.
 const RETRIES: usize = 2;
@@ -60,6 +63,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Where Nango's API answers; a path in it is kept. The operator's own word: it may be in a private network.
     pub base_url: Url,
+    /// The address at which browsers reach Nango. Only this one is ever shown.
+    pub public_url: Url,
     /// The secret key of the Nango environment.
     pub secret_key: SecretString,
     /// How long a call may take as a whole, retries included.
@@ -90,6 +95,7 @@ pub struct Nango(Arc<Inner>);
 struct Inner {
     client: Client,
     base_url: Url,
+    public_url: Url,
     secret_key: SecretString,
     authorization: HeaderValue,
     timeout: Duration,
@@ -122,6 +128,8 @@ struct Call {
     method: Method,
     url: Url,
     body: Option<Vec<u8>>,
+    /// The maximum size of the answer, in bytes.
+    max_answer: usize,
 }
 
 impl Nango {
@@ -132,14 +140,11 @@ impl Nango {
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let Config {
             base_url,
+            public_url,
             secret_key,
             timeout,
         } = config;
-        let plain = base_url.username().is_empty()
-            && base_url.password().is_none()
-            && base_url.query().is_none()
-            && base_url.fragment().is_none();
-        if !matches!(base_url.scheme(), "http" | "https") || !plain {
+        if ![&base_url, &public_url].into_iter().all(is_base) {
             return Err(ConfigError::BaseUrl);
         }
         let key = secret_key.expose_secret();
@@ -152,6 +157,7 @@ impl Nango {
         Ok(Self(Arc::new(Inner {
             client: outbound::client(timeout)?,
             base_url,
+            public_url,
             secret_key,
             authorization,
             timeout,
@@ -178,6 +184,7 @@ impl Nango {
             method: Method::POST,
             url: self.url(path),
             body: Some(body.expect("strings and maps of strings are JSON")),
+            max_answer: MAX_BODY,
         };
         let answer: Data<Session> = self.call(call).await?;
         Ok(answer.data)
@@ -207,22 +214,38 @@ impl Nango {
         self.call(Call::new(operation, Method::GET, url)).await
     }
 
-    /// The connections that match, newest first, without their credentials.
+    /// Returns the connections that match, newest first, without their credentials. Entries that cannot be read are
+    /// omitted, and so are those that Nango lists although they do not match.
     ///
     /// # Errors
-    /// None of its own: an unknown integration or tag matches nothing.
+    /// [`Error::FilterIgnored`]; an unknown integration or tag matches nothing.
     pub async fn connections(
         &self,
         filter: &ListConnections,
     ) -> Result<Vec<ConnectionSummary>, Error> {
+        Ok(self.connection_page(filter).await?.connections)
+    }
+
+    /// The same with what cannot be read, for callers that conclude something from what is missing.
+    ///
+    /// # Errors
+    /// As [`connections`](Self::connections).
+    pub async fn connection_page(&self, filter: &ListConnections) -> Result<ConnectionPage, Error> {
         let mut url = self.url(&["connections"]);
         let query = filter.query();
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let call = Call::new("list_connections", Method::GET, url);
+        let call = Call {
+            max_answer: MAX_PAGE_BODY,
+            ..Call::new("list_connections", Method::GET, url)
+        };
         let answer: Connections = self.call(call).await?;
-        Ok(answer.connections)
+        let mut page = ConnectionPage::from(answer);
+        let listed = std::mem::take(&mut page.connections);
+        let matching = filter.keep_matching(listed, page.unreadable.len());
+        page.connections = matching.ok_or(Error::FilterIgnored)?;
+        Ok(page)
     }
 
     /// Deletes a connection and with it the tokens. May be repeated.
@@ -245,22 +268,26 @@ impl Nango {
         }
     }
 
-    /// The integrations that the environment has configured.
+    /// Returns the integrations that the environment has configured. Entries that cannot be read are omitted.
     ///
     /// # Errors
     /// None of its own.
     pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
         let url = self.url(&["integrations"]);
         let call = Call::new("list_integrations", Method::GET, url);
-        let answer: Data<Vec<Integration>> = self.call(call).await?;
-        Ok(answer.data)
+        let answer: wire::Integrations = self.call(call).await?;
+        answer.readable().ok_or_else(|| Error::Unexpected {
+            status: 200,
+            detail: "a body of type application/json in which no integration can be read"
+                .to_owned(),
+        })
     }
 
     /// Where a browser starts the authorization of an OAuth integration. The
     /// URL holds the session's token.
     #[must_use]
     pub fn oauth_connect_url(&self, integration: &str, session: &Session) -> Url {
-        let mut url = self.url(&["oauth", "connect", integration]);
+        let mut url = at(&self.0.public_url, &["oauth", "connect", integration]);
         url.query_pairs_mut()
             .append_pair("connect_session_token", session.token.expose_secret());
         url
@@ -271,7 +298,7 @@ impl Nango {
     /// which one.
     #[must_use]
     pub fn connect_link(&self, session: &Session) -> Url {
-        let base = self.0.base_url.as_str().trim_end_matches('/');
+        let base = self.0.public_url.as_str().trim_end_matches('/');
         let mut url = session.connect_link.clone();
         if base != HOSTED {
             url.query_pairs_mut().append_pair("apiURL", base);
@@ -284,7 +311,7 @@ impl Nango {
     /// no address has are escaped.
     #[must_use]
     pub fn oauth_callback_url(&self, raw_query: &str) -> String {
-        let url = self.url(&["oauth", "callback"]);
+        let url = at(&self.0.public_url, &["oauth", "callback"]);
         let query = utf8_percent_encode(raw_query, CONTROLS);
         format!("{url}?{query}")
     }
@@ -313,12 +340,7 @@ impl Nango {
     }
 
     fn url(&self, path: &[&str]) -> Url {
-        let mut url = self.0.base_url.clone();
-        url.path_segments_mut()
-            .expect("an http URL has a path")
-            .pop_if_empty()
-            .extend(path);
-        url
+        at(&self.0.base_url, path)
     }
 
     /// Sends a request until it is answered, refused, or not worth another try.
@@ -369,7 +391,7 @@ impl Nango {
         let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         self.0.budget.note(&headers);
-        let body = outbound::read_body(response, MAX_BODY)
+        let body = outbound::read_body(response, call.max_answer)
             .await
             .map_err(|error| Error::from_body(status, error))?;
         if !status.is_success() {
@@ -388,16 +410,35 @@ impl Call {
             method,
             url,
             body: None,
+            max_answer: MAX_BODY,
         }
     }
 }
 
-/// How long to wait for the next try; `None` when it would come too late.
+/// Whether paths can be added to an address, and it may be shown.
+fn is_base(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
+/// An address with these segments added to its path.
+fn at(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    url.path_segments_mut()
+        .expect("an http URL has a path")
+        .pop_if_empty()
+        .extend(path);
+    url
+}
+
+/// Returns how long to wait before the next try. `None` if it would come too late, and for a rate limit that does not
+/// say when it ends: each try is another call against it.
 fn pause_before_retry(error: &Error, pause: Duration, deadline: Instant) -> Option<Duration> {
     let pause = match error {
-        Error::RateLimited {
-            retry_after: Some(asked),
-        } => pause.max(*asked),
+        Error::RateLimited { retry_after } => pause.max((*retry_after)?),
         _ => pause,
     };
     (pause <= MAX_PAUSE && Instant::now() + pause < deadline).then_some(pause)

@@ -1,151 +1,179 @@
 //! Nango's proxy: a call to a provider's API, to which Nango adds the credentials.
 
+mod headers;
+mod refusal;
+mod target;
+
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Body, Method, Response};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
+use reqwest::{Body, Method, StatusCode};
+use tokio::time::timeout;
+use url::Url;
 
 use super::{Error, Nango};
+use crate::outbound;
 
-/// How long a call may take as a whole, its body included.
+pub use target::{ProxyTarget, UnsafePath};
+
+/// How long a call may take as a whole, its answer's body included.
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// Headers that say how a message travels on one connection (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// How long the provider has to start its answer, in units of `NANGO_TIMEOUT_SECONDS`. Shorter than a request may take.
+const ANSWER_TIMEOUTS: u32 = 4;
+
+/// The type of a body that Nango passes on byte for byte. Nango parses and rewrites JSON and forms.
+const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The type of the body at the provider.
+const PROVIDER_CONTENT_TYPE: HeaderName = HeaderName::from_static("nango-proxy-content-type");
 
 /// A call to a provider's API.
 #[derive(Debug)]
 pub struct ProxyCall {
-    /// The provider's method.
-    pub method: Method,
-    /// The provider's path as it was written, without a leading slash, and with its query.
-    pub path_and_query: String,
-    /// Headers for the provider.
+    method: Method,
+    target: ProxyTarget,
+    headers: HeaderMap,
+    body: Option<Body>,
+}
+
+/// An answer to a proxied call.
+#[derive(Debug)]
+pub struct ProxyAnswer {
+    /// The provider's status; Nango turns most successes into 200.
+    pub status: StatusCode,
+    /// The provider's headers, as far as they may pass.
     pub headers: HeaderMap,
-    /// The body, as it comes.
+    /// The provider's body, as it arrives.
     pub body: Body,
 }
 
-/// A path that would leave the proxy's part of Nango's API.
+/// Why a call cannot be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the path may not have `.` or `..` as a segment, nor a backslash")]
-pub struct UnsafePath;
+pub enum InvalidCall {
+    /// The path may lead elsewhere than to the provider.
+    #[error(transparent)]
+    Path(#[from] UnsafePath),
+    /// Nango builds a new body for a multipart type without a boundary, out of the bytes of this one.
+    #[error("the content type multipart/form-data needs the parameter `boundary`")]
+    MultipartWithoutBoundary,
+}
 
 impl ProxyCall {
-    /// Refuses a path with which the call would reach something else of Nango's than its proxy.
+    /// A call of this method without a body to a provider's path and query, both encoded as the caller sent them, with the
+    /// caller's headers.
     ///
     /// # Errors
-    /// For dot segments and backslashes, however they are encoded: URLs resolve them.
-    pub fn check_path(path: &str) -> Result<(), UnsafePath> {
-        let unsafe_segment = |segment: &str| {
-            let decoded = percent_decode_str(segment).decode_utf8_lossy();
-            decoded == "." || decoded == ".." || decoded.contains(['\\', '\0'])
-        };
-        if path.split('/').any(unsafe_segment) {
-            Err(UnsafePath)
-        } else {
-            Ok(())
+    /// For a path or a type of body that must not reach Nango.
+    pub fn new(
+        method: Method,
+        (path, query): (&str, Option<&str>),
+        headers: &HeaderMap,
+    ) -> Result<Self, InvalidCall> {
+        let target = ProxyTarget::new(path, query)?;
+        let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if content_type.is_some_and(|kind| {
+            kind.trim_ascii()
+                .eq_ignore_ascii_case(b"multipart/form-data")
+        }) {
+            return Err(InvalidCall::MultipartWithoutBoundary);
         }
+        Ok(Self {
+            method,
+            target,
+            headers: headers::for_provider(headers),
+            body: None,
+        })
+    }
+
+    /// Whether Nango passes on a body with the call's method.
+    #[must_use]
+    pub fn may_have_body(&self) -> bool {
+        !matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    /// The same call with this body.
+    #[must_use]
+    pub fn with_body(mut self, body: Body) -> Self {
+        // Without a type, Nango's HTTP client would call it a form.
+        self.headers.entry(PROVIDER_CONTENT_TYPE).or_insert(OPAQUE);
+        self.body = Some(body);
+        self
     }
 }
 
 impl Nango {
-    /// Passes a call on. The answer is the provider's, or Nango's own error where there is none.
-    ///
-    /// Nango passes on the headers that it is given as `Nango-Proxy-<name>`. Nothing is tried twice.
+    /// Passes a call on, and returns the provider's answer. Nothing is retried.
     ///
     /// # Errors
-    /// When Nango cannot be reached, or does not answer in time.
+    /// If Nango cannot be reached, the answer does not start in time, or Nango itself refuses the call:
+    /// [`Error::NotFound`] and [`Error::InvalidCredentials`] say why it has no credentials.
     pub async fn proxy(
         &self,
         connection_id: &str,
         integration: &str,
         call: ProxyCall,
-    ) -> Result<Response, Error> {
-        let base = self.url(&["proxy"]);
-        let url = format!("{base}/{}", call.path_and_query);
-        let id = HeaderValue::from_str(connection_id).map_err(|_not_an_id| Error::NotFound)?;
-        let key =
-            HeaderValue::from_str(integration).map_err(|_not_a_key| Error::UnknownIntegration)?;
+    ) -> Result<ProxyAnswer, Error> {
         let begun = self.0.calls.begin("proxy");
-        let answer = self
-            .0
-            .client
-            .request(call.method, url)
-            .timeout(TIMEOUT)
-            .headers(for_provider(&call.headers))
-            .header(AUTHORIZATION, &self.0.authorization)
-            .header("connection-id", id)
-            .header("provider-config-key", key)
-            .body(call.body)
-            .send()
-            .await
-            .map_err(Error::from);
+        let answer = self.proxied(connection_id, integration, call).await;
         begun.end(answer.as_ref().err());
         answer
     }
-}
 
-/// The caller's headers, in the form in which Nango passes them on. What is meant for us, or for the way, stays here.
-fn for_provider(headers: &HeaderMap) -> HeaderMap {
-    let mut passed = HeaderMap::new();
-    for (name, value) in headers {
-        let text = name.as_str();
-        let ours = HOP_BY_HOP.contains(&text)
-            || [
-                "authorization",
-                "cookie",
-                "host",
-                "patchbay-user",
-                "x-request-id",
-                "forwarded",
-            ]
-            .contains(&text)
-            || text.starts_with("x-forwarded-")
-            || text.starts_with("nango-");
-        if ours {
-            continue;
-        }
-        if [
-            "content-type",
-            "content-length",
-            "accept",
-            "accept-encoding",
-        ]
-        .contains(&text)
-        {
-            passed.append(name, value.clone());
-        }
-        if let Ok(name) = HeaderName::try_from(format!("nango-proxy-{text}")) {
-            passed.append(name, value.clone());
-        }
+    /// Where Nango takes a call to this path and query of a provider.
+    ///
+    /// # Panics
+    /// Never: a target consists of characters that every URL may have.
+    #[must_use]
+    pub fn proxy_url(&self, target: &ProxyTarget) -> Url {
+        let url = format!("{}/{}", self.url(&["proxy"]), target.as_str());
+        Url::parse(&url).expect("encoded segments below a URL are a URL")
     }
-    passed
-}
 
-/// The answer's headers that are the provider's to say.
-#[must_use]
-pub fn of_provider(headers: &HeaderMap) -> HeaderMap {
-    let passes = |name: &HeaderName| {
-        let name = name.as_str();
-        !HOP_BY_HOP.contains(&name)
-            && name != "set-cookie"
-            && !name.starts_with("access-control-")
-            && !name.starts_with("x-nango-")
-    };
-    headers
-        .iter()
-        .filter(|(name, _)| passes(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
+    async fn proxied(
+        &self,
+        connection_id: &str,
+        integration: &str,
+        call: ProxyCall,
+    ) -> Result<ProxyAnswer, Error> {
+        let id = HeaderValue::from_str(connection_id).map_err(|_not_an_id| Error::NotFound)?;
+        let key =
+            HeaderValue::from_str(integration).map_err(|_not_a_key| Error::UnknownIntegration)?;
+        let mut request = self
+            .0
+            .client
+            .request(call.method, self.proxy_url(&call.target))
+            .timeout(TIMEOUT)
+            .headers(call.headers)
+            .header(AUTHORIZATION, &self.0.authorization)
+            // Nango decompresses what the provider sends; its own answers are to be read here.
+            .header(ACCEPT_ENCODING, "identity")
+            .header("connection-id", id)
+            .header("provider-config-key", key);
+        if let Some(body) = call.body {
+            request = request.header(CONTENT_TYPE, OPAQUE).body(body);
+        }
+        let limit = ANSWER_TIMEOUTS * self.0.timeout;
+        let answer = timeout(limit, request.send()).await;
+        let answer = answer.map_err(|_elapsed| Error::Timeout)??;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = if refusal::may_be_nangos(status, &headers) {
+            let body = outbound::read_body(answer, refusal::MAX_BODY)
+                .await
+                .map_err(|error| Error::from_body(status, error))?;
+            if let Some(error) = refusal::read(status, &headers, &body) {
+                return Err(error);
+            }
+            Body::from(body)
+        } else {
+            Body::from(answer)
+        };
+        Ok(ProxyAnswer {
+            status,
+            headers: headers::from_provider(&headers),
+            body,
+        })
+    }
 }

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::lenient;
 
 /// The header that carries the signature.
 pub const SIGNATURE_HEADER: &str = "x-nango-hmac-sha256";
@@ -109,9 +112,10 @@ pub struct AuthEvent {
     pub provider_config_key: String,
     /// The connection's tags: none at all after the failure of a creation or a
     /// reconnect.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::texts")]
     pub tags: BTreeMap<String, String>,
     /// Why it did not work.
+    #[serde(default, deserialize_with = "auth_error")]
     pub error: Option<AuthError>,
 }
 
@@ -123,8 +127,10 @@ pub enum Operation {
     Creation,
     /// A connection was authorized anew.
     Override,
-    /// An access token was to be refreshed.
+    /// An access token was to be refreshed; a success follows a failure only.
     Refresh,
+    /// A connection was deleted: from Nango 0.72 on, if the environment's settings say so.
+    Deletion,
     /// Something that Nango has added since.
     Other(String),
 }
@@ -135,6 +141,7 @@ impl From<String> for Operation {
             "creation" => Self::Creation,
             "override" => Self::Override,
             "refresh" => Self::Refresh,
+            "deletion" => Self::Deletion,
             _ => Self::Other(name),
         }
     }
@@ -144,10 +151,24 @@ impl From<String> for Operation {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct AuthError {
     /// Nango's code: `invalid_callback` when the user denied.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "lenient::text")]
     pub kind: String,
-    /// Prose, or JSON in a string; it may repeat what the provider answered.
+    /// Prose, or JSON in a string; it may repeat what the provider answered. Empty if Nango gives none.
+    #[serde(default, deserialize_with = "lenient::text")]
     pub description: String,
+}
+
+/// Reads the error of an event. One that is no object is its own description.
+fn auth_error<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<AuthError>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    let read = serde_json::from_value(value.clone());
+    Ok(Some(read.unwrap_or_else(|_no_object| AuthError {
+        kind: String::new(),
+        description: value.as_str().unwrap_or_default().to_owned(),
+    })))
 }
 
 /// A body that is no event of Nango's.

@@ -8,9 +8,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use url::Url;
+
+use super::{Error, lenient};
 
 /// A connect session to be made: leave for one user to connect one integration, or to
 /// authorize one connection anew, which keeps its id.
@@ -35,30 +38,46 @@ pub struct SessionRequest {
 }
 
 /// What one session asks the provider for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IntegrationDefaults {
     /// Scopes to ask for instead of the integration's own.
-    #[serde(rename = "connection_config", skip_serializing_if = "Vec::is_empty")]
-    #[serde(serialize_with = "scopes_override")]
     pub scopes: Vec<String>,
+    /// What the provider has to know of the account, such as its subdomain.
+    pub parameters: BTreeMap<String, String>,
     /// Query parameters added to the provider's authorization URL.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub authorization_params: BTreeMap<String, String>,
 }
 
+/// The same as Nango takes it.
+#[derive(Serialize)]
+struct Defaults<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    connection_config: BTreeMap<&'a str, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    authorization_params: &'a BTreeMap<String, String>,
+}
+
 impl IntegrationDefaults {
-    fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, &'a Self> {
-        let empty = self.scopes.is_empty() && self.authorization_params.is_empty();
+    fn by_key<'a>(&'a self, integration: &'a str) -> BTreeMap<&'a str, Defaults<'a>> {
+        let parameters = self.parameters.iter();
+        let mut connection_config: BTreeMap<_, _> = parameters
+            .map(|(name, value)| (name.as_str(), value.clone()))
+            .collect();
+        if !self.scopes.is_empty() {
+            // Nango takes scopes as one comma-separated text in the connection's own configuration.
+            connection_config.insert("oauth_scopes_override", self.scopes.join(","));
+        }
+        let defaults = Defaults {
+            connection_config,
+            authorization_params: &self.authorization_params,
+        };
+        let empty =
+            defaults.connection_config.is_empty() && defaults.authorization_params.is_empty();
         (!empty)
-            .then_some((integration, self))
+            .then_some((integration, defaults))
             .into_iter()
             .collect()
     }
-}
-
-/// Nango takes scopes as one comma-separated text in the connection's own configuration.
-fn scopes_override<S: Serializer>(scopes: &[String], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map([("oauth_scopes_override", scopes.join(","))])
 }
 
 /// The body of `POST /connect/sessions` and of `POST /connect/sessions/reconnect`.
@@ -74,7 +93,7 @@ pub(super) struct SessionBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     webhook_url_override: Option<&'a Url>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    integrations_config_defaults: BTreeMap<&'a str, &'a IntegrationDefaults>,
+    integrations_config_defaults: BTreeMap<&'a str, Defaults<'a>>,
 }
 
 impl<'a> From<&'a SessionRequest> for SessionBody<'a> {
@@ -126,6 +145,9 @@ pub struct Connection {
     /// Where Nango tells of it, as its session asked for.
     #[serde(default)]
     pub webhook_url_override: Option<String>,
+    /// What Nango holds against it at present, such as a failed refresh.
+    #[serde(default, deserialize_with = "lenient::items")]
+    pub errors: Vec<ConnectionError>,
     /// What opens the account.
     pub credentials: Credentials,
 }
@@ -137,18 +159,55 @@ pub struct ConnectionSummary {
     #[serde(rename = "id", default)]
     pub serial: Option<i64>,
     /// Nango's id of it.
+    #[serde(deserialize_with = "lenient::id")]
     pub connection_id: String,
     /// Nango's key of the integration.
+    #[serde(deserialize_with = "lenient::id")]
     pub provider_config_key: String,
     /// As given by the session; keys are lowercase.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::texts")]
     pub tags: BTreeMap<String, String>,
     /// What Nango holds against it at present, such as a failed refresh.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::items")]
     pub errors: Vec<ConnectionError>,
     /// When it was first made; a reconnect does not change it.
     #[serde(rename = "created")]
     pub created_at: DateTime<Utc>,
+}
+
+/// A page of the list of connections.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectionPage {
+    /// The connections, newest first.
+    pub connections: Vec<ConnectionSummary>,
+    /// The ids of the entries that cannot be read, as far as there is one: entries may be another application's, and
+    /// in any form.
+    pub unreadable: Vec<Option<String>>,
+}
+
+impl ConnectionPage {
+    /// Returns whether Nango listed nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Returns the connections of a page on which nothing may be missing.
+    ///
+    /// # Errors
+    /// If there is an entry that cannot be read.
+    pub fn complete(self) -> Result<Vec<ConnectionSummary>, Error> {
+        match self.unreadable.first() {
+            None => Ok(self.connections),
+            Some(id) => Err(Error::Unexpected {
+                status: 200,
+                detail: format!(
+                    "an entry of the connection list that cannot be read ({})",
+                    id.as_deref().unwrap_or("without an id")
+                ),
+            }),
+        }
+    }
 }
 
 /// Something that Nango holds against a connection.
@@ -265,6 +324,12 @@ impl Credentials {
         };
         *at < now - OVER
     }
+
+    /// Returns whether they end in the future, so that they were refreshed: those without an end never are.
+    #[must_use]
+    pub fn are_refreshed(&self, now: DateTime<Utc>) -> bool {
+        matches!(self, Self::OAuth2 { expires_at: Some(at), .. } if *at > now)
+    }
 }
 
 impl<'de> Deserialize<'de> for Credentials {
@@ -318,13 +383,39 @@ pub struct ListConnections {
     pub integration: Option<String>,
     /// Only this one.
     pub connection_id: Option<String>,
-    /// How many a page has, 1 to 2000; Nango's bound without it is 10,000.
+    /// How many connections a page has, 1 to 2000; 10,000 at the most where it is left out.
     pub limit: Option<u32>,
     /// Which page, from 0.
     pub page: Option<u32>,
 }
 
+/// How many connections Nango lists at the most where no `limit` is given.
+const UNLIMITED: usize = 10_000;
+
 impl ListConnections {
+    /// Whether a connection is among those that are asked for.
+    fn matches(&self, summary: &ConnectionSummary) -> bool {
+        let id = self.connection_id.as_ref();
+        let integrations = self.integration.as_ref();
+        id.is_none_or(|id| *id == summary.connection_id)
+            // Nango takes a list, with commas between.
+            && integrations.is_none_or(|keys| keys.split(',').any(|key| key == summary.provider_config_key))
+            && (self.tags.iter()).all(|(name, value)| summary.tags.get(name) == Some(value))
+    }
+
+    /// Keeps only the listed connections that match. `None` if others were listed as well and the list is full: a Nango
+    /// that ignores a filter may have the connections that match on another page.
+    pub(super) fn keep_matching(
+        &self,
+        mut listed: Vec<ConnectionSummary>,
+        unreadable: usize,
+    ) -> Option<Vec<ConnectionSummary>> {
+        let count = listed.len();
+        listed.retain(|summary| self.matches(summary));
+        let most = self.limit.map_or(UNLIMITED, |limit| limit as usize);
+        (listed.len() == count || count + unreadable < most).then_some(listed)
+    }
+
     pub(super) fn query(&self) -> Vec<(String, String)> {
         let tags = self.tags.iter();
         let mut query: Vec<_> = tags
@@ -341,6 +432,23 @@ impl ListConnections {
     }
 }
 
+/// `{"data": […]}` of integrations, each entry as it came.
+#[derive(Deserialize)]
+pub(super) struct Integrations {
+    data: Vec<Box<RawValue>>,
+}
+
+impl Integrations {
+    /// Returns the integrations that can be read; `None` if there are entries and none can.
+    pub(super) fn readable(self) -> Option<Vec<Integration>> {
+        let entries = self.data.iter();
+        let readable: Vec<_> = entries
+            .filter_map(|entry| serde_json::from_str(entry.get()).ok())
+            .collect();
+        (self.data.is_empty() || !readable.is_empty()).then_some(readable)
+    }
+}
+
 /// An integration that the Nango environment has configured.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Integration {
@@ -350,14 +458,36 @@ pub struct Integration {
     pub provider: String,
 }
 
-/// `{"data": …}`, around sessions and integrations.
+/// `{"data": …}`, around a session.
 #[derive(Deserialize)]
 pub(super) struct Data<T> {
     pub(super) data: T,
 }
 
-/// `{"connections": […]}`.
+/// `{"connections": […]}`, each entry as it came.
 #[derive(Deserialize)]
 pub(super) struct Connections {
-    pub(super) connections: Vec<ConnectionSummary>,
+    connections: Vec<Box<RawValue>>,
+}
+
+impl From<Connections> for ConnectionPage {
+    fn from(answer: Connections) -> Self {
+        /// An entry of which nothing else can be read.
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(deserialize_with = "lenient::id")]
+            connection_id: String,
+        }
+        let mut page = Self::default();
+        for entry in answer.connections {
+            match serde_json::from_str(entry.get()) {
+                Ok(connection) => page.connections.push(connection),
+                Err(_unreadable) => {
+                    let named: Option<Named> = serde_json::from_str(entry.get()).ok();
+                    page.unreadable.push(named.map(|named| named.connection_id));
+                }
+            }
+        }
+        page
+    }
 }

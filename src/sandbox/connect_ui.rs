@@ -16,7 +16,8 @@ use super::callback_page::{initial, show};
 use super::credentials::{Credentials, fields, is_oauth};
 use super::integrations::StoredIntegration;
 use super::query::Query;
-use super::state::App;
+use super::requirements::Requirements;
+use super::state::{App, Session};
 
 #[derive(Template)]
 #[template(path = "sandbox/connect.html")]
@@ -45,11 +46,15 @@ struct Choice {
     name: String,
     oauth: bool,
     fields: &'static [(&'static str, &'static str)],
+    /// Required parameters that the session does not preset.
+    parameters: Vec<&'static str>,
 }
 
 impl Choice {
-    fn new(integration: &StoredIntegration) -> Self {
+    fn new(integration: &StoredIntegration, session: &Session) -> Self {
+        let config = session.config(&integration.unique_key, []);
         Self {
+            parameters: Requirements::of(&integration.provider).missing(&config),
             key: integration.unique_key.clone(),
             name: integration.display_name.clone(),
             oauth: is_oauth(&integration.auth_mode),
@@ -104,16 +109,14 @@ fn render(app: &App, token: &str, outcome: Outcome, status: StatusCode) -> Respo
     }
     let state = app.lock();
     let session = state.session(token, app.now());
-    let allowed = |it: &&StoredIntegration| session.is_some_and(|s| s.allows(&it.unique_key));
+    let choice = |it: &StoredIntegration| {
+        let session = session.filter(|session| session.allows(&it.unique_key))?;
+        Some(Choice::new(it, session))
+    };
     let page = ConnectPage {
         outcome,
         token: token.to_owned(),
-        choices: state
-            .integrations
-            .iter()
-            .filter(allowed)
-            .map(Choice::new)
-            .collect(),
+        choices: state.integrations.iter().filter_map(choice).collect(),
     };
     drop(state);
     show(status, &page)
@@ -136,6 +139,14 @@ fn connect(app: &App, form: &Submitted) -> Result<String, String> {
         let value = value.ok_or_else(|| format!("{label} is missing."))?;
         credentials.insert((*name).to_owned(), Value::from(value.as_str()));
     }
+    let given = form.fields.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix("params[")?.strip_suffix(']')?;
+        (!value.is_empty()).then(|| (name.to_owned(), value.clone()))
+    });
+    let config = session.config(&integration.unique_key, given);
+    if let [name, ..] = Requirements::of(&integration.provider).missing(&config)[..] {
+        return Err(format!("{name} is missing."));
+    }
     let credentials = Credentials::Other(credentials);
     if integration.tests_credentials() && credentials.fail_their_test() {
         return Err(format!(
@@ -145,7 +156,8 @@ fn connect(app: &App, form: &Submitted) -> Result<String, String> {
     }
     let reconnect = session.reconnect.clone();
     let connection_id = reconnect.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let event = state.grant(&session, &connection_id, &integration, credentials, now);
+    let granted = (config, credentials);
+    let event = state.grant(&session, &connection_id, &integration, granted, now);
     drop(state);
     app.announce(&event);
     Ok(integration.display_name)

@@ -13,6 +13,7 @@ use super::schema::Reader;
 use super::sessions::{derived_tags, read_end_user};
 use super::state::{App, Connection};
 use super::view;
+use super::webhooks::{Event, Operation, Outcome};
 
 /// Without a `limit`, no more than this many are listed.
 const LIST_CAP: usize = 10_000;
@@ -45,14 +46,27 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
 
     let filter = Filter::new(&query);
     let state = app.lock();
-    let listed: Vec<_> = state
-        .connections
-        .iter()
-        .rev()
-        .filter(|connection| filter.matches(connection))
-        .skip(page.saturating_mul(limit))
-        .take(limit)
-        .map(|connection| view::list_entry(&state, connection))
+    let faults = &state.faults;
+    let ignored = faults.ignore_filters;
+    let page = if faults.list_ignores_page { 0 } else { page };
+    let limit = limit.min(faults.list_page_size.unwrap_or(limit));
+    let entry = |connection: &Connection| {
+        let is_its = |odd: &&Value| odd["connection_id"] == *connection.connection_id;
+        let odd = faults.odd_list_entries.iter().find(is_its).cloned();
+        odd.unwrap_or_else(|| view::list_entry(&state, connection))
+    };
+    let is_nobodys = |odd: &&Value| {
+        let mut known = state.connections.iter();
+        !known.any(|it| odd["connection_id"] == *it.connection_id)
+    };
+    let odd = faults.odd_list_entries.iter().filter(is_nobodys);
+    let matching = state.connections.iter().rev();
+    let matching = matching.filter(|connection| ignored || filter.matches(connection));
+    let entries = matching.skip(page.saturating_mul(limit)).take(limit);
+    let listed: Vec<Value> = odd
+        .filter(|_| page == 0 && filter.is_empty())
+        .cloned()
+        .chain(entries.map(entry))
         .collect();
     Ok(Json(json!({ "connections": listed })).into_response())
 }
@@ -73,6 +87,12 @@ impl<'a> Filter<'a> {
             tags: query.nested("tags"),
             search: query.get("search").map(str::to_lowercase),
         }
+    }
+
+    /// Whether it narrows nothing.
+    fn is_empty(&self) -> bool {
+        let mut pairs = self.query.pairs().iter();
+        pairs.all(|(name, _)| name == "limit" || name == "page")
     }
 
     fn matches(&self, connection: &Connection) -> bool {
@@ -187,7 +207,8 @@ pub(super) async fn update(
     let url = if clears_url {
         None
     } else {
-        reader.optional_url(&object, "webhook_url_override")
+        let refuse_private = app.lock().faults.refuse_private_webhook_urls;
+        reader.webhook_url(&object, "webhook_url_override", refuse_private)
     };
     reader.only(&object, &["end_user", "tags", "webhook_url_override"]);
     reader.finish("invalid_body")?;
@@ -212,7 +233,7 @@ pub(super) async fn update(
     Ok(Json(json!({ "success": true })).into_response())
 }
 
-/// `DELETE /connections/{id}`. One that is not there is a 400, and no webhook tells of it.
+/// `DELETE /connections/{id}`. One that is not there is a 400. Whether a webhook is sent is a setting of newer Nangos.
 pub(super) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -230,11 +251,24 @@ pub(super) async fn delete(
                 .message("The sandbox was told to refuse deletions."),
         );
     }
-    if state.connection(&id, &integration).is_none() {
+    let Some(connection) = state.connection(&id, &integration) else {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "unknown_connection"));
-    }
+    };
+    let event = state.integration(&integration).map(|it| Event {
+        integration: it.clone(),
+        connection_id: id.clone(),
+        operation: Operation::Deletion,
+        outcome: Outcome::Succeeded,
+        end_user: None,
+        tags: Some(connection.tags.clone()),
+        url_override: connection.webhook_url_override.clone(),
+    });
     state
         .connections
         .retain(|it| it.connection_id != id || it.integration != integration);
+    drop(state);
+    if let Some(event) = event {
+        app.announce(&event);
+    }
     Ok(Json(json!({ "success": true })).into_response())
 }

@@ -1,5 +1,7 @@
 //! What a connection holds, by auth mode, and what each mode asks of a person.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value, json};
 
@@ -69,6 +71,23 @@ impl Credentials {
         }
         shown["raw"] = raw.into();
         shown
+    }
+
+    /// The `authorization` with which Nango calls the provider.
+    pub(super) fn authorization(&self) -> String {
+        let fields = match self {
+            Self::OAuth2 { access_token, .. } => return format!("Bearer {access_token}"),
+            Self::Other(fields) => fields,
+        };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+        match text("type") {
+            "BASIC" => {
+                let both = format!("{}:{}", text("username"), text("password"));
+                format!("Basic {}", STANDARD.encode(both))
+            }
+            "API_KEY" => format!("Bearer {}", text("apiKey")),
+            _ => format!("Bearer {}", text("oauth_token")),
+        }
     }
 
     fn stored(&self) -> Value {

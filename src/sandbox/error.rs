@@ -17,9 +17,9 @@ pub(super) struct Issue {
 /// An answer that is not a success; the parts that are `None` are left out of the body.
 #[derive(Debug)]
 pub(super) struct Failure {
-    status: StatusCode,
+    pub(super) status: StatusCode,
     code: &'static str,
-    message: Option<String>,
+    pub(super) message: Option<String>,
     errors: Vec<Issue>,
     payload: Option<Value>,
 }

@@ -3,7 +3,7 @@
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::Failure;
 
@@ -42,14 +42,32 @@ pub(super) struct Faults {
     pub(super) lose_answer: bool,
     /// Webhooks are remembered but not sent.
     pub(super) drop_webhooks: bool,
+    /// The environment sends no webhook of a creation or a refresh, as a self-hosted Nango's first environments do.
+    pub(super) webhook_events_off: bool,
+    /// `webhook_url_override` is refused for loopback, private, link-local and metadata addresses, and no webhook is
+    /// sent to a host that resolves to one: the default policy of a Nango server.
+    pub(super) refuse_private_webhook_urls: bool,
+    /// The environment sends a webhook when a connection is deleted: a switch of Nango 0.72.
+    pub(super) deletion_webhooks: bool,
+    /// A refresh that succeeds after one that failed sends a webhook, as from Nango 0.72 on.
+    pub(super) recovery_webhooks: bool,
     /// Each webhook is sent twice.
     pub(super) duplicate_webhooks: bool,
     /// Webhooks wait this long before they are sent.
     pub(super) delay_webhooks_ms: u64,
+    /// `GET /connections` ignores `page`.
+    pub(super) list_ignores_page: bool,
+    /// `GET /connections` has at most this many connections on a page.
+    pub(super) list_page_size: Option<usize>,
+    /// Entries of `GET /connections`, in whatever form: in the place of the connection whose `connection_id` they have,
+    /// or before all others.
+    pub(super) odd_list_entries: Vec<Value>,
     /// The provider refuses to refresh.
     pub(super) refuse_refresh: bool,
     /// The provider gives access tokens that do not expire, and no refresh token.
     pub(super) no_refresh_token: bool,
+    /// The list of connections takes no account of its filters, only of `limit` and `page`.
+    pub(super) ignore_filters: bool,
     /// `DELETE` of a connection answers 500.
     pub(super) refuse_delete: bool,
     /// The provider refuses to exchange the code.

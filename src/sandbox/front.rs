@@ -1,16 +1,21 @@
-//! What happens to every request before it is routed: the body is read, CORS answered.
+//! What happens to every request before it is routed: the body is read, CORS answered, and the controls are kept from
+//! foreign pages.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
 
 use axum::Json;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use std::convert::Infallible;
+use url::Url;
 
 use super::error::Failure;
+use super::state::App;
 
 /// The JSON body of a request; `None` when it had none.
 #[derive(Clone)]
@@ -33,6 +38,19 @@ const EXPOSED: &str = "Authorization, Etag, Content-Type, Content-Length, X-Nang
 const ALLOWED: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
      Nango-Activity-Log-Id, Nango-Is-Dry-Run, Nango-Is-Sync, Provider-Config-Key, Connection-Id, \
      Sentry-Trace, Baggage";
+/// More headers of every answer, unless a provider's answer has others.
+const SECURITY: [(HeaderName, &str); 4] = [
+    (
+        header::STRICT_TRANSPORT_SECURITY,
+        "max-age=5184000; includeSubDomains",
+    ),
+    (
+        header::CONTENT_SECURITY_POLICY_REPORT_ONLY,
+        "default-src 'self'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "strict-origin"),
+];
 const BODY_LIMIT: usize = 1 << 20;
 
 pub(super) async fn healthy() -> Json<Value> {
@@ -41,9 +59,15 @@ pub(super) async fn healthy() -> Json<Value> {
 
 /// Reads the body and sets the headers that all answers share.
 ///
-/// As at Nango, a body that is not JSON is refused before anything else, CORS included.
-pub(super) async fn receive(request: Request, next: Next) -> Response {
+/// As at Nango, a body that is not JSON is refused before anything else, CORS included. The controls are not Nango's: they
+/// sign tokens for any user, so only pages of the allowed origins may call them.
+pub(super) async fn receive(State(app): State<App>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
+    let controls = path.starts_with("/sandbox");
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    if controls && let Err(refusal) = admit_to_controls(&app, request.headers()) {
+        return refusal;
+    }
     let mut response = match read_body(request).await {
         Err(failure) => failure.into_response(),
         Ok(request) => {
@@ -56,7 +80,16 @@ pub(super) async fn receive(request: Request, next: Next) -> Response {
             } else {
                 next.run(request).await
             };
-            if path != "/health" && path != "/ready" {
+            if controls {
+                response
+                    .headers_mut()
+                    .insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
+                if let Some(origin) = origin {
+                    response
+                        .headers_mut()
+                        .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+                }
+            } else if path != "/health" && path != "/ready" {
                 set(
                     response.headers_mut(),
                     header::ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -73,6 +106,11 @@ pub(super) async fn receive(request: Request, next: Next) -> Response {
     };
     let headers = response.headers_mut();
     set(headers, header::X_FRAME_OPTIONS, "SAMEORIGIN");
+    for (name, value) in SECURITY {
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
+    }
     if headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|it| it == "application/json")
@@ -84,6 +122,46 @@ pub(super) async fn receive(request: Request, next: Next) -> Response {
         );
     }
     response
+}
+
+/// Refuses a request for the controls from a foreign page, or under a name that an attacker's DNS may point here.
+#[expect(clippy::result_large_err, reason = "the response is sent as it is")]
+fn admit_to_controls(app: &App, headers: &HeaderMap) -> Result<(), Response> {
+    let text = |name| {
+        headers
+            .get(name)
+            .map(|value: &HeaderValue| value.to_str().unwrap_or_default())
+    };
+    let refuse = |message: &str| {
+        let body = Json(json!({ "error": message }));
+        Err((StatusCode::FORBIDDEN, body).into_response())
+    };
+    let host = text(header::HOST).unwrap_or_default();
+    let address = Url::parse(&format!("http://{host}/")).ok();
+    if !address.is_some_and(|address| is_own_host(app, &address)) {
+        return refuse("The controls answer under a loopback name only: use localhost.");
+    }
+    let Some(origin) = text(header::ORIGIN) else {
+        return Ok(());
+    };
+    let same_origin = origin.split_once("://").is_some_and(|(_, of)| of == host);
+    if same_origin || app.config.allowed_origins.iter().any(|one| one == origin) {
+        Ok(())
+    } else {
+        refuse("The controls do not answer pages of this origin. Name it in CORS_ALLOWED_ORIGINS.")
+    }
+}
+
+/// Whether a request's `Host` is a loopback name, or that of the public URL.
+fn is_own_host(app: &App, address: &Url) -> bool {
+    let host = address.host_str().unwrap_or_default();
+    let is_loopback = |ip: IpAddr| ip.is_loopback();
+    if !address.username().is_empty() {
+        return false;
+    }
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(is_loopback)
+        || Url::parse(&app.public_url).is_ok_and(|own| own.host_str() == Some(host))
 }
 
 fn set(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
@@ -104,9 +182,12 @@ fn preflight_answer() -> Response {
 }
 
 async fn read_body(request: Request) -> Result<Request, Failure> {
-    // What is passed on to the provider is not the API's to read.
-    if request.uri().path().starts_with("/proxy/")
-        || request.uri().path().starts_with("/provider/echo")
+    // These read the bodies of proxied calls themselves.
+    let path = request.uri().path();
+    if path.starts_with("/proxy")
+        || ["/provider/echo", "/provider/inspect", "/provider/answer"]
+            .iter()
+            .any(|api| path.starts_with(api))
     {
         return Ok(request);
     }

@@ -1,7 +1,7 @@
 //! What an authorization leaves behind, in whichever way it was given.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::credentials::Credentials;
 use super::integrations::StoredIntegration;
@@ -18,11 +18,9 @@ impl State {
         session: &Session,
         connection_id: &str,
         integration: &StoredIntegration,
-        credentials: Credentials,
+        (config, credentials): (Map<String, Value>, Credentials),
         now: DateTime<Utc>,
     ) -> Event {
-        let preset = session.defaults.get(&integration.unique_key);
-        let config = preset.map(|it| it.connection_config.clone());
         let existing = self.connection_mut(connection_id, &integration.unique_key);
         let operation = if let Some(connection) = existing {
             connection.credentials = credentials;
@@ -35,12 +33,10 @@ impl State {
             if session.webhook_url_override.is_some() {
                 connection.webhook_url_override = session.webhook_url_override.clone();
             }
-            connection
-                .connection_config
-                .extend(config.unwrap_or_default());
+            connection.connection_config.extend(config);
             Operation::Override
         } else {
-            let id = self.next_connection_id();
+            let (id, now) = self.next_connection(now);
             self.connections.push(Connection {
                 id,
                 connection_id: connection_id.to_owned(),
@@ -48,7 +44,7 @@ impl State {
                 end_user: session.end_user.clone(),
                 tags: session.tags.clone(),
                 metadata: None,
-                connection_config: config.unwrap_or_default(),
+                connection_config: config,
                 webhook_url_override: session.webhook_url_override.clone(),
                 credentials,
                 refresh_failure: None,

@@ -163,7 +163,7 @@ impl Stored {
             }
             return (id, Operation::Override);
         }
-        let number = self.next_connection_id();
+        let (number, now) = self.next_connection(now);
         self.connections.push(Connection {
             id: number,
             connection_id: id.clone(),

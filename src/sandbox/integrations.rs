@@ -251,6 +251,22 @@ pub(super) async fn update(
     Ok(Json(json!({ "data": integration.show(&app, &[]) })).into_response())
 }
 
+/// `DELETE /integrations/{key}`. Its connections go with it, and no webhook is sent of them.
+pub(super) async fn delete(
+    State(app): State<App>,
+    Path(key): Path<String>,
+    query: Query,
+) -> Result<Response, Failure> {
+    query.none()?;
+    let mut state = app.lock();
+    if state.integration(&key).is_none() {
+        return Err(unknown(&key));
+    }
+    state.integrations.retain(|it| it.unique_key != key);
+    state.connections.retain(|it| it.integration != key);
+    Ok(Json(json!({ "success": true })).into_response())
+}
+
 fn read_client(reader: &mut Reader, object: &Object<'_>) -> Option<Client> {
     let found = reader.optional_object(object, "credentials")?;
     reader.string(&found, "type");

@@ -21,11 +21,13 @@ mod import;
 mod integrations;
 mod metadata;
 mod oauth;
+mod outbound;
 mod provider;
 mod provider_pages;
 mod proxy;
 mod query;
 mod refresh;
+mod requirements;
 mod schema;
 mod server;
 mod sessions;
@@ -62,6 +64,8 @@ pub struct Config {
     /// The environment's callback URL: when set, it is the provider's `redirect_uri`
     /// and has to send the browser on to `/oauth/callback` with its query intact.
     pub callback_url: Option<String>,
+    /// The origins whose pages may use the controls under `/sandbox`, besides its own.
+    pub allowed_origins: Vec<String>,
     /// The HS256 secret with which `POST /sandbox/token` signs application tokens.
     pub jwt_secret: SecretString,
     /// The integrations that exist from the start; more can be made over the API.
@@ -97,6 +101,7 @@ impl Default for Config {
             webhook_signing_key: Uuid::new_v4().to_string(),
             webhook_url: None,
             callback_url: None,
+            allowed_origins: Vec::new(),
             jwt_secret: Uuid::new_v4().to_string().into(),
             integrations: Vec::new(),
             clock: Clock::System,

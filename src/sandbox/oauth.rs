@@ -17,6 +17,7 @@ use super::error::Failure;
 use super::integrations::StoredIntegration;
 use super::provider::{TokenError, TokenRequest};
 use super::query::Query;
+use super::requirements::Requirements;
 use super::state::{App, Flow, IntegrationDefaults};
 use super::webhooks::{Event, Operation, Outcome};
 
@@ -100,6 +101,10 @@ fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, St
         let message = format!("Auth mode {} not supported.", integration.auth_mode);
         return Err(Obstacle::Page(message));
     }
+    let config = session.config(key, query.nested("params"));
+    if let Some(message) = Requirements::of(&integration.provider).authorization_error(&config) {
+        return Err(Obstacle::Page(message));
+    }
     let flow_state = time_based_uuid(now);
     let code_verifier = [Uuid::new_v4(), Uuid::new_v4()]
         .map(|it| it.simple().to_string())
@@ -109,6 +114,7 @@ fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, St
         session,
         integration: key.to_owned(),
         connection_id: reconnect.unwrap_or_else(|| Uuid::new_v4().to_string()),
+        connection_config: config,
         redirect_uri: app.redirect_uri(),
         code_verifier,
     };
@@ -249,6 +255,12 @@ fn exchange(app: &App, flow: &Flow, code: &str) -> Result<(), TokenError> {
     let Some(integration) = state.integration(&flow.integration).cloned() else {
         return Err(TokenError::new("invalid_client", "The integration is gone"));
     };
+    if Requirements::of(&integration.provider).lacks_token_url(&flow.connection_config) {
+        return Err(TokenError::new(
+            "invalid_request",
+            "The token address lacks a parameter",
+        ));
+    }
     let request = TokenRequest {
         grant_type: "authorization_code".into(),
         code: Some(code.to_owned()),
@@ -264,7 +276,7 @@ fn exchange(app: &App, flow: &Flow, code: &str) -> Result<(), TokenError> {
         &flow.session,
         &flow.connection_id,
         &integration,
-        credentials,
+        (flow.connection_config.clone(), credentials),
         now,
     );
     drop(state);

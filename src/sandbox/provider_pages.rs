@@ -1,19 +1,28 @@
 //! The provider's endpoints: consent, tokens, and who a token belongs to.
 
+use std::io;
+use std::time::Duration;
+
 use askama::Template;
-use axum::body::Body;
-use axum::extract::{Form, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Form, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::stream;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::callback_page::{initial, show};
+use super::credentials::Credentials;
 use super::faults::Consent;
 use super::provider::{ACCOUNTS, Account, AuthorizeRequest, TokenRequest, account};
+use super::query::Query;
+use super::server::HangUp;
 use super::state::App;
 
 /// Everything under `/provider`.
@@ -23,6 +32,9 @@ pub(super) fn routes() -> Router<App> {
         .route("/token", post(token))
         .route("/userinfo", get(userinfo))
         .route("/echo", any(echo))
+        .route("/inspect", any(inspect))
+        .route("/inspect/{*path}", any(inspect))
+        .route("/answer", any(answer))
 }
 
 #[derive(Template)]
@@ -163,27 +175,12 @@ async fn userinfo(State(app): State<App>, headers: HeaderMap) -> Response {
     }
 }
 
-/// Answers with what it was sent: an API to see what arrives at a provider.
-async fn echo(
-    State(app): State<App>,
-    method: Method,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let Some(account) = bearer(&app, &headers) else {
+/// Answers with the body that it was sent, and its type.
+async fn echo(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    if caller(&app, &headers).is_none() {
         return refused();
-    };
-    let mut answer = Response::new(body);
-    let text = |value: String| HeaderValue::try_from(value).unwrap_or(HeaderValue::from_static(""));
-    let seen = [
-        ("x-echo-account", account.id.to_owned()),
-        ("x-echo-method", method.to_string()),
-        ("x-echo-query", query.unwrap_or_default()),
-    ];
-    for (name, value) in seen {
-        answer.headers_mut().insert(name, text(value));
     }
+    let mut answer = Response::new(body);
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
         answer
             .headers_mut()
@@ -192,10 +189,82 @@ async fn echo(
     answer
 }
 
+/// Describes the request that has arrived: an API to see what a call became on its way.
+async fn inspect(State(app): State<App>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let Some(caller) = caller(&app, &parts.headers) else {
+        return refused();
+    };
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = parts.headers.iter();
+    let headers: Map<String, Value> = headers
+        .map(|(name, value)| (name.to_string(), text(value).into()))
+        .collect();
+    let description = json!({
+        "caller": caller,
+        "method": parts.method.as_str(),
+        "path": parts.uri.path().strip_prefix("/inspect"),
+        "query": parts.uri.query(),
+        "headers": headers,
+        "body_base64": STANDARD.encode(body),
+    });
+    Json(description).into_response()
+}
+
+/// Answers as its query says: `status`, `header=name: value` repeatedly, `body`, `chunked`, `delay_ms`, and `hang_up`.
+async fn answer(State(app): State<App>, query: Query, headers: HeaderMap) -> Response {
+    if caller(&app, &headers).is_none() {
+        return refused();
+    }
+    let number = |name: &str| query.get(name).and_then(|value| value.parse::<u64>().ok());
+    if let Some(delay) = number("delay_ms") {
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+    }
+    let text = query.get("body").unwrap_or_default().to_owned();
+    let body = if query.get("chunked").is_some() {
+        Body::from_stream(stream::iter([io::Result::Ok(text)]))
+    } else {
+        Body::from(text)
+    };
+    let mut answer = Response::new(body);
+    let status = number("status").and_then(|status| u16::try_from(status).ok());
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    *answer.status_mut() = status.unwrap_or(StatusCode::OK);
+    for line in query.all("header") {
+        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            answer.headers_mut().append(name, value);
+        }
+    }
+    if query.get("hang_up").is_some() {
+        answer.extensions_mut().insert(HangUp);
+    }
+    answer
+}
+
 fn bearer(app: &App, headers: &HeaderMap) -> Option<Account> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?;
     app.lock().provider.account_of(token, app.now())
+}
+
+/// Who calls the API: an account by its access token, or whoever has a key that Nango holds.
+fn caller(app: &App, headers: &HeaderMap) -> Option<&'static str> {
+    if let Some(account) = bearer(app, headers) {
+        return Some(account.id);
+    }
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let is_key = |credentials: &Credentials| {
+        matches!(credentials, Credentials::Other(_)) && credentials.authorization() == value
+    };
+    let state = app.lock();
+    let mut connections = state.connections.iter();
+    connections
+        .any(|connection| is_key(&connection.credentials))
+        .then_some("key")
 }
 
 fn refused() -> Response {

@@ -67,12 +67,26 @@ impl App {
             self.announce(&event);
             return Err(failure);
         };
+        let recovery_webhooks = state.faults.recovery_webhooks;
         let unique_key = &integration.unique_key;
         let connection = state.connection_mut(id, unique_key).ok_or_else(not_found)?;
         connection.credentials = Credentials::granted(&answer, &integration.auth_mode, now);
-        connection.refresh_failure = None;
         connection.refresh_exhausted = false;
         connection.updated_at = now;
+        let recovered = connection.refresh_failure.take().is_some() && recovery_webhooks;
+        let event = recovered.then(|| Event {
+            connection_id: id.to_owned(),
+            operation: Operation::Refresh,
+            outcome: Outcome::Succeeded,
+            end_user: None,
+            tags: Some(connection.tags.clone()),
+            url_override: connection.webhook_url_override.clone(),
+            integration,
+        });
+        drop(state);
+        if let Some(event) = event {
+            self.announce(&event);
+        }
         Ok(())
     }
 }

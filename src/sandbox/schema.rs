@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::error::{Failure, Issue};
+use super::outbound;
 
 /// Tags of a session or a connection: lowercase keys, values as they were sent.
 pub(super) type Tags = BTreeMap<String, String>;
@@ -144,16 +145,25 @@ impl Reader {
         Some(email)
     }
 
-    /// An absolute URL, or nothing.
-    pub(super) fn optional_url(&mut self, of: &Object<'_>, key: &str) -> Option<String> {
-        let value = of.map.get(key)?;
-        match value.as_str() {
-            Some(text) if url::Url::parse(text).is_ok() => Some(text.to_owned()),
-            _ => {
-                self.push("invalid_union", "Invalid input", of.path_to(key));
-                None
-            }
+    /// An absolute URL that webhooks may be sent to, or nothing; an empty text is nothing, too.
+    pub(super) fn webhook_url(
+        &mut self,
+        of: &Object<'_>,
+        key: &str,
+        refuse_private: bool,
+    ) -> Option<String> {
+        let text = of.map.get(key)?.as_str();
+        if text == Some("") {
+            return None;
         }
+        let Some(url) = text.and_then(|text| url::Url::parse(text).ok()) else {
+            self.push("invalid_union", "Invalid input", of.path_to(key));
+            return None;
+        };
+        if let Some(message) = outbound::refusal(&url, refuse_private) {
+            self.push("custom", message, of.path_to(key));
+        }
+        text.map(str::to_owned)
     }
 
     /// A list of integration keys; none when it is left out.

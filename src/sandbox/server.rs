@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, patch, post};
 use hyper::server::conn::http1;
@@ -59,7 +59,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/ready", get(front::healthy))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
-        .layer(from_fn(front::receive))
+        .layer(from_fn_with_state(app.clone(), front::receive))
         .with_state(app)
 }
 
@@ -71,10 +71,14 @@ fn keyed(app: &App) -> Router<App> {
         .route("/connections", post(import::import))
         .route("/config/{key}", get(integrations::legacy_get))
         .route("/integrations", post(integrations::create))
+        .route("/proxy", any(proxy::pass))
+        .route("/proxy/", any(proxy::pass))
         .route("/proxy/{*path}", any(proxy::pass))
         .route(
             "/integrations/{key}",
-            get(integrations::get).patch(integrations::update),
+            get(integrations::get)
+                .patch(integrations::update)
+                .delete(integrations::delete),
         )
         .route(
             "/connection/{id}/metadata",

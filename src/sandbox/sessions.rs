@@ -121,11 +121,12 @@ fn read_common(app: &App, reader: &mut Reader, object: &Object<'_>) -> Common {
             .filter(|(_, it)| it.get("docs_connect").is_some());
         overrides.extend(with_docs.map(|(key, _)| key));
     }
-    let refused = app.lock().faults.refuse_webhook_url_override;
-    let webhook_url_override = if refused {
+    let faults = app.lock().faults.clone();
+    let webhook_url_override = if faults.refuse_webhook_url_override {
         None
     } else {
-        reader.optional_url(object, "webhook_url_override")
+        let refuse_private = faults.refuse_private_webhook_urls;
+        reader.webhook_url(object, "webhook_url_override", refuse_private)
     };
     Common {
         end_user,

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) public_url: String,
     pub(super) http: reqwest::Client,
+    /// The proxy's client: it follows redirects, and waits for as long as its caller does.
+    pub(super) redirected: reqwest::Client,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     state: Mutex<State>,
@@ -47,6 +49,7 @@ pub(super) struct State {
     pub(super) flows: HashMap<Uuid, Flow>,
     pub(super) connections: Vec<Connection>,
     pub(super) last_connection: u64,
+    pub(super) last_created_at: DateTime<Utc>,
     pub(super) provider: Provider,
     pub(super) calls: VecDeque<ReceivedCall>,
     pub(super) last_call: u64,
@@ -85,6 +88,20 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Returns a connection's configuration: what the browser gave, under what the session presets.
+    pub(super) fn config(
+        &self,
+        integration: &str,
+        given: impl IntoIterator<Item = (String, String)>,
+    ) -> Map<String, Value> {
+        let given = given.into_iter();
+        let mut config: Map<_, _> = given.map(|(name, value)| (name, value.into())).collect();
+        if let Some(preset) = self.defaults.get(integration) {
+            config.extend(preset.connection_config.clone());
+        }
+        config
+    }
+
     pub(super) fn allows(&self, integration: &str) -> bool {
         self.allowed.is_empty() || self.allowed.iter().any(|key| key == integration)
     }
@@ -104,6 +121,7 @@ pub(super) struct Flow {
     pub(super) integration: String,
     /// The id that the connection will have, or has.
     pub(super) connection_id: String,
+    pub(super) connection_config: Map<String, Value>,
     pub(super) redirect_uri: String,
     pub(super) code_verifier: String,
 }
@@ -146,6 +164,10 @@ impl App {
             .timeout(Duration::from_secs(20))
             .build()
             .map_err(io::Error::other)?;
+        let redirected = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::limited(5))
+            .build()
+            .map_err(io::Error::other)?;
         let now = config.clock.now();
         let state = State {
             faults: Faults::default(),
@@ -156,6 +178,7 @@ impl App {
             flows: HashMap::new(),
             connections: Vec::new(),
             last_connection: 0,
+            last_created_at: DateTime::<Utc>::MIN_UTC,
             provider: Provider::default(),
             calls: VecDeque::new(),
             last_call: 0,
@@ -165,6 +188,7 @@ impl App {
             config,
             public_url,
             http,
+            redirected,
             tasks,
             stop,
             state: Mutex::new(state),
@@ -208,9 +232,12 @@ impl State {
             .find(|it| it.is(id, integration))
     }
 
-    pub(super) fn next_connection_id(&mut self) -> u64 {
+    /// Returns the serial id and the time of creation of a new connection. Both are greater than those of every earlier
+    /// connection: a list shows times in milliseconds, in which two connections are never made.
+    pub(super) fn next_connection(&mut self, now: DateTime<Utc>) -> (u64, DateTime<Utc>) {
         self.last_connection += 1;
-        self.last_connection
+        self.last_created_at = now.max(self.last_created_at + TimeDelta::milliseconds(1));
+        (self.last_connection, self.last_created_at)
     }
 
     /// The live session of a token.

@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::Failure;
+use super::faults::Faults;
 use super::integrations::StoredIntegration;
+use super::outbound;
 use super::query::Query;
 use super::schema::Tags;
 use super::state::App;
@@ -32,12 +34,13 @@ pub(super) struct Event {
 }
 
 /// What happened to a connection.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Operation {
     Creation,
     Override,
     Refresh,
+    Deletion,
 }
 
 /// How it went.
@@ -61,7 +64,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Value>,
     from: &'a str,
-    operation: &'a Operation,
+    operation: Operation,
     provider: &'a str,
     provider_config_key: &'a str,
     success: bool,
@@ -107,7 +110,7 @@ impl Event {
             success: error.is_none(),
             error,
             from: "nango",
-            operation: &self.operation,
+            operation: self.operation,
             provider: &self.integration.provider,
             provider_config_key: &self.integration.unique_key,
             tags: self.tags.as_ref(),
@@ -118,8 +121,13 @@ impl Event {
 }
 
 impl App {
-    /// Sends the webhook of an event in the background, if there is anywhere to send it.
+    /// Sends the webhook of an event in the background, if the environment sends such events and there is anywhere to
+    /// send it.
     pub(super) fn announce(&self, event: &Event) {
+        let faults = self.lock().faults.clone();
+        if !is_on(event.operation, &faults) {
+            return;
+        }
         let Some(url) = event
             .url_override
             .clone()
@@ -128,7 +136,6 @@ impl App {
             return;
         };
         let body = event.body();
-        let faults = self.lock().faults.clone();
         let copies = if faults.duplicate_webhooks { 2 } else { 1 };
         for _ in 0..copies {
             let delivery = self.remember(&url, &body);
@@ -160,23 +167,34 @@ impl App {
     /// Tries until something other than a 5xx answers, or the retries are used up.
     async fn deliver(&self, delivery: usize, url: &str, body: String, delay: Duration) {
         tokio::time::sleep(delay).await;
+        let refuse_private = self.lock().faults.refuse_private_webhook_urls;
+        if refuse_private && outbound::resolves_to_blocked(url).await {
+            let error = "its host is not allowed, or resolves to an address that is not";
+            self.note(delivery, Err(error.to_owned()));
+            return;
+        }
         let first = Instant::now();
         let mut retries = self.config.webhook_retries.iter();
         loop {
             let answer = self.post(url, body.clone()).await;
             let done = matches!(&answer, Ok(status) if !status.is_server_error());
-            let attempt = Attempt {
-                at: times::javascript(self.now()),
-                status: answer.as_ref().ok().map(StatusCode::as_u16),
-                error: answer.err().map(|error| error.to_string()),
-            };
-            if let Some(delivery) = self.lock().deliveries.get_mut(delivery) {
-                delivery.attempts.push(attempt);
-            }
+            self.note(delivery, answer.map_err(|error| error.to_string()));
             match retries.next() {
                 Some(after) if !done => tokio::time::sleep_until(first + *after).await,
                 _ => return,
             }
+        }
+    }
+
+    /// Adds an attempt to a delivery.
+    fn note(&self, delivery: usize, answer: Result<StatusCode, String>) {
+        let attempt = Attempt {
+            at: times::javascript(self.now()),
+            status: answer.as_ref().ok().map(StatusCode::as_u16),
+            error: answer.err(),
+        };
+        if let Some(delivery) = self.lock().deliveries.get_mut(delivery) {
+            delivery.attempts.push(attempt);
         }
     }
 
@@ -198,6 +216,15 @@ impl App {
             .header("user-agent", "nango/0.71.4 (sandbox)")
             .body(body);
         Ok(request.send().await?.status())
+    }
+}
+
+/// Returns whether the environment sends webhooks of this operation. A reauthorization's cannot be switched off.
+fn is_on(operation: Operation, faults: &Faults) -> bool {
+    match operation {
+        Operation::Creation | Operation::Refresh => !faults.webhook_events_off,
+        Operation::Override => true,
+        Operation::Deletion => faults.deletion_webhooks,
     }
 }
 

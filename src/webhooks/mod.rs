@@ -18,15 +18,17 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Client;
 use reqwest::dns::Resolve;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use url::Url;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::connections::{Database, MessageType};
+use crate::encryption::{self, Encryption, is_encrypted};
 use crate::networks::{Forbidden, Guard, Networks, SystemResolver};
 use crate::outbound;
+use store::StoredSecrets;
 
 /// How long an endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -40,6 +42,20 @@ const KEPT: TimeDelta = TimeDelta::days(30);
 /// How many old deliveries are forgotten in one transaction.
 const FORGOTTEN: u32 = 1000;
 
+/// How many endpoints' secrets are read at once to be encrypted anew.
+const REENCRYPTED: i64 = 100;
+
+/// Endpoints by how their secrets are stored; those that the first key has encrypted are left out.
+#[derive(Debug, Default)]
+pub struct SecretsAtRest {
+    /// Not encrypted.
+    pub plain: usize,
+    /// Encrypted by the second key.
+    pub of_another_key: usize,
+    /// The ids of those that cannot be decrypted, and why.
+    pub unreadable: Vec<(String, encryption::Error)>,
+}
+
 /// Where the product is told.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -49,6 +65,8 @@ pub struct Endpoint {
     pub url: Url,
     /// What it is told of; empty for all.
     pub events: Vec<MessageType>,
+    /// Whether messages to it carry the connection's config.
+    pub with_config: bool,
     /// Since when nothing has arrived there.
     pub failing_since: Option<DateTime<Utc>>,
     /// Since when it is switched off, and why.
@@ -107,6 +125,9 @@ pub enum Error {
         "nothing can be sent to this address: {0} (WEBHOOK_ALLOWED_NETWORKS allows private networks, and there http)"
     )]
     Address(#[from] Forbidden),
+    /// A secret cannot be encrypted or decrypted.
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
     /// The system has no randomness for a secret.
     #[error("the system gives no random bytes for a secret")]
     Random(#[from] aws_lc_rs::error::Unspecified),
@@ -122,6 +143,7 @@ type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Webhooks {
     database: Database,
     clock: Clock,
+    encryption: Encryption,
     secure: Route,
     plain: Route,
 }
@@ -148,9 +170,14 @@ impl Webhooks {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(database: Database, clock: Clock, networks: &Networks) -> reqwest::Result<Self> {
+    pub fn new(
+        database: Database,
+        clock: Clock,
+        networks: &Networks,
+        encryption: Encryption,
+    ) -> reqwest::Result<Self> {
         let resolver: Arc<dyn Resolve> = Arc::new(SystemResolver);
-        Self::with_resolver(database, clock, networks, &resolver)
+        Self::with_resolver(database, clock, networks, encryption, &resolver)
     }
 
     /// The endpoints of this database, whose addresses' names `resolver` resolves.
@@ -161,11 +188,13 @@ impl Webhooks {
         database: Database,
         clock: Clock,
         networks: &Networks,
+        encryption: Encryption,
         resolver: &Arc<dyn Resolve>,
     ) -> reqwest::Result<Self> {
         Ok(Self {
             database,
             clock,
+            encryption,
             secure: Route::new(networks, resolver, false)?,
             plain: Route::new(networks, resolver, true)?,
         })
@@ -181,18 +210,31 @@ impl Webhooks {
     }
 
     /// Adds an endpoint that is told of these events, or all if none is named, from now on.
-    /// Its secret is not shown again.
+    /// Messages carry the connection's config if it asks for it. Its secret is not shown again.
     ///
     /// # Errors
     /// When nothing may be sent to the address.
-    pub async fn add(&self, url: &Url, events: &[MessageType]) -> Result<(String, SecretString)> {
+    pub async fn add(
+        &self,
+        url: &Url,
+        events: &[MessageType],
+        with_config: bool,
+    ) -> Result<(String, SecretString)> {
         self.route(url)?;
         let id = format!("whe_{}", &Uuid::new_v4().simple().to_string()[..12]);
         let secret = secret::new_secret()?;
+        let stored = self.encrypted(&id, &secret)?;
+        let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        store::insert(&mut tx, &id, url, events, &secret, self.clock.now()).await?;
+        store::insert(&mut tx, &id, url, events, with_config, &stored, now).await?;
         tx.commit().await?;
         Ok((id, secret))
+    }
+
+    /// An endpoint's secret as it is stored.
+    fn encrypted(&self, id: &str, secret: &SecretString) -> Result<SecretString> {
+        let stored = self.encryption.encrypt(&row(id), secret.expose_secret())?;
+        Ok(stored.into())
     }
 
     /// All endpoints, in the order in which they were added.
@@ -212,9 +254,10 @@ impl Webhooks {
     /// When there is no such endpoint.
     pub async fn rotate(&self, id: &str, grace: TimeDelta) -> Result<SecretString> {
         let secret = secret::new_secret()?;
+        let stored = self.encrypted(id, &secret)?;
         let until = self.clock.now() + grace;
         let mut tx = self.database.begin().await?;
-        found(store::rotate(&mut tx, id, &secret, until).await?, id)?;
+        found(store::rotate(&mut tx, id, &stored, until).await?, id)?;
         tx.commit().await?;
         Ok(secret)
     }
@@ -310,7 +353,86 @@ impl Webhooks {
             "timestamp": self.clock.now(),
             "data": { "endpoint": id },
         });
-        Ok(self.post(&target, &message, &body.to_string()).await)
+        Ok(self.post(id, &target, &message, &body.to_string()).await)
+    }
+
+    /// Encrypts with the first key what is stored as it is, or by another key, and removes secrets that sign no more.
+    /// A secret whose key is missing is left as it is, and logged. Answers how many endpoints have changed.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn reencrypt(&self) -> Result<u64> {
+        let mut tx = self.database.begin_single().await?;
+        let mut changed = store::delete_old_secrets(&mut tx, self.clock.now()).await?;
+        tx.commit().await?;
+        let Some(prefix) = self.encryption.current_prefix() else {
+            return Ok(changed);
+        };
+        let mut after = String::new();
+        loop {
+            let mut tx = self.database.begin_single().await?;
+            let batch = store::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
+            tx.commit().await?;
+            let Some(last) = batch.last() else {
+                return Ok(changed);
+            };
+            after.clone_from(&last.id);
+            for stored in &batch {
+                match self.reencrypted(stored) {
+                    Ok(new) => {
+                        let mut tx = self.database.begin_single().await?;
+                        changed += store::replace_secrets(&mut tx, stored, &new).await?;
+                        tx.commit().await?;
+                    }
+                    Err(error) => {
+                        tracing::error!(endpoint = stored.id, %error, "a webhook endpoint's secret cannot be read");
+                    }
+                }
+            }
+        }
+    }
+
+    fn reencrypted(&self, stored: &StoredSecrets) -> Result<StoredSecrets, encryption::Error> {
+        let row = row(&stored.id);
+        let again = |secret: &str| {
+            let secret = self.encryption.decrypt(&row, secret)?;
+            self.encryption.encrypt(&row, secret.expose_secret())
+        };
+        Ok(StoredSecrets {
+            id: stored.id.clone(),
+            secret: again(&stored.secret)?,
+            old_secret: stored.old_secret.as_deref().map(again).transpose()?,
+        })
+    }
+
+    /// How the endpoints' secrets are stored.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn secrets_at_rest(&self) -> Result<SecretsAtRest> {
+        let mut found = SecretsAtRest::default();
+        let prefix = self.encryption.current_prefix().unwrap_or_default();
+        let mut after = String::new();
+        loop {
+            let mut tx = self.database.begin_single().await?;
+            let batch = store::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
+            tx.commit().await?;
+            let Some(last) = batch.last() else {
+                return Ok(found);
+            };
+            after.clone_from(&last.id);
+            for stored in batch {
+                let secrets = [Some(&stored.secret), stored.old_secret.as_ref()];
+                let mut secrets = secrets.into_iter().flatten();
+                if let Err(error) = self.reencrypted(&stored) {
+                    found.unreadable.push((stored.id, error));
+                } else if secrets.any(|secret| !is_encrypted(secret)) {
+                    found.plain += 1;
+                } else {
+                    found.of_another_key += 1;
+                }
+            }
+        }
     }
 
     /// Forgets what is too old to be shown, some at a time. Answers how many deliveries.
@@ -330,6 +452,11 @@ impl Webhooks {
             }
         }
     }
+}
+
+/// The row of an endpoint, to which its secrets are bound.
+fn row(id: &str) -> String {
+    format!("webhook_endpoint {id}")
 }
 
 fn found(found: bool, id: &str) -> Result<()> {

@@ -96,7 +96,8 @@ async fn first_messages(
         "select q.endpoint_id, q.connection_id, q.leased_until, e.url, e.secret, e.old_secret, e.old_secret_until, \
            d.id delivery, d.attempts, ",
         message_id!(),
-        " message, v.webhook body \
+        " message, case when e.with_config and v.webhook_config is not null \
+             then jsonb_set(v.webhook::jsonb, '{data,config}', v.webhook_config)::json else v.webhook end body \
          from unnest($1::text[], $2::uuid[]) c (endpoint_id, connection_id) \
          join webhook_queue q on q.endpoint_id = c.endpoint_id and q.connection_id = c.connection_id \
          join webhook_endpoint e on e.id = c.endpoint_id \

@@ -6,14 +6,14 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::CONTENT_TYPE;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{self, Claimed, Sending};
 use super::store::{self, Target};
-use super::{Result, Webhooks, secret};
-use crate::outbound;
+use super::{Result, Webhooks, row, secret};
+use crate::{encryption, outbound};
 
 /// How long a claimed queue is nobody else's, in seconds: longer than an endpoint may take to answer.
 const LEASE_SECONDS: f64 = 60.0;
@@ -69,7 +69,12 @@ impl Webhooks {
 
     async fn deliver(&self, claimed: Claimed) {
         let answer = self
-            .post(&claimed.target, &claimed.message, claimed.body.get())
+            .post(
+                &claimed.endpoint,
+                &claimed.target,
+                &claimed.message,
+                claimed.body.get(),
+            )
             .await;
         let written = match answer {
             Ok(status) if (200..300).contains(&status) => self.arrived(&claimed, status).await,
@@ -89,14 +94,17 @@ impl Webhooks {
     /// Sends a message, and answers the status; of the body nothing is read.
     pub(super) async fn post(
         &self,
+        endpoint: &str,
         target: &Target,
         message: &str,
         body: &str,
     ) -> Result<u16, String> {
         let route = self.route(&target.url).map_err(|error| error.to_string())?;
         let now = self.clock.now();
-        let signatures =
-            signatures(target, message, body, now).map_err(|error| error.to_string())?;
+        let secrets = self.secrets(endpoint, target, now);
+        let secrets = secrets.map_err(|error| error.to_string())?;
+        let signatures = signatures(&secrets, message, now, body);
+        let signatures = signatures.map_err(|error| error.to_string())?;
         let request = route
             .client
             .post(target.url.clone())
@@ -109,6 +117,22 @@ impl Webhooks {
             Ok(response) => Ok(response.status().as_u16()),
             Err(error) => Err(outbound::describe(error)),
         }
+    }
+
+    /// The secrets that sign at this time, decrypted.
+    fn secrets(
+        &self,
+        endpoint: &str,
+        target: &Target,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<SecretString>, encryption::Error> {
+        let old = target.old_secret.as_ref();
+        let old = old.filter(|(_, until)| now < *until).map(|(old, _)| old);
+        let stored = [Some(&target.secret), old].into_iter().flatten();
+        let row = row(endpoint);
+        stored
+            .map(|stored| self.encryption.decrypt(&row, stored.expose_secret()))
+            .collect()
     }
 
     async fn arrived(&self, claimed: &Claimed, status: u16) -> Result<()> {
@@ -184,18 +208,15 @@ impl Webhooks {
     }
 }
 
-/// A signature by each secret that is valid, with a space between.
+/// A signature by each secret, with a space between.
 fn signatures(
-    target: &Target,
+    secrets: &[SecretString],
     message: &str,
-    body: &str,
     now: DateTime<Utc>,
+    body: &str,
 ) -> Result<String, secret::NotASecret> {
-    let old = target.old_secret.as_ref();
-    let old = old.filter(|(_, until)| now < *until).map(|(old, _)| old);
-    let secrets: Vec<&SecretString> = [Some(&target.secret), old].into_iter().flatten().collect();
     let signed: Result<Vec<String>, _> = secrets
-        .into_iter()
+        .iter()
         .map(|secret| secret::signature(secret, message, now.timestamp(), body))
         .collect();
     Ok(signed?.join(" "))

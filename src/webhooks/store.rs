@@ -17,6 +17,7 @@ struct EndpointRow {
     id: String,
     url: String,
     events: Vec<String>,
+    with_config: bool,
     failing_since: Option<DateTime<Utc>>,
     off_since: Option<DateTime<Utc>>,
     off_reason: Option<String>,
@@ -36,6 +37,7 @@ impl TryFrom<EndpointRow> for Endpoint {
                 .iter()
                 .filter_map(|kind| kind.parse().ok())
                 .collect(),
+            with_config: row.with_config,
             off: row.off_since.zip(row.off_reason),
             id: row.id,
             failing_since: row.failing_since,
@@ -55,16 +57,19 @@ pub(super) async fn insert(
     id: &str,
     url: &Url,
     events: &[MessageType],
+    with_config: bool,
     secret: &SecretString,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     let events: Vec<&str> = events.iter().map(|kind| kind.as_str()).collect();
     sqlx::query(
-        "insert into webhook_endpoint (id, url, events, secret, created_at) values ($1, $2, $3, $4, $5)",
+        "insert into webhook_endpoint (id, url, events, with_config, secret, created_at) \
+         values ($1, $2, $3, $4, $5, $6)",
     )
     .bind(id)
     .bind(url.as_str())
     .bind(&events)
+    .bind(with_config)
     .bind(secret.expose_secret())
     .bind(now)
     .execute(db)
@@ -74,7 +79,7 @@ pub(super) async fn insert(
 
 pub(super) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
     let rows: Vec<EndpointRow> = sqlx::query_as(
-        "select id, url, events, failing_since, off_since, off_reason, created_at, \
+        "select id, url, events, with_config, failing_since, off_since, off_reason, created_at, \
            (select count(*) from webhook_delivery d where d.endpoint_id = e.id and d.ended_at is null) waiting \
          from webhook_endpoint e order by created_at, id",
     )
@@ -98,6 +103,67 @@ pub(super) async fn rotate(
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// An endpoint's secrets, as they are stored.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct StoredSecrets {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) old_secret: Option<String>,
+}
+
+/// The next endpoints after this one, of whose secrets one does not begin so; by id.
+pub(super) async fn secrets_without(
+    db: &mut Transaction,
+    prefix: &str,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<StoredSecrets>> {
+    sqlx::query_as(
+        "select id, secret, old_secret from webhook_endpoint \
+         where id > $2 and ($1 = '' or not starts_with(secret, $1) or not starts_with(old_secret, $1)) \
+         order by id limit $3",
+    )
+    .bind(prefix)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Replaces an endpoint's secrets, unless they were rotated since they were read. Answers how many endpoints have changed.
+pub(super) async fn replace_secrets(
+    db: &mut Transaction,
+    read: &StoredSecrets,
+    new: &StoredSecrets,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "update webhook_endpoint set secret = $2, old_secret = $3 \
+         where id = $1 and secret = $4 and old_secret is not distinct from $5",
+    )
+    .bind(&read.id)
+    .bind(&new.secret)
+    .bind(&new.old_secret)
+    .bind(&read.secret)
+    .bind(&read.old_secret)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes the secrets of before a rotation that sign no more. Answers how many.
+pub(super) async fn delete_old_secrets(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "update webhook_endpoint set old_secret = null, old_secret_until = null where old_secret_until <= $1",
+    )
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Switches an endpoint on; what waits for it is due, with all its attempts before it.
@@ -240,7 +306,7 @@ pub(super) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Res
     .await
 }
 
-/// Where a message is sent, and what signs it.
+/// Where a message is sent, and what signs it, as it is stored.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) url: Url,

@@ -26,15 +26,12 @@ const SWEEP_DUE: Duration = Duration::from_secs(5);
 /// How often old answers are forgotten.
 const FORGETTING: Duration = Duration::from_secs(60);
 
-/// How often old deliveries of webhooks are forgotten.
+/// How often old deliveries of webhooks are forgotten, and their endpoints' secrets encrypted anew where they have to be.
 const OLD_DELIVERIES: Duration = Duration::from_secs(60);
 
 /// How often each replica looks whether the history is due to be pruned, and how often it is.
 const PRUNING_DUE: Duration = Duration::from_secs(10 * 60);
 const PRUNING: Duration = Duration::from_secs(24 * 3600);
-
-/// How long uses of tokens wait at the most to be written down together.
-const USES: Duration = Duration::from_millis(250);
 
 /// How soon after it broke the feed of changes is taken up again.
 const FEED: Duration = Duration::from_secs(1);
@@ -53,24 +50,18 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
         {
             report("forgot old answers", &forgotten, |count| *count > 0);
         }
+        if let Some(forgotten) = stopping
+            .run_until_cancelled(service.forget_erased_attempts())
+            .await
+        {
+            report("forgot erased attempts", &forgotten, |_| false);
+        }
     }));
     let (service, stopping) = (connections.clone(), stop.clone());
     tasks.spawn(repeat(stop.clone(), PRUNING_DUE, async move || {
         if let Some(pruned) = stopping.run_until_cancelled(service.prune(PRUNING)).await {
             report("pruned the history", &pruned, Option::is_some);
         }
-    }));
-    let service = connections.clone();
-    let stopping = stop.clone();
-    tasks.spawn(repeat(stop.clone(), Duration::ZERO, async move || {
-        let wanted = tokio::time::timeout(USES, service.uses_wanted());
-        // What is left when the service stops is written down at its end.
-        let _ = stopping.run_until_cancelled(wanted).await;
-        report(
-            "wrote down uses of tokens",
-            &service.write_uses().await,
-            |_| false,
-        );
     }));
     let (service, stopping) = (connections.clone(), stop.clone());
     tasks.spawn(repeat(stop.clone(), FEED, async move || {
@@ -94,6 +85,9 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, tasks: &TaskTracker, stop: &Canc
             report("forgot old deliveries of webhooks", &forgotten, |count| {
                 *count > 0
             });
+        }
+        if let Some(changed) = stopping.run_until_cancelled(forgetful.reencrypt()).await {
+            report("reencrypted webhook secrets", &changed, |count| *count > 0);
         }
     }));
 }

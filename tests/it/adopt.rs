@@ -1,5 +1,7 @@
 //! A database that the predecessor has left, taken over in place or left alone.
 
+mod users;
+
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;

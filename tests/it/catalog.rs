@@ -260,7 +260,7 @@ provider = "cohere"
     assert_snapshot!(load(text).unwrap_err(), @r#"
     my.toml:1:1: unknown field "connectors", expected connector
     my.toml:4:8: slug "Gmail" must be 1 to 63 of a-z, 0-9 and '-', the first not '-'
-    my.toml:5:1: unknown field "nmae", expected slug, name, category, provider, integration_key, auth_mode, enabled, unavailable, account
+    my.toml:5:1: unknown field "nmae", expected slug, name, category, provider, integration_key, auth_mode, enabled, unavailable, account, parameters
     my.toml:8:8: slug "callback" is reserved, the API has a path of that name
     my.toml:10:1: the connector has no slug
     my.toml:11:8: name must be a text that is not empty
@@ -275,6 +275,68 @@ provider = "cohere"
     my.toml:35:11: account has no name
     my.toml:38:8: connector "cohere" lacks auth_mode
     "#);
+}
+
+#[test]
+fn mistakes_in_parameters_are_named_with_their_place() {
+    let text = r#"
+[[connector]]
+slug = "zendesk"
+parameters = ["subdomain"]
+
+[[connector]]
+slug = "shopify"
+parameters = "subdomain"
+
+[[connector]]
+slug = "jira"
+parameters = [
+    { name = "site" },
+    { name = "a", title = "A", pattern = "(", kind = "text" },
+    { name = "b", title = "B", pattern = "^[a-z]+$", example = "7", required = "no" },
+]
+"#;
+    assert_snapshot!(load(text).unwrap_err(), @r#"
+    my.toml:4:15: a parameter must be a table
+    my.toml:8:14: parameters must be a list of tables
+    my.toml:13:5: the parameter has no title
+    my.toml:14:42: pattern must be a regular expression
+    my.toml:14:47: unknown field "kind", expected name, title, description, pattern, example, required, prefix, suffix
+    my.toml:15:5: the example of the parameter does not match its pattern
+    my.toml:15:80: required must be true or false
+    "#);
+}
+
+#[test]
+fn override_replaces_parameters_and_another_provider_drops_them() {
+    let catalog = load(
+        r#"
+        [[connector]]
+        slug = "zendesk"
+        integration_key = "zendesk-prod"
+
+        [[connector]]
+        slug = "shopify"
+        provider = "shopify-cc"
+
+        [[connector]]
+        slug = "snowflake"
+        parameters = [{ name = "snowflake_account_url", title = "Account", required = false }]
+        "#,
+    )
+    .unwrap();
+    let builtin = Catalog::builtin();
+    let parameters = |catalog: &Catalog, slug| catalog.get(slug).unwrap().parameters.clone();
+    assert_eq!(
+        parameters(&catalog, "zendesk"),
+        parameters(&builtin, "zendesk")
+    );
+    assert!(parameters(&catalog, "shopify").is_empty());
+    let [account] = &parameters(&catalog, "snowflake")[..] else {
+        panic!("one parameter");
+    };
+    assert_eq!((&*account.title, account.required), ("Account", false));
+    assert_eq!(account.pattern, None);
 }
 
 #[test]

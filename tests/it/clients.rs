@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::house::House;
@@ -104,6 +104,67 @@ async fn half_a_body_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn dripping_body_is_cut_off() {
+    let house = house().await;
+    let ada = house.user("ada").await;
+    let mut slow = connect(&house).await;
+    let head = format!(
+        "POST /api/v1/connectors/gmail/connect HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: 1000\r\n\r\n{{\"config\":",
+        ada.token
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let (mut reading, mut writing) = slow.split();
+    // Each piece comes in time, and all together would take minutes.
+    let drip = async {
+        while writing.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut answer = vec![0; 12];
+    tokio::select! {
+        () = drip => unreachable!("it drips on"),
+        read = timeout(PATIENCE, reading.read_exact(&mut answer)) => {
+            read.expect("it is answered").unwrap();
+        }
+    }
+    assert_eq!(answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn one_address_cannot_hold_all_connections() {
+    let house = House::with(&[("MAX_CONNECTIONS", "40")]).await;
+    let from = async |address: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket
+            .bind(format!("{address}:0").parse().unwrap())
+            .unwrap();
+        let replica = house.url.trim_start_matches("http://").parse().unwrap();
+        socket.connect(replica).await.unwrap()
+    };
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        idle.push(from("127.0.0.5").await);
+    }
+    let mut beyond = from("127.0.0.5").await;
+    assert_eq!(rest(&mut beyond).await, "");
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let mut other = from("127.0.0.6").await;
+    other.write_all(request).await.unwrap();
+    assert!(rest(&mut other).await.contains("ok\n"));
+    drop(idle);
+    for _ in 0..500 {
+        let mut again = from("127.0.0.5").await;
+        if again.write_all(request).await.is_ok() && rest(&mut again).await.contains("ok\n") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("connections that have ended still count");
+}
+
+#[tokio::test]
 async fn a_connection_without_requests_ends_and_one_that_answers_does_not() {
     let house = house().await;
     let mut client = connect(&house).await;
@@ -155,7 +216,8 @@ async fn who_takes_no_answer_loses_the_connection() {
 
 #[tokio::test]
 async fn more_clients_than_there_are_places_wait_for_one() {
-    let house = House::with(&[("MAX_CONNECTIONS", "2")]).await;
+    // Trusted proxies may have all of them.
+    let house = House::with(&[("MAX_CONNECTIONS", "2"), ("TRUSTED_PROXY_HOPS", "1")]).await;
     let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let (first, _second) = (connect(&house).await, connect(&house).await);
     let mut third = connect(&house).await;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta};
 use patchbay::clock::Clock;
 
@@ -8,4 +10,15 @@ fn clones_of_a_manual_clock_move_together() {
     let clone = clock.clone();
     clock.advance(TimeDelta::minutes(5));
     assert_eq!(clone.now(), start + TimeDelta::minutes(5));
+}
+
+#[test]
+fn monotonic_reading_ignores_corrections() {
+    let clock = Clock::manual(DateTime::from_timestamp(1_764_000_000, 0).unwrap());
+    let start = clock.now();
+    clock.correct(TimeDelta::hours(-1));
+    assert_eq!(clock.now(), start - TimeDelta::hours(1));
+    assert_eq!(clock.monotonic(), Duration::ZERO);
+    clock.advance(TimeDelta::minutes(5));
+    assert_eq!(clock.monotonic(), Duration::from_secs(300));
 }

@@ -79,6 +79,15 @@ fn an_empty_value_counts_as_none() {
     assert!(problems[0].starts_with("DATABASE_URL is missing: "));
 }
 
+const SHORT_SIGNING_KEY: &str = "NANGO_WEBHOOK_SIGNING_KEY must have at least 16 characters, or anybody could sign by guessing it: copy it from Nango's environment settings; a comma stands between two keys";
+
+const INTERNAL_NANGO: &str = "NANGO_PUBLIC_URL is missing: the address at which browsers reach Nango; NANGO_BASE_URL is in a private network, and is not shown to browsers";
+
+const WRONG_NAME: &str = "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>: a key's name has 1 to 64 letters, digits and characters of . _ : / @ + - (ASCII), and no pbk_ in it";
+
+const WRONG_CHARACTERS: &str =
+    "SERVICE_API_KEYS: the key of workflows must have only letters, digits, _ and - (ASCII)";
+
 /// A variable, a value that it cannot have, and what is said of it.
 const WRONG: &[(&str, &str, &str)] = &[
     (
@@ -137,6 +146,21 @@ const WRONG: &[(&str, &str, &str)] = &[
         "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
     ),
     (
+        "ENCRYPTION_KEY",
+        "hunter2",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "ENCRYPTION_KEY may hold 2 keys at the most: the first encrypts, both decrypt",
+    ),
+    (
         "DATABASE_WAIT_SECONDS",
         "99999999999",
         "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
@@ -166,10 +190,72 @@ const WRONG: &[(&str, &str, &str)] = &[
         "change-me",
         "NANGO_WEBHOOK_SIGNING_KEY is still the example's, which anybody can read: put your own in its place",
     ),
+    ("NANGO_WEBHOOK_SIGNING_KEY", ",", SHORT_SIGNING_KEY),
+    ("NANGO_WEBHOOK_SIGNING_KEY", "k", SHORT_SIGNING_KEY),
     (
         "NANGO_WEBHOOK_SIGNING_KEY",
-        ",",
-        "NANGO_WEBHOOK_SIGNING_KEY: a webhook signing key is empty: copy it from Nango's environment settings",
+        "a signing key of Nango's,k",
+        SHORT_SIGNING_KEY,
+    ),
+    (
+        "NANGO_SECRET_KEY",
+        "00000000-0000-4000-8000-000000000000",
+        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "NANGO_SECRET_KEY",
+        "change-me",
+        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "NANGO_PUBLIC_URL",
+        "nango.example.com",
+        "NANGO_PUBLIC_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "NANGO_PUBLIC_URL",
+        "https://ada:hunter2@nango.example.com",
+        "NANGO_PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    ("NANGO_BASE_URL", "http://nango:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://10.0.0.7", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://[fd00::7]:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://127.0.0.1:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://nango.default.svc", INTERNAL_NANGO),
+    (
+        "NANGO_BASE_URL",
+        "http://nango.railway.internal:3003",
+        INTERNAL_NANGO,
+    ),
+    (
+        "NANGO_BASE_URL",
+        "https://ada:hunter2@nango.example.com",
+        "NANGO_BASE_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://ada:hunter2@connect.example.com",
+        "PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://ada@connect.example.com",
+        "PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://connect.example.com/?token=hunter2",
+        "PUBLIC_URL must not have a query or a fragment: paths are added to it",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://connect.example.com/#a",
+        "PUBLIC_URL must not have a query or a fragment: paths are added to it",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "https://ada:hunter2@collector.example.com",
+        "OTEL_EXPORTER_OTLP_ENDPOINT must not have a user or a password in it: the address is logged and shown",
     ),
     (
         "AUTH_JWT_SECRET",
@@ -234,16 +320,81 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "SERVICE_API_KEYS",
         "workflows=pbk_short",
-        "SERVICE_API_KEYS: the key of workflows has to begin with pbk_ and to have at least 36 characters",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=sk_0123456789abcdef0123456789abcdef",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
     ),
     (
         "SERVICE_API_KEYS",
         "work\u{1b}[2Jflows=pbk_short",
-        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "work\u{202e}flows=pbk_short",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "=pbk_hunter2hunter2hunter2hunter2hunter2",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "pbk_hunter2=pbk_0123456789abcdef0123456789abcdef",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "\"workflows=pbk_0123456789abcdef0123456789abcdef\"",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=\"pbk_0123456789abcdef0123456789abcdef\"",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdef0123456789abcdef\"",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdef 0123456789abcdef",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdéf0123456789abcdef",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_hunter2hunter2hunter2hunter2hunter2",
+        "SERVICE_API_KEYS: the key of workflows can be guessed: it has fewer than 8 different characters. Make one: pbk_ and the output of `openssl rand -hex 32`",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_sandbox_0123456789abcdef0123456789abcdef",
+        "SERVICE_API_KEYS: the key of workflows is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "a=pbk_0123456789abcdef0123456789abcdef,b=pbk_0123456789abcdef0123456789abcdef;tokens:read",
+        "SERVICE_API_KEYS: a and b have the same key: give each service its own",
     ),
     (
         "SERVICE_API_KEYS",
         "workflows:pbk_hunter2hunter2hunter2hunter2hunter2=",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "pbk_hunter2hunter2hunter2hunter2hunter2",
         "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
     ),
     ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
@@ -340,6 +491,66 @@ fn render_tells_the_public_address_where_nobody_else_does() {
     );
 }
 
+/// Only the address for browsers is shown, so a private one has to be named as such.
+#[test]
+fn private_nango_address_needs_one_for_browsers() {
+    let private = ("NANGO_BASE_URL", Some("http://nango:3003"));
+    let public = ("NANGO_PUBLIC_URL", Some("https://nango.example.com/"));
+    let client = read(&[private, public]).unwrap().nango.unwrap().client;
+    assert_eq!(client.base_url.as_str(), "http://nango:3003/");
+    assert_eq!(client.public_url.as_str(), "https://nango.example.com/");
+    // On one machine, browsers reach both.
+    let local = ("PUBLIC_URL", Some("http://localhost:8000"));
+    let nango = ("NANGO_BASE_URL", Some("http://localhost:3003"));
+    let client = read(&[local, nango]).unwrap().nango.unwrap().client;
+    assert_eq!(client.public_url.as_str(), "http://localhost:3003/");
+    let client = read(&[]).unwrap().nango.unwrap().client;
+    assert_eq!(client.public_url.as_str(), "https://api.nango.dev/");
+}
+
+#[test]
+fn key_set_address_is_taken_literally() {
+    for address in [
+        "https://id.example.com/jwks/",
+        "https://id.example.com/jwks",
+        "https://id.example.com/jwks/?apikey=a%2Fb&c",
+    ] {
+        let config = read(&[("AUTH_JWKS_URL", Some(address))]).unwrap();
+        assert_eq!(config.auth.jwks_url.unwrap().as_str(), address);
+    }
+}
+
+#[test]
+fn issuers_and_audiences_are_lists() {
+    let config = read(&[
+        (
+            "AUTH_ISSUER",
+            Some("https://a.example.com/, https://b.example.com"),
+        ),
+        ("AUTH_AUDIENCE", Some("web,ios,")),
+    ])
+    .unwrap();
+    let issuers = ["https://a.example.com/", "https://b.example.com"];
+    assert_eq!(config.auth.issuers, issuers);
+    assert_eq!(config.auth.audiences, ["web", "ios"]);
+}
+
+/// Every secret that `.env.example` sets is refused: it can be read by everybody.
+#[test]
+fn secrets_of_the_example_file_are_refused() {
+    let lines = include_str!("../../.env.example").lines();
+    let set = lines.filter_map(|line| line.split_once('='));
+    let secrets: Vec<_> = set
+        .filter(|(name, _)| name.starts_with("NANGO_") && name.ends_with("_KEY"))
+        .collect();
+    assert_eq!(secrets.len(), 2);
+    for (name, value) in secrets {
+        let problems = read(&[(name, Some(value))]).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(&format!("{name} is still the example's")));
+    }
+}
+
 #[test]
 fn origins_are_what_browsers_call_so() {
     let list = "https://App.example.com/, http://localhost:5173,https://b.example.com:443";
@@ -356,12 +567,16 @@ fn origins_are_what_browsers_call_so() {
 
 #[test]
 fn while_a_signing_key_is_rotated_both_are_good() {
-    let config = read(&[("NANGO_WEBHOOK_SIGNING_KEY", Some("old key, new key"))]).unwrap();
+    let config = read(&[(
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        Some("the old signing key, the new signing key"),
+    )])
+    .unwrap();
     let keys = config.nango.unwrap().signing_keys;
     let body = b"{}";
     // HMAC-SHA256 of the body under either key, by openssl.
-    let old = "8c73776c1dd88f99db7679b2f61724f22fe8a68dd60b5ce038c18cbb481bb911";
-    let new = "44c2b28ef8a0d6e97cd905306612d2e86b97d9a9f2ec6fa3bdb0fd6418753364";
+    let old = "84ac1698c0d57410bd7b30cae10ece0a2d2ea142f6290067880a37382e293ace";
+    let new = "661b55a3f90c1becef42c14dabcb6608c40ea6d46c8a1da3406ed2b7b97044b0";
     assert!(keys.verify(body, Some(old)).is_ok());
     assert!(keys.verify(body, Some(new)).is_ok());
     assert!(keys.verify(b"{ }", Some(new)).is_err());
@@ -380,10 +595,11 @@ fn without_nango_its_keys_are_not_needed() {
 
 #[test]
 fn no_secret_is_printed() {
-    let config = read(&[]).unwrap();
+    let key = crate::house::ENCRYPTION_KEY;
+    let config = read(&[("ENCRYPTION_KEY", Some(key))]).unwrap();
     assert_eq!(config.database.url.expose_secret(), NEEDED[1].1);
     let printed = format!("{config:?}");
-    for secret in ["hunter2", NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
+    for secret in ["hunter2", &key[..16], NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
         assert!(!printed.contains(secret), "{printed}");
     }
 }

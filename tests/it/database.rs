@@ -11,6 +11,7 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::connections::DatabaseError;
 use patchbay::connections::service::{Connections, Settings};
+use patchbay::encryption::Encryption;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
@@ -35,6 +36,7 @@ async fn start_replica(url: String) {
         public_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
         history: TimeDelta::days(1),
+        encryption: Encryption::default(),
     };
     let connections = Connections::new(database.clone(), catalog, None, Clock::System, settings);
     connections.await.unwrap();

@@ -109,6 +109,9 @@ async fn a_workflow_tells_what_passes_from_what_an_operator_has_to_mend() {
     let replica = house.replica(&[("NANGO_ENABLED", "false")]).await;
     let off = [("PATCHBAY_URL", &*replica.url)];
     both(&house, &off, 78, &["nango_disabled"]).await;
+    // An id that a header cannot carry as it is.
+    let odd = [("PATCHBAY_USER", "adèle, 100%")];
+    both(&house, &odd, 2, &["adèle, 100% has not connected gmail"]).await;
     let nowhere = [("PATCHBAY_URL", "http://127.0.0.1:9")];
     both(&house, &nowhere, 75, &["127.0.0.1:9"]).await;
 }

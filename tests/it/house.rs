@@ -35,6 +35,9 @@ pub(crate) use user::{User, popup};
 /// The secret with which the tests' users' tokens are signed.
 pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32 bytes";
 
+/// What the secrets in the tests' databases are encrypted with.
+pub(crate) const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
@@ -63,6 +66,8 @@ pub(crate) struct House {
     pub(crate) signing_key: String,
     pub(crate) secret_key: String,
     pub(crate) client: Client,
+    /// Faults that stay in force whatever else is set.
+    lasting_faults: Value,
     settings: Vec<(&'static str, String)>,
     replica: Replica,
     _pooler: Option<Pooler>,
@@ -211,17 +216,21 @@ impl House {
             ("DATABASE_URL", database_url),
             ("DATABASE_POOL_SIZE", "5".to_owned()),
             ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
+            // Some tests have a PUBLIC_URL that is not local.
+            ("NANGO_PUBLIC_URL", format!("http://{}", sandbox.address())),
             ("NANGO_SECRET_KEY", secret_key.clone()),
             ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
             // Long enough for a busy machine, and shorter than any made-up slowness.
             ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
             // Tests sweep when they want to.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
             // Time stands still in most tests: what is used up would not come back.
             ("LIMIT_USER_PER_MINUTE", "0".to_owned()),
             ("LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
             ("LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
@@ -235,6 +244,7 @@ impl House {
             signing_key,
             secret_key,
             client: client(),
+            lasting_faults: json!({}),
             settings: all,
             replica,
             _pooler: pooler,
@@ -273,6 +283,7 @@ impl House {
             public_url: config.http.public_url,
             token_cache: config.token_cache,
             history: config.history,
+            encryption: config.encryption,
         };
         Connections::new(
             Database::connect(&config.database).await.unwrap(),
@@ -316,8 +327,28 @@ impl House {
         }
     }
 
-    /// Plays these faults at Nango from now on, and no others.
-    pub(crate) async fn faults(&self, faults: Value) {
+    /// A house whose Nango refuses the service's address for webhooks, and so sends it none.
+    pub(crate) async fn without_webhooks() -> Self {
+        let mut house = Self::new().await;
+        house.refuse_webhooks().await;
+        house
+    }
+
+    /// Nango refuses the service's address for webhooks from now on, and so sends it none.
+    pub(crate) async fn refuse_webhooks(&mut self) {
+        self.lasting_faults = json!({ "refuse_private_webhook_urls": true });
+        self.faults(json!({})).await;
+    }
+
+    /// Whether Nango's webhooks arrive.
+    pub(crate) fn has_webhooks(&self) -> bool {
+        self.lasting_faults == json!({})
+    }
+
+    /// Plays these faults at Nango from now on, and no others but those that last.
+    pub(crate) async fn faults(&self, mut faults: Value) {
+        let lasting = self.lasting_faults.as_object().unwrap().clone();
+        faults.as_object_mut().unwrap().extend(lasting);
         self.control("faults", Method::PUT, faults).await;
     }
 

@@ -185,6 +185,7 @@ impl Call {
                     .as_str()
                     .map(|scopes| scopes.split(',').map(str::to_owned).collect())
                     .unwrap_or_default(),
+                parameters: BTreeMap::new(),
                 authorization_params: strings(&given["authorization_params"]),
             }
         };
@@ -375,6 +376,7 @@ fn recorded_response(recorded: &Value) -> Response {
 
 fn nango(base_url: url::Url) -> Nango {
     let config = Config {
+        public_url: base_url.clone(),
         base_url,
         secret_key: SECRET_KEY.into(),
         timeout: Duration::from_secs(10),

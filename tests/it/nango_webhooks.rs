@@ -108,6 +108,16 @@ fn what_nango_adds_later_is_no_error() {
         panic!("an auth event");
     };
     assert_eq!(event.operation, Operation::Other("rename".to_owned()));
+    let deletion = br#"{"type":"auth","operation":"deletion","success":true,"connectionId":"c",
+        "providerConfigKey":"github","tags":{"end_user_id":"ada","count":1}}"#;
+    let Event::Auth(event) = webhook::parse(deletion).unwrap() else {
+        panic!("an auth event");
+    };
+    assert_eq!(event.operation, Operation::Deletion);
+    assert_eq!(
+        event.tags,
+        [("end_user_id".to_owned(), "ada".to_owned())].into()
+    );
     for broken in ["", "[]", "{}", r#"{"type":"auth"}"#, r#"{"type":1}"#] {
         assert!(webhook::parse(broken.as_bytes()).is_err(), "{broken}");
     }

@@ -13,6 +13,7 @@ use axum::serve::Listener;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use patchbay::auth::{Authenticator, Config, Error};
 use patchbay::clock::Clock;
+use patchbay::encryption::Encryption;
 use patchbay::nango::{self, Nango};
 use patchbay::webhooks::Webhooks;
 use tokio::net::{TcpListener, TcpStream};
@@ -102,6 +103,7 @@ async fn asked(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
 
     let nango = Nango::new(nango::Config {
         base_url: url.clone(),
+        public_url: url.clone(),
         secret_key: "0d5f4d0e-4f9c-4b2a-8f0e-2f6d5c1b7a90".into(),
         timeout: Duration::from_secs(10),
     });
@@ -111,8 +113,8 @@ async fn asked(url: &Url) -> (Error, nango::Error, Result<u16, String>) {
     let pool = postgres::pool(database.url(), 1).await.unwrap();
     pool.migrate().await.unwrap();
     let networks = "127.0.0.0/8".parse().unwrap();
-    let webhooks = Webhooks::new(pool, Clock::System, &networks).unwrap();
-    let (endpoint, _) = webhooks.add(url, &[]).await.unwrap();
+    let webhooks = Webhooks::new(pool, Clock::System, &networks, Encryption::default()).unwrap();
+    let (endpoint, _) = webhooks.add(url, &[], false).await.unwrap();
     let sent = webhooks.test(&endpoint).await.unwrap();
     (keys, integrations, sent)
 }

@@ -286,3 +286,63 @@ async fn the_schema_alone_needs_the_database_alone() {
     .unwrap();
     assert_eq!(tables, 1);
 }
+
+#[tokio::test]
+async fn serve_refuses_published_and_guessable_secrets_by_name() {
+    let settings = [
+        ("PUBLIC_URL", "http://localhost:8000"),
+        ("DATABASE_URL", "postgres://patchbay@127.0.0.1:9/patchbay"),
+        ("AUTH_JWT_SECRET", JWT_SECRET),
+        ("NANGO_SECRET_KEY", "3b1f0c52-8a44-4d2e-9a55-0d8e1c6f7b21"),
+        (
+            "NANGO_WEBHOOK_SIGNING_KEY",
+            "c9a1f6f0-5a0e-4c1c-9f0e-0a2f4b8d7e63",
+        ),
+    ];
+    for (name, value, told) in [
+        (
+            "SERVICE_API_KEYS",
+            "sandbox=pbk_sandbox_0123456789abcdef0123456789abcdef",
+            "the one of `patchbay sandbox`",
+        ),
+        (
+            "NANGO_SECRET_KEY",
+            "00000000-0000-4000-8000-000000000000",
+            "still the example's",
+        ),
+        ("NANGO_WEBHOOK_SIGNING_KEY", "k", "at least 16 characters"),
+        (
+            "PUBLIC_URL",
+            "https://ada:hunter2@connect.example.com",
+            "must not have a user or a password",
+        ),
+    ] {
+        let mut settings = settings.to_vec();
+        settings.push((name, value));
+        let mut process = Process::start(&["serve"], &settings);
+        assert_eq!(process.ended().await.code(), Some(1), "{name}");
+        let said = process.said();
+        assert!(said.contains(name) && said.contains(told), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn serve_warns_of_keys_for_any_issuer_and_audience() {
+    let database = postgres::database().await;
+    let warning = "AUTH_ISSUER and AUTH_AUDIENCE are not set";
+    for (others, warns) in [
+        (&[][..], true),
+        (&[("AUTH_ISSUER", "https://id.example.com/")], false),
+        (&[("AUTH_AUDIENCE", "patchbay")], false),
+    ] {
+        let mut settings = vec![("AUTH_JWKS_URL", "https://id.example.com/keys")];
+        settings.extend_from_slice(others);
+        let (mut process, url) = serve(database.url(), &settings);
+        process.until_ready_is(&url, StatusCode::OK).await;
+        assert_eq!(process.said().contains(warning), warns, "{others:?}");
+    }
+    let (mut process, url) = serve(database.url(), &[]);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    assert!(!process.said().contains(warning));
+}

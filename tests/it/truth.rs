@@ -2,7 +2,11 @@
 
 mod attempts;
 mod checks;
+mod errors;
+mod filters;
 mod keys;
+mod newer_nango;
+mod odd_lists;
 mod orphans;
 mod pruning;
 mod replicas;

@@ -67,8 +67,13 @@ async fn the_readmes_tour_is_true() {
     let told = client().get(format!("{url}/console/config.json"));
     let told: Value = told.send().await.unwrap().json().await.unwrap();
     assert_eq!(told["controls"], nango);
-    let token = client().post(format!("{nango}/sandbox/token"));
-    let token = token.json(&serde_json::json!({ "user": "ada" })).send();
+    let token = || {
+        let request = client().post(format!("{nango}/sandbox/token"));
+        request.json(&serde_json::json!({ "user": "ada" }))
+    };
+    let foreign = token().header("origin", "https://evil.test").send();
+    assert_eq!(foreign.await.unwrap().status(), StatusCode::FORBIDDEN);
+    let token = token().header("origin", &url).send();
     let token: Value = token.await.unwrap().json().await.unwrap();
     let list = client().get(format!(
         "{url}/api/v1/connectors/connections?status=connected"

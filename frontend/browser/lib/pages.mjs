@@ -29,6 +29,20 @@ flow.subscribe(() => say(flow.state.phase + " " + (flow.state.window ?? "")));
   ),
 };
 
+/** A page with the package and no framework. */
+export const PLAIN = {
+  html: FRAME(
+    "A plain product",
+    `
+import { connectFlow, createClient } from "/package/client.js";
+const client = createClient({ baseUrl: api, getToken: () => token });
+const flow = connectFlow(client, { connectorId: "gmail" });
+button.addEventListener("click", () => flow.start());
+flow.subscribe(() => say(flow.state.phase + " " + (flow.state.window ?? "")));
+`,
+  ),
+};
+
 /** A page with the package that sends Patchbay's cookie along. */
 export const BOUND = {
   html: FRAME(
@@ -98,7 +112,22 @@ button.addEventListener("click", () => {
   ),
 };
 
-/** A product that opens the console, and is silent when it is asked. */
+/** A product that opens the console, and answers what the test sets as \`answer\`: a token, or null for none. */
 export const SILENT = {
-  html: FRAME("A silent product", `button.addEventListener("click", () => window.open(api + "/console/"));`),
+  html: FRAME(
+    "A silent product",
+    `
+window.answer = null;
+window.asked = [];
+button.addEventListener("click", () => {
+  const opened = window.open(api + "/console/");
+  window.hand = (token) => opened.postMessage({ type: "patchbay:token", token }, new URL(api).origin);
+  window.addEventListener("message", (event) => {
+    if (event.source !== opened || event.data?.type !== "patchbay:token-wanted") return;
+    window.asked.push(event.data.fresh);
+    if (window.answer) window.hand(window.answer);
+  });
+});
+`,
+  ),
 };

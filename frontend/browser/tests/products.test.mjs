@@ -86,6 +86,55 @@ test("the console of a product whose window does not answer: it says so, and a t
   });
 });
 
+test("late_token_of_the_opener_signs_in", async (given) => {
+  await productPage(given, "/silent", async (context, page) => {
+    await inProduction(context, product.origin);
+    const console_ = await windowOf(context, () => page.getByRole("button").click());
+    await console_.getByText("Your product did not answer.").waitFor();
+    await page.evaluate((token) => window.hand(token), await given.sandbox.token(given.user));
+    await console_.getByRole("heading", { name: "Catalog" }).waitFor();
+  });
+});
+
+test("sign_in_again_asks_the_opener_and_bears_its_silence", async (given) => {
+  await productPage(given, "/silent", async (context, page) => {
+    await inProduction(context, product.origin);
+    await page.evaluate(() => (window.answer = "no.longer.good"));
+    const console_ = await windowOf(context, () => page.getByRole("button").click());
+    await console_.getByText("Your session is over").waitFor();
+    assert.ok((await page.evaluate(() => window.asked)).includes(true), "a fresh token was asked for");
+    await page.evaluate(() => (window.answer = null));
+    await console_.getByRole("button", { name: "Sign in again" }).click();
+    await console_.getByText("Waiting for your product to sign you in…").waitFor();
+    await console_.getByText("Your product did not answer.").waitFor();
+    assert.equal(await console_.getByLabel("Token").count(), 0);
+    const token = await given.sandbox.token(given.user);
+    await page.evaluate((token) => (window.answer = token), token);
+    await console_.getByRole("button", { name: "Sign in again" }).click();
+    await console_.getByText("99 connectors").waitFor();
+    await console_.getByText("Your session is over").waitFor({ state: "detached" });
+  });
+});
+
+test("token_of_another_user_restarts_the_console", async (given) => {
+  const { sandbox, user } = given;
+  const other = `${user}-other`;
+  await sandbox.faults({ consent: "allow" });
+  const { oauth_url } = await sandbox.api(user, "/gmail/connect", "POST");
+  await fetch(oauth_url, { headers: { accept: "text/html" } });
+  await productPage(given, "/silent", async (context, page) => {
+    await inProduction(context, product.origin);
+    await page.evaluate((token) => (window.answer = token), await sandbox.token(user));
+    const console_ = await windowOf(context, () => page.getByRole("button").click());
+    await console_.getByRole("link", { name: "Connections" }).first().click();
+    await console_.getByRole("list", { name: "Connected" }).getByRole("listitem").waitFor();
+    await page.evaluate((token) => window.hand(token), await sandbox.token(other));
+    await console_.getByRole("button", { name: `Sign out ${other}` }).waitFor();
+    await console_.getByText("Nothing is connected yet").waitFor();
+    assert.equal(await console_.getByText("Ada Lovelace").count(), 0);
+  });
+});
+
 test("the console without such a window: a token by hand, and out again", async ({ browser, sandbox, user }) => {
   const context = await newContext(browser);
   try {

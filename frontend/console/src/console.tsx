@@ -1,10 +1,9 @@
-import { PatchbayProvider, usePatchbay } from "@patchbay/react";
+import { PatchbayProvider } from "@patchbay/react";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { useEffect, useMemo, useState, type ReactNode } from "react";
 import type { Config } from "./config.js";
-import { Flows, FlowsContext } from "./flows.js";
 import { SignIn, type Asked } from "./pages/sign-in.js";
-import { openersTokens, PEOPLE, remember, remembered, sandboxTokens, subjectOf, type GetToken, type Person } from "./session.js";
+import { OpenerTokens, PEOPLE, remember, remembered, sandboxTokens, subjectOf, type GetToken, type Person } from "./session.js";
 import { Shell } from "./shell.js";
 
 /** The console for whoever is signed in; and if nobody is, the way in. */
@@ -28,38 +27,41 @@ function SandboxConsole({ controls }: { controls: string }) {
 }
 
 function ProductConsole({ config }: { config: Config }) {
-  const [token, setToken] = useState(() => remembered("token"));
-  const fromOpener = useMemo(() => {
+  const [byHand, setByHand] = useState(() => remembered("token"));
+  const opener = useMemo(() => {
     const opener = window.opener as Window | null;
-    return opener && openersTokens(opener, config);
+    return opener && new OpenerTokens(opener, config);
   }, [config]);
   const [handedOver, setHandedOver] = useState<string | null>(null);
-  const [asked, setAsked] = useState<Asked | null>(fromOpener && "waiting");
+  const [asked, setAsked] = useState<Asked | null>(opener && "waiting");
   useEffect(() => {
-    if (token || !fromOpener) return;
+    if (byHand || !opener) return;
     setAsked("waiting");
-    void fromOpener({ fresh: false }).then((answer) => {
-      setHandedOver(answer);
-      setAsked(answer ? null : "unanswered");
+    opener.get({ fresh: false }).catch(() => setAsked("unanswered"));
+    return opener.subscribe((token) => {
+      setHandedOver(token);
+      setAsked(null);
     });
-  }, [fromOpener, token]);
+  }, [opener, byHand]);
 
-  const current = token ?? handedOver;
+  const token = byHand ?? handedOver;
   const sign = (next: string | null) => {
     remember("token", next);
     setHandedOver(null);
-    setToken(next);
+    setByHand(next);
   };
-  if (!current) return <SignIn asked={asked} onToken={sign} />;
-  const getToken: GetToken = async ({ fresh }) => {
-    if (!token && fromOpener) return fromOpener({ fresh });
-    return fresh ? null : token;
-  };
-  const subject = subjectOf(current) ?? "Signed in";
-  const person: Person = { id: subject, name: subject };
+  if (!token) return <SignIn asked={asked} onToken={sign} />;
+  const subject = subjectOf(token);
+  const person: Person = { id: subject ?? "?", name: subject ?? "Signed in" };
+  const getToken: GetToken = ({ fresh }) => (byHand || !opener ? Promise.resolve(fresh ? null : token) : opener.get({ fresh }));
+  // A token of another user's begins anew, whoever handed it over.
   return (
-    <SignedIn key={token ?? "opener"} user={subject} getToken={getToken}>
-      <Shell person={person} onSignOut={() => sign(null)} />
+    <SignedIn key={subject ?? token} user={person.id} getToken={getToken}>
+      <Shell
+        person={person}
+        onSignOut={() => sign(null)}
+        onSignIn={byHand || !opener ? undefined : async () => void (await opener.get({ fresh: true }))}
+      />
     </SignedIn>
   );
 }
@@ -70,15 +72,8 @@ function SignedIn({ user, getToken, children }: { user: string; getToken: GetTok
   return (
     <QueryClientProvider client={queries}>
       <PatchbayProvider baseUrl="" user={user} getToken={getToken}>
-        <WithFlows>{children}</WithFlows>
+        {children}
       </PatchbayProvider>
     </QueryClientProvider>
   );
-}
-
-function WithFlows({ children }: { children: ReactNode }) {
-  const { client, cache } = usePatchbay();
-  // Shown at once, without waiting for the event that tells of it, too.
-  const flows = useMemo(() => new Flows(client, (connection) => cache.put(connection)), [client, cache]);
-  return <FlowsContext value={flows}>{children}</FlowsContext>;
 }

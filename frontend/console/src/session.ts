@@ -60,47 +60,71 @@ export function sandboxTokens(controls: string, user: string): GetToken {
   };
 }
 
-/** How long the product's window may take to answer, in milliseconds. */
-const PATIENCE = 10_000;
+/** How long a request for a token waits for the product's window, in milliseconds. */
+const ANSWER_TIMEOUT = 10_000;
+
+/** How often the product's window is asked again meanwhile: it may be loading, in milliseconds. */
+const ASK_INTERVAL = 2_000;
 
 /**
  * Tokens that the product's own window hands over: the one that opened the console, if it is of an allowed origin.
- * It is asked by `{type: "patchbay:token-wanted", fresh}`, and answers `{type: "patchbay:token", token}`.
+ * The console sends `{type: "patchbay:token-wanted", fresh}`, and the window answers `{type: "patchbay:token", token}`.
  */
-export function openersTokens(opener: Window, { origins }: Config): GetToken {
-  let held: string | null = null;
-  return async ({ fresh }) => {
-    if (fresh || held === null) held = await ask(opener, origins, fresh);
-    return held;
+export class OpenerTokens {
+  readonly #opener: Window;
+  readonly #origins: string[];
+  readonly #listeners = new Set<(token: string) => void>();
+  #token: string | null = null;
+
+  constructor(opener: Window, { origins }: Config) {
+    this.#opener = opener;
+    this.#origins = origins;
+    // For as long as the page lives: an answer that comes late counts, too.
+    window.addEventListener("message", (event: MessageEvent<unknown>) => {
+      if (event.source !== opener || !origins.includes(event.origin)) return;
+      const { type, token } = (event.data ?? {}) as { type?: unknown; token?: unknown };
+      if (type !== "patchbay:token" || typeof token !== "string") return;
+      this.#token = token;
+      for (const listener of [...this.#listeners]) listener(token);
+    });
+  }
+
+  /** Calls `listener` with each token that is handed over; the returned function ends that. */
+  subscribe(listener: (token: string) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** The token; with `fresh`, a new one. Rejects if the window does not answer in time, or is gone. */
+  readonly get = ({ fresh }: { fresh: boolean }): Promise<string> => {
+    if (this.#token !== null && !fresh) return Promise.resolve(this.#token);
+    return new Promise((resolve, reject) => {
+      const end = (settle: () => void) => {
+        clearInterval(repeat);
+        clearTimeout(timer);
+        leave();
+        settle();
+      };
+      const refuse = () => end(() => reject(new Error("Your product did not answer.")));
+      const ask = () => {
+        if (this.#opener.closed) return refuse();
+        for (const origin of this.#origins) this.#opener.postMessage({ type: "patchbay:token-wanted", fresh }, origin);
+      };
+      const leave = this.subscribe((token) => end(() => resolve(token)));
+      const repeat = setInterval(ask, ASK_INTERVAL);
+      const timer = setTimeout(refuse, this.#origins.length > 0 ? ANSWER_TIMEOUT : 0);
+      ask();
+    });
   };
 }
 
-function ask(opener: Window, origins: string[], fresh: boolean): Promise<string | null> {
-  if (origins.length === 0) return Promise.resolve(null);
-  return new Promise((resolve) => {
-    const end = (token: string | null) => {
-      clearTimeout(timer);
-      window.removeEventListener("message", heard);
-      resolve(token);
-    };
-    const heard = (event: MessageEvent<unknown>) => {
-      if (event.source !== opener || !origins.includes(event.origin)) return;
-      const said = event.data as { type?: unknown; token?: unknown } | null;
-      if (said?.type === "patchbay:token" && typeof said.token === "string") end(said.token);
-    };
-    const timer = setTimeout(() => end(null), PATIENCE);
-    window.addEventListener("message", heard);
-    for (const origin of origins) opener.postMessage({ type: "patchbay:token-wanted", fresh }, origin);
-  });
-}
-
-/** Who a token says it is for; to be shown, not to be believed. */
+/** Who a token says it is for: to be shown, not to be believed. */
 export function subjectOf(token: string): string | null {
   try {
-    const payload = token.split(".")[1] ?? "";
-    const text = atob(payload.replaceAll("-", "+").replaceAll("_", "/"));
-    const claims = JSON.parse(text) as { sub?: unknown };
-    return typeof claims.sub === "string" ? claims.sub : null;
+    const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
+    const bytes = Uint8Array.from(atob(payload), (char) => char.charCodeAt(0));
+    const { sub } = JSON.parse(new TextDecoder().decode(bytes)) as { sub?: unknown };
+    return typeof sub === "string" ? sub : null;
   } catch {
     return null;
   }

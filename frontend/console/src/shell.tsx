@@ -1,14 +1,14 @@
 import { useConnections, useSession } from "@patchbay/react";
 import { useQueryClient } from "@tanstack/react-query";
-import { useContext, useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState } from "react";
 import { Announcer } from "./announcer.js";
-import { FlowsContext } from "./flows.js";
 import iconUrl from "./icon.svg";
 import { CatalogPage } from "./pages/catalog.js";
 import { ConnectionPage } from "./pages/connection.js";
 import { ConnectionsPage } from "./pages/connections.js";
 import { ConnectorPage } from "./pages/connector.js";
 import { Link, paths, routeOf, usePath, type Route } from "./router.js";
+import { WAY_IN, type Asked } from "./pages/sign-in.js";
 import { FaultsBanner } from "./sandbox/banner.js";
 import { ControlsContext } from "./sandbox/controls.js";
 import { SandboxPanel } from "./sandbox/panel.js";
@@ -22,19 +22,20 @@ interface ShellProps {
   /** Others to be instead. */
   people?: Person[];
   onPerson?: (id: string) => void;
-  onSignOut?: () => void;
+  onSignOut?: (() => void) | undefined;
+  /** Has the product hand over a new token; where it cannot, the user signs out to sign in again. */
+  onSignIn?: (() => Promise<void>) | undefined;
   /** Where the sandbox is controlled; in the sandbox only. */
   controls?: string;
 }
 
 /** What stands around every page. */
-export function Shell({ person, people, onPerson, onSignOut, controls }: ShellProps) {
+export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls }: ShellProps) {
   const path = usePath();
   const route = routeOf(path);
   const main = useMainFocus(path);
   const [panel, setPanel] = usePanel();
   const open = controls !== undefined && panel;
-  const flows = useContext(FlowsContext);
   return (
     <ControlsContext value={controls ?? null}>
       <a className="button skip" href="#main">
@@ -56,23 +57,10 @@ export function Shell({ person, people, onPerson, onSignOut, controls }: ShellPr
             )}
             <ThemeButton />
             {people && onPerson && (
-              <PersonPicker
-                person={person}
-                people={people}
-                onPerson={(id) => {
-                  flows?.end();
-                  onPerson(id);
-                }}
-              />
+              <PersonPicker person={person} people={people} onPerson={onPerson} />
             )}
             {onSignOut && (
-              <button
-                className="button"
-                onClick={() => {
-                  flows?.end();
-                  onSignOut();
-                }}
-              >
+              <button className="button" onClick={onSignOut}>
                 Sign out<span className="hidden"> {person.name}</span>
               </button>
             )}
@@ -82,7 +70,7 @@ export function Shell({ person, people, onPerson, onSignOut, controls }: ShellPr
       {controls !== undefined && <FaultsBanner />}
       <div className={open ? "ground with-panel" : "ground"}>
         <main id="main" ref={main} tabIndex={-1}>
-          <SessionNotice onSignOut={onSignOut} />
+          <SessionNotice onSignOut={onSignOut} onSignIn={onSignIn} />
           <Page route={route} />
         </main>
         {open && <SandboxPanel onClose={() => setPanel(false)} />}
@@ -141,14 +129,23 @@ function Page({ route }: { route: Route }) {
   }
 }
 
-/** A user whose token is refused learns it once, wherever they are. */
-function SessionNotice({ onSignOut }: { onSignOut: (() => void) | undefined }) {
+/** Says once that the token is refused, wherever the user is, and leads to a new one. */
+function SessionNotice({ onSignOut, onSignIn }: Pick<ShellProps, "onSignOut" | "onSignIn">) {
   const { expired, retry } = useSession();
   const queries = useQueryClient();
+  const [asked, setAsked] = useState<Asked | null>(null);
   if (!expired) return null;
   const again = async () => {
-    await retry();
-    await queries.invalidateQueries();
+    if (onSignOut && !onSignIn) return onSignOut();
+    setAsked("waiting");
+    try {
+      await onSignIn?.();
+      setAsked(null);
+      await retry();
+      await queries.invalidateQueries();
+    } catch {
+      setAsked("unanswered");
+    }
   };
   return (
     <div className="page" role="alert">
@@ -156,12 +153,12 @@ function SessionNotice({ onSignOut }: { onSignOut: (() => void) | undefined }) {
         tone="bad"
         title="Your session is over"
         actions={
-          <button className="button compact" onClick={onSignOut ?? (() => void again())}>
+          <button className="button compact" aria-disabled={asked === "waiting"} onClick={() => void again()}>
             Sign in again
           </button>
         }
       >
-        What is shown may be out of date. Nothing of it is lost.
+        {asked ? WAY_IN[asked] : "What is shown may be out of date. Nothing of it is lost."}
       </Notice>
     </div>
   );

@@ -1,6 +1,8 @@
 import {
+  accountOf,
   defaultMessages,
   errorText,
+  plain,
   type Connection,
   type ConnectionEvent,
   type EventKind,
@@ -95,21 +97,21 @@ const REASONS: Record<Reason, Told> = {
 export function standingOf(connection: Connection): Standing {
   if (connection.status === "connected") {
     if (connection.failing_since) {
-      const why = `Access could not be renewed since ${when(connection.failing_since)}. That may pass by itself.`;
+      const why = `Access could not be renewed since ${exactly(connection.failing_since)}. That may pass by itself.`;
       return { tone: "warn", word: "Having trouble", why, remedy: "Reconnect" };
     }
     return { tone: "good", word: "Connected", why: null, remedy: null };
   }
   const reason = connection.status_reason;
-  if (!reason) return { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
-  return REASONS[reason];
+  // A newer service may have reasons that are not known here.
+  return (reason && REASONS[reason]) ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
 }
 
-/** What the provider or Nango said, where that is more than our own words. */
+/** What the provider or Nango said, where that adds to our own words. */
 export function detailOf(connection: Connection): string | null {
   const ours = ["authorization_denied", "attempt_expired", "account_mismatch"];
   if (connection.status !== "error" || ours.includes(connection.status_reason ?? "")) return null;
-  return connection.last_error ?? null;
+  return plain(connection.last_error);
 }
 
 /** The last reconnect of a connection that goes on working, where it came to nothing. */
@@ -141,7 +143,7 @@ const KINDS: Record<EventKind, string> = {
 
 export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {
   const denied = event.kind === "attempt_failed" && event.status_reason === "authorization_denied";
-  const title = denied ? "Access denied" : KINDS[event.kind];
+  const title = denied ? "Access denied" : (KINDS[event.kind] ?? event.kind);
   const good: EventKind[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
   const quiet: EventKind[] = ["updated", "disconnected"];
   if (good.includes(event.kind)) return { title, tone: "good" };
@@ -150,14 +152,23 @@ export function eventWords(event: ConnectionEvent): { title: string; tone: Tone 
   return { title, tone: event.kind === "credentials_failing" ? "warn" : "bad" };
 }
 
+/** Whether a flow has something to tell that the connection's own standing does not. */
+export function isTold(state: FlowState): boolean {
+  return !["idle", "connected", "disconnected", "account_mismatch"].includes(state.phase);
+}
+
 /** What a flow has to tell; null while there is nothing to tell, or the connection's own standing tells it. */
 export function flowWords(state: FlowState): { title: string; text: string } | null {
   switch (state.phase) {
     case "starting":
+      if (state.window === "closed") {
+        return { title: "The window was closed", text: "Open it again to go on, or cancel." };
+      }
       return { title: "Starting…", text: "The service is asked where to send you." };
     case "waiting":
       if (state.trouble) {
-        return { title: "Still waiting", text: "The service cannot be reached at the moment. It is asked again." };
+        const over = ["session_expired", "user_changed"].includes(state.trouble.code);
+        return { title: "Still waiting", text: `${troubleText(state.trouble)}${over ? "" : " Trying again."}` };
       }
       if (state.window === "blocked") {
         return { title: "Your browser blocked the window", text: "Open it with the link instead; this page goes on waiting." };
@@ -167,15 +178,13 @@ export function flowWords(state: FlowState): { title: string; text: string } | n
       }
       return { title: "Waiting for you", text: "Go on in the other window. This page notices when you are done." };
     case "denied":
-      return { title: "Access was denied", text: state.detail ?? REASONS.authorization_denied.why };
+      return { title: "Access was denied", text: plain(state.detail) ?? REASONS.authorization_denied.why };
     case "failed":
-      return { title: "The authorization failed", text: state.detail ?? REASONS.authorization_failed.why };
+      return { title: "The authorization failed", text: plain(state.detail) ?? REASONS.authorization_failed.why };
     case "expired":
       return { title: "It took too long", text: REASONS.attempt_expired.why };
     case "superseded":
       return { title: "Begun somewhere else", text: "A newer attempt, in another tab for example, has taken its place." };
-    case "account_mismatch":
-      return { title: "Another account came back", text: REASONS.account_mismatch.why };
     case "refused":
       return { title: "It could not be begun", text: troubleText(state.error) };
     default:
@@ -188,9 +197,9 @@ export function troubleText(error: Error): string {
   return errorText(error, defaultMessages);
 }
 
-/** What a connection is called: by its user, or by its provider. */
+/** The name of a connection: its user's, or the provider's. */
 export function nameOf(connection: Connection): string {
-  return connection.label ?? connection.account?.name ?? connection.account?.id ?? "New account";
+  return plain(connection.label) ?? accountOf(connection) ?? "New account";
 }
 
 const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [
@@ -199,9 +208,9 @@ const STEPS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["minute", 60],
 ];
 
-/** A time as people say it: relative where it is near, else the date. */
-export function when(time: string, now = Date.now()): string {
-  const seconds = Math.round((Date.parse(time) - now) / 1000);
+/** A time that has passed, as people say it: relative where it is near, else the date. It is never in the future. */
+export function when(time: string, now: number): string {
+  const seconds = Math.min(0, Math.round((Date.parse(time) - now) / 1000));
   if (Math.abs(seconds) < 45) return "just now";
   if (Math.abs(seconds) > 7 * 86_400) return new Intl.DateTimeFormat("en", { dateStyle: "medium" }).format(new Date(time));
   const [unit, length] = STEPS.find(([, step]) => Math.abs(seconds) >= step) ?? ["minute", 60];

@@ -170,34 +170,64 @@ export interface paths {
         };
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         get: operations["proxy_get"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         put: operations["proxy_put"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         post: operations["proxy_post"];
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         delete: operations["proxy_delete"];
         options?: never;
         head?: never;
         /**
          * Calls the provider's API with a connection's credentials.
-         * @description Method, path, query, headers and body are passed on as they are, and so is
-         *     the answer. Both bodies are streamed, and have 64 MiB at the most.
+         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         *
+         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+         *     provider has received the call.
          */
         patch: operations["proxy_patch"];
         trace?: never;
@@ -235,7 +265,7 @@ export interface paths {
          *     | `not_connected` | have the user connect: `connect` says where |
          *     | `needs_reauthorization` | have the user reconnect: `connect` says where |
          *     | `account_mismatch` | have the user decide which account it is |
-         *     | `provider_unavailable`, `nango_unavailable`, `nango_rate_limited` | try again after `Retry-After` |
+         *     | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
          */
         post: operations["get_token"];
         delete?: never;
@@ -543,12 +573,19 @@ export interface components {
         };
         /** @description What may be said with a connect. */
         ConnectBody: {
-            /** @description What the product keeps with it, merged into what it kept before; null removes a key. 16 KiB in all. */
+            /** @description What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown>;
             /** @description What the user calls the connection. */
             label?: string | null;
             /** @description The account that the provider should offer, such as an e-mail address. */
             login_hint?: string | null;
+            /**
+             * @description What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
+             *     uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+             */
+            parameters?: {
+                [key: string]: string;
+            };
             /** @description Scopes to ask for instead of the integration's own. */
             scopes?: string[];
         };
@@ -570,7 +607,7 @@ export interface components {
             disconnected_at?: string | null;
             /**
              * Format: int32
-             * @description How many times in a row it went wrong.
+             * @description How many times in a row that happened.
              */
             error_count: number;
             /**
@@ -590,7 +627,7 @@ export interface components {
              * @description When Nango was last asked about it.
              */
             last_checked_at?: string | null;
-            /** @description What last went wrong, for a person to read. */
+            /** @description Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`. */
             last_error?: string | null;
             /**
              * Format: date-time
@@ -599,20 +636,25 @@ export interface components {
             last_synced_at?: string | null;
             /** @description Nango's connection, while it holds one. */
             nango_connection_id?: string | null;
-            /** @description The user's other connections to the same account. */
+            /** @description The user's other connections to the same account, 20 at the most. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /** Format: date-time */
             updated_at: string;
             user_id: string;
+            /**
+             * Format: int64
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+             */
+            version: number;
         };
         /** @description A page of connections, newest first. */
         ConnectionsBody: {
             connections: components["schemas"]["ConnectionBody"][];
             /**
              * Format: uuid
-             * @description The cursor of the next page; null on the last.
+             * @description The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
              */
             next_cursor?: string | null;
             /**
@@ -640,6 +682,8 @@ export interface components {
             /** @description The integration at Nango that serves it. */
             integration_key: string;
             name: string;
+            /** @description What `connect` takes in `parameters`: values that the provider needs of each account. */
+            parameters: components["schemas"]["Parameter"][];
             /** @description Nango's provider; null where Nango has none. */
             provider?: string | null;
             /**
@@ -765,6 +809,28 @@ export interface components {
          * @enum {string}
          */
         Outcome: "succeeded" | "failed" | "expired" | "superseded";
+        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
+        Parameter: {
+            /** @description What it is and where the user finds it. */
+            description?: string | null;
+            /** @description A value that matches. */
+            example?: string | null;
+            /**
+             * @description Nango's name of the parameter.
+             * @example subdomain
+             */
+            name: string;
+            /** @description A regular expression that the whole value has to match. */
+            pattern?: string | null;
+            /** @description What stands before the value in the provider's address. */
+            prefix?: string | null;
+            /** @description `true` if the account cannot be connected without it. */
+            required: boolean;
+            /** @description What stands after the value in the provider's address. */
+            suffix?: string | null;
+            /** @description The label of its field. */
+            title: string;
+        };
         /** @description An error's body (RFC 9457), sent as `application/problem+json`. */
         Problem: {
             /** @description The connections to choose from, where several fit. */
@@ -829,7 +895,7 @@ export interface components {
         };
         /** @description What may be changed of a connection; what is left out stays. */
         UpdateBody: {
-            /** @description Merged into the config by key; null removes a key. */
+            /** @description Merged into the config by key; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown> | null;
             /** @description What the user calls it; null removes it. */
             label?: string | null;
@@ -934,7 +1000,7 @@ export interface operations {
             query?: {
                 /** @description Set by a provider that returns to our own domain: the whole query is Nango's. */
                 state?: string;
-                /** @description The connection to look at, by our id or Nango's. */
+                /** @description The connection to look at, by our id. A request with a token may name Nango's id. */
                 connection_id?: string;
             };
             header?: never;
@@ -1031,7 +1097,7 @@ export interface operations {
                 connector_id?: string;
                 /** @description Only those with this status. */
                 status?: components["schemas"]["Status"];
-                /** @description How many at the most: 1 to 500, 100 by default. */
+                /** @description How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues. */
                 limit?: number;
                 /** @description The last page's `next_cursor`. */
                 cursor?: string;
@@ -1627,6 +1693,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1651,7 +1725,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1717,6 +1807,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1741,7 +1839,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1807,6 +1921,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1831,7 +1953,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1897,6 +2035,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1921,7 +2067,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1987,6 +2149,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2011,7 +2181,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2225,6 +2411,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     refuse_token: {
@@ -2327,6 +2521,14 @@ export interface operations {
                 };
             };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2766,6 +2968,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     erase_user: {
@@ -2883,7 +3093,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2949,7 +3175,23 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
             503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            504: {
                 headers: {
                     [name: string]: unknown;
                 };

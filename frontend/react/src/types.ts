@@ -42,7 +42,8 @@ export type ConnectDetails = Schemas["ConnectBody"];
 /** What may be changed of a connection; what is left out stays. */
 export type ConnectionChange = Schemas["UpdateBody"];
 
-type QueryOf<Name extends keyof operations> = NonNullable<operations[Name]["parameters"]["query"]>;
+type QueryOf<Name extends keyof operations> = Optional<NonNullable<operations[Name]["parameters"]["query"]>>;
+type Optional<Fields> = { [Name in keyof Fields]?: Fields[Name] | undefined };
 
 /** Which connectors to list. */
 export type ConnectorQuery = QueryOf<"list_connectors">;

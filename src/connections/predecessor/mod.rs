@@ -11,6 +11,7 @@ use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
 use super::{DatabaseError, Transaction, store};
+use crate::auth::UserId;
 use crate::catalog::Catalog;
 
 /// How long is waited for whoever uses the tables.
@@ -249,22 +250,41 @@ async fn rows(tx: &mut Transaction, catalog: &Catalog) -> sqlx::Result<Vec<Strin
             "{count} connections have the status {status}: it has to be pending, connected, disconnected or error"
         )
     }));
-    let (users, configs): (i64, i64) = sqlx::query_as(
-        "select count(*) filter (where user_id is null or char_length(user_id::text) not between 1 and 255), \
-           count(*) filter (where jsonb_typeof(config::jsonb) not in ('object', 'null')) \
-         from user_connector_connection",
+    problems.extend(users(tx).await?);
+    let configs: i64 = sqlx::query_scalar(
+        "select count(*) from user_connector_connection \
+         where jsonb_typeof(config::jsonb) not in ('object', 'null')",
     )
     .fetch_one(tx)
     .await?;
-    if users > 0 {
-        problems.push(format!(
-            "{users} connections have a user_id of no or more than 255 characters"
-        ));
-    }
     if configs > 0 {
         problems.push(format!(
             "{configs} connections have a config that is not a JSON object"
         ));
     }
     Ok(problems)
+}
+
+/// The user ids that are refused wherever a user is named: their connections could not be reached. Ids of plain
+/// ASCII are left to the database, so that few are read.
+async fn users(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
+    let odd: Vec<(Option<String>, i64)> = sqlx::query_as(
+        "select user_id::text, count(*) from user_connector_connection \
+         where user_id is null or user_id::text = '..' \
+           or user_id::text collate \"C\" !~ '^[!-~][ -~]{0,253}[!-~]$' \
+         group by 1 order by 1",
+    )
+    .fetch_all(tx)
+    .await?;
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for (id, count) in odd {
+        let refused = match id.map(UserId::try_from) {
+            None => "is missing".to_owned(),
+            Some(Err(error)) => format!("is refused: {error}"),
+            Some(Ok(_)) => continue,
+        };
+        *counts.entry(refused).or_default() += count;
+    }
+    let problem = |(why, count)| format!("{count} connections have a user_id that {why}");
+    Ok(counts.into_iter().map(problem).collect())
 }

@@ -22,7 +22,9 @@ with old as (
         o.disconnected_at::timestamptz as disconnected_at,
         o.last_synced_at::timestamptz as last_synced_at,
         case jsonb_typeof(o.config::jsonb) when 'object' then o.config::jsonb else '{}' end as config,
-        nullif(o.last_error::text, '') as last_error,
+        -- Without characters that change the direction of the text around them.
+        nullif(translate(o.last_error::text,
+            U&'\061C\200E\200F\202A\202B\202C\202D\202E\2066\2067\2068\2069', ''), '') as last_error,
         greatest(coalesce(o.error_count, 0), 0)::integer as error_count,
         coalesce(o.created_at::timestamptz, o.updated_at::timestamptz, now()) as created_at,
         coalesce(o.updated_at::timestamptz, o.created_at::timestamptz, now()) as updated_at

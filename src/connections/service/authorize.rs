@@ -38,6 +38,16 @@ pub struct ConnectRequest {
     pub scopes: Vec<String>,
     /// The account that the provider should offer.
     pub login_hint: Option<String>,
+    /// What the provider has to know of the account, by the names of the connector's parameters.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// An attempt that has been written down.
+struct Begun {
+    connection: Connection,
+    attempt: Attempt,
+    /// All that is known of what the provider has to know of the account.
+    parameters: BTreeMap<String, String>,
 }
 
 /// What came of a connect or reconnect.
@@ -70,6 +80,7 @@ impl Connections {
     ) -> Result<Authorization> {
         let upstream = self.upstream()?;
         let connector = self.connector(connector)?;
+        check_parameters(connector, request)?;
         self.connectable(upstream, connector).await?;
         let instance = &request.instance_id;
         for tries in 0..TRIES {
@@ -90,7 +101,7 @@ impl Connections {
                 connection.label.clone_from(&request.label);
             }
             merge(&mut connection.config, &request.config)?;
-            if let Some(begun) = self.begin_attempt(&connection).await? {
+            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
         }
@@ -110,9 +121,10 @@ impl Connections {
         let upstream = self.upstream()?;
         let mut connection = self.own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
+        check_parameters(connector, request)?;
         self.connectable(upstream, connector).await?;
         for _ in 0..TRIES {
-            if let Some(begun) = self.begin_attempt(&connection).await? {
+            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
                 return self.open(upstream, connector, begun, request).await;
             }
             connection = self.own(user, id).await?;
@@ -208,8 +220,10 @@ impl Connections {
     /// has changed it since it was read: then it is to be read again.
     async fn begin_attempt(
         &self,
+        connector: &Connector,
         connection: &Connection,
-    ) -> Result<Option<(Connection, Attempt)>> {
+        request: &ConnectRequest,
+    ) -> Result<Option<Begun>> {
         let now = self.clock.now();
         let attempt = Attempt {
             id: Uuid::now_v7(),
@@ -223,11 +237,32 @@ impl Connections {
             created_at: now,
             ended_at: None,
         };
-        let mut tx = self.begin_single().await?;
-        let begun =
-            store::begin_attempt(&mut tx, &connection.attempt_started(now), &attempt).await?;
+        let has_parameters = !connector.parameters.is_empty();
+        let mut tx = if has_parameters {
+            self.begin().await?
+        } else {
+            self.begin_single().await?
+        };
+        let started = connection.attempt_started(now);
+        let Some(written) =
+            store::begin_attempt(&mut tx, &started, &attempt, connection.updated_at).await?
+        else {
+            return Ok(None);
+        };
+        let mut parameters = BTreeMap::new();
+        if has_parameters {
+            // After a disconnect, the next account may be another.
+            let keep = !matches!(connection.state, State::Disconnected { .. });
+            let given = &request.parameters;
+            parameters = store::write_parameters(&mut tx, written.id, given, keep).await?;
+            connector.retain_parameters(&mut parameters);
+        }
         tx.commit().await?;
-        Ok(begun.map(|connection| (connection, attempt)))
+        Ok(Some(Begun {
+            connection: written,
+            attempt,
+            parameters,
+        }))
     }
 
     /// Refuses a connector that cannot be connected.
@@ -264,12 +299,20 @@ impl Connections {
         &self,
         upstream: &Upstream,
         connector: &Connector,
-        (connection, begun): (Connection, Attempt),
+        begun: Begun,
         request: &ConnectRequest,
     ) -> Result<Authorization> {
+        let Begun {
+            connection,
+            attempt: begun,
+            parameters,
+        } = begun;
         self.counts.begun(begun.kind);
         let mut attempt = begun.clone();
-        let session = self.session(upstream, connector, &connection, &mut attempt, request);
+        // Without a required parameter, Nango's own page asks the user for it.
+        let popup = opens_oauth(connector) && connector.has_required_parameters(&parameters);
+        let defaults = defaults(request, parameters);
+        let session = self.session(upstream, connector, &connection, &mut attempt, defaults);
         match session.await {
             Ok(session) => {
                 if attempt.kind != begun.kind || !fits(&begun, &session) {
@@ -278,7 +321,7 @@ impl Connections {
                     store::session_opened(&mut tx, &attempt).await?;
                     tx.commit().await?;
                 }
-                let url = if opens_oauth(connector) {
+                let url = if popup {
                     upstream
                         .nango
                         .oauth_connect_url(&connector.integration_key, &session)
@@ -295,22 +338,26 @@ impl Connections {
                 self.attempt_failed(attempt.id, &Failure::of_session(&error))
                     .await?;
                 Err(match error {
-                    nango::Error::UnknownIntegration => not_configured(connector),
+                    nango::Error::UnknownIntegration => {
+                        upstream.integrations.forget(&connector.integration_key);
+                        not_configured(connector)
+                    }
                     error => error.into(),
                 })
             }
         }
     }
 
-    /// A session for an attempt: a new connection's where Nango no longer has what was to be renewed. Older Nangos
-    /// refuse the webhook's address: without it failures are not told, but grants are found all the same.
+    /// Creates a session for an attempt: of a new connection if Nango no longer has the one to renew, and without an
+    /// address for its webhooks if Nango refuses that. Without webhooks a denial is only found by its expiry; a grant is
+    /// found all the same.
     async fn session(
         &self,
         upstream: &Upstream,
         connector: &Connector,
         connection: &Connection,
         attempt: &mut Attempt,
-        request: &ConnectRequest,
+        defaults: IntegrationDefaults,
     ) -> Result<Session, nango::Error> {
         let renewed = connection.state.upstream();
         let renewed = renewed.filter(|_| attempt.kind == AttemptKind::Reconnect);
@@ -318,24 +365,28 @@ impl Connections {
             reconnects: renewed.map(|existing| existing.id.clone()),
             integration: connector.integration_key.clone(),
             tags: self.tags(connection, attempt),
-            webhook_url_override: Some(self.webhook_url(attempt.id)),
-            defaults: defaults(request),
+            webhook_url_override: (!upstream.webhook_urls.are_refused())
+                .then(|| self.webhook_url(attempt.id)),
+            defaults,
         };
+        let mut refusal = None;
         loop {
             match upstream.nango.session(&asked).await {
                 Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
                     asked.reconnects = None;
                     attempt.kind = AttemptKind::Connect;
                 }
-                Err(nango::Error::UnsupportedField(field))
-                    if field == "webhook_url_override" && asked.webhook_url_override.is_some() =>
-                {
+                // Nango has many reasons to refuse the address: an unknown field, a policy, a list of allowed hosts.
+                // That it was the address is certain when the same session is accepted without it.
+                Err(error) if asked.webhook_url_override.is_some() && error.is_refusal() => {
                     asked.webhook_url_override = None;
-                    tracing::warn!(
-                        "this Nango knows no webhook_url_override: denied authorizations will only expire; update Nango"
-                    );
+                    refusal = Some(error);
                 }
-                answer => return answer,
+                Ok(session) => {
+                    upstream.webhook_urls.note(&asked, refusal.as_ref());
+                    return Ok(session);
+                }
+                error => return error,
             }
         }
     }
@@ -378,15 +429,22 @@ fn fits(attempt: &Attempt, session: &Session) -> bool {
     (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
 }
 
-fn defaults(request: &ConnectRequest) -> IntegrationDefaults {
+fn defaults(request: &ConnectRequest, parameters: BTreeMap<String, String>) -> IntegrationDefaults {
     let login_hint = request
         .login_hint
         .iter()
         .map(|hint| ("login_hint".to_owned(), hint.clone()));
     IntegrationDefaults {
         scopes: request.scopes.clone(),
+        parameters,
         authorization_params: login_hint.collect(),
     }
+}
+
+/// Refuses parameters that the connector does not have, or that have not the right form.
+fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<()> {
+    let checked = connector.check_parameters(&request.parameters);
+    checked.map_err(Error::Invalid)
 }
 
 /// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.

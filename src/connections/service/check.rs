@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Connections, Details, Error, Result};
 use crate::auth::UserId;
+use crate::catalog::AccountPointers;
 use crate::connections::machine::Transition;
 use crate::connections::{Account, Connection, Reason, State, store};
 use crate::nango::{self, Credentials, ListConnections, Nango, Refresh};
@@ -123,12 +124,7 @@ impl Connections {
             {
                 Ok(Health::Dead)
             }
-            Ok(found) => {
-                let connector = self.catalog.get(&connection.connector.slug);
-                let pointers = connector.and_then(|connector| connector.account.as_ref());
-                let account = pointers.and_then(|pointers| Account::of(&found, pointers));
-                Ok(Health::Works(account))
-            }
+            Ok(found) => Ok(Health::Works(self.account_of(connection, &found))),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
             // It is no news of one that does not work anyway: nobody else's are refreshed for it.
             Err(nango::Error::InvalidCredentials { .. })
@@ -139,6 +135,40 @@ impl Connections {
             Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Ends the outage of a connection whose credentials Nango has refreshed since. Returns whether it has.
+    pub(super) async fn has_recovered(
+        &self,
+        connection: &Connection,
+        found: &nango::Connection,
+    ) -> Result<bool> {
+        let now = self.clock.now();
+        let failed = found.errors.iter().any(|error| error.kind == "auth");
+        if failed || !found.credentials.are_refreshed(now) {
+            return Ok(false);
+        }
+        let account = self.account_of(connection, found);
+        self.apply_if_same(connection, |connection| {
+            connection.healthy(account.as_ref(), now)
+        })
+        .await?;
+        Ok(true)
+    }
+
+    /// Returns where a connection's provider says whose account it is.
+    pub(super) fn account_pointers(&self, connection: &Connection) -> Option<&AccountPointers> {
+        let connector = self.catalog.get(&connection.connector.slug)?;
+        connector.account.as_ref()
+    }
+
+    /// Returns whose account a connection is, as far as its provider says.
+    pub(super) fn account_of(
+        &self,
+        connection: &Connection,
+        found: &nango::Connection,
+    ) -> Option<Account> {
+        Account::of(found, self.account_pointers(connection)?)
     }
 
     /// The name of credentials that are known to be dead, if Nango gives them all the same.
@@ -235,7 +265,7 @@ impl Connections {
             connection_id: Some(nango_id.to_owned()),
             ..ListConnections::default()
         };
-        let found = self.upstream()?.nango.connections(&filter).await?;
+        let found = self.upstream()?.nango.connection_page(&filter).await?;
         Ok(found.is_empty())
     }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use uuid::Uuid;
 
+use super::authorize::RETURN_TIME;
 use super::check::RECENT;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
 use crate::connections::lookups::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 use crate::connections::machine::Grant;
 use crate::connections::store::{self, Attempted};
-use crate::connections::{Account, Attempt, Connection, Failure, Upstream};
+use crate::connections::{Account, Attempt, Connection, Failure, Reason, Upstream};
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
 
@@ -42,32 +43,85 @@ pub enum Believed {
 impl Connections {
     /// Takes a verified webhook of Nango's as a hint of where to look.
     ///
+    /// A signed webhook may be an old one that is sent again, to any address and any number of times. So one whose attempt
+    /// or connection the database does not have causes no call to Nango, and neither does the failure of an attempt that
+    /// has ended.
+    ///
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
     pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
         let Event::Auth(event) = event else {
             return Ok(Believed::Ignored);
         };
-        if event.operation == Operation::Refresh {
-            // The predecessor's connections have no tags: their ids say which they are.
-            return self.told_of_refresh(event).await;
+        // The predecessor's connections have no tags: their ids say which they are.
+        match event.operation {
+            Operation::Refresh if event.success => return self.told_of_recovery(event).await,
+            Operation::Refresh => return self.told_of_refresh(event).await,
+            Operation::Deletion => return self.told_of_deletion(event).await,
+            _ => {}
         }
+        // The tags are signed, the address is not.
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-        let Some(id) = attempt.or(tagged) else {
-            return Ok(Believed::Ignored);
+        let id = match tagged.or(attempt) {
+            Some(id) => id,
+            None if event.success => return Ok(Believed::Ignored),
+            // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
+            None => match self.reconnect_of(event).await? {
+                Some(id) => id,
+                None => return Ok(Believed::Ignored),
+            },
         };
+        let known = self.attempts.ask(store::OfAttempt(id)).await?;
+        let known = known.map(|row| row.attempted()).transpose()?;
+        let is_open = (known.as_ref()).is_some_and(|of| of.attempt.outcome.is_none());
         if event.success {
+            if known.is_none() && !self.is_erased_attempt(id).await? {
+                return Ok(Believed::Ignored);
+            }
+            self.check_webhook_budget(id, is_open).await?;
             self.told_of_grant(event).await
-        } else {
+        } else if is_open {
+            self.check_webhook_budget(id, is_open).await?;
             self.told_of_failure(id, event).await
+        } else {
+            Ok(Believed::Ignored)
         }
     }
 
-    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone.
-    async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
+    /// Returns the newest attempt to reconnect the connection that an event names.
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<Uuid>> {
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(None);
+        };
+        let since = self.clock.now() - RETURN_TIME;
         let mut tx = self.begin_single().await?;
-        let connection = store::find_upstream(&mut tx, &event.connection_id).await?;
+        let attempt = store::ungranted_attempt(&mut tx, connection.id, since).await?;
         tx.commit().await?;
+        Ok(attempt)
+    }
+
+    async fn is_erased_attempt(&self, id: Uuid) -> Result<bool> {
+        let mut tx = self.begin_single().await?;
+        let is = store::is_erased_attempt(&mut tx, id, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok(is)
+    }
+
+    /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
+    /// while Nango's rate limit leaves little.
+    async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
+        let upstream = self.upstream()?;
+        let has_room = is_open || self.leaves_room();
+        if has_room && upstream.lookups.counts_webhook(attempt).await {
+            return Ok(());
+        }
+        Err(nango::Error::RateLimited { retry_after: None }.into())
+    }
+
+    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
+    /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
+    async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
+        let connection = self.of_nango(&event.connection_id).await?;
         let recently = self.clock.now() - RECENT;
         match connection {
             Some(connection)
@@ -75,6 +129,9 @@ impl Connections {
                     .last_checked_at
                     .is_none_or(|checked| checked < recently) =>
             {
+                if !self.leaves_room() {
+                    return Err(nango::Error::RateLimited { retry_after: None }.into());
+                }
                 if let Err(error) = self.check_connection(&connection).await {
                     // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
                     let before = connection.last_checked_at;
@@ -85,6 +142,58 @@ impl Connections {
             }
             _ => Ok(Believed::Ignored),
         }
+    }
+
+    /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
+    /// refreshed the credentials, so nothing is refreshed again.
+    async fn told_of_recovery(&self, event: &AuthEvent) -> Result<Believed> {
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(Believed::Ignored);
+        };
+        let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
+        if connection.failing_since.is_none() && !is_dead {
+            return Ok(Believed::Ignored);
+        }
+        let key = &connection.connector.integration_key;
+        let nango = &self.upstream()?.nango;
+        let found = match nango
+            .connection(&event.connection_id, key, Refresh::WhenDue)
+            .await
+        {
+            Ok(found) => found,
+            // It has failed again since.
+            Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {
+                return Ok(Believed::Ignored);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.has_recovered(&connection, &found).await? {
+            Ok(Believed::Taken)
+        } else {
+            self.told_of_refresh(event).await
+        }
+    }
+
+    /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
+    async fn told_of_deletion(&self, event: &AuthEvent) -> Result<Believed> {
+        let id = &event.connection_id;
+        match self.of_nango(id).await? {
+            Some(connection) if self.is_missing(id).await? => {
+                let now = self.clock.now();
+                self.apply_if_same(&connection, |connection| connection.missing(id, now))
+                    .await?;
+                Ok(Believed::Taken)
+            }
+            _ => Ok(Believed::Ignored),
+        }
+    }
+
+    /// Returns the connection that uses a connection of Nango's.
+    async fn of_nango(&self, nango_id: &str) -> Result<Option<Connection>> {
+        let mut tx = self.begin_single().await?;
+        let connection = store::find_upstream(&mut tx, nango_id).await?;
+        tx.commit().await?;
+        Ok(connection)
     }
 
     async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
@@ -267,7 +376,7 @@ impl Connections {
         account: Option<&Account>,
     ) -> Option<(Attempted, Grant)> {
         let of = found?;
-        if !belongs(summary, &of) {
+        if !self.has_made(summary) || !belongs(summary, &of) {
             tracing::warn!(
                 connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
@@ -280,8 +389,7 @@ impl Connections {
 
     /// Whose account a connection is, where its connector says where the provider tells.
     async fn account(&self, connection: &Connection, grant: &Upstream) -> Result<Option<Account>> {
-        let connector = self.catalog.get(&connection.connector.slug);
-        let Some(pointers) = connector.and_then(|connector| connector.account.as_ref()) else {
+        let Some(pointers) = self.account_pointers(connection) else {
             return Ok(None);
         };
         let key = &connection.connector.integration_key;

@@ -10,9 +10,10 @@ use uuid::Uuid;
 use super::authorize::RETURN_TIME;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
+use crate::connections::lookups::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::connections::store::Deletion;
 use crate::connections::{Connection, State, store};
-use crate::nango::{self, Deleted, ListConnections, Nango};
+use crate::nango::{self, ConnectionSummary, Deleted, ListConnections, Nango};
 
 /// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 60.0;
@@ -171,7 +172,7 @@ impl Connections {
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let answer = delete_at(&self.upstream()?.nango, deletion).await;
+        let answer = self.delete_at(&self.upstream()?.nango, deletion).await;
         let mut tx = self.begin_single().await?;
         match answer {
             Ok(()) => store::deletion_done(&mut tx, id).await?,
@@ -187,27 +188,43 @@ impl Connections {
         tx.commit().await?;
         Ok(())
     }
-}
 
-/// Deletes at Nango, whichever integration the connection is of by now.
-async fn delete_at(nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
-    let id = &deletion.nango_connection_id;
-    let answer = nango.delete_connection(id, &deletion.integration_key);
-    // Nango says of a connection of another integration, as after the connector's key was changed, that it is not there.
-    // Only an id of Nango's own making means the same connection in whatever integration.
-    if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
-        return Ok(());
+    /// Deletes at Nango, whichever integration the connection is of by now.
+    async fn delete_at(&self, nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
+        let id = &deletion.nango_connection_id;
+        let answer = nango.delete_connection(id, &deletion.integration_key);
+        // Nango says of a connection of another integration, as after the connector's key was changed, that it is not
+        // there. Only an id of Nango's own making means the same connection in whatever integration.
+        if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
+            return Ok(());
+        }
+        let filter = ListConnections {
+            connection_id: Some(id.clone()),
+            ..ListConnections::default()
+        };
+        for held in nango.connection_page(&filter).await?.complete()? {
+            if self.is_meant(deletion, &held) {
+                let key = &held.provider_config_key;
+                nango.delete_connection(id, key).await?;
+            } else {
+                tracing::warn!(
+                    nango_connection = id,
+                    integration = held.provider_config_key,
+                    "a connection at Nango has the id of a pending deletion and the tags of another owner: left alone"
+                );
+            }
+        }
+        Ok(())
     }
-    let filter = ListConnections {
-        connection_id: Some(id.clone()),
-        ..ListConnections::default()
-    };
-    for held in nango.connections(&filter).await? {
-        nango
-            .delete_connection(id, &held.provider_config_key)
-            .await?;
+
+    /// Whether the tags of a connection at Nango do not say that it is another's than the one that is to be deleted.
+    fn is_meant(&self, deletion: &Deletion, held: &ConnectionSummary) -> bool {
+        let is = |tag: &str, ours: Option<Uuid>| {
+            let tagged = held.tags.get(tag);
+            tagged.is_none_or(|tagged| ours.is_none_or(|ours| tagged.parse() == Ok(ours)))
+        };
+        is(INSTALLATION_TAG, Some(self.installation)) && is(CONNECTION_TAG, deletion.connection_id)
     }
-    Ok(())
 }
 
 /// Doubles with each try, from one second on.

@@ -94,6 +94,7 @@ impl Counts {
             ("checked", swept.checked),
             ("missing", swept.missing),
             ("orphan", swept.orphans),
+            ("unreadable", swept.unreadable),
         ] {
             self.findings
                 .get_or_create(&[("finding", finding)])
@@ -191,7 +192,6 @@ impl Connections {
                 .get_or_create(&queue)
                 .set(age(figures.oldest, now).as_secs_f64());
         };
-        note("token_uses", self.uses.waiting());
         if let Some(known) = known {
             note("upstream_deletions", known.deletions);
             note("open_attempts", known.attempts);

@@ -15,6 +15,7 @@ mod stream;
 mod sweep;
 mod tokens;
 mod users;
+mod webhook_urls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,23 +27,25 @@ use uuid::Uuid;
 
 use self::check::Doubts;
 use self::figures::Counts;
+use self::read::LargeLists;
 use self::tokens::Tokens;
+use self::webhook_urls::WebhookUrls;
 use super::connectors::Connectors;
 use super::feed::Feed;
 use super::gather::Gatherer;
 use super::integrations::Integrations;
 use super::lookups::Lookups;
-use super::uses::Uses;
 use super::{Connection, Database, Details, Transaction, store};
 use crate::auth::UserId;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
+use crate::encryption::{self, Encryption};
 use crate::nango::{self, Nango};
 
 pub use authorize::{Authorization, ConnectRequest};
 pub use confirm::Believed;
 pub use disconnect::{DisconnectTarget, Disconnected};
-pub use idempotency::Idempotency;
+pub use idempotency::{Answer, Idempotency};
 pub use prune::Pruned;
 pub use read::{Page, Query, Update};
 pub use stream::Events;
@@ -61,10 +64,12 @@ pub struct Connections {
     versions: Gatherer<store::Version>,
     attempts: Gatherer<store::OfAttempt>,
     after: Gatherer<store::After>,
+    large_lists: LargeLists,
     catalog: Arc<Catalog>,
     upstream: Option<Upstream>,
     clock: Clock,
     public_url: Url,
+    encryption: Encryption,
     deletions: Notify,
     feed: Feed,
     installation: Uuid,
@@ -72,7 +77,7 @@ pub struct Connections {
     token_cache: Duration,
     doubts: Doubts,
     history: TimeDelta,
-    uses: Uses,
+    uses: Gatherer<store::Used>,
     counts: Counts,
 }
 
@@ -85,6 +90,8 @@ pub struct Settings {
     pub token_cache: Duration,
     /// For how long events, attempts and uses of tokens are kept.
     pub history: TimeDelta,
+    /// What answers that hold a session's token are encrypted with.
+    pub encryption: Encryption,
 }
 
 /// Nango and what is remembered of its answers.
@@ -93,6 +100,7 @@ struct Upstream {
     nango: Nango,
     lookups: Lookups,
     integrations: Integrations,
+    webhook_urls: WebhookUrls,
 }
 
 /// Why a use case did not do what it was asked. It is told to all who waited for it together.
@@ -162,6 +170,9 @@ pub enum Error {
     /// A request with the same Idempotency-Key is under way.
     #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
     KeyUnderWay,
+    /// A stored value cannot be decrypted.
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
     /// Nango did not do its part.
     #[error(transparent)]
     Nango(#[from] nango::Error),
@@ -194,6 +205,7 @@ impl Connections {
         let upstream = nango.map(|nango| Upstream {
             lookups: Lookups::new(nango.clone()),
             integrations: Integrations::new(nango.clone()),
+            webhook_urls: WebhookUrls::default(),
             nango,
         });
         let mut tx = database.begin().await?;
@@ -209,16 +221,18 @@ impl Connections {
             instances: Gatherer::new(&database),
             attempts: Gatherer::new(&database),
             after: Gatherer::new(&database),
+            large_lists: LargeLists::new(),
+            uses: Gatherer::new(&database),
             database,
             catalog,
             upstream,
             clock,
             public_url: settings.public_url,
+            encryption: settings.encryption,
             token_cache: settings.token_cache,
             history: settings.history,
             tokens: Tokens::new(),
             doubts: Doubts::default(),
-            uses: Uses::default(),
             counts: Counts::default(),
             deletions: Notify::new(),
             feed: Feed::default(),

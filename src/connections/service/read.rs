@@ -1,13 +1,18 @@
 //! Reading connections, and the little that is written without Nango.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
+use chrono::TimeDelta;
+use moka::future::Cache;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::confirm::LOOKED_FOR;
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
+use crate::connections::liveness::{ANSWER, in_time};
 use crate::connections::shown::KnownAccount;
 use crate::connections::{Account, Attempt, Connection, Details, Status, store};
 
@@ -16,10 +21,53 @@ use crate::connections::{Account, Attempt, Connection, Details, Status, store};
 const MAX_DEPTH: usize = 32;
 
 /// How large a connection's config may become, in bytes of JSON.
-const MAX_CONFIG: usize = 16 * 1024;
+const MAX_CONFIG: usize = 4 * 1024;
 
 /// How many values a config may have, those in others included: in memory each takes many times its bytes of JSON.
 const MAX_VALUES: usize = 500;
+
+/// How many bytes of rows a user has at the most whose list is read together with those of others.
+const LARGE: usize = 64 * 1024;
+
+/// How many bytes of configs are read for one page at the most.
+const MAX_PAGE: i64 = 512 * 1024;
+
+/// How many large lists are read at once. Each takes a connection of the pool's.
+const LARGE_AT_ONCE: usize = 2;
+
+/// For how long, and of how many users, it is remembered that their lists are large.
+const LARGE_FOR: Duration = Duration::from_mins(10);
+const LARGE_USERS: u64 = 10_000;
+
+/// Users whose lists are large: each is read by itself, so that nobody else's answer waits for it.
+#[derive(Debug)]
+pub(super) struct LargeLists {
+    users: Cache<UserId, ()>,
+    turns: Semaphore,
+}
+
+impl LargeLists {
+    pub(super) fn new() -> Self {
+        let users = Cache::builder()
+            .max_capacity(LARGE_USERS)
+            .time_to_live(LARGE_FOR)
+            .build();
+        Self {
+            users,
+            turns: Semaphore::new(LARGE_AT_ONCE),
+        }
+    }
+
+    /// Remembers a user whose rows turn out to be large.
+    async fn note(&self, user: &UserId, rows: &[store::SeenRow]) {
+        let bytes: usize = rows.iter().map(store::SeenRow::size).sum();
+        if bytes > LARGE {
+            self.users.insert(user.clone(), ()).await;
+        }
+    }
+}
+/// For how long after a change of its label or config another one is part of the same event.
+const MERGED: TimeDelta = TimeDelta::minutes(1);
 
 /// Which connections a list shows.
 #[derive(Clone, Debug)]
@@ -84,7 +132,8 @@ impl Connections {
     /// A connection that came back from the popup, by our id or Nango's, after a look at Nango for
     /// its attempt. Nango is not asked about ids that nobody here knows.
     ///
-    /// Without a `user` it is anybody's: the caller tells no more than whether it worked.
+    /// Without a `user` it is anybody's, and found by our own id only, which is random. Nango's id may name the user
+    /// and the connector, as the ids of imported connections do. The caller tells no more than whether it worked.
     ///
     /// # Errors
     /// When there is no such connection here.
@@ -130,14 +179,11 @@ impl Connections {
     }
 
     async fn returned_at_all(&self, id: &str) -> Result<Option<Connection>> {
-        let mut tx = self.begin().await?;
-        let mut known = match id.parse() {
-            Ok(ours) => store::find_any(&mut tx, ours).await?,
-            Err(_not_ours) => None,
+        let Ok(ours) = id.parse() else {
+            return Ok(None);
         };
-        if known.is_none() {
-            known = store::find_upstream(&mut tx, id).await?;
-        }
+        let mut tx = self.begin_single().await?;
+        let known = store::find_any(&mut tx, ours).await?;
         tx.commit().await?;
         Ok(known)
     }
@@ -175,7 +221,7 @@ impl Connections {
         self.details(user, id).await
     }
 
-    /// Changes a connection's label or config.
+    /// Changes a connection's label or config. Changes that follow each other within a minute are one event.
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
@@ -191,14 +237,22 @@ impl Connections {
             merge(&mut connection.config, changes)?;
         }
         if connection != before {
-            store::apply(&mut tx, &connection.updated(self.clock.now()), None).await?;
+            let now = self.clock.now();
+            let updated = connection.updated(now);
+            if !store::merge_update(&mut tx, &updated.connection, now - MERGED).await? {
+                store::apply(&mut tx, &updated, None).await?;
+            }
         }
         tx.commit().await?;
         self.details(user, id).await
     }
 
     async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+        if self.large_lists.users.contains_key(user) {
+            return self.page_of_many(user, query).await;
+        }
         let rows = self.newest.ask(store::Newest(user.clone())).await?;
+        self.large_lists.note(user, &rows).await;
         if rows.len() >= store::Newest::MOST {
             return self.page_of_many(user, query).await;
         }
@@ -242,8 +296,13 @@ impl Connections {
         }
     }
 
-    /// A page of what a user has, who has a great deal.
+    /// A page of what a user has, who has a great deal. It stops short where their configs are large.
     async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
+        let turn = async {
+            let turn = self.large_lists.turns.acquire().await;
+            turn.map_err(|_closed| sqlx::Error::PoolClosed)
+        };
+        let _turn = in_time(ANSWER, turn).await?;
         let connector_id = match &query.connector {
             None => None,
             Some(reference) => match self.connectors.named(reference).await? {
@@ -257,12 +316,8 @@ impl Connections {
             status: query.status,
             before: query.after,
         };
-        let mut rows = store::list(&mut tx, user, &filter, query.limit + 1).await?;
+        let (rows, more) = store::page(&mut tx, user, &filter, query.limit, MAX_PAGE).await?;
         let total = store::count(&mut tx, user, &filter).await?;
-        let more = i64::try_from(rows.len()).is_ok_and(|found| found > query.limit);
-        if more {
-            rows.pop();
-        }
         let accounts = store::accounts_of(&mut tx, user).await?;
         tx.commit().await?;
         let mut connections = Vec::with_capacity(rows.len());
@@ -285,7 +340,7 @@ impl Connections {
         filter: &store::Filter,
     ) -> Result<Vec<Connection>> {
         let mut tx = self.begin_single().await?;
-        let rows = store::list(&mut tx, user, filter, i64::MAX).await?;
+        let rows = store::list(&mut tx, user, filter).await?;
         tx.commit().await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -294,22 +349,20 @@ impl Connections {
         Ok(all)
     }
 
-    async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let (connection, attempt) = self.one(user, id).await?;
-        let accounts = if connection.account.is_some() {
-            let mut tx = self.begin_single().await?;
-            let accounts = store::accounts_of(&mut tx, user).await?;
-            tx.commit().await?;
-            accounts
-        } else {
-            Vec::new()
-        };
-        Ok(Details::new(connection, attempt, &accounts))
+    pub(super) async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
+        let row = self.ones.ask(store::One(user.clone(), id)).await?;
+        let row = row.ok_or(Error::ConnectionNotFound)?;
+        let (connection, attempt) = self.seen(&row).await?;
+        Ok(Details {
+            connection,
+            attempt,
+            same_account_as: row.same_account()?,
+        })
     }
 }
 
 /// The attempts that somebody who reads these connections waits for, the newest of them.
-fn open_attempts(details: &[Details]) -> Vec<Attempt> {
+pub(super) fn open_attempts(details: &[Details]) -> Vec<Attempt> {
     let mut open: Vec<&Attempt> = details
         .iter()
         .filter_map(|details| details.attempt.as_ref())
@@ -340,10 +393,11 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
             config.insert(key.clone(), value.clone());
         }
     }
-    let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
+    let json = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
+    let size = json.saturating_add(config.values().map(unfolded).sum());
     if size > MAX_CONFIG {
         return Err(Error::Invalid(format!(
-            "config: at most {MAX_CONFIG} bytes of JSON, and it would have {size}"
+            "`config` must have at most {MAX_CONFIG} bytes of JSON, and would have {size}. Numbers count with all their digits."
         )));
     }
     let values: usize = config.values().map(values).sum();
@@ -353,6 +407,19 @@ pub(super) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
         )));
     }
     Ok(())
+}
+
+/// How many bytes PostgreSQL needs for the numbers in a value that JSON writes with an exponent, such as 1e300.
+fn unfolded(value: &Value) -> usize {
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if number.is_f64() => float.to_string().len(),
+            _ => 0,
+        },
+        Value::Array(items) => items.iter().map(unfolded).sum(),
+        Value::Object(fields) => fields.values().map(unfolded).sum(),
+        _ => 0,
+    }
 }
 
 /// How many values a value is, with those in it.

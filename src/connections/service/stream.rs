@@ -6,6 +6,7 @@ use tokio::time::{Instant, interval};
 use uuid::Uuid;
 
 use super::confirm::LOOKED_FOR;
+use super::read::open_attempts;
 use super::{Connections, Details, Result};
 use crate::auth::UserId;
 use crate::connections::feed::Subscription;
@@ -128,26 +129,28 @@ impl Connections {
         Box::pin(tokio::time::sleep(LOOK)).await;
     }
 
-    /// A connection as soon as no attempt of it is under way, or as it is when `patience` ends.
+    /// A connection as soon as no attempt of it is under way, or as it is when `patience` ends. Meanwhile the database
+    /// is asked only when something may have changed.
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
     pub async fn wait(&self, user: &UserId, id: Uuid, patience: Duration) -> Result<Details> {
         let deadline = Instant::now() + patience;
         let mut subscription = self.feed.subscribe(user);
+        let mut details = self.get(user, id).await?;
         loop {
-            let details = self.get(user, id).await?;
-            let open = details
-                .attempt
-                .as_ref()
-                .is_some_and(|attempt| attempt.outcome.is_none());
-            let now = Instant::now();
-            if !open || now >= deadline {
+            let open = open_attempts(std::slice::from_ref(&details));
+            if open.is_empty() || Instant::now() >= deadline {
                 return Ok(details);
             }
-            tokio::select! {
-                () = subscription.changed() => {}
-                () = tokio::time::sleep(LOOK.min(deadline - now)) => {}
+            let may_have_changed = tokio::select! {
+                () = subscription.changed() => true,
+                // To its end, whatever is hinted meanwhile: it may be what is hinted at.
+                () = self.time_to_look(&open) => Box::pin(self.look_for_all(&open)).await,
+                () = tokio::time::sleep_until(deadline) => true,
+            };
+            if may_have_changed {
+                details = self.details(user, id).await?;
             }
         }
     }

@@ -19,7 +19,7 @@ use super::{Connections, Error, Result};
 use crate::connections::lookups::{ATTEMPT_TAG, INSTALLATION_TAG};
 use crate::connections::store::{self, Held};
 use crate::connections::{Connection, Reason, Status, Upstream};
-use crate::nango::{self, ConnectionSummary, ListConnections, Refresh};
+use crate::nango::{self, ConnectionPage, ConnectionSummary, ListConnections, Refresh};
 
 /// How many connections a page of Nango's list has.
 const PAGE: u32 = 1000;
@@ -77,6 +77,8 @@ pub struct Swept {
     pub missing: usize,
     /// How many of ours at Nango no row knows any more: they are deleted.
     pub orphans: usize,
+    /// How many entries of Nango's list cannot be read: they are skipped.
+    pub unreadable: usize,
 }
 
 /// What a listing has shown.
@@ -89,6 +91,25 @@ struct Listing {
     to_check: Vec<(Option<DateTime<Utc>>, Uuid)>,
     /// With whether they wait to be deleted.
     unknown: Vec<(bool, ConnectionSummary)>,
+    /// How many entries were skipped because they cannot be read, and the id of one of them.
+    unreadable: usize,
+    unreadable_id: Option<String>,
+}
+
+impl Listing {
+    /// Notes which connections a page has. Returns whether one of them is new.
+    fn note(&mut self, page: &ConnectionPage) -> bool {
+        self.unreadable += page.unreadable.len();
+        let known = self.ids.len();
+        let readable = page.connections.iter().map(|it| &it.connection_id);
+        for id in readable.chain(page.unreadable.iter().flatten()) {
+            self.ids.insert(self.hasher.hash_one(id));
+        }
+        if let Some(id) = page.unreadable.iter().flatten().next() {
+            self.unreadable_id.get_or_insert_with(|| id.clone());
+        }
+        self.ids.len() > known
+    }
 }
 
 impl Connections {
@@ -153,6 +174,7 @@ impl Connections {
         let listing = self.listing(pause).await?;
         let mut swept = Swept {
             listed: listing.ids.len(),
+            unreadable: listing.unreadable,
             ..Swept::default()
         };
         for (_, summary) in &listing.unknown {
@@ -166,7 +188,8 @@ impl Connections {
         }
         let missing = self.not_listed(&listing, begun).await?;
         for held in &missing {
-            if self.is_missing(&held.nango_connection_id).await? {
+            let is_missing = self.is_missing(&held.nango_connection_id).await?;
+            if is_missing {
                 self.note_missing(held).await?;
                 swept.missing += 1;
             }
@@ -216,21 +239,30 @@ impl Connections {
                 page: Some(page),
                 ..ListConnections::default()
             };
-            let found = upstream.nango.connections(&filter).await?;
+            let found = upstream.nango.connection_page(&filter).await?;
+            // A page may be shorter than asked for: only an empty one is the end.
             if found.is_empty() {
                 break;
             }
-            let full = found.len() >= PAGE as usize;
-            self.compare(&mut listing, found).await?;
-            if !full {
-                break;
+            if !listing.note(&found) {
+                return Err(nango::Error::repeated_page(page).into());
             }
-            self.rest(pause).await;
+            self.compare(&mut listing, &found.connections).await?;
+            let is_short = found.connections.len() < PAGE as usize;
+            self.rest(if is_short { Duration::ZERO } else { pause })
+                .await;
+        }
+        if listing.unreadable > 0 {
+            tracing::warn!(
+                entries = listing.unreadable,
+                nango_connection = listing.unreadable_id,
+                "the sweep skipped entries of nango's connection list that cannot be read"
+            );
         }
         Ok(listing)
     }
 
-    async fn compare(&self, listing: &mut Listing, found: Vec<ConnectionSummary>) -> Result<()> {
+    async fn compare(&self, listing: &mut Listing, found: &[ConnectionSummary]) -> Result<()> {
         let ids: Vec<&str> = found
             .iter()
             .map(|summary| summary.connection_id.as_str())
@@ -246,10 +278,7 @@ impl Connections {
             .map(|held| (held.nango_connection_id.as_str(), held))
             .collect();
         let recently = self.clock.now() - RECENT;
-        for summary in &found {
-            listing
-                .ids
-                .insert(listing.hasher.hash_one(&summary.connection_id));
+        for summary in found {
             let attempt = attempt_of(summary);
             // Another installation's are none of our business, however many there are.
             let ours = self.has_made(summary);
@@ -354,7 +383,7 @@ impl Connections {
     }
 
     /// Whether a connection at Nango is this installation's.
-    fn has_made(&self, summary: &ConnectionSummary) -> bool {
+    pub(super) fn has_made(&self, summary: &ConnectionSummary) -> bool {
         let tag = summary.tags.get(INSTALLATION_TAG);
         tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }

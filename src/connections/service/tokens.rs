@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::check::{Health, RECENT};
 use super::{Connections, Error, Result};
 use crate::auth::UserId;
-use crate::connections::uses::{Purpose, Use};
+use crate::connections::uses::Purpose;
 use crate::connections::{Connection, Reason, State, store};
-use crate::nango::proxy::ProxyCall;
+use crate::nango::proxy::{ProxyAnswer, ProxyCall};
 use crate::nango::{self, Credentials, Refresh};
 
 /// A token is not handed out of memory when it ends within this time.
@@ -88,7 +88,8 @@ impl Connections {
         } else {
             self.token_of(&self.own(user, id).await?).await?
         };
-        self.used(&token.connection, service, Purpose::Token).await;
+        self.used(&token.connection, service, Purpose::Token)
+            .await?;
         Ok(token)
     }
 
@@ -114,13 +115,12 @@ impl Connections {
             detail: format!("the user has not connected {}", connector.name),
         })?;
         let token = self.token_of(&connection).await?;
-        self.used(&connection, service, Purpose::Token).await;
+        self.used(&connection, service, Purpose::Token).await?;
         Ok(token)
     }
 
     async fn token_of(&self, connection: &Connection) -> Result<Arc<Token>> {
-        self.upstream()?;
-        usable(connection)?;
+        self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
         let mut asked_nango = false;
         let asked = self.tokens.held.try_get_with(key, async {
@@ -137,13 +137,21 @@ impl Connections {
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
     async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Token>> {
-        let credentials = match self.credentials(connection, Refresh::WhenDue).await {
+        let credentials = match self.at_nango(connection, Refresh::WhenDue).await {
             // Nango gives what it cannot refresh as it is, however long it has been over.
-            Ok(credentials) if credentials.are_over(self.clock.now()) => {
+            Ok(found) if found.credentials.are_over(self.clock.now()) => {
                 self.explain(connection, None).await?;
                 self.credentials(connection, Refresh::WhenDue).await?
             }
-            Ok(credentials) => credentials,
+            Ok(found) => {
+                if connection.failing_since.is_some()
+                    && self.has_recovered(connection, &found).await?
+                {
+                    // They may have become another account's.
+                    usable(&self.own(&connection.user_id, connection.id).await?)?;
+                }
+                found.credentials
+            }
             Err(error) => {
                 self.explain(connection, Some(error)).await?;
                 // It was refreshed after all.
@@ -165,21 +173,44 @@ impl Connections {
         }))
     }
 
-    /// What Nango holds of a connection, refreshed if need be.
+    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
     pub(super) async fn credentials(
         &self,
         connection: &Connection,
         refresh: Refresh,
     ) -> Result<Credentials, nango::Error> {
+        Ok(self.at_nango(connection, refresh).await?.credentials)
+    }
+
+    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
+    async fn at_nango(
+        &self,
+        connection: &Connection,
+        refresh: Refresh,
+    ) -> Result<nango::Connection, nango::Error> {
         let (Some(upstream), Some(held)) = (&self.upstream, connection.state.upstream()) else {
             return Err(nango::Error::NotFound);
         };
         let key = &connection.connector.integration_key;
-        Ok(upstream
-            .nango
-            .connection(&held.id, key, refresh)
-            .await?
-            .credentials)
+        upstream.nango.connection(&held.id, key, refresh).await
+    }
+
+    /// Refuses a connection that has no token to give, and says why.
+    async fn check_usable(&self, connection: &Connection) -> Result<()> {
+        let upstream = self.upstream()?;
+        let refused = usable(connection);
+        let Err(Error::NeedsReauthorization { .. }) = &refused else {
+            return refused;
+        };
+        // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
+        let key = &connection.connector.integration_key;
+        match upstream.integrations.contains(key).await {
+            Ok(false) => Err(Error::ConnectorNotConfigured {
+                connector: connection.connector.name.clone(),
+                integration_key: key.clone(),
+            }),
+            _ => refused,
+        }
     }
 
     /// Why Nango gave no token, or one that is over: finds out whether the connection is dead or its provider is out
@@ -214,7 +245,7 @@ impl Connections {
     /// As [`Connections::token`].
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let connection = self.own(user, id).await?;
-        usable(&connection)?;
+        self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
@@ -251,7 +282,8 @@ impl Connections {
         }
     }
 
-    /// Calls the provider's API with a connection's credentials, which Nango adds.
+    /// Calls the provider's API with a connection's credentials, which Nango adds. If Nango has none, finds out why, as
+    /// for a token.
     ///
     /// # Errors
     /// As [`Connections::token`]; what the provider answers is no error.
@@ -261,28 +293,44 @@ impl Connections {
         id: Uuid,
         service: &str,
         call: ProxyCall,
-    ) -> Result<reqwest::Response> {
+    ) -> Result<ProxyAnswer> {
         let upstream = self.upstream()?;
         let connection = self.own(user, id).await?;
-        usable(&connection)?;
+        self.check_usable(&connection).await?;
         let held = connection
             .state
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
         let key = &connection.connector.integration_key;
         // Before the call: its caller may go away while it is under way.
-        self.used(&connection, service, Purpose::Proxy).await;
-        Ok(upstream.nango.proxy(&held.id, key, call).await?)
+        self.used(&connection, service, Purpose::Proxy).await?;
+        match upstream.nango.proxy(&held.id, key, call).await {
+            Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
+                self.explain(&connection, Some(error)).await?;
+                // The check has refreshed them. The call cannot be repeated here, for its body is gone.
+                Err(Error::ProviderUnavailable)
+            }
+            answer => Ok(answer?),
+        }
     }
 
-    /// Notes that a service was given a token, or used one.
-    pub(super) async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) {
-        let used = Use {
-            connection_id: connection.id,
+    /// Writes down that a service is given a token, or uses one, together with all other uses that wait: what could not
+    /// be written is not given.
+    ///
+    /// # Errors
+    /// When the connection is gone, and as the database.
+    async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) -> Result<()> {
+        let used = store::Used {
+            connection: connection.id,
             service: service.to_owned(),
             purpose,
+            at: self.clock.now(),
         };
-        self.uses.note(used, self.clock.now()).await;
+        if self.uses.ask(used).await? {
+            Ok(())
+        } else {
+            Err(Error::ConnectionNotFound)
+        }
     }
 }
 
@@ -320,15 +368,15 @@ pub(super) fn usable(connection: &Connection) -> Result<()> {
     let name = &connection.connector.name;
     match &connection.state {
         State::Connected { .. } => Ok(()),
-        State::Pending { previous: Some(_) }
-        | State::Error {
-            reason: Reason::NeedsReauthorization | Reason::MissingUpstream,
-            ..
-        } => Err(needs_reauthorization(connection)),
         State::Error {
             reason: Reason::AccountMismatch,
             ..
         } => Err(Error::AccountMismatch),
+        // Credentials that had failed before an attempt still do after it, however it ended.
+        State::Pending { previous: Some(_) }
+        | State::Error {
+            upstream: Some(_), ..
+        } => Err(needs_reauthorization(connection)),
         State::Pending { previous: None } => {
             not_connected(format!("{name} still waits for the user's authorization"))
         }

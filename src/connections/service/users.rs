@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
+use super::authorize::RETURN_TIME;
 use super::{Connections, Result};
 use crate::auth::UserId;
 use crate::connections::Upstream;
@@ -30,7 +31,7 @@ impl Connections {
         self.upstream()?;
         let connections = self.all_of(user, &store::Filter::default()).await?;
         for connection in &connections {
-            self.erase_connection(connection.id).await?;
+            self.erase_connection(user, connection.id).await?;
         }
         let mut tx = self.begin_single().await?;
         store::forget_keys_of(&mut tx, user).await?;
@@ -55,27 +56,35 @@ impl Connections {
         })
     }
 
-    async fn erase_connection(&self, id: Uuid) -> Result<()> {
+    async fn erase_connection(&self, user: &UserId, id: Uuid) -> Result<()> {
+        let now = self.clock.now();
         let mut tx = self.begin().await?;
-        let Some(connection) = store::lock(&mut tx, id).await? else {
+        let Some(connection) = store::lock_own_to_delete(&mut tx, user, id).await? else {
             return Ok(());
         };
         if let Some(upstream) = connection.state.upstream() {
             let key = &connection.connector.integration_key;
-            store::delete_later(&mut tx, upstream, key, Some(id), self.clock.now()).await?;
+            store::delete_later(&mut tx, upstream, key, Some(id), now).await?;
         }
-        store::delete(&mut tx, id).await?;
+        store::keep_erased_attempts(&mut tx, id, RETURN_TIME, now).await?;
+        store::delete(&mut tx, user, id).await?;
         tx.commit().await?;
         Ok(())
     }
 
     /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which
-    /// connections it was granted for.
+    /// connections it was granted for. A connection that a row uses is left alone, whatever Nango says of its user.
     async fn erase_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
         let found = self.held_of(user).await?;
         let mut ids = Vec::with_capacity(found.len());
         let mut tx = self.begin().await?;
         for summary in &found {
+            if store::find_upstream(&mut tx, &summary.connection_id)
+                .await?
+                .is_some()
+            {
+                continue;
+            }
             let upstream = Upstream {
                 id: summary.connection_id.clone(),
                 created_at: summary.created_at,
@@ -91,7 +100,26 @@ impl Connections {
         Ok(ids)
     }
 
-    /// What Nango holds with a user's tags.
+    /// Deletes the ids of erased attempts that can no longer be granted, some at a time. Answers how many.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn forget_erased_attempts(&self) -> Result<u64> {
+        const BATCH: u32 = 500;
+        let now = self.clock.now();
+        let mut all = 0;
+        loop {
+            let mut tx = self.begin_single().await?;
+            let deleted = store::delete_expired_erased_attempts(&mut tx, now, BATCH.into()).await?;
+            tx.commit().await?;
+            all += deleted;
+            if deleted < BATCH.into() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// What Nango holds with a user's and this installation's tags.
     async fn held_of(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
@@ -101,7 +129,9 @@ impl Connections {
             tags: tags.into(),
             ..ListConnections::default()
         };
-        Ok(self.upstream()?.nango.connections(&filter).await?)
+        // What cannot be read may be the user's as well: then nothing is confirmed.
+        let page = self.upstream()?.nango.connection_page(&filter).await?;
+        Ok(page.complete()?)
     }
 
     /// A page of who has used a connection's credentials, the newest first.
@@ -120,32 +150,5 @@ impl Connections {
         let uses = store::uses(&mut tx, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)
-    }
-
-    /// Returns when so many uses wait to be written down that it should be done soon.
-    pub async fn uses_wanted(&self) {
-        self.uses.many().await;
-    }
-
-    /// Writes down the uses that wait for it. Says how many, those that are the same as one.
-    ///
-    /// # Errors
-    /// As the database; then they go on waiting.
-    pub async fn write_uses(&self) -> Result<usize> {
-        let uses = self.uses.take();
-        if uses.is_empty() {
-            return Ok(0);
-        }
-        let written = async {
-            let mut tx = self.begin().await?;
-            store::insert_uses(&mut tx, &uses).await?;
-            tx.commit().await?;
-            Ok(uses.len())
-        };
-        let written = written.await;
-        if written.is_err() {
-            self.uses.give_back(uses);
-        }
-        written
     }
 }

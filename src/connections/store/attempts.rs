@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::one_row;
@@ -28,10 +28,12 @@ pub(in crate::connections) async fn lock_attempted(
 ) -> sqlx::Result<Option<Attempted>> {
     // The connection is locked first, as everywhere. Who has waited for a lock is given the row as
     // it is then; an attempt that were only read would be as it was before.
-    sqlx::query_as(select_attempted!("where a.id = $1 for update of c, a"))
-        .bind(attempt)
-        .fetch_optional(db)
-        .await
+    sqlx::query_as(select_attempted!(
+        "where a.id = $1 for no key update of c, a"
+    ))
+    .bind(attempt)
+    .fetch_optional(db)
+    .await
 }
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
@@ -219,4 +221,58 @@ pub(in crate::connections) async fn untold_attempts(
     .fetch_all(db)
     .await?;
     Ok(ids.into_iter().collect())
+}
+
+/// Keeps the ids of a connection's attempts that may still be granted though the connection is erased: those that began
+/// less than `returns` ago. Nothing else of them is kept.
+pub(in crate::connections) async fn keep_erased_attempts(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    returns: TimeDelta,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let seconds = returns.as_seconds_f64();
+    sqlx::query(
+        "insert into erased_attempt (id, expires_at) \
+         select id, created_at + make_interval(secs => $2) from connect_attempt \
+         where connection_id = $1 and created_at + make_interval(secs => $2) > $3 on conflict do nothing",
+    )
+    .bind(connection_id)
+    .bind(seconds)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Whether an attempt is one of a connection that was erased, and may still be granted.
+pub(in crate::connections) async fn is_erased_attempt(
+    db: &mut Transaction,
+    attempt: Uuid,
+    now: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select from erased_attempt where id = $1 and expires_at > $2)",
+    )
+    .bind(attempt)
+    .bind(now)
+    .fetch_one(db)
+    .await
+}
+
+/// Deletes ids of erased attempts that can no longer be granted.
+pub(in crate::connections) async fn delete_expired_erased_attempts(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "delete from erased_attempt where ctid = any(array( \
+           select ctid from erased_attempt where expires_at <= $1 order by expires_at limit $2))",
+    )
+    .bind(now)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
 }

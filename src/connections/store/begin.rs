@@ -1,5 +1,7 @@
 //! Beginning to authorize a connection, in one statement.
 
+use chrono::{DateTime, Utc};
+
 use super::events::{CHANNEL, written_event};
 use super::one_row;
 use super::writes::{bind_connection, update_connection, written_columns, written_values};
@@ -16,7 +18,7 @@ macro_rules! begin {
         concat!(
             "with connection as (",
             $written,
-            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.last_error, c.updated_at, \
+            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.updated_at, \
                  c.attempt_id, c.attempt_outcome \
              ), superseded as ( \
                update connect_attempt a set outcome = 'superseded', ended_at = connection.updated_at from connection \
@@ -28,7 +30,7 @@ macro_rules! begin {
              ), ",
             written_event!(
                 of "(select connection.* from connection cross join attempt)",
-                kind "$24", attempt "$21", webhook "null"
+                kind "$24", attempt "$21", detail "null", webhook "null", config "null"
             ),
             " select pg_notify($25, user_id) from event",
         )
@@ -38,12 +40,14 @@ macro_rules! begin {
 /// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
 pub(in crate::connections) const MOST: i64 = 500;
 
-/// Begins an attempt, if the connection is still as it was read; makes it, if it is not there yet. Where
-/// somebody else was faster, or its user has [`MOST`] already, nothing is written, and there is no answer.
+/// Begins an attempt, if the connection is still as it was read: of the version before, and last changed at `read`. Makes
+/// it, if it is not there yet. Where somebody else was faster, or its user has [`MOST`] already, nothing is written, and
+/// there is no answer.
 pub(in crate::connections) async fn begin_attempt(
     db: &mut Transaction,
     transition: &Transition,
     attempt: &Attempt,
+    read: DateTime<Utc>,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = Connection {
         version: transition.connection.version + 1,
@@ -59,12 +63,12 @@ pub(in crate::connections) async fn begin_attempt(
             "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
             written_columns!(),
             ") select $1, $26, $27, $28, $29, ",
-            written_values!("$20"),
+            written_values!(config "$10", checked "$20"),
             " where (select count(*) from user_connector_connection where user_id = $26) < $30 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
         ))
     } else {
-        begin!(update_connection!())
+        begin!(concat!(update_connection!(), " and c.updated_at = $26"))
     });
     let mut statement = bind_connection(statement, &connection)
         .bind(attempt.id)
@@ -79,6 +83,8 @@ pub(in crate::connections) async fn begin_attempt(
             .bind(&connection.instance_id)
             .bind(connection.created_at)
             .bind(MOST);
+    } else {
+        statement = statement.bind(read);
     }
     let done = statement.execute(db).await?;
     if done.rows_affected() == 0 {

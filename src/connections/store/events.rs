@@ -3,17 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::one_row;
 use super::rows::{Columns, event_columns};
 use crate::auth::UserId;
+use crate::connections::Connection;
+use crate::connections::Event;
 use crate::connections::Transaction;
 use crate::connections::events::Message;
 use crate::connections::gather::Question;
-use crate::connections::{Event, EventKind};
+use crate::connections::machine::Transition;
 
 /// The channel on which each change is announced, with the user's id.
 pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
@@ -23,21 +27,29 @@ pub(in crate::connections) const CHANNEL: &str = "patchbay_event";
 /// One user's events get their ids in the order of their commits, so that who reads after an id
 /// misses none: the lock is had before the row, and its id, are made.
 macro_rules! written_event {
-    (of $connection:literal, kind $kind:literal, attempt $attempt:literal, webhook $webhook:literal) => {
+    (
+        of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
+        webhook $webhook:literal, config $config:literal
+    ) => {
         concat!(
             "changed as materialized ( \
                select c.*, pg_advisory_xact_lock(1, hashtext(c.user_id)) from ",
             $connection,
             " c), event as ( \
                insert into connection_event \
-                 (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, webhook) \
+                 (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, \
+                  webhook, webhook_config) \
                select id, user_id, version, ",
             $kind,
             ", status, status_reason, ",
             $attempt,
-            ", last_error, updated_at, ",
+            ", ",
+            $detail,
+            "::text, updated_at, ",
             $webhook,
-            "::json from changed returning id, connection_id, user_id, created_at)",
+            "::json, ",
+            $config,
+            "::jsonb from changed returning id, connection_id, user_id, created_at)",
         )
     };
 }
@@ -49,7 +61,7 @@ pub(super) use written_event;
 pub(super) async fn insert_event(
     db: &mut Transaction,
     connection: Uuid,
-    kind: EventKind,
+    transition: &Transition,
     attempt: Option<Uuid>,
     message: Option<&Message>,
 ) -> sqlx::Result<()> {
@@ -60,9 +72,9 @@ pub(super) async fn insert_event(
     let done = sqlx::query(concat!(
         "with ",
         written_event!(
-            of "(select id, user_id, version, status, status_reason, last_error, updated_at \
+            of "(select id, user_id, version, status, status_reason, updated_at \
                from user_connector_connection where id = $1)",
-            kind "$2", attempt "$3", webhook "$4"
+            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8"
         ),
         ", endpoint as materialized ( \
            select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
@@ -78,15 +90,55 @@ pub(super) async fn insert_event(
          select pg_notify($6, user_id) from event",
     ))
     .bind(connection)
-    .bind(kind.as_str())
+    .bind(transition.event.as_str())
     .bind(attempt)
     // As text, which keeps its fields in order.
     .bind(body)
     .bind(message.map(|message| message.kind.as_str()))
     .bind(CHANNEL)
+    .bind(&transition.detail)
+    .bind(message.and_then(|message| message.config.as_ref()))
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connection_event", connection)
+}
+
+/// Writes a connection's changed label and config under the version that it has, if its newest event is `updated` and
+/// not from before `since`: then that event stands for both changes. `false` if it does not, and nothing is written.
+///
+/// The event gets a new id, so that readers who have seen it read it again; that it has no message is checked, for a
+/// message is sent once. The connection is locked by the caller. Its time of change grows in any case: by it, an attempt
+/// that was prepared before this change is told from one that was prepared after it.
+pub(in crate::connections) async fn merge_update(
+    db: &mut Transaction,
+    connection: &Connection,
+    since: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "with newest as materialized ( \
+           select id, pg_advisory_xact_lock(1, hashtext($3)) from connection_event \
+           where connection_id = $1 and version = $2 and kind = 'updated' and created_at >= $4 and webhook is null \
+         ), event as ( \
+           update connection_event e set id = default from newest where e.id = newest.id returning e.user_id \
+         ), written as ( \
+           update user_connector_connection c set label = $5, \
+             config = case when c.config::text = $6::jsonb::text then c.config else $6 end, \
+             updated_at = greatest($7, c.updated_at + interval '1 microsecond') \
+           from event where c.id = $1 and c.version = $2 returning c.user_id \
+         ) \
+         select pg_notify($8, user_id) from written",
+    )
+    .bind(connection.id)
+    .bind(connection.version)
+    .bind(connection.user_id.as_str())
+    .bind(since)
+    .bind(&connection.label)
+    .bind(Json(&connection.config))
+    .bind(connection.updated_at)
+    .bind(CHANNEL)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 /// A user's next events after this one, in order: a hundred at the most.

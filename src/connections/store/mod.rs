@@ -11,6 +11,7 @@ mod figures;
 mod jobs;
 mod keys;
 mod own;
+mod parameters;
 mod prune;
 mod reads;
 mod rows;
@@ -18,6 +19,7 @@ mod sweep;
 mod uses;
 mod writes;
 
+use sqlx::Row;
 use uuid::Uuid;
 
 use super::events::{Message, MessageData};
@@ -36,12 +38,13 @@ pub(in crate::connections) use figures::*;
 pub(in crate::connections) use jobs::*;
 pub(in crate::connections) use keys::*;
 pub(in crate::connections) use own::*;
+pub(in crate::connections) use parameters::*;
 pub(in crate::connections) use prune::*;
 pub(in crate::connections) use reads::*;
 pub(in crate::connections) use sweep::*;
 pub(in crate::connections) use uses::*;
 
-use rows::{Columns, newest_attempt_columns, select_connections, select_seen};
+use rows::{Columns, connection_columns, newest_attempt_columns, select_connections, select_seen};
 use writes::{bind_connection, update_connection};
 
 /// A row that the domain does not know, or a write that did not find its row.
@@ -91,29 +94,68 @@ pub(in crate::connections) struct Filter {
     pub(in crate::connections) before: Option<Uuid>,
 }
 
-/// One page of a user's connections, newest first.
+/// All of a user's connections that the filter lets through, newest first.
 pub(in crate::connections) async fn list(
     db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
-    limit: i64,
 ) -> sqlx::Result<Vec<SeenRow>> {
     let rows = sqlx::query(select_seen!(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
-         order by c.id desc limit $5"
+         order by c.id desc"
+    ))
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.before)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| SeenRow::owned(row, user))
+        .collect()
+}
+
+/// One page of a user's connections, newest first, and whether there are more: the page stops after `limit`, and after
+/// the first connection with which the configs have as many bytes as this.
+pub(in crate::connections) async fn page(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+    limit: i64,
+    bytes: i64,
+) -> sqlx::Result<(Vec<SeenRow>, bool)> {
+    let rows = sqlx::query(concat!(
+        "select ",
+        connection_columns!(),
+        ", ",
+        newest_attempt_columns!(),
+        ", c.found from ( \
+           select c.*, row_number() over (order by c.id desc) as place, count(*) over () as found, \
+             coalesce(sum(octet_length(c.config::text)) over \
+               (order by c.id desc rows between unbounded preceding and 1 preceding), 0) as bytes_before \
+           from (select * from user_connector_connection \
+             where user_id = $1 and ($2::uuid is null or connector_id = $2) \
+               and ($3::text is null or status = $3) and ($4::uuid is null or id < $4) \
+             order by id desc limit $5 + 1) c \
+         ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
     ))
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
     .bind(filter.before)
     .bind(limit)
+    .bind(bytes)
     .fetch_all(db)
     .await?;
-    rows.into_iter()
+    let found: Option<i64> = rows.first().map(|row| row.try_get("found")).transpose()?;
+    let more = found.is_some_and(|found| i64::try_from(rows.len()).is_ok_and(|read| read < found));
+    let rows: sqlx::Result<_> = rows
+        .into_iter()
         .map(|row| SeenRow::owned(row, user))
-        .collect()
+        .collect();
+    Ok((rows?, more))
 }
 
 /// How many connections the filter lets through, on all pages.
@@ -175,15 +217,20 @@ pub(in crate::connections) async fn find_upstream(
         .await
 }
 
-/// Deletes a connection with its attempts, its history, its uses and what was still to be told of it.
-pub(in crate::connections) async fn delete(db: &mut Transaction, id: Uuid) -> sqlx::Result<()> {
+/// Deletes a user's connection with its attempts, its history, its uses and what was still to be told of it.
+pub(in crate::connections) async fn delete(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<()> {
     // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
     sqlx::query("delete from webhook_queue where connection_id = $1")
         .bind(id)
         .execute(&mut *db)
         .await?;
-    let done = sqlx::query("delete from user_connector_connection where id = $1")
+    let done = sqlx::query("delete from user_connector_connection where id = $1 and user_id = $2")
         .bind(id)
+        .bind(user.as_str())
         .execute(db)
         .await?;
     one_row(done.rows_affected(), "user_connector_connection", id)
@@ -194,10 +241,12 @@ pub(in crate::connections) async fn lock(
     db: &mut Transaction,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!("where c.id = $1 for update of c"))
-        .bind(id)
-        .fetch_optional(db)
-        .await
+    sqlx::query_as(select_connections!(
+        "where c.id = $1 for no key update of c"
+    ))
+    .bind(id)
+    .fetch_optional(db)
+    .await
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
@@ -214,16 +263,13 @@ pub(in crate::connections) async fn apply(
     if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
         end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
     }
-    let newest = update(db, &connection).await?;
-    let message = message(db, &connection, newest, transition).await?;
-    insert_event(
-        db,
-        connection.id,
-        transition.event,
-        attempt,
-        message.as_ref(),
-    )
-    .await?;
+    let kind = MessageType::of(transition.event);
+    let (newest, wanted) = update(db, &connection, kind).await?;
+    let message = match kind.zip(wanted) {
+        Some(wanted) => Some(message(db, &connection, newest, transition, wanted).await?),
+        None => None,
+    };
+    insert_event(db, connection.id, transition, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
         delete_later(
@@ -238,16 +284,14 @@ pub(in crate::connections) async fn apply(
     Ok(connection)
 }
 
-/// What webhooks tell of a change that has been written, if anything.
+/// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.
 async fn message(
     db: &mut Transaction,
     connection: &Connection,
     newest: Option<Attempt>,
     transition: &Transition,
-) -> sqlx::Result<Option<Message>> {
-    let Some(kind) = MessageType::of(transition.event) else {
-        return Ok(None);
-    };
+    (kind, with_config): (MessageType, bool),
+) -> sqlx::Result<Message> {
     let accounts = if connection.account.is_some() {
         accounts_of(db, &connection.user_id).await?
     } else {
@@ -256,31 +300,44 @@ async fn message(
     let failure = transition.outcome.as_ref();
     let failure = failure.and_then(|(_, failure)| failure.as_ref());
     let reason = failure.map(|failure| failure.reason);
-    Ok(Some(Message {
+    let details = Details::new(connection.clone(), newest, &accounts);
+    let config = with_config.then(|| details.config()).transpose();
+    Ok(Message {
+        config: config.map_err(|error| sqlx::Error::Encode(Box::new(error)))?,
         kind,
         timestamp: connection.updated_at,
         data: MessageData {
-            connection: Details::new(connection.clone(), newest, &accounts),
+            connection: details,
             version: connection.version,
             change: transition.event,
             reason: reason.or(connection.state.reason()),
         },
-    }))
+    })
 }
 
-/// Writes a connection; its newest attempt, if it has one.
-async fn update(db: &mut Transaction, connection: &Connection) -> sqlx::Result<Option<Attempt>> {
+/// Writes a connection. Returns its newest attempt, if it has one; and, if an endpoint exists that is to be told by a
+/// message of this type, whether one of them asks for configs.
+async fn update(
+    db: &mut Transaction,
+    connection: &Connection,
+    message: Option<MessageType>,
+) -> sqlx::Result<(Option<Attempt>, Option<bool>)> {
     let update = sqlx::query(concat!(
         update_connection!(),
-        " returning ",
+        " returning (select bool_or(with_config) from webhook_endpoint \
+             where $21::text is not null and (events = '{}' or $21 = any(events))), ",
         newest_attempt_columns!(),
     ));
     let written = bind_connection(update, connection)
+        .bind(message.map(MessageType::as_str))
         .fetch_optional(db)
         .await?;
     let lost = || Corrupt::Lost {
         table: "user_connector_connection",
         id: connection.id,
     };
-    Columns::of(&written.ok_or_else(lost)?, 0).newest_attempt(connection.id)
+    let written = written.ok_or_else(lost)?;
+    let mut columns = Columns::of(&written, 0);
+    let wanted = columns.next()?;
+    Ok((columns.newest_attempt(connection.id)?, wanted))
 }

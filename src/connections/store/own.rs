@@ -56,8 +56,25 @@ pub(in crate::connections) async fn find_own_upstream(
     owned_if_any(user, connection)
 }
 
-/// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock.
+/// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock, and no row that
+/// refers to the connection waits for this one.
 pub(in crate::connections) async fn lock_own(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.id = $1 and c.user_id = $2 for no key update of c"
+    ))
+    .bind(id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}
+
+/// The same, to be deleted: no row that refers to the connection is written meanwhile.
+pub(in crate::connections) async fn lock_own_to_delete(
     db: &mut Transaction,
     user: &UserId,
     id: Uuid,

@@ -12,10 +12,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgExecutor, Row};
 use uuid::Uuid;
 
-use super::rows::{ATTEMPT_ID, Columns, select_attempted, select_seen};
+use super::rows::{
+    ATTEMPT_ID, Columns, connection_columns, newest_attempt_columns, select_attempted, select_seen,
+};
 use super::{Attempted, Corrupt};
 use crate::auth::UserId;
 use crate::connections::gather::Question;
+use crate::connections::shown::MAX_SAME_ACCOUNT;
 use crate::connections::{Attempt, Connection, ConnectorRef};
 
 /// A connection with the newest attempt to authorize it.
@@ -79,12 +82,22 @@ impl Question for One {
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
             .unzip();
-        let rows = sqlx::query(select_seen!(
-            "(select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
-             join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
+        let rows = sqlx::query(concat!(
+            "select ",
+            connection_columns!(),
+            ", ",
+            newest_attempt_columns!(),
+            ", case when c.account_id is not null then array( \
+                 select o.id from user_connector_connection o \
+                 where o.user_id = c.user_id and o.connector_id = c.connector_id and o.account_id = c.account_id \
+                   and o.id <> c.id and o.status <> 'disconnected' \
+                 order by o.id desc limit $3) end as same_account \
+               from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
+               join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
         ))
         .bind(names)
         .bind(ids)
+        .bind(MAX_SAME_ACCOUNT)
         .fetch_all(db)
         .await?;
         let mut by_id: HashMap<Uuid, Arc<SeenRow>> = HashMap::with_capacity(rows.len());
@@ -231,6 +244,25 @@ impl SeenRow {
 
     fn instance(&self) -> sqlx::Result<&str> {
         self.0.try_get(3)
+    }
+
+    /// How many bytes the database sent for it.
+    pub(in crate::connections) fn size(&self) -> usize {
+        let bytes = |column| {
+            self.0
+                .try_get_raw(column)
+                .ok()?
+                .as_bytes()
+                .ok()
+                .map(<[u8]>::len)
+        };
+        (0..self.0.len()).filter_map(bytes).sum()
+    }
+
+    /// Of a row of [`One`]: the user's other connections to the same account.
+    pub(in crate::connections) fn same_account(&self) -> sqlx::Result<Vec<Uuid>> {
+        let ids: Option<Vec<Uuid>> = self.0.try_get("same_account")?;
+        Ok(ids.unwrap_or_default())
     }
 
     /// A row that was read for this user. That it is theirs stands in every statement; this is the

@@ -16,12 +16,14 @@ macro_rules! written_columns {
     };
 }
 
-/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id, the last
-/// one, which the caller makes of `$20`, when it was last checked.
+/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
+/// config of `$10`, and when it was last checked of `$20`.
 macro_rules! written_values {
-    ($checked:literal) => {
+    (config $config:literal, checked $checked:literal) => {
         concat!(
-            "$2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, ",
+            "$2, $3, $4, $5, $6, $7, $8, $9, ",
+            $config,
+            ", $11, $12, $13, $14, $15, $16, $17, $18, $19, ",
             $checked
         )
     };
@@ -29,14 +31,18 @@ macro_rules! written_values {
 
 /// The update of a connection, `c`, that is still of the version before.
 ///
-/// That it was checked is noted without a new version, and may have been since it was read.
+/// That it was checked is noted without a new version, and may have been since it was read. A config that stays as it is
+/// keeps its storage: written again, each change would write all of it.
 macro_rules! update_connection {
     () => {
         concat!(
             "update user_connector_connection c set (",
             crate::connections::store::writes::written_columns!(),
             ") = (",
-            crate::connections::store::writes::written_values!("greatest(c.last_checked_at, $20)"),
+            crate::connections::store::writes::written_values!(
+                config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
+                checked "greatest(c.last_checked_at, $20)"
+            ),
             ") where c.id = $1 and c.version = $2 - 1"
         )
     };

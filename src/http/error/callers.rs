@@ -23,11 +23,6 @@ impl From<auth::Error> for Problem {
 }
 
 impl Problem {
-    /// Whether somebody has not proved who he is.
-    pub(in crate::http) fn is_unauthenticated(&self) -> bool {
-        self.code == Code::Unauthenticated
-    }
-
     /// A key without the scope that is needed (RFC 6750, 3.1).
     pub(in crate::http) fn insufficient_scope(scope: Scope) -> Self {
         Self {

@@ -40,6 +40,7 @@ impl From<service::Error> for Problem {
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
+            Error::Encryption(_) => Self::internal(detail),
             Error::Nango(error) => error.into(),
             Error::Database(error) => Self::of_database(&error),
         }
@@ -66,10 +67,15 @@ impl From<nango::Error> for Problem {
             Error::Unavailable { .. } => {
                 Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5)
             }
+            Error::ProviderUnreachable { .. } => {
+                Self::new(Code::ProviderUnavailable, "Nango cannot reach the provider")
+                    .retry_after(5)
+            }
             Error::Unauthorized { .. } => Self::new(
                 Code::NangoMisconfigured,
                 "Nango refused this service's key; its operator has to look at it",
             ),
+            Error::UnknownIntegration => Self::new(Code::ConnectorNotConfigured, error.to_string()),
             _ => Self::new(
                 Code::NangoError,
                 "Nango gave an answer that makes no sense; the log tells more",
@@ -79,22 +85,6 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
-    /// Whatever it is that keeps Nango from answering, a workflow comes again later.
-    pub(in crate::http) fn unavailable_to_workflow(error: &nango::Error) -> Self {
-        tracing::warn!(%error, "Nango gave no token");
-        let seconds = match error {
-            nango::Error::RateLimited { retry_after } => {
-                retry_after.map_or(10, |pause| pause.as_secs().max(1))
-            }
-            _ => 5,
-        };
-        Self::new(
-            Code::NangoUnavailable,
-            "Nango does not answer at the moment",
-        )
-        .retry_after(seconds)
-    }
-
     pub(in crate::http) fn of_database(error: &sqlx::Error) -> Self {
         let code = error
             .as_database_error()

@@ -1,8 +1,9 @@
 //! What axum refuses by itself, as problems.
 
+use std::io;
+
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
-use tower_http::timeout::TimeoutError;
 
 use super::{Code, Problem};
 
@@ -39,5 +40,7 @@ body_rejections!(BytesRejection, JsonRejection);
 
 /// Whether a body was not read because its next piece did not come in time.
 fn timed_out(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.is::<TimeoutError>() || error.source().is_some_and(timed_out)
+    let own = error.downcast_ref::<io::Error>();
+    own.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        || error.source().is_some_and(timed_out)
 }

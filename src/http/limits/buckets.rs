@@ -6,8 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-
-use chrono::{DateTime, Utc};
+use std::time::Duration;
 
 /// The time that a quota is for, in nanoseconds.
 const WINDOW: i64 = 60_000_000_000;
@@ -62,12 +61,12 @@ impl Buckets {
         }
     }
 
-    /// Counts a request; one that does not fit is not counted. `None` where there is no limit.
-    pub(super) fn take(&self, key: u64, now: DateTime<Utc>) -> Option<Standing> {
+    /// Counts a request at this monotonic time; one that does not fit is not counted. `None` where there is no limit.
+    pub(super) fn take(&self, key: u64, now: Duration) -> Option<Standing> {
         if self.quota == 0 {
             return None;
         }
-        let now = now.timestamp_nanos_opt()?;
+        let now = nanos(now);
         let mut shard = self.shard(key);
         let full_at = usage(shard.get(&key), now);
         let after = full_at + self.cost;
@@ -86,10 +85,20 @@ impl Buckets {
     }
 
     /// Seconds to wait for a request to fit; `None` where one fits. Nothing is counted.
-    pub(super) fn wait(&self, key: u64, now: DateTime<Utc>) -> Option<u64> {
-        let now = now.timestamp_nanos_opt().filter(|_| self.quota > 0)?;
+    pub(super) fn wait(&self, key: u64, now: Duration) -> Option<u64> {
+        if self.quota == 0 {
+            return None;
+        }
+        let now = nanos(now);
         let beyond = usage(self.shard(key).get(&key), now) + self.cost - now - WINDOW;
         (beyond > 0).then(|| seconds(beyond).max(1))
+    }
+
+    /// Takes back the count of one request that [`take`](Self::take) has counted.
+    pub(super) fn refund(&self, key: u64) {
+        if let Some(full_at) = self.shard(key).get_mut(&key) {
+            *full_at -= self.cost;
+        }
     }
 
     fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, HashMap<u64, i64>> {
@@ -98,9 +107,9 @@ impl Buckets {
     }
 }
 
-/// When a key has its whole quota again: not before now, and not after a window, should the clock have been put back.
+/// When a key has its whole quota again: not before now.
 fn usage(full_at: Option<&i64>, now: i64) -> i64 {
-    full_at.map_or(now, |at| (*at).clamp(now, now + WINDOW))
+    full_at.map_or(now, |at| (*at).max(now))
 }
 
 /// Forgets the keys that have their whole quota again. Says whether that has made room. Where it
@@ -108,6 +117,10 @@ fn usage(full_at: Option<&i64>, now: i64) -> i64 {
 fn forget(shard: &mut HashMap<u64, i64>, now: i64) -> bool {
     shard.retain(|_, full_at| *full_at > now);
     shard.len() < KEYS
+}
+
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
 /// Whole seconds, rounded up.
@@ -119,8 +132,8 @@ fn seconds(nanos: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn at(millis: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp_millis(1_800_000_000_000 + millis).expect("it is a time")
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
     }
 
     #[test]
@@ -145,10 +158,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_put_back_shuts_nobody_out_for_longer_than_a_window() {
-        let buckets = Buckets::new("test", 1);
-        assert_eq!(buckets.take(1, at(3_600_000)).and_then(|it| it.wait), None);
-        assert_eq!(buckets.take(1, at(0)).and_then(|it| it.wait), Some(60));
+    fn refund_takes_back_one_request() {
+        let buckets = Buckets::new("test", 2);
+        buckets.take(1, at(0));
+        buckets.take(1, at(0));
+        assert_eq!(buckets.wait(1, at(0)), Some(30));
+        buckets.refund(1);
+        assert_eq!(buckets.wait(1, at(0)), None);
+        // A refund of what has been given back by time adds nothing beyond the quota.
+        buckets.refund(1);
+        buckets.refund(1);
+        buckets.take(1, at(60_000));
+        buckets.take(1, at(60_000));
+        assert_eq!(buckets.wait(1, at(60_000)), Some(30));
     }
 
     #[test]

@@ -202,6 +202,8 @@ async fn a_browser_gets_a_page_that_tells_its_opener_and_nobody_else() {
     assert!(
         script.contains("for (const origin of origins) window.opener.postMessage(message, origin)")
     );
+    // The page closes without an opener, too: the product may have cut it.
+    assert!(script.ends_with("}\nwindow.close();\n"), "{script}");
     assert!(!answer.text.contains('*'));
     // A page that anybody may ask for says nothing of the user or the account. Neither name is one that an id could hold by chance.
     for secret in ["grace", "gmail", &house.nango_connections().await[0]] {
@@ -226,6 +228,19 @@ async fn a_browsers_page_tells_failures_and_unknown_ids() {
             "type": "OAUTH_ERROR", "connection_id": id,
             "status": "error", "error": "authorization_denied",
         })
+    );
+    // Nango's ids are no secret: those of imported connections name the user and the connector.
+    let grace = house.user("grace").await;
+    let granted = granted_in_silence(&grace).await;
+    let own = text(&granted, "connection_id");
+    let connected = page(&house, &format!("connection_id={own}")).await;
+    assert_eq!(told(&connected)["message"]["type"], "OAUTH_SUCCESS");
+    let nango_id = house.nango_connections().await.remove(0);
+    let answer = page(&house, &format!("connection_id={nango_id}")).await;
+    assert_eq!(answer.status, 404);
+    assert_eq!(
+        told(&answer)["message"],
+        json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" })
     );
     let attack = "%3C%2Fscript%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for unknown in [&Uuid::now_v7().to_string(), attack] {
@@ -275,6 +290,35 @@ async fn a_providers_return_goes_on_to_nango_byte_for_byte() {
             Some(&*format!("{nango}?{query}"))
         );
     }
+}
+
+/// Any stranger can ask: an address in a private network is not for them.
+#[tokio::test]
+async fn return_goes_to_the_address_for_browsers() {
+    let house = House::with(&[("NANGO_PUBLIC_URL", "https://nango.example.com/base/")]).await;
+    let url = format!("{}/api/v1/connectors/callback?state=x", house.url);
+    let answer = Answer::to(house.client.get(url)).await;
+    let location = "https://nango.example.com/base/oauth/callback?state=x";
+    assert_eq!(answer.header("location"), Some(location));
+    let ada = house.user("ada").await;
+    // The popup's address, and the one that Nango's own page calls.
+    let popup = text(&ada.connect("gmail").await, "oauth_url");
+    assert!(
+        popup.starts_with("https://nango.example.com/base/oauth/connect/gmail?"),
+        "{popup}"
+    );
+    let page = text(&ada.connect("openai").await, "oauth_url");
+    assert!(
+        page.ends_with("apiURL=https%3A%2F%2Fnango.example.com%2Fbase"),
+        "{page}"
+    );
+    let stored = "select string_agg(c::text, ' ') from user_connector_connection c";
+    let stored: String = sqlx::query_scalar(stored)
+        .fetch_one(&mut house.sql().await)
+        .await
+        .unwrap();
+    let internal = house.sandbox.address().to_string();
+    assert!(!stored.contains(&internal) && !page.contains(&internal));
 }
 
 #[tokio::test]

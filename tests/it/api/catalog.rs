@@ -107,6 +107,7 @@ async fn one_connector_is_found_by_slug_and_by_id() {
       "id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
       "integration_key": "gmail",
       "name": "Gmail",
+      "parameters": [],
       "provider": "google-mail",
       "slug": "gmail",
       "unavailable_reason": null

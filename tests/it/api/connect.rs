@@ -91,7 +91,8 @@ async fn a_page_of_connections_is_as_clients_read_it() {
           "status": "pending",
           "status_reason": "awaiting_authorization",
           "updated_at": "2027-01-15T08:00:00Z",
-          "user_id": "ada"
+          "user_id": "ada",
+          "version": 1
         }
       ],
       "next_cursor": null,
@@ -155,7 +156,8 @@ async fn a_connected_account_is_as_clients_read_it() {
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 2
     }
     "#);
 }
@@ -210,7 +212,8 @@ async fn a_disconnected_account_is_as_clients_read_it() {
       "status": "disconnected",
       "status_reason": "user_disconnected",
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 3
     }
     "#);
     assert_eq!(
@@ -294,7 +297,7 @@ async fn what_cannot_be_kept_is_refused_before_anything_happens() {
     let house = House::new().await;
     let ada = house.user("ada").await;
     let long = "x".repeat(256);
-    let large = json!({ "config": { "key": "x".repeat(16 * 1024) } });
+    let large = json!({ "config": { "key": "x".repeat(4 * 1024) } });
     let refused = [
         ("/gmail/connect".to_owned(), json!({ "label": " " })),
         ("/gmail/connect".to_owned(), json!({ "label": "a\nb" })),

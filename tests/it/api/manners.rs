@@ -236,7 +236,7 @@ async fn browsers_of_the_products_origins_may_read_and_others_may_not() {
         );
         assert_eq!(
             get.header("access-control-expose-headers"),
-            Some("x-request-id,retry-after,ratelimit,ratelimit-policy")
+            Some("x-request-id,date,retry-after,ratelimit,ratelimit-policy")
         );
     }
 }

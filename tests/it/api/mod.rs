@@ -14,6 +14,7 @@ mod grants;
 mod listing;
 mod logs;
 mod manners;
+mod parameters;
 mod tokens;
 mod update;
 mod webhooks;

@@ -55,7 +55,8 @@ async fn labels_and_configs_are_set_merged_and_removed() {
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:05Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 3
     }
     "#);
 }
@@ -77,14 +78,86 @@ async fn what_is_left_out_stays_and_a_null_removes() {
     assert_eq!(ada.connection(&id).await, changed);
     assert_eq!(
         events(&house, &id).await,
+        ["attempt_started", "connected", "updated"]
+    );
+}
+
+/// The newest event of a connection: its id, version and kind.
+async fn newest(house: &House, id: &str) -> (i64, i64, String) {
+    sqlx::query_as(
+        "select id, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
+    )
+    .bind(id.parse::<uuid::Uuid>().unwrap())
+    .fetch_one(&mut house.sql().await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn changes_within_a_minute_are_one_event() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let label = async |label: &str| {
+        let changed = ada.ask_patch(&id, json!({ "label": label })).await;
+        changed.json()
+    };
+    let first = label("one").await;
+    let before = newest(&house, &id).await;
+    assert_eq!((before.1, before.2.as_str()), (3, "updated"));
+    house.pass(chrono::TimeDelta::seconds(59));
+    let second = label("two").await;
+    assert_eq!(second["label"], "two");
+    assert_eq!(ada.connection(&id).await, second);
+    assert_ne!(second["updated_at"], first["updated_at"]);
+    // The same event, behind all that its readers have read.
+    let merged = newest(&house, &id).await;
+    assert_eq!((merged.1, merged.2.as_str()), (3, "updated"));
+    assert!(merged.0 > before.0);
+    // The minute is that of the first change: changes without end are an event a minute.
+    house.pass(chrono::TimeDelta::seconds(2));
+    label("three").await;
+    assert_eq!(newest(&house, &id).await.1, 4);
+    // Whatever else happens ends it, too.
+    let reconnect = format!("/connections/{id}/reconnect");
+    ada.ask_post(&reconnect, json!({})).await;
+    label("four").await;
+    assert_eq!(newest(&house, &id).await.1, 6);
+    assert_eq!(
+        events(&house, &id).await,
         [
             "attempt_started",
             "connected",
             "updated",
             "updated",
+            "attempt_started",
             "updated"
         ]
     );
+}
+
+#[tokio::test]
+async fn text_that_turns_text_around_is_taken_out_of_labels() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let id = text(&ada.connected("gmail").await, "id");
+    let marks = "\u{301}".repeat(60);
+    for (label, shown) in [
+        ("a\u{202e}b\u{2066}c\u{200f}", "abc".to_owned()),
+        (&format!("e{marks}"), format!("e{}", "\u{301}".repeat(4))),
+        ("\u{202e} Work \u{202c}", "Work".to_owned()),
+    ] {
+        let changed = ada.ask_patch(&id, json!({ "label": label })).await.json();
+        assert_eq!(changed["label"], shown);
+        let body = json!({ "label": label });
+        let begun = ada.ask_post("/notion/connect", body).await.json();
+        let notion = ada.connection(&text(&begun, "connection_id")).await;
+        assert_eq!(notion["label"], shown);
+    }
+    let empty = json!({ "label": "\u{202e}\u{2069}" });
+    ada.ask_patch(&id, empty)
+        .await
+        .is_problem(400, "invalid_request");
 }
 
 #[tokio::test]
@@ -113,15 +186,17 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
     let id = text(&ada.connected("gmail").await, "id");
     let large = |bytes: usize| json!({ "config": { "k": "x".repeat(bytes) } });
     // The largest that fits: {"k":"…"} is eight bytes more.
-    let before = ada.ask_patch(&id, large(16 * 1024 - 8)).await.json();
-    let refused: [Value; 12] = [
+    let before = ada.ask_patch(&id, large(4 * 1024 - 8)).await.json();
+    let refused: [Value; 13] = [
         json!({ "label": "" }),
         json!({ "label": " \t " }),
         json!({ "label": "a\u{0}b" }),
         json!({ "label": "x".repeat(256) }),
         json!({ "label": 7 }),
         json!({ "config": [] }),
-        large(16 * 1024 - 7),
+        large(4 * 1024 - 7),
+        // PostgreSQL writes each with three hundred digits.
+        json!({ "config": { "k": [1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300, 1e300] } }),
         // Each fits alone, but not together.
         json!({ "config": { "another": 1 } }),
         json!({ "config": { "k": "a\u{0}b" } }),
@@ -170,7 +245,7 @@ async fn a_refusal_says_what_to_do() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "config: at most 16384 bytes of JSON, and it would have 20008",
+      "detail": "`config` must have at most 4096 bytes of JSON, and would have 20008. Numbers count with all their digits.",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -191,7 +191,8 @@ async fn a_failure_that_is_told_twice_counts_once() {
       "status": "error",
       "status_reason": "authorization_denied",
       "updated_at": "2027-01-15T08:00:00Z",
-      "user_id": "ada"
+      "user_id": "ada",
+      "version": 2
     }
     "#);
     assert_eq!(
@@ -283,6 +284,122 @@ async fn what_is_of_no_concern_is_taken_and_forgotten() {
         .is_problem(400, "invalid_request");
 }
 
+/// How many calls Nango has received.
+async fn calls(house: &House) -> usize {
+    let calls = house.control("requests", Method::GET, Value::Null).await;
+    calls.as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn webhook_of_unknown_attempt_costs_no_call() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let nango_id = text(&connected, "nango_connection_id");
+    let known = tags(&house, &nango_id, "gmail").await;
+    let before = calls(&house).await;
+    for _ in 0..20 {
+        let attempt = Uuid::now_v7().to_string();
+        assert_eq!(send(&house, &attempt, &denial("gmail")).await.status, 204);
+        let mut tags = known.clone();
+        tags["patchbay_attempt"] = json!(attempt);
+        let event = success(&nango_id, "gmail", &tags);
+        for path in [attempt.as_str(), ""] {
+            assert_eq!(send(&house, path, &event).await.status, 204);
+        }
+        let mut event = success(&Uuid::new_v4().to_string(), "gmail", &json!({}));
+        event["operation"] = json!("refresh");
+        assert_eq!(send(&house, "", &event).await.status, 204);
+    }
+    assert_eq!(calls(&house).await, before);
+    assert_eq!(ada.connection(&text(&connected, "id")).await, connected);
+}
+
+#[tokio::test]
+async fn replayed_denial_costs_no_call_and_changes_nothing() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+    let denial = denial("gmail");
+    let before = calls(&house).await;
+    assert_eq!(send(&house, &attempt, &denial).await.status, 204);
+    assert_eq!(calls(&house).await, before + 1);
+    let denied = ada.connection(&id).await;
+    assert_eq!(denied["status_reason"], "authorization_denied");
+    for _ in 0..20 {
+        assert_eq!(send(&house, &attempt, &denial).await.status, 204);
+    }
+    assert_eq!(calls(&house).await, before + 1);
+    assert_eq!(ada.connection(&id).await, denied);
+    // That of an attempt that was granted or overtaken changes nothing, either.
+    let connected = ada.connected("gmail").await;
+    let before = calls(&house).await;
+    let granted = text(&connected["attempt"], "id");
+    for attempt in [&attempt, &granted] {
+        assert_eq!(send(&house, attempt, &denial).await.status, 204);
+    }
+    assert_eq!(calls(&house).await, before);
+    assert_eq!(ada.connection(&id).await, connected);
+}
+
+#[tokio::test]
+async fn replayed_success_costs_few_calls() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let nango_id = text(&connected, "nango_connection_id");
+    let event = success(&nango_id, "gmail", &tags(&house, &nango_id, "gmail").await);
+    let before = calls(&house).await;
+    let (mut taken, mut refused) = (0, 0);
+    for n in 0..60 {
+        // The address is not signed: whatever it says, the body's tags count.
+        let path = [String::new(), Uuid::now_v7().to_string()][n % 2].clone();
+        let answer = send(&house, &path, &event).await;
+        match answer.status.as_u16() {
+            204 => taken += 1,
+            _ => {
+                answer.is_problem(503, "nango_unavailable");
+                refused += 1;
+            }
+        }
+    }
+    assert!(taken <= 10 && refused >= 50, "{taken} {refused}");
+    assert!(calls(&house).await - before <= 10);
+    assert_eq!(ada.connection(&text(&connected, "id")).await, connected);
+}
+
+#[tokio::test]
+async fn webhook_without_a_waiting_user_keeps_to_the_rate_budget() {
+    const LIMIT: u32 = 100;
+    let house = House::build(&[], |nango| nango.rate_limit = LIMIT).await;
+    let ada = house.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let nango_id = text(&connected, "nango_connection_id");
+    let tags = tags(&house, &nango_id, "gmail").await;
+    house.pass(chrono::TimeDelta::minutes(2));
+    let attempt = text(&ada.connect("github").await, "attempt_id");
+    for _ in 0..LIMIT * 3 / 4 {
+        house.nango(Method::GET, "/connections?limit=1").await;
+    }
+    // The user waits for this one; and its call tells how many are left.
+    assert_eq!(send(&house, &attempt, &denial("github")).await.status, 204);
+    let before = calls(&house).await;
+    let mut event = success(&nango_id, "gmail", &tags);
+    send(&house, "", &event)
+        .await
+        .is_problem(503, "nango_unavailable");
+    event["operation"] = json!("refresh");
+    event["success"] = json!(false);
+    send(&house, "", &event)
+        .await
+        .is_problem(503, "nango_unavailable");
+    assert_eq!(calls(&house).await, before);
+    house.pass(chrono::TimeDelta::minutes(1));
+    assert_eq!(send(&house, "", &event).await.status, 204);
+    assert!(calls(&house).await > before);
+}
+
 #[tokio::test]
 async fn nango_is_told_to_send_again_what_it_could_not_confirm() {
     let house = House::new().await;
@@ -295,24 +412,48 @@ async fn nango_is_told_to_send_again_what_it_could_not_confirm() {
     house.popup(&text(&begun, "oauth_url")).await;
     let nango_id = house.nango_connections().await.remove(0);
     let event = success(&nango_id, "gmail", &tags(&house, &nango_id, "gmail").await);
-    for faults in [
-        json!({ "status": 500 }),
-        json!({ "status": 401 }),
-        json!({ "html": true }),
-        json!({ "hang_up": true }),
+    for (faults, status, code) in [
+        (json!({ "status": 500 }), 503, "nango_unavailable"),
+        (json!({ "status": 401 }), 502, "nango_misconfigured"),
+        (json!({ "html": true }), 502, "nango_error"),
+        (json!({ "hang_up": true }), 503, "nango_unavailable"),
     ] {
         house.faults(faults).await;
-        send(&house, &attempt, &event)
-            .await
-            .is_problem(503, "nango_unavailable");
-        send(&house, &attempt, &denial("gmail"))
-            .await
-            .is_problem(503, "nango_unavailable");
+        for event in [&event, &denial("gmail")] {
+            let answer = send(&house, &attempt, event).await;
+            answer.is_problem(status, code);
+        }
     }
     assert_eq!(events(&house, &id).await, ["attempt_started"]);
     house.faults(json!({})).await;
     assert_eq!(send(&house, &attempt, &event).await.status, 204);
     assert_eq!(ada.connection(&id).await["status"], "connected");
+}
+
+#[tokio::test]
+async fn denial_in_another_form_is_still_a_denial() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    for error in [
+        json!({ "type": "invalid_callback" }),
+        json!({ "type": null, "description": null }),
+        json!({ "type": "unknown", "description": { "code": 1 } }),
+        json!("it broke"),
+        json!(null),
+    ] {
+        let begun = ada.connect("gmail").await;
+        let (id, attempt) = (text(&begun, "connection_id"), text(&begun, "attempt_id"));
+        let mut event = denial("gmail");
+        event["error"] = error;
+        event["tags"] = json!(null);
+        assert_eq!(send(&house, &attempt, &event).await.status, 204, "{event}");
+        let failed = ada.connection(&id).await;
+        assert_eq!(
+            (&failed["status"], &failed["attempt"]["outcome"]),
+            (&json!("error"), &json!("failed")),
+            "{event}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! Which tokens are good, with keys made for the test and a JWKS over HTTP.
 
+mod algorithms;
 mod jwks;
+mod pairs;
+mod providers;
 mod reach;
 mod tokens;
 
@@ -159,7 +162,7 @@ impl Provider {
 
 fn with_secret() -> Config {
     Config {
-        hs256_secrets: vec![SECRET.into()],
+        hmac_secrets: vec![SECRET.into()],
         ..Config::default()
     }
 }

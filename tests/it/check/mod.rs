@@ -16,7 +16,11 @@ use crate::house::House;
 use crate::process::Process;
 
 /// Checks what the house is set up with, but for these variables.
-async fn checked(house: &House, changes: &[(&'static str, &str)], token: Option<&str>) -> Report {
+pub(crate) async fn checked(
+    house: &House,
+    changes: &[(&'static str, &str)],
+    token: Option<&str>,
+) -> Report {
     let settings = house.settings(changes);
     let lookup = |name: &str| {
         let found = settings.iter().rev().find(|(key, _)| *key == name);
@@ -26,7 +30,7 @@ async fn checked(house: &House, changes: &[(&'static str, &str)], token: Option<
 }
 
 /// The lines that are not as they should be: the check, how bad it is, what was found and what mends it.
-fn wrong(report: &Report) -> Vec<(&str, Level, &str, &str)> {
+pub(crate) fn wrong(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report.lines.iter().filter(|line| line.level != Level::Ok);
     lines
         .map(|line| {
@@ -37,7 +41,7 @@ fn wrong(report: &Report) -> Vec<(&str, Level, &str, &str)> {
 }
 
 /// Fails unless this is the only thing that is wrong.
-fn only(report: &Report, check: &str, level: Level, found: &str, mend: &str) {
+pub(crate) fn only(report: &Report, check: &str, level: Level, found: &str, mend: &str) {
     let all = wrong(report);
     let [one] = all.as_slice() else {
         panic!("not one thing is wrong but {all:#?}");
@@ -65,6 +69,7 @@ async fn against_the_sandbox_all_is_well_and_nothing_is_changed() {
             "migrations",
             "database clock",
             "pooler",
+            "encryption",
             "nango",
             "nango key",
             "nango scopes",
@@ -77,6 +82,7 @@ async fn against_the_sandbox_all_is_well_and_nothing_is_changed() {
             "callback",
             "tokens",
             "token alg",
+            "token typ",
             "token iss",
             "token aud",
             "token exp",

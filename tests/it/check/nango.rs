@@ -28,7 +28,9 @@ async fn what_is_wrong_with_nango_is_told() {
         "unknown_account",
         "NANGO_SECRET_KEY",
     );
-    let report = checked(&house, &[("NANGO_BASE_URL", "http://127.0.0.1:9")], None).await;
+    let nowhere = "http://127.0.0.1:9";
+    let changes = [("NANGO_BASE_URL", nowhere), ("NANGO_PUBLIC_URL", nowhere)];
+    let report = checked(&house, &changes, None).await;
     let all = wrong(&report);
     assert_eq!((all[0].0, all[0].1), ("nango", Level::Fail));
     assert!(all[0].3.contains("NANGO_BASE_URL"));
@@ -42,6 +44,7 @@ async fn what_is_wrong_with_nango_is_told() {
         ("/sessions/reconnect", "may not create reconnect sessions"),
         ("DELETE /connections", "may not delete connections"),
         ("GET /connections?limit", "may not list connections"),
+        ("/proxy/", "may not call providers through the proxy"),
     ] {
         house.faults(json!({ "only": call, "status": 403 })).await;
         let report = checked(&house, &[], None).await;

@@ -44,7 +44,7 @@ async fn what_is_wrong_with_the_way_tokens_are_verified_is_told() {
         (with("jwks", &named), None),
         (
             with("none", &named),
-            Some(("jwks", Level::Fail, "has no key", "JWKS")),
+            Some(("jwks", Level::Fail, "has no key", "asymmetric keys")),
         ),
         (
             with("gone", &named),
@@ -136,7 +136,17 @@ async fn a_token_is_explained_claim_by_claim() {
             with(json!({ "nbf": 3_999_999_999_u64 })),
             &["token nbf", "token"],
         ),
-        (with(json!({ "sub": 7 })), &["token"]),
+        (with(json!({ "sub": true })), &["token"]),
+        (with(json!({ "sub": "ada " })), &["token"]),
+        (
+            with(json!({ "exp": "4000000000" })),
+            &["token exp", "token"],
+        ),
+        (with(json!({ "nbf": "0" })), &["token nbf", "token"]),
+        (
+            with(json!({ "aud": null, "client_id": "other" })),
+            &["token aud", "token"],
+        ),
         (
             token(&good, "another secret that has more than 32 bytes"),
             &["token"],

@@ -72,7 +72,12 @@ async fn what_is_wrong_with_the_public_address_is_told() {
 #[tokio::test]
 async fn what_is_wrong_with_the_signing_key_is_told() {
     let house = House::now().await;
-    let report = checked(&house, &[("NANGO_WEBHOOK_SIGNING_KEY", "another")], None).await;
+    let report = checked(
+        &house,
+        &[("NANGO_WEBHOOK_SIGNING_KEY", "another signing key")],
+        None,
+    )
+    .await;
     only(
         &report,
         "webhooks",

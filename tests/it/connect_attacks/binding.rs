@@ -1,6 +1,7 @@
 //! A grant belongs to the browser in which it was begun.
 
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 use super::browser::{Browser, Shown};
@@ -319,4 +320,88 @@ async fn the_cookie_is_for_this_host_over_tls_and_for_no_script() {
         kept.iter()
             .all(|digest| digest.len() == 32 && hex::encode(digest) != secret)
     );
+}
+
+/// Any page of the site can set a cookie of any bytes. What is not ours does not matter.
+#[tokio::test]
+async fn foreign_cookies_of_odd_bytes_do_not_hide_ours() {
+    let house = house("required").await;
+    let ada = house.user("ada").await;
+    for odd in [
+        &b"x=\xc3\xbc; "[..],
+        b"\xff\xfe=1;",
+        b"=; ; novalue; a=b=c;",
+        b"\"; patchbay-browse=1;\t",
+        b"patchbay-browser2=1;",
+    ] {
+        let mut browser = Browser::new();
+        let begun = browser.connect(&ada, "gmail").await;
+        let secret = browser.cookie(COOKIE).unwrap().to_owned();
+        let own = format!("{COOKIE}={secret}");
+        let value = HeaderValue::from_bytes(&[odd, own.as_bytes()].concat()).unwrap();
+        let request = ada.request(Method::POST, "/gmail/connect");
+        let again = request.header("cookie", &value).send().await.unwrap();
+        let set = again.headers()["set-cookie"].to_str().unwrap();
+        assert!(set.starts_with(&own), "{odd:?}: {set}");
+        let back = returning(&house, &[value]).await;
+        assert_eq!(back.status(), 308, "{odd:?}");
+        ada.disconnect("gmail", "").await;
+        assert!(begun["oauth_url"].is_string());
+    }
+}
+
+/// A request as of a browser that comes back from a provider.
+async fn returning(house: &House, cookies: &[HeaderValue]) -> reqwest::Response {
+    let url = format!("{}/api/v1/connectors/callback?state=x&code=y", house.url);
+    let request = house.client.get(url).header("accept", "text/html");
+    let add = |request: reqwest::RequestBuilder, cookie| request.header("cookie", cookie);
+    cookies.iter().fold(request, add).send().await.unwrap()
+}
+
+/// Two cookies of our name are the work of another page of the site, whichever of them is ours.
+#[tokio::test]
+async fn repeated_browser_cookie_is_refused_as_an_attack() {
+    for binding in ["ask", "required"] {
+        let house = house(binding).await;
+        let (ada, mallory) = (house.user("ada").await, house.user("mallory").await);
+        let (mut browser, mut attacker) = (Browser::new(), Browser::new());
+        browser.connect(&ada, "gmail").await;
+        attacker.connect(&mallory, "gmail").await;
+        let own = format!("{COOKIE}={}", browser.cookie(COOKIE).unwrap());
+        let tossed = format!("{COOKIE}={}", attacker.cookie(COOKIE).unwrap());
+        let sessions = house.nango_calls("POST", "/connect/sessions").await;
+        for pair in [
+            vec![format!("{own}; {tossed}")],
+            vec![format!("{tossed};{own}")],
+            vec![own.clone(), tossed.clone()],
+            vec![format!("{own}; {COOKIE}=\u{fc}")],
+            vec![format!("{own}; {own}")],
+        ] {
+            let cookies: Vec<HeaderValue> = pair
+                .iter()
+                .map(|cookies| HeaderValue::from_bytes(cookies.as_bytes()).unwrap())
+                .collect();
+            let back = returning(&house, &cookies).await;
+            assert_eq!(back.status(), 403, "{pair:?}");
+            let page = back.text().await.unwrap();
+            assert!(
+                page.contains("more than once") && !page.contains("href"),
+                "{page}"
+            );
+            let request = ada.request(Method::POST, "/github/connect");
+            let add = |request: reqwest::RequestBuilder, cookie| request.header("cookie", cookie);
+            let refused = cookies.iter().fold(request, add).send().await.unwrap();
+            assert_eq!(refused.status(), 400, "{pair:?}");
+            let problem: Value = refused.json().await.unwrap();
+            assert!(
+                text(&problem, "detail").contains("more than once"),
+                "{problem}"
+            );
+        }
+        assert_eq!(
+            house.nango_calls("POST", "/connect/sessions").await,
+            sessions
+        );
+        assert_eq!(ada.get("/connections").await["total_count"], 1);
+    }
 }

@@ -6,6 +6,7 @@
 mod compare;
 pub(crate) mod hooks;
 mod scenarios;
+mod unrecorded;
 pub(crate) mod world;
 
 use std::collections::BTreeSet;

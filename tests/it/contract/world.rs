@@ -36,7 +36,12 @@ pub(crate) fn recording(name: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn integration(key: &str, provider: &str, name: &str, auth_mode: &str) -> Integration {
+pub(in crate::contract) fn integration(
+    key: &str,
+    provider: &str,
+    name: &str,
+    auth_mode: &str,
+) -> Integration {
     Integration {
         unique_key: key.into(),
         provider: provider.into(),

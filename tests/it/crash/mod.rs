@@ -110,6 +110,7 @@ impl Stage {
         let base_url = format!("http://{}", sandbox.address());
         let nango = Nango::new(nango::Config {
             base_url: base_url.parse().unwrap(),
+            public_url: base_url.parse().unwrap(),
             secret_key: secret_key.clone().into(),
             timeout: Duration::from_secs(20),
         });

@@ -14,6 +14,17 @@ pub(crate) struct User<'a> {
     pub(super) url: String,
 }
 
+impl<'a> User<'a> {
+    /// The user to whom this token belongs.
+    pub(crate) fn with_token(house: &'a House, token: String) -> Self {
+        Self {
+            url: house.url.clone(),
+            house,
+            token,
+        }
+    }
+}
+
 impl User<'_> {
     /// The same user at another replica.
     pub(crate) fn at(&self, replica: &Replica) -> Self {

@@ -124,7 +124,7 @@ impl World<'_> {
                     encoded(instance)
                 );
                 self.service(Method::POST, &path)
-                    .header("patchbay-user", header(user)?)
+                    .header("patchbay-user", encoded(user))
             }
             Input::Erase { user } => self.service(
                 Method::DELETE,
@@ -212,7 +212,7 @@ impl World<'_> {
                 let sent: Value = serde_json::from_str(sent)
                     .map_err(|error| format!("it was no JSON: {error}"))?;
                 if let Some(label) = sent.get("label") {
-                    self.label = label.as_str().map(|label| label.trim().to_owned());
+                    self.label = label.as_str().map(shown);
                 }
                 for (name, value) in sent["config"].as_object().into_iter().flatten() {
                     if value.is_null() {
@@ -222,7 +222,7 @@ impl World<'_> {
                     }
                 }
             }
-            Input::Label { label } => self.label = Some(label.trim().to_owned()),
+            Input::Label { label } => self.label = Some(shown(label)),
             Input::Connect { instance, .. } => {
                 let begun: Value =
                     serde_json::from_slice(body).map_err(|error| error.to_string())?;
@@ -287,6 +287,21 @@ impl World<'_> {
             .await
             .unwrap()
     }
+}
+
+/// A label without what would turn the text around it, or cover it.
+fn shown(label: &str) -> String {
+    let is_bidi_control = |c: char| {
+        "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}".contains(c)
+    };
+    let is_line = |c: char| matches!(c, '\u{2028}' | '\u{2029}');
+    let shown: String = label
+        .trim()
+        .chars()
+        .filter(|c| !is_bidi_control(*c))
+        .map(|c| if is_line(c) { ' ' } else { c })
+        .collect();
+    shown.trim().to_owned()
 }
 
 fn parsed(body: &[u8]) -> Result<Value, String> {

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use reqwest::Method;
-use serde_json::Value;
+use reqwest::{Method, RequestBuilder};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::{Answer, METRICS_TOKEN, list, until_metrics_say};
+use super::{Answer, METRICS_TOKEN, busy, list, until_metrics_say};
 use crate::house::{House, PROMPTLY, User};
 
 /// A user's attempt that nobody grants, to be waited for by a request at this path.
@@ -38,7 +37,7 @@ async fn a_user_waits_so_often_at_once_and_is_else_answered_without_a_wait() {
     let (ada, bob) = (house.user("ada").await, house.user("bob").await);
     let path = open_attempt(&ada, WAIT.as_secs()).await;
     let held = [waiting(&ada, &path), waiting(&ada, &path)];
-    until_metrics_say(&house, "patchbay_http_requests_under_way 2").await;
+    until_metrics_say(&house, "patchbay_http_requests_waiting 2").await;
     for _ in 0..20 {
         let third = timeout(PROMPTLY, ada.get(&path)).await;
         assert_eq!(third.expect("it does not wait")["status"], "pending");
@@ -46,12 +45,12 @@ async fn a_user_waits_so_often_at_once_and_is_else_answered_without_a_wait() {
     until_metrics_say(&house, "patchbay_limit_refusals_total{limit=\"waits\"} 20").await;
     // Others wait all the same.
     let bobs = waiting(&bob, &open_attempt(&bob, WAIT.as_secs()).await);
-    until_metrics_say(&house, "patchbay_http_requests_under_way 3").await;
+    until_metrics_say(&house, "patchbay_http_requests_waiting 3").await;
     // The place of one who has gone is free.
     for one in held {
         one.abort();
     }
-    until_metrics_say(&house, "patchbay_http_requests_under_way 1").await;
+    until_metrics_say(&house, "patchbay_http_requests_waiting 1").await;
     let started = Instant::now();
     let id = path.split('?').next().unwrap();
     assert_eq!(ada.get(&format!("{id}?wait=1")).await["status"], "pending");
@@ -59,47 +58,105 @@ async fn a_user_waits_so_often_at_once_and_is_else_answered_without_a_wait() {
     assert!(!bobs.is_finished());
 }
 
+#[tokio::test]
+async fn waiting_requests_occupy_no_permits() {
+    let house = House::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let path = open_attempt(&ada, 25).await;
+    let waits = [waiting(&ada, &path), waiting(&ada, &path)];
+    until_metrics_say(&house, "patchbay_http_requests_waiting 2").await;
+    assert_eq!(list(&ada).await.status, 200);
+    assert_eq!(list(&bob).await.status, 200);
+    let stream = ada.request(Method::GET, "/connections/events");
+    let _stream = stream.send().await.unwrap();
+    assert_eq!(list(&bob).await.status, 200);
+    assert!(waits.iter().all(|wait| !wait.is_finished()));
+}
+
 /// A webhook with a signature of Nango's, of something that is no concern of Patchbay's.
-async fn webhook(house: &House) -> Answer {
+fn webhook(house: &House) -> RequestBuilder {
     let body = r#"{"from":"nango","type":"sync"}"#;
     let key = hmac::Key::new(hmac::HMAC_SHA256, house.signing_key.as_bytes());
     let signature = hex::encode(hmac::sign(&key, body.as_bytes()));
     let url = format!("{}/api/v1/webhooks/nango", house.url);
     let request = house.client.post(url).body(body);
-    Answer::to(request.header("x-nango-hmac-sha256", signature)).await
+    request.header("x-nango-hmac-sha256", signature)
+}
+
+/// A webhook from this address that is not signed, and whose body does not end.
+async fn endless_webhook(house: &House, from: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(house.url.trim_start_matches("http://"))
+        .await
+        .unwrap();
+    let half = format!(
+        "POST /api/v1/webhooks/nango HTTP/1.1\r\nhost: patchbay\r\nx-forwarded-for: {from}\r\n\
+         content-length: 10\r\n\r\nhalf"
+    );
+    socket.write_all(half.as_bytes()).await.unwrap();
+    socket
 }
 
 #[tokio::test]
 async fn nangos_webhooks_are_taken_however_many_others_ask() {
     let house = House::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
-    let ada = house.user("ada").await;
-    let path = open_attempt(&ada, 25).await;
-    let waiting = waiting(&ada, &path);
-    until_metrics_say(&house, "patchbay_http_requests_under_way 1").await;
-    list(&ada).await.is_refused("overloaded", "1");
-    let taken = webhook(&house).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let busy = busy(&ada).await;
+    list(&bob).await.is_refused("overloaded", "1");
+    let taken = Answer::to(webhook(&house)).await;
     assert_eq!(taken.status, 204, "{}", taken.body);
-    assert!(!waiting.is_finished());
+    assert!(!busy.is_finished());
 }
 
 #[tokio::test]
-async fn webhooks_without_an_end_take_no_place_but_those_of_webhooks() {
-    let house = House::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
-    let ada = house.user("ada").await;
-    let mut socket = TcpStream::connect(house.url.trim_start_matches("http://"))
-        .await
-        .unwrap();
-    let half =
-        "POST /api/v1/webhooks/nango HTTP/1.1\r\nhost: patchbay\r\ncontent-length: 10\r\n\r\nhalf";
-    socket.write_all(half.as_bytes()).await.unwrap();
-    until_metrics_say(&house, "patchbay_http_requests_under_way 1").await;
-    webhook(&house).await.is_refused("overloaded", "1");
-    let answer = list(&ada).await;
-    assert_eq!(
-        (answer.status, &answer.body["total_count"]),
-        (200, &Value::from(0))
-    );
-    drop(socket);
-    until_metrics_say(&house, "patchbay_http_requests_under_way 0").await;
-    assert_eq!(webhook(&house).await.status, 204);
+async fn unsigned_webhooks_count_from_their_start() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let (stranger, nango) = ("192.0.2.1", "192.0.2.2");
+    let from = |address: &str| Answer::to(webhook(&house).header("x-forwarded-for", address));
+    let _endless = [
+        endless_webhook(&house, stranger).await,
+        endless_webhook(&house, stranger).await,
+    ];
+    for _ in 0..400 {
+        if from(stranger).await.status == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    from(stranger).await.is_refused("overloaded", "30");
+    // What is signed is counted no longer, however much it is.
+    for _ in 0..5 {
+        assert_eq!(from(nango).await.status, 204);
+    }
+}
+
+#[tokio::test]
+async fn unsigned_bodies_are_bounded_by_address() {
+    let house = House::with(&[("MAX_REQUESTS", "20"), ("TRUSTED_PROXY_HOPS", "1")]).await;
+    let (stranger, nango) = ("192.0.2.1", "192.0.2.2");
+    let from = |address: &str| Answer::to(webhook(&house).header("x-forwarded-for", address));
+    let mut endless = Vec::new();
+    for _ in 0..25 {
+        endless.push(endless_webhook(&house, stranger).await);
+    }
+    for _ in 0..400 {
+        if from(stranger).await.status == 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    from(stranger).await.is_refused("overloaded", "1");
+    assert_eq!(from(nango).await.status, 204);
+    assert_eq!(list(&house.user("ada").await).await.status, 200);
+    drop(endless);
+    for _ in 0..400 {
+        if from(stranger).await.status == 204 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("webhooks that have gone keep their places");
 }

@@ -7,6 +7,7 @@ mod database;
 pub(crate) mod killed;
 mod nango;
 mod people;
+mod polled;
 mod table;
 mod webhooks;
 
@@ -125,6 +126,15 @@ async fn answered(house: &House) -> Vec<u64> {
     panic!("a webhook was not answered");
 }
 
+/// Waits until the service has learned what happened at Nango: by webhooks, or by a sweep where none arrive.
+async fn noticed(house: &House) {
+    if house.has_webhooks() {
+        answered(house).await;
+    } else {
+        house.sweep().await;
+    }
+}
+
 /// Sends a webhook by hand, signed with this key.
 async fn send(url: &str, body: &Value, key: &str) -> StatusCode {
     let body = body.to_string();
@@ -208,10 +218,10 @@ async fn settled(house: &House) {
         left == 0
     })
     .await;
+    let address = format!("http://{}", house.sandbox.address());
     let nango = Nango::new(api::Config {
-        base_url: format!("http://{}", house.sandbox.address())
-            .parse()
-            .unwrap(),
+        base_url: address.parse().unwrap(),
+        public_url: address.parse().unwrap(),
         secret_key: house.secret_key.clone().into(),
         timeout: Duration::from_secs(10),
     });

@@ -9,39 +9,39 @@ use super::{chain, check, popup, reconnect, settled, stand, text};
 use crate::house::{AT_ONCE, House};
 
 /// What is wrong with Nango, and what a user who needs it is told.
-struct Trouble {
+pub(super) struct Trouble {
     fault: fn() -> Value,
     status: StatusCode,
     code: &'static str,
 }
 
-const DOWN: Trouble = Trouble {
+pub(super) const DOWN: Trouble = Trouble {
     fault: || json!({ "hang_up": true }),
     status: StatusCode::SERVICE_UNAVAILABLE,
     code: "nango_unavailable",
 };
 
 /// Slower than `NANGO_TIMEOUT_SECONDS`.
-const SLOW: Trouble = Trouble {
+pub(super) const SLOW: Trouble = Trouble {
     fault: || json!({ "latency_ms": 10_000 }),
     status: StatusCode::GATEWAY_TIMEOUT,
     code: "nango_timeout",
 };
 
-const RATE_LIMITED: Trouble = Trouble {
+pub(super) const RATE_LIMITED: Trouble = Trouble {
     fault: || json!({ "status": 429 }),
     status: StatusCode::SERVICE_UNAVAILABLE,
     code: "nango_rate_limited",
 };
 
-const FAILING: Trouble = Trouble {
+pub(super) const FAILING: Trouble = Trouble {
     fault: || json!({ "status": 500 }),
     status: StatusCode::SERVICE_UNAVAILABLE,
     code: "nango_unavailable",
 };
 
 /// What was asked for is done, and nobody hears of it.
-const ANSWER_LOST: Trouble = Trouble {
+pub(super) const ANSWER_LOST: Trouble = Trouble {
     fault: || json!({ "lose_answer": true }),
     status: StatusCode::SERVICE_UNAVAILABLE,
     code: "nango_unavailable",
@@ -60,8 +60,7 @@ impl Trouble {
 }
 
 /// Nango does not begin the session; and later it does not confirm the grant.
-async fn connect_meets(trouble: Trouble) {
-    let house = House::new().await;
+pub(super) async fn connect_meets(house: House, trouble: Trouble) {
     let ada = house.user("ada").await;
     trouble.begin(&house).await;
     trouble.is_told(&ada.call(Method::POST, "/gmail/connect", None).await);
@@ -87,27 +86,27 @@ async fn connect_meets(trouble: Trouble) {
 
 #[tokio::test]
 async fn connect_nango_down() {
-    connect_meets(DOWN).await;
+    connect_meets(House::new().await, DOWN).await;
 }
 
 #[tokio::test]
 async fn connect_nango_slow() {
-    connect_meets(SLOW).await;
+    connect_meets(House::new().await, SLOW).await;
 }
 
 #[tokio::test]
 async fn connect_nango_429() {
-    connect_meets(RATE_LIMITED).await;
+    connect_meets(House::new().await, RATE_LIMITED).await;
 }
 
 #[tokio::test]
 async fn connect_nango_500() {
-    connect_meets(FAILING).await;
+    connect_meets(House::new().await, FAILING).await;
 }
 
 #[tokio::test]
 async fn connect_answer_lost() {
-    connect_meets(ANSWER_LOST).await;
+    connect_meets(House::new().await, ANSWER_LOST).await;
 }
 
 /// What worked goes on working, and the reconnect is done when Nango is back.

@@ -241,7 +241,7 @@ async fn a_body_without_end_and_an_answer_that_never_comes_hold_nobody_up() {
     let silent_address = silent.local_addr().unwrap();
     for address in [address, silent_address] {
         let url = format!("http://{address}/hook").parse().unwrap();
-        hooks.add(&url, &[]).await.unwrap();
+        hooks.add(&url, &[], false).await.unwrap();
     }
     let receiver = Receiver::start();
     add(&hooks, &receiver, &[]).await;

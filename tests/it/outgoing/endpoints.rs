@@ -19,7 +19,7 @@ async fn a_message_is_what_the_specification_asks_for_and_shows_the_connection()
     let house = house().await;
     let hooks = webhooks(&house).await;
     let receiver = Receiver::start();
-    let (_, secret) = hooks.add(&receiver.url(), &[]).await.unwrap();
+    let (_, secret) = hooks.add(&receiver.url(), &[], false).await.unwrap();
     let ada = house.user("ada").await;
     let connected = ada.connected("gmail").await;
     until(async || receiver.count() == 1).await;
@@ -40,6 +40,8 @@ async fn a_message_is_what_the_specification_asks_for_and_shows_the_connection()
     shown.insert("version".to_owned(), data["version"].clone());
     shown.insert("change".to_owned(), json!("connected"));
     shown.insert("reason".to_owned(), Value::Null);
+    // Its config is the product's own, and only sent to endpoints that ask for it.
+    shown.remove("config");
     assert_eq!(one.json["data"], expected);
     assert!(!one.id.contains('.'));
 }
@@ -138,7 +140,7 @@ async fn while_a_secret_is_rotated_both_verify() {
     let house = house().await;
     let hooks = webhooks(&house).await;
     let receiver = Receiver::start();
-    let (id, old) = hooks.add(&receiver.url(), &[]).await.unwrap();
+    let (id, old) = hooks.add(&receiver.url(), &[], false).await.unwrap();
     let new = hooks.rotate(&id, TimeDelta::hours(24)).await.unwrap();
     assert_ne!(text(&old), text(&new));
     let ada = house.user("ada").await;
@@ -168,6 +170,10 @@ async fn what_has_happened_is_sent_again_with_the_same_ids() {
     let house = house().await;
     let hooks = webhooks(&house).await;
     let ada = house.user("ada").await;
+    // Of what happened before there was an endpoint, no message is stored.
+    ada.connected("asana").await;
+    let other = Receiver::start();
+    add(&hooks, &other, &[]).await;
     let gmail = ada.connected("gmail").await;
     house.pass(TimeDelta::minutes(10));
     let since = house.clock.now();
@@ -175,7 +181,7 @@ async fn what_has_happened_is_sent_again_with_the_same_ids() {
     let notion = ada.connected("notion").await;
     let receiver = Receiver::start();
     let id = add(&hooks, &receiver, &[]).await;
-    // All of them happened before the endpoint was there.
+    // All of them happened before this endpoint was there.
     let everything = since - TimeDelta::days(1);
     assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 3);
     until(async || receiver.count() == 3).await;
@@ -288,7 +294,7 @@ async fn an_endpoint_that_is_removed_takes_all_that_waits_with_it() {
     let house = house().await;
     let hooks = webhooks(&house).await;
     let (id, _) = hooks
-        .add(&address("http://127.0.0.1:9/nobody"), &[])
+        .add(&address("http://127.0.0.1:9/nobody"), &[], false)
         .await
         .unwrap();
     house.user("ada").await.connected("gmail").await;
@@ -301,4 +307,79 @@ async fn an_endpoint_that_is_removed_takes_all_that_waits_with_it() {
     .await
     .unwrap();
     assert_eq!(left, (0, 0));
+}
+
+#[tokio::test]
+async fn messages_are_stored_for_endpoints_that_exist_only() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let ada = house.user("ada").await;
+    let mut sql = house.sql().await;
+    let mut stored = async || -> Vec<String> {
+        let kinds = "select kind from connection_event where webhook is not null order by id";
+        sqlx::query_scalar(kinds).fetch_all(&mut sql).await.unwrap()
+    };
+    let gmail = ada.connected("gmail").await;
+    assert_eq!(stored().await, [""; 0]);
+    let picky = [MessageType::Disconnected];
+    let (id, _) = hooks
+        .add(&address("http://127.0.0.1:9/"), &picky, false)
+        .await
+        .unwrap();
+    ada.connected("notion").await;
+    assert_eq!(stored().await, [""; 0]);
+    // What waits for an endpoint that is off is stored, too.
+    hooks.disable(&id).await.unwrap();
+    end(&ada, "gmail").await;
+    assert_eq!(stored().await, ["disconnected"]);
+    hooks.remove(&id).await.unwrap();
+    let path = format!("/connections/{}/history", gmail["id"].as_str().unwrap());
+    let history = ada.get(&path).await;
+    assert_eq!(history["events"].as_array().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn config_is_sent_to_endpoints_that_ask_for_it() {
+    let house = house().await;
+    let hooks = webhooks(&house).await;
+    let (with, without) = (Receiver::start(), Receiver::start());
+    add(&hooks, &without, &[]).await;
+    let ada = house.user("ada").await;
+    house.faults(json!({ "consent": "allow" })).await;
+    let connect = async |connector: &str| {
+        let body = json!({ "config": { "team": "blue", "ratio": 1.50 } });
+        let path = format!("/{connector}/connect?instance_id=second");
+        let (_, begun) = ada.call(Method::POST, &path, Some(body)).await;
+        house.popup(begun["oauth_url"].as_str().unwrap()).await;
+        ada.until(begun["connection_id"].as_str().unwrap(), "connected")
+            .await
+    };
+    connect("gmail").await;
+    until(async || without.count() == 1).await;
+    let (id, secret) = hooks.add(&with.url(), &[], true).await.unwrap();
+    with.verify_with(&secret);
+    let shown = connect("notion").await["config"].clone();
+    assert_eq!(shown["instance_id"], "second");
+    until(async || without.count() == 2 && with.count() == 1).await;
+    assert_eq!(with.received()[0].json["data"]["config"], shown);
+    assert!(
+        without
+            .received()
+            .iter()
+            .all(|one| one.json["data"].get("config").is_none())
+    );
+    // Replayed, each is what it was.
+    let everything = house.clock.now() - TimeDelta::days(1);
+    assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 2);
+    until(async || with.count() == 3).await;
+    let configs: Vec<bool> = with.received()[1..]
+        .iter()
+        .map(|one| one.json["data"]["config"] == shown)
+        .collect();
+    assert_eq!(configs.iter().filter(|config| **config).count(), 1);
+    let listed = hooks.list().await.unwrap();
+    assert_eq!(
+        listed.iter().map(|one| one.with_config).collect::<Vec<_>>(),
+        [false, true]
+    );
 }

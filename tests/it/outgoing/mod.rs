@@ -34,12 +34,18 @@ fn at_the_systems_time(nango: &mut sandbox::Config) {
 pub(crate) async fn webhooks(house: &House) -> Webhooks {
     let config = read(&house.settings(&[]));
     let database = Database::connect(&config.database).await.unwrap();
-    Webhooks::new(database, house.clock.clone(), &config.webhook_networks).unwrap()
+    Webhooks::new(
+        database,
+        house.clock.clone(),
+        &config.webhook_networks,
+        config.encryption,
+    )
+    .unwrap()
 }
 
 /// Adds an endpoint, whose messages the receiver verifies from now on.
 async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[MessageType]) -> String {
-    let (id, secret) = webhooks.add(&receiver.url(), events).await.unwrap();
+    let (id, secret) = webhooks.add(&receiver.url(), events, false).await.unwrap();
     receiver.verify_with(&secret);
     id
 }

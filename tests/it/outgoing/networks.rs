@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use patchbay::clock::Clock;
+use patchbay::encryption::Encryption;
 use patchbay::networks::Networks;
 use patchbay::webhooks::{Error, Webhooks};
 use reqwest::dns::Resolve;
@@ -21,7 +22,8 @@ async fn webhooks_with(
     let database = postgres::pool(database.url(), 2).await.unwrap();
     database.migrate().await.unwrap();
     let networks: Networks = networks.parse().unwrap();
-    Webhooks::with_resolver(database, Clock::System, &networks, &resolver).unwrap()
+    let encryption = Encryption::default();
+    Webhooks::with_resolver(database, Clock::System, &networks, encryption, &resolver).unwrap()
 }
 
 /// Addresses of machines that are nobody's business, in many spellings.
@@ -89,7 +91,7 @@ async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
     let database = postgres::database().await;
     let hooks = webhooks_with(&database, "", rebinding(&["127.0.0.1"])).await;
     for url in NOT_PUBLIC {
-        let refused = hooks.add(&address(url), &[]).await.unwrap_err();
+        let refused = hooks.add(&address(url), &[], false).await.unwrap_err();
         assert!(matches!(refused, Error::Address(_)), "{url}: {refused}");
     }
     for url in [
@@ -97,7 +99,7 @@ async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
         "ftp://example.com/",
         "https://user@example.com/",
     ] {
-        let refused = hooks.add(&address(url), &[]).await.unwrap_err();
+        let refused = hooks.add(&address(url), &[], false).await.unwrap_err();
         assert!(matches!(refused, Error::Address(_)), "{url}: {refused}");
     }
     for url in [
@@ -110,7 +112,7 @@ async fn addresses_that_are_not_public_are_refused_in_every_spelling() {
         "https://[2606:4700::1111]/",
         "https://example.com/hook?token=x",
     ] {
-        hooks.add(&address(url), &[]).await.expect(url);
+        hooks.add(&address(url), &[], false).await.expect(url);
     }
 }
 
@@ -123,7 +125,7 @@ async fn a_name_is_judged_by_what_it_leads_to_at_the_moment() {
     let resolver = rebinding(&["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "fd00::1"]);
     let hooks = webhooks_with(&database, "", resolver.clone()).await;
     let url = format!("https://rebinding.example.com:{port}/hook");
-    let (id, _) = hooks.add(&address(&url), &[]).await.unwrap();
+    let (id, _) = hooks.add(&address(&url), &[], false).await.unwrap();
     for leads_to in ["127.0.0.1", "127.0.0.1", "10.0.0.1", "fd00::1"] {
         let refused = hooks.test(&id).await.unwrap().unwrap_err();
         let why = format!("leads to {leads_to}, which is in no public network");
@@ -144,16 +146,16 @@ async fn allowed_networks_are_called_without_tls_and_no_others() {
     let app = axum::Router::new().route("/", axum::routing::post(|| async { "taken" }));
     tokio::spawn(async move { axum::serve(listener, app).await });
     let url = format!("http://hooks.internal:{port}/");
-    let (id, _) = hooks.add(&address(&url), &[]).await.unwrap();
+    let (id, _) = hooks.add(&address(&url), &[], false).await.unwrap();
     assert_eq!(hooks.test(&id).await.unwrap(), Ok(200));
     // Its connection is kept, so the next look at the name is another endpoint's.
     let other = address(&format!("http://other.internal:{port}/"));
-    let (other, _) = hooks.add(&other, &[]).await.unwrap();
+    let (other, _) = hooks.add(&other, &[], false).await.unwrap();
     let public = hooks.test(&other).await.unwrap().unwrap_err();
     assert!(public.contains("without TLS"), "{public}");
     let private = hooks.test(&other).await.unwrap().unwrap_err();
     assert!(private.contains("no public network"), "{private}");
-    let literal = hooks.add(&address("http://10.0.0.1/"), &[]).await;
+    let literal = hooks.add(&address("http://10.0.0.1/"), &[], false).await;
     assert!(matches!(literal, Err(Error::Address(_))));
 }
 

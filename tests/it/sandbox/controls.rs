@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::configured;
+use crate::contract::world::World;
 
 #[tokio::test]
 async fn application_tokens_are_signed_and_last_twelve_hours() {
@@ -28,6 +29,84 @@ async fn application_tokens_are_signed_and_last_twelve_hours() {
     let lifetime = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
     assert_eq!(lifetime, TimeDelta::hours(12).num_seconds());
     assert!(claims.get("iss").is_none());
+}
+
+/// The status and the allowed origin that a page of `origin` gets for a token, under the name `host`.
+async fn token_for_page(world: &World, host: &str, origin: Option<&str>) -> (u16, Option<String>) {
+    let url = format!("http://{}/sandbox/token", world.sandbox.address());
+    let mut request = world.http.post(url).json(&json!({ "user": "ada" }));
+    request = request.header("host", host);
+    if let Some(origin) = origin {
+        request = request.header("origin", origin);
+    }
+    let answer = request.send().await.unwrap();
+    let allowed = answer.headers().get("access-control-allow-origin");
+    let allowed = allowed.map(|origin| origin.to_str().unwrap().to_owned());
+    let status = answer.status().as_u16();
+    assert_eq!(
+        answer.text().await.unwrap().contains("token\""),
+        status == 200
+    );
+    (status, allowed)
+}
+
+#[tokio::test]
+async fn controls_answer_pages_of_allowed_origins_only() {
+    let console = "http://localhost:8000";
+    let world = configured(|config| config.allowed_origins = vec![console.to_owned()]).await;
+    let port = world.sandbox.address().port();
+    let (own, host) = (world.sandbox.url().to_owned(), format!("localhost:{port}"));
+    for origin in [console, &own] {
+        let expected = (200, Some(origin.to_owned()));
+        assert_eq!(token_for_page(&world, &host, Some(origin)).await, expected);
+    }
+    assert_eq!(token_for_page(&world, &host, None).await, (200, None));
+    let lookalike = format!("{own}.evil.test");
+    let other_port = "http://localhost:1";
+    for origin in [
+        "https://evil.test",
+        "null",
+        "",
+        &lookalike,
+        other_port,
+        "http://",
+    ] {
+        let answer = token_for_page(&world, &host, Some(origin)).await;
+        assert_eq!(answer, (403, None), "{origin:?}");
+    }
+    for (origin, status) in [(console, 204), ("https://evil.test", 403)] {
+        let url = format!("{own}/sandbox/faults");
+        let preflight = world.http.request(Method::OPTIONS, url);
+        let preflight = preflight.header("origin", origin);
+        let preflight = preflight.header("access-control-request-method", "PUT");
+        assert_eq!(preflight.send().await.unwrap().status(), status, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn controls_answer_under_loopback_names_only() {
+    let world = configured(|_| {}).await;
+    let port = world.sandbox.address().port();
+    for name in ["localhost", "127.0.0.1", "127.8.0.1", "[::1]"] {
+        let host = format!("{name}:{port}");
+        // A page through a proxy of the developer's: its origin is the name that it is asked under.
+        let origin = format!("http://{host}");
+        let (status, _) = token_for_page(&world, &host, Some(&origin)).await;
+        assert_eq!(status, 200, "{host}");
+    }
+    for name in [
+        "evil.test",
+        "localhost.evil.test",
+        "10.0.0.1",
+        "[::2]",
+        "evil.test@localhost",
+    ] {
+        let host = format!("{name}:{port}");
+        for origin in [None, Some(format!("http://{host}"))] {
+            let (status, _) = token_for_page(&world, &host, origin.as_deref()).await;
+            assert_eq!(status, 403, "{host} {origin:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod controls;
 mod faults;
 mod pages;
 mod provider;
+mod proxy;
 mod webhooks;
 
 use patchbay::sandbox::{Config, Integration};

@@ -13,6 +13,7 @@ use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::connections::Database;
 use patchbay::connections::service::{Connections, Settings};
+use patchbay::encryption::Encryption;
 use patchbay::nango::webhook::{self, Event, SigningKeys};
 use patchbay::nango::{self, Nango, Refresh};
 use patchbay::sandbox::{self, Sandbox};
@@ -81,6 +82,7 @@ impl World {
         let nango = |timeout| {
             Nango::new(nango::Config {
                 base_url: format!("http://{}", sandbox.address()).parse().unwrap(),
+                public_url: format!("http://{}", sandbox.address()).parse().unwrap(),
                 secret_key: secret_key.clone().into(),
                 timeout,
             })
@@ -124,6 +126,7 @@ impl World {
                 public_url: self.public_url.parse().unwrap(),
                 token_cache: Duration::ZERO,
                 history: TimeDelta::days(1),
+                encryption: Encryption::default(),
             },
         )
         .await

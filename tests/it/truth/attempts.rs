@@ -189,6 +189,52 @@ async fn what_is_noted_while_an_attempt_begins_is_not_lost() {
     assert_eq!(noted["last_checked_at"], "2027-02-03T04:05:07Z");
 }
 
+#[tokio::test]
+async fn merged_change_is_not_lost_when_an_attempt_begins() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = text(&begun, "connection_id");
+    let path = format!("/connections/{id}");
+    let label = |label: &str| Some(json!({ "label": label }));
+    ada.call(reqwest::Method::PATCH, &path, label("one")).await;
+    let mut sql = house.sql().await;
+    sqlx::raw_sql("begin; select from user_connector_connection for update")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let changing = async {
+        // The attempt has read the connection, and waits to write it.
+        let waits = "select count(*) > 0 from pg_stat_activity \
+                     where datname = current_database() and wait_event_type = 'Lock'";
+        while !sqlx::query_scalar::<_, bool>(waits)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // As a change does that is part of the event before: the version stays.
+        sqlx::raw_sql(
+            "update user_connector_connection \
+             set label = 'two', updated_at = updated_at + interval '1 microsecond'; commit",
+        )
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    };
+    let config = Some(json!({ "config": { "a": 1 } }));
+    let connect = ada.call(reqwest::Method::POST, "/gmail/connect", config);
+    let (again, ()) = tokio::join!(connect, changing);
+    assert_eq!(again.0, 200, "{}", again.1);
+    let now = ada.connection(id).await;
+    assert_eq!(
+        (&now["label"], &now["config"]),
+        (&json!("two"), &json!({ "a": 1 }))
+    );
+    assert_eq!(now["attempt"]["id"], again.1["attempt_id"]);
+}
+
 /// How often a row of an attempt was read, and how many were written, as far as PostgreSQL has counted.
 async fn read_and_written(sql: &mut PgConnection) -> (i64, i64) {
     let counts = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0), n_tup_ins \

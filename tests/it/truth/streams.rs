@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use patchbay::keys::Scope;
@@ -115,11 +116,13 @@ async fn a_reader_who_comes_again_and_again_misses_nothing_of_many_writers() {
     let connectors = ["gmail", "github", "asana", "box", "bitbucket", "airtable"];
     let mut connections = Vec::new();
     for connector in connectors {
-        let begun = ada.connect(connector).await;
-        connections.push(text(&begun, "connection_id").to_owned());
+        let connected = ada.connected(connector).await;
+        connections.push(text(&connected, "id").to_owned());
     }
     let writing = join_all(connections.iter().enumerate().map(async |(n, id)| {
         for change in 0..CHANGES {
+            // Changes within a minute would be one event.
+            house.pass(TimeDelta::seconds(61));
             let writer = if (n + change) % 2 == 0 { &ada } else { &there };
             let body = json!({ "label": format!("change {change}") });
             let path = format!("/connections/{id}");
@@ -127,7 +130,7 @@ async fn a_reader_who_comes_again_and_again_misses_nothing_of_many_writers() {
             assert_eq!(status, StatusCode::OK, "{told}");
         }
     }));
-    let expected = connectors.len() * (CHANGES + 1);
+    let expected = connectors.len() * (CHANGES + 2);
     let reading = async {
         let (mut seen, mut last_id) = (Vec::new(), "0".to_owned());
         while seen.len() < expected {
@@ -145,6 +148,28 @@ async fn a_reader_who_comes_again_and_again_misses_nothing_of_many_writers() {
     let (seen, _) = tokio::join!(reading, writing);
     assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
     assert_eq!(seen, ids(&house).await);
+}
+
+#[tokio::test]
+async fn merged_change_is_read_again_by_streams() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let id = text(&gmail, "id");
+    let mut reader = Reader::open(&ada, None).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        rename(&ada, id).await;
+        let event = reader.next().await.expect("the stream goes on");
+        assert_eq!(event["kind"], "updated");
+        seen.push((event["id"].as_i64().unwrap(), event["version"].clone()));
+    }
+    assert!(seen.is_sorted_by(|one, next| one.0 < next.0), "{seen:?}");
+    assert!(seen.iter().all(|(_, version)| *version == 3), "{seen:?}");
+    // A reader from before the last of them is told of it once.
+    let mut late = Reader::open(&ada, Some(&seen[1].0.to_string())).await;
+    assert_eq!(late.ready["resumed"], json!(false));
+    assert_eq!(late.next().await.unwrap()["id"], seen[2].0);
 }
 
 /// What a reader who comes again after this event is told, and what comes first once something has happened: whether it
@@ -323,6 +348,26 @@ async fn a_stream_ends_when_the_key_that_opened_it_is_revoked() {
     let mut reader = Reader::of(request.header("patchbay-user", "ada")).await;
     keys.revoke("dashboard").await.unwrap();
     assert_eq!(reader.next().await, None);
+}
+
+#[tokio::test]
+async fn stream_ends_when_its_key_is_narrowed() {
+    let house = House::new().await;
+    let keys = house.keys().await;
+    let scopes = [Scope::ConnectionsRead, Scope::TokensRead].into();
+    let key = keys.create("dashboard", &scopes).await.unwrap();
+    let mut service = house.user("ada").await;
+    service.token = key.expose_secret().to_owned();
+    let open = || {
+        let request = service.request(Method::GET, "/connections/events");
+        request.header("patchbay-user", "ada")
+    };
+    let mut reader = Reader::of(open()).await;
+    let scopes = [Scope::TokensRead].into();
+    keys.set_scopes("dashboard", &scopes).await.unwrap();
+    assert_eq!(reader.next().await, None);
+    let refused = open().send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
 }
 
 #[tokio::test]

@@ -1,19 +1,20 @@
-import type { Connection } from "@patchbay/react";
-import { targetOf, useFlow } from "../flows.js";
+import { isFromElsewhere, useConnect, type Connection } from "@patchbay/react";
+import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
-import { Mark, Notice, Pill } from "../ui/parts.js";
+import { Detail, Mark, Notice, Pill } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
-import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
-import { Elsewhere, isFromElsewhere } from "./elsewhere.js";
+import { detailOf, failedReconnect, isTold, nameOf, standingOf } from "../words.js";
+import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { Mismatch } from "./mismatch.js";
 
 /** An account in a list: whose it is, how it stands, why, and what to do. */
 export function AccountRow({ connection, withConnector = false }: { connection: Connection; withConnector?: boolean }) {
-  const { flow, state } = useFlow(targetOf(connection));
+  const connect = useConnect(targetOf(connection));
+  const { state } = connect;
   const standing = standingOf(connection);
   const name = nameOf(connection);
-  const told = !["idle", "connected", "disconnected"].includes(state.phase);
+  const told = isTold(state);
   const detail = detailOf(connection);
   return (
     <li className="row">
@@ -22,11 +23,15 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           <Mark name={connection.connector_name} seed={connection.connector_slug} />
           <div>
             <Link href={paths.connection(connection.id)}>
-              {withConnector ? connection.connector_name : name}
+              <bdi>{withConnector ? connection.connector_name : name}</bdi>
               {withConnector && <span className="hidden">, {name}</span>}
             </Link>
             <p className="quiet small">
-              {withConnector && <>{name} · </>}
+              {withConnector && (
+                <>
+                  <bdi>{name}</bdi> ·{" "}
+                </>
+              )}
               <Used connection={connection} />
             </p>
           </div>
@@ -34,7 +39,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
         <div className="row-side">
           <Pill tone={standing.tone}>{standing.word}</Pill>
           {!told && standing.remedy && connection.status_reason !== "account_mismatch" && (
-            <button className="button compact" onClick={() => flow.start()}>
+            <button className="button compact" onClick={connect.start}>
               {standing.remedy}
               <span className="hidden"> {connection.connector_name}</span>
             </button>
@@ -46,15 +51,15 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           )}
         </div>
       </div>
-      <FlowNotice flow={flow} state={state} />
-      {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} flow={flow} />}
+      <FlowNotice connect={connect} />
+      {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} connect={connect} />}
       {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">
           {standing.why}
-          {detail && <> ({detail})</>}
+          {detail && <Detail text={detail} />}
         </p>
       )}
-      {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}
+      {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
       {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
     </li>
   );

@@ -1,6 +1,6 @@
-import { useConnections, useConnectors, type Connection, type Connector } from "@patchbay/react";
-import { useDeferredValue, useEffect, useMemo, useState } from "react";
-import { useFlow } from "../flows.js";
+import { useConnect, useConnections, type Category, type Connection, type Connector } from "@patchbay/react";
+import { useDeferredValue, useMemo, useState } from "react";
+import { useCatalog } from "../catalog.js";
 import { Link, paths } from "../router.js";
 import { useTitle } from "../ui/hooks.js";
 import { Search } from "../ui/icons.js";
@@ -8,21 +8,19 @@ import { Empty, Mark, Trouble } from "../ui/parts.js";
 import { flowWords, nameOf, standingOf, troubleText, type Tone } from "../words.js";
 import { toneOf } from "./flow-notice.js";
 
+const NOTHING: { connectors: Connector[]; categories: Category[] } = { connectors: [], categories: [] };
+
 /** Everything that can be connected. */
 export function CatalogPage() {
   useTitle("Catalog");
-  const catalog = useConnectors({ pageSize: 200 });
+  const catalog = useCatalog();
+  const { connectors, categories } = catalog.data ?? NOTHING;
   const { connections, isLoading, isUnknown, error, refetch } = useConnections();
   const unknown = isUnknown ? error : null;
   const [typed, setTyped] = useState("");
   const [category, setCategory] = useState<string | null>(null);
   const search = useDeferredValue(typed);
-  const { hasMore, isLoadingMore, loadMore } = catalog;
-  // The whole catalog is here, so that a search answers with the key that is pressed.
-  useEffect(() => {
-    if (hasMore && !isLoadingMore) void loadMore();
-  }, [hasMore, isLoadingMore, loadMore]);
-  const found = useMemo(() => matching(catalog.connectors, search, category), [catalog.connectors, search, category]);
+  const found = useMemo(() => matching(connectors, search, category), [connectors, search, category]);
   const bySlug = useMemo(() => Map.groupBy(live(connections), (one) => one.connector_slug), [connections]);
 
   return (
@@ -44,19 +42,19 @@ export function CatalogPage() {
           />
         </div>
       </div>
-      {catalog.error && <Trouble what="The catalog cannot be shown" error={catalog.error} retry={() => void catalog.refetch()} />}
-      {!catalog.error && unknown && (
+      {catalog.error && !catalog.data && <Trouble what="The catalog cannot be shown" error={catalog.error} retry={() => void catalog.refetch()} />}
+      {catalog.data && unknown && (
         <Trouble what="Your accounts cannot be shown" error={unknown} retry={() => void refetch()} />
       )}
-      {!catalog.error && !unknown && (
+      {(catalog.data || !catalog.error) && !unknown && (
         <div className="catalog">
-          <Categories catalog={catalog} chosen={category} onChoose={setCategory} />
+          <Categories categories={categories} total={connectors.length} chosen={category} onChoose={setCategory} />
           <div>
             <p className="hidden" role="status">
               {found.length === 1 ? "1 connector" : `${found.length} connectors`}
             </p>
-            {catalog.isLoading && <CardBones />}
-            {!catalog.isLoading && found.length === 0 && <NothingFound search={search} onClear={() => (setTyped(""), setCategory(null))} />}
+            {catalog.isPending && <CardBones />}
+            {!catalog.isPending && found.length === 0 && <NothingFound search={search} onClear={() => (setTyped(""), setCategory(null))} />}
             {[...Map.groupBy(found, (one) => one.category)].sort(byName).map(([name, connectors]) => (
               <section key={name} className="group" aria-label={name}>
                 <h2>{name}</h2>
@@ -97,20 +95,21 @@ function live(connections: Connection[]): Connection[] {
 }
 
 function Categories(props: {
-  catalog: { categories: { name: string; count: number }[]; totalCount: number };
+  categories: Category[];
+  total: number;
   chosen: string | null;
   onChoose: (category: string | null) => void;
 }) {
-  const { catalog, chosen, onChoose } = props;
+  const { categories, total, chosen, onChoose } = props;
   return (
     <nav className="categories" aria-label="Categories">
       <ul>
         <li>
           <button aria-pressed={chosen === null} onClick={() => onChoose(null)}>
-            All <span>{catalog.totalCount || ""}</span>
+            All <span>{total || ""}</span>
           </button>
         </li>
-        {catalog.categories.map(({ name, count }) => (
+        {categories.map(({ name, count }) => (
           <li key={name}>
             <button aria-pressed={chosen === name} onClick={() => onChoose(name)}>
               {name} <span>{count}</span>
@@ -130,7 +129,8 @@ interface CardProps {
 }
 
 function Card({ connector, connections, known }: CardProps) {
-  const { flow, state } = useFlow({ connectorId: connector.slug, instanceId: "" });
+  const connect = useConnect({ connectorId: connector.slug, instanceId: "" });
+  const { state } = connect;
   const usable = connector.available && connector.configured !== false;
   const busy = state.phase === "starting" || state.phase === "waiting";
   const told = busy || state.phase === "refused" ? flowWords(state) : null;
@@ -140,13 +140,13 @@ function Card({ connector, connections, known }: CardProps) {
       <Mark name={connector.name} seed={connector.slug} />
       <div>
         <h3>
-          <Link className="cover" href={paths.connector(connector.slug)}>
+          <Link className="cover" href={paths.connector(connector.slug)} title={connector.name}>
             {connector.name}
           </Link>
         </h3>
-        <p className={`card-line tone-${line.tone}`}>
+        <p className={`card-line tone-${line.tone}`} title={line.text}>
           {line.tone !== "off" && <span className="dot" />}
-          {line.text}
+          <bdi>{line.text}</bdi>
         </p>
         {state.phase === "refused" && (
           <p className="quiet small" role="alert">
@@ -155,12 +155,12 @@ function Card({ connector, connections, known }: CardProps) {
         )}
       </div>
       {usable && known && connections.length === 0 && !busy && (
-        <button className="button compact" onClick={() => flow.start()}>
+        <button className="button compact" onClick={connect.start}>
           Connect<span className="hidden"> {connector.name}</span>
         </button>
       )}
       {busy && (
-        <button className="button compact" onClick={() => flow.reopen()}>
+        <button className="button compact" onClick={connect.reopen}>
           Open<span className="hidden"> {connector.name}’s window again</span>
         </button>
       )}

@@ -1,15 +1,15 @@
-import { useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { accountOf, isFromElsewhere, useConnect, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
-import { targetOf, useFlow } from "../flows.js";
+import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
 import { ControlsContext } from "../sandbox/controls.js";
 import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
-import { Bones, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
+import { Bones, Detail, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
-import { detailOf, failedReconnect, nameOf, standingOf } from "../words.js";
+import { detailOf, failedReconnect, isTold, nameOf, standingOf } from "../words.js";
 import { Disconnect } from "./disconnect.js";
-import { Elsewhere, isFromElsewhere } from "./elsewhere.js";
+import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { History } from "./history.js";
 import { Mismatch } from "./mismatch.js";
@@ -57,9 +57,10 @@ const FAILING = "Access could not be renewed. It is tried again.";
 
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
-  const { flow, state } = useFlow(targetOf(connection));
+  const connect = useConnect(targetOf(connection));
+  const { state } = connect;
   const standing = standingOf(connection);
-  const told = !["idle", "connected", "disconnected"].includes(state.phase);
+  const told = isTold(state);
   const connected = connection.status === "connected";
   const mismatch = connection.status_reason === "account_mismatch";
   const [checked, setChecked] = useState<ReactNode>(null);
@@ -77,30 +78,32 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
       <div className="page-head">
         <Mark name={connection.connector_name} seed={connection.connector_slug} size="large" />
         <div>
-          <h1>{nameOf(connection)}</h1>
+          <h1>
+            <bdi>{nameOf(connection)}</bdi>
+          </h1>
           <p>{connection.connector_name}</p>
         </div>
         <Pill tone={standing.tone}>{standing.word}</Pill>
       </div>
       <div className="stack">
-        <FlowNotice flow={flow} state={state} />
-        {!told && mismatch && <Mismatch connection={connection} flow={flow} />}
+        <FlowNotice connect={connect} />
+        {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
         {!told && !mismatch && standing.why && (
           <Notice
             tone={standing.tone}
             actions={
               standing.remedy && (
-                <button className="button compact" onClick={() => flow.start()}>
+                <button className="button compact" onClick={connect.start}>
                   {standing.remedy}
                 </button>
               )
             }
           >
             {standing.why}
-            {detailOf(connection) && <> ({detailOf(connection)})</>}
+            <Detail text={detailOf(connection)} />
           </Notice>
         )}
-        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} flow={flow} />}
+        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
         {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
         <section className="panel block" aria-label="About it">
           <Facts connection={connection} />
@@ -111,7 +114,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             <Rename key={connection.label ?? ""} connection={connection} held={held} />
             <div className="actions">
               {connected && (
-                <button className="button" onClick={() => flow.start()}>
+                <button className="button" onClick={connect.start}>
                   Reconnect
                 </button>
               )}
@@ -141,7 +144,7 @@ function Facts({ connection }: { connection: Connection }) {
   const same = connections.filter((one) => connection.same_account_as.includes(one.id));
   return (
     <dl className="facts">
-      <Fact name="Account">{connection.account?.name ?? connection.account?.id ?? "Not told by the provider"}</Fact>
+      <Fact name="Account"><bdi>{accountOf(connection) ?? "The provider does not say"}</bdi></Fact>
       <Fact name="Connected">{connection.connected_at ? <Moment at={connection.connected_at} /> : "Not yet"}</Fact>
       <Fact name="Last used by a workflow">{connection.last_synced_at ? <Moment at={connection.last_synced_at} /> : "Not yet"}</Fact>
       <Fact name="Last checked with Nango">{connection.last_checked_at ? <Moment at={connection.last_checked_at} /> : "Not yet"}</Fact>
@@ -150,7 +153,9 @@ function Facts({ connection }: { connection: Connection }) {
           {same.map((one, index) => (
             <span key={one.id}>
               {index > 0 && ", "}
-              <Link href={paths.connection(one.id)}>{nameOf(one)}</Link>
+              <Link href={paths.connection(one.id)}>
+                <bdi>{nameOf(one)}</bdi>
+              </Link>
             </span>
           ))}
         </Fact>

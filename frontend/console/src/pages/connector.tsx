@@ -1,7 +1,6 @@
-import { PatchbayError, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
+import { RECOVERING, useConnect, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
-import { useFlow } from "../flows.js";
 import { Link, paths } from "../router.js";
 import { useTitle } from "../ui/hooks.js";
 import { Plus } from "../ui/icons.js";
@@ -11,11 +10,11 @@ import { FlowNotice } from "./flow-notice.js";
 
 /** One connector, and the user's accounts of it. */
 export function ConnectorPage({ slug }: { slug: string }) {
-  const { client } = usePatchbay();
+  const { client, cache } = usePatchbay();
   const query = useQuery({
-    queryKey: ["connector", slug],
+    queryKey: cache.connectors("one", slug),
     queryFn: ({ signal }) => client.getConnector(slug, { signal }),
-    retry: (failures, error) => failures < 2 && error instanceof PatchbayError && error.transient,
+    ...RECOVERING,
   });
   const connections = useConnections();
   useTitle(query.data?.name ?? slug);
@@ -53,18 +52,19 @@ function Accounts({ connector, connections }: { connector: Connector; connection
   const ended = connections.filter((connection) => connection.status === "disconnected");
   const obstacle = obstacleOf(connector);
   const instance = useFreeInstance(connections);
-  const { flow, state } = useFlow({ connectorId: connector.slug, instanceId: instance });
-  const connect = () => flow.start();
+  const connect = useConnect({ connectorId: connector.slug, instanceId: instance });
   return (
     <>
       <div className="page-head">
         <Mark name={connector.name} seed={connector.slug} size="large" />
         <div>
-          <h1>{connector.name}</h1>
+          <h1>
+            <bdi>{connector.name}</bdi>
+          </h1>
           <p>{connector.category}</p>
         </div>
         {!obstacle && current.length > 0 && (
-          <button className="button primary" onClick={connect}>
+          <button className="button primary" onClick={connect.start}>
             <Plus />
             Connect another account
           </button>
@@ -76,12 +76,12 @@ function Accounts({ connector, connections }: { connector: Connector; connection
             {obstacle}
           </Notice>
         )}
-        <FlowNotice flow={flow} state={state} />
+        <FlowNotice connect={connect} />
         {!obstacle && current.length === 0 && (
           <Empty
             title={`No ${connector.name} account yet`}
             action={
-              <button className="button primary" onClick={connect}>
+              <button className="button primary" onClick={connect.start}>
                 Connect {connector.name}
               </button>
             }

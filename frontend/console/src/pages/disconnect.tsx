@@ -22,7 +22,11 @@ export function Disconnect({ connection, held, words }: { connection: Connection
         {words ?? "Disconnect"}
       </button>
       {asking && (
-        <Dialog title={`Disconnect ${nameOf(connection)}?`} onClose={() => setAsking(false)}>
+        <Dialog title={
+          <>
+            Disconnect <bdi>{nameOf(connection)}</bdi>?
+          </>
+        } onClose={() => setAsking(false)}>
           <p>What this means for {connection.connector_name}:</p>
           <ul>
             <li>Workflows that use this account stop working at once.</li>

@@ -1,4 +1,4 @@
-import type { ConnectFlow, FlowState } from "@patchbay/react";
+import type { FlowState, UseConnect } from "@patchbay/react";
 import { Away } from "../ui/icons.js";
 import { Notice, Why } from "../ui/parts.js";
 import { flowWords, type Tone } from "../words.js";
@@ -7,12 +7,13 @@ import { flowWords, type Tone } from "../words.js";
  * Where a connect stands, while there is something to tell, and what can be done. It belongs in the page before there
  * is, for it is read out as it changes.
  */
-export function FlowNotice({ flow, state }: { flow: ConnectFlow; state: FlowState }) {
+export function FlowNotice({ connect }: { connect: UseConnect }) {
+  const { state } = connect;
   const words = flowWords(state);
   return (
     <div className="live" aria-live="polite">
       {words && (
-        <Notice tone={toneOf(state)} title={words.title} actions={<Actions flow={flow} state={state} />}>
+        <Notice tone={toneOf(state)} title={words.title} actions={<Actions connect={connect} />}>
           {state.phase === "refused" ? <Why error={state.error} /> : words.text}
         </Notice>
       )}
@@ -24,31 +25,32 @@ export function FlowNotice({ flow, state }: { flow: ConnectFlow; state: FlowStat
 export function toneOf(state: FlowState): Tone {
   if (state.phase === "starting") return "wait";
   if (state.phase === "waiting") return state.trouble || state.window === "blocked" ? "warn" : "wait";
-  return state.phase === "superseded" || state.phase === "account_mismatch" ? "warn" : "bad";
+  return state.phase === "superseded" ? "warn" : "bad";
 }
 
-function Actions({ flow, state }: { flow: ConnectFlow; state: FlowState }) {
+function Actions({ connect }: { connect: UseConnect }) {
+  const { state } = connect;
   const cancel = (
-    <button className="button compact bare" onClick={() => flow.dismiss()}>
+    <button className="button compact bare" onClick={connect.dismiss}>
       {state.phase === "waiting" || state.phase === "starting" ? "Cancel" : "Dismiss"}
     </button>
   );
-  if (state.phase === "starting") return cancel;
-  if (state.phase !== "waiting") {
+  if (state.phase === "starting" && state.window !== "closed") return cancel;
+  if (state.phase !== "waiting" && state.phase !== "starting") {
     return (
       <>
-        <button className="button compact" onClick={() => flow.start()}>
+        <button className="button compact" onClick={connect.start}>
           Try again
         </button>
         {cancel}
       </>
     );
   }
-  const url = state.attempt.oauthUrl;
+  const url = state.phase === "waiting" && state.attempt.oauthUrl;
   if (state.window === "blocked" && url) {
     return (
       <>
-        <a className="button compact" href={url} target="_blank" rel="opener" onClick={() => flow.followed()}>
+        <a className="button compact" href={url} target="_blank" rel="noopener noreferrer" onClick={connect.followed}>
           <Away />
           Open the window
         </a>
@@ -58,7 +60,7 @@ function Actions({ flow, state }: { flow: ConnectFlow; state: FlowState }) {
   }
   return (
     <>
-      <button className="button compact" onClick={() => flow.reopen()}>
+      <button className="button compact" onClick={connect.reopen}>
         {state.window === "open" ? "Show it again" : "Open it again"}
       </button>
       {cancel}

@@ -1,13 +1,13 @@
-import { useConnectionHistory } from "@patchbay/react";
-import { Bones, Trouble } from "../ui/parts.js";
+import { plain, useConnectionHistory } from "@patchbay/react";
+import { Bones, Detail, Trouble } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { eventWords } from "../words.js";
 
 /** What has happened to a connection, the newest first. */
 export function History({ id }: { id: string }) {
   const { events, isLoading, error, refetch, hasMore, loadMore, isLoadingMore } = useConnectionHistory(id);
+  if (error && events.length === 0) return <Trouble what="The history cannot be shown" error={error} retry={() => void refetch()} />;
   if (isLoading) return <Bones rows={2} label="The history is loading" />;
-  if (error) return <Trouble what="The history cannot be shown" error={error} retry={() => void refetch()} />;
   return (
     <section className="panel block" aria-labelledby="history">
       <h2 id="history">History</h2>
@@ -18,7 +18,7 @@ export function History({ id }: { id: string }) {
             <li key={event.id} className={`tone-${tone}`}>
               <strong>{title}</strong>
               <Moment at={event.created_at} />
-              {event.detail && <p>{event.detail}</p>}
+              <Detail text={plain(event.detail)} />
             </li>
           );
         })}

@@ -1,19 +1,18 @@
-import { useConnection, type Connection } from "@patchbay/react";
-import type { ConnectFlow } from "@patchbay/react";
+import { accountName, accountOf, useConnection, type Connection, type UseConnect } from "@patchbay/react";
 import { useState } from "react";
-import { Notice, Refusal } from "../ui/parts.js";
+import { Account, Notice, Refusal } from "../ui/parts.js";
 
 /** A reconnect came back as another account: which one it is to be. */
-export function Mismatch({ connection, flow }: { connection: Connection; flow: ConnectFlow }) {
+export function Mismatch({ connection, connect }: { connection: Connection; connect: UseConnect }) {
   const { acceptAccount, busy } = useConnection(connection.id);
   const [trouble, setTrouble] = useState<Error | null>(null);
   const accept = (account: string) => {
     setTrouble(null);
     acceptAccount(account).catch(setTrouble);
   };
-  const before = connection.account?.name ?? connection.account?.id ?? "the account from before";
+  const before = accountOf(connection);
   const found = connection.found_account;
-  const other = found?.name ?? found?.id ?? "another account";
+  const other = accountName(found);
   return (
     <>
       <Notice
@@ -23,16 +22,18 @@ export function Mismatch({ connection, flow }: { connection: Connection; flow: C
           <>
             {found && (
               <button className="button compact" disabled={busy !== null} onClick={() => accept(found.id)}>
-                Use {other}
+                Use <bdi>{other ?? "the other account"}</bdi>
               </button>
             )}
-            <button className="button compact" onClick={() => flow.start()}>
-              Reconnect {before}
+            <button className="button compact" onClick={connect.start}>
+              Reconnect <bdi>{before ?? "the account from before"}</bdi>
             </button>
           </>
         }
       >
-        It was {before}, and {other} has signed in now. Workflows get nothing until you say which it is.
+        Another account has signed in than before. Workflows get nothing until you say which it is.
+        <Account title="Before" name={before} />
+        <Account title="Now" name={other} />
       </Notice>
       {trouble && <Refusal error={trouble} />}
     </>

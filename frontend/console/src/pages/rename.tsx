@@ -1,4 +1,4 @@
-import type { Connection, UseConnection } from "@patchbay/react";
+import { accountOf, type Connection, type UseConnection } from "@patchbay/react";
 import { useId, useState, type FormEvent } from "react";
 import { Why } from "../ui/parts.js";
 
@@ -28,7 +28,7 @@ export function Rename({ connection, held }: { connection: Connection; held: Use
             className="input"
             maxLength={255}
             autoComplete="off"
-            placeholder={connection.account?.name ?? "Work, private, …"}
+            placeholder={accountOf(connection) ?? "Work, private, …"}
             value={label}
             aria-invalid={trouble !== null}
             aria-describedby={trouble ? `${id}-trouble` : undefined}

@@ -11,7 +11,8 @@ interface SignInProps {
   onToken: (token: string) => void;
 }
 
-const WAY_IN: Record<Asked | "usual", string> = {
+/** What to say of it. */
+export const WAY_IN: Record<Asked | "usual", string> = {
   usual: "Your product opens this page for you, signed in.",
   waiting: "Waiting for your product to sign you in…",
   unanswered:

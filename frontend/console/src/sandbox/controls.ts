@@ -43,12 +43,17 @@ async function call<T>(url: string, method = "GET", body?: unknown): Promise<T> 
 
 const FAULTS = ["sandbox", "faults"];
 
+/** How often to ask the sandbox: ever more seldom while it does not answer. */
+function every(milliseconds: number) {
+  return ({ state }: { state: { fetchFailureCount: number } }) => Math.min(60_000, milliseconds * 2 ** state.fetchFailureCount);
+}
+
 /** The faults in force, and a way to change some of them. */
 export function useFaults() {
   const controls = useContext(ControlsContext);
   const queries = useQueryClient();
   const url = `${controls}/sandbox/faults`;
-  const { data } = useQuery({ queryKey: FAULTS, queryFn: () => call<Faults>(url), refetchInterval: 5_000 });
+  const { data } = useQuery({ queryKey: FAULTS, queryFn: () => call<Faults>(url), refetchInterval: every(5_000), retry: false });
   const { mutate, error } = useMutation({
     mutationFn: (faults: Faults) => call<Faults>(url, "PUT", faults),
     onSuccess: (faults) => queries.setQueryData(FAULTS, faults),
@@ -71,7 +76,8 @@ export function useLog() {
   return useQuery({
     queryKey: ["sandbox", "log"],
     queryFn: () => call<LogLine[]>(`${controls}/sandbox/log`),
-    refetchInterval: 1_000,
+    refetchInterval: every(1_000),
+    retry: false,
   });
 }
 

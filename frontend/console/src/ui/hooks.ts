@@ -1,3 +1,4 @@
+import { usePatchbay } from "@patchbay/react";
 import { useEffect, useState } from "react";
 
 /** Names the page in the window's title. */
@@ -7,13 +8,13 @@ export function useTitle(title: string): void {
   }, [title]);
 }
 
-/** The time, once a minute: what is shown relative to it stays true. */
+/** The service's time, once a minute: the browser's clock may be wrong. */
 export function useNow(): number {
-  const [now, setNow] = useState(Date.now);
+  const { client } = usePatchbay();
+  const [, tick] = useState(0);
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), 60_000);
+    const timer = setInterval(() => tick((count) => count + 1), 60_000);
     return () => clearInterval(timer);
   }, []);
-  // What has just happened is later than the last tick.
-  return Math.max(now, Date.now());
+  return client.now();
 }

@@ -44,6 +44,20 @@ export function Notice({ tone, title, children, actions }: { tone: Tone; title?:
   );
 }
 
+/** An account in a line of its own: a provider's text is no part of our sentences. */
+export function Account({ title = "Account", name }: { title?: string; name: string | null }) {
+  return (
+    <span className="account">
+      {title}: <bdi>{name ?? "the provider does not say"}</bdi>
+    </span>
+  );
+}
+
+/** What a provider or Nango said, apart from our own words. */
+export function Detail({ text }: { text: string | null }) {
+  return text && <bdi className="detail">{text}</bdi>;
+}
+
 /** A place with nothing in it, and why. */
 export function Empty({ title, children, action }: { title: string; children?: ReactNode; action?: ReactNode }) {
   return (
@@ -57,7 +71,8 @@ export function Empty({ title, children, action }: { title: string; children?: R
 
 /** Whether an error says that there is no such thing, or that its name cannot be one. */
 export function isNotThere(error: Error): boolean {
-  return error instanceof PatchbayError && (error.status === 404 || error.status === 400);
+  const codes = ["connection_not_found", "connector_not_found", "invalid_request"];
+  return error instanceof PatchbayError && codes.includes(error.code);
 }
 
 /** What went wrong, and the id under which the service's log tells more of it. */
@@ -115,7 +130,7 @@ export function Bones({ rows, label }: { rows: number; label: string }) {
 }
 
 /** A question that has to be answered first. Escape and the backdrop's close are a no. */
-export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ReactNode }) {
+export function Dialog({ title, onClose, children }: { title: ReactNode; onClose: () => void; children: ReactNode }) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     dialog.current?.showModal();

@@ -13,9 +13,10 @@ import type {
   HistoryPage,
   HistoryQuery,
 } from "../types.js";
-import { PatchbayError } from "./error.js";
+import { backoff } from "./backoff.js";
+import { PatchbayError, type ErrorCode } from "./error.js";
 import { EventStream, type Notice } from "./events.js";
-import { Http, type ClientOptions } from "./http.js";
+import { Http, type ClientOptions, type RequestParts } from "./http.js";
 import { randomId } from "./random.js";
 import type { Session } from "./session.js";
 
@@ -33,8 +34,21 @@ export interface ConnectOptions extends CallOptions {
   idempotencyKey?: string | undefined;
 }
 
-/** How often a request whose answer got lost is sent again. */
-const ATTEMPTS = 3;
+/** How long a connect is sent again before it counts as refused, in milliseconds: longer than a restart takes. */
+const PATIENCE = 10_000;
+
+/** What passes by itself, so that the same connect may be sent again. */
+const PASSING: readonly ErrorCode[] = [
+  "network",
+  "unreadable",
+  "idempotency_key_under_way",
+  "starting",
+  "stopping",
+  "overloaded",
+  "database_unavailable",
+  "keys_unavailable",
+  "rate_limited",
+];
 
 /** Patchbay for one user. Every method throws a `PatchbayError`, and an `AbortError` when its signal is aborted. */
 export class Client {
@@ -48,9 +62,9 @@ export class Client {
     this.stream = new EventStream(this.#http);
   }
 
-  /** Patchbay's own origin. */
-  get origin(): string {
-    return this.#http.base.origin;
+  /** Patchbay's address. */
+  get base(): string {
+    return this.#http.base.href;
   }
 
   /** Whether the user's token is still accepted. */
@@ -61,6 +75,17 @@ export class Client {
   /** Tells `listener` what happens to the user's connections, as it happens; the answer ends that. */
   events(listener: (notice: Notice) => void): () => void {
     return this.stream.subscribe(listener);
+  }
+
+  /** The service's time, as `Date.now()` counts it: the browser's clock may be wrong. */
+  now(): number {
+    return this.#http.now();
+  }
+
+  /** The user whose token this client has: its subject. Asks for a token if there was none yet. */
+  user(): Promise<string> {
+    if (this.session.user === undefined) void this.#http.compareUser();
+    return this.session.identified;
   }
 
   /** Shows `observer` every connection that is asked for, before whoever asked; the answer ends that. */
@@ -74,26 +99,30 @@ export class Client {
     return connection;
   }
 
+  async #connection(id: string, path: string, parts: RequestParts): Promise<Connection> {
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "ConnectionBody", parts));
+  }
+
   /** A page of the catalog, by name. */
   listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
-    return this.#http.json("", { query: { ...query }, signal });
+    return this.#http.json("", "ConnectorsBody", { query: { ...query }, signal });
   }
 
   /** One connector, by slug or id. */
   getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
-    return this.#http.json(`/${encodeURIComponent(connector)}`, { signal });
+    return this.#http.json(`/${encodeURIComponent(connector)}`, "ConnectorBody", { signal });
   }
 
   /** A page of the user's connections, newest first. */
   async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
-    const page = await this.#http.json<ConnectionPage>("/connections", { query: { ...query }, signal });
+    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionsBody", { query: { ...query }, signal });
     for (const connection of page.connections) this.#show(connection);
     return page;
   }
 
   /** One connection. With `wait`, the answer comes as soon as no attempt is under way, after so many seconds (30) at most. */
-  async getConnection(id: string, { signal, wait }: CallOptions & { wait?: number } = {}): Promise<Connection> {
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}`, { query: { wait }, signal }));
+  getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
+    return this.#connection(id, "", { query: { wait }, signal });
   }
 
   /** Begins to connect an account of this connector, by slug or id. */
@@ -108,51 +137,52 @@ export class Client {
 
   /** Has Nango asked about an attempt at once, as after a popup has returned. */
   returned(id: string, { signal }: CallOptions = {}): Promise<CallbackAnswer> {
-    return this.#http.json("/callback", { query: { connection_id: id }, signal });
+    return this.#http.json("/callback", "CallbackAnswer", { query: { connection_id: id }, signal });
   }
 
   /** Asks Nango now how a connection is, by refreshing its credentials. */
-  async check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}/check`, { method: "POST", signal }));
+  check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#connection(id, "/check", { method: "POST", signal });
   }
 
   /** Changes a connection's label or config. */
   update(id: string, change: ConnectionChange, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}`, { method: "PATCH", body: change, signal });
+    return this.#connection(id, "", { method: "PATCH", body: change, signal });
   }
 
   /** Takes the other account that a reconnect came back as: `found_account`'s id. */
-  async acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
-    const parts = { method: "POST", body: { account_id: accountId }, signal } as const;
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}/account`, parts));
+  acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#connection(id, "/account", { method: "POST", body: { account_id: accountId }, signal });
   }
 
   /** Ends a connection; which one may be left out when there is only one. May be repeated. */
   disconnect(
     connector: string,
-    { signal, connectionId, instanceId }: CallOptions & { connectionId?: string; instanceId?: string } = {},
+    { signal, connectionId, instanceId }: CallOptions & { connectionId?: string | undefined; instanceId?: string | undefined } = {},
   ): Promise<DisconnectAnswer> {
     const query = { connection_id: connectionId, instance_id: instanceId };
-    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, { method: "DELETE", query, signal });
+    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
   }
 
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, { query: { ...query }, signal });
+    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { query: { ...query }, signal });
   }
 
-  /** Sent again under its key when its answer is lost, so that an attempt is begun once. */
+  /** Sent again under its key while the service is away, so that one attempt is started. */
   async #begin(path: string, options: ConnectOptions): Promise<ConnectAnswer> {
     const { instanceId, details, signal } = options;
     const headers = { "idempotency-key": options.idempotencyKey ?? randomId() };
-    for (let attempt = 1; ; attempt += 1) {
+    const end = performance.now() + PATIENCE;
+    for (let failures = 1; ; failures += 1) {
       try {
         const query = { instance_id: instanceId || undefined };
-        return await this.#http.json(path, { method: "POST", query, body: details, headers, signal });
+        return await this.#http.json(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal });
       } catch (error) {
-        const again = error instanceof PatchbayError && ["network", "idempotency_key_under_way"].includes(error.code);
-        if (!again || attempt === ATTEMPTS) throw error;
-        await new Promise((resolve) => setTimeout(resolve, (error.retryAfter ?? 0.5) * 1_000));
+        if (!(error instanceof PatchbayError && PASSING.includes(error.code))) throw error;
+        const pause = Math.max((error.retryAfter ?? 0) * 1_000, backoff(failures, 500, 4_000));
+        if (performance.now() + pause > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, pause));
         signal?.throwIfAborted();
       }
     }

@@ -1,5 +1,7 @@
 import type { ConnectionEvent } from "../types.js";
 import type { Http } from "./http.js";
+import { backoff } from "./backoff.js";
+import { fits } from "./shape.js";
 import { SseParser } from "./sse.js";
 
 /**
@@ -12,8 +14,11 @@ export type StreamState = "idle" | "connecting" | "live" | "polling" | "expired"
 export type Notice =
   /** A connection has changed. */
   | { type: "event"; event: ConnectionEvent }
-  /** Something may have changed that no event tells of: look again. */
-  | { type: "resync" }
+  /**
+   * Something may have changed that no event tells of: fetch again. `start`: the stream has begun; `poll`: there is no stream;
+   * `lost`: the service no longer has the last event, as after a restored backup, so versions may be lower than before.
+   */
+  | { type: "resync"; reason: "start" | "poll" | "lost" }
   | { type: "state"; state: StreamState };
 
 /** Patience, in milliseconds; tests have less. */
@@ -21,7 +26,7 @@ export interface StreamTimes {
   /** Without a byte for so long the stream counts as broken. The service sends one every 15 s. */
   silence: number;
   /** The first wait after a failure; doubled by each further one. */
-  backoff: number;
+  first: number;
   /** The longest wait. */
   longest: number;
   /** How often to look while there is no stream. */
@@ -31,7 +36,7 @@ export interface StreamTimes {
 }
 
 /** What a browser meets in practice. */
-export const STREAM_TIMES: StreamTimes = { silence: 40_000, backoff: 1_000, longest: 30_000, poll: 10_000, hidden: 60_000 };
+export const STREAM_TIMES: StreamTimes = { silence: 40_000, first: 1_000, longest: 30_000, poll: 10_000, hidden: 60_000 };
 
 /**
  * The user's event stream, one however many listen, open while somebody does.
@@ -88,7 +93,12 @@ export class EventStream {
     this.#run = run;
     this.#paused = false;
     this.#become("connecting");
-    const ends = [this.#http.session.subscribe(() => this.#wake?.()), this.#watchPage(), this.#poll()];
+    const session = () => {
+      // The stream is the user's whose token has opened it.
+      if (this.#http.session.userChanged) this.#reading?.abort();
+      this.#wake?.();
+    };
+    const ends = [this.#http.session.subscribe(session), this.#watchPage(), this.#poll()];
     run.signal.addEventListener("abort", () => ends.forEach((end) => end()));
     void this.#loop(run.signal);
   }
@@ -121,11 +131,9 @@ export class EventStream {
     }
   }
 
-  /** With jitter, so that the readers of a service that restarts do not come back all at once. */
   #pause(failures: number): number {
-    const { backoff, longest } = this.#times;
-    const most = failures === 0 ? this.#retry : Math.min(longest, backoff * 2 ** (failures - 1));
-    return most * (0.5 + Math.random() / 2);
+    const { first, longest } = this.#times;
+    return failures === 0 ? backoff(1, this.#retry, longest) : backoff(failures, first, longest);
   }
 
   #sleep(milliseconds: number | undefined): Promise<void> {
@@ -184,9 +192,10 @@ export class EventStream {
       // What was read before the stream began may be out of date by what happened in between. The service says whether it
       // goes on after the last event; it does not where it has no such event any more, as after a restored backup.
       const { resumed = asked } = JSON.parse(message.data) as { resumed?: boolean };
-      if (!resumed) this.#tell({ type: "resync" });
+      if (!resumed) this.#tell({ type: "resync", reason: asked ? "lost" : "start" });
     } else if (message.event === "connection") {
-      this.#tell({ type: "event", event: JSON.parse(message.data) as ConnectionEvent });
+      const event: unknown = JSON.parse(message.data);
+      if (fits(event, "Event")) this.#tell({ type: "event", event: event as ConnectionEvent });
     }
   }
 
@@ -195,7 +204,7 @@ export class EventStream {
     let timer: ReturnType<typeof setTimeout>;
     const next = () => {
       timer = setTimeout(() => {
-        if (this.#state !== "live" && this.#state !== "expired" && !this.#paused) this.#tell({ type: "resync" });
+        if (this.#state !== "live" && this.#state !== "expired" && !this.#paused) this.#tell({ type: "resync", reason: "poll" });
         next();
       }, this.#times.poll);
     };
@@ -217,8 +226,12 @@ export class EventStream {
       } else {
         this.#paused = false;
         this.#wake?.();
+        // Another user may have signed in meanwhile, in another tab. No request may follow that would notice.
+        void this.#http.compareUser();
       }
     };
+    // A tab that was opened in the background has never been seen.
+    if (document.visibilityState === "hidden") seen();
     const online = () => this.#wake?.();
     document.addEventListener("visibilitychange", seen);
     window.addEventListener("online", online);

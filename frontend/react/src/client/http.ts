@@ -1,5 +1,6 @@
-import { PatchbayError, errorOf } from "./error.js";
+import { errorOf, ownError, PatchbayError } from "./error.js";
 import { Session } from "./session.js";
+import { fits } from "./shape.js";
 
 /** Where Patchbay is, and whose requests these are. */
 export interface ClientOptions {
@@ -7,7 +8,8 @@ export interface ClientOptions {
   baseUrl: string;
   /**
    * Yields the user's token, as the identity provider gives it out; null if nobody is signed in. It is asked before
-   * every request, so it should answer from memory; with `fresh` after a token was refused: get a new one then.
+   * every request, so it should answer from memory; with `fresh` after a token was refused: get a new one then. One that
+   * takes longer than ten seconds fails the request.
    */
   getToken: (options: { fresh: boolean }) => string | null | undefined | Promise<string | null | undefined>;
   /**
@@ -31,10 +33,18 @@ export interface RequestParts {
 /** Longer than the service lets any request take. */
 const TIMEOUT_MS = 65_000;
 
+/** How long `getToken` may take. */
+const TOKEN_TIMEOUT_MS = 10_000;
+
+/** Clocks that differ less than this are the same: `Date` counts seconds, and responses take time. */
+const CLOCK_TOLERANCE_MS = 5_000;
+
 /** Authorized requests. A refused token is replaced once by a fresh one; then the session counts as expired. */
 export class Http {
   readonly session = new Session();
   readonly #options: ClientOptions;
+  /** How far the service's clock is ahead of this one's, in milliseconds. */
+  #ahead = 0;
 
   constructor(options: ClientOptions) {
     this.#options = options;
@@ -46,44 +56,46 @@ export class Http {
     return new URL(this.#options.baseUrl.replace(/\/*$/, "/"), here);
   }
 
-  /** The JSON that an endpoint answers. `path` is below `/api/v1/connectors`. */
-  async json<T>(path: string, parts: RequestParts = {}): Promise<T> {
-    const limit = new AbortController();
-    const stop = () => limit.abort(parts.signal?.reason);
-    if (parts.signal?.aborted) stop();
-    parts.signal?.addEventListener("abort", stop);
-    const timer = setTimeout(() => limit.abort(), TIMEOUT_MS);
+  /** The service's time, as `Date.now()` counts it. */
+  now(): number {
+    return Date.now() + this.#ahead;
+  }
+
+  /** The JSON that an endpoint answers, which has to have this shape. `path` is below `/api/v1/connectors`. */
+  async json<T>(path: string, shape: string, parts: RequestParts = {}): Promise<T> {
+    const limit = AbortSignal.timeout(TIMEOUT_MS);
     try {
-      const response = await this.open(path, { ...parts, signal: limit.signal });
-      return (await response.json()) as T;
+      const signal = parts.signal ? AbortSignal.any([limit, parts.signal]) : limit;
+      const response = await this.open(path, { ...parts, signal });
+      const body: unknown = await response.json();
+      if (fits(body, shape)) return body as T;
     } catch (error) {
       // A caller who gives up is told so as fetch would; everything else is ours to put into words.
       if (parts.signal?.aborted || error instanceof PatchbayError) throw error;
-      throw error instanceof SyntaxError ? unreadable(error) : unreachable(error);
-    } finally {
-      clearTimeout(timer);
-      parts.signal?.removeEventListener("abort", stop);
+      if (!(error instanceof SyntaxError)) throw unreachable(error);
     }
+    throw ownError("unreadable", "The response is not the expected JSON", undefined, 200);
   }
 
-  /** The answer to a request, once it is known to be a good one. */
+  /** The response to a request, once it is known to be a good one. */
   async open(path: string, parts: RequestParts): Promise<Response> {
-    let response = await this.#send(path, parts, false);
+    let response = await this.#send(path, parts, await this.#token(false));
     if (response.status === 401) {
-      await response.body?.cancel();
-      response = await this.#send(path, parts, true);
+      const error = await errorOf(response);
+      const token = await this.#token(true, error);
+      response = await this.#send(path, parts, token);
     }
-    if (response.status === 401) {
-      const refused = await errorOf(response);
-      throw this.#expire(refused);
+    if (response.ok) {
+      const ahead = Date.parse(response.headers.get("date") ?? "") - Date.now();
+      if (!Number.isNaN(ahead)) this.#ahead = Math.abs(ahead) < CLOCK_TOLERANCE_MS ? 0 : ahead;
+      this.session.set(false);
+      return response;
     }
-    this.session.set(false);
-    if (!response.ok) throw await errorOf(response);
-    return response;
+    const error = await errorOf(response);
+    throw error.code === "unauthenticated" ? this.#expire(error) : error;
   }
 
-  async #send(path: string, parts: RequestParts, fresh: boolean): Promise<Response> {
-    const token = await this.#token(fresh);
+  async #send(path: string, parts: RequestParts, token: string): Promise<Response> {
     const url = new URL(`api/v1/connectors${path}`, this.base);
     for (const [name, value] of Object.entries(parts.query ?? {})) {
       if (value !== undefined && value !== null) url.searchParams.set(name, String(value));
@@ -108,52 +120,44 @@ export class Http {
     }
   }
 
-  async #token(fresh: boolean): Promise<string> {
+  /** Compares the signed-in user with the one that this client serves. What else is wrong shows in the next request. */
+  async compareUser(): Promise<void> {
+    await this.#token(false).catch(() => undefined);
+  }
+
+  /** The token; after one was refused, a fresh one. A gateway's 401 (`unreadable`) says nothing of the session. */
+  async #token(fresh: boolean, refused?: PatchbayError): Promise<string> {
     let token: string | null | undefined;
     try {
-      token = await this.#options.getToken({ fresh });
+      token = await inTime(this.#options.getToken({ fresh }));
     } catch (cause) {
-      throw new PatchbayError({
-        status: 0,
-        code: "token_unavailable",
-        title: "There is no token at the moment",
-        detail: cause instanceof Error ? cause.message : "The user's token could not be had",
-        cause,
-      });
+      const detail = cause instanceof Error ? cause.message : "There is no token";
+      throw ownError("token_unavailable", detail, cause);
     }
-    if (!token) throw this.#expire(undefined);
+    if (!token) throw refused?.code === "unreadable" ? refused : this.#expire(refused);
+    if (!this.session.admits(token)) {
+      throw ownError("user_changed", "The token is another user's");
+    }
     return token;
   }
 
   #expire(refused: PatchbayError | undefined): PatchbayError {
     this.session.set(true);
-    return new PatchbayError({
-      status: refused?.status ?? 0,
-      code: "session_expired",
-      title: "The session has expired",
-      detail: refused?.detail ?? "Nobody is signed in",
-      requestId: refused?.requestId,
-      cause: refused,
-    });
+    const detail = refused?.detail ?? "Nobody is signed in";
+    const { status = 0, requestId } = refused ?? {};
+    return new PatchbayError({ status, code: "session_expired", title: detail, detail, requestId, cause: refused });
   }
 }
 
-function unreadable(cause: unknown): PatchbayError {
-  return new PatchbayError({
-    status: 200,
-    code: "unreadable",
-    title: "The answer is not Patchbay's",
-    detail: "The server's answer is not JSON",
-    cause,
+/** What a promise resolves to, if it does so in time. */
+async function inTime<T>(promise: T | Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("getToken takes too long")), TOKEN_TIMEOUT_MS);
   });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 function unreachable(cause: unknown): PatchbayError {
-  return new PatchbayError({
-    status: 0,
-    code: "network",
-    title: "No answer",
-    detail: "The server could not be reached",
-    cause,
-  });
+  return ownError("network", "The server could not be reached", cause);
 }

@@ -1,23 +1,66 @@
-/** Whether the user's token is good, as far as the last answers tell. */
+/** Whether the user's token is accepted, as far as the last responses tell, and whose it is. */
 export class Session {
   #expired = false;
+  #user: string | undefined;
+  #userChanged = false;
+  #identify!: (user: string) => void;
   readonly #listeners = new Set<() => void>();
+  /** Resolves to `user` with the first token. */
+  readonly identified = new Promise<string>((resolve) => (this.#identify = resolve));
 
-  /** Whether a fresh token was refused, or there was none. */
+  /** `true` if a fresh token was refused, there was none, or the token is another user's. */
   get expired(): boolean {
-    return this.#expired;
+    return this.#expired || this.#userChanged;
   }
 
-  /** Says how the last request went. */
+  /** `true` if `getToken` has returned another user's token: a client serves one user, so this one is of no use any more. */
+  get userChanged(): boolean {
+    return this.#userChanged;
+  }
+
+  /** The user of the first token; empty if that is not a JWT, undefined before it. */
+  get user(): string | undefined {
+    return this.#user;
+  }
+
+  /** Notes how the last request went. */
   set(expired: boolean): void {
     if (this.#expired === expired) return;
     this.#expired = expired;
-    for (const listener of [...this.#listeners]) listener();
+    this.#notify();
   }
 
-  /** Calls `listener` at every change; the answer ends that. */
+  /** Compares a token's user with the first token's. Returns whether they are the same. */
+  admits(token: string): boolean {
+    const subject = subjectOf(token);
+    this.#user ||= subject ?? "";
+    this.#identify(this.#user);
+    // A token that names nobody is for the service to refuse.
+    if (subject !== null && this.#user !== subject && !this.#userChanged) {
+      this.#userChanged = true;
+      this.#notify();
+    }
+    return !this.#userChanged;
+  }
+
+  /** Calls `listener` at every change; the returned function ends that. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  #notify(): void {
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
+
+/** The subject of a JWT, unverified and only to be compared: it is not decoded. Null for any other token. */
+function subjectOf(token: string): string | null {
+  try {
+    const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
+    const { sub } = JSON.parse(atob(payload)) as { sub?: unknown };
+    return typeof sub === "string" ? sub : null;
+  } catch {
+    return null;
   }
 }

@@ -9,7 +9,7 @@ export interface SseMessage {
 }
 
 /**
- * Takes a text/event-stream apart (HTML standard, 9.2), wherever the chunks are cut.
+ * Takes a text/event-stream apart (HTML standard, 9.2), wherever the chunks are cut. `TextDecoder` takes its byte order mark.
  * Messages without data are not told, except that an id or retry in them counts.
  */
 export class SseParser {
@@ -18,25 +18,13 @@ export class SseParser {
   #data: string[] = [];
   #id: string | undefined;
   #retry: number | undefined;
-  #started = false;
 
   /** The messages that this chunk completes. */
   push(chunk: string): SseMessage[] {
-    this.#buffer += chunk;
-    if (!this.#started && this.#buffer !== "") {
-      this.#started = true;
-      this.#buffer = this.#buffer.replace(/^\u{FEFF}/u, "");
-    }
-    const messages: SseMessage[] = [];
-    for (;;) {
-      const end = /\r\n|\n|\r/.exec(this.#buffer);
-      // A carriage return at the very end may be half of a line's end.
-      if (!end || (end[0] === "\r" && end.index === this.#buffer.length - 1)) return messages;
-      const line = this.#buffer.slice(0, end.index);
-      this.#buffer = this.#buffer.slice(end.index + end[0].length);
-      const message = this.#line(line);
-      if (message) messages.push(message);
-    }
+    // A carriage return at the very end may be half of a line's end.
+    const lines = (this.#buffer + chunk).split(/\r\n|\n|\r(?=[^])/);
+    this.#buffer = lines.pop() ?? "";
+    return lines.map((line) => this.#line(line)).filter((message) => message !== undefined);
   }
 
   #line(line: string): SseMessage | undefined {

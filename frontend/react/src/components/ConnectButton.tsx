@@ -1,10 +1,12 @@
 import { useEffect, type ReactNode } from "react";
 import type { FlowState } from "../flow/state.js";
-import { useMessages } from "../react/context.js";
-import type { Messages } from "../react/messages.js";
+import { useConnectMessages } from "../react/context.js";
+import type { ConnectMessages } from "../react/messages.js";
 import { useConnect } from "../react/useConnect.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
+import { useKeptFocus } from "../react/useKeptFocus.js";
 import type { ConnectDetails, Connection } from "../types.js";
+import { Button } from "./Button.js";
 import { FlowNotice } from "./FlowNotice.js";
 
 /** Props of `ConnectButton`. */
@@ -30,11 +32,12 @@ export interface ConnectButtonProps {
 /** Connects an account, and says how it goes. */
 export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const { connectorId, connectorName, instanceId = "", connectionId, details, onConnected } = props;
-  const { connections, getConnection, isUnknown } = useConnections();
-  const messages = useMessages();
+  const { connections, getConnection, isUnknown } = useConnectionList();
+  const messages = useConnectMessages();
   const target = connectionId === undefined ? { connectorId, instanceId } : { connectionId };
   const connect = useConnect(target, { details, onConnected });
   const { state, isBusy, dismiss } = connect;
+  const kept = useKeptFocus<HTMLDivElement>();
   // What was said of it is over when the connection is.
   const ended =
     state.phase === "connected" &&
@@ -49,28 +52,23 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const done = connectionId === undefined && !isBusy && status === "connected";
   const label = done ? messages.connected(connectorName) : words(state, again, connectorName, messages);
   return (
-    <div data-patchbay="connect" data-phase={state.phase} data-status={isUnknown ? "unknown" : status} className={props.className}>
-      <button
-        type="button"
-        data-patchbay="button"
+    <div ref={kept} data-patchbay="connect" data-phase={state.phase} data-status={isUnknown ? "unknown" : status} className={props.className}>
+      <Button
         // What works and may be authorized again is not what a user has come for.
-        data-primary={connectionId !== undefined && status === "connected" ? undefined : ""}
-        // It stays where the keyboard's focus is, which `disabled` would take away.
-        aria-disabled={props.disabled || isBusy || done || undefined}
+        kind={connectionId !== undefined && status === "connected" ? undefined : "primary"}
+        off={props.disabled || isBusy || done}
         aria-busy={isBusy || undefined}
-        onClick={() => {
-          if (!props.disabled && !isBusy && !done) connect.start();
-        }}
+        onClick={connect.start}
       >
         {isBusy && <span data-patchbay="spinner" aria-hidden="true" />}
         {done || isBusy ? label : (props.children ?? label)}
-      </button>
+      </Button>
       <FlowNotice connect={connect} name={connectorName} />
     </div>
   );
 }
 
-function words(state: FlowState, again: boolean, name: string, messages: Messages): string {
+function words(state: FlowState, again: boolean, name: string, messages: ConnectMessages): string {
   switch (state.phase) {
     case "starting":
     case "waiting":

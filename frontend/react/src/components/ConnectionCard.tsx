@@ -1,9 +1,12 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { accountOf, nameOf } from "../react/find.js";
+import { accountName, accountOf, nameOf } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
+import { useKeptFocus } from "../react/useKeptFocus.js";
 import type { Connection } from "../types.js";
+import { AccountLine } from "./AccountLine.js";
+import { Button } from "./Button.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionHistory } from "./ConnectionHistory.js";
 import { ConnectionStatus } from "./ConnectionStatus.js";
@@ -11,15 +14,25 @@ import { ConnectorLogo } from "./ConnectorLogo.js";
 import { DisconnectQuestion } from "./DisconnectQuestion.js";
 import { ErrorNotice } from "./ErrorNotice.js";
 import { RenameForm } from "./RenameForm.js";
+import { Sentence } from "./Sentence.js";
 
 type Part = "rename" | "disconnect" | "history";
 
+/** Props of `ConnectionCard`. */
+export interface ConnectionCardProps {
+  connection: Connection;
+  /** Called with what to say after a disconnect, where the card goes away with it; else the card says it. */
+  onDisconnected?: ((said: ReactNode) => void) | undefined;
+  className?: string | undefined;
+}
+
 /** One connection in full: what it is called, how it stands, and everything that can be done with it. */
-export function ConnectionCard({ connection, className }: { connection: Connection; className?: string }): ReactNode {
+export function ConnectionCard({ connection, onDisconnected, className }: ConnectionCardProps): ReactNode {
   const messages = useMessages();
   const id = useId();
   const it = useConnectionActions(connection.id);
   const act = useAct();
+  const kept = useKeptFocus<HTMLLIElement>();
   const [open, setOpen] = useState<Part | null>(null);
   const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
   const back = useRef<Part | null>(null);
@@ -36,21 +49,19 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
   const name = nameOf(connection);
   const ended = connection.status === "disconnected";
   const toggle = (part: Part, words: string) => (
-    <button
-      ref={(button) => {
+    <Button
+      buttonRef={(button) => {
         buttons.current[part] = button;
       }}
-      type="button"
-      data-patchbay="button"
-      data-quiet=""
+      kind="quiet"
       aria-expanded={open === part}
       onClick={() => setOpen(open === part ? null : part)}
     >
       {words}
-    </button>
+    </Button>
   );
   return (
-    <li data-patchbay="connection" data-status={connection.status} aria-labelledby={id} className={className}>
+    <li ref={kept} data-patchbay="connection" data-status={connection.status} aria-labelledby={id} className={className}>
       <ConnectorLogo connector={{ slug: connection.connector_slug, name: connection.connector_name }} />
       <Facts connection={connection} id={id} />
       <ConnectionStatus connection={connection} />
@@ -64,21 +75,15 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
         />
         <AcceptButton connection={connection} it={it} act={act} />
         {connection.status === "connected" && (
-          <button
-            type="button"
-            data-patchbay="button"
-            data-quiet=""
-            aria-disabled={it.busy !== null || undefined}
-            onClick={() => act.run(it.check, (now) => checkedText(now, messages))}
-          >
+          <Button kind="quiet" off={it.busy !== null} onClick={() => act.run(it.check, (now) => checkedText(now, messages))}>
             {messages.check}
-          </button>
+          </Button>
         )}
         {!ended && toggle("rename", messages.rename)}
         {toggle("history", messages.history)}
         {!ended && toggle("disconnect", messages.disconnect)}
       </div>
-      <p data-patchbay="flow-text" role="status" aria-live="polite">
+      <p data-patchbay="flow-text" role="status">
         {act.said}
       </p>
       {act.error && <ErrorNotice error={act.error} onRetry={act.again} />}
@@ -86,7 +91,7 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
         <RenameForm
           label={connection.label ?? ""}
           busy={it.busy === "rename"}
-          onSave={(label) => act.run(() => it.rename(label), () => "", close)}
+          onSave={(label) => act.run(() => it.rename(label), () => messages.saved, close)}
           onCancel={close}
         />
       )}
@@ -97,7 +102,13 @@ export function ConnectionCard({ connection, className }: { connection: Connecti
           onConfirm={() =>
             act.run(
               it.disconnect,
-              (answer) => (answer.upstream_deleted ? messages.disconnected(name) : messages.disconnectedLater(name)),
+              (answer) => {
+                const said = (
+                  <Sentence of={answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater} name={name} />
+                );
+                onDisconnected?.(said);
+                return onDisconnected ? "" : said;
+              },
               close,
             )
           }
@@ -121,9 +132,11 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
   const account = accountOf(connection);
   return (
     <div data-patchbay="card-title">
-      <strong id={id}>{name}</strong>
+      <strong id={id}>
+        <bdi>{name}</bdi>
+      </strong>
       {name !== connection.connector_name && <span>{connection.connector_name}</span>}
-      {account && account !== name && <span>{messages.account(account)}</span>}
+      {account !== name && <AccountLine connection={connection} />}
       {connection.status !== "disconnected" && (
         <span>
           {connection.last_synced_at ? (
@@ -151,30 +164,25 @@ function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
   const found = connection.found_account;
   if (connection.status_reason !== "account_mismatch" || !found) return null;
   return (
-    <button
-      type="button"
-      data-patchbay="button"
-      aria-disabled={it.busy !== null || undefined}
-      onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}
-    >
-      {messages.keepAccount(found.name ?? found.id)}
-    </button>
+    <Button off={it.busy !== null} onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}>
+      <Sentence of={messages.keepAccount} name={accountName(found) ?? "?"} />
+    </Button>
   );
 }
 
 interface Act {
   error: Error | null;
-  said: string;
+  said: ReactNode;
   again: () => void;
-  run: <T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void) => void;
+  run: <T>(work: () => Promise<T>, say: (result: T) => ReactNode, done?: () => void) => void;
 }
 
 /** Does one thing after another, says what came of the last, and can do it again. */
 function useAct(): Act {
   const [error, setError] = useState<Error | null>(null);
-  const [said, setSaid] = useState("");
+  const [said, setSaid] = useState<ReactNode>("");
   const last = useRef<() => void>(() => {});
-  function run<T>(work: () => Promise<T>, say: (result: T) => string, done?: () => void): void {
+  function run<T>(work: () => Promise<T>, say: (result: T) => ReactNode, done?: () => void): void {
     last.current = () => run(work, say, done);
     setError(null);
     setSaid("");

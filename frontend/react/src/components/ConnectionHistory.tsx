@@ -1,6 +1,7 @@
 import type { ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { useConnectionHistory } from "../react/useConnectionHistory.js";
+import { Button } from "./Button.js";
 import { ErrorNotice } from "./ErrorNotice.js";
 
 /** What has happened to a connection, the newest first. */
@@ -9,7 +10,6 @@ export function ConnectionHistory({ connectionId, className }: { connectionId: s
   const { events, isLoading, error, hasMore, loadMore, refetch } = useConnectionHistory(connectionId);
   if (error) return <ErrorNotice error={error} onRetry={() => void refetch()} />;
   if (isLoading) return <p aria-busy="true">{messages.loading}</p>;
-  if (events.length === 0) return <p>{messages.noHistory}</p>;
   return (
     <div data-patchbay="history" className={className}>
       <ol>
@@ -22,9 +22,9 @@ export function ConnectionHistory({ connectionId, className }: { connectionId: s
         ))}
       </ol>
       {hasMore && (
-        <button type="button" data-patchbay="button" data-quiet="" onClick={() => void loadMore()}>
+        <Button kind="quiet" onClick={() => void loadMore()}>
           {messages.loadMore}
-        </button>
+        </Button>
       )}
     </div>
   );

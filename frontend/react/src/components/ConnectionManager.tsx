@@ -1,7 +1,8 @@
-import type { ReactNode } from "react";
+import { useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { isOf } from "../react/find.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
+import { useKeptFocus } from "../react/useKeptFocus.js";
 import { ConnectionCard } from "./ConnectionCard.js";
 import { ErrorNotice } from "./ErrorNotice.js";
 
@@ -15,18 +16,23 @@ export interface ConnectionManagerProps {
 /** All of a user's accounts, with everything that can be done with them. Those that are disconnected stand apart. */
 export function ConnectionManager({ connectorId, className }: ConnectionManagerProps): ReactNode {
   const messages = useMessages();
-  const { connections, isLoading, error, refetch } = useConnections();
+  const { connections, isLoading, error, refetch } = useConnectionList();
+  const kept = useKeptFocus<HTMLElement>("summary");
+  const [said, setSaid] = useState<ReactNode>("");
   const own = connectorId === undefined ? connections : connections.filter((one) => isOf(one, connectorId));
   const ended = own.filter((connection) => connection.status === "disconnected");
   const others = own.filter((connection) => connection.status !== "disconnected");
   return (
-    <section data-patchbay="manager" aria-label={messages.connections} className={className}>
+    <section ref={kept} data-patchbay="manager" aria-label={messages.connections} className={className}>
       {error && <ErrorNotice error={error} onRetry={() => void refetch()} />}
       {isLoading && <p aria-busy="true">{messages.loading}</p>}
       {!isLoading && !error && others.length === 0 && <p data-patchbay="empty">{messages.noConnections}</p>}
+      <p data-patchbay="flow-text" role="status">
+        {said}
+      </p>
       <ul data-patchbay="list">
         {others.map((connection) => (
-          <ConnectionCard key={connection.id} connection={connection} />
+          <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
         ))}
       </ul>
       {ended.length > 0 && (

@@ -1,11 +1,12 @@
 import { useId, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { freeInstance, isOf, nameOf } from "../react/find.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
 import type { Connection } from "../types.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus, unknownText } from "./ConnectionStatus.js";
 import { ErrorNotice } from "./ErrorNotice.js";
+import { Sentence } from "./Sentence.js";
 
 /** Props of `ConnectionPicker`. */
 export interface ConnectionPickerProps {
@@ -25,7 +26,7 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const { connectorId, connectorName, value, onChange, className } = props;
   const messages = useMessages();
   const id = useId();
-  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
+  const { connections, isLoading, isUnknown, error, refetch } = useConnectionList();
   const own = connections.filter((connection) => isOf(connection, connectorId) && offered(connection, value));
   const chosen = own.find((connection) => connection.id === value);
   // What is chosen stays so while nothing is known of it.
@@ -78,7 +79,7 @@ function OneMore({ connectorId, connectorName, connections, any, onConnected }: 
   const messages = useMessages();
   // The same until it is used up, so that a connect that is under way stays the same one.
   const [instanceId, setInstanceId] = useState(() => freeInstance(connections, connectorId));
-  const [said, setSaid] = useState("");
+  const [connected, setConnected] = useState<string | null>(null);
   const used = connections.some((one) => isOf(one, connectorId, instanceId) && one.status === "connected");
   if (used) setInstanceId(freeInstance(connections, connectorId));
   return (
@@ -89,14 +90,14 @@ function OneMore({ connectorId, connectorName, connections, any, onConnected }: 
         connectorName={connectorName}
         instanceId={instanceId}
         onConnected={(connection) => {
-          setSaid(messages.nowConnected(nameOf(connection)));
+          setConnected(nameOf(connection));
           onConnected(connection);
         }}
       >
         {any ? messages.addAccount : messages.connect(connectorName)}
       </ConnectButton>
-      <p data-patchbay="flow-text" role="status" aria-live="polite">
-        {said}
+      <p data-patchbay="flow-text" role="status">
+        {connected !== null && <Sentence of={messages.nowConnected} name={connected} />}
       </p>
     </>
   );

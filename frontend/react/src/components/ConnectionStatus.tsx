@@ -1,10 +1,11 @@
 import type { ReactNode } from "react";
 import { isOfSession } from "../react/cache.js";
 import { useMessages } from "../react/context.js";
-import { accountOf, isFromElsewhere } from "../react/find.js";
+import { isFromElsewhere } from "../react/find.js";
 import type { Messages } from "../react/messages.js";
-import { useConnections } from "../react/useConnections.js";
+import { useConnectionList } from "../react/useConnections.js";
 import type { Connection, Status } from "../types.js";
+import { AccountLine } from "./AccountLine.js";
 import { errorText } from "./ErrorNotice.js";
 import { StatusIcon } from "./StatusIcon.js";
 
@@ -35,7 +36,7 @@ interface LookedUpProps {
 }
 
 function LookedUp({ connectorId, instanceId, reason, className }: LookedUpProps): ReactNode {
-  const { getConnection, isLoading, isUnknown, error } = useConnections();
+  const { getConnection, isLoading, isUnknown, error } = useConnectionList();
   const messages = useMessages();
   if (isUnknown) {
     return (
@@ -78,9 +79,12 @@ function Shown({ connection, reason, className }: ShownProps): ReactNode {
       {reason && why && messages.advice[why] && <span data-patchbay="status-advice">{messages.advice[why]}</span>}
       {reason && failing && <span data-patchbay="status-reason">{messages.failing}</span>}
       {reason && connection && isFromElsewhere(connection) && (
-        <span data-patchbay="status-advice" data-warning="">
-          {messages.otherBrowser(accountOf(connection))}
-        </span>
+        <>
+          <span data-patchbay="status-advice" data-warning="">
+            {messages.otherBrowser}
+          </span>
+          <AccountLine connection={connection} />
+        </>
       )}
     </span>
   );

@@ -1,7 +1,8 @@
 import { useEffect, useId, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
 import { useConnectors } from "../react/useConnectors.js";
-import type { Connection, Connector } from "../types.js";
+import type { Category, Connection, Connector } from "../types.js";
+import { Button } from "./Button.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
@@ -36,9 +37,9 @@ export function ConnectorCatalog({ pageSize, onConnected, children, className }:
         onSearch={setSearch}
         category={category}
         onCategory={setCategory}
-        categories={categories.map(({ name, count }) => ({ name, count }))}
+        categories={categories}
       />
-      <p data-patchbay="count" role="status" aria-live="polite">
+      <p data-patchbay="count" role="status">
         {isLoading ? messages.loading : error ? "" : totalCount === 0 ? messages.noConnectors : messages.found(totalCount)}
       </p>
       {error && <ErrorNotice error={error} onRetry={() => void catalog.refetch()} />}
@@ -50,14 +51,9 @@ export function ConnectorCatalog({ pageSize, onConnected, children, className }:
         ))}
       </ul>
       {catalog.hasMore && (
-        <button
-          type="button"
-          data-patchbay="button"
-          aria-disabled={catalog.isLoadingMore || undefined}
-          onClick={() => void catalog.loadMore()}
-        >
+        <Button off={catalog.isLoadingMore} onClick={() => void catalog.loadMore()}>
           {messages.loadMore}
-        </button>
+        </Button>
       )}
     </section>
   );
@@ -68,7 +64,7 @@ interface FiltersProps {
   onSearch: (search: string) => void;
   category: string;
   onCategory: (category: string) => void;
-  categories: { name: string; count: number }[];
+  categories: Category[];
 }
 
 function Filters({ search, onSearch, category, onCategory, categories }: FiltersProps): ReactNode {

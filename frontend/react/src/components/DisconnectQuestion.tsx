@@ -1,5 +1,7 @@
 import { useEffect, useId, useRef, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
+import { Button } from "./Button.js";
+import { Sentence } from "./Sentence.js";
 
 /** Props of `DisconnectQuestion`. */
 export interface DisconnectQuestionProps {
@@ -26,22 +28,16 @@ export function DisconnectQuestion({ name, busy, onConfirm, onCancel }: Disconne
         if (event.key === "Escape") onCancel();
       }}
     >
-      <strong id={`${id}-question`}>{messages.disconnectQuestion(name)}</strong>
+      <strong id={`${id}-question`}>
+        <Sentence of={messages.disconnectQuestion} name={name} />
+      </strong>
       <p id={`${id}-meaning`}>{messages.disconnectMeaning}</p>
-      <button
-        type="button"
-        data-patchbay="button"
-        data-danger=""
-        aria-disabled={busy || undefined}
-        onClick={() => {
-          if (!busy) onConfirm();
-        }}
-      >
+      <Button kind="danger" off={busy} onClick={onConfirm}>
         {messages.disconnect}
-      </button>
-      <button ref={wayOut} type="button" data-patchbay="button" onClick={onCancel}>
+      </Button>
+      <Button buttonRef={wayOut} onClick={onCancel}>
         {messages.cancel}
-      </button>
+      </Button>
     </div>
   );
 }

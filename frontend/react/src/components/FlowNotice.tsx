@@ -1,35 +1,43 @@
 import { useState, type ReactNode } from "react";
 import type { FlowState } from "../flow/state.js";
-import { usePatchbay } from "../react/context.js";
-import { accountOf, isFromElsewhere } from "../react/find.js";
-import type { Messages } from "../react/messages.js";
+import { useConnectMessages } from "../react/context.js";
+import { isOfSession } from "../react/cache.js";
+import { isFromElsewhere, plain } from "../react/find.js";
+import type { ConnectMessages } from "../react/messages.js";
 import type { UseConnect } from "../react/useConnect.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import type { Connection } from "../types.js";
+import { AccountLine } from "./AccountLine.js";
+import { Button } from "./Button.js";
 import { ErrorNotice, errorText, Reference } from "./ErrorNotice.js";
 
 /** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
-export function flowText(state: FlowState, name: string, messages: Messages): string {
+export function flowText(state: FlowState, name: string, messages: ConnectMessages): string {
   switch (state.phase) {
     case "idle":
-      return "";
+      return state.canceled ? messages.canceled : "";
     case "starting":
-      return messages.connecting(name);
+      return state.window === "closed" ? messages.waiting.closed : messages.connecting(name);
     case "waiting":
-      return state.trouble ? messages.waitingTrouble : messages.waiting[state.window];
+      return state.trouble ? troubleText(state.trouble, messages) : messages.waiting[state.window];
     case "connected":
       return isFromElsewhere(state.connection)
-        ? `${messages.nowConnected(name)} ${messages.otherBrowser(accountOf(state.connection))}`
+        ? `${messages.nowConnected(name)} ${messages.otherBrowser}`
         : messages.nowConnected(name);
     case "refused":
       return errorText(state.error, messages);
     default: {
       const told = [messages.failures[state.phase](name)];
-      if (state.detail && state.phase === "failed") told.push(state.detail);
       if (state.connection.status === "connected") told.push(messages.stillWorks);
       return told.join(" ");
     }
   }
+}
+
+/** Why the service cannot be asked, and that it is asked again, if it is. */
+export function troubleText(error: Error, messages: ConnectMessages): string {
+  const text = errorText(error, messages);
+  return isOfSession(error) ? text : `${text} ${messages.tryingAgain}`;
 }
 
 /** Props of `FlowNotice`. */
@@ -42,16 +50,19 @@ export interface FlowNoticeProps {
 
 /** What there is to say of a connect, read out as it changes, and what the user can do meanwhile. */
 export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
-  const { messages } = usePatchbay();
+  const messages = useConnectMessages();
   const { state } = connect;
-  const waiting = state.phase === "waiting" ? state : null;
-  const blocked = waiting?.window === "blocked" ? waiting.attempt.oauthUrl : null;
+  const waiting = state.phase === "waiting" || state.phase === "starting" ? state : null;
+  const blocked = waiting?.phase === "waiting" && waiting.window === "blocked" ? waiting.attempt.oauthUrl : null;
   const elsewhere = state.phase === "connected" && isFromElsewhere(state.connection) ? state.connection : null;
-  const lost = waiting && waiting.window !== "open" && !blocked;
+  // While it starts, a window that was blocked has nowhere to go yet.
+  const lost = waiting && !["open", "blocked"].includes(waiting.window);
   return (
     <div data-patchbay="flow" data-phase={state.phase} data-window={waiting?.window} data-warning={elsewhere ? "" : undefined}>
-      <p data-patchbay="flow-text" role="status" aria-live="polite">
+      <p data-patchbay="flow-text" role="status">
         {flowText(state, name, messages)}
+        {state.phase === "failed" && state.detail && <bdi data-patchbay="flow-detail">{plain(state.detail)}</bdi>}
+        {elsewhere && <AccountLine connection={elsewhere} />}
       </p>
       {state.phase === "refused" && <Reference error={state.error} />}
       {blocked && (
@@ -59,15 +70,11 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
           {messages.openHere}
         </a>
       )}
-      {lost && (
-        <button type="button" data-patchbay="button" onClick={connect.reopen}>
-          {messages.reopen}
-        </button>
-      )}
+      {lost && <Button onClick={connect.reopen}>{messages.reopen}</Button>}
       {waiting && (
-        <button type="button" data-patchbay="button" data-quiet="" onClick={connect.dismiss}>
+        <Button kind="quiet" onClick={connect.dismiss}>
           {messages.dismiss}
-        </button>
+        </Button>
       )}
       {elsewhere && <WhoWasIt connection={elsewhere} onSettled={connect.dismiss} />}
     </div>
@@ -76,7 +83,7 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
 
 /** Keeps what was granted in another browser, or ends it. */
 function WhoWasIt({ connection, onSettled }: { connection: Connection; onSettled: () => void }): ReactNode {
-  const { messages } = usePatchbay();
+  const messages = useConnectMessages();
   const { disconnect, busy } = useConnectionActions(connection.id);
   const [error, setError] = useState<Error | null>(null);
   const end = () => {
@@ -85,20 +92,10 @@ function WhoWasIt({ connection, onSettled }: { connection: Connection; onSettled
   };
   return (
     <>
-      <button type="button" data-patchbay="button" onClick={onSettled}>
-        {messages.itWasMe}
-      </button>
-      <button
-        type="button"
-        data-patchbay="button"
-        data-danger=""
-        aria-disabled={busy !== null || undefined}
-        onClick={() => {
-          if (busy === null) end();
-        }}
-      >
+      <Button onClick={onSettled}>{messages.itWasMe}</Button>
+      <Button kind="danger" off={busy !== null} onClick={end}>
         {messages.disconnect}
-      </button>
+      </Button>
       {error && <ErrorNotice error={error} onRetry={end} />}
     </>
   );

@@ -1,5 +1,6 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
+import { Button } from "./Button.js";
 
 /** Props of `RenameForm`. */
 export interface RenameFormProps {
@@ -41,12 +42,10 @@ export function RenameForm({ label, busy, onSave, onCancel }: RenameFormProps): 
         value={value}
         onChange={(event) => setValue(event.target.value)}
       />
-      <button type="submit" data-patchbay="button" data-primary="" aria-disabled={busy || undefined}>
+      <Button type="submit" kind="primary" off={busy}>
         {messages.save}
-      </button>
-      <button type="button" data-patchbay="button" onClick={onCancel}>
-        {messages.cancel}
-      </button>
+      </Button>
+      <Button onClick={onCancel}>{messages.cancel}</Button>
     </form>
   );
 }

@@ -1,14 +1,11 @@
 import type { Client } from "../client/client.js";
-import { PatchbayError } from "../client/error.js";
+import { ownError, PatchbayError } from "../client/error.js";
 import { randomId } from "../client/random.js";
 import type { ConnectAnswer, ConnectDetails, Connection } from "../types.js";
-import { FlowMemory } from "./memory.js";
-import { judge, type FlowAttempt, type FlowState, type FlowWindow } from "./state.js";
+import { FlowMemory, type Remembered } from "./memory.js";
+import { judge, type FlowAttempt, type FlowState, type FlowTarget, type FlowWindow } from "./state.js";
 import { Watch, type Watcher, type WatchTimes } from "./watch.js";
-import { isWebAddress, navigate, openWindow, type WindowWords } from "./window.js";
-
-/** What to connect: an account of a connector (by slug or id), or a connection again. */
-export type FlowTarget = { connectorId: string; instanceId?: string | undefined } | { connectionId: string };
+import { isWebAddress, openWindow, type WindowWords } from "./window.js";
 
 /** How to connect. */
 export interface FlowOptions {
@@ -30,26 +27,29 @@ const GLANCE = 400;
 /** A window that reads as closed sooner than this after it was sent on may as well have been cut off, in milliseconds. */
 const CUT_OFF = 3_000;
 
+/** How long the service may take to say where to send the window, in milliseconds, with all repetitions. */
+const START_TIMEOUT = 60_000;
+
 /**
- * One connect, from the click to the end. Whether it is connected is only ever the service's word; the window, its
- * messages and its closing are reasons to ask the service at once.
+ * One connect, from the click to the end. Only the service says whether it is connected; a window that closes is a reason
+ * to query the service at once.
  *
  * `resume` and `dispose` come in pairs, as often as one likes; `start` and `reopen` belong in a click.
  */
 export class ConnectFlow {
   readonly #client: Client;
-  readonly #target: FlowTarget;
-  readonly #memory: FlowMemory;
+  #target: FlowTarget;
   readonly #listeners = new Set<() => void>();
+  readonly #observers = new Set<(connection: Connection) => void>();
   /** May be replaced between clicks. */
   options: FlowOptions;
   #state: FlowState = { phase: "idle" };
   #disposed = false;
   #starts = 0;
   #key: string | undefined;
-  #origin: string | null = null;
   #attempt: FlowAttempt | undefined;
   #window: Window | null = null;
+  #asking: AbortController | undefined;
   #watch: Watch | undefined;
   #endGlances: (() => void) | undefined;
   #endEvents: (() => void) | undefined;
@@ -59,9 +59,6 @@ export class ConnectFlow {
     this.#client = client;
     this.#target = target;
     this.options = options;
-    this.#memory = new FlowMemory(
-      "connectionId" in target ? target.connectionId : `${target.connectorId}:${target.instanceId ?? ""}`,
-    );
   }
 
   /** Where it stands. */
@@ -69,29 +66,53 @@ export class ConnectFlow {
     return this.#state;
   }
 
-  /** Calls `listener` at every change; the answer ends that. */
+  /** The connection that is being authorized; undefined while none is known. */
+  get connectionId(): string | undefined {
+    return this.#attempt?.connectionId;
+  }
+
+  /** Calls `listener` at every change; the returned function ends that. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  /** Begins, or begins again. Opens the window, so it has to be called in the click itself. */
-  start(): void {
-    if (this.#state.phase === "starting") return;
-    this.#begin(randomId());
+  /**
+   * Has `observer` called with each connection that is connected, where several share the flow: the one that is the
+   * start's `onConnected`, or all if that one is not there, as after a reload. The returned function ends that.
+   */
+  observe(observer: (connection: Connection) => void): () => void {
+    this.#observers.add(observer);
+    return () => this.#observers.delete(observer);
   }
 
-  /** Opens the window again for the attempt that is under way; begins a new one if it is too late for that. */
+  /** Starts an attempt. Opens the window, so it has to be called in the click itself. */
+  start(target: FlowTarget = this.#target, options: FlowOptions = this.options): void {
+    if (this.#state.phase === "starting") return;
+    this.#rest();
+    this.#target = target;
+    this.options = options;
+    this.#open();
+    this.#begin(randomId(), "blocked");
+  }
+
+  /** Shows the window of the attempt in progress, or opens it again; starts a new attempt if this one has expired. */
   reopen(): void {
-    if (this.#state.phase !== "waiting") return this.start();
-    const { attempt } = this.#state;
-    const inTime = !attempt.expiresAt || Date.parse(attempt.expiresAt) > Date.now();
+    const state = this.#state;
+    if (state.phase !== "starting" && state.phase !== "waiting") return this.start();
+    // A window that has left this origin cannot be closed from here, so a second one would stand beside it.
+    if (this.#window && !this.#window.closed) return this.#window.focus();
+    if (state.phase === "starting") {
+      this.#open();
+      return this.#set({ phase: "starting", window: this.#seen("blocked") });
+    }
+    const { attempt } = state;
+    const inTime = !attempt.expiresAt || Date.parse(attempt.expiresAt) > this.#client.now();
     if (!inTime || !this.#key) return this.start();
+    this.#open();
     // After a reload the key brings the address again.
-    if (!attempt.oauthUrl) return this.#begin(this.#key);
-    this.#window?.close();
-    this.#window = openWindow(this.options.words ?? WORDS);
-    this.#sent(attempt, attempt.oauthUrl);
+    if (attempt.oauthUrl) this.#sent(attempt, attempt.oauthUrl);
+    else this.#begin(this.#key, "blocked");
   }
 
   /** Says that the user has followed a link to `oauthUrl`: the window is open, but not ours to see. */
@@ -101,30 +122,20 @@ export class ConnectFlow {
 
   /** Forgets it. What the user still does in the window counts all the same. */
   dismiss(): void {
-    this.#starts += 1;
+    const canceled = "window" in this.#state;
     this.#forget();
-    this.#closeWindow();
-    this.#set({ phase: "idle" });
+    this.#set({ phase: "idle", canceled });
   }
 
-  /** Goes on with what is under way, from before a reload, too. */
+  /** Continues what is in progress, from before a reload, too. */
   resume(): void {
     this.#disposed = false;
-    if (this.#state.phase === "idle") {
-      const left = this.#memory.read();
-      if (!left) return;
-      const { connectionId, attemptId, expiresAt } = left;
-      this.#key = left.idempotencyKey;
-      this.#origin = left.origin;
-      this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
-      this.#told = false;
-      this.#set({ phase: "waiting", attempt: this.#attempt, window: "unknown", trouble: null });
-    }
     if (this.#attempt) this.#look(this.#attempt);
-    if (this.#state.phase === "waiting" && this.#window) this.#glance(this.#window, Date.now());
+    if (this.#state.phase === "waiting" && this.#window) this.#glance();
+    if (this.#state.phase === "idle") void this.#client.user().then((user) => this.#recall(user));
   }
 
-  /** Stops all timers and requests. What is under way goes on in the window, and `resume` finds it. */
+  /** Stops all timers and requests. What is in progress continues in the window, and `resume` finds it. */
   dispose(): void {
     this.#disposed = true;
     this.#rest();
@@ -135,22 +146,59 @@ export class ConnectFlow {
     for (const listener of [...this.#listeners]) listener();
   }
 
-  #begin(key: string): void {
-    this.#starts += 1;
-    const start = this.#starts;
-    this.#rest();
-    this.#key = key;
+  #recall(user: string): void {
+    const left = new FlowMemory(this.#client.base, user).read(this.#target);
+    if (!left || this.#disposed || this.#state.phase !== "idle") return;
+    const { connectionId, attemptId, expiresAt, idempotencyKey } = left;
     this.#told = false;
+    // The reload came before the answer, and has closed the window: the same request brings it again.
+    if (connectionId === null) return this.#begin(idempotencyKey, "closed");
+    this.#key = idempotencyKey;
+    this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
+    this.#set({ phase: "waiting", attempt: this.#attempt, window: "unknown", trouble: null });
+    this.#look(this.#attempt);
+  }
+
+  #remember(left: Omit<Remembered, "target"> | null): void {
+    const target = this.#target;
+    const write = (user: string) => new FlowMemory(this.#client.base, user).write(target, left && { target, ...left });
+    const { user } = this.#client.session;
+    if (user === undefined) void this.#client.session.identified.then(write);
+    else write(user);
+  }
+
+  #open(): void {
     this.#window?.close();
     this.#window = openWindow(this.options.words ?? WORDS);
+    if (!this.#disposed) this.#glance();
+  }
+
+  /** What can be seen of the window. */
+  #seen(none: FlowWindow): FlowWindow {
+    if (!this.#window) return none;
+    return this.#window.closed ? "closed" : "open";
+  }
+
+  /** `none` is what to say of the window where there is none. */
+  #begin(key: string, none: FlowWindow): void {
+    this.#starts += 1;
+    this.#key = key;
+    this.#told = false;
+    this.#remember({ idempotencyKey: key, connectionId: null, attemptId: null, expiresAt: null });
     // The event stream is to be there before the user can be done.
-    if (!this.#disposed) this.#endEvents = this.#client.events(() => {});
-    this.#set({ phase: "starting" });
-    void this.#ask(key, start);
+    if (!this.#disposed) this.#endEvents ??= this.#client.events(() => {});
+    // An empty window of a page that is gone would stay for ever.
+    const gone = () => this.#window?.close();
+    window.addEventListener("pagehide", gone);
+    this.#set({ phase: "starting", window: this.#seen(none) });
+    void this.#ask(key, this.#starts).finally(() => window.removeEventListener("pagehide", gone));
   }
 
   async #ask(key: string, start: number): Promise<void> {
-    const options = { idempotencyKey: key, details: this.options.details };
+    const asking = new AbortController();
+    this.#asking = asking;
+    const signal = AbortSignal.any([asking.signal, AbortSignal.timeout(START_TIMEOUT)]);
+    const options = { idempotencyKey: key, details: this.options.details, signal };
     const target = this.#target;
     let answer: ConnectAnswer;
     let connection: Connection | undefined;
@@ -159,8 +207,8 @@ export class ConnectFlow {
         "connectionId" in target
           ? await this.#client.reconnect(target.connectionId, options)
           : await this.#client.connect(target.connectorId, { ...options, instanceId: target.instanceId });
-      if (!answer.oauth_url) connection = await this.#client.getConnection(answer.connection_id);
-      else if (!isWebAddress(answer.oauth_url)) throw notAnAddress();
+      if (!answer.oauth_url) connection = await this.#client.getConnection(answer.connection_id, options);
+      else if (!isWebAddress(answer.oauth_url)) throw new Error("oauth_url is not a web address");
     } catch (error) {
       if (start !== this.#starts) return;
       const otherDetails = error instanceof PatchbayError && error.code === "idempotency_key_reused";
@@ -168,7 +216,7 @@ export class ConnectFlow {
       this.#key = randomId();
       return this.#ask(this.#key, start);
     }
-    // Dismissed meanwhile, or begun anew, which has taken the window.
+    // Dismissed meanwhile, or started anew, which has taken the window.
     if (start !== this.#starts) return;
     if (connection) return this.#already(connection);
     this.#under(answer, key);
@@ -183,9 +231,8 @@ export class ConnectFlow {
       oauthUrl: url,
     };
     this.#attempt = attempt;
-    this.#origin = new URL(url).origin;
     const { connectionId, attemptId, expiresAt } = attempt;
-    this.#memory.write({ connectionId, attemptId, expiresAt, idempotencyKey: key, origin: this.#origin });
+    this.#remember({ connectionId, attemptId, expiresAt, idempotencyKey: key });
     // Asked before the window is sent on: whatever happens there, somebody is already listening.
     this.#look(attempt);
     this.#sent(attempt, url);
@@ -193,24 +240,23 @@ export class ConnectFlow {
 
   /** Sends the window on, and says what can be seen of it. */
   #sent(attempt: FlowAttempt, url: string): void {
-    this.#endGlances?.();
-    const opened = this.#window;
-    let seen: FlowWindow = "blocked";
-    if (opened) {
-      seen = opened.closed ? "closed" : "open";
-      if (seen === "open") navigate(opened, url);
-    }
+    const seen = this.#seen(this.#state.phase === "starting" ? this.#state.window : "blocked");
+    // Without leaving the empty page in its history.
+    if (seen === "open") this.#window?.location.replace(url);
     this.#set({ phase: "waiting", attempt, window: seen, trouble: null });
-    if (opened && seen === "open" && !this.#disposed) this.#glance(opened, Date.now());
+    if (seen === "open" && !this.#disposed) this.#glance();
   }
 
   /** Looks whether the window is still there, until it is not. */
-  #glance(opened: Window, since: number): void {
+  #glance(): void {
     this.#endGlances?.();
+    const since = Date.now();
     const look = () => {
-      if (!opened.closed || this.#state.phase !== "waiting") return;
+      const state = this.#state;
+      if (!this.#window?.closed || !("window" in state)) return;
       this.#endGlances?.();
-      this.#set({ ...this.#state, window: Date.now() - since < CUT_OFF ? "unknown" : "closed" });
+      const cutOff = state.phase === "waiting" && Date.now() - since < CUT_OFF;
+      this.#set({ ...state, window: cutOff ? "unknown" : "closed" });
       this.#watch?.returned();
     };
     const timer = setInterval(look, GLANCE);
@@ -225,11 +271,11 @@ export class ConnectFlow {
   #look(attempt: FlowAttempt): void {
     if (this.#disposed) return;
     const watcher: Watcher = {
-      seen: (connection) => this.#seen(connection, attempt),
+      seen: (connection) => this.#judged(connection, attempt),
       troubled: (error) => {
         if (this.#state.phase === "waiting" && this.#state.trouble !== error) this.#set({ ...this.#state, trouble: error });
       },
-      // What a reload has left of another user's is nothing to tell this one.
+      // What a reload has left may have been erased since.
       gone: (error) => (attempt.oauthUrl ? this.#refused(error) : this.dismiss()),
     };
     // Before the old one ends, or the event stream would, too.
@@ -237,23 +283,18 @@ export class ConnectFlow {
     this.#watch?.stop();
     this.#endEvents?.();
     this.#watch = watch;
-    const message = (event: MessageEvent) => {
-      if (event.origin === this.#origin || event.origin === this.#client.origin) watch.returned();
-    };
     const back = () => {
       if (document.visibilityState === "visible") watch.returned();
     };
-    window.addEventListener("message", message);
     document.addEventListener("visibilitychange", back);
     this.#endEvents = () => {
-      window.removeEventListener("message", message);
       document.removeEventListener("visibilitychange", back);
       this.#endEvents = undefined;
     };
   }
 
   /** Whether there is more to wait for. */
-  #seen(connection: Connection, attempt: FlowAttempt): boolean {
+  #judged(connection: Connection, attempt: FlowAttempt): boolean {
     const verdict = judge(connection, attempt.attemptId);
     const waiting = this.#state.phase === "waiting";
     // Once it is told how it failed, only that it is connected after all is news.
@@ -262,8 +303,8 @@ export class ConnectFlow {
       this.#attempt = undefined;
       this.#rest();
     }
-    this.#memory.clear();
-    if (waiting) this.#closeWindow();
+    this.#remember(null);
+    this.#closeWindow();
     this.#set(verdict);
     if (verdict.phase === "connected") this.#tell(connection);
     return false;
@@ -271,7 +312,6 @@ export class ConnectFlow {
 
   #already(connection: Connection): void {
     this.#forget();
-    this.#closeWindow();
     this.#set({ phase: "connected", connection, alreadyConnected: true });
     this.#tell(connection);
   }
@@ -279,20 +319,32 @@ export class ConnectFlow {
   #tell(connection: Connection): void {
     if (this.#told) return;
     this.#told = true;
-    this.options.onConnected?.(connection);
+    const { onConnected } = this.options;
+    if (onConnected && (this.#observers.size === 0 || this.#observers.has(onConnected))) onConnected(connection);
+    else for (const observer of [...this.#observers]) observer(connection);
   }
 
   #refused(cause: unknown): void {
-    const error = cause instanceof PatchbayError ? cause : broken(cause);
     this.#forget();
-    this.#closeWindow();
-    this.#set({ phase: "refused", error });
+    const late = cause instanceof DOMException;
+    const own = () => ownError(late ? "network" : "unreadable", String(cause), cause);
+    this.#set({ phase: "refused", error: cause instanceof PatchbayError ? cause : own() });
   }
 
   #forget(): void {
+    this.#starts += 1;
+    this.#asking?.abort();
     this.#rest();
     this.#attempt = undefined;
-    this.#memory.clear();
+    this.#remember(null);
+    this.#closeWindow();
+  }
+
+  /** Closes the window if it is still an empty one of this origin. */
+  #closeWindow(): void {
+    this.#endGlances?.();
+    this.#window?.close();
+    this.#window = null;
   }
 
   #rest(): void {
@@ -301,24 +353,9 @@ export class ConnectFlow {
     this.#endGlances?.();
     this.#endEvents?.();
   }
-
-  #closeWindow(): void {
-    this.#window?.close();
-    this.#window = null;
-  }
 }
 
-function notAnAddress(): PatchbayError {
-  const title = "The answer makes no sense";
-  return new PatchbayError({ status: 200, code: "unreadable", title, detail: "oauth_url is not a web address" });
-}
-
-function broken(cause: unknown): PatchbayError {
-  const detail = cause instanceof Error ? cause.message : String(cause);
-  return new PatchbayError({ status: 0, code: "unreadable", title: "The connect broke", detail, cause });
-}
-
-/** A connect of its own, for those who do without React. */
+/** A connect of its own, for pages without React. */
 export function connectFlow(client: Client, target: FlowTarget, options?: FlowOptions): ConnectFlow {
   return new ConnectFlow(client, target, options);
 }

@@ -1,54 +1,64 @@
+import type { FlowTarget } from "./state.js";
+
 /**
- * What a flow leaves in the tab's sessionStorage, so that after a reload it is still under way.
+ * What a flow leaves in the tab's sessionStorage, so that it continues after a reload.
  *
- * Not the address to authorize at: it has a session's token in it, with which whoever reads the storage could attach an
- * account of theirs to this user. The idempotency key is kept instead: together with the user's own token, which is
+ * The address to authorize at is not kept: it contains a session's token, with which a reader of the storage could attach
+ * an account of theirs to this user. The idempotency key is kept instead: together with the user's own token, which is
  * never kept, it brings the same address again.
  */
 export interface Remembered {
-  connectionId: string;
+  target: FlowTarget;
+  idempotencyKey: string;
+  /** Null until the service has answered. */
+  connectionId: string | null;
   attemptId: string | null;
   expiresAt: string | null;
-  idempotencyKey: string;
-  /** Nango's origin, whose messages are hints. */
-  origin: string | null;
 }
 
-/** How long after its time a forgotten attempt is still told of, in milliseconds. */
-const STALE = 10 * 60_000;
-
-/** One flow's place in the tab's storage. Where there is none, nothing is remembered. */
+/** The flows of one user of one service, in the tab's storage. Without storage, nothing is remembered. */
 export class FlowMemory {
-  readonly #key: string;
+  readonly #prefix: string;
 
-  constructor(key: string) {
-    this.#key = `patchbay:flow:${key}`;
+  constructor(base: string, user: string) {
+    this.#prefix = `patchbay:flow:${base} ${user}:`;
   }
 
-  read(): Remembered | null {
-    try {
-      const found = JSON.parse(sessionStorage.getItem(this.#key) ?? "null") as Partial<Remembered> | null;
-      if (typeof found?.connectionId !== "string" || typeof found.idempotencyKey !== "string") return null;
-      if (found.expiresAt && Date.parse(found.expiresAt) + STALE < Date.now()) return null;
-      return { attemptId: null, expiresAt: null, origin: null, ...found } as Remembered;
-    } catch {
-      return null;
-    }
+  read(target: FlowTarget): Remembered | null {
+    return stored((storage) => parsed(storage.getItem(this.#prefix + keyOf(target))));
   }
 
-  write(remembered: Remembered): void {
-    try {
-      sessionStorage.setItem(this.#key, JSON.stringify(remembered));
-    } catch {
-      // Switched off or full: a reload then shows what the service says, without the offer to go on.
-    }
+  /** Null forgets it. */
+  write(target: FlowTarget, remembered: Remembered | null): void {
+    const key = this.#prefix + keyOf(target);
+    stored((storage) => (remembered ? storage.setItem(key, JSON.stringify(remembered)) : storage.removeItem(key)));
   }
 
-  clear(): void {
-    try {
-      sessionStorage.removeItem(this.#key);
-    } catch {
-      // As above.
-    }
+  /** The targets of all flows in progress. */
+  targets(): FlowTarget[] {
+    const found = stored((storage) => {
+      const keys = Object.keys(storage).filter((key) => key.startsWith(this.#prefix));
+      return keys.map((key) => parsed(storage.getItem(key))?.target).filter((target) => target !== undefined);
+    });
+    return found ?? [];
+  }
+}
+
+/** What tells targets apart. */
+export function keyOf(target: FlowTarget): string {
+  return "connectionId" in target ? target.connectionId : `${target.connectorId}:${target.instanceId ?? ""}`;
+}
+
+function parsed(text: string | null): Remembered | null {
+  const found = JSON.parse(text ?? "null") as Remembered | null;
+  return typeof found?.idempotencyKey === "string" && typeof found.target === "object" ? found : null;
+}
+
+/** Switched off, full or written by others: a reload then shows what the service says, without the offer to continue. */
+function stored<T>(use: (storage: Storage) => T): T | null {
+  try {
+    return use(sessionStorage);
+  } catch {
+    return null;
   }
 }

@@ -1,6 +1,9 @@
 import type { PatchbayError } from "../client/error.js";
 import type { Connection, Reason } from "../types.js";
 
+/** What to connect: an account of a connector (by slug or id), or a connection again. */
+export type FlowTarget = { connectorId: string; instanceId?: string | undefined } | { connectionId: string };
+
 /**
  * What is known of the window in which the user authorizes. It is told to the user, and never the reason to give up.
  *
@@ -38,9 +41,10 @@ export type FlowFailure =
 
 /** Where a connect stands. */
 export type FlowState =
-  | { phase: "idle" }
-  /** The window is open, and the service is asked where to send it. */
-  | { phase: "starting" }
+  /** `canceled` after the user has stopped waiting. */
+  | { phase: "idle"; canceled?: boolean }
+  /** The service is asked where to send the window. */
+  | { phase: "starting"; window: FlowWindow }
   /** The user's turn. `trouble` is why the service cannot be asked at the moment; it is asked again. */
   | { phase: "waiting"; attempt: FlowAttempt; window: FlowWindow; trouble: PatchbayError | null }
   | { phase: "connected"; connection: Connection; alreadyConnected: boolean }

@@ -1,3 +1,4 @@
+import { backoff } from "../client/backoff.js";
 import type { Client } from "../client/client.js";
 import { PatchbayError } from "../client/error.js";
 import type { Connection } from "../types.js";
@@ -111,7 +112,7 @@ export class Watch {
         }
       } catch (error) {
         if (!(error instanceof PatchbayError) || this.#stopped.signal.aborted) return;
-        if (error.status === 404) return this.#watcher.gone(error);
+        if (error.code === "connection_not_found") return this.#watcher.gone(error);
         failures += 1;
         asked = (error.retryAfter ?? 0) * 1_000;
         this.#watcher.troubled(error);
@@ -124,7 +125,7 @@ export class Watch {
   #pause(failures: number, asked: number, waited: boolean): number | undefined {
     if (this.#client.session.expired || (this.#over && failures === 0)) return undefined;
     const { calm, gap, longest } = this.#times;
-    if (failures > 0) return Math.max(asked, Math.min(longest, gap * 2 ** (failures - 1)) * (0.5 + Math.random() / 2));
+    if (failures > 0) return Math.max(asked, backoff(failures, gap, longest));
     if (this.#client.stream.state === "live") return calm;
     return waited ? gap : 0;
   }
@@ -132,20 +133,17 @@ export class Watch {
   /** One look. False if a hint broke it off. */
   async #look(wait: number | undefined): Promise<boolean> {
     const looking = new AbortController();
-    const stop = () => looking.abort();
-    this.#stopped.signal.addEventListener("abort", stop);
     // Only a look that waits at the service is worth breaking off.
-    if (wait !== undefined) this.#interrupt = stop;
+    if (wait !== undefined) this.#interrupt = () => looking.abort();
     try {
-      const options = wait === undefined ? {} : { wait };
-      await this.#client.getConnection(this.#id, { ...options, signal: looking.signal });
+      const signal = AbortSignal.any([looking.signal, this.#stopped.signal]);
+      await this.#client.getConnection(this.#id, { wait, signal });
       return true;
     } catch (error) {
       if (looking.signal.aborted && !this.#stopped.signal.aborted) return false;
       throw error;
     } finally {
       this.#interrupt = undefined;
-      this.#stopped.signal.removeEventListener("abort", stop);
     }
   }
 

@@ -8,12 +8,22 @@ const WIDTH = 560;
 const HEIGHT = 760;
 
 /**
- * Opens the window; null if the browser does not let us. To be called in the click itself: later on browsers
- * take it for an advertisement. A tab rather than a popup where a popup would fill the screen anyway.
+ * Opens an empty window; null if the browser blocks it. Call it in the click itself: browsers block windows that are
+ * opened later. Opens a tab rather than a popup where a popup would fill the screen anyway.
+ *
+ * The window has no opener: a provider's page could otherwise navigate the page that opened it. Once it has left this
+ * origin, this page can see whether it is open and focus it, but no longer navigate or close it.
  */
 export function openWindow(words: WindowWords): Window | null {
   const opened = window.open("", "_blank", roomForPopup() ? popupFeatures() : "");
   if (!opened || opened.closed) return null;
+  try {
+    opened.opener = null;
+  } catch {
+    // The link that is offered for a blocked window has no opener either.
+    opened.close();
+    return null;
+  }
   try {
     const page = opened.document;
     page.title = words.title;
@@ -28,15 +38,6 @@ export function openWindow(words: WindowWords): Window | null {
   return opened;
 }
 
-/** Sends the window on, without leaving the empty page in its history. */
-export function navigate(opened: Window, url: string): void {
-  try {
-    opened.location.replace(url);
-  } catch {
-    opened.location.href = url;
-  }
-}
-
 /** An address that a window may be sent to: anything but http(s) would run in our own page's name. */
 export function isWebAddress(url: string): boolean {
   return URL.canParse(url) && ["https:", "http:"].includes(new URL(url).protocol);
@@ -48,7 +49,7 @@ function roomForPopup(): boolean {
 }
 
 function popupFeatures(): string {
-  const left = Math.max(0, Math.round(window.screenX + (window.outerWidth - WIDTH) / 2));
-  const top = Math.max(0, Math.round(window.screenY + (window.outerHeight - HEIGHT) / 2));
+  const left = window.screenX + (window.outerWidth - WIDTH) / 2;
+  const top = window.screenY + (window.outerHeight - HEIGHT) / 2;
   return `popup,width=${WIDTH},height=${HEIGHT},left=${left},top=${top}`;
 }

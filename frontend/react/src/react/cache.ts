@@ -1,8 +1,12 @@
-import type { InfiniteData, QueryClient, QueryKey } from "@tanstack/react-query";
+import { replaceEqualDeep, type InfiniteData, type QueryClient, type QueryKey } from "@tanstack/react-query";
+import { backoff } from "../client/backoff.js";
 import type { Client } from "../client/client.js";
 import { PatchbayError } from "../client/error.js";
 import type { Notice } from "../client/events.js";
+import type { FlowTarget } from "../flow/state.js";
 import type { Connection } from "../types.js";
+import { isOf } from "./find.js";
+import { LONGEST_PAUSE, Worker } from "./worker.js";
 
 /** All of a user's connections, newest first. */
 export interface ConnectionList {
@@ -13,15 +17,40 @@ export interface ConnectionList {
 /** How many connections are fetched at once. */
 const PAGE = 500;
 
-/** A user's part of react-query's cache, kept true by the event stream. */
+/** More connections than this are fetched as a list; a list that lacks more than this is believed. */
+const FEW = 3;
+
+/** How long to wait after a fetch of a few connections, and of the list, before what has changed meanwhile is fetched. */
+const PACE = 250;
+const SLOW_PACE = 1_000;
+
+/**
+ * A user's part of react-query's cache, kept true by the event stream. Responses may overtake each other: of two copies
+ * of a connection, the one with the higher version stays, wherever it came from.
+ */
 export class Cache {
   readonly #client: Client;
   readonly #queries: QueryClient;
   readonly #prefix: QueryKey;
   /** Why the list of connections was last not to be had. */
   failure: Error | null = null;
+  /** Called when a connection is there that was not. */
+  onNew: () => void = () => {};
   #cleared = false;
-  readonly #refreshing = new Map<string, "once" | "again">();
+  readonly #newest = new Map<string, Connection>();
+  /** Connections to fetch, each with the version that it has at least. */
+  readonly #wanted = new Map<string, number>();
+  #everything = false;
+  readonly #few = new Worker(
+    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW,
+    () => this.#fetchWanted(),
+    PACE,
+  );
+  readonly #all = new Worker(
+    () => !this.#ended && (this.#everything || this.#wanted.size > FEW),
+    () => this.#fetchAll(),
+    SLOW_PACE,
+  );
 
   constructor(client: Client, queries: QueryClient, scope: string) {
     this.#client = client;
@@ -49,10 +78,29 @@ export class Cache {
     return [...this.#prefix, "connectors", ...query];
   }
 
+  /** A connection as it was last seen. */
+  known(id: string): Connection | undefined {
+    return this.#newest.get(id);
+  }
+
+  /** The connection that a target means, if it is known. */
+  readonly idOf = (target: FlowTarget): string | undefined => {
+    if ("connectionId" in target) return target.connectionId;
+    return [...this.#newest.values()].find((one) => isOf(one, target.connectorId, target.instanceId ?? ""))?.id;
+  };
+
   /** Every connection, page by page. */
   async fetchConnections(signal: AbortSignal): Promise<ConnectionList> {
     try {
-      return await this.#pages(signal);
+      const list = await this.#pages(signal);
+      for (const one of list.connections) this.#note(one);
+      // The list may be older than what it lacks. One that lacks many is believed.
+      const missing = this.#missing(list);
+      for (const { id } of missing) {
+        if (missing.length > FEW) this.#newest.delete(id);
+        else void this.refresh(id);
+      }
+      return list;
     } catch (error) {
       if (!signal.aborted) this.failure = error as Error;
       throw error;
@@ -61,57 +109,155 @@ export class Cache {
 
   async #pages(signal: AbortSignal): Promise<ConnectionList> {
     const connections: Connection[] = [];
-    let cursor: string | null = null;
+    let cursor: string | undefined;
     for (;;) {
-      const page = await this.#client.listConnections({ limit: PAGE, ...(cursor ? { cursor } : {}) }, { signal });
+      const page = await this.#client.listConnections({ limit: PAGE, cursor }, { signal });
       connections.push(...page.connections);
-      cursor = page.next_cursor ?? null;
+      cursor = page.next_cursor ?? undefined;
       if (!cursor) return { connections, totalCount: page.total_count };
     }
   }
 
-  /** Takes what the event stream tells. */
-  take(notice: Notice): void {
-    if (notice.type === "resync") void this.resync();
-    else if (notice.type === "event") void this.refresh(notice.event.connection_id);
+  /** One connection. */
+  async fetchConnection(id: string, signal: AbortSignal): Promise<Connection> {
+    return this.#note(await this.#client.getConnection(id, { signal }));
   }
 
-  /** Fetches again what is shown; the catalog does not change by itself. */
-  async resync(): Promise<void> {
-    const parts = ["connections", "connection", "history"];
-    await Promise.all(parts.map((part) => this.#queries.invalidateQueries({ queryKey: [...this.#prefix, part] })));
+  /** For a query of one connection: its data, not older than what is known. */
+  readonly newest = (_: unknown, told: unknown): unknown => this.#newest.get((told as Connection).id) ?? told;
+
+  /** For the query of the list: its data, not older than what is known of each connection, and with those that it lacks. */
+  readonly merged = (shown: unknown, told: unknown): unknown => {
+    const { connections, totalCount } = told as ConnectionList;
+    const missing = this.#missing(told as ConnectionList);
+    const newest = connections.map((one) => this.#newest.get(one.id) ?? one);
+    return replaceEqualDeep(shown, { connections: [...missing, ...newest], totalCount: totalCount + missing.length });
+  };
+
+  /** What is known and not in a list. */
+  #missing(list: ConnectionList): Connection[] {
+    const there = new Set(list.connections.map(({ id }) => id));
+    return [...this.#newest.values()].filter(({ id }) => !there.has(id));
+  }
+
+  /** Takes what the event stream tells. */
+  take(notice: Notice): void {
+    if (notice.type === "event") {
+      this.#want(notice.event.connection_id, notice.event.version);
+    } else if (notice.type === "state") {
+      if (notice.state !== "live") return;
+      this.#few.hurry();
+      this.#all.hurry();
+    } else if (notice.reason === "lost") {
+      this.#newest.clear();
+      this.#wanted.clear();
+      void this.#queries.resetQueries({ queryKey: this.#prefix });
+    } else if (notice.reason === "start" || !this.#all.working) {
+      this.#resync();
+    }
   }
 
   /** Fetches everything again that is shown, the catalog, too. */
   async again(): Promise<void> {
-    await this.#queries.invalidateQueries({ queryKey: this.#prefix });
+    this.#resync();
+    await this.#queries.invalidateQueries({ queryKey: this.connectors() });
   }
 
-  /** Fetches a connection, and puts it wherever it is shown. Several events at once need one look, and one after it. */
+  /** Fetches a connection, and puts it wherever it is shown. */
   async refresh(id: string): Promise<void> {
-    if (this.#refreshing.has(id)) {
-      this.#refreshing.set(id, "again");
-      return;
+    if (!(await this.#fetch(id))) this.#want(id, 0);
+  }
+
+  #resync(): void {
+    this.#everything = true;
+    this.#all.hurry();
+  }
+
+  #want(id: string, version: number): void {
+    this.#wanted.set(id, Math.max(version, this.#wanted.get(id) ?? 0));
+    void this.#few.run();
+    void this.#all.run();
+  }
+
+  get #ended(): boolean {
+    return this.#cleared || this.#client.session.expired;
+  }
+
+  /** Fetches the few connections that have changed. Whether they are there. */
+  async #fetchWanted(): Promise<boolean> {
+    const fetched = await Promise.all(
+      [...this.#wanted].map(async ([id, version]) => {
+        if ((version === 0 || !this.#has(id, version)) && !(await this.#fetch(id))) return false;
+        await this.#renew(this.history(id));
+        return this.#has(id, version) || !this.#wanted.has(id);
+      }),
+    );
+    return fetched.every(Boolean);
+  }
+
+  /** Whether a connection is there in this version. */
+  #has(id: string, version: number): boolean {
+    const there = (this.#newest.get(id)?.version ?? -1) >= version;
+    // An event may have come meanwhile.
+    if (there && this.#wanted.get(id) === version) this.#wanted.delete(id);
+    return there;
+  }
+
+  /** Fetches all that is shown. Whether that worked. */
+  async #fetchAll(): Promise<boolean> {
+    this.#everything = false;
+    const wanted = [...this.#wanted];
+    const parts = ["connections", "connection", "history"].map((part) => [...this.#prefix, part]);
+    await Promise.all(parts.map((part) => this.#renew(part)));
+    const shown = this.#queries.getQueryCache().findAll({ queryKey: this.#prefix, type: "active" });
+    const failed = shown.some(({ state }) => state.error instanceof PatchbayError && state.error.transient);
+    if (failed) this.#everything = true;
+    // Where the list is not shown, nothing has to be there.
+    const listed = shown.some(({ queryKey }) => queryKey[2] === "connections");
+    for (const [id, version] of wanted) {
+      if (listed) this.#has(id, version);
+      else this.#wanted.delete(id);
     }
-    do {
-      this.#refreshing.set(id, "once");
-      try {
-        this.put(await this.#client.getConnection(id));
-      } catch (error) {
-        if (error instanceof PatchbayError && error.status === 404) this.#remove(id);
-        else await this.resync();
-      }
-    } while (this.#refreshing.get(id) === "again");
-    this.#refreshing.delete(id);
+    void this.#few.run();
+    return !failed && this.#wanted.size <= FEW;
+  }
+
+  /** Fetches again what is shown below a key; after a fetch that is in progress, for that one may have begun too early. */
+  async #renew(queryKey: QueryKey): Promise<void> {
+    const again = this.#queries.isFetching({ queryKey }) > 0;
+    await this.#queries.invalidateQueries({ queryKey }, { cancelRefetch: false });
+    if (again) await this.#queries.invalidateQueries({ queryKey }, { cancelRefetch: false });
+  }
+
+  /** Whether that worked. */
+  async #fetch(id: string): Promise<boolean> {
+    try {
+      this.put(await this.#client.getConnection(id));
+      return true;
+    } catch (error) {
+      if (!(error instanceof PatchbayError) || error.code !== "connection_not_found") return false;
+      this.#newest.delete(id);
+      this.#wanted.delete(id);
+      this.#resync();
+      return true;
+    }
+  }
+
+  #note(told: Connection): Connection {
+    const known = this.#newest.get(told.id);
+    if (known && known.version > told.version) return known;
+    this.#newest.set(told.id, told);
+    if (!known) queueMicrotask(() => this.onNew());
+    return told;
   }
 
   /** Puts a connection, as the service has just told it, wherever it is shown. */
-  put(connection: Connection): void {
+  put(told: Connection): void {
     if (this.#cleared) return;
-    const { id } = connection;
-    this.#queries.setQueryData<Connection>(this.connection(id), (old) => newer(old, connection));
-    this.#queries.setQueryData<ConnectionList>(this.connections, (list) => list && placed(list, connection));
-    void this.#queries.invalidateQueries({ queryKey: this.history(id) });
+    const connection = this.#note(told);
+    this.#queries.setQueryData<Connection>(this.connection(told.id), connection);
+    // It is merged as every list is.
+    this.#queries.setQueryData<ConnectionList>(this.connections, (list) => list && { ...list });
   }
 
   /** Forgets everything of this user, and takes nothing more: answers that are still on their way come too late. */
@@ -119,27 +265,6 @@ export class Cache {
     this.#cleared = true;
     this.#queries.removeQueries({ queryKey: this.#prefix });
   }
-
-  #remove(id: string): void {
-    this.#queries.removeQueries({ queryKey: this.connection(id) });
-    this.#queries.setQueryData<ConnectionList>(this.connections, (list) => {
-      const connections = list?.connections.filter((one) => one.id !== id);
-      if (!list || !connections || connections.length === list.connections.length) return list;
-      return { connections, totalCount: list.totalCount - 1 };
-    });
-  }
-}
-
-/** Answers may overtake each other: the one that tells of a later change stays. */
-function newer(old: Connection | undefined, told: Connection): Connection {
-  return old && Date.parse(old.updated_at) > Date.parse(told.updated_at) ? old : told;
-}
-
-function placed(list: ConnectionList, connection: Connection): ConnectionList {
-  const known = list.connections.some((one) => one.id === connection.id);
-  if (!known) return { connections: [connection, ...list.connections], totalCount: list.totalCount + 1 };
-  const connections = list.connections.map((one) => (one.id === connection.id ? newer(one, connection) : one));
-  return { ...list, connections };
 }
 
 /** What an infinite query's pages have in common. */
@@ -147,27 +272,22 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
   return data?.pages.flatMap(items) ?? [];
 }
 
-/** Whether react-query should try again: not what would be refused again. */
-export function worthRetrying(failures: number, error: Error): boolean {
-  return failures < 2 && error instanceof PatchbayError && error.transient;
-}
-
-/** How long react-query should wait before it does: as long as the service says, if it does. */
-export function pauseBeforeRetry(failures: number, error: Error): number {
-  return Math.max(askedFor(error), 1_000 * 2 ** failures);
-}
-
-/** How long until that is asked for once more of which nothing is known yet, in milliseconds. */
-const AGAIN = 10_000;
-
-/** How long react-query should wait with that; false where it waits for the user to sign in. */
-export function pauseBeforeAgain(error: Error): number | false {
-  return isOfSession(error) ? false : Math.max(askedFor(error), AGAIN);
-}
+/** How every query recovers: by itself, in growing pauses, for as long as nothing is known and it may pass. */
+export const RECOVERING = {
+  retry: (failures: number, error: Error) => failures < 2 && error instanceof PatchbayError && error.transient,
+  retryDelay: (failures: number, error: Error) => Math.max(askedFor(error), backoff(failures + 1, 1_000, LONGEST_PAUSE)),
+  refetchInterval: ({ state }: { state: { data: unknown; error: Error | null; errorUpdateCount: number; errorUpdatedAt: number } }) => {
+    const { data, error, errorUpdateCount, errorUpdatedAt } = state;
+    if (!error || data !== undefined || isOfSession(error)) return false;
+    // Jitter that stays the same while the query is looked at.
+    const jitter = 0.5 + (errorUpdatedAt % 1_000) / 2_000;
+    return Math.max(askedFor(error), Math.min(60_000, 5_000 * 2 ** (errorUpdateCount - 1)) * jitter);
+  },
+};
 
 /** Whether nothing but signing in again helps. */
 export function isOfSession(error: Error): boolean {
-  return error instanceof PatchbayError && error.code === "session_expired";
+  return error instanceof PatchbayError && ["session_expired", "user_changed"].includes(error.code);
 }
 
 /** How long the service asks to be left alone, in milliseconds. */

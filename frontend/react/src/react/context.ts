@@ -1,7 +1,15 @@
-import { createContext, useContext, type ReactNode } from "react";
+import { createContext, useContext, useMemo, type ReactNode } from "react";
 import type { Client } from "../client/client.js";
+import type { Flows } from "../flow/flows.js";
 import type { Cache } from "./cache.js";
-import type { Messages } from "./messages.js";
+import {
+  connectMessages,
+  defaultMessages,
+  mergeMessages,
+  type ConnectMessages,
+  type MessageOverrides,
+  type Messages,
+} from "./messages.js";
 
 /** A connector, as far as its picture goes. */
 export interface LogoOf {
@@ -13,21 +21,30 @@ export interface LogoOf {
 export interface Patchbay {
   client: Client;
   cache: Cache;
-  messages: Messages;
+  flows: Flows;
+  /** The product's messages. */
+  overrides: MessageOverrides | undefined;
   logo: ((connector: LogoOf) => ReactNode) | undefined;
 }
 
 /** Set by `PatchbayProvider`. */
 export const PatchbayContext = createContext<Patchbay | null>(null);
 
-/** The client, the words and the cache of the provider around. */
+/** The client, the cache, and the flows of the provider around. */
 export function usePatchbay(): Patchbay {
   const patchbay = useContext(PatchbayContext);
-  if (!patchbay) throw new Error("Patchbay's hooks and components need a <PatchbayProvider> around them");
+  if (!patchbay) throw new Error("Patchbay needs a <PatchbayProvider> around it");
   return patchbay;
 }
 
-/** The provider's words, for components that show them. */
+/** All messages, for components that show them. */
 export function useMessages(): Messages {
-  return usePatchbay().messages;
+  const { overrides } = usePatchbay();
+  return useMemo(() => mergeMessages(defaultMessages, overrides), [overrides]);
+}
+
+/** The messages of a connect button: a page with nothing else does not load the others. */
+export function useConnectMessages(): ConnectMessages {
+  const { overrides } = usePatchbay();
+  return useMemo(() => mergeMessages(connectMessages, overrides), [overrides]);
 }

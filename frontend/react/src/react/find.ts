@@ -1,5 +1,5 @@
 import { randomId } from "../client/random.js";
-import type { Connection, Status } from "../types.js";
+import type { Account, Connection, Status } from "../types.js";
 
 /** Whether a connection is one of this connector's, named by slug or id; and of this instance, if one is named. */
 export function isOf(connection: Connection, connectorId: string, instanceId?: string): boolean {
@@ -20,12 +20,22 @@ export function best(connections: readonly Connection[]): Connection | undefined
 
 /** What a person would call a connection. */
 export function nameOf(connection: Connection): string {
-  return connection.label ?? accountOf(connection) ?? connection.connector_name;
+  return plain(connection.label) ?? accountOf(connection) ?? connection.connector_name;
 }
 
 /** Whose account it is, where the provider tells. */
 export function accountOf(connection: Connection): string | null {
-  return connection.account?.name ?? connection.account?.id ?? null;
+  return accountName(connection.account);
+}
+
+/** What a provider calls an account: its name or its id. */
+export function accountName(account: Account | null | undefined): string | null {
+  return plain(account?.name) ?? plain(account?.id);
+}
+
+/** Text of others without the characters that reverse the text around it; null if nothing is left. */
+export function plain(text: string | null | undefined): string | null {
+  return text?.replace(/\p{Bidi_Control}/gu, "") || null;
 }
 
 /** Whether what works was granted in another browser than it was asked for in: perhaps by another person. */

@@ -1,16 +1,17 @@
 import { QueryClientContext, type QueryClient } from "@tanstack/react-query";
-import { useContext, useEffect, useMemo, useRef, type ReactNode } from "react";
+import { useContext, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
 import { createClient } from "../client/client.js";
 import type { ClientOptions } from "../client/http.js";
+import { Flows } from "../flow/flows.js";
 import { Cache } from "./cache.js";
 import { PatchbayContext, type LogoOf, type Patchbay } from "./context.js";
-import { mergeMessages, type MessageOverrides } from "./messages.js";
+import type { MessageOverrides } from "./messages.js";
 
 /** Props of `PatchbayProvider`. */
 export interface PatchbayProviderProps extends ClientOptions {
   /**
    * Names the signed-in user, in any way that tells users apart. When it changes, everything that was shown to the
-   * one before is forgotten.
+   * previous user is dropped; so it is when `getToken` returns a token with another subject.
    */
   user?: string | undefined;
   /** Words that differ from the English ones. */
@@ -27,9 +28,10 @@ export interface PatchbayProviderProps extends ClientOptions {
 export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
   const { baseUrl, credentials, user = "", messages, logo, children } = props;
   const queries = useContext(QueryClientContext);
-  if (!queries) throw new Error("PatchbayProvider needs react-query's <QueryClientProvider> around it");
+  if (!queries) throw new Error("PatchbayProvider needs a <QueryClientProvider> around it");
   const { getToken, fetch: ownFetch } = props;
-  const { client, cache, options } = useMemo(() => {
+  const [users, anotherUser] = useReducer((count: number) => count + 1, 0);
+  const { client, cache, flows, options } = useMemo(() => {
     // A new user's client never asks for a token in the old one's way: it begins with what came with that user.
     const options = { getToken, fetch: ownFetch };
     const client = createClient({
@@ -38,17 +40,29 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
       getToken: (wanted) => options.getToken(wanted),
       fetch: (input, init) => (options.fetch ?? fetch)(input, init),
     });
-    return { client, cache: new Cache(client, queries, `${baseUrl} ${user}`), options };
+    const cache = new Cache(client, queries, `${baseUrl} ${user} ${users}`);
+    const flows = new Flows(client, cache);
+    cache.onNew = () => flows.notify();
+    return { client, cache, flows, options };
     // A getToken written in place is another function each time, which is no reason for another client.
-  }, [baseUrl, credentials, user, queries]);
+  }, [baseUrl, credentials, user, queries, users]);
   useEffect(() => {
     options.getToken = getToken;
     options.fetch = ownFetch;
   }, [options, getToken, ownFetch]);
-  useEffect(() => client.events((notice) => cache.take(notice)), [client, cache]);
+  useEffect(() => {
+    const ends = [
+      client.events((notice) => cache.take(notice)),
+      client.session.subscribe(() => client.session.userChanged && anotherUser()),
+    ];
+    flows.resume();
+    return () => {
+      flows.dispose();
+      for (const end of ends) end();
+    };
+  }, [client, cache, flows]);
   useForgetting(cache, queries);
-  const words = useMemo(() => mergeMessages(messages), [messages]);
-  const value = useMemo<Patchbay>(() => ({ client, cache, messages: words, logo }), [client, cache, words, logo]);
+  const value = useMemo<Patchbay>(() => ({ client, cache, flows, overrides: messages, logo }), [client, cache, flows, messages, logo]);
   return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
 }
 

@@ -1,6 +1,6 @@
-import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { useQuery } from "@tanstack/react-query";
 import type { Connection } from "../types.js";
-import { pauseBeforeRetry, worthRetrying, type ConnectionList } from "./cache.js";
+import { RECOVERING } from "./cache.js";
 import { usePatchbay } from "./context.js";
 import { useConnectionActions, type ConnectionActions } from "./useConnectionActions.js";
 
@@ -15,17 +15,14 @@ export interface UseConnection extends ConnectionActions {
 
 /** One connection by its id, kept up to date. */
 export function useConnection(id: string): UseConnection {
-  const { client, cache } = usePatchbay();
-  const queries = useQueryClient();
+  const { cache } = usePatchbay();
   const query = useQuery({
     queryKey: cache.connection(id),
-    queryFn: ({ signal }) => client.getConnection(id, { signal }),
+    queryFn: ({ signal }) => cache.fetchConnection(id, signal),
+    structuralSharing: cache.newest,
     // What the list has is shown at once.
-    initialData: () =>
-      queries.getQueryData<ConnectionList>(cache.connections)?.connections.find((connection) => connection.id === id),
-    initialDataUpdatedAt: () => queries.getQueryState(cache.connections)?.dataUpdatedAt,
-    retry: worthRetrying,
-    retryDelay: pauseBeforeRetry,
+    initialData: () => cache.known(id),
+    ...RECOVERING,
     staleTime: 30_000,
   });
   return {

@@ -15,30 +15,33 @@ export interface ConnectionActions {
   busy: "rename" | "check" | "accept" | "disconnect" | null;
 }
 
+type Action = Exclude<ConnectionActions["busy"], null>;
+
 /** What can be done with the connection of this id. */
 export function useConnectionActions(id: string): ConnectionActions {
   const { client, cache } = usePatchbay();
-  const put = (connection: Connection) => cache.put(connection);
-  const renaming = useMutation({ mutationFn: (label: string | null) => client.update(id, { label }), onSuccess: put });
-  const checking = useMutation({ mutationFn: () => client.check(id), onSuccess: put });
-  const accepting = useMutation({ mutationFn: (account: string) => client.acceptAccount(id, account), onSuccess: put });
-  const ending = useMutation({
-    mutationFn: async () => {
-      const { connector_id } = await client.getConnection(id);
-      return client.disconnect(connector_id, { connectionId: id });
-    },
-    onSuccess: () => cache.refresh(id),
+  const { mutateAsync, isPending, variables } = useMutation({
+    mutationFn: ({ run }: { action: Action; run: () => Promise<unknown> }) => run(),
   });
-  let busy: ConnectionActions["busy"] = null;
-  if (renaming.isPending) busy = "rename";
-  else if (checking.isPending) busy = "check";
-  else if (accepting.isPending) busy = "accept";
-  else if (ending.isPending) busy = "disconnect";
+  const put = (action: Action, change: () => Promise<Connection>) => {
+    const run = () =>
+      change().then((connection) => {
+        cache.put(connection);
+        return connection;
+      });
+    return mutateAsync({ action, run }) as Promise<Connection>;
+  };
+  const disconnect = async () => {
+    const { connector_id } = cache.known(id) ?? (await client.getConnection(id));
+    const answer = await client.disconnect(connector_id, { connectionId: id });
+    await cache.refresh(id);
+    return answer;
+  };
   return {
-    rename: renaming.mutateAsync,
-    check: checking.mutateAsync,
-    acceptAccount: accepting.mutateAsync,
-    disconnect: ending.mutateAsync,
-    busy,
+    rename: (label) => put("rename", () => client.update(id, { label })),
+    check: () => put("check", () => client.check(id)),
+    acceptAccount: (account) => put("accept", () => client.acceptAccount(id, account)),
+    disconnect: () => mutateAsync({ action: "disconnect", run: disconnect }) as Promise<DisconnectAnswer>,
+    busy: isPending ? variables.action : null,
   };
 }

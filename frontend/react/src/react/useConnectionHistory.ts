@@ -1,6 +1,6 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import type { ConnectionEvent } from "../types.js";
-import { flat, pauseBeforeRetry, worthRetrying } from "./cache.js";
+import { flat, RECOVERING } from "./cache.js";
 import { usePatchbay } from "./context.js";
 
 /** What has happened to a connection. */
@@ -21,11 +21,10 @@ export function useConnectionHistory(id: string, { pageSize = 20 }: { pageSize?:
   const query = useInfiniteQuery({
     queryKey: [...cache.history(id), pageSize],
     queryFn: ({ pageParam, signal }) =>
-      client.history(id, { limit: pageSize, ...(pageParam === null ? {} : { cursor: pageParam }) }, { signal }),
-    initialPageParam: null as number | null,
+      client.history(id, { limit: pageSize, cursor: pageParam }, { signal }),
+    initialPageParam: undefined as number | undefined,
     getNextPageParam: (last) => last.next_cursor ?? undefined,
-    retry: worthRetrying,
-    retryDelay: pauseBeforeRetry,
+    ...RECOVERING,
     staleTime: 30_000,
   });
   return {

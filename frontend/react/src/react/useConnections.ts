@@ -2,12 +2,12 @@ import { useMutation, useQuery } from "@tanstack/react-query";
 import { useCallback, useEffect, useRef, useState } from "react";
 import { connectOnce } from "../flow/promise.js";
 import type { Connection, DisconnectAnswer, Status } from "../types.js";
-import { pauseBeforeAgain, pauseBeforeRetry, worthRetrying } from "./cache.js";
-import { usePatchbay } from "./context.js";
+import { RECOVERING } from "./cache.js";
+import { useConnectMessages, usePatchbay } from "./context.js";
 import { best, isOf } from "./find.js";
 
-/** The user's connections, and what can be done with them. */
-export interface UseConnections {
+/** The user's connections. */
+export interface ConnectionListing {
   /** All of them, newest first. */
   connections: Connection[];
   totalCount: number;
@@ -20,6 +20,18 @@ export interface UseConnections {
   getConnectionStatus: (connectorId: string, instanceId?: string) => Status;
   /** The connection that `getConnectionStatus` tells of. */
   getConnection: (connectorId: string, instanceId?: string) => Connection | undefined;
+  /** Whether nothing is known yet. */
+  isLoading: boolean;
+  /** Whether nothing is known because they could not be fetched. That there is none of them says nothing then. */
+  isUnknown: boolean;
+  /** Why the connections could not be fetched. It stays while they are asked for again. */
+  error: Error | null;
+  /** Fetches them again. */
+  refetch: () => Promise<unknown>;
+}
+
+/** The user's connections, and what can be done with them. */
+export interface UseConnections extends ConnectionListing {
   /**
    * Connects an account: opens the window, so it has to be called in the click itself. Rejects with a
    * `NotConnectedError` that says why not. `useConnect` has every step of it.
@@ -31,30 +43,20 @@ export interface UseConnections {
   isConnecting: boolean;
   /** Whether a `disconnect` of this hook is under way. */
   isDisconnecting: boolean;
-  /** Whether nothing is known yet. */
-  isLoading: boolean;
-  /** Whether nothing is known because they could not be fetched. That there is none of them says nothing then. */
-  isUnknown: boolean;
-  /** Why the connections could not be fetched. It stays while they are asked for again. */
-  error: Error | null;
-  /** Fetches them again. */
-  refetch: () => Promise<unknown>;
 }
 
 const NONE: Connection[] = [];
 
 /** The user's connections, kept up to date. However many components use it, they share one request. */
-export function useConnections(): UseConnections {
-  const { client, cache, messages } = usePatchbay();
+export function useConnectionList(): ConnectionListing {
+  const { cache } = usePatchbay();
   const query = useQuery({
     queryKey: cache.connections,
     queryFn: ({ signal }) => cache.fetchConnections(signal),
-    retry: worthRetrying,
-    retryDelay: pauseBeforeRetry,
+    structuralSharing: cache.merged,
+    ...RECOVERING,
     // The event stream tells of changes.
     staleTime: 30_000,
-    // But not of what is not known at all.
-    refetchInterval: ({ state }) => (state.error && state.data === undefined ? pauseBeforeAgain(state.error) : false),
   });
   const isUnknown = query.data === undefined && query.errorUpdateCount > 0;
   const connections = query.data?.connections ?? NONE;
@@ -72,6 +74,23 @@ export function useConnections(): UseConnections {
     [getConnectionStatus],
   );
 
+  return {
+    connections,
+    totalCount: query.data?.totalCount ?? 0,
+    isConnected,
+    getConnectionStatus,
+    getConnection,
+    isLoading: query.isPending,
+    isUnknown,
+    error: query.error ?? (isUnknown ? cache.failure : null),
+    refetch: query.refetch,
+  };
+}
+
+/** The user's connections, kept up to date, with ways to connect and disconnect. */
+export function useConnections(): UseConnections {
+  const { client, cache, flows } = usePatchbay();
+  const messages = useConnectMessages();
   const mounted = useRef<AbortController | null>(null);
   useEffect(() => {
     const here = new AbortController();
@@ -84,18 +103,17 @@ export function useConnections(): UseConnections {
       setConnecting((count) => count + 1);
       try {
         const words = { title: messages.windowTitle, text: messages.windowText };
-        const connection = await connectOnce(client, { connectorId, instanceId }, { words }, mounted.current?.signal);
-        cache.put(connection);
-        return connection;
+        const target = { connectorId, instanceId };
+        return await connectOnce(flows.of(target), target, { words }, mounted.current?.signal);
       } finally {
         setConnecting((count) => count - 1);
       }
     },
-    [client, cache, messages],
+    [flows, messages],
   );
   const { mutateAsync, isPending } = useMutation({
     mutationFn: ({ connectorId, connectionId }: { connectorId: string; connectionId?: string | undefined }) =>
-      client.disconnect(connectorId, connectionId === undefined ? {} : { connectionId }),
+      client.disconnect(connectorId, { connectionId }),
     onSuccess: (answer) => cache.refresh(answer.connection_id),
   });
   const disconnect = useCallback(
@@ -103,18 +121,10 @@ export function useConnections(): UseConnections {
     [mutateAsync],
   );
   return {
-    connections,
-    totalCount: query.data?.totalCount ?? 0,
-    isConnected,
-    getConnectionStatus,
-    getConnection,
+    ...useConnectionList(),
     connect,
     disconnect,
     isConnecting: connecting > 0,
     isDisconnecting: isPending,
-    isLoading: query.isPending,
-    isUnknown,
-    error: query.error ?? (isUnknown ? cache.failure : null),
-    refetch: query.refetch,
   };
 }

@@ -1,6 +1,6 @@
 import { keepPreviousData, useInfiniteQuery } from "@tanstack/react-query";
 import type { Category, Connector } from "../types.js";
-import { flat, pauseBeforeRetry, worthRetrying } from "./cache.js";
+import { flat, RECOVERING } from "./cache.js";
 import { usePatchbay } from "./context.js";
 
 /** Which connectors. */
@@ -41,19 +41,13 @@ export function useConnectors({ search = "", category, pageSize = 100 }: UseConn
     queryKey: cache.connectors(search, category ?? null, pageSize),
     queryFn: ({ pageParam, signal }) =>
       client.listConnectors(
-        {
-          limit: pageSize,
-          ...(search ? { search } : {}),
-          ...(category ? { category } : {}),
-          ...(pageParam ? { cursor: pageParam } : {}),
-        },
+        { limit: pageSize, search: search || undefined, category: category || undefined, cursor: pageParam || undefined },
         { signal },
       ),
     initialPageParam: "",
     getNextPageParam: (last) => last.next_cursor ?? undefined,
     placeholderData: keepPreviousData,
-    retry: worthRetrying,
-    retryDelay: pauseBeforeRetry,
+    ...RECOVERING,
     staleTime: 5 * 60_000,
   });
   return {

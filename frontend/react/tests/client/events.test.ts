@@ -5,7 +5,7 @@ import { createClient } from "../../src/client.js";
 import { newUser, tokenFor } from "../support/nango.js";
 import { Proxy } from "../support/proxy.js";
 
-const TIMES: StreamTimes = { silence: 10_000, backoff: 20, longest: 100, poll: 50, hidden: 30 };
+const TIMES: StreamTimes = { silence: 10_000, first: 20, longest: 100, poll: 50, hidden: 30 };
 
 /** A user's stream through a proxy, what it has told, and a client of the same user's that goes another way. */
 async function listening(options: { token?: () => string | null; times?: StreamTimes } = {}) {
@@ -123,5 +123,20 @@ test("is let go by a page that stays hidden, and taken up where it ended", async
   await direct.update(id, { label: "while hidden" });
   seen("visible");
   await vi.waitFor(async () => expect(await labels()).toEqual([2]), 20_000);
+  leave();
+});
+
+test("page_that_starts_hidden_lets_its_stream_go", async () => {
+  const seen = (state: DocumentVisibilityState) =>
+    Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+  seen("hidden");
+  const { proxy, leave } = await listening({ times: { ...TIMES, hidden: 500 } });
+  await vi.waitFor(() => expect(proxy.count("/events")).toBe(1), 20_000);
+  await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect(proxy.count("/events")).toBe(1);
+  seen("visible");
+  document.dispatchEvent(new Event("visibilitychange"));
+  await vi.waitFor(() => expect(proxy.streams).toBe(1), 20_000);
   leave();
 });

@@ -46,8 +46,9 @@ async function begun(client: Client, onConnected?: () => void) {
   return { flow, attempt };
 }
 
-function says(origin: string, data: unknown): void {
-  window.dispatchEvent(new MessageEvent("message", { origin, data }));
+/** The user is back at this page. */
+function seen(): void {
+  document.dispatchEvent(new Event("visibilitychange"));
 }
 
 describe("a connect", () => {
@@ -69,17 +70,14 @@ describe("a connect", () => {
     expect(state).toMatchObject({ connection: { status: "connected", connector_slug: "gmail" }, alreadyConnected: false });
     expect(phases).toEqual(["starting", "waiting", "connected"]);
     expect(onConnected).toHaveBeenCalledTimes(1);
-    expect(browser.popup.closed).toBe(true);
     expect(sessionStorage).toHaveLength(0);
   });
 
   test("that is denied says so, and is tried again by one click", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
-    const first = browser.popup;
-    await first.decide("deny");
+    await browser.popup.decide("deny");
     expect(await until(flow, "denied")).toMatchObject({ reason: "authorization_denied", detail: expect.any(String) });
-    expect(first.closed).toBe(true);
     flow.start();
     await waiting(flow);
     await browser.popup.decide("allow");
@@ -138,12 +136,30 @@ describe("a connect", () => {
 });
 
 describe("a window", () => {
+  test("has no opener that its pages could navigate, and is focused rather than opened twice", async () => {
+    const { client } = await tab();
+    const { flow } = await begun(client);
+    expect(browser.popup.opener).toBeNull();
+    flow.reopen();
+    expect(browser.popups).toHaveLength(1);
+    expect(browser.popup.focused).toBe(true);
+  });
+
+  test("whose opener cannot be cut is not used", async () => {
+    const { client } = await tab();
+    browser.isolates = true;
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect((await waiting(flow)).window).toBe("blocked");
+    expect(browser.popup).toMatchObject({ closed: true, visited: [] });
+  });
+
   test("that is closed makes it look at once, and can be opened again for the same attempt", async () => {
     const { client, proxy } = await tab();
     const { flow, attempt } = await begun(client);
     vi.setSystemTime(Date.now() + 10_000);
     const looks = proxy.count("GET /callback");
-    browser.popup.close();
+    browser.popup.closeItself();
     window.dispatchEvent(new Event("focus"));
     expect(flow.state).toMatchObject({ phase: "waiting", window: "closed" });
     await vi.waitFor(() => expect(proxy.count("GET /callback")).toBe(looks + 1), 20_000);
@@ -192,23 +208,6 @@ describe("a window", () => {
 });
 
 describe("a message", () => {
-  test("makes it look at once if Nango or Patchbay has sent it, and is not believed", async () => {
-    const { client, proxy } = await tab();
-    const { flow, attempt } = await begun(client);
-    const looks = () => proxy.count("GET /callback");
-    says("https://evil.test", { type: "nango_oauth_callback_success" });
-    says(location.origin, { type: "nango_oauth_callback_success" });
-    // Asked after whatever these have brought about, if they had.
-    await client.listConnections();
-    expect(looks()).toBe(0);
-    says(new URL(attempt.oauthUrl ?? "").origin, { type: "nango_oauth_callback_success" });
-    await vi.waitFor(() => expect(looks()).toBe(1), 20_000);
-    says(client.origin, { type: "OAUTH_SUCCESS" });
-    await vi.waitFor(() => expect(looks()).toBe(2), 20_000);
-    await vi.waitFor(() => expect(proxy.count("GET /connections/")).toBeGreaterThan(2), 20_000);
-    expect(flow.state).toMatchObject({ phase: "waiting" });
-  });
-
   test("is not needed, and neither are webhooks", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
@@ -230,12 +229,26 @@ describe("without an event stream", () => {
     await until(flow, "connected");
   });
 
+  test("gateway_404_keeps_the_attempt", async () => {
+    const { client, proxy } = await tab();
+    const { flow } = await begun(client);
+    proxy.fate = () => 404;
+    proxy.cutStreams();
+    seen();
+    await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "unreadable", status: 404 } }), 20_000);
+    expect(flow.state.phase).toBe("waiting");
+    expect(sessionStorage).toHaveLength(1);
+    proxy.fate = () => "pass";
+    await browser.popup.decide("allow");
+    await until(flow, "connected");
+  });
+
   test("a service that cannot be reached is trouble, and no verdict", async () => {
     const { client, proxy } = await tab();
     const { flow } = await begun(client);
     proxy.fate = () => "cut";
     proxy.cutStreams();
-    says(client.origin, {});
+    seen();
     await vi.waitFor(() => expect(flow.state).toMatchObject({ trouble: { code: "network" } }), 20_000);
     await browser.popup.decide("allow");
     proxy.fate = () => "pass";
@@ -255,7 +268,7 @@ describe("after a reload", () => {
 
     const after = flowOf(client, { connectorId: "gmail" });
     after.resume();
-    expect(after.state).toMatchObject({ phase: "waiting", window: "unknown", attempt: { oauthUrl: null } });
+    expect(await waiting(after)).toMatchObject({ window: "unknown", attempt: { oauthUrl: null } });
     after.reopen();
     await waiting(after);
     expect(browser.popup.url).toBe(attempt.oauthUrl);
@@ -275,15 +288,107 @@ describe("after a reload", () => {
     expect(onConnected).toHaveBeenCalledTimes(1);
   });
 
-  test("another user's is forgotten", async () => {
+  test("another_user_never_sees_it", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     flow.dispose();
     const bob = await tab();
     const his = flowOf(bob.client, { connectorId: "gmail" });
+    const phases: string[] = [];
+    his.subscribe(() => phases.push(his.state.phase));
     his.resume();
-    await until(his, "idle");
+    await bob.client.user();
+    await bob.client.listConnections();
+    expect([his.state.phase, phases]).toEqual(["idle", []]);
+    his.start();
+    await waiting(his);
+    // Each has their own: the first one's is still there when they are back.
+    const hers = flowOf(client, { connectorId: "gmail" });
+    hers.resume();
+    expect(await waiting(hers)).toMatchObject({ attempt: { oauthUrl: null } });
+    expect(sessionStorage).toHaveLength(2);
+  });
+
+  test("wrong_clock_of_the_browser_forgets_nothing", async () => {
+    for (const hours of [1, -1]) {
+      const { client } = await tab();
+      const { flow, attempt } = await begun(client);
+      flow.dispose();
+      vi.setSystemTime(Date.now() + hours * 3_600_000);
+      try {
+        const after = flowOf(client, { connectorId: "gmail" });
+        after.resume();
+        await waiting(after);
+        // In time by the service's clock: it is the same attempt.
+        await client.listConnections();
+        after.reopen();
+        await vi.waitFor(() => expect(browser.popup.visited).toHaveLength(1), 20_000);
+        expect(browser.popup.url).toBe(attempt.oauthUrl);
+        after.dispose();
+      } finally {
+        vi.useRealTimers();
+      }
+    }
+  });
+
+  test("reload_before_the_answer_finds_the_same_attempt", async () => {
+    const { client, proxy } = await tab();
+    await client.listConnections();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 2_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(browser.popup.closed).toBe(false);
+    window.dispatchEvent(new Event("pagehide"));
+    expect(browser.popup.closed).toBe(true);
+    flow.dispose();
+
+    proxy.fate = () => "pass";
+    const after = flowOf(client, { connectorId: "gmail" });
+    after.resume();
+    expect(await waiting(after)).toMatchObject({ window: "closed" });
+    expect(browser.popups).toHaveLength(1);
+    after.reopen();
+    await browser.popup.decide("allow");
+    const { connection } = (await until(after, "connected")) as Ended;
+    const { events } = await client.history(connection.id);
+    expect(events.filter(({ kind }) => kind === "attempt_started")).toHaveLength(1);
+  });
+});
+
+describe("while it starts", () => {
+  test("cancel_ends_the_wait", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 5_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(flow.state).toEqual({ phase: "starting", window: "open" });
+    flow.dismiss();
+    expect(flow.state.phase).toBe("idle");
+    expect(browser.popup.closed).toBe(true);
     expect(sessionStorage).toHaveLength(0);
+  });
+
+  test("closed_window_is_noticed_and_opened_again", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 2_000 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    browser.popup.closeItself();
+    window.dispatchEvent(new Event("focus"));
+    expect(flow.state).toEqual({ phase: "starting", window: "closed" });
+    flow.reopen();
+    expect(flow.state).toEqual({ phase: "starting", window: "open" });
+    await waiting(flow);
+    expect(browser.popups).toHaveLength(2);
+    expect(browser.popup.visited).toHaveLength(1);
+  });
+
+  test("token_that_never_comes_is_said", async () => {
+    const client = createClient({ baseUrl: "http://patchbay.test", getToken: () => new Promise<string>(() => {}) });
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    expect(await until(flow, "refused")).toMatchObject({ error: { code: "token_unavailable" } });
+    expect(browser.popup.closed).toBe(true);
   });
 });
 
@@ -349,9 +454,8 @@ test("a flow that is disposed of leaves nothing running", async () => {
   expect(client.stream.state).toBe("idle");
   await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
   const asked = proxy.seen.length;
-  says(client.origin, {});
   window.dispatchEvent(new Event("focus"));
-  document.dispatchEvent(new Event("visibilitychange"));
+  seen();
   // Whoever asks now is not the flow.
   await client.listConnections();
   expect(proxy.seen.length).toBe(asked + 1);

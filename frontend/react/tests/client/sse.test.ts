@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { SseParser } from "../../src/client/sse.js";
 
-const TEXT = "\uFEFFevent: ready\nid: 7\nretry: 1000\ndata: {}\n\n: alive\n\nevent: connection\r\nid: 8\r\ndata: a\r\ndata:b\r\n\r\ndata\n\n";
+const TEXT = "event: ready\nid: 7\nretry: 1000\ndata: {}\n\n: alive\n\nevent: connection\r\nid: 8\r\ndata: a\r\ndata:b\r\n\r\ndata\n\n";
 
 test("is understood wherever its chunks are cut", () => {
   const whole = new SseParser().push(TEXT);

@@ -3,6 +3,7 @@ import { render, screen, waitFor, within } from "@testing-library/react";
 import { useState } from "react";
 import { expect, test, vi } from "vitest";
 import {
+  accountName,
   ConnectionManager,
   ConnectionPicker,
   ConnectionStatus,
@@ -11,6 +12,7 @@ import {
   ErrorNotice,
   errorText,
   FlowNotice,
+  nameOf,
   PatchbayError,
   type Attempt,
   type Connection,
@@ -53,7 +55,7 @@ test("the manager shows every account, and what can be done with it", async () =
 
   await person.click(inside.getByRole("button", { name: "History" }));
   await inside.findByText("Changed", undefined, SOON);
-  expect(inside.getByText("Authorization begun")).toBeTruthy();
+  expect(inside.getByText("The authorization started")).toBeTruthy();
 
   await person.click(inside.getByRole("button", { name: "Check" }));
   await inside.findByText("It works.", undefined, SOON);
@@ -64,7 +66,7 @@ test("the manager shows every account, and what can be done with it", async () =
   await person.keyboard("{Escape}");
   await waitFor(() => expect(document.activeElement?.textContent).toBe("Disconnect"));
   await person.keyboard("{Enter}");
-  const question = inside.getByRole("group", { name: "Disconnect Job?" });
+  const question = inside.getByRole("group", { name: /^Disconnect Job ?\?$/ });
   await person.click(within(question).getByRole("button", { name: "Disconnect" }));
   await screen.findByText("Disconnected (1)", undefined, SOON);
   expect(await elsewhere.getConnection(id)).toMatchObject({ status: "disconnected" });
@@ -76,7 +78,7 @@ test("the manager reconnects what works, and says that it goes on working when i
   await person.click(await screen.findByRole("button", { name: "Reconnect Gmail" }, SOON));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("deny");
-  await screen.findByText(/access was declined\. The connection goes on working as before\./, undefined, SOON);
+  await screen.findByText(/access was declined\. The connection still works\./, undefined, SOON);
   await person.click(screen.getByRole("button", { name: "Try again" }));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("allow");
@@ -154,7 +156,10 @@ test("every code of an error has words for a user, and its id can be read and co
   for (const code of ["nango_error", "connector_unavailable", "token_unavailable", "unreadable", "invalid_request"]) {
     expect(errorText(error(code), defaultMessages)).not.toBe("for an operator");
   }
-  expect(errorText(error("a newer service's"), defaultMessages)).toBe("for an operator");
+  // Of what has no message, a failure of the server's is said to be one; the rest the service's own detail says.
+  expect(errorText(error("starting"), defaultMessages)).toBe(defaultMessages.errors.internal);
+  const newer = new PatchbayError({ status: 409, code: "newer" as ErrorCode, title: "", detail: "for a person" });
+  expect(errorText(newer, defaultMessages)).toBe("for a person");
   const refused = { phase: "refused", error: error("nango_error", "0198-refused") } as const;
   await page(
     <>
@@ -242,6 +247,15 @@ test("the picker keeps what was chosen while the list cannot be had, and offers 
   await screen.findByRole("button", { name: "Connect another account" });
 });
 
+test("names_lose_what_reverses_the_text_around_them", async () => {
+  const { elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
+  const id = await connected(elsewhere, "gmail", "", "Work");
+  const held = await elsewhere.getConnection(id);
+  expect(nameOf({ ...held, label: "\u202Eevil\u2066 \u200Fname" })).toBe("evil name");
+  expect(nameOf({ ...held, label: "\u202E", account: { id: "1", name: "\u202Dada" } })).toBe("ada");
+  expect(accountName({ id: "\u061C7", name: null })).toBe("7");
+});
+
 test("what will be read out is there before it has anything to say, in the package's own looks, too", async () => {
   const styles = await readFile("src/styles.css", "utf8");
   render(<style>{styles}</style>);
@@ -276,9 +290,11 @@ test("what was granted in another browser is said to be so wherever it is shown,
 
   const { proxy } = await page(shown(from(false), settled), { user });
   const account = String(held.account?.name);
-  const said = `Access was granted in another browser than the one that asked for it, as ${account}. If that was not you, disconnect it.`;
+  const said = defaultMessages.otherBrowser;
   expect(screen.getByText(said).getAttribute("data-patchbay")).toBe("status-advice");
-  expect(screen.getByRole("status").textContent).toBe(`Gmail is connected. ${said}`);
+  // The account stands apart from the sentence, in an element that isolates its letters.
+  expect(screen.getByRole("status").textContent).toBe(`Gmail is connected. ${said}Account: ${account}`);
+  expect(screen.getAllByText(account).map((element) => element.tagName)).toEqual(["BDI", "BDI"]);
   await person.click(screen.getByRole("button", { name: "It was me" }));
   expect(settled).toHaveBeenCalledTimes(1);
   expect(await elsewhere.getConnection(id)).toMatchObject({ status: "connected" });

@@ -4,6 +4,9 @@ import { consent } from "./nango.js";
 /** A window that was opened. */
 export class Popup {
   closed = false;
+  focused = false;
+  /** Its opener, which the page that opened it may cut. */
+  opener: unknown = window;
   /** Where it was sent. */
   readonly visited: string[] = [];
   readonly document = document.implementation.createHTMLDocument();
@@ -19,12 +22,23 @@ export class Popup {
 
   readonly location = {
     replace: (url: string) => {
+      if (this.opener !== null) throw new Error("a window with an opener has left this origin");
       this.visited.push(url);
       if (this.#cutOff) this.closed = true;
     },
   };
 
+  /** As in browsers, a window without an opener cannot be closed from here once it shows another origin. */
   close(): void {
+    if (this.visited.length === 0) this.closed = true;
+  }
+
+  focus(): void {
+    this.focused = true;
+  }
+
+  /** What its user or its own page does. */
+  closeItself(): void {
     this.closed = true;
   }
 
@@ -45,15 +59,25 @@ class Browser {
   popups: Popup[] = [];
   blocks = false;
   cutsOff = false;
+  /** Whether pages may not touch the windows that they open. */
+  isolates = false;
 
   reset(): void {
     this.popups = [];
     this.blocks = false;
     this.cutsOff = false;
+    this.isolates = false;
     sessionStorage.clear();
     window.open = (_url, _name, features) => {
       if (this.blocks) return null;
       const popup = new Popup(features ?? "", this.cutsOff);
+      if (this.isolates) {
+        Object.defineProperty(popup, "opener", {
+          set: () => {
+            throw new DOMException("", "SecurityError");
+          },
+        });
+      }
       this.popups.push(popup);
       return popup as unknown as Window;
     };

@@ -1,0 +1,91 @@
+//! Signed tokens in their compact form (RFC 7515, 7.1), before anything of them is verified.
+
+use std::sync::Arc;
+
+use aws_lc_rs::signature::ParsedPublicKey;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
+
+use super::Error;
+use super::keys::Algorithm;
+
+/// A token whose signature is not verified yet.
+pub(super) struct Jws<'a> {
+    pub(super) algorithm: Algorithm,
+    pub(super) key_id: Option<String>,
+    /// The bytes that the signature covers.
+    pub(super) signed: &'a [u8],
+    pub(super) signature: Vec<u8>,
+    payload: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+impl<'a> Jws<'a> {
+    /// Reads the header of a token.
+    ///
+    /// # Errors
+    /// When it is not a signed token of a supported kind.
+    pub(super) fn parse(token: &'a str) -> Result<Self, Error> {
+        let parts: Vec<&str> = token.splitn(6, '.').collect();
+        let (header, payload, signature) = match parts.as_slice() {
+            [header, payload, signature] => (*header, *payload, *signature),
+            [_, _, _, _, _] => return Err(Error::Encrypted),
+            _ => return Err(Error::NotAJwt),
+        };
+        let signed = &token.as_bytes()[..header.len() + 1 + payload.len()];
+        let header = decoded(header).ok_or(Error::BadHeader)?;
+        let header: Header =
+            serde_json::from_slice(&header).map_err(|_not_a_header| Error::BadHeader)?;
+        if header.alg.is_empty() || header.alg.eq_ignore_ascii_case("none") {
+            return Err(Error::Unsigned);
+        }
+        if header.crit.is_some() {
+            // Every extension that it names would have to be understood (RFC 7515, 4.1.11).
+            return Err(Error::CriticalHeader);
+        }
+        if header.typ.as_deref().is_some_and(|typ| !is_access(typ)) {
+            return Err(Error::WrongType);
+        }
+        Ok(Self {
+            algorithm: Algorithm::named(&header.alg).ok_or(Error::UnsupportedAlgorithm)?,
+            key_id: header.kid,
+            signed,
+            signature: decoded(signature).ok_or(Error::BadSignatureEncoding)?,
+            payload,
+        })
+    }
+
+    /// Whether one of these keys made the signature.
+    pub(super) fn is_signed_by_one(&self, keys: &[Arc<ParsedPublicKey>]) -> bool {
+        let mut keys = keys.iter();
+        keys.any(|key| key.verify_sig(self.signed, &self.signature).is_ok())
+    }
+
+    /// The claims. The caller verifies the signature first.
+    pub(super) fn claims(&self) -> Result<Map<String, Value>, Error> {
+        let claims = decoded(self.payload).ok_or(Error::BadClaims)?;
+        serde_json::from_slice(&claims).map_err(|_not_an_object| Error::BadClaims)
+    }
+}
+
+/// Whether a `typ` is that of a token for an API (RFC 7519, 5.1; RFC 9068, 2.1). Other tokens that
+/// the same keys sign are not: logout tokens, DPoP proofs, request objects.
+fn is_access(typ: &str) -> bool {
+    let typ = typ.to_ascii_lowercase();
+    let subtype = typ.strip_prefix("application/").unwrap_or(&typ);
+    matches!(subtype, "jwt" | "at+jwt")
+}
+
+fn decoded(part: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(part).ok()
+}

@@ -1,0 +1,55 @@
+//! Reading values of which only a part may be as expected: a field in an unexpected form is no reason to refuse the rest.
+
+use std::collections::BTreeMap;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// The maximum length of an id, in characters.
+const MAX_ID: usize = 255;
+
+/// Reads an id that can be stored and sent back: a text that is neither empty nor too long, without control characters.
+pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let id = String::deserialize(deserializer)?;
+    if id.is_empty() || id.chars().count() > MAX_ID || id.chars().any(char::is_control) {
+        return Err(D::Error::custom("an id that cannot be used"));
+    }
+    Ok(id)
+}
+
+/// Reads the texts of an object and omits its other values. Anything but an object has none.
+pub(super) fn texts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    let fields = match Value::deserialize(deserializer)? {
+        Value::Object(fields) => fields,
+        _ => return Ok(BTreeMap::new()),
+    };
+    let text = |(name, value)| match value {
+        Value::String(text) => Some((name, text)),
+        _ => None,
+    };
+    Ok(fields.into_iter().filter_map(text).collect())
+}
+
+/// Reads the items of a list and omits those of another form. Anything but a list has none.
+pub(super) fn items<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let items = match Value::deserialize(deserializer)? {
+        Value::Array(items) => items,
+        _ => return Ok(Vec::new()),
+    };
+    let item = |item| serde_json::from_value(item).ok();
+    Ok(items.into_iter().filter_map(item).collect())
+}
+
+/// Reads a text; any other value is written as JSON, and null is empty.
+pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(text) => text,
+        Value::Null => String::new(),
+        other => other.to_string(),
+    })
+}

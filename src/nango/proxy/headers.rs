@@ -1,0 +1,114 @@
+//! Which headers of a proxied call pass, in either direction.
+
+use reqwest::header::{CONNECTION, ETAG, HeaderMap, HeaderName, HeaderValue};
+
+/// The prefix with which Nango is given the headers that it forwards to the provider.
+const PREFIX: &str = "nango-proxy-";
+
+/// Request headers that are not for the provider: credentials for Patchbay, what describes one connection (RFC 9110, 7.6.1)
+/// or the way to here, and what Nango's HTTP client computes. Nango would forward a wrong `content-length` as it is.
+const NOT_FOR_PROVIDER: [&str; 21] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "max-forwards",
+    "patchbay-user",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Response headers that pass. Everything else is Nango's own, describes a connection, or would change how a browser treats
+/// this origin.
+const FROM_PROVIDER: [&str; 17] = [
+    "accept-ranges",
+    "allow",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "deprecation",
+    "last-modified",
+    "link",
+    "location",
+    "mcp-session-id",
+    "retry-after",
+    "sunset",
+    "www-authenticate",
+];
+
+/// The caller's headers as Nango forwards them. Nango keeps only the last of several of one name, so they are joined.
+pub(super) fn for_provider(headers: &HeaderMap) -> HeaderMap {
+    let connection: Vec<String> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    let passes = |name: &str| {
+        !NOT_FOR_PROVIDER.contains(&name)
+            && !name.starts_with("x-forwarded-")
+            && !name.starts_with("nango-")
+            && !connection.iter().any(|listed| listed == name)
+    };
+    let mut forwarded = HeaderMap::new();
+    for name in headers.keys().filter(|name| passes(name.as_str())) {
+        let values: Vec<&[u8]> = headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let forwarded_name = HeaderName::try_from(format!("{PREFIX}{name}"));
+        if let (Ok(name), Ok(value)) = (
+            forwarded_name,
+            HeaderValue::from_bytes(&values.join(&b", "[..])),
+        ) {
+            forwarded.insert(name, value);
+        }
+    }
+    forwarded
+}
+
+/// The headers of an answer that are the provider's.
+pub(super) fn from_provider(headers: &HeaderMap) -> HeaderMap {
+    let passes = |name: &HeaderName, value: &HeaderValue| {
+        FROM_PROVIDER.contains(&name.as_str()) || (name == ETAG && !is_computed_by_nango(value))
+    };
+    let passed = headers.iter().filter(|(name, value)| passes(name, value));
+    passed
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Whether an `ETag` has the form that Nango gives to bodies that it has buffered: `W/"<length>-<digest>"`, of 27 characters
+/// in base64. It would differ from the one with which the provider compares `If-Match`.
+fn is_computed_by_nango(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or_default();
+    let inner = text
+        .strip_prefix("W/\"")
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner
+        .and_then(|inner| inner.split_once('-'))
+        .is_some_and(|(length, digest)| {
+            digest.len() == 27
+                && !length.is_empty()
+                && length.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+}

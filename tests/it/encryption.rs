@@ -1,0 +1,277 @@
+//! Secrets in the database: encrypted, while keys are rotated, and deleted when they are of no more use.
+
+use chrono::TimeDelta;
+use patchbay::check::Level;
+use patchbay::webhooks::Webhooks;
+use reqwest::{Method, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use crate::check::{checked, only, wrong};
+use crate::house::{ENCRYPTION_KEY, House, Replica, User, read};
+use crate::outgoing;
+
+const KEY: &str = "ENCRYPTION_KEY";
+
+/// Another key, in the other spelling.
+const OTHER: &str = "202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f";
+
+/// Connects with an Idempotency-Key; status and answer.
+async fn connect(user: &User<'_>, key: &str) -> (StatusCode, Value) {
+    let request = user.request(Method::POST, "/gmail/connect");
+    let response = request.header("idempotency-key", key).send().await.unwrap();
+    (response.status(), response.json().await.unwrap())
+}
+
+/// All that is stored in a table, as text.
+async fn stored(house: &House, table: &str) -> String {
+    let rows = format!("select coalesce(string_agg(t::text, ' '), '') from {table} t");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(rows))
+        .fetch_one(&mut house.sql().await)
+        .await
+        .unwrap()
+}
+
+/// The session's token in an answer's link.
+fn session(answer: &Value) -> String {
+    let link = url::Url::parse(answer["oauth_url"].as_str().unwrap()).unwrap();
+    let mut pairs = link.query_pairs();
+    let token = pairs.find(|(name, _)| name == "connect_session_token");
+    token.unwrap().1.into_owned()
+}
+
+/// The endpoints of a house, by other keys than its own.
+async fn webhooks_with(house: &House, keys: &str) -> Webhooks {
+    let config = read(&house.settings(&[(KEY, keys)]));
+    let database = patchbay::connections::Database::connect(&config.database);
+    Webhooks::new(
+        database.await.unwrap(),
+        house.clock.clone(),
+        &config.webhook_networks,
+        config.encryption,
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn dump_holds_no_secret_of_an_endpoint_or_a_session() {
+    let house = House::new().await;
+    let hooks = outgoing::webhooks(&house).await;
+    let url = "https://hooks.example.com/".parse().unwrap();
+    let (id, secret) = hooks.add(&url, &[], false).await.unwrap();
+    let rotated = hooks.rotate(&id, TimeDelta::hours(1)).await.unwrap();
+    let ada = house.user("ada").await;
+    let (status, begun) = connect(&ada, "k").await;
+    assert_eq!(status, StatusCode::OK, "{begun}");
+    let endpoints = stored(&house, "webhook_endpoint").await;
+    for secret in [&secret, &rotated] {
+        let secret = secret.expose_secret();
+        let bare = secret.strip_prefix("whsec_").unwrap();
+        assert!(!endpoints.contains(bare), "{endpoints}");
+    }
+    let answers = stored(&house, "idempotency_key").await;
+    assert!(answers.contains("enc1:"), "{answers}");
+    for shown in [session(&begun), "oauth_url".to_owned()] {
+        assert!(!answers.contains(&shown), "{answers}");
+    }
+    // Both are what they were.
+    assert_eq!(connect(&ada, "k").await, (StatusCode::OK, begun));
+    assert_eq!(connect(&ada, "other").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn values_are_bound_to_their_row() {
+    let house = House::new().await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    connect(&ada, "k").await;
+    connect(&bob, "k").await;
+    let swap = "update idempotency_key set answer = (select answer from idempotency_key where user_id = 'ada') \
+                where user_id = 'bob'";
+    sqlx::query(swap)
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let (status, refused) = connect(&bob, "k").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{refused}");
+    assert_eq!(connect(&ada, "k").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn without_a_key_values_are_stored_as_they_are() {
+    let house = House::with(&[(KEY, "")]).await;
+    let hooks = outgoing::webhooks(&house).await;
+    let url = "https://hooks.example.com/".parse().unwrap();
+    let (_, secret) = hooks.add(&url, &[], false).await.unwrap();
+    let ada = house.user("ada").await;
+    let (_, begun) = connect(&ada, "k").await;
+    let endpoints = stored(&house, "webhook_endpoint").await;
+    assert!(endpoints.contains(secret.expose_secret()));
+    assert!(
+        stored(&house, "idempotency_key")
+            .await
+            .contains(&session(&begun))
+    );
+    // A key that comes later encrypts them, and reads what is there.
+    let encrypted = house.replica(&[(KEY, OTHER)]).await;
+    assert_eq!(
+        connect(&ada.at(&encrypted), "k").await,
+        (StatusCode::OK, begun)
+    );
+    assert_eq!(
+        webhooks_with(&house, OTHER)
+            .await
+            .reencrypt()
+            .await
+            .unwrap(),
+        1
+    );
+    let endpoints = stored(&house, "webhook_endpoint").await;
+    assert!(!endpoints.contains(secret.expose_secret()), "{endpoints}");
+}
+
+/// What of these replicas can answer once more with the same key.
+async fn answered(ada: &User<'_>, replicas: &[Replica], key: &str) -> Vec<bool> {
+    let mut answered = Vec::new();
+    for replica in replicas {
+        let (status, _) = connect(&ada.at(replica), key).await;
+        assert!(status == StatusCode::OK || status == StatusCode::INTERNAL_SERVER_ERROR);
+        answered.push(status == StatusCode::OK);
+    }
+    answered
+}
+
+#[tokio::test]
+async fn keys_are_rotated_while_replicas_run_side_by_side() {
+    let house = House::new().await;
+    let both = [
+        format!("{ENCRYPTION_KEY},{OTHER}"),
+        format!("{OTHER}, {ENCRYPTION_KEY}"),
+    ];
+    let mut replicas = Vec::new();
+    for keys in [ENCRYPTION_KEY, &both[0], &both[1], OTHER] {
+        replicas.push(house.replica(&[(KEY, keys)]).await);
+    }
+    let ada = house.user("ada").await;
+    for (n, reads) in [
+        (0, [true, true, true, false]),
+        (1, [true, true, true, false]),
+        (2, [false, true, true, true]),
+        (3, [false, true, true, true]),
+    ] {
+        let key = format!("of replica {n}");
+        assert_eq!(connect(&ada.at(&replicas[n]), &key).await.0, StatusCode::OK);
+        assert_eq!(answered(&ada, &replicas, &key).await, reads, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn endpoint_secrets_follow_the_first_key_and_sign_meanwhile() {
+    let house = House::with(&[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")]).await;
+    let hooks = outgoing::webhooks(&house).await;
+    let url = "http://127.0.0.1:9/".parse().unwrap();
+    let (id, _) = hooks.add(&url, &[], false).await.unwrap();
+    let both = format!("{OTHER},{ENCRYPTION_KEY}");
+    let during = webhooks_with(&house, &both).await;
+    let after = webhooks_with(&house, OTHER).await;
+    let told = |sent: Result<u16, String>| sent.unwrap_err();
+    // Nobody listens there; that it was tried means that it was signed.
+    for able in [&hooks, &during] {
+        let told = told(able.test(&id).await.unwrap());
+        assert!(!told.contains("ENCRYPTION_KEY"), "{told}");
+    }
+    let missing = told(after.test(&id).await.unwrap());
+    assert!(
+        missing.contains("ENCRYPTION_KEY does not hold"),
+        "{missing}"
+    );
+    assert_eq!(after.reencrypt().await.unwrap(), 0);
+    assert_eq!(after.secrets_at_rest().await.unwrap().unreadable.len(), 1);
+
+    assert_eq!(during.secrets_at_rest().await.unwrap().of_another_key, 1);
+    assert_eq!(during.reencrypt().await.unwrap(), 1);
+    assert_eq!(during.reencrypt().await.unwrap(), 0);
+    let told = told(after.test(&id).await.unwrap());
+    assert!(!told.contains("ENCRYPTION_KEY"), "{told}");
+}
+
+#[tokio::test]
+async fn old_secret_is_removed_when_it_signs_no_more() {
+    let house = House::new().await;
+    let hooks = outgoing::webhooks(&house).await;
+    let url = "https://hooks.example.com/".parse().unwrap();
+    let (id, _) = hooks.add(&url, &[], false).await.unwrap();
+    hooks.rotate(&id, TimeDelta::hours(1)).await.unwrap();
+    let old = "select count(*) from webhook_endpoint where old_secret is not null";
+    let mut sql = house.sql().await;
+    for (wait, left) in [(TimeDelta::minutes(59), 1_i64), (TimeDelta::minutes(1), 0)] {
+        house.pass(wait);
+        hooks.reencrypt().await.unwrap();
+        let kept: i64 = sqlx::query_scalar(old).fetch_one(&mut sql).await.unwrap();
+        assert_eq!(kept, left);
+    }
+}
+
+#[tokio::test]
+async fn answer_is_deleted_when_its_session_expires() {
+    let house = House::new().await;
+    let ada = house.user("ada").await;
+    let (_, first) = connect(&ada, "k").await;
+    house.pass(TimeDelta::minutes(29));
+    assert_eq!(connect(&ada, "k").await.1, first);
+    house.pass(TimeDelta::minutes(2));
+    // Its link is of no use any more: the same request makes another, whether or not it was deleted yet.
+    let (status, second) = connect(&ada, "k").await;
+    assert_eq!(status, StatusCode::OK, "{second}");
+    assert_ne!(second["oauth_url"], first["oauth_url"]);
+    assert_eq!(connect(&ada, "k").await.1, second);
+    house.pass(TimeDelta::minutes(31));
+    house.service().await.forget_old_keys().await.unwrap();
+    assert_eq!(stored(&house, "idempotency_key").await, "");
+    // An answer without a session is kept for a day.
+    house.faults(json!({ "consent": "allow" })).await;
+    ada.connected("gmail").await;
+    assert_eq!(connect(&ada, "other").await.1["already_connected"], true);
+    house.pass(TimeDelta::hours(2));
+    house.service().await.forget_old_keys().await.unwrap();
+    assert_ne!(stored(&house, "idempotency_key").await, "");
+}
+
+#[tokio::test]
+async fn check_says_how_secrets_are_stored() {
+    let house = House::now().await;
+    let hooks = outgoing::webhooks(&house).await;
+    let url = "https://hooks.example.com/".parse().unwrap();
+    let report = checked(&house, &[], None).await;
+    assert_eq!(wrong(&report), []);
+    let without = [(KEY, "")];
+    let report = checked(&house, &without, None).await;
+    let mend = "openssl rand -base64 32";
+    only(
+        &report,
+        "encryption",
+        Level::Warn,
+        "are not encrypted",
+        mend,
+    );
+    hooks.add(&url, &[], false).await.unwrap();
+    let both = format!("{OTHER},{ENCRYPTION_KEY}");
+    let report = checked(&house, &[(KEY, &both)], None).await;
+    only(
+        &report,
+        "encryption",
+        Level::Warn,
+        "1 with the second key",
+        "within a minute",
+    );
+    for keys in ["", OTHER] {
+        let report = checked(&house, &[(KEY, keys)], None).await;
+        let mend = "as the second one";
+        only(
+            &report,
+            "encryption",
+            Level::Fail,
+            "ENCRYPTION_KEY does not hold",
+            mend,
+        );
+    }
+}

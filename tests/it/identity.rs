@@ -1,0 +1,375 @@
+//! A user is the same wherever one is named, and ids that HTTP or a client would change are refused.
+
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header};
+use reqwest::header::HeaderValue;
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::house::{House, JWT_SECRET, User};
+
+const KEY: &str = "pbk_identity_0123456789abcdef0123456789abcdef";
+
+/// Ids that differ by little, or that each way to carry a text has trouble with.
+const IDS: [&str; 16] = [
+    "ada",
+    "Ada",
+    "adèle",
+    "adÃ¨le",
+    "ade\u{300}le",
+    "ad\u{430}",
+    "auth0|65f0",
+    "a/b",
+    "a%2Fb",
+    "a+b c",
+    "ada, eve",
+    "ada;eve=1",
+    "\"ada\" \\ 100%",
+    "日本語",
+    "a\u{a0}b",
+    "...",
+];
+
+/// Ids that are refused wherever a user is named.
+const REFUSED: [&str; 14] = [
+    " ada",
+    "ada ",
+    "\u{a0}ada",
+    "ada\u{2003}",
+    "ada\u{3000}",
+    "\u{feff}ada",
+    "ada\u{feff}",
+    "\tada",
+    "ad\u{0}a",
+    "ad\u{7f}a",
+    "ad\u{85}a",
+    "ada\r\n",
+    ".",
+    "..",
+];
+
+async fn house() -> House {
+    let keys = format!("identity={KEY}");
+    House::with(&[("SERVICE_API_KEYS", &keys), ("AUTH_USER_CLAIM", "user")]).await
+}
+
+/// As `encodeURIComponent` and Python's `quote` write it, with digits of either case.
+fn encoded(id: &str, upper: bool) -> String {
+    let byte = |byte: u8| match byte {
+        plain if plain.is_ascii_alphanumeric() => char::from(plain).to_string(),
+        other if upper => format!("%{other:02X}"),
+        other => format!("%{other:02x}"),
+    };
+    id.bytes().map(byte).collect()
+}
+
+/// The caller with a token whose claim `user` is this.
+fn caller<'a>(house: &'a House, claim: &Value) -> User<'a> {
+    let exp = house.clock.now().timestamp() + 3600;
+    let claims = json!({ "sub": "somebody", "user": claim, "exp": exp });
+    let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    User::with_token(
+        house,
+        jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap(),
+    )
+}
+
+/// A request of a service, which names a user only by the headers that are added.
+fn service(house: &House, method: Method, path: &str) -> RequestBuilder {
+    let url = format!("{}/api/v1{path}", house.url);
+    house.client.request(method, url).bearer_auth(KEY)
+}
+
+async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    (response.status(), response.json().await.unwrap_or_default())
+}
+
+async fn users(house: &House) -> Vec<String> {
+    let query = "select user_id from user_connector_connection order by user_id collate \"C\", id";
+    let mut sql = house.sql().await;
+    sqlx::query_scalar(query).fetch_all(&mut sql).await.unwrap()
+}
+
+/// The ids of the connections that a list has, sorted.
+fn ids(list: &Value) -> Vec<String> {
+    let connections = list["connections"].as_array().unwrap();
+    let id = |one: &Value| one["id"].as_str().unwrap().to_owned();
+    let mut ids: Vec<String> = connections.iter().map(id).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn every_way_to_name_a_user_stores_the_same_id() {
+    let house = house().await;
+    for id in IDS {
+        // By a token, whose grant Nango stores with the user's tag.
+        let user = caller(&house, &json!(id));
+        user.connected("gmail").await;
+        // By the header, for reading and for writing.
+        for (connector, upper) in [("github", true), ("notion", false)] {
+            let request = service(
+                &house,
+                Method::POST,
+                &format!("/connectors/{connector}/connect"),
+            );
+            let request = request.header("patchbay-user", encoded(id, upper));
+            let (status, begun) = answer(request).await;
+            assert_eq!(status, StatusCode::OK, "{id:?}: {begun}");
+        }
+        let request = service(&house, Method::GET, "/connectors/connections");
+        let (_, list) = answer(request.header("patchbay-user", encoded(id, true))).await;
+        let own = ids(&user.get("/connections").await);
+        assert_eq!((own.len(), &ids(&list)), (3, &own), "{id:?}");
+        // By the header, for a token of the provider.
+        let request = service(&house, Method::POST, "/connectors/gmail/token");
+        let (status, token) = answer(request.header("patchbay-user", encoded(id, false))).await;
+        assert_eq!(status, StatusCode::OK, "{id:?}: {token}");
+    }
+    let mut expected: Vec<&str> = IDS.iter().flat_map(|id| [*id; 3]).collect();
+    expected.sort_unstable();
+    assert_eq!(users(&house).await, expected);
+    let (_, body) = house.nango(Method::GET, "/connections").await;
+    let tag = |one: &Value| one["tags"]["end_user_id"].as_str().unwrap().to_owned();
+    let mut tags: Vec<String> = body["connections"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(tag)
+        .collect();
+    tags.sort();
+    expected.dedup();
+    assert_eq!(tags, expected);
+    // By the path: each user is erased alone, here and at Nango.
+    for (n, id) in IDS.iter().enumerate() {
+        let path = format!("/users/{}/connections", encoded(id, n % 2 == 0));
+        let (status, erased) = answer(service(&house, Method::DELETE, &path)).await;
+        assert_eq!(
+            (status, &erased["connections"]),
+            (StatusCode::OK, &json!(3)),
+            "{id:?}"
+        );
+        assert!(!users(&house).await.iter().any(|user| user == id));
+        assert_eq!(users(&house).await.len(), 3 * (IDS.len() - n - 1), "{id:?}");
+    }
+    house.until_nango_holds(&[]).await;
+}
+
+#[tokio::test]
+async fn numeric_claim_and_its_decimal_text_are_the_same_user() {
+    let house = house().await;
+    caller(&house, &json!(7)).connect("gmail").await;
+    let list = caller(&house, &json!("7")).get("/connections").await;
+    assert_eq!(list["total_count"], 1);
+    assert_eq!(users(&house).await, ["7"]);
+}
+
+#[tokio::test]
+async fn refused_ids_are_refused_in_every_way() {
+    let house = house().await;
+    let longer = "x".repeat(256);
+    for id in REFUSED.into_iter().chain([longer.as_str(), ""]) {
+        let user = caller(&house, &json!(id));
+        let (status, problem) = user.call(Method::POST, "/gmail/connect", None).await;
+        let told = (status.as_u16(), &problem["code"]);
+        assert_eq!(told, (401, &json!("unauthenticated")), "{id:?}");
+        for (method, path) in [
+            (Method::POST, "/connectors/gmail/connect"),
+            (Method::GET, "/connectors/connections"),
+            (Method::GET, "/connectors/connections/events"),
+            (Method::POST, "/connectors/gmail/token"),
+        ] {
+            let request = service(&house, method, path);
+            let request = request.header("patchbay-user", encoded(id, true));
+            let (status, problem) = answer(request).await;
+            let told = (status.as_u16(), &problem["code"]);
+            assert_eq!(told, (400, &json!("user_required")), "{id:?} {path}");
+        }
+        // A client drops `.` and `..` from a path, and an empty segment is no user.
+        if !matches!(id, "" | "." | "..") {
+            let path = format!("/users/{}/connections", encoded(id, true));
+            let (status, problem) = answer(service(&house, Method::DELETE, &path)).await;
+            let told = (status.as_u16(), &problem["code"]);
+            assert_eq!(told, (400, &json!("invalid_request")), "{id:?}");
+        }
+    }
+    assert_eq!(users(&house).await, [""; 0]);
+    assert!(house.nango_calls("POST", "/connect/sessions").await == 0);
+}
+
+/// What clients send who do not encode: read as anything, it could be another user.
+#[tokio::test]
+async fn user_header_must_be_percent_encoded() {
+    let house = house().await;
+    caller(&house, &json!("adèle")).connect("gmail").await;
+    let values: [&[u8]; 15] = [
+        "adèle".as_bytes(),
+        b"ad\xe8le",
+        "adÃ¨le".as_bytes(),
+        b"ada eve",
+        b"ada\teve",
+        b"ada, eve",
+        b"ada,eve",
+        b"%",
+        b"ada%",
+        b"ada%4",
+        b"ada%zz",
+        b"%c3",
+        b"%E8",
+        b"%ff%fe",
+        b"ad%u00e8le",
+    ];
+    for value in values {
+        let request = service(&house, Method::GET, "/connectors/connections");
+        let request = request.header("patchbay-user", HeaderValue::from_bytes(value).unwrap());
+        let (status, problem) = answer(request).await;
+        let told = (status.as_u16(), &problem["code"]);
+        assert_eq!(
+            told,
+            (400, &json!("user_required")),
+            "{:?}",
+            String::from_utf8_lossy(value)
+        );
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .contains("percent-encoded")
+        );
+    }
+    for plain in [
+        "auth0|7",
+        "ada@example.com",
+        "a:b/c;d=e\"f'(g)*!~+h\\<i>{j}[k]^`&?#$",
+    ] {
+        let request = service(&house, Method::GET, "/connectors/connections");
+        let (status, list) = answer(request.header("patchbay-user", plain)).await;
+        assert_eq!(
+            (status, &list["total_count"]),
+            (StatusCode::OK, &json!(0)),
+            "{plain}"
+        );
+    }
+    let request = service(&house, Method::GET, "/connectors/connections");
+    let (_, list) = answer(request.header("patchbay-user", "ad%C3%a8le")).await;
+    assert_eq!(list["total_count"], 1);
+}
+
+/// Of two headers, a proxy in front may have read the other one.
+#[tokio::test]
+async fn repeated_headers_are_refused() {
+    let house = house().await;
+    let ada = caller(&house, &json!("ada"));
+    let other = caller(&house, &json!("eve"));
+    let before = house.nango_calls("POST", "").await;
+    let bearer = |user: &User<'_>| format!("Bearer {}", user.token);
+    let webhook = format!("/webhooks/nango/{}", Uuid::now_v7());
+    let cases = [
+        (
+            "authorization",
+            bearer(&other),
+            ada.request(Method::POST, "/gmail/connect"),
+        ),
+        (
+            "authorization",
+            bearer(&ada),
+            ada.request(Method::GET, "/connections"),
+        ),
+        (
+            "authorization",
+            bearer(&ada),
+            ada.request(Method::GET, "/callback?state=x"),
+        ),
+        (
+            "authorization",
+            bearer(&ada),
+            house
+                .client
+                .get(format!("{}/metrics", house.url))
+                .bearer_auth("x"),
+        ),
+        (
+            "patchbay-user",
+            "eve".to_owned(),
+            service(&house, Method::POST, "/connectors/gmail/connect")
+                .header("patchbay-user", "ada"),
+        ),
+        // For a user it counts for nothing, and is as odd.
+        (
+            "patchbay-user",
+            "eve".to_owned(),
+            ada.request(Method::POST, "/gmail/connect")
+                .header("patchbay-user", "ada"),
+        ),
+        (
+            "idempotency-key",
+            "two".to_owned(),
+            ada.request(Method::POST, "/gmail/connect")
+                .header("idempotency-key", "one"),
+        ),
+        (
+            "last-event-id",
+            "2".to_owned(),
+            ada.request(Method::GET, "/connections/events")
+                .header("last-event-id", "1"),
+        ),
+        (
+            "content-type",
+            "text/plain".to_owned(),
+            ada.request(Method::POST, "/gmail/connect").json(&json!({})),
+        ),
+        (
+            "x-nango-hmac-sha256",
+            "00".to_owned(),
+            service(&house, Method::POST, &webhook).header("x-nango-hmac-sha256", "11"),
+        ),
+    ];
+    for (name, second, request) in cases {
+        let (client, request) = request.build_split();
+        let mut request = request.unwrap();
+        let value = HeaderValue::from_str(&second).unwrap();
+        request.headers_mut().append(name, value);
+        let response = client.execute(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{name}");
+        let problem: Value = response.json().await.unwrap();
+        assert_eq!(problem["code"], "invalid_request", "{name}");
+        assert!(
+            problem["detail"].as_str().unwrap().contains(name),
+            "{problem}"
+        );
+    }
+    assert_eq!(users(&house).await, [""; 0]);
+    assert_eq!(house.nango_calls("POST", "").await, before);
+}
+
+/// Identity providers put a user's groups into tokens: 200 of them have 12 KB.
+#[tokio::test]
+async fn token_of_12_kb_is_accepted_over_http_1_and_2() {
+    let house = house().await;
+    let groups: Vec<String> = (0..230).map(|_| Uuid::new_v4().to_string()).collect();
+    let claims =
+        json!({ "user": "ada", "groups": groups, "exp": house.clock.now().timestamp() + 3600 });
+    let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+    assert!((12_000..14_000).contains(&token.len()), "{}", token.len());
+    let http_2 = Client::builder().http2_prior_knowledge().build().unwrap();
+    for client in [&house.client, &http_2] {
+        let list = client.get(format!("{}/api/v1/connectors/connections", house.url));
+        let answer = list.bearer_auth(&token).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        let stream = client.get(format!(
+            "{}/api/v1/connectors/connections/events",
+            house.url
+        ));
+        let mut stream = stream.bearer_auth(&token).send().await.unwrap();
+        let first = tokio::time::timeout(Duration::from_secs(15), stream.chunk()).await;
+        let first = first.unwrap().unwrap().unwrap();
+        assert!(
+            first.windows(12).any(|text| text == b"event: ready"),
+            "{first:?}"
+        );
+    }
+}

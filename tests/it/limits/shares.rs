@@ -1,0 +1,329 @@
+//! The share of a replica that one caller may hold: by slow bodies, by forged tokens, by answers that are not read.
+
+use std::future::pending;
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use futures::stream::{self, StreamExt};
+use patchbay::keys::Scope;
+use reqwest::{Body, Client, Method, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::{Answer, list};
+use crate::house::{House, PROMPTLY, User, client};
+use crate::isolation::ways::tapped;
+use crate::postgres;
+use crate::server::serve;
+
+/// How many requests somebody sends who wants to take all permits.
+const MANY: usize = 30;
+
+type Sent = JoinHandle<Option<StatusCode>>;
+
+fn send(request: RequestBuilder) -> Sent {
+    tokio::spawn(async move { Some(request.send().await.ok()?.status()) })
+}
+
+/// A request whose body never ends.
+fn endless(request: RequestBuilder) -> Sent {
+    let start = stream::once(async { Ok::<_, io::Error>(r#"{"config":"#) });
+    let body = Body::wrap_stream(start.chain(stream::pending()));
+    send(
+        request
+            .header("content-type", "application/json")
+            .body(body),
+    )
+}
+
+/// Waits until all of these but `left` have been refused.
+async fn until_refused(sent: Vec<Sent>, left: usize, status: u16) -> Vec<Sent> {
+    for _ in 0..500 {
+        if sent.iter().filter(|one| !one.is_finished()).count() <= left {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let mut open = Vec::new();
+    for one in sent {
+        if one.is_finished() {
+            let refused = one.await.unwrap().unwrap();
+            assert_eq!(refused.as_u16(), status);
+        } else {
+            open.push(one);
+        }
+    }
+    assert_eq!(open.len(), left);
+    open
+}
+
+async fn until_listed(user: &User<'_>) {
+    for _ in 0..500 {
+        if list(user).await.status == 200 {
+            return;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the permits of requests that have gone are not given back");
+}
+
+/// Clients of both versions of HTTP, each with a name.
+fn clients() -> [Client; 2] {
+    let http2 = Client::builder().http2_prior_knowledge();
+    [client(), http2.build().unwrap()]
+}
+
+#[tokio::test]
+async fn slow_bodies_occupy_their_users_share_only() {
+    let house = House::with(&[("MAX_REQUESTS", "20")]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let url = format!("{}/api/v1/connectors/gmail/connect", house.url);
+    for client in clients() {
+        let slow = || endless(client.post(&url).bearer_auth(&ada.token));
+        let slow = until_refused((0..MANY).map(|_| slow()).collect(), 1, 429).await;
+        list(&ada).await.is_refused("rate_limited", "1");
+        assert_eq!(list(&bob).await.status, 200);
+        slow.iter().for_each(JoinHandle::abort);
+        until_listed(&ada).await;
+    }
+}
+
+#[tokio::test]
+async fn slow_bodies_occupy_their_keys_share_only() {
+    let house = House::with(&[("MAX_REQUESTS", "20")]).await;
+    let scopes = [Scope::ConnectionsWrite].into();
+    let key = house.keys().await.create("backend", &scopes).await.unwrap();
+    let bob = house.user("bob").await;
+    let url = format!("{}/api/v1/connectors/gmail/connect", house.url);
+    for client in clients() {
+        // While the key is looked up, its requests count as their address's.
+        let known = client.get(format!("{}/api/v1/connectors", house.url));
+        let known = known.bearer_auth(key.expose_secret()).send().await;
+        assert_eq!(known.unwrap().status(), 200);
+        let slow = |n: usize| {
+            let request = client.post(&url).bearer_auth(key.expose_secret());
+            endless(request.header("patchbay-user", format!("user-{n}")))
+        };
+        let slow = until_refused((0..MANY).map(slow).collect(), 2, 429).await;
+        assert_eq!(list(&bob).await.status, 200);
+        slow.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[tokio::test]
+async fn slow_bodies_leave_requests_without_body_alone() {
+    let house = House::with(&[("MAX_REQUESTS", "2")]).await;
+    let users = [house.user("ada").await, house.user("bob").await];
+    let slow = users.map(|user| endless(user.request(Method::POST, "/gmail/connect")));
+    let carol = house.user("carol").await;
+    for _ in 0..500 {
+        let request = carol.request(Method::POST, "/gmail/connect");
+        if Answer::to(request.json(&json!({}))).await.status == 503 {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let request = carol.request(Method::POST, "/gmail/connect");
+    let refused = Answer::to(request.json(&json!({}))).await;
+    refused.is_refused("overloaded", "1");
+    assert_eq!(list(&carol).await.status, 200);
+    assert!(slow.iter().all(|one| !one.is_finished()));
+}
+
+/// A token that names a key which only the identity provider could know.
+fn forged() -> String {
+    let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "made-up" });
+    let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.c2lnbmVk", part(&header), part(&json!({})))
+}
+
+fn with_forged(house: &House, from: &str) -> RequestBuilder {
+    let request = house.client.get(format!("{}/api/v1/connectors", house.url));
+    request
+        .bearer_auth(forged())
+        .header("x-forwarded-for", from)
+}
+
+#[tokio::test]
+async fn forged_tokens_hold_no_permits_while_keys_hang() {
+    let hanging = Router::new().fallback(async || pending::<()>().await);
+    let keys = serve(hanging).await;
+    let house = House::with(&[
+        ("AUTH_JWKS_URL", keys.as_str()),
+        ("MAX_REQUESTS", "20"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let ada = house.user("ada").await;
+    let sent = (0..MANY).map(|_| send(with_forged(&house, "192.0.2.1")));
+    let waiting = until_refused(sent.collect(), 2, 503).await;
+    let answer = timeout(PROMPTLY, list(&ada)).await;
+    assert_eq!(answer.expect("an answer in time").status, 200);
+    assert!(waiting.iter().any(|one| !one.is_finished()));
+}
+
+#[tokio::test]
+async fn forged_tokens_count_while_keys_cannot_be_had() {
+    let failing = Router::new().fallback(async || StatusCode::BAD_GATEWAY);
+    let keys = serve(failing).await;
+    let house = House::with(&[
+        ("AUTH_JWKS_URL", keys.as_str()),
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    for _ in 0..2 {
+        let unknown = Answer::to(with_forged(&house, "192.0.2.1")).await;
+        assert_eq!(
+            (unknown.status, &unknown.body["code"]),
+            (503, &json!("keys_unavailable"))
+        );
+    }
+    Answer::to(with_forged(&house, "192.0.2.1"))
+        .await
+        .is_refused("rate_limited", "30");
+    assert_eq!(
+        Answer::to(with_forged(&house, "192.0.2.2")).await.status,
+        503
+    );
+}
+
+/// Gives a user so many connections whose configs are as large as they may be.
+async fn with_large_configs(house: &House, user: &User<'_>, name: &str, count: i32) {
+    user.connect("gmail").await;
+    sqlx::query(
+        "insert into user_connector_connection \
+           (id, user_id, connector_id, instance_id, label, status, status_reason, disconnected_at, config, \
+            created_at, updated_at) \
+         select gen_random_uuid(), user_id, connector_id, 'number ' || n, repeat('é', 255), 'disconnected', \
+           'user_disconnected', now(), jsonb_build_object('k', repeat('x', 4000)), now(), now() \
+         from user_connector_connection, generate_series(2, $2) n where user_id = $1",
+    )
+    .bind(name)
+    .bind(count)
+    .execute(&mut house.sql().await)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn page_stops_at_its_bytes_and_continues() {
+    const MOST: usize = 512 * 1024;
+    let house = House::new().await;
+    for (name, count) in [("ada", 100), ("bob", 300)] {
+        let user = house.user(name).await;
+        with_large_configs(&house, &user, name, count).await;
+        for filter in ["", "&status=disconnected"] {
+            let mut seen = Vec::new();
+            let mut cursor = String::new();
+            loop {
+                let path = format!("/connections?limit=500{filter}{cursor}");
+                let answer = user.request(Method::GET, &path).send().await.unwrap();
+                let text = answer.text().await.unwrap();
+                assert!(text.len() < MOST + 1024, "{} bytes", text.len());
+                let page: Value = serde_json::from_str(&text).unwrap();
+                let connections = page["connections"].as_array().unwrap();
+                seen.extend(connections.iter().map(|one| one["id"].clone()));
+                match page["next_cursor"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+            let expected = usize::try_from(count).unwrap() - usize::from(!filter.is_empty());
+            assert_eq!(seen.len(), expected);
+            seen.sort_by_key(ToString::to_string);
+            seen.dedup();
+            assert_eq!(seen.len(), expected, "each is on one page");
+        }
+    }
+}
+
+/// Asks for the longest list, and reads none of the answer but its beginning.
+async fn unread_list(house: &House, user: &User<'_>) -> (TcpStream, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = house.url.trim_start_matches("http://").parse().unwrap();
+    let mut socket = socket.connect(address).await.unwrap();
+    let request = format!(
+        "GET /api/v1/connectors/connections?limit=500 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        user.token
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    socket.read_exact(&mut head).await.unwrap();
+    (socket, String::from_utf8_lossy(&head).into_owned())
+}
+
+#[tokio::test]
+async fn unread_answers_occupy_their_callers_share() {
+    let house = House::with(&[("MAX_REQUESTS", "200")]).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    with_large_configs(&house, &ada, "ada", 300).await;
+    // Of ten permits, one for the request and seven for its bytes.
+    let (mut first, head) = unread_list(&house, &ada).await;
+    assert_eq!(head, "HTTP/1.1 200 OK");
+    let (_, head) = unread_list(&house, &ada).await;
+    assert_eq!(head, "HTTP/1.1 429 To");
+    assert_eq!(list(&bob).await.status, 200);
+    let one = ada.request(Method::GET, "/connections?limit=1");
+    assert_eq!(Answer::to(one).await.status, 200);
+    // What has been read is given back.
+    let mut rest = Vec::new();
+    let read = timeout(PROMPTLY, first.read_to_end(&mut rest)).await;
+    read.expect("the answer's end").unwrap();
+    let (_, head) = unread_list(&house, &ada).await;
+    assert_eq!(head, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn large_lists_are_read_apart() {
+    let database = postgres::database().await;
+    let (url, statements) = tapped(&database).await;
+    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    with_large_configs(&house, &ada, "ada", 50).await;
+    bob.connect("gmail").await;
+    let shared = async |user: &User<'_>| {
+        statements.lock().unwrap().clear();
+        let found = user.get("/connections?limit=500").await["connections"].clone();
+        let statements = statements.lock().unwrap();
+        let shared = statements
+            .iter()
+            .any(|text| text.contains("as asked (name)"));
+        (found.as_array().unwrap().len(), shared)
+    };
+    // Until they have been read, it is not known that they are large.
+    assert_eq!(shared(&ada).await, (50, true));
+    assert_eq!(shared(&ada).await, (50, false));
+    assert_eq!(shared(&bob).await, (1, true));
+}
+
+#[tokio::test]
+async fn waiting_request_costs_no_statements() {
+    let database = postgres::database().await;
+    let (url, statements) = tapped(&database).await;
+    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let id = begun["connection_id"].as_str().unwrap();
+    // An account is known, which takes no statement of its own.
+    let known = "update user_connector_connection set account_id = 'ada@example.com'";
+    let mut sql = house.sql().await;
+    sqlx::raw_sql(known).execute(&mut sql).await.unwrap();
+    statements.lock().unwrap().clear();
+    let waited = ada.get(&format!("/connections/{id}?wait=5")).await;
+    assert_eq!(waited["status"], "pending");
+    let statements = statements.lock().unwrap();
+    let of_connections = |text: &&String| text.contains("user_connector_connection");
+    let reads: Vec<_> = statements.iter().filter(of_connections).collect();
+    // At its start, at its end, and where the connect is announced only now.
+    assert!(reads.len() <= 3, "{reads:#?}");
+}

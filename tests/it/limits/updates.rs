@@ -1,0 +1,41 @@
+//! How often a user may change labels and configs.
+
+use chrono::TimeDelta;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{Answer, list};
+use crate::house::House;
+
+#[tokio::test]
+async fn changes_of_a_connection_have_a_limit_of_their_own() {
+    let house = House::with(&[("LIMIT_UPDATE_PER_MINUTE", "2")]).await;
+    let ada = house.user("ada").await;
+    let begun = ada.connect("gmail").await;
+    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let change = |label: &str| {
+        let request = ada.request(Method::PATCH, &path);
+        Answer::to(request.json(&json!({ "label": label })))
+    };
+    for label in ["one", "two"] {
+        let changed = change(label).await;
+        assert_eq!(
+            (changed.status, &changed.body["label"]),
+            (200, &json!(label))
+        );
+    }
+    let refused = change("three").await;
+    refused.is_refused("rate_limited", "30");
+    assert_eq!(
+        refused.header("ratelimit-policy"),
+        Some("\"update\";q=2;w=60")
+    );
+    assert_eq!(
+        ada.connection(begun["connection_id"].as_str().unwrap())
+            .await["label"],
+        "two"
+    );
+    assert_eq!(list(&ada).await.status, 200);
+    house.pass(TimeDelta::seconds(30));
+    assert_eq!(change("three").await.status, 200);
+}

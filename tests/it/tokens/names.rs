@@ -1,0 +1,65 @@
+//! What keys of services may be called.
+
+use patchbay::keys::GivenKey;
+
+use super::KEY;
+use crate::house::House;
+use crate::process::Process;
+
+/// One rule for the names of keys, from the environment and from `keys create`.
+#[tokio::test]
+async fn names_of_keys_are_plain_wherever_they_are_given() {
+    let house = House::now().await;
+    let settings = house.settings(&[]);
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let longer = "x".repeat(65);
+    for name in [
+        "",
+        "two words",
+        "esc\u{1b}[2Jape",
+        "line\nbreak",
+        "turned\u{202e}round",
+        "Zürich",
+        "pbk_0123456789abcdef0123456789abcdef",
+        "a=b",
+        "a,b",
+        "a;b",
+        "\"quoted\"",
+        &longer,
+    ] {
+        let arguments = ["keys", "create", name, "--scope", "tokens:read"];
+        let mut process = Process::start(&arguments, &settings);
+        assert_eq!(process.ended().await.code(), Some(1), "{name:?}");
+        let said = process.said();
+        assert!(said.contains("a key's name has 1 to 64"), "{said}");
+        assert!(!said.contains("pbk_0123"), "{said}");
+        let given = format!("{name}={KEY}");
+        let parsed: Result<GivenKey, _> = given.parse();
+        assert!(parsed.is_err(), "{name:?}");
+    }
+    for name in ["engine", "eu-1/workflows_2", "ops@example.com", "a:b+c.d"] {
+        let arguments = ["keys", "create", name, "--scope", "tokens:read"];
+        let mut process = Process::start(&arguments, &settings);
+        assert!(process.ended().await.success(), "{}", process.said());
+        let given: GivenKey = format!("{name}={KEY}").parse().unwrap();
+        assert_eq!(given.name(), name);
+    }
+    // Of an earlier version.
+    let odd = "insert into service_key (id, prefix, name, scopes, digest) \
+               values (gen_random_uuid(), 'aaaaaaaa', E'old\\x1b[2J\\nname', '{}', sha256('x'))";
+    sqlx::raw_sql(odd)
+        .execute(&mut house.sql().await)
+        .await
+        .unwrap();
+    let mut listed = Process::start(&["keys", "list"], &settings);
+    assert!(listed.ended().await.success(), "{}", listed.said());
+    let said = listed.said();
+    assert_eq!(said.lines().count(), 5, "{said}");
+    assert!(
+        !said.contains('\u{1b}') && said.contains("aaaaaaaa"),
+        "{said}"
+    );
+}
