@@ -5,6 +5,7 @@ WORKDIR /src
 # The dependencies first, with an empty program: they are built again only when
 # Cargo.toml, Cargo.lock or how they are built changes.
 COPY Cargo.toml Cargo.lock ./
+COPY crates crates
 COPY .cargo .cargo
 COPY frontend/swagger-ui frontend/swagger-ui
 RUN mkdir src \

@@ -15,17 +15,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
-use crate::auth::{self, Authenticator};
+use crate::auth;
+use crate::auth::Authenticator;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::config::{Config, DatabaseConfig, LONGEST_CALL};
-use crate::connections::service::{self, Connections};
-use crate::connections::{Database, DatabaseError};
-use crate::http::{self, Browsers, HttpMetrics, Limits, Readiness};
-use crate::keys::ServiceKeys;
-use crate::metrics;
-use crate::nango::{self, Nango};
-use crate::server::{self, Stopping};
+use crate::config::Config;
+use crate::db::DatabaseConfig;
+use crate::db::{Database, DatabaseError};
+use crate::http;
+use crate::http::{Browsers, HttpMetrics, Limits, Readiness};
+use crate::nango;
+use crate::nango::LONGEST_CALL;
+use crate::nango::Nango;
+use crate::server;
+use crate::server::Stopping;
+use crate::service;
+use crate::service::Connections;
+use crate::service::service_keys::ServiceKeys;
+use crate::telemetry::metrics;
 use crate::webhooks::Webhooks;
 use crate::worker;
 
@@ -209,12 +216,8 @@ impl House {
             encryption: config.encryption.clone(),
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
-        let webhooks = Webhooks::new(
-            database.clone(),
-            clock.clone(),
-            &config.webhook_networks,
-            config.encryption,
-        )?;
+        let networks = &config.webhook_networks;
+        let webhooks = Webhooks::new(database.clone(), clock.clone(), networks, config.encryption)?;
         let connections = Connections::new(
             database.clone(),
             catalog,

@@ -57,7 +57,7 @@ impl Clock {
     }
 
     /// Returns the time since some fixed moment of this process. It never goes back, and a correction of the time of
-    /// day does not change it: limits and pauses of one replica go by it.
+    /// day does not change it. Limits and pauses use it.
     #[must_use]
     pub fn monotonic(&self) -> Duration {
         match self {

@@ -30,25 +30,21 @@
 pub mod app;
 pub mod auth;
 pub mod catalog;
-pub mod check;
+pub mod cli;
 pub mod clock;
-pub mod command;
 pub mod config;
-pub mod connections;
+pub mod db;
+pub mod domain;
 pub mod encryption;
+mod environment;
 pub mod http;
-pub mod keys;
-#[cfg(feature = "sandbox")]
-pub mod local_postgres;
-pub mod metrics;
-mod momentary;
 pub mod nango;
-pub mod networks;
-mod outbound;
-#[cfg(feature = "sandbox")]
-pub mod sandbox;
+pub mod net;
 pub mod server;
+pub mod service;
+mod single_flight;
 pub mod telemetry;
 mod text;
+pub mod views;
 pub mod webhooks;
 pub mod worker;

@@ -1,4 +1,4 @@
-//! The program, which is the library's [`patchbay::command`].
+//! The program, which is the library's [`patchbay::cli`].
 
 use std::process::ExitCode;
 
@@ -7,5 +7,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    patchbay::command::main()
+    patchbay::cli::main()
 }

@@ -70,12 +70,12 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
 
 async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     println!("making {users} users with {CONNECTIONS} connections each");
-    let config = patchbay::config::DatabaseConfig {
+    let config = patchbay::db::DatabaseConfig {
         url: url.to_owned().into(),
         pool_size: 2,
         wait: std::time::Duration::ZERO,
     };
-    let database = patchbay::connections::Database::connect(&config).await?;
+    let database = patchbay::db::Database::connect(&config).await?;
     database.migrate().await?;
     let mut connection = PgConnection::connect(url).await?;
     let ids = CONNECTORS.map(patchbay::catalog::Connector::id_of);

@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use patchbay::keys::ServiceKeys;
+use patchbay::service::service_keys::ServiceKeys;
 
 struct Floor {
     keys: ServiceKeys,

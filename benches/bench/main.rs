@@ -15,7 +15,7 @@ mod streams;
 use std::error::Error;
 use std::path::PathBuf;
 
-use patchbay::local_postgres::{Durability, LocalPostgres};
+use dev_postgres::{Durability, LocalPostgres};
 
 use measure::Bench;
 use report::Report;

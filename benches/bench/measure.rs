@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use patchbay::clock::Clock;
-use patchbay::keys::ServiceKeys;
+use patchbay::service::service_keys::ServiceKeys;
 use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -363,14 +363,13 @@ impl Bench {
     }
 
     fn keys(&self) -> Result<ServiceKeys, Box<dyn Error>> {
-        let config = patchbay::config::DatabaseConfig {
+        let config = patchbay::db::DatabaseConfig {
             url: self.database.clone().into(),
             pool_size: 1,
             wait: Duration::ZERO,
         };
         let database = tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current()
-                .block_on(patchbay::connections::Database::connect(&config))
+            tokio::runtime::Handle::current().block_on(patchbay::db::Database::connect(&config))
         })?;
         Ok(ServiceKeys::new(
             database,

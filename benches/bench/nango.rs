@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use patchbay::sandbox::{Config, Integration, Sandbox};
+use nango_sandbox::{Config, Integration, Sandbox};
 use reqwest::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dev_postgres::{Durability, LocalPostgres};
+use nango_sandbox::{Integration, Sandbox};
 use patchbay::catalog::{Catalog, Connector};
-use patchbay::local_postgres::{Durability, LocalPostgres};
-use patchbay::nango::{self, Nango};
-use patchbay::sandbox::{self, Integration, Sandbox};
+use patchbay::nango;
+use patchbay::nango::Nango;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -122,14 +123,14 @@ impl Stage {
             .unwrap();
         let database = database(postgres.url()).await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
-        let sandbox = Sandbox::start(sandbox::Config {
+        let sandbox = Sandbox::start(nango_sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             jwt_secret: JWT_SECRET.into(),
             integrations: integrations(),
             rate_limit: u32::MAX,
             webhook_retries: vec![Duration::from_millis(500), Duration::from_millis(1500)],
-            ..sandbox::Config::default()
+            ..nango_sandbox::Config::default()
         });
         let sandbox = sandbox.await.unwrap();
         let base_url = format!("http://{}", sandbox.address());

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use patchbay::auth::Authenticator;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
-use patchbay::keys::KEY_PREFIX;
+use patchbay::auth::service_keys::KEY_PREFIX;
 
 static VARIABLES: LazyLock<Vec<&str>> = LazyLock::new(Config::variables);
 

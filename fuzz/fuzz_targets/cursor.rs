@@ -7,10 +7,7 @@ mod rendered;
 use axum::extract::Query;
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use libfuzzer_sys::fuzz_target;
-use patchbay::http::{
-    CatalogQuery, ConnectBody, ConnectQuery, DisconnectQuery, GetQuery, HistoryQuery, ListQuery,
-    Problem, UpdateBody, last_event_id,
-};
+use patchbay::http::{CatalogQuery, ConnectBody, ConnectQuery, DisconnectQuery, GetQuery, HistoryQuery, ListQuery, Problem, UpdateBody, last_event_id};
 use rendered::check_problem;
 
 fn query<T>(uri: &Uri)

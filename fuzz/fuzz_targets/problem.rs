@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
-use patchbay::connections::service;
+use patchbay::service;
 use patchbay::http::{Code, Problem, layered};
 use patchbay::{auth, nango};
 use rendered::{check_problem, check_response, runtime};

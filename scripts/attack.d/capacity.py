@@ -1,7 +1,8 @@
 """Attacks on what all callers share: permits, memory, connections. One caller holds as much as it can, and others are timed.
 
 Each attack runs against a sandbox of its own, which this script starts, for 12 seconds. Attackers and victims have
-addresses of their own on the loopback network. Without arguments all attacks run; arguments name some of them.
+addresses of their own on the loopback network. Without arguments all attacks run; arguments name some of them. The times
+need a release build (`PATCHBAY_BIN=target/release/patchbay`) and an otherwise idle machine.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import random
 import signal
 import socket
 import struct
@@ -29,9 +31,9 @@ SIGNING_KEY = "the-signing-key-of-the-capacity-attacks"
 VICTIM, NANGO_ADDRESS, ATTACKER = "127.0.0.2", "127.0.0.3", "127.0.0.66"
 SECONDS = 12
 QUIET_SECONDS = 6
-#: What another caller's slowest requests may take (p99), in milliseconds.
+#: The most that the requests of other callers may take at p99, in milliseconds.
 MAX_P99 = 200
-#: What the program may have in memory while nobody reads its answers, in MiB.
+#: The most memory that the program may have while its responses are not read, in MiB.
 MAX_RSS = 120
 
 holes = 0
@@ -206,13 +208,13 @@ async def connect(port, receive_buffer=None):
 
 
 async def again(work, pause=5):
-    """Does something again and again; an attacker who is refused comes back."""
+    """Repeats an attacker's request, also after a refusal."""
     while True:
         try:
             await work()
         except OSError:
             pass
-        await asyncio.sleep(pause)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
 
 async def drip(attacker, head):
@@ -363,6 +365,25 @@ def unread_lists(port, token):
     asyncio.run(all_connections())
 
 
+def waiting(port, users):
+    """Ten requests of each user wait for an attempt that does not end."""
+
+    async def one(token, connection):
+        request = (
+            f"GET /api/v1/connectors/connections/{connection}?wait=25 HTTP/1.1\r\nhost: x\r\n"
+            f"authorization: Bearer {token}\r\n\r\n"
+        )
+        with await connect(port) as attacker:
+            await asyncio.get_running_loop().sock_sendall(attacker, request.encode())
+            await asyncio.get_running_loop().sock_recv(attacker, 4096)
+
+    async def all_requests():
+        waits = [again(lambda user=user: one(*user), 1) for user in users for _ in range(10)]
+        await asyncio.gather(*waits)
+
+    asyncio.run(all_requests())
+
+
 # Attacks.
 
 
@@ -395,6 +416,20 @@ def holding(name, attacker):
         victims, token = Victims(sandbox), sandbox.token("mallory")
         quiet = victims.run(QUIET_SECONDS)
         with Attack(attacker, sandbox.port, token):
+            attacked = victims.run(SECONDS)
+        print(f"        quiet: {shown(quiet)}")
+        outcome(name, withstood(attacked), shown(attacked))
+
+
+def waits(name):
+    with Sandbox() as sandbox:
+        victims, users = Victims(sandbox), []
+        for number in range(100):
+            token = sandbox.token(f"waiting-{number}")
+            _, begun = sandbox.ask("POST", "/api/v1/connectors/gmail/connect", token)
+            users.append((token, json.loads(begun)["connection_id"]))
+        quiet = victims.run(QUIET_SECONDS)
+        with Attack(waiting, sandbox.port, users):
             attacked = victims.run(SECONDS)
         print(f"        quiet: {shown(quiet)}")
         outcome(name, withstood(attacked), shown(attacked))
@@ -453,6 +488,7 @@ ATTACKS = {
     "http2": lambda: holding("1,024 slow bodies of one user over HTTP/2", slow_http2),
     "webhooks": lambda: holding("1,000 unsigned webhooks with slow bodies", slow_webhooks),
     "connections": lambda: holding("11,000 idle connections from one address", idle_connections),
+    "waits": lambda: waits("1,000 waiting requests of 100 users"),
     "lists": lambda: bytes_unread("lists of 500 large connections that are not read"),
 }
 

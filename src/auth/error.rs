@@ -101,7 +101,7 @@ pub enum Error {
         "the claim of the token that names its user is neither text nor a whole number of 64 bits"
     )]
     UserNotText,
-    /// The claim that names the user cannot be a [`UserId`](super::UserId).
+    /// The claim that names the user cannot be a [`UserId`](crate::domain::UserId).
     #[error("the token names a user whose id is not accepted: {0}")]
     InvalidUser(InvalidUserId),
     /// Not the token's fault: the JWKS could not be fetched, so it is not known

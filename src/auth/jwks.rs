@@ -14,8 +14,9 @@ use url::Url;
 use super::keys::{Algorithm, KeySet};
 use super::{ConfigError, Error};
 use crate::clock::Clock;
-use crate::networks::{Forbidden, Guard, Networks, is_local};
-use crate::outbound::{self, BodyError};
+use crate::net::address_guard::{Forbidden, Guard, Networks, is_local};
+use crate::net::http_client;
+use crate::net::http_client::BodyError;
 
 /// How long a fetched set is used without another look.
 const FRESH: Duration = Duration::from_mins(10);
@@ -33,7 +34,7 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How long a fetch may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many requests wait for a fetch at the most; more are refused, for anybody can write a token that needs one.
+/// The most requests that wait for a fetch. Any client can write a token that needs one, so further requests fail.
 const MAX_WAITING: usize = 256;
 
 /// The longest set that is read, in bytes.
@@ -41,7 +42,7 @@ const MAX_BODY: usize = 256 * 1024;
 
 /// The keys behind one URL. Clones share them.
 #[derive(Clone)]
-pub(super) struct Jwks(Arc<Inner>);
+pub(crate) struct Jwks(Arc<Inner>);
 
 struct Inner {
     client: Client,
@@ -50,14 +51,14 @@ struct Inner {
     cache: RwLock<Cache>,
     /// Held by the one who fetches.
     fetching: Arc<Mutex<()>>,
-    /// Permits of those who wait for a fetch.
+    /// Permits of the requests that wait for a fetch.
     waiting: Semaphore,
 }
 
 #[derive(Default)]
 struct Cache {
     keys: KeySet,
-    /// Monotonic times: a corrected clock neither keeps a set for longer nor puts off the next fetch.
+    /// Monotonic times, so that a corrected clock neither keeps a set longer nor delays the next fetch.
     fetched_at: Option<Duration>,
     tried_at: Option<Duration>,
     failed: bool,
@@ -93,7 +94,7 @@ enum FetchError {
 /// What keeps a fetch from going elsewhere than to a public address with TLS, to one of the
 /// `networks`, or to this machine where the URL itself says so: whoever answers in the identity
 /// provider's place would decide who everybody is.
-pub(super) fn guard(
+pub(crate) fn guard(
     url: &Url,
     networks: &Networks,
     resolver: &Arc<dyn Resolve>,
@@ -110,7 +111,7 @@ pub(super) fn guard(
 
 impl Jwks {
     /// Keys that are fetched only from where [`guard`] lets a connection go.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: Url,
         networks: &Networks,
         resolver: &Arc<dyn Resolve>,
@@ -118,7 +119,7 @@ impl Jwks {
     ) -> Result<Self, ConfigError> {
         let guard = guard(&url, networks, resolver)?;
         Ok(Self(Arc::new(Inner {
-            client: outbound::guarded_or_proxied(TIMEOUT, guard)?,
+            client: http_client::guarded_or_proxied(TIMEOUT, guard)?,
             url,
             clock,
             cache: RwLock::default(),
@@ -128,7 +129,7 @@ impl Jwks {
     }
 
     /// The keys that may have signed a token with this key id and algorithm.
-    pub(super) async fn candidates(
+    pub(crate) async fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
@@ -138,7 +139,7 @@ impl Jwks {
 
     /// The same from a set that is fetched again, unless the last fetch is more recent than the
     /// pause between two: the identity provider may have replaced a key and kept its id.
-    pub(super) async fn newest_candidates(
+    pub(crate) async fn newest_candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
@@ -188,7 +189,7 @@ impl Jwks {
     }
 
     /// How many usable keys there are at the moment, or why that cannot be told.
-    pub(super) async fn count(&self) -> Result<usize, String> {
+    pub(crate) async fn count(&self) -> Result<usize, String> {
         let keys = self.download().await;
         keys.map(|keys| keys.len())
             .map_err(|error| error.to_string())
@@ -239,11 +240,11 @@ impl Jwks {
         }
         let response = self.0.client.get(self.0.url.clone()).send().await;
         let response =
-            response.map_err(|error| FetchError::Transport(outbound::describe(error)))?;
+            response.map_err(|error| FetchError::Transport(http_client::describe(error)))?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let body = outbound::read_body(response, MAX_BODY).await?;
+        let body = http_client::read_body(response, MAX_BODY).await?;
         let set: Set = serde_json::from_slice(&body)?;
         let keys = KeySet::new(set.keys);
         if keys.len() == 0 {

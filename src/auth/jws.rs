@@ -13,12 +13,12 @@ use super::Error;
 use super::keys::Algorithm;
 
 /// A token whose signature is not verified yet.
-pub(super) struct Jws<'a> {
-    pub(super) algorithm: Algorithm,
-    pub(super) key_id: Option<String>,
+pub(crate) struct Jws<'a> {
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key_id: Option<String>,
     /// The bytes that the signature covers.
-    pub(super) signed: &'a [u8],
-    pub(super) signature: Vec<u8>,
+    pub(crate) signed: &'a [u8],
+    pub(crate) signature: Vec<u8>,
     payload: &'a str,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Jws<'a> {
     ///
     /// # Errors
     /// When it is not a signed token of a supported kind.
-    pub(super) fn parse(token: &'a str) -> Result<Self, Error> {
+    pub(crate) fn parse(token: &'a str) -> Result<Self, Error> {
         let parts: Vec<&str> = token.splitn(6, '.').collect();
         let (header, payload, signature) = match parts.as_slice() {
             [header, payload, signature] => (*header, *payload, *signature),
@@ -66,13 +66,13 @@ impl<'a> Jws<'a> {
     }
 
     /// Whether one of these keys made the signature.
-    pub(super) fn is_signed_by_one(&self, keys: &[Arc<ParsedPublicKey>]) -> bool {
+    pub(crate) fn is_signed_by_one(&self, keys: &[Arc<ParsedPublicKey>]) -> bool {
         let mut keys = keys.iter();
         keys.any(|key| key.verify_sig(self.signed, &self.signature).is_ok())
     }
 
     /// The claims. The caller verifies the signature first.
-    pub(super) fn claims(&self) -> Result<Map<String, Value>, Error> {
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, Error> {
         let claims = decoded(self.payload).ok_or(Error::BadClaims)?;
         serde_json::from_slice(&claims).map_err(|_not_an_object| Error::BadClaims)
     }

@@ -31,7 +31,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// How a token is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub(crate) enum Algorithm {
     /// HMAC with a shared secret: HS256, HS384, HS512.
     Hmac(Hash),
     /// RSASSA-PKCS1-v1_5: RS256, RS384, RS512.
@@ -46,7 +46,7 @@ pub(super) enum Algorithm {
 
 /// The hash function of an [`Algorithm`]. For ECDSA it implies the curve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hash {
+pub(crate) enum Hash {
     Sha256,
     Sha384,
     Sha512,
@@ -54,7 +54,7 @@ pub(super) enum Hash {
 
 impl Algorithm {
     /// The algorithm that a token or a key calls so; `None` if it is not supported.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         if matches!(name, "EdDSA" | "Ed25519") {
             return Some(Self::Ed25519);
         }
@@ -76,7 +76,7 @@ impl Algorithm {
 }
 
 /// Whether `secret` signed these bytes with HMAC. The comparison takes constant time.
-pub(super) fn is_hmac(hash: Hash, secret: &[u8], signed: &[u8], tag: &[u8]) -> bool {
+pub(crate) fn is_hmac(hash: Hash, secret: &[u8], signed: &[u8], tag: &[u8]) -> bool {
     let algorithm = match hash {
         Hash::Sha256 => hmac::HMAC_SHA256,
         Hash::Sha384 => hmac::HMAC_SHA384,
@@ -87,7 +87,7 @@ pub(super) fn is_hmac(hash: Hash, secret: &[u8], signed: &[u8], tag: &[u8]) -> b
 
 /// The keys of one JWKS that can verify a token.
 #[derive(Default)]
-pub(super) struct KeySet {
+pub(crate) struct KeySet {
     keys: Vec<Key>,
     /// How many keys of the set can be used, each counted once.
     usable: usize,
@@ -118,7 +118,7 @@ struct Jwk {
 
 impl KeySet {
     /// Reads a set. It leaves out the keys that cannot verify a token: a set may have others.
-    pub(super) fn new(jwks: Vec<Value>) -> Self {
+    pub(crate) fn new(jwks: Vec<Value>) -> Self {
         let mut set = Self::default();
         for jwk in jwks {
             let Ok(jwk) = serde_json::from_value::<Jwk>(jwk) else {
@@ -142,7 +142,7 @@ impl KeySet {
     }
 
     /// How many keys can verify a token.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.usable
     }
 
@@ -151,7 +151,7 @@ impl KeySet {
     ///
     /// # Errors
     /// When no key fits, or too many do.
-    pub(super) fn candidates(
+    pub(crate) fn candidates(
         &self,
         id: Option<&str>,
         algorithm: Algorithm,

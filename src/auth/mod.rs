@@ -5,12 +5,14 @@
 //! Which key may verify which algorithm is settled by the configuration and by
 //! the key itself; the token only chooses among them.
 
+mod browser_binding;
+mod config;
 mod error;
 mod jwks;
 mod jws;
 mod keys;
+pub mod service_keys;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +22,14 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Number, Value};
 use url::Url;
 
+use self::jwks::Jwks;
+use self::jws::Jws;
+use self::keys::{Algorithm, Hash};
 use crate::clock::Clock;
-use crate::networks::{Forbidden, Networks, SystemResolver};
-use jwks::Jwks;
-use jws::Jws;
-use keys::{Algorithm, Hash};
+use crate::domain::{InvalidUserId, UserId};
+use crate::net::address_guard::{Forbidden, Networks, SystemResolver};
 
+pub use browser_binding::Browser;
 pub use error::Error;
 
 /// The longest token that is accepted, in bytes. One of 200 groups has 12 KB.
@@ -33,9 +37,6 @@ const MAX_TOKEN: usize = 16 * 1024;
 
 /// HS256 needs a key at least as long as its digest (RFC 7518, 3.2), in bytes.
 const MIN_SECRET: usize = 32;
-
-/// The longest user id, in characters.
-const MAX_USER_ID: usize = 255;
 
 /// Google signs with either of these as the issuer.
 const GOOGLE: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
@@ -116,63 +117,6 @@ pub enum ConfigError {
     /// The HTTP client does not start.
     #[error("the HTTP client for the JWKS cannot be set up")]
     Client(#[from] reqwest::Error),
-}
-
-/// A user of the product, as its identity provider names them. Ids are compared byte for byte, so
-/// that every text is refused that HTTP or a client would change on its way: white space at an end,
-/// control characters, and the path segments `.` and `..`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(String);
-
-/// Why a text cannot be a user id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUserId {
-    /// Empty, or longer than 255 characters.
-    #[error("a user id has 1 to {MAX_USER_ID} characters")]
-    Length,
-    /// A control character.
-    #[error("a user id has no control characters")]
-    Control,
-    /// HTTP removes it from a header, and many clients do from any text.
-    #[error("a user id has no white space at its beginning or end")]
-    WhiteSpace,
-    /// URLs drop it.
-    #[error("a user id is neither . nor .., which no URL can carry")]
-    DotSegment,
-}
-
-impl UserId {
-    /// The id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for UserId {
-    type Error = InvalidUserId;
-
-    fn try_from(id: String) -> Result<Self, InvalidUserId> {
-        // What JavaScript trims: the byte order mark, too.
-        let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
-        if !(1..=MAX_USER_ID).contains(&id.chars().count()) {
-            Err(InvalidUserId::Length)
-        } else if id.chars().any(char::is_control) {
-            Err(InvalidUserId::Control)
-        } else if id.starts_with(is_space) || id.ends_with(is_space) {
-            Err(InvalidUserId::WhiteSpace)
-        } else if matches!(id.as_str(), "." | "..") {
-            Err(InvalidUserId::DotSegment)
-        } else {
-            Ok(Self(id))
-        }
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// Who a request comes from.

@@ -7,7 +7,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::parse::{self, Entry, Problem, Problems};
+use super::parse;
+use super::parse::{Entry, Problem, Problems};
 use super::{Catalog, Connector};
 
 const BUILTIN: &str = include_str!("connectors.toml");
@@ -33,7 +34,7 @@ fn lines(problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
-pub(super) fn builtin() -> Catalog {
+pub(crate) fn builtin() -> Catalog {
     let mut layers = Layers::default();
     layers
         .add(Path::new("connectors.toml"), BUILTIN)
@@ -41,7 +42,7 @@ pub(super) fn builtin() -> Catalog {
     layers.into_catalog()
 }
 
-pub(super) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
+pub(crate) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
     let text = fs::read_to_string(path).map_err(|source| CatalogError::Unreadable {
         path: path.to_owned(),
         source,
@@ -49,7 +50,7 @@ pub(super) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
     with_text(path, &text)
 }
 
-pub(super) fn with_text(path: &Path, text: &str) -> Result<Catalog, CatalogError> {
+pub(crate) fn with_text(path: &Path, text: &str) -> Result<Catalog, CatalogError> {
     let mut layers = Layers {
         connectors: by_slug(builtin()),
     };

@@ -35,7 +35,7 @@ pub struct Parameter {
 
 impl Parameter {
     /// Returns whether a value has the right form.
-    pub(super) fn accepts(&self, value: &str) -> bool {
+    pub(crate) fn accepts(&self, value: &str) -> bool {
         let pattern = self.pattern.as_deref();
         let matches = |pattern| whole(pattern).is_some_and(|regex| regex.is_match(value));
         !value.is_empty()
@@ -58,7 +58,7 @@ impl Parameter {
 }
 
 /// Returns the regular expression for a whole value; `None` if the pattern is not one.
-pub(super) fn whole(pattern: &str) -> Option<Regex> {
+pub(crate) fn whole(pattern: &str) -> Option<Regex> {
     Regex::new(&format!("^(?:{pattern})$")).ok()
 }
 

@@ -66,14 +66,14 @@ impl fmt::Display for Problem {
 }
 
 /// The mistakes found so far in one file.
-pub(super) struct Problems<'a> {
+pub(crate) struct Problems<'a> {
     path: &'a Path,
     text: &'a str,
     found: Vec<(usize, String)>,
 }
 
 impl<'a> Problems<'a> {
-    pub(super) fn new(path: &'a Path, text: &'a str) -> Self {
+    pub(crate) fn new(path: &'a Path, text: &'a str) -> Self {
         Self {
             path,
             text,
@@ -82,12 +82,12 @@ impl<'a> Problems<'a> {
     }
 
     /// Notes a mistake at a place in the file.
-    pub(super) fn note(&mut self, at: &Range<usize>, message: impl Into<String>) {
+    pub(crate) fn note(&mut self, at: &Range<usize>, message: impl Into<String>) {
         self.found.push((at.start, message.into()));
     }
 
     /// All mistakes in the order of the file.
-    pub(super) fn into_sorted(mut self) -> Vec<Problem> {
+    pub(crate) fn into_sorted(mut self) -> Vec<Problem> {
         self.found.sort();
         let Self { path, text, found } = self;
         let problem = |(offset, message): (usize, String)| {
@@ -105,23 +105,23 @@ impl<'a> Problems<'a> {
 }
 
 /// One `[[connector]]`: its slug, and the fields that it names, each of them valid in itself.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Whether a mistake in it was noted: what it lacks may be what was meant there.
-    pub(super) flawed: bool,
-    pub(super) slug: Spanned<String>,
-    pub(super) name: Option<String>,
-    pub(super) category: Option<String>,
-    pub(super) provider: Option<String>,
-    pub(super) integration_key: Option<Spanned<String>>,
-    pub(super) auth_mode: Option<AuthMode>,
-    pub(super) enabled: Option<bool>,
-    pub(super) unavailable: Option<String>,
-    pub(super) account: Option<AccountPointers>,
-    pub(super) parameters: Option<Vec<Parameter>>,
+    pub(crate) flawed: bool,
+    pub(crate) slug: Spanned<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) category: Option<String>,
+    pub(crate) provider: Option<String>,
+    pub(crate) integration_key: Option<Spanned<String>>,
+    pub(crate) auth_mode: Option<AuthMode>,
+    pub(crate) enabled: Option<bool>,
+    pub(crate) unavailable: Option<String>,
+    pub(crate) account: Option<AccountPointers>,
+    pub(crate) parameters: Option<Vec<Parameter>>,
 }
 
 /// Reads a manifest file. Where its TOML is broken, only that is noted: the rest would be guesses.
-pub(super) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
+pub(crate) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         for error in errors {

@@ -3,14 +3,9 @@
 //! Every problem is found before anything starts, and all of them are told at
 //! once, each with the name of its variable.
 
-mod auth;
-mod database;
-mod environment;
-mod http;
-mod limits;
-mod nango;
-mod telemetry;
-
+use crate::http::HttpConfig;
+use crate::http::LimitsConfig;
+use crate::nango::NangoConfig;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,17 +14,13 @@ use chrono::TimeDelta;
 use secrecy::SecretString;
 use url::Url;
 
-use self::environment::Environment;
+use crate::auth::service_keys::GivenKey;
+use crate::db::DatabaseConfig;
 use crate::encryption::Encryption;
-use crate::keys::GivenKey;
-use crate::networks::Networks;
+use crate::environment::Environment;
+use crate::net::address_guard::Networks;
 
-pub use database::DatabaseConfig;
-pub use http::{ConnectBinding, ConsoleConfig, HttpConfig, ServerConfig};
-pub use limits::LimitsConfig;
-pub(crate) use nango::LONGEST_CALL;
-pub use nango::NangoConfig;
-pub use telemetry::LogFormat;
+use crate::telemetry::LogFormat;
 
 /// Everything that `serve` needs to know.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, RefOr, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
-use super::error::{Code, ProblemBody};
+use super::problem::{Code, ProblemBody};
 
 /// How a service calls.
 const SERVICE: &str = "A key of `patchbay keys` or `SERVICE_API_KEYS`. The header `Patchbay-User` names the user that the service acts \
@@ -55,12 +55,12 @@ impl Modify for Bearer {
 }
 
 /// The document before the handlers have added their paths.
-pub(super) fn frame() -> OpenApi {
+pub(crate) fn frame() -> OpenApi {
     Frame::openapi()
 }
 
 /// Says of all operations what no handler says of its own.
-pub(super) fn complete(document: &mut OpenApi) {
+pub(crate) fn complete(document: &mut OpenApi) {
     let paths = std::mem::take(&mut document.paths.paths);
     // What the router calls `{*path}` is `{path}` to OpenAPI.
     let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);

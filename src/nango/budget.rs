@@ -14,7 +14,7 @@ const FARTHEST: TimeDelta = TimeDelta::minutes(2);
 
 /// What the last answer said: whoever else calls with the same key, another replica say, is in it.
 #[derive(Debug, Default)]
-pub(super) struct Budget(Mutex<Option<Minute>>);
+pub(crate) struct Budget(Mutex<Option<Minute>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Minute {
@@ -25,14 +25,14 @@ struct Minute {
 
 impl Budget {
     /// Remembers what an answer says, if it says it.
-    pub(super) fn note(&self, headers: &HeaderMap) {
+    pub(crate) fn note(&self, headers: &HeaderMap) {
         if let Some(minute) = Minute::read(headers) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(minute);
         }
     }
 
     /// Whether more is left than what is reserved, as far as is known.
-    pub(super) fn leaves_room(&self, now: DateTime<Utc>) -> bool {
+    pub(crate) fn leaves_room(&self, now: DateTime<Utc>) -> bool {
         let minute = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         minute.is_none_or(|minute| {
             let over = minute.ends_at <= now || minute.ends_at > now + FARTHEST;

@@ -6,11 +6,12 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::Error;
-use crate::metrics::{self, Durations, Label};
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::{Durations, Label};
 
 /// Calls by what they are for, how they ended, and how long they took.
 #[derive(Debug)]
-pub(super) struct Calls {
+pub(crate) struct Calls {
     ended: Family<[(&'static str, &'static str); 2], Counter>,
     durations: Durations<Label>,
 }
@@ -25,7 +26,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    pub(super) fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "nango_calls",
             "Calls to Nango, retries included",
@@ -39,7 +40,7 @@ impl Calls {
     }
 
     /// A call that begins. Dropped without an end, it ran out of its caller's time.
-    pub(super) fn begin(&self, operation: &'static str) -> OpenCall<'_> {
+    pub(crate) fn begin(&self, operation: &'static str) -> OpenCall<'_> {
         OpenCall {
             calls: self,
             operation,
@@ -50,7 +51,7 @@ impl Calls {
 }
 
 /// A call that is under way.
-pub(super) struct OpenCall<'a> {
+pub(crate) struct OpenCall<'a> {
     calls: &'a Calls,
     operation: &'static str,
     started: Instant,
@@ -58,7 +59,7 @@ pub(super) struct OpenCall<'a> {
 }
 
 impl OpenCall<'_> {
-    pub(super) fn end(mut self, error: Option<&Error>) {
+    pub(crate) fn end(mut self, error: Option<&Error>) {
         self.outcome = error.map_or("ok", Error::name);
     }
 }

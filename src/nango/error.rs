@@ -7,7 +7,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::outbound::{self, BodyError};
+use crate::net::http_client;
+use crate::net::http_client::BodyError;
 use crate::text::displayable;
 
 /// How much of a text of Nango's is kept, in characters.
@@ -148,7 +149,7 @@ impl Error {
     }
 
     /// Reads an answer whose status is not a success.
-    pub(super) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
+    pub(crate) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Self::RateLimited {
                 retry_after: retry_after(headers),
@@ -176,7 +177,7 @@ impl Error {
 
     /// A success whose body is not what the call promises. The parser's own
     /// message may quote the body, so only the place is kept.
-    pub(super) fn unreadable(
+    pub(crate) fn unreadable(
         status: StatusCode,
         headers: &HeaderMap,
         error: &serde_json::Error,
@@ -188,7 +189,7 @@ impl Error {
         )
     }
 
-    pub(super) fn from_body(status: StatusCode, error: BodyError) -> Self {
+    pub(crate) fn from_body(status: StatusCode, error: BodyError) -> Self {
         match error {
             BodyError::TooLong { .. } => Self::unexpected(status.as_u16(), &error.to_string()),
             BodyError::Transport(error) if error.is_decode() => {
@@ -212,7 +213,7 @@ impl From<reqwest::Error> for Error {
             return Self::Timeout;
         }
         Self::Unreachable {
-            detail: shorten(&outbound::describe(error)),
+            detail: shorten(&http_client::describe(error)),
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 const MAX_ID: usize = 255;
 
 /// Reads an id that can be stored and sent back: a text that is neither empty nor too long, without control characters.
-pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let id = String::deserialize(deserializer)?;
     if id.is_empty() || id.chars().count() > MAX_ID || id.chars().any(char::is_control) {
         return Err(D::Error::custom("an id that cannot be used"));
@@ -19,7 +19,7 @@ pub(super) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
 }
 
 /// Reads the texts of an object and omits its other values. Anything but an object has none.
-pub(super) fn texts<'de, D: Deserializer<'de>>(
+pub(crate) fn texts<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeMap<String, String>, D::Error> {
     let fields = match Value::deserialize(deserializer)? {
@@ -34,7 +34,7 @@ pub(super) fn texts<'de, D: Deserializer<'de>>(
 }
 
 /// Reads the items of a list and omits those of another form. Anything but a list has none.
-pub(super) fn items<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
+pub(crate) fn items<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     let items = match Value::deserialize(deserializer)? {
@@ -46,7 +46,7 @@ pub(super) fn items<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
 }
 
 /// Reads a text; any other value is written as JSON, and null is empty.
-pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text,
         Value::Null => String::new(),

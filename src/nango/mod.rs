@@ -4,14 +4,19 @@
 //! within the configured time, retries included, and its [`Error`] says what a
 //! caller can do about it.
 
+pub mod attempt_poller;
 mod budget;
 mod calls;
+mod config;
 mod error;
+pub mod integration_cache;
 mod lenient;
 pub mod proxy;
 pub mod webhook;
 mod wire;
 
+pub(crate) use config::LONGEST_CALL;
+pub use config::NangoConfig;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +32,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use url::Url;
 
-use crate::{outbound, telemetry};
+use crate::net::http_client;
+use crate::telemetry;
 
 pub use error::Error;
 pub(crate) use error::shorten;
@@ -36,9 +42,9 @@ pub use wire::{
     IntegrationDefaults, ListConnections, Session, SessionRequest,
 };
 
-use budget::Budget;
-use calls::Calls;
-use wire::{Connections, Data, SessionBody};
+use self::budget::Budget;
+use self::calls::Calls;
+use self::wire::{Connections, Data, SessionBody};
 
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
 const HOSTED: &str = "https://api.nango.dev";
@@ -155,7 +161,7 @@ impl Nango {
             .map_err(|_not_a_header| ConfigError::SecretKey)?;
         authorization.set_sensitive(true);
         Ok(Self(Arc::new(Inner {
-            client: outbound::client(timeout)?,
+            client: http_client::client(timeout)?,
             base_url,
             public_url,
             secret_key,
@@ -391,7 +397,7 @@ impl Nango {
         let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         self.0.budget.note(&headers);
-        let body = outbound::read_body(response, call.max_answer)
+        let body = http_client::read_body(response, call.max_answer)
             .await
             .map_err(|error| Error::from_body(status, error))?;
         if !status.is_success() {

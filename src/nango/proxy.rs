@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::{Error, Nango};
-use crate::outbound;
+use crate::net::http_client;
 
 pub use target::{ProxyTarget, UnsafePath};
 
@@ -160,7 +160,7 @@ impl Nango {
         let answer = answer.map_err(|_elapsed| Error::Timeout)??;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let body = if refusal::may_be_nangos(status, &headers) {
-            let body = outbound::read_body(answer, refusal::MAX_BODY)
+            let body = http_client::read_body(answer, refusal::MAX_BODY)
                 .await
                 .map_err(|error| Error::from_body(status, error))?;
             if let Some(error) = refusal::read(status, &headers, &body) {

@@ -82,7 +82,7 @@ impl IntegrationDefaults {
 
 /// The body of `POST /connect/sessions` and of `POST /connect/sessions/reconnect`.
 #[derive(Serialize)]
-pub(super) struct SessionBody<'a> {
+pub(crate) struct SessionBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     connection_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,7 +118,7 @@ pub struct Session {
     /// What the browser shows Nango to start the authorization.
     pub token: SecretString,
     /// Nango's own page for this session; the token is in it. For a browser use
-    /// [`Nango::connect_link`](super::Nango::connect_link).
+    /// [`Nango::connect_link`](crate::nango::Nango::connect_link).
     pub connect_link: Url,
     /// When the token ends, 30 minutes after it was made.
     pub expires_at: DateTime<Utc>,
@@ -405,7 +405,7 @@ impl ListConnections {
 
     /// Keeps only the listed connections that match. `None` if others were listed as well and the list is full: a Nango
     /// that ignores a filter may have the connections that match on another page.
-    pub(super) fn keep_matching(
+    pub(crate) fn keep_matching(
         &self,
         mut listed: Vec<ConnectionSummary>,
         unreadable: usize,
@@ -416,7 +416,7 @@ impl ListConnections {
         (listed.len() == count || count + unreadable < most).then_some(listed)
     }
 
-    pub(super) fn query(&self) -> Vec<(String, String)> {
+    pub(crate) fn query(&self) -> Vec<(String, String)> {
         let tags = self.tags.iter();
         let mut query: Vec<_> = tags
             .map(|(k, v)| (format!("tags[{k}]"), v.clone()))
@@ -434,13 +434,13 @@ impl ListConnections {
 
 /// `{"data": […]}` of integrations, each entry as it came.
 #[derive(Deserialize)]
-pub(super) struct Integrations {
+pub(crate) struct Integrations {
     data: Vec<Box<RawValue>>,
 }
 
 impl Integrations {
     /// Returns the integrations that can be read; `None` if there are entries and none can.
-    pub(super) fn readable(self) -> Option<Vec<Integration>> {
+    pub(crate) fn readable(self) -> Option<Vec<Integration>> {
         let entries = self.data.iter();
         let readable: Vec<_> = entries
             .filter_map(|entry| serde_json::from_str(entry.get()).ok())
@@ -460,13 +460,13 @@ pub struct Integration {
 
 /// `{"data": …}`, around a session.
 #[derive(Deserialize)]
-pub(super) struct Data<T> {
-    pub(super) data: T,
+pub(crate) struct Data<T> {
+    pub(crate) data: T,
 }
 
 /// `{"connections": […]}`, each entry as it came.
 #[derive(Deserialize)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     connections: Vec<Box<RawValue>>,
 }
 

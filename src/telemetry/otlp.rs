@@ -21,7 +21,7 @@ use tracing_subscriber::registry::LookupSpan;
 use url::Url;
 
 use super::TRACES;
-use crate::outbound;
+use crate::net::http_client;
 
 /// How long the collector may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ const LAST: Duration = Duration::from_secs(3);
 
 /// Sends traces until it is dropped.
 #[derive(Debug)]
-pub(super) struct Exporting(SdkTracerProvider);
+pub(crate) struct Exporting(SdkTracerProvider);
 
 impl Drop for Exporting {
     fn drop(&mut self) {
@@ -52,14 +52,14 @@ impl Drop for Exporting {
 }
 
 /// The layer that turns spans into traces; `None` without a collector.
-pub(super) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, Exporting)>
+pub(crate) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, Exporting)>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     let endpoint = format!("{}/v1/traces", collector?.as_str().trim_end_matches('/'));
     let client = Client {
         runtime: Handle::current(),
-        client: outbound::client(TIMEOUT).ok()?,
+        client: http_client::client(TIMEOUT).ok()?,
     };
     let exporter = SpanExporter::builder()
         .with_http()
@@ -122,7 +122,7 @@ impl HttpClient for Client {
             if let Some(headers) = response.headers_mut() {
                 headers.clone_from(answer.headers());
             }
-            let body = outbound::read_body(answer, MAX_BODY).await?;
+            let body = http_client::read_body(answer, MAX_BODY).await?;
             Ok::<_, HttpError>(response.body(Bytes::from(body))?)
         });
         sent.await?
@@ -130,7 +130,7 @@ impl HttpClient for Client {
 }
 
 /// Makes a span part of the trace that a request's headers name.
-pub(super) fn continue_trace(span: &Span, headers: &HeaderMap) {
+pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
     }
@@ -140,7 +140,7 @@ pub(super) fn continue_trace(span: &Span, headers: &HeaderMap) {
 }
 
 /// Names the current span to who is called.
-pub(super) fn propagate(headers: &mut HeaderMap) {
+pub(crate) fn propagate(headers: &mut HeaderMap) {
     let span = Span::current();
     if !span.is_disabled() {
         TraceContextPropagator::new().inject_context(&span.context(), &mut HeaderInjector(headers));

@@ -7,10 +7,8 @@
 //! order. Whichever replica claims a queue sends its first message and nobody
 //! else does; a connection whose message does not arrive holds up no other.
 
-mod queue;
-mod secret;
-mod send;
-mod store;
+mod delivery;
+mod signing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +22,15 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::connections::{Database, MessageType};
-use crate::encryption::{self, Encryption, is_encrypted};
-use crate::networks::{Forbidden, Guard, Networks, SystemResolver};
-use crate::outbound;
-use store::StoredSecrets;
+use crate::db::Database;
+use crate::db::webhook_endpoints;
+use crate::db::webhook_endpoints::StoredSecrets;
+pub use crate::db::webhook_endpoints::{Delivery, Endpoint, Shown};
+use crate::domain::MessageType;
+use crate::encryption;
+use crate::encryption::{Encryption, is_encrypted};
+use crate::net::address_guard::{Forbidden, Guard, Networks, SystemResolver};
+use crate::net::http_client;
 
 /// How long an endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -54,64 +56,6 @@ pub struct SecretsAtRest {
     pub of_another_key: usize,
     /// The ids of those that cannot be decrypted, and why.
     pub unreadable: Vec<(String, encryption::Error)>,
-}
-
-/// Where the product is told.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Its name in commands and logs: `whe_` and twelve hexadecimal digits.
-    pub id: String,
-    /// Where messages are sent.
-    pub url: Url,
-    /// What it is told of; empty for all.
-    pub events: Vec<MessageType>,
-    /// Whether messages to it carry the connection's config.
-    pub with_config: bool,
-    /// Since when nothing has arrived there.
-    pub failing_since: Option<DateTime<Utc>>,
-    /// Since when it is switched off, and why.
-    pub off: Option<(DateTime<Utc>, String)>,
-    /// How many messages wait.
-    pub waiting: i64,
-    /// When it was added.
-    pub created_at: DateTime<Utc>,
-}
-
-/// One message for one endpoint, and what has become of it.
-#[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Delivery {
-    /// The endpoint's id.
-    #[sqlx(rename = "endpoint_id")]
-    pub endpoint: String,
-    /// The `webhook-id`, the same for every attempt.
-    pub message: String,
-    /// What it tells of.
-    pub kind: String,
-    /// How often it was sent.
-    pub attempts: i32,
-    /// `delivered` or `given_up`; `None` while it waits.
-    pub outcome: Option<String>,
-    /// The status of the last answer.
-    pub last_status: Option<i16>,
-    /// Why the last attempt did not count, for a person to read.
-    pub last_error: Option<String>,
-    /// When it was put into the queue.
-    pub created_at: DateTime<Utc>,
-    /// When it was last sent.
-    pub last_attempt_at: Option<DateTime<Utc>>,
-}
-
-/// Which deliveries are shown.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    /// Only this endpoint's.
-    pub endpoint: Option<String>,
-    /// Only this connection's.
-    pub connection: Option<Uuid>,
-    /// Only those that have not arrived.
-    pub failed: bool,
-    /// How many at the most.
-    pub limit: i64,
 }
 
 /// Why something was not done.
@@ -159,7 +103,7 @@ impl Route {
     fn new(networks: &Networks, resolver: &Arc<dyn Resolve>, plain: bool) -> reqwest::Result<Self> {
         let guard = Guard::new(networks.clone(), resolver.clone(), plain);
         Ok(Self {
-            client: outbound::guarded(TIMEOUT, guard.clone())?,
+            client: http_client::guarded(TIMEOUT, guard.clone())?,
             guard,
         })
     }
@@ -222,11 +166,11 @@ impl Webhooks {
     ) -> Result<(String, SecretString)> {
         self.route(url)?;
         let id = format!("whe_{}", &Uuid::new_v4().simple().to_string()[..12]);
-        let secret = secret::new_secret()?;
+        let secret = signing::new_secret()?;
         let stored = self.encrypted(&id, &secret)?;
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        store::insert(&mut tx, &id, url, events, with_config, &stored, now).await?;
+        webhook_endpoints::insert(&mut tx, &id, url, events, with_config, &stored, now).await?;
         tx.commit().await?;
         Ok((id, secret))
     }
@@ -243,7 +187,7 @@ impl Webhooks {
     /// As the database.
     pub async fn list(&self) -> Result<Vec<Endpoint>> {
         let mut tx = self.database.begin().await?;
-        let endpoints = store::list(&mut tx).await?;
+        let endpoints = webhook_endpoints::list(&mut tx).await?;
         tx.commit().await?;
         Ok(endpoints)
     }
@@ -253,11 +197,14 @@ impl Webhooks {
     /// # Errors
     /// When there is no such endpoint.
     pub async fn rotate(&self, id: &str, grace: TimeDelta) -> Result<SecretString> {
-        let secret = secret::new_secret()?;
+        let secret = signing::new_secret()?;
         let stored = self.encrypted(id, &secret)?;
         let until = self.clock.now() + grace;
         let mut tx = self.database.begin().await?;
-        found(store::rotate(&mut tx, id, &stored, until).await?, id)?;
+        found(
+            webhook_endpoints::rotate(&mut tx, id, &stored, until).await?,
+            id,
+        )?;
         tx.commit().await?;
         Ok(secret)
     }
@@ -268,7 +215,10 @@ impl Webhooks {
     /// When there is no such endpoint.
     pub async fn enable(&self, id: &str) -> Result<()> {
         let mut tx = self.database.begin().await?;
-        found(store::switch_on(&mut tx, id, self.clock.now()).await?, id)?;
+        found(
+            webhook_endpoints::switch_on(&mut tx, id, self.clock.now()).await?,
+            id,
+        )?;
         tx.commit().await?;
         Ok(())
     }
@@ -281,7 +231,7 @@ impl Webhooks {
         let mut tx = self.database.begin().await?;
         let now = self.clock.now();
         found(
-            store::switch_off(&mut tx, id, "switched off by hand", now).await?,
+            webhook_endpoints::switch_off(&mut tx, id, "switched off by hand", now).await?,
             id,
         )?;
         tx.commit().await?;
@@ -294,7 +244,7 @@ impl Webhooks {
     /// When there is no such endpoint.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let mut tx = self.database.begin().await?;
-        found(store::remove(&mut tx, id).await?, id)?;
+        found(webhook_endpoints::remove(&mut tx, id).await?, id)?;
         tx.commit().await?;
         Ok(())
     }
@@ -314,10 +264,11 @@ impl Webhooks {
         let mut after = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            found(store::lock(&mut tx, id).await?, id)?;
+            found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
             let now = self.clock.now();
             let batch =
-                store::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH).await?;
+                webhook_endpoints::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH)
+                    .await?;
             tx.commit().await?;
             let Some(last) = batch.iter().max() else {
                 return Ok(replayed);
@@ -333,7 +284,7 @@ impl Webhooks {
     /// As the database.
     pub async fn deliveries(&self, shown: &Shown) -> Result<Vec<Delivery>> {
         let mut tx = self.database.begin().await?;
-        let deliveries = store::deliveries(&mut tx, shown).await?;
+        let deliveries = webhook_endpoints::deliveries(&mut tx, shown).await?;
         tx.commit().await?;
         Ok(deliveries)
     }
@@ -344,7 +295,7 @@ impl Webhooks {
     /// When there is no such endpoint. The inner error says why no answer came.
     pub async fn test(&self, id: &str) -> Result<Result<u16, String>> {
         let mut tx = self.database.begin().await?;
-        let target = store::target(&mut tx, id).await?;
+        let target = webhook_endpoints::target(&mut tx, id).await?;
         tx.commit().await?;
         let target = target.ok_or_else(|| Error::NotFound(id.to_owned()))?;
         let message = format!("evt_test_{}", Uuid::new_v4().simple());
@@ -363,7 +314,7 @@ impl Webhooks {
     /// As the database.
     pub async fn reencrypt(&self) -> Result<u64> {
         let mut tx = self.database.begin_single().await?;
-        let mut changed = store::delete_old_secrets(&mut tx, self.clock.now()).await?;
+        let mut changed = webhook_endpoints::delete_old_secrets(&mut tx, self.clock.now()).await?;
         tx.commit().await?;
         let Some(prefix) = self.encryption.current_prefix() else {
             return Ok(changed);
@@ -371,7 +322,8 @@ impl Webhooks {
         let mut after = String::new();
         loop {
             let mut tx = self.database.begin_single().await?;
-            let batch = store::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
+            let batch =
+                webhook_endpoints::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
             tx.commit().await?;
             let Some(last) = batch.last() else {
                 return Ok(changed);
@@ -381,7 +333,8 @@ impl Webhooks {
                 match self.reencrypted(stored) {
                     Ok(new) => {
                         let mut tx = self.database.begin_single().await?;
-                        changed += store::replace_secrets(&mut tx, stored, &new).await?;
+                        changed +=
+                            webhook_endpoints::replace_secrets(&mut tx, stored, &new).await?;
                         tx.commit().await?;
                     }
                     Err(error) => {
@@ -415,7 +368,8 @@ impl Webhooks {
         let mut after = String::new();
         loop {
             let mut tx = self.database.begin_single().await?;
-            let batch = store::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
+            let batch =
+                webhook_endpoints::secrets_without(&mut tx, &prefix, &after, REENCRYPTED).await?;
             tx.commit().await?;
             let Some(last) = batch.last() else {
                 return Ok(found);
@@ -444,7 +398,7 @@ impl Webhooks {
         let mut all = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            let forgotten = store::forget(&mut tx, before, FORGOTTEN.into()).await?;
+            let forgotten = webhook_endpoints::forget(&mut tx, before, FORGOTTEN.into()).await?;
             tx.commit().await?;
             all += forgotten;
             if forgotten < FORGOTTEN.into() {

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::service::{Connections, Pace};
+use crate::service::{Connections, Pace};
 use crate::webhooks::Webhooks;
 
 /// How often what is due to be deleted at Nango is looked for.

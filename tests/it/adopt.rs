@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use patchbay::catalog::Catalog;
-use patchbay::connections::{Adopted, DatabaseError};
+use patchbay::db::{Adopted, DatabaseError};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};

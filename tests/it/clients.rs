@@ -115,7 +115,7 @@ async fn dripping_body_is_cut_off() {
     );
     slow.write_all(head.as_bytes()).await.unwrap();
     let (mut reading, mut writing) = slow.split();
-    // Each piece comes in time, and all together would take minutes.
+    // Each byte arrives in time, and the whole body would take minutes.
     let drip = async {
         while writing.write_all(b" ").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -216,7 +216,7 @@ async fn who_takes_no_answer_loses_the_connection() {
 
 #[tokio::test]
 async fn more_clients_than_there_are_places_wait_for_one() {
-    // Trusted proxies may have all of them.
+    // Behind trusted proxies, one address may have all connections.
     let house = House::with(&[("MAX_CONNECTIONS", "2"), ("TRUSTED_PROXY_HOPS", "1")]).await;
     let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let (first, _second) = (connect(&house).await, connect(&house).await);

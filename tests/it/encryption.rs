@@ -1,7 +1,7 @@
 //! Secrets in the database: encrypted, while keys are rotated, and deleted when they are of no more use.
 
 use chrono::TimeDelta;
-use patchbay::check::Level;
+use patchbay::cli::doctor::Level;
 use patchbay::webhooks::Webhooks;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -43,7 +43,7 @@ fn session(answer: &Value) -> String {
 /// The endpoints of a house, by other keys than its own.
 async fn webhooks_with(house: &House, keys: &str) -> Webhooks {
     let config = read(&house.settings(&[(KEY, keys)]));
-    let database = patchbay::connections::Database::connect(&config.database);
+    let database = patchbay::db::Database::connect(&config.database);
     Webhooks::new(
         database.await.unwrap(),
         house.clock.clone(),

@@ -4,20 +4,21 @@
 mod user;
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
+use nango_sandbox::{Integration, Sandbox};
 use patchbay::app::App;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
 use patchbay::config::Config;
-use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Pace, Settings, Swept};
-use patchbay::keys::ServiceKeys;
+use patchbay::db::Database;
 use patchbay::nango::Nango;
-use patchbay::sandbox::{self, Integration, Sandbox};
+use patchbay::service::service_keys::ServiceKeys;
+use patchbay::service::{Connections, Pace, Settings, Swept};
 use reqwest::{Client, Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -144,6 +145,32 @@ pub(crate) fn start_of_time() -> Clock {
     Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap())
 }
 
+/// The sandbox's view of a clock.
+pub(crate) fn sandbox_clock(clock: &Clock) -> nango_sandbox::Clock {
+    let clock = clock.clone();
+    Arc::new(move || clock.now())
+}
+
+/// What a test may change before the service and its Nango start: the clock of both, and the sandbox's configuration.
+pub(crate) struct Setup {
+    pub(crate) clock: Clock,
+    nango: nango_sandbox::Config,
+}
+
+impl Deref for Setup {
+    type Target = nango_sandbox::Config;
+
+    fn deref(&self) -> &nango_sandbox::Config {
+        &self.nango
+    }
+}
+
+impl DerefMut for Setup {
+    fn deref_mut(&mut self) -> &mut nango_sandbox::Config {
+        &mut self.nango
+    }
+}
+
 impl House {
     /// A house with nothing special about it.
     pub(crate) async fn new() -> Self {
@@ -167,7 +194,7 @@ impl House {
     /// address is the origin of the `webhook_url` that the configuration comes with.
     pub(crate) async fn build(
         settings: &[(&'static str, &str)],
-        change: impl FnOnce(&mut sandbox::Config),
+        change: impl FnOnce(&mut Setup),
     ) -> Self {
         let database = postgres::database().await;
         let pooler = match std::env::var_os(THROUGH_POOLER) {
@@ -185,7 +212,7 @@ impl House {
         database: TestDatabase,
         pooler: Option<Pooler>,
         settings: &[(&'static str, &str)],
-        change: impl FnOnce(&mut sandbox::Config),
+        change: impl FnOnce(&mut Setup),
     ) -> Self {
         let database_url = match &pooler {
             Some(pooler) => pooler.url(&database),
@@ -195,19 +222,23 @@ impl House {
         // The service's address goes into what it asks Nango for, so it is taken before.
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
-        let mut nango = sandbox::Config {
+        let nango = nango_sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
             jwt_secret: JWT_SECRET.into(),
             integrations: integrations(),
-            clock: start_of_time(),
             rate_limit: 1_000_000,
             webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
-            ..sandbox::Config::default()
+            ..nango_sandbox::Config::default()
         };
-        change(&mut nango);
-        let clock = nango.clock.clone();
+        let mut setup = Setup {
+            clock: start_of_time(),
+            nango,
+        };
+        change(&mut setup);
+        let Setup { clock, mut nango } = setup;
+        nango.clock = sandbox_clock(&clock);
         let sandbox = Sandbox::start(nango).await.unwrap();
         let mut all = vec![
             ("HOST", Ipv4Addr::LOCALHOST.to_string()),

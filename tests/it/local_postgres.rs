@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use patchbay::local_postgres::{Durability, Error, LocalPostgres};
+use dev_postgres::{Durability, Error, LocalPostgres};
 use sqlx::{Connection, PgConnection};
 
 /// Tells the helper at the end of this file where to run.

@@ -25,6 +25,7 @@ mod identity;
 mod inputs;
 mod invariants;
 mod isolation;
+mod layers;
 mod limits;
 mod local_postgres;
 mod matrix;

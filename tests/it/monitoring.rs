@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use patchbay::metrics;
+use patchbay::telemetry::metrics;
 use reqwest::{Method, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ async fn eventful(house: &House) {
     ada.until(denied["connection_id"].as_str().unwrap(), "error")
         .await;
     let key = house.keys().await;
-    let scopes = [patchbay::keys::Scope::TokensRead].into();
+    let scopes = [patchbay::auth::service_keys::Scope::TokensRead].into();
     let key = key.create("engine", &scopes).await.unwrap();
     for _ in 0..3 {
         let url = format!("{}/api/v1/connectors/gmail/token", house.url);

@@ -1,6 +1,7 @@
 //! Every recorded webhook must verify, and read as what Nango meant.
 
-use patchbay::nango::webhook::{self, AuthEvent, Event, Operation, SignatureError, SigningKeys};
+use patchbay::nango::webhook;
+use patchbay::nango::webhook::{AuthEvent, Event, Operation, SignatureError, SigningKeys};
 use serde_json::Value;
 
 use crate::nango_recordings::{recordings, strings};

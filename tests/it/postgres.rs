@@ -4,9 +4,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use patchbay::config::DatabaseConfig;
-use patchbay::connections::{Database, DatabaseError};
-use patchbay::local_postgres::{Durability, Error, LocalPostgres};
+use dev_postgres::{Durability, Error, LocalPostgres};
+use patchbay::db::DatabaseConfig;
+use patchbay::db::{Database, DatabaseError};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tokio::sync::OnceCell;

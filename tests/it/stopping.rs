@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use patchbay::connections::service::Pace;
+use patchbay::service::Pace;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ async fn a_sweep_is_given_back_and_another_replica_takes_it_up_at_once() {
 #[tokio::test]
 async fn what_was_used_last_is_written_down_before_the_end() {
     let mut house = House::new().await;
-    let scopes = [patchbay::keys::Scope::TokensRead].into();
+    let scopes = [patchbay::auth::service_keys::Scope::TokensRead].into();
     let key = house.keys().await.create("engine", &scopes).await.unwrap();
     {
         let ada = house.user("ada").await;

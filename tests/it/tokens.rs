@@ -276,7 +276,7 @@ async fn keys_are_made_rotated_and_revoked() {
     let house = house().await;
     house.user("ada").await.connected("gmail").await;
     let keys = house.keys().await;
-    let all = patchbay::keys::Scope::ALL.into();
+    let all = patchbay::auth::service_keys::Scope::ALL.into();
     let first = keys.create("engine", &all).await.unwrap();
     let opens = async |key: &str| {
         call(
@@ -323,7 +323,7 @@ async fn narrowed_key_allows_less_within_two_seconds() {
     let house = house().await;
     house.user("ada").await.connected("gmail").await;
     let keys = house.keys().await;
-    let all = patchbay::keys::Scope::ALL.into();
+    let all = patchbay::auth::service_keys::Scope::ALL.into();
     let first = keys.create("engine", &all).await.unwrap();
     let second = keys.rotate("engine", TimeDelta::hours(1)).await.unwrap();
     let opens = async |key: &str| {
@@ -335,7 +335,7 @@ async fn narrowed_key_allows_less_within_two_seconds() {
     for key in both {
         assert_eq!(opens(key).await.0, StatusCode::OK);
     }
-    let reads = [patchbay::keys::Scope::ConnectionsRead].into();
+    let reads = [patchbay::auth::service_keys::Scope::ConnectionsRead].into();
     let before = keys.set_scopes("engine", &reads).await.unwrap();
     assert_eq!(before.scopes, all);
     tokio::time::sleep(Duration::from_millis(2_100)).await;
@@ -345,7 +345,10 @@ async fn narrowed_key_allows_less_within_two_seconds() {
         assert_eq!(opens(key).await, refused);
     }
     let unknown = keys.set_scopes("nobody", &reads).await;
-    assert!(matches!(unknown, Err(patchbay::keys::Error::NotFound(_))));
+    assert!(matches!(
+        unknown,
+        Err(patchbay::service::service_keys::Error::NotFound(_))
+    ));
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Two versions over one database, while replicas are replaced one by one.
 
 use futures::future::join_all;
-use patchbay::connections::DatabaseError;
-use patchbay::keys::Scope;
+use patchbay::auth::service_keys::Scope;
+use patchbay::db::DatabaseError;
 use patchbay::nango::webhook::{SIGNATURE_HEADER, SigningKeys};
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;

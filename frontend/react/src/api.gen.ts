@@ -106,7 +106,7 @@ export interface paths {
         delete?: never;
         options?: never;
         head?: never;
-        /** Changes a connection's label or config. */
+        /** Changes a connection's label or config. Changes within a minute are one event. */
         patch: operations["update_connection"];
         trace?: never;
     };
@@ -776,7 +776,7 @@ export interface components {
             detail?: string | null;
             /**
              * Format: int64
-             * @description Grows with each event of a user.
+             * @description Grows with each event of a user. An event that comes to stand for one more change gets a new one.
              */
             id: number;
             /** @description What changed. */
@@ -908,7 +908,7 @@ export interface components {
             service: string;
             /**
              * Format: int32
-             * @description How often the same was done at that moment: uses that follow each other at once are told together.
+             * @description How often the same was done within that second: its uses are one entry.
              */
             times: number;
             /**
@@ -2211,7 +2211,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating a request with the same key within 24 hours returns the first response */
+                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
                 "Idempotency-Key"?: string;
             };
             path: {
@@ -2682,7 +2682,7 @@ export interface operations {
                 instance_id?: string;
             };
             header?: {
-                /** @description Repeating a request with the same key within 24 hours returns the first response */
+                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
                 "Idempotency-Key"?: string;
             };
             path: {

@@ -54,7 +54,7 @@ const FROM_PROVIDER: [&str; 17] = [
 ];
 
 /// The caller's headers as Nango forwards them. Nango keeps only the last of several of one name, so they are joined.
-pub(super) fn for_provider(headers: &HeaderMap) -> HeaderMap {
+pub(crate) fn for_provider(headers: &HeaderMap) -> HeaderMap {
     let connection: Vec<String> = headers
         .get_all(CONNECTION)
         .iter()
@@ -87,7 +87,7 @@ pub(super) fn for_provider(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// The headers of an answer that are the provider's.
-pub(super) fn from_provider(headers: &HeaderMap) -> HeaderMap {
+pub(crate) fn from_provider(headers: &HeaderMap) -> HeaderMap {
     let passes = |name: &HeaderName, value: &HeaderValue| {
         FROM_PROVIDER.contains(&name.as_str()) || (name == ETAG && !is_computed_by_nango(value))
     };

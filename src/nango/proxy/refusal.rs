@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use crate::nango::error::{Error, shorten};
 
 /// The longest body that may be an error of Nango's, in bytes.
-pub(super) const MAX_BODY: usize = 16 * 1024;
+pub(crate) const MAX_BODY: usize = 16 * 1024;
 
 /// 400 and 402 codes of Nango's proxy itself, for which an operator has to change something at Nango.
 const OPERATORS: [&str; 12] = [
@@ -65,7 +65,7 @@ struct NoAnswer {
 }
 
 /// Whether an answer's body has to be read to know whose error it is.
-pub(super) fn may_be_nangos(status: StatusCode, headers: &HeaderMap) -> bool {
+pub(crate) fn may_be_nangos(status: StatusCode, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let is_json = text(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
     let length = text(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
@@ -74,7 +74,7 @@ pub(super) fn may_be_nangos(status: StatusCode, headers: &HeaderMap) -> bool {
 }
 
 /// The error of an answer that Nango itself gave; `None` if it is the provider's.
-pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
+pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
     if status == StatusCode::INTERNAL_SERVER_ERROR
         && let Ok(error) = serde_json::from_slice::<NoAnswer>(body)
         && error

@@ -1,6 +1,6 @@
 //! The users of the service before: which ids are taken over, and what the old ids at Nango tell.
 
-use patchbay::connections::DatabaseError;
+use patchbay::db::DatabaseError;
 use reqwest::StatusCode;
 
 use super::{ADA, BEN, adopt, adopted_house, everything, id, left_behind, run};

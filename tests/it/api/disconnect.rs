@@ -1,7 +1,7 @@
 //! Ending connections, here and at Nango.
 
 use insta::assert_snapshot;
-use patchbay::sandbox::Integration;
+use nango_sandbox::Integration;
 use serde_json::{Value, json};
 
 use super::{events, text};

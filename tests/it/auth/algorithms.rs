@@ -22,7 +22,7 @@ use super::{
 use crate::server::serve;
 
 /// A JWKS of these keys, and its address.
-async fn publishing(keys: Vec<Value>) -> (Provider, Url) {
+pub(super) async fn publishing(keys: Vec<Value>) -> (Provider, Url) {
     let (provider, url) = Provider::new(&[]).await;
     *provider.keys.lock().unwrap() = keys;
     (provider, url)
@@ -387,106 +387,5 @@ async fn several_issuers_and_audiences_are_accepted() {
         ),
     ] {
         assert_eq!(judged(bad.clone()).await, Err(expected), "{bad}");
-    }
-}
-
-/// Each cause has a reason of its own: a message that two causes share helps with neither.
-#[tokio::test]
-async fn each_cause_has_its_own_reason() {
-    let (hs, es) = (Pair::hmac("HS256", SECRET), Pair::ec("ES256"));
-    let (_, url) = publishing(vec![es.jwk_with(&json!({"kid": "k"}))]).await;
-    let both = authenticator(Config {
-        jwks_url: Some(url.clone()),
-        ..with_secret()
-    });
-    let (only_secret, only_keys) = (authenticator(with_secret()), authenticator(with_jwks(url)));
-    let good = hs.token(json!({}), &claims());
-    let parts: Vec<&str> = good.split('.').collect();
-    let header = |header: Value| encode(header.to_string().as_bytes());
-    let of_header = |it: Value| format!("{}.{}.{}", header(it), parts[1], parts[2]);
-    let (not_json, list) = (encode(b"not json"), encode(b"[1]"));
-    for (authenticator, token, expected) in [
-        (&both, "opaque".to_owned(), Error::NotAJwt),
-        (&both, format!("{}.{}", parts[0], parts[1]), Error::NotAJwt),
-        (&both, "a.b.c.d".to_owned(), Error::NotAJwt),
-        (&both, "a..b.c.d".to_owned(), Error::Encrypted),
-        (&both, "a.b.c".to_owned(), Error::BadHeader),
-        (
-            &both,
-            format!("{not_json}.{}.{}", parts[1], parts[2]),
-            Error::BadHeader,
-        ),
-        (&both, of_header(json!({"typ": "JWT"})), Error::BadHeader),
-        (
-            &both,
-            of_header(json!({"alg": "HS256", "kid": 7})),
-            Error::BadHeader,
-        ),
-        (&both, of_header(json!({"alg": "none"})), Error::Unsigned),
-        (
-            &both,
-            of_header(json!({"alg": "ES256K"})),
-            Error::UnsupportedAlgorithm,
-        ),
-        (
-            &both,
-            of_header(json!({"alg": "HS256", "crit": ["b64"]})),
-            Error::CriticalHeader,
-        ),
-        (
-            &both,
-            of_header(json!({"alg": "HS256", "typ": "dpop+jwt"})),
-            Error::WrongType,
-        ),
-        (
-            &both,
-            format!("{}.{}.=", parts[0], parts[1]),
-            Error::BadSignatureEncoding,
-        ),
-        (
-            &both,
-            format!("{}.{}.", parts[0], parts[1]),
-            Error::AnotherSecret,
-        ),
-        (&both, hs.signed(parts[0], &list), Error::BadClaims),
-        (&both, hs.signed(parts[0], &not_json), Error::BadClaims),
-        (&both, hs.signed(parts[0], "="), Error::BadClaims),
-        (&only_keys, good.clone(), Error::NoSecret),
-        (
-            &only_secret,
-            es.token(json!({"kid": "k"}), &claims()),
-            Error::NoKeySet,
-        ),
-        (
-            &both,
-            es.token(json!({"kid": "z"}), &claims()),
-            Error::UnknownKey,
-        ),
-        (
-            &both,
-            Pair::ec("ES384").token(json!({"kid": "k"}), &claims()),
-            Error::KeyOfAnotherAlgorithm,
-        ),
-        (
-            &both,
-            Pair::ec("ES384").token(json!({}), &claims()),
-            Error::NoKeyOfAlgorithm,
-        ),
-        (
-            &both,
-            Pair::ec("ES256").token(json!({"kid": "k"}), &claims()),
-            Error::AnotherKey,
-        ),
-        (
-            &both,
-            hs.token(json!({}), &json!({"exp": NOW + 9, "sub": null})),
-            Error::NoUser,
-        ),
-    ] {
-        assert_eq!(
-            outcome(authenticator, &token).await,
-            Err(expected),
-            "{token}"
-        );
     }
 }

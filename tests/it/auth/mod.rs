@@ -5,6 +5,7 @@ mod jwks;
 mod pairs;
 mod providers;
 mod reach;
+mod reasons;
 mod tokens;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

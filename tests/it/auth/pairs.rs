@@ -14,12 +14,15 @@ use serde_json::{Value, json};
 
 use super::RSA;
 
+/// Signs a message.
+type Sign = Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
 /// A key pair, or a shared secret, as its owner uses it with one algorithm.
 pub(super) struct Pair {
     pub(super) alg: &'static str,
     /// The public key, without `alg`, `use` and `kid`; null for a secret.
     pub(super) jwk: Value,
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>,
+    sign: Sign,
 }
 
 pub(super) fn encode(bytes: &[u8]) -> String {

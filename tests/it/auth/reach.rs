@@ -8,7 +8,7 @@ use axum::Router;
 use axum::http::header::CONNECTION;
 use chrono::TimeDelta;
 use patchbay::auth::{Authenticator, Config, ConfigError, Error};
-use patchbay::networks::Forbidden;
+use patchbay::net::address_guard::Forbidden;
 use serde_json::json;
 use tokio::net::TcpListener;
 use url::Url;

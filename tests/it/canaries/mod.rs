@@ -12,7 +12,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use patchbay::keys::Scope;
+use patchbay::auth::service_keys::Scope;
 use prost::Message;
 use secrecy::ExposeSecret;
 use tower::ServiceExt;

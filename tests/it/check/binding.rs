@@ -1,13 +1,13 @@
 //! What has to be so for browsers to be told apart.
 
-use patchbay::check::{Level, Report};
+use patchbay::cli::doctor::{Level, Report};
 use patchbay::clock::Clock;
 
 use super::{checked, only, wrong};
-use crate::house::House;
+use crate::house::{House, Setup};
 
 async fn bound(binding: &'static str) -> House {
-    let change = |nango: &mut patchbay::sandbox::Config| nango.clock = Clock::System;
+    let change = |setup: &mut Setup| setup.clock = Clock::System;
     House::build(&[("CONNECT_BINDING", binding)], change).await
 }
 

@@ -1,6 +1,6 @@
 //! The database and its schema.
 
-use patchbay::check::Level;
+use patchbay::cli::doctor::Level;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 

@@ -7,7 +7,8 @@ mod tokens;
 mod web;
 
 use chrono::TimeDelta;
-use patchbay::check::{self, Level, Report};
+use patchbay::cli::doctor;
+use patchbay::cli::doctor::{Level, Report};
 use patchbay::clock::Clock;
 use reqwest::Method;
 use serde_json::Value;
@@ -26,7 +27,7 @@ pub(crate) async fn checked(
         let found = settings.iter().rev().find(|(key, _)| *key == name);
         found.map(|(_, value)| value.clone())
     };
-    check::run(&lookup, token, &Clock::System).await
+    doctor::run(&lookup, token, &Clock::System).await
 }
 
 /// The lines that are not as they should be: the check, how bad it is, what was found and what mends it.
@@ -149,7 +150,7 @@ async fn clocks_that_differ_are_told() {
         found.map(|(_, value)| value.clone())
     };
     let late = Clock::manual(Clock::System.now() - TimeDelta::minutes(5));
-    let report = check::run(&lookup, None, &late).await;
+    let report = doctor::run(&lookup, None, &late).await;
     let told: Vec<(&str, Level)> = wrong(&report).iter().map(|it| (it.0, it.1)).collect();
     assert_eq!(
         told,

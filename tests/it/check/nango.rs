@@ -1,6 +1,6 @@
 //! Nango: whether it is there, what its key allows, and which integrations it has.
 
-use patchbay::check::Level;
+use patchbay::cli::doctor::Level;
 use patchbay::clock::Clock;
 use serde_json::json;
 use uuid::Uuid;

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use patchbay::check::Level;
+use patchbay::cli::doctor::Level;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -137,7 +137,6 @@ async fn a_token_is_explained_claim_by_claim() {
             &["token nbf", "token"],
         ),
         (with(json!({ "sub": true })), &["token"]),
-        (with(json!({ "sub": "ada " })), &["token"]),
         (
             with(json!({ "exp": "4000000000" })),
             &["token exp", "token"],

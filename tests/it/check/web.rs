@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use patchbay::check::Level;
+use patchbay::cli::doctor::Level;
 
 use super::{checked, only, wrong};
 use crate::house::House;

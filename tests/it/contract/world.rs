@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta};
+use nango_sandbox::{Config, Integration, Sandbox};
 use patchbay::clock::Clock;
-use patchbay::sandbox::{Config, Integration, Sandbox};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -71,7 +71,7 @@ impl World {
             secret_key: Self::KEY.into(),
             webhook_signing_key: SIGNING_KEY.into(),
             webhook_url: Some(format!("{receiver}/nango-webhook")),
-            clock: clock.clone(),
+            clock: crate::house::sandbox_clock(&clock),
             rate_limit: 10_000,
             ..Config::default()
         };

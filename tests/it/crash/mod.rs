@@ -13,8 +13,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use patchbay::nango::{self, Nango};
-use patchbay::sandbox::{self, Sandbox};
+use nango_sandbox::Sandbox;
+use patchbay::nango;
+use patchbay::nango::Nango;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -95,7 +96,7 @@ impl Stage {
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
-        let sandbox = Sandbox::start(sandbox::Config {
+        let sandbox = Sandbox::start(nango_sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key.clone(),
             webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
@@ -103,7 +104,7 @@ impl Stage {
             integrations: integrations(),
             rate_limit: u32::MAX,
             webhook_retries: vec![Duration::from_millis(500), Duration::from_millis(1500)],
-            ..sandbox::Config::default()
+            ..nango_sandbox::Config::default()
         })
         .await
         .unwrap();

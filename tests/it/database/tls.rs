@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
-use patchbay::connections::{Database, DatabaseError};
-use patchbay::local_postgres::{Durability, LocalPostgres};
+use dev_postgres::{Durability, LocalPostgres};
+use patchbay::db::{Database, DatabaseError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 

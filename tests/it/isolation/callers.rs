@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use patchbay::keys::Scope;
+use patchbay::auth::service_keys::Scope;
 use reqwest::RequestBuilder;
 use secrecy::ExposeSecret;
 use serde_json::json;

@@ -83,7 +83,7 @@ fn webhook(house: &House) -> RequestBuilder {
     request.header("x-nango-hmac-sha256", signature)
 }
 
-/// A webhook from this address that is not signed, and whose body does not end.
+/// Sends an unsigned webhook from this address, whose body does not end.
 async fn endless_webhook(house: &House, from: &str) -> TcpStream {
     let mut socket = TcpStream::connect(house.url.trim_start_matches("http://"))
         .await
@@ -127,7 +127,7 @@ async fn unsigned_webhooks_count_from_their_start() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     from(stranger).await.is_refused("overloaded", "30");
-    // What is signed is counted no longer, however much it is.
+    // Signed webhooks are refunded, however many there are.
     for _ in 0..5 {
         assert_eq!(from(nango).await.status, 204);
     }

@@ -1,4 +1,4 @@
-//! The share of a replica that one caller may hold: by slow bodies, by forged tokens, by answers that are not read.
+//! The share of a replica that one caller may use: by slow bodies, forged tokens, guesses, and responses that are not read.
 
 use std::future::pending;
 use std::io;
@@ -7,8 +7,9 @@ use std::time::Duration;
 use axum::Router;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chrono::TimeDelta;
 use futures::stream::{self, StreamExt};
-use patchbay::keys::Scope;
+use patchbay::auth::service_keys::Scope;
 use reqwest::{Body, Client, Method, RequestBuilder, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -17,13 +18,13 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{Answer, list};
+use super::{Answer, METRICS_TOKEN, list};
 use crate::house::{House, PROMPTLY, User, client};
 use crate::isolation::ways::tapped;
 use crate::postgres;
 use crate::server::serve;
 
-/// How many requests somebody sends who wants to take all permits.
+/// More requests than there are permits.
 const MANY: usize = 30;
 
 type Sent = JoinHandle<Option<StatusCode>>;
@@ -74,7 +75,7 @@ async fn until_listed(user: &User<'_>) {
     panic!("the permits of requests that have gone are not given back");
 }
 
-/// Clients of both versions of HTTP, each with a name.
+/// Clients of HTTP/1 and HTTP/2.
 fn clients() -> [Client; 2] {
     let http2 = Client::builder().http2_prior_knowledge();
     [client(), http2.build().unwrap()]
@@ -103,7 +104,7 @@ async fn slow_bodies_occupy_their_keys_share_only() {
     let bob = house.user("bob").await;
     let url = format!("{}/api/v1/connectors/gmail/connect", house.url);
     for client in clients() {
-        // While the key is looked up, its requests count as their address's.
+        // Until the key has been looked up, its requests count by address.
         let known = client.get(format!("{}/api/v1/connectors", house.url));
         let known = known.bearer_auth(key.expose_secret()).send().await;
         assert_eq!(known.unwrap().status(), 200);
@@ -137,7 +138,7 @@ async fn slow_bodies_leave_requests_without_body_alone() {
     assert!(slow.iter().all(|one| !one.is_finished()));
 }
 
-/// A token that names a key which only the identity provider could know.
+/// A token that names a key of the identity provider.
 fn forged() -> String {
     let header = json!({ "alg": "RS256", "typ": "JWT", "kid": "made-up" });
     let part = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
@@ -245,7 +246,7 @@ async fn page_stops_at_its_bytes_and_continues() {
     }
 }
 
-/// Asks for the longest list, and reads none of the answer but its beginning.
+/// Requests the longest list, and reads only the beginning of the response.
 async fn unread_list(house: &House, user: &User<'_>) -> (TcpStream, String) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -267,7 +268,7 @@ async fn unread_answers_occupy_their_callers_share() {
     let house = House::with(&[("MAX_REQUESTS", "200")]).await;
     let (ada, bob) = (house.user("ada").await, house.user("bob").await);
     with_large_configs(&house, &ada, "ada", 300).await;
-    // Of ten permits, one for the request and seven for its bytes.
+    // Eight of ten permits: one for the request and seven for its bytes.
     let (mut first, head) = unread_list(&house, &ada).await;
     assert_eq!(head, "HTTP/1.1 200 OK");
     let (_, head) = unread_list(&house, &ada).await;
@@ -275,7 +276,7 @@ async fn unread_answers_occupy_their_callers_share() {
     assert_eq!(list(&bob).await.status, 200);
     let one = ada.request(Method::GET, "/connections?limit=1");
     assert_eq!(Answer::to(one).await.status, 200);
-    // What has been read is given back.
+    // A response that has been read returns its permits.
     let mut rest = Vec::new();
     let read = timeout(PROMPTLY, first.read_to_end(&mut rest)).await;
     read.expect("the answer's end").unwrap();
@@ -300,7 +301,7 @@ async fn large_lists_are_read_apart() {
             .any(|text| text.contains("as asked (name)"));
         (found.as_array().unwrap().len(), shared)
     };
-    // Until they have been read, it is not known that they are large.
+    // The first read finds out that they are large.
     assert_eq!(shared(&ada).await, (50, true));
     assert_eq!(shared(&ada).await, (50, false));
     assert_eq!(shared(&bob).await, (1, true));
@@ -314,7 +315,7 @@ async fn waiting_request_costs_no_statements() {
     let ada = house.user("ada").await;
     let begun = ada.connect("gmail").await;
     let id = begun["connection_id"].as_str().unwrap();
-    // An account is known, which takes no statement of its own.
+    // A known account takes no statement of its own.
     let known = "update user_connector_connection set account_id = 'ada@example.com'";
     let mut sql = house.sql().await;
     sqlx::raw_sql(known).execute(&mut sql).await.unwrap();
@@ -324,6 +325,50 @@ async fn waiting_request_costs_no_statements() {
     let statements = statements.lock().unwrap();
     let of_connections = |text: &&String| text.contains("user_connector_connection");
     let reads: Vec<_> = statements.iter().filter(of_connections).collect();
-    // At its start, at its end, and where the connect is announced only now.
+    // At the start, at the end, and perhaps for a late notification of the connect.
     assert!(reads.len() <= 3, "{reads:#?}");
+}
+
+#[tokio::test]
+async fn corrected_clock_does_not_lock_users_out() {
+    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let ada = house.user("ada").await;
+    house.clock.correct(TimeDelta::hours(1));
+    assert_eq!(list(&ada).await.status, 200);
+    house.clock.correct(TimeDelta::hours(-1));
+    assert_eq!(list(&ada).await.status, 200);
+    assert_eq!(list(&ada).await.status, 200);
+    list(&ada).await.is_refused("rate_limited", "20");
+    // Nor does it give back what was used.
+    house.clock.correct(TimeDelta::hours(1));
+    list(&ada).await.is_refused("rate_limited", "20");
+}
+
+#[tokio::test]
+async fn metrics_token_guesses_are_limited() {
+    let house = House::with(&[
+        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
+    let guess = |token: &str, from: &str| {
+        let request = house.client.get(format!("{}/metrics", house.url));
+        let request = request.header("x-forwarded-for", from);
+        Answer::to(request.bearer_auth(token))
+    };
+    for _ in 0..5 {
+        assert_eq!(guess(METRICS_TOKEN, "192.0.2.1").await.status, 200);
+    }
+    for _ in 0..2 {
+        assert_eq!(guess("wrong", "192.0.2.1").await.status, 401);
+    }
+    // The next guess is not compared.
+    for token in ["wrong", METRICS_TOKEN] {
+        let refused = guess(token, "192.0.2.1").await;
+        refused.is_refused("rate_limited", "30");
+    }
+    assert_eq!(guess(METRICS_TOKEN, "192.0.2.2").await.status, 200);
+    house.pass(TimeDelta::seconds(30));
+    assert_eq!(guess(METRICS_TOKEN, "192.0.2.1").await.status, 200);
 }

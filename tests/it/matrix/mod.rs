@@ -15,7 +15,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use patchbay::nango::{self as api, Nango};
+use patchbay::nango as api;
+use patchbay::nango::Nango;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use patchbay::connections::MessageType;
+use patchbay::domain::MessageType;
 use patchbay::webhooks::{Endpoint, Shown};
 use serde_json::json;
 

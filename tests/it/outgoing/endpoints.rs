@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::TimeDelta;
-use patchbay::connections::MessageType;
+use patchbay::domain::MessageType;
 use patchbay::webhooks::Error;
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::clock::Clock;
-use patchbay::connections::{Database, MessageType};
-use patchbay::sandbox;
+use patchbay::db::Database;
+use patchbay::domain::MessageType;
+
 use patchbay::webhooks::{Endpoint, Webhooks};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use url::Url;
 
-use crate::house::{House, User, read};
+use crate::house::{House, Setup, User, read};
 use receiver::Receiver;
 
 const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
@@ -26,8 +27,8 @@ async fn house() -> House {
     House::build(&ALLOWED, at_the_systems_time).await
 }
 
-fn at_the_systems_time(nango: &mut sandbox::Config) {
-    nango.clock = Clock::manual(Clock::System.now());
+fn at_the_systems_time(setup: &mut Setup) {
+    setup.clock = Clock::manual(Clock::System.now());
 }
 
 /// The endpoints of the same database, as the command sees them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use patchbay::clock::Clock;
 use patchbay::encryption::Encryption;
-use patchbay::networks::Networks;
+use patchbay::net::address_guard::Networks;
 use patchbay::webhooks::{Error, Webhooks};
 use reqwest::dns::Resolve;
 use tokio::net::TcpListener;

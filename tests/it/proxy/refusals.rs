@@ -67,6 +67,23 @@ async fn connection_deleted_at_nango_needs_reauthorization() {
 }
 
 #[tokio::test]
+async fn calls_that_fail_at_once_cost_one_check() {
+    let caller = Caller::new().await;
+    let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
+    caller.house.nango(Method::DELETE, &path).await;
+    let held = json!({ "only": "/proxy/", "hold_answers_ms": 1_000 });
+    caller.house.faults(held).await;
+    let looked = caller.house.nango_calls("GET", "/connections/").await;
+    let calls = (0..20).map(|_| caller.request(Method::GET, "inspect").send());
+    for answer in futures::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::CONFLICT);
+    }
+    let looked = caller.house.nango_calls("GET", "/connections/").await - looked;
+    // A straggler may come after the first check has ended.
+    assert!((1..=4).contains(&looked), "{looked} checks");
+}
+
+#[tokio::test]
 async fn outage_of_refreshes_is_temporary() {
     let caller = Caller::new().await;
     expire(&caller).await;

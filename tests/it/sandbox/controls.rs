@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use patchbay::sandbox::{Config, Sandbox};
+use nango_sandbox::{Config, Sandbox};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

@@ -7,7 +7,7 @@ mod provider;
 mod proxy;
 mod webhooks;
 
-use patchbay::sandbox::{Config, Integration};
+use nango_sandbox::{Config, Integration};
 use serde_json::Value;
 
 use crate::contract::world::World;

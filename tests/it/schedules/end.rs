@@ -1,9 +1,9 @@
 //! How a schedule ends: all settles, and is as it should be.
 
 use chrono::TimeDelta;
-use patchbay::auth::UserId;
-use patchbay::connections::State;
-use patchbay::connections::service::{DisconnectTarget, Query};
+use patchbay::domain::State;
+use patchbay::domain::UserId;
+use patchbay::service::{DisconnectTarget, Query};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use patchbay::auth::UserId;
-use patchbay::connections::service::{
+use patchbay::domain::UserId;
+use patchbay::domain::{Account as Known, State};
+use patchbay::service::{
     Authorization, ConnectRequest, Connections, DisconnectTarget, Error, Pace, Update,
 };
-use patchbay::connections::{Account as Known, State};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

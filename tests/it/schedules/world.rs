@@ -9,14 +9,15 @@ use axum::body::Bytes;
 use axum::extract;
 use axum::http::HeaderMap;
 use chrono::TimeDelta;
+use nango_sandbox::Sandbox;
 use patchbay::catalog::Catalog;
 use patchbay::clock::Clock;
-use patchbay::connections::Database;
-use patchbay::connections::service::{Connections, Settings};
+use patchbay::db::Database;
 use patchbay::encryption::Encryption;
-use patchbay::nango::webhook::{self, Event, SigningKeys};
+use patchbay::nango::webhook;
+use patchbay::nango::webhook::{Event, SigningKeys};
 use patchbay::nango::{self, Nango, Refresh};
-use patchbay::sandbox::{self, Sandbox};
+use patchbay::service::{Connections, Settings};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
@@ -68,14 +69,14 @@ impl World {
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         let mailbox = Mailbox::default();
         let public_url = receive(mailbox.clone(), &signing_key).await;
-        let sandbox = Sandbox::start(sandbox::Config {
+        let sandbox = Sandbox::start(nango_sandbox::Config {
             secret_key: secret_key.clone(),
             webhook_signing_key: signing_key,
             webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
             integrations: integrations(),
-            clock: clock.clone(),
+            clock: crate::house::sandbox_clock(&clock),
             rate_limit: u32::MAX,
-            ..sandbox::Config::default()
+            ..nango_sandbox::Config::default()
         })
         .await
         .unwrap();

@@ -1,6 +1,6 @@
 //! What keys of services may be called.
 
-use patchbay::keys::GivenKey;
+use patchbay::auth::service_keys::GivenKey;
 
 use super::KEY;
 use crate::house::House;

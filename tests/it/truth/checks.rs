@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
-use patchbay::connections::service::Believed;
 use patchbay::nango::webhook;
+use patchbay::service::Believed;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! A Nango whose list of connections takes no account of its filters.
 
 use chrono::TimeDelta;
-use patchbay::sandbox::Integration;
+use nango_sandbox::Integration;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

@@ -2,8 +2,8 @@
 
 use chrono::TimeDelta;
 use futures::future::join_all;
-use patchbay::auth::UserId;
-use patchbay::sandbox::Integration;
+use nango_sandbox::Integration;
+use patchbay::domain::UserId;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

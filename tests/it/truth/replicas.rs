@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures::FutureExt;
 use patchbay::clock::Clock;
-use patchbay::connections::service::Pace;
+use patchbay::service::Pace;
 use reqwest::Method;
 use serde_json::json;
 use tokio::time::Instant;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures::future::join_all;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use patchbay::keys::Scope;
+use patchbay::auth::service_keys::Scope;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};

@@ -1,0 +1,220 @@
+//! The folder that holds everything of a private PostgreSQL.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::account;
+use crate::account::Account;
+use crate::programs::Programs;
+use crate::{Durability, Error};
+
+/// How long a server whose process has just been killed may take to stop.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folder, held by this process alone while the value lives.
+pub(super) struct Home {
+    path: PathBuf,
+    // Released by the operating system when this process ends, however it ends.
+    _owner_lock: File,
+    server_lock: File,
+}
+
+impl Home {
+    /// Finds or makes the folder, takes it, and waits until no server uses it.
+    pub(super) fn open(folder: &Path, account: &Account) -> Result<Self, Error> {
+        let path = place(folder, account)?;
+        let in_use = || Error::InUse {
+            folder: path.clone(),
+        };
+        let owner_lock = lock(&path.join("owner.lock"), Duration::ZERO)?.ok_or_else(in_use)?;
+        let server_lock = lock(&path.join("server.lock"), SHUTDOWN_PATIENCE)?.ok_or_else(in_use)?;
+        Ok(Self {
+            path,
+            _owner_lock: owner_lock,
+            server_lock,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("server.log")
+    }
+
+    /// The data of one major version: another version cannot read it.
+    pub(super) fn data(&self, programs: &Programs) -> PathBuf {
+        self.path.join(format!("data-{}", programs.major))
+    }
+
+    /// A handle on the lock that the server inherits: the lock is held until its last process ends.
+    pub(super) fn server_lock(&self) -> Result<File, Error> {
+        self.server_lock
+            .try_clone()
+            .map_err(Error::system("hand PostgreSQL its lock"))
+    }
+
+    /// Makes data and password where they are not there yet.
+    pub(super) fn initialise(
+        &self,
+        programs: &Programs,
+        account: &Account,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let data = self.data(programs);
+        if data.exists() {
+            // The lock says that no server is running here, so a pid file is left from a crash. Its
+            // number may be another process's by now, which PostgreSQL would take for a server.
+            return remove_file(&data.join("postmaster.pid"))
+                .map_err(Error::system("remove PostgreSQL's old pid file"));
+        }
+        let password_file = self.password_file();
+        if self.password()?.is_empty() {
+            write_password(&password_file, account)
+                .map_err(Error::system("write PostgreSQL's password"))?;
+        }
+        // Made under another name first: half-made data is never taken for the real one.
+        let unfinished = self.path.join("data.new");
+        match fs::remove_dir_all(&unfinished) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::system("remove half-made data")(error));
+            }
+            _ => {}
+        }
+        let mut initdb = account.command(programs.bin.join("initdb"));
+        initdb
+            .args(["--username=patchbay", "--auth=scram-sha-256"])
+            .args(["--encoding=UTF8", "--locale=C"])
+            .arg("--pwfile")
+            .arg(&password_file)
+            .arg("--pgdata")
+            .arg(&unfinished);
+        if durability == Durability::Disposable {
+            initdb.arg("--no-sync");
+        }
+        account::run(&mut initdb)?;
+        fs::rename(&unfinished, &data).map_err(Error::system("put PostgreSQL's data in place"))
+    }
+
+    /// The password of the user `patchbay`; empty where there is none yet.
+    pub(super) fn password(&self) -> Result<String, Error> {
+        match fs::read_to_string(self.password_file()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            read => read.map_err(Error::system("read PostgreSQL's password")),
+        }
+    }
+
+    fn password_file(&self) -> PathBuf {
+        self.path.join("password")
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn write_password(path: &Path, account: &Account) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    remove_file(&unfinished)?;
+    // A new file, never one that is there already: it could be a link to elsewhere.
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)?;
+    file.write_all(Uuid::new_v4().simple().to_string().as_bytes())?;
+    account.give(&unfinished)?;
+    fs::rename(&unfinished, path)
+}
+
+/// The first folder that the server's user can work in: its own within `folder`, or one under
+/// `/var/tmp` (the checkout may be below `/root`, on a disk without permissions, or read-only).
+fn place(folder: &Path, account: &Account) -> Result<PathBuf, Error> {
+    let folder =
+        std::path::absolute(folder).map_err(Error::system("tell the current directory"))?;
+    let wanted = folder.join(account.uid().to_string());
+    let Err(reason) = claim(&wanted, account) else {
+        return Ok(wanted);
+    };
+    let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, wanted.as_os_str().as_encoded_bytes());
+    let fallback = Path::new("/var/tmp").join(format!("patchbay-postgres-{}", name.simple()));
+    match claim(&fallback, account) {
+        Ok(()) => {
+            tracing::info!(folder = %fallback.display(), "PostgreSQL's data is kept elsewhere: {reason}");
+            Ok(fallback)
+        }
+        Err(other) => Err(Error::Folder {
+            folder: wanted,
+            reason: format!("{reason}; nor in {}: {other}", fallback.display()),
+        }),
+    }
+}
+
+/// Makes `folder` if need be and checks that it is the server's user's alone.
+fn claim(folder: &Path, account: &Account) -> Result<(), String> {
+    let plain = |error: io::Error| format!("{}: {error}", folder.display());
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent).map_err(plain)?;
+    }
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(plain(error)),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(folder).map_err(plain)?;
+    if !found.is_dir() {
+        return Err(format!("{} is not a folder: remove it", folder.display()));
+    }
+    if account.is_lent_by_root() && found.uid() == 0 {
+        account.give(folder).map_err(plain)?;
+    } else if found.uid() != account.uid() {
+        return Err(format!(
+            "{} belongs to another user: remove it",
+            folder.display()
+        ));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(format!(
+            "others may read {}: run `chmod 700` on it",
+            folder.display()
+        ));
+    }
+    if !account.can_write_in(folder) {
+        return Err(format!(
+            "{} cannot reach {}",
+            account.name(),
+            folder.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Takes the lock on a file, or gives up with `None` when `patience` is over.
+fn lock(path: &Path, patience: Duration) -> Result<Option<File>, Error> {
+    let failed = || format!("lock {}", path.display());
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(Error::system(failed()))?;
+    let since = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(error)) => return Err(Error::system(failed())(error)),
+            Err(TryLockError::WouldBlock) if since.elapsed() >= patience => return Ok(None),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}

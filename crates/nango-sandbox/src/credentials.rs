@@ -1,0 +1,135 @@
+//! What a connection holds, by auth mode, and what each mode asks of a person.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value, json};
+
+use crate::provider::TokenAnswer;
+use crate::times;
+
+/// A connection's credentials.
+#[derive(Clone)]
+pub(super) enum Credentials {
+    /// Tokens of an OAuth 2 provider; `raw` is its whole answer.
+    OAuth2 {
+        access_token: String,
+        refresh_token: Option<String>,
+        expires_at: Option<DateTime<Utc>>,
+        raw: Map<String, Value>,
+    },
+    /// Everything else, as it is shown: a `type`, and the fields of that type.
+    Other(Map<String, Value>),
+}
+
+impl Credentials {
+    /// What an authorization at the provider yields.
+    pub(super) fn granted(answer: &TokenAnswer, auth_mode: &str, now: DateTime<Utc>) -> Self {
+        let mut raw = answer.raw.clone();
+        if auth_mode == "OAUTH1" {
+            // The sandbox's provider speaks OAuth 2 only; what differs for callers is the shape.
+            let credentials = json!({
+                "type": auth_mode,
+                "oauth_token": answer.access_token,
+                "oauth_token_secret": answer.refresh_token,
+                "raw": raw,
+            });
+            return Self::Other(credentials.as_object().cloned().unwrap_or_default());
+        }
+        let expires_at = answer.expires_in.map(|it| now + TimeDelta::seconds(it));
+        if let Some(expires_at) = expires_at {
+            raw.insert("expires_at".into(), times::javascript(expires_at).into());
+        }
+        Self::OAuth2 {
+            access_token: answer.access_token.clone(),
+            refresh_token: answer.refresh_token.clone(),
+            expires_at,
+            raw,
+        }
+    }
+
+    /// The `credentials` of an answer; the refresh token only when it was asked for.
+    pub(super) fn show(&self, with_refresh_token: bool) -> Value {
+        let Self::OAuth2 {
+            access_token,
+            refresh_token,
+            expires_at,
+            raw,
+        } = self
+        else {
+            return self.stored();
+        };
+        let mut shown = json!({ "type": "OAUTH2", "access_token": access_token });
+        let mut raw = raw.clone();
+        if !with_refresh_token {
+            raw.remove("refresh_token");
+        } else if let Some(refresh_token) = refresh_token {
+            shown["refresh_token"] = refresh_token.as_str().into();
+        }
+        if let Some(expires_at) = expires_at {
+            shown["expires_at"] = times::javascript(*expires_at).into();
+        }
+        shown["raw"] = raw.into();
+        shown
+    }
+
+    /// The `authorization` with which Nango calls the provider.
+    pub(super) fn authorization(&self) -> String {
+        let fields = match self {
+            Self::OAuth2 { access_token, .. } => return format!("Bearer {access_token}"),
+            Self::Other(fields) => fields,
+        };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+        match text("type") {
+            "BASIC" => {
+                let both = format!("{}:{}", text("username"), text("password"));
+                format!("Basic {}", STANDARD.encode(both))
+            }
+            "API_KEY" => format!("Bearer {}", text("apiKey")),
+            _ => format!("Bearer {}", text("oauth_token")),
+        }
+    }
+
+    fn stored(&self) -> Value {
+        match self {
+            Self::OAuth2 { raw, .. } | Self::Other(raw) => raw.clone().into(),
+        }
+    }
+
+    /// Whether a provider that tests credentials would refuse these. The sandbox has no such
+    /// provider to ask: what is bad is what says so.
+    pub(super) fn fail_their_test(&self) -> bool {
+        let Self::Other(fields) = self else {
+            return false;
+        };
+        let bad = |text: &str| text.starts_with("not-a-") || text.starts_with("invalid");
+        fields.values().filter_map(Value::as_str).any(bad)
+    }
+}
+
+/// Whether integrations of this mode are authorized in a popup at the provider.
+pub(super) fn is_oauth(auth_mode: &str) -> bool {
+    matches!(
+        auth_mode,
+        "OAUTH2" | "OAUTH1" | "MCP_OAUTH2" | "MCP_OAUTH2_GENERIC"
+    )
+}
+
+/// What a person is asked for: names of fields and their labels.
+pub(super) fn fields(auth_mode: &str) -> &'static [(&'static str, &'static str)] {
+    match auth_mode {
+        "API_KEY" => &[("apiKey", "API key")],
+        "BASIC" => &[("username", "User name"), ("password", "Password")],
+        "OAUTH2_CC" => &[
+            ("client_id", "Client ID"),
+            ("client_secret", "Client secret"),
+        ],
+        "AWS_SIGV4" => &[("role_arn", "Role ARN"), ("region", "Region")],
+        "JWT" => &[
+            ("privateKeyId", "Private key ID"),
+            ("privateKey", "Private key"),
+        ],
+        "NONE" => &[],
+        _ => &[("username", "User name"), ("password", "Password or token")],
+    }
+}

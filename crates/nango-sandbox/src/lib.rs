@@ -1,0 +1,186 @@
+//! A Nango and an OAuth provider in one process, to develop and test against.
+//!
+//! It behaves as the recordings of a real Nango server do (`tests/it/contract`
+//! replays them), knows nothing of the rest of Patchbay, and is talked to over
+//! HTTP only. Three parts share one port: Nango's API and popup pages, the
+//! provider under `/provider`, and under `/sandbox` the controls: tokens for the
+//! application, faults to play, and what was received and sent. Everything is
+//! kept in memory and ends with the process.
+
+mod auth;
+mod callback_page;
+mod connect_ui;
+mod connections;
+mod control;
+mod credentials;
+mod error;
+mod faults;
+mod front;
+mod grants;
+mod import;
+mod integrations;
+mod metadata;
+mod oauth;
+mod outbound;
+mod provider;
+mod provider_pages;
+mod proxy;
+mod query;
+mod refresh;
+mod requirements;
+mod schema;
+mod server;
+mod sessions;
+mod state;
+mod times;
+mod view;
+mod webhooks;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// Returns the current time.
+pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
+
+/// What a sandbox is started with.
+pub struct Config {
+    /// Where to listen; port 0 takes any free port.
+    pub listen: SocketAddr,
+    /// The address that browsers and `connect_link` use, without a trailing slash;
+    /// `http://localhost:<port>` when `None`.
+    pub public_url: Option<String>,
+    /// The environment's API key, a UUID v4.
+    pub secret_key: String,
+    /// The key that signs webhooks; not the API key.
+    pub webhook_signing_key: String,
+    /// The environment's webhook URL; sessions may override it.
+    pub webhook_url: Option<String>,
+    /// The environment's callback URL: when set, it is the provider's `redirect_uri`
+    /// and has to send the browser on to `/oauth/callback` with its query intact.
+    pub callback_url: Option<String>,
+    /// The origins whose pages may use the controls under `/sandbox`, besides its own.
+    pub allowed_origins: Vec<String>,
+    /// The HS256 secret with which `POST /sandbox/token` signs application tokens.
+    pub jwt_secret: SecretString,
+    /// The integrations that exist from the start; more can be made over the API.
+    pub integrations: Vec<Integration>,
+    /// What decides about expiry.
+    pub clock: Clock,
+    /// Calls allowed in a minute.
+    pub rate_limit: u32,
+    /// When a webhook that met a 5xx or no server is tried again, counted from the first try.
+    pub webhook_retries: Vec<Duration>,
+}
+
+/// One integration of the environment.
+#[derive(Clone, Debug)]
+pub struct Integration {
+    /// Its `provider_config_key`.
+    pub unique_key: String,
+    /// The provider template, such as `github`.
+    pub provider: String,
+    /// What people call it.
+    pub display_name: String,
+    /// Nango's name of the way it authorizes, such as `OAUTH2` or `API_KEY`.
+    pub auth_mode: String,
+}
+
+impl Default for Config {
+    /// A free port on loopback, fresh random keys, no integrations, and Nango's own limits.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            public_url: None,
+            secret_key: Uuid::new_v4().to_string(),
+            webhook_signing_key: Uuid::new_v4().to_string(),
+            webhook_url: None,
+            callback_url: None,
+            allowed_origins: Vec::new(),
+            jwt_secret: Uuid::new_v4().to_string().into(),
+            integrations: Vec::new(),
+            clock: Arc::new(system_time),
+            rate_limit: 200,
+            webhook_retries: vec![Duration::from_secs(3), Duration::from_secs(9)],
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the default clock is the system's"
+)]
+fn system_time() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// A running sandbox; it ends when it is dropped.
+pub struct Sandbox {
+    url: String,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Sandbox {
+    /// Listens and serves in the background.
+    ///
+    /// # Errors
+    /// When the address cannot be bound or no HTTP client for webhooks can be built.
+    pub async fn start(config: Config) -> io::Result<Self> {
+        let listener = TcpListener::bind(config.listen).await?;
+        let address = listener.local_addr()?;
+        let url = config
+            .public_url
+            .clone()
+            .unwrap_or_else(|| format!("http://localhost:{}", address.port()));
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let app = state::App::new(config, url.clone(), tasks.clone(), stop.clone())?;
+        tasks.spawn(server::serve(
+            listener,
+            server::router(app),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        Ok(Self {
+            url,
+            address,
+            stop,
+            tasks,
+        })
+    }
+
+    /// The public URL, without a trailing slash.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes every connection, forgets the webhooks still to be sent, and waits until nothing runs.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

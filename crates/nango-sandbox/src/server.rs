@@ -1,0 +1,165 @@
+//! The routes, and the loop that serves them.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, patch, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::util::AndThen;
+
+use crate::state::App;
+use crate::{
+    auth, connect_ui, connections, control, front, import, integrations, metadata, oauth,
+    provider_pages, proxy, sessions, webhooks,
+};
+
+/// Put into a response's extensions: close the connection instead of sending it.
+#[derive(Clone)]
+pub(super) struct HangUp;
+
+/// Why a connection was closed without an answer: a fault asked for it.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox was told to hang up")]
+struct HungUp;
+
+impl From<Infallible> for HungUp {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Every route of the port.
+pub(super) fn router(app: App) -> Router {
+    Router::new()
+        .merge(keyed(&app))
+        .route(
+            "/connect/session",
+            get(sessions::get).delete(sessions::delete),
+        )
+        .route("/oauth/connect/{integration}", get(oauth::connect))
+        .route("/oauth/callback", get(oauth::callback))
+        .route(
+            "/connect-ui/",
+            get(connect_ui::page).post(connect_ui::submit),
+        )
+        .nest("/provider", provider_pages::routes())
+        .merge(control::routes())
+        .route("/health", get(front::healthy))
+        .route("/ready", get(front::healthy))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(from_fn_with_state(app.clone(), front::receive))
+        .with_state(app)
+}
+
+/// The API proper, called with the secret key.
+fn keyed(app: &App) -> Router<App> {
+    let mut router = Router::new()
+        .route("/connect/sessions", post(sessions::create))
+        .route("/connect/sessions/reconnect", post(sessions::reconnect))
+        .route("/connections", post(import::import))
+        .route("/config/{key}", get(integrations::legacy_get))
+        .route("/integrations", post(integrations::create))
+        .route("/proxy", any(proxy::pass))
+        .route("/proxy/", any(proxy::pass))
+        .route("/proxy/{*path}", any(proxy::pass))
+        .route(
+            "/integrations/{key}",
+            get(integrations::get)
+                .patch(integrations::update)
+                .delete(integrations::delete),
+        )
+        .route(
+            "/connection/{id}/metadata",
+            post(metadata::legacy_set).patch(metadata::legacy_merge),
+        )
+        .route(
+            "/environment/webhook-signing-key/rotate",
+            post(webhooks::rotate_signing_key),
+        );
+    for prefix in ["/connections", "/connection"] {
+        router = router
+            .route(prefix, get(connections::list))
+            .route(&format!("{prefix}/{{id}}"), get(connections::get))
+            .route(&format!("{prefix}/{{id}}"), patch(connections::update))
+            .route(&format!("{prefix}/{{id}}"), delete(connections::delete))
+            .route(
+                &format!("{prefix}/metadata"),
+                post(metadata::set).patch(metadata::merge),
+            );
+    }
+    let both = Router::new()
+        .route("/integrations", get(integrations::list))
+        .route_layer(from_fn_with_state(app.clone(), auth::keyed_or_session));
+    router
+        .route_layer(from_fn_with_state(app.clone(), auth::keyed))
+        .merge(both)
+}
+
+async fn not_found(method: Method, uri: Uri) -> Response {
+    let path = uri.path().replace('&', "&amp;").replace('<', "&lt;");
+    let page = format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <title>Error</title>\n</head>\n<body>\n<pre>Cannot {method} {path}</pre>\n</body>\n</html>\n"
+    );
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+    ];
+    (StatusCode::NOT_FOUND, headers, page).into_response()
+}
+
+/// Accepts connections until told to stop, which also ends those that are open.
+///
+/// axum's own server cannot close a connection without an answer, and faults need that.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let service = AndThen::new(router, |response: Response| {
+        ready(match response.extensions().get::<HangUp>() {
+            None => Ok(response),
+            Some(HangUp) => Err(HungUp),
+        })
+    });
+    let http = http1::Builder::new();
+    let accept = async {
+        loop {
+            let stream = match accepted(&listener).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "the sandbox could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let (http, stop) = (http.clone(), stop.clone());
+            let service = TowerToHyperService::new(service.clone());
+            tasks.spawn(async move {
+                let serving = http.serve_connection(TokioIo::new(stream), service);
+                // A connection that ends badly ends for its client alone.
+                stop.run_until_cancelled(serving).await.map(Result::ok);
+            });
+        }
+    };
+    stop.run_until_cancelled(accept).await;
+}
+
+async fn accepted(listener: &TcpListener) -> io::Result<tokio::net::TcpStream> {
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

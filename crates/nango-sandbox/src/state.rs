@@ -1,0 +1,254 @@
+//! Everything the sandbox remembers, behind one lock that is never held across an await.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::Config;
+use crate::auth::Budget;
+use crate::control::ReceivedCall;
+use crate::credentials::Credentials;
+use crate::faults::Faults;
+use crate::integrations::StoredIntegration;
+use crate::provider::Provider;
+use crate::schema::Tags;
+use crate::webhooks::Delivery;
+
+/// What every handler shares.
+#[derive(Clone)]
+pub(super) struct App(Arc<Shared>);
+
+/// The fixed part, and the state behind its lock.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) public_url: String,
+    pub(super) http: reqwest::Client,
+    /// The proxy's client: it follows redirects, and waits for as long as its caller does.
+    pub(super) redirected: reqwest::Client,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    state: Mutex<State>,
+}
+
+/// The part that changes.
+pub(super) struct State {
+    pub(super) faults: Faults,
+    pub(super) budget: Budget,
+    pub(super) webhook_signing_key: String,
+    pub(super) integrations: Vec<StoredIntegration>,
+    pub(super) sessions: HashMap<String, Session>,
+    /// Authorizations under way, by their OAuth `state`.
+    pub(super) flows: HashMap<Uuid, Flow>,
+    pub(super) connections: Vec<Connection>,
+    pub(super) last_connection: u64,
+    pub(super) last_created_at: DateTime<Utc>,
+    pub(super) provider: Provider,
+    pub(super) calls: VecDeque<ReceivedCall>,
+    pub(super) last_call: u64,
+    pub(super) deliveries: Vec<Delivery>,
+}
+
+/// Whom a session or a connection belongs to, as the caller named them.
+#[derive(Clone)]
+pub(super) struct EndUser {
+    pub(super) id: String,
+    pub(super) email: Option<String>,
+    pub(super) display_name: Option<String>,
+    pub(super) tags: Option<Tags>,
+    pub(super) organization: Option<Organization>,
+}
+
+/// The organization of an end user.
+#[derive(Clone)]
+pub(super) struct Organization {
+    pub(super) id: String,
+    pub(super) display_name: Option<String>,
+}
+
+/// A connect session; its token is the key it is stored under.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) end_user: Option<EndUser>,
+    pub(super) tags: Tags,
+    /// Empty allows every integration.
+    pub(super) allowed: Vec<String>,
+    pub(super) defaults: BTreeMap<String, IntegrationDefaults>,
+    pub(super) webhook_url_override: Option<String>,
+    /// The connection to authorize anew, in a reconnect session.
+    pub(super) reconnect: Option<String>,
+    pub(super) expires_at: DateTime<Utc>,
+}
+
+impl Session {
+    /// Returns a connection's configuration: what the browser gave, under what the session presets.
+    pub(super) fn config(
+        &self,
+        integration: &str,
+        given: impl IntoIterator<Item = (String, String)>,
+    ) -> Map<String, Value> {
+        let given = given.into_iter();
+        let mut config: Map<_, _> = given.map(|(name, value)| (name, value.into())).collect();
+        if let Some(preset) = self.defaults.get(integration) {
+            config.extend(preset.connection_config.clone());
+        }
+        config
+    }
+
+    pub(super) fn allows(&self, integration: &str) -> bool {
+        self.allowed.is_empty() || self.allowed.iter().any(|key| key == integration)
+    }
+}
+
+/// What a session presets for one integration.
+#[derive(Clone, Default)]
+pub(super) struct IntegrationDefaults {
+    pub(super) user_scopes: Option<String>,
+    pub(super) authorization_params: Map<String, Value>,
+    pub(super) connection_config: Map<String, Value>,
+}
+
+/// An authorization that has left for the provider.
+pub(super) struct Flow {
+    pub(super) session: Session,
+    pub(super) integration: String,
+    /// The id that the connection will have, or has.
+    pub(super) connection_id: String,
+    pub(super) connection_config: Map<String, Value>,
+    pub(super) redirect_uri: String,
+    pub(super) code_verifier: String,
+}
+
+/// A stored connection.
+pub(super) struct Connection {
+    pub(super) id: u64,
+    pub(super) connection_id: String,
+    pub(super) integration: String,
+    pub(super) end_user: Option<EndUser>,
+    pub(super) tags: Tags,
+    pub(super) metadata: Option<Map<String, Value>>,
+    pub(super) connection_config: Map<String, Value>,
+    pub(super) webhook_url_override: Option<String>,
+    pub(super) credentials: Credentials,
+    /// The last refresh failed, and nothing has succeeded since.
+    pub(super) refresh_failure: Option<RefreshFailure>,
+    /// Nango has given up on refreshing it by itself.
+    pub(super) refresh_exhausted: bool,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) updated_at: DateTime<Utc>,
+    pub(super) last_fetched_at: DateTime<Utc>,
+}
+
+/// When a refresh failed, and the log entry that `errors` names.
+pub(super) struct RefreshFailure {
+    pub(super) at: DateTime<Utc>,
+    pub(super) log_id: String,
+}
+
+impl App {
+    pub(super) fn new(
+        config: Config,
+        public_url: String,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(20))
+            .build()
+            .map_err(io::Error::other)?;
+        let redirected = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::limited(5))
+            .build()
+            .map_err(io::Error::other)?;
+        let now = (config.clock)();
+        let state = State {
+            faults: Faults::default(),
+            budget: Budget::default(),
+            webhook_signing_key: config.webhook_signing_key.clone(),
+            integrations: StoredIntegration::from_config(&config.integrations, now),
+            sessions: HashMap::new(),
+            flows: HashMap::new(),
+            connections: Vec::new(),
+            last_connection: 0,
+            last_created_at: DateTime::<Utc>::MIN_UTC,
+            provider: Provider::default(),
+            calls: VecDeque::new(),
+            last_call: 0,
+            deliveries: Vec::new(),
+        };
+        Ok(Self(Arc::new(Shared {
+            config,
+            public_url,
+            http,
+            redirected,
+            tasks,
+            stop,
+            state: Mutex::new(state),
+        })))
+    }
+
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        (self.config.clock)()
+    }
+
+    /// The state. A handler that panicked leaves it usable: no change spans several locks.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl State {
+    pub(super) fn integration(&self, key: &str) -> Option<&StoredIntegration> {
+        self.integrations.iter().find(|it| it.unique_key == key)
+    }
+
+    pub(super) fn connection(&self, id: &str, integration: &str) -> Option<&Connection> {
+        self.connections.iter().find(|it| it.is(id, integration))
+    }
+
+    pub(super) fn connection_mut(
+        &mut self,
+        id: &str,
+        integration: &str,
+    ) -> Option<&mut Connection> {
+        self.connections
+            .iter_mut()
+            .find(|it| it.is(id, integration))
+    }
+
+    /// Returns the serial id and the time of creation of a new connection. Both are greater than those of every earlier
+    /// connection: a list shows times in milliseconds, in which two connections are never made.
+    pub(super) fn next_connection(&mut self, now: DateTime<Utc>) -> (u64, DateTime<Utc>) {
+        self.last_connection += 1;
+        self.last_created_at = now.max(self.last_created_at + TimeDelta::milliseconds(1));
+        (self.last_connection, self.last_created_at)
+    }
+
+    /// The live session of a token.
+    pub(super) fn session(&self, token: &str, now: DateTime<Utc>) -> Option<&Session> {
+        let session = self.sessions.get(token)?;
+        (session.expires_at > now).then_some(session)
+    }
+}
+
+impl Connection {
+    fn is(&self, id: &str, integration: &str) -> bool {
+        self.connection_id == id && self.integration == integration
+    }
+}

@@ -1,0 +1,37 @@
+# Recipes call the scripts, which also work without just.
+
+# List the recipes.
+default:
+    @just --list
+
+# Run Patchbay with a fake Nango and a private PostgreSQL at http://localhost:8000.
+sandbox:
+    cargo run -- sandbox
+
+# Run everything that CI runs.
+check:
+    scripts/check
+
+# Run the Rust tests whose names contain a filter.
+test *filter:
+    cargo test --locked -- {{filter}}
+
+# Measure the release build against its baselines. Needs an idle machine.
+bench *arguments:
+    scripts/bench {{arguments}}
+
+# Send load while faults are switched on, then compare the database with Nango.
+soak *arguments:
+    scripts/soak {{arguments}}
+
+# Kill the service at random points, then check the invariants.
+crash *arguments:
+    scripts/crash {{arguments}}
+
+# Fuzz the parsers.
+fuzz *arguments:
+    scripts/fuzz {{arguments}}
+
+# Measure test coverage.
+coverage:
+    scripts/coverage

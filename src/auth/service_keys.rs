@@ -1,0 +1,275 @@
+//! Keys of the product's own services: their form, scopes and digests.
+//!
+//! A key is `pbk_<prefix>_<secret>`. The prefix identifies it and may be shown. Only a digest of the whole key is
+//! stored, which is enough for a secret of 256 bits.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use uuid::Uuid;
+
+/// What every key begins with, so that it is told from a user's token and found by secret scanners.
+pub const KEY_PREFIX: &str = "pbk_";
+
+/// The key that `patchbay sandbox` starts with. The README shows it, so it opens nothing elsewhere.
+pub const SANDBOX_KEY: &str = "pbk_sandbox_0123456789abcdef0123456789abcdef";
+
+/// The shortest key that the environment may give, in characters, and how many different ones it needs
+/// after its first part. A random key of 32 hexadecimal digits has fewer once in 20 million times.
+const MIN_KEY: usize = 36;
+const MIN_DIFFERENT: usize = 8;
+
+/// The longest name of a key, in characters.
+const MAX_NAME: usize = 64;
+
+/// What a key allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// To be given tokens, and to call providers through the proxy.
+    TokensRead,
+    /// To read users' connections.
+    ConnectionsRead,
+    /// To connect, change and disconnect for users, and to delete a user's data.
+    ConnectionsWrite,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 3] = [
+        Self::TokensRead,
+        Self::ConnectionsRead,
+        Self::ConnectionsWrite,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TokensRead => "tokens:read",
+            Self::ConnectionsRead => "connections:read",
+            Self::ConnectionsWrite => "connections:write",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that is not a scope.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a scope: there are tokens:read, connections:read and connections:write")]
+pub struct UnknownScope(String);
+
+impl FromStr for Scope {
+    type Err = UnknownScope;
+
+    fn from_str(text: &str) -> Result<Self, UnknownScope> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| UnknownScope(text.to_owned()))
+    }
+}
+
+/// A service that has shown its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What the key is called: it stands in the audit trail.
+    pub name: String,
+    /// What it may do.
+    pub scopes: BTreeSet<Scope>,
+}
+
+/// A key given by the environment.
+#[derive(Clone, Debug)]
+pub struct GivenKey {
+    pub(crate) service: Arc<Service>,
+    pub(crate) digest: [u8; 32],
+}
+
+/// A text that cannot be the name of a key. It is not repeated: it may hold a key, or characters that move a cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a key's name has 1 to {MAX_NAME} letters, digits and characters of . _ : / @ + - (ASCII), and no {KEY_PREFIX} in it"
+)]
+pub struct InvalidName;
+
+/// The rule for names of keys, wherever one is given: the audit trail and `patchbay keys list` show them.
+///
+/// # Errors
+/// When the text cannot be a name.
+pub fn check_name(name: &str) -> Result<(), InvalidName> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte);
+    let fits = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(plain);
+    if fits && !name.contains(KEY_PREFIX) {
+        Ok(())
+    } else {
+        Err(InvalidName)
+    }
+}
+
+/// Why `SERVICE_API_KEYS` cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum GivenKeyError {
+    /// An entry is not of the form.
+    #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>")]
+    Form,
+    /// An entry's name cannot be one.
+    #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>: {0}")]
+    Name(#[from] InvalidName),
+    /// A key that is too short, or not one.
+    #[error("the key of {0} must begin with {KEY_PREFIX} and have at least {MIN_KEY} characters")]
+    Short(String),
+    /// A key that no request can carry, or that a quote was left around.
+    #[error("the key of {0} must have only letters, digits, _ and - (ASCII)")]
+    Characters(String),
+    /// A key that could be guessed.
+    #[error(
+        "the key of {0} can be guessed: it has fewer than {MIN_DIFFERENT} different characters. Make one: {KEY_PREFIX} and the output of `openssl rand -hex 32`"
+    )]
+    Guessable(String),
+    /// The sandbox's key.
+    #[error(
+        "the key of {0} is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`"
+    )]
+    Sandbox(String),
+    /// A scope that does not exist. It is not told: it may be the rest of a key.
+    #[error(
+        "a scope of {0} does not exist: there are tokens:read, connections:read and connections:write"
+    )]
+    Scope(String),
+}
+
+impl FromStr for GivenKey {
+    type Err = GivenKeyError;
+
+    /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
+    fn from_str(entry: &str) -> Result<Self, GivenKeyError> {
+        let (name, rest) = entry.trim().split_once('=').ok_or(GivenKeyError::Form)?;
+        check_name(name)?;
+        let (key, scopes) = match rest.split_once(';') {
+            Some((key, scopes)) => (
+                key,
+                scopes
+                    .split_whitespace()
+                    .map(str::parse)
+                    .collect::<Result<_, UnknownScope>>()
+                    .map_err(|_unknown| GivenKeyError::Scope(name.to_owned()))?,
+            ),
+            None => (rest, BTreeSet::from(Scope::ALL)),
+        };
+        check_key(key).map_err(|error| error(name.to_owned()))?;
+        Ok(Self::new(name, key, scopes))
+    }
+}
+
+impl GivenKey {
+    fn new(name: &str, key: &str, scopes: BTreeSet<Scope>) -> Self {
+        Self {
+            service: Arc::new(Service {
+                name: name.to_owned(),
+                scopes,
+            }),
+            digest: digest_of(key),
+        }
+    }
+
+    /// The [`SANDBOX_KEY`], which allows everything.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn sandbox() -> Self {
+        Self::new("sandbox", SANDBOX_KEY, BTreeSet::from(Scope::ALL))
+    }
+
+    /// The name of the service whose key it is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.service.name
+    }
+
+    /// Whether another entry has the same key.
+    #[must_use]
+    pub fn is_same_key(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+/// Whether a key of the environment can be sent in a header and cannot be guessed.
+fn check_key(key: &str) -> Result<(), fn(String) -> GivenKeyError> {
+    let Some(secret) = key
+        .strip_prefix(KEY_PREFIX)
+        .filter(|_| key.len() >= MIN_KEY)
+    else {
+        return Err(GivenKeyError::Short);
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    if !secret.bytes().all(plain) {
+        return Err(GivenKeyError::Characters);
+    }
+    if BTreeSet::from_iter(secret.bytes()).len() < MIN_DIFFERENT {
+        return Err(GivenKeyError::Guessable);
+    }
+    if key == SANDBOX_KEY {
+        return Err(GivenKeyError::Sandbox);
+    }
+    Ok(())
+}
+
+/// A kept key, without the key.
+#[derive(Clone, Debug)]
+pub struct KeyInfo {
+    /// The part of the key that may be shown.
+    pub prefix: String,
+    /// What it is called.
+    pub name: String,
+    /// What it allows.
+    pub scopes: BTreeSet<Scope>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ends, if it was rotated.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+/// A key that was just made.
+pub(crate) struct NewKey {
+    pub(crate) text: SecretString,
+    pub(crate) prefix: String,
+    pub(crate) digest: [u8; 32],
+}
+
+pub(crate) fn new_key() -> NewKey {
+    let prefix = Uuid::new_v4().simple().to_string()[..8].to_owned();
+    // Two random UUIDs: 244 bits that nobody can guess.
+    let text = format!(
+        "{KEY_PREFIX}{prefix}_{}{}",
+        Uuid::new_v4().simple(),
+        Uuid::new_v4().simple()
+    );
+    let digest = digest_of(&text);
+    NewKey {
+        text: text.into(),
+        prefix,
+        digest,
+    }
+}
+
+pub(crate) fn prefix_of(key: &str) -> Option<&str> {
+    key.strip_prefix(KEY_PREFIX)?
+        .split_once('_')
+        .map(|(prefix, _)| prefix)
+}
+
+pub(crate) fn digest_of(key: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
+    bytes
+}

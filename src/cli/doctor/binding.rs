@@ -1,0 +1,77 @@
+//! `CONNECT_BINDING`: can browsers be told apart, as far as that shows from here?
+
+use url::{Host, Url};
+
+use super::Report;
+use crate::http::{ConnectBinding, HttpConfig};
+
+/// Whether a browser sends the cookies of one address along from pages of another.
+#[derive(Debug, PartialEq, Eq)]
+enum Site {
+    Same,
+    /// Where this domain is one's own, and not one below which a host lets anybody have a name.
+    Perhaps(String),
+    Other,
+}
+
+pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
+    let (level, nothing) = match http.connect_binding {
+        ConnectBinding::Off => return,
+        ConnectBinding::Ask => ("ask", "whoever connects there is asked, and marked"),
+        ConnectBinding::Required => ("required", "nothing that is begun there can be connected"),
+    };
+    let own = &http.public_url;
+    for origin in &http.allowed_origins {
+        let Ok(page) = origin.parse() else { continue };
+        match site(&page, own) {
+            Site::Same => {}
+            Site::Perhaps(domain) => report.warn(
+                "binding",
+                format!("{origin} and {own} are of one site if {domain} is a domain of your own"),
+                format!(
+                    "look at it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
+                ),
+            ),
+            Site::Other => {
+                let found = format!("{origin} is of another site than {own}: {nothing}");
+                let mend = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
+                match http.connect_binding {
+                    ConnectBinding::Required => report.fail("binding", found, mend),
+                    _ => report.warn("binding", found, mend),
+                }
+            }
+        }
+    }
+    report.ok(
+        "binding",
+        format!(
+            "{level}: needs Nango's callback URL to be {}, and credentials: \"include\" in the page's requests. Neither shows from here: connect once, and the attempt has to say same_browser: true",
+            crate::cli::doctor::below(own, crate::cli::doctor::CALLBACK)
+        ),
+    );
+}
+
+/// Compares by scheme and domain, as `SameSite` does; ports do not matter.
+fn site(page: &Url, own: &Url) -> Site {
+    if page.scheme() != own.scheme() {
+        return Site::Other;
+    }
+    let (page, own) = match (page.host(), own.host()) {
+        (Some(Host::Domain(page)), Some(Host::Domain(own))) => (page, own),
+        (page, own) if page == own => return Site::Same,
+        _ => return Site::Other,
+    };
+    let labels = page.rsplit('.').zip(own.rsplit('.'));
+    let shared: Vec<&str> = labels
+        .take_while(|(page, own)| page == own)
+        .map(|(label, _)| label)
+        .collect();
+    let domain = shared.iter().rev().copied().collect::<Vec<_>>().join(".");
+    if page == own || (shared.len() > 1 && (domain == page || domain == own)) {
+        Site::Same
+    } else if shared.len() > 1 {
+        Site::Perhaps(domain)
+    } else {
+        Site::Other
+    }
+}

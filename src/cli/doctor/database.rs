@@ -1,0 +1,110 @@
+//! The database: is it there, what is in front of it, does its schema fit.
+
+use super::Report;
+use crate::clock::Clock;
+use crate::db::DatabaseConfig;
+use crate::db::{CONTRACTION, Database, DatabaseError, Survey};
+
+/// The oldest server that is supported, as its own number.
+const OLDEST: i32 = 130_000;
+
+/// By how many seconds clocks may differ before somebody should know.
+pub(crate) const SKEW: i64 = 5;
+
+pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
+    let database = match Database::connect(config).await {
+        Ok(database) => database,
+        Err(error) => {
+            let mend = match &error {
+                DatabaseError::Refused(_) => "correct user, password and database in DATABASE_URL",
+                DatabaseError::Tls(_) => {
+                    "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
+                }
+                _ => {
+                    "start the database, and look at host and port in DATABASE_URL and at firewalls between"
+                }
+            };
+            report.fail("database", error.to_string(), mend);
+            return;
+        }
+    };
+    match database.survey().await {
+        Ok(survey) => {
+            describe(report, &survey, clock);
+            pooler(report, &database);
+        }
+        Err(error) => report.fail(
+            "database",
+            format!("the database answers no question: {error}"),
+            "give the user of DATABASE_URL the right to read and to make tables in its schema",
+        ),
+    }
+    database.close().await;
+}
+
+fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
+    let found = format!("PostgreSQL {} answers", survey.version);
+    if survey.version_number >= OLDEST {
+        report.ok("database", found);
+    } else {
+        report.fail("database", found, "update it to PostgreSQL 13 or newer");
+    }
+    let removed = survey
+        .newer
+        .iter()
+        .find(|(_, description)| description.starts_with(CONTRACTION));
+    match (survey.changed.first(), removed) {
+        (Some(version), _) => report.fail(
+            "migrations",
+            format!("migration {version} is not what this program applied"),
+            "use the database of this installation, or restore its schema",
+        ),
+        (None, Some((version, _))) => report.fail(
+            "migrations",
+            format!("migration {version} of a newer Patchbay has removed what this version needs"),
+            "run that version, or a newer one",
+        ),
+        (None, None) if survey.predecessor => report.warn(
+            "migrations",
+            "the tables are those of the service before Patchbay, and are not taken over yet",
+            "back them up; `patchbay migrate` or the next start takes them over, or says why not and changes nothing (docs/UPGRADING.md)",
+        ),
+        (None, None) => match (survey.pending.len(), survey.newer.len()) {
+            (0, 0) => report.ok("migrations", "the schema is up to date"),
+            (0, newer) => report.ok(
+                "migrations",
+                format!("the schema has {newer} migrations of a newer version, which only add"),
+            ),
+            (pending, _) => report.warn(
+                "migrations",
+                format!("{pending} migrations are not applied yet"),
+                "nothing to do: the next start applies them, or `patchbay migrate`",
+            ),
+        },
+    }
+    let skew = (survey.now - clock.now()).num_seconds();
+    if skew.abs() > SKEW {
+        report.warn(
+            "database clock",
+            format!("the database's clock differs by {skew} s from this machine's"),
+            "set both by NTP: tokens' times are judged by this one's, leases by the database's",
+        );
+    } else {
+        report.ok("database clock", "the database has the same time");
+    }
+}
+
+fn pooler(report: &mut Report, database: &Database) {
+    if database.switches_servers() {
+        report.warn(
+            "pooler",
+            "a pooler in transaction mode is in front: changes are asked for twice a second, and statements are prepared each time",
+            "it works; a direct connection or a pooler in session mode (Supabase's port 5432) is faster",
+        );
+    } else {
+        report.ok(
+            "pooler",
+            "none, or one in session mode: changes are announced at once",
+        );
+    }
+}

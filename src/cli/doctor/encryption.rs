@@ -1,0 +1,51 @@
+//! The secrets in the database: are they encrypted, and can they be read.
+
+use super::Report;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::webhooks::{SecretsAtRest, Webhooks};
+
+/// How a key is made.
+const NEW_KEY: &str =
+    "set ENCRYPTION_KEY to what `openssl rand -base64 32` prints, for each replica";
+
+pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
+    // Where the database does not answer, or has no tables yet, its own lines say so.
+    let found = secrets(config, clock).await.unwrap_or_default();
+    let (plain, of_another_key) = (found.plain, found.of_another_key);
+    if let Some((endpoint, error)) = found.unreadable.first() {
+        report.fail(
+            "encryption",
+            format!("the secret of the webhook endpoint {endpoint} cannot be read: {error}"),
+            "add the key to ENCRYPTION_KEY as the second one, or make a new secret with `patchbay webhooks rotate`",
+        );
+    } else if !config.encryption.is_enabled() {
+        report.warn(
+            "encryption",
+            format!(
+                "secrets in the database are not encrypted: those of {plain} webhook endpoints, and the links that connects were answered with"
+            ),
+            NEW_KEY,
+        );
+    } else if plain + of_another_key > 0 {
+        report.warn(
+            "encryption",
+            format!(
+                "of the webhook endpoints' secrets {plain} are not encrypted, and {of_another_key} with the second key"
+            ),
+            "nothing to do: the service encrypts them with the first key within a minute of its start",
+        );
+    } else {
+        report.ok("encryption", "secrets in the database are encrypted");
+    }
+}
+
+async fn secrets(config: &Config, clock: &Clock) -> Option<SecretsAtRest> {
+    let database = Database::connect(&config.database).await.ok()?;
+    let (networks, encryption) = (&config.webhook_networks, config.encryption.clone());
+    let webhooks = Webhooks::new(database.clone(), clock.clone(), networks, encryption).ok()?;
+    let found = webhooks.secrets_at_rest().await.ok();
+    database.close().await;
+    found
+}

@@ -1,0 +1,247 @@
+//! Nango: is it there, what does its key allow, and which connectors can be connected.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Method;
+use reqwest::header::HeaderMap;
+
+use super::Report;
+use super::database::SKEW;
+use crate::catalog::{Availability, Catalog};
+use crate::clock::Clock;
+use crate::nango::NangoConfig;
+use crate::nango::proxy::ProxyCall;
+use crate::nango::{
+    ConnectionSummary, Credentials, Error, IntegrationDefaults, ListConnections, Nango, Refresh,
+    SessionRequest,
+};
+use crate::net::http_client;
+
+/// Names that nothing at Nango has: what is asked for them finds nothing, and changes nothing.
+const NOBODY: &str = "patchbay-check-nobody";
+
+/// What Nango's page of keys is called.
+const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
+
+pub(crate) async fn check(
+    report: &mut Report,
+    config: Option<&NangoConfig>,
+    catalog: &Catalog,
+    clock: &Clock,
+) {
+    let Some(config) = config else {
+        report.warn(
+            "nango",
+            "Nango is switched off: nothing can be connected",
+            "set NANGO_ENABLED=true",
+        );
+        return;
+    };
+    let nango = match Nango::new(config.client.clone()) {
+        Ok(nango) => nango,
+        Err(error) => {
+            let mend = "correct NANGO_BASE_URL or NANGO_SECRET_KEY";
+            report.fail("nango", error.to_string(), mend);
+            return;
+        }
+    };
+    let integrations = match nango.integrations().await {
+        Ok(integrations) => integrations,
+        Err(error @ Error::Unauthorized { status: 401, .. }) => {
+            let mend = format!(
+                "copy the secret key of the right environment to NANGO_SECRET_KEY ({KEYS_PAGE})"
+            );
+            report.fail("nango key", error.to_string(), mend);
+            return;
+        }
+        Err(error @ Error::Unauthorized { .. }) => {
+            report.fail(
+                "nango scopes",
+                error.to_string(),
+                scope_mend("list integrations"),
+            );
+            return;
+        }
+        Err(error) => {
+            let mend = "start Nango, or correct NANGO_BASE_URL: it is the address of Nango's API";
+            report.fail("nango", error.to_string(), mend);
+            return;
+        }
+    };
+    report.ok("nango", format!("{} answers", config.client.base_url));
+    report.ok("nango key", "Nango knows NANGO_SECRET_KEY");
+    scopes(report, &nango).await;
+    let kept: HashMap<&str, &str> = integrations
+        .iter()
+        .map(|one| (one.unique_key.as_str(), one.provider.as_str()))
+        .collect();
+    connectors(report, catalog, &kept);
+    time(report, config, clock).await;
+}
+
+fn scope_mend(what: &str) -> String {
+    format!(
+        "give the key of NANGO_SECRET_KEY the scope to {what}, or use one with all scopes ({KEYS_PAGE})"
+    )
+}
+
+/// What the key has to allow, each tried with what is not there.
+async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
+    let session = SessionRequest {
+        reconnects: None,
+        integration: NOBODY.to_owned(),
+        tags: [("patchbay_check".to_owned(), NOBODY.to_owned())].into(),
+        webhook_url_override: None,
+        defaults: IntegrationDefaults::default(),
+    };
+    let reconnect = SessionRequest {
+        reconnects: Some(NOBODY.to_owned()),
+        ..session.clone()
+    };
+    [
+        (
+            "create connect sessions",
+            nango.session(&session).await.err(),
+        ),
+        (
+            "create reconnect sessions",
+            nango.session(&reconnect).await.err(),
+        ),
+        (
+            "delete connections",
+            nango.delete_connection(NOBODY, NOBODY).await.err(),
+        ),
+        (
+            "call providers through the proxy (environment:proxy)",
+            proxy_error(nango).await,
+        ),
+    ]
+}
+
+/// Why Nango's proxy refuses a call for an integration that does not exist: for the lack of the scope, or for that.
+async fn proxy_error(nango: &Nango) -> Option<Error> {
+    let call = ProxyCall::new(Method::GET, (NOBODY, None), &HeaderMap::new());
+    let call = call.expect("one plain segment is a safe path");
+    nango.proxy(NOBODY, NOBODY, call).await.err()
+}
+
+/// Whether credentials are withheld from the key, as far as there is a connection to tell by.
+async fn withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
+    let Some(first) = listed.first() else {
+        return false;
+    };
+    let (id, key) = (&first.connection_id, &first.provider_config_key);
+    let read = nango.connection(id, key, Refresh::WhenDue).await;
+    read.is_ok_and(|it| matches!(it.credentials, Credentials::Withheld))
+}
+
+async fn scopes(report: &mut Report, nango: &Nango) {
+    let one = ListConnections {
+        limit: Some(1),
+        ..ListConnections::default()
+    };
+    let (listed, list_error) = match nango.connections(&one).await {
+        Ok(listed) => (listed, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let before = report.lines.len();
+    let tried = tried(nango).await;
+    for (what, error) in tried.into_iter().chain([("list connections", list_error)]) {
+        match error {
+            Some(Error::Unauthorized { detail, .. }) => report.fail(
+                "nango scopes",
+                format!("the key may not {what}: {detail}"),
+                scope_mend(what),
+            ),
+            Some(error) if error.is_transient() => report.warn(
+                "nango scopes",
+                format!("whether the key may {what} is not known: {error}"),
+                "run the check again",
+            ),
+            _ => {}
+        }
+    }
+    if withheld(nango, &listed).await {
+        let what = "read connections' credentials";
+        let found = format!("the key may not {what}");
+        report.fail("nango scopes", found, scope_mend(what));
+    }
+    if report.lines.len() == before {
+        report.ok(
+            "nango scopes",
+            "the key may list, connect, reconnect, delete and call the proxy",
+        );
+    }
+}
+
+/// Each connector that is on, against what Nango has under its key.
+fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>) {
+    let mut offered = 0;
+    let mut configured = 0;
+    let mut missing: Vec<String> = Vec::new();
+    for connector in catalog.iter() {
+        if connector.availability() != Availability::Available {
+            continue;
+        }
+        offered += 1;
+        let (slug, key) = (&connector.slug, &connector.integration_key);
+        let wanted = connector.provider.as_deref().unwrap_or_default();
+        match kept.get(key.as_str()) {
+            Some(provider) if *provider == wanted => configured += 1,
+            Some(provider) => report.fail(
+                "connector",
+                format!("{slug}: Nango's integration {key:?} is of the provider {provider:?}, not {wanted:?}"),
+                format!("make {key:?} anew in Nango with {wanted:?}, or name another integration_key in CATALOG_FILE"),
+            ),
+            None if key == slug => missing.push(slug.clone()),
+            None => missing.push(format!("{slug} ({key})")),
+        }
+    }
+    // Mostly there are many: an operator offers some of what Patchbay knows.
+    if !missing.is_empty() {
+        let (count, names) = (missing.len(), missing.join(", "));
+        report.warn(
+            "connector",
+            format!("Nango has no integration for {count} of {offered} connectors, which users see as not set up: {names}"),
+            "add one in Nango for each that you offer, of the provider that GET /api/v1/connectors names, its key the slug or what is in brackets; switch the others off in CATALOG_FILE (enabled = false)",
+        );
+    }
+    let found = format!("{configured} connectors have their integration at Nango");
+    if configured > 0 {
+        report.ok("connectors", found);
+    } else {
+        report.fail(
+            "connectors",
+            found,
+            "add integrations in Nango, each with its connector's slug as key; is it the right environment?",
+        );
+    }
+}
+
+/// Nango's time, as its answers tell it.
+async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
+    let Ok(client) = http_client::client(config.client.timeout) else {
+        return;
+    };
+    let asked = clock.now();
+    let Ok(answer) = client.get(config.client.base_url.clone()).send().await else {
+        return;
+    };
+    let date = answer.headers().get("date").and_then(|at| at.to_str().ok());
+    let date = date.and_then(|at| DateTime::parse_from_rfc2822(at).ok());
+    let Some(date) = date.map(DateTime::<Utc>::from) else {
+        return;
+    };
+    // The header has whole seconds, and the answer took some time.
+    let skew = (date - asked + TimeDelta::milliseconds(500)).num_seconds();
+    if skew.abs() > SKEW + config.client.timeout.as_secs().cast_signed() {
+        report.warn(
+            "nango clock",
+            format!("Nango's clock differs by {skew} s from this machine's"),
+            "set this machine's clock by NTP: which grant is the newest is told by Nango's times",
+        );
+    } else {
+        report.ok("nango clock", "Nango has the same time");
+    }
+}

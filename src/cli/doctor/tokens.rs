@@ -1,0 +1,240 @@
+//! Users' tokens: what they are verified with, and whether a given one is good.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::DateTime;
+use serde_json::{Map, Value};
+
+use super::Report;
+use crate::auth::service_keys::KEY_PREFIX;
+use crate::auth::{Authenticator, Config};
+use crate::clock::Clock;
+
+pub(crate) async fn check(
+    report: &mut Report,
+    config: &Config,
+    token: Option<&str>,
+    clock: &Clock,
+) {
+    let auth = match Authenticator::new(config.clone(), clock.clone()) {
+        Ok(auth) => auth,
+        Err(error) => {
+            let mend = "correct AUTH_JWT_SECRET or AUTH_JWKS_URL";
+            report.fail("tokens", error.to_string(), mend);
+            return;
+        }
+    };
+    match (config.hmac_secrets.is_empty(), &config.jwks_url) {
+        (true, _) => {}
+        (false, None) => report.ok(
+            "tokens",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted",
+        ),
+        (false, Some(_)) => report.warn(
+            "tokens",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted beside the identity provider's",
+            "remove AUTH_JWT_SECRET, unless you sign tokens with it",
+        ),
+    }
+    match auth.published_keys().await {
+        None => {}
+        Some(Ok(keys)) => report.ok("jwks", format!("{keys} usable keys are published")),
+        Some(Err(error)) => report.fail(
+            "jwks",
+            format!("the keys cannot be fetched: {error}"),
+            "correct AUTH_JWKS_URL, let this service reach it, or allow its private network in AUTH_JWKS_ALLOWED_NETWORKS; where the JWKS has no key, have the identity provider sign with asymmetric keys",
+        ),
+    }
+    if config.jwks_url.is_some() && config.issuers.is_empty() {
+        report.warn(
+            "issuer",
+            "a token of any issuer is good that one of the keys has signed",
+            "set AUTH_ISSUER to the identity provider's `iss`",
+        );
+    }
+    if config.jwks_url.is_some() && config.audiences.is_empty() {
+        report.warn(
+            "audience",
+            "tokens that were made for another service are good here, too",
+            "set AUTH_AUDIENCE, if the identity provider's tokens have an `aud` for this service",
+        );
+    }
+    if let Some(token) = token {
+        explain(report, config, &auth, token.trim(), clock).await;
+    }
+}
+
+/// Says claim by claim what is looked at, and then who the token's bearer is.
+async fn explain(
+    report: &mut Report,
+    config: &Config,
+    auth: &Authenticator,
+    token: &str,
+    clock: &Clock,
+) {
+    if token.starts_with(KEY_PREFIX) {
+        let mend = "`patchbay keys list` shows which keys there are; give --token a user's token";
+        report.warn("token", "this is a service key", mend);
+        return;
+    }
+    let mut parts = token.split('.').map(object);
+    if let (Some(Some(header)), Some(Some(claims))) = (parts.next(), parts.next()) {
+        let text = |value: Option<&Value>| value.map_or("missing".to_owned(), Value::to_string);
+        report.ok("token alg", text(header.get("alg")));
+        for (check, name) in [("token kid", "kid"), ("token typ", "typ")] {
+            if let Some(found) = header.get(name) {
+                report.ok(check, found.to_string());
+            }
+        }
+        let audience = if claims.contains_key("aud") {
+            "aud"
+        } else {
+            "client_id"
+        };
+        let audience = claims.get(audience);
+        for (check, found, accepted, wanted, variable) in [
+            (
+                "token iss",
+                claims.get("iss"),
+                auth.check_issuer(&claims).is_ok(),
+                &config.issuers,
+                "AUTH_ISSUER",
+            ),
+            (
+                "token aud",
+                audience,
+                auth.check_audience(&claims).is_ok(),
+                &config.audiences,
+                "AUTH_AUDIENCE",
+            ),
+        ] {
+            let found = text(found);
+            match (accepted, wanted.is_empty()) {
+                (false, _) => report.fail(
+                    check,
+                    format!("{found}, and {variable} wants {}", wanted.join(" or ")),
+                    format!("correct {variable}, or how the identity provider makes its tokens"),
+                ),
+                (true, false) => report.ok(check, found),
+                (true, true) => report.ok(check, format!("{found}; any is good")),
+            }
+        }
+        times(report, config, &claims, clock);
+        let user = text(claims.get(&config.user_claim));
+        report.ok("token user", format!("{}: {user}", config.user_claim));
+    }
+    match auth.authenticate(token).await {
+        Ok(caller) => report.ok(
+            "token",
+            format!("it is good: its bearer is the user {}", caller.user_id),
+        ),
+        Err(error) => report.fail("token", format!("it is refused: {error}"), mend(error)),
+    }
+}
+
+fn object(part: &str) -> Option<Map<String, Value>> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
+fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, clock: &Clock) {
+    let now = clock.now();
+    let leeway = config.leeway.as_secs().cast_signed();
+    for (check, name) in [
+        ("token exp", "exp"),
+        ("token nbf", "nbf"),
+        ("token iat", "iat"),
+    ] {
+        let Some(seconds) = claims.get(name).and_then(Value::as_f64) else {
+            let found = claims.get(name).filter(|value| !value.is_null());
+            match (name, found) {
+                ("exp", None) => {
+                    let mend = "have the identity provider's tokens expire";
+                    report.fail(check, "missing: it would be good for ever", mend);
+                }
+                (_, Some(found)) => report.fail(
+                    check,
+                    format!("{found} is not a number"),
+                    "have the identity provider write it as seconds since 1970, without quotes",
+                ),
+                (_, None) => {}
+            }
+            continue;
+        };
+        let Some(at) = DateTime::from_timestamp(seconds as i64, 0) else {
+            continue;
+        };
+        let left = (at - now).num_seconds();
+        let (wrong, found) = if name == "exp" {
+            (left + leeway <= 0, format!("{at}, in {left} s"))
+        } else {
+            (left > leeway, format!("{at}, {} s ago", -left))
+        };
+        if wrong {
+            let mend = "take a fresh token; if it is one, this machine's clock or the identity provider's is wrong";
+            report.fail(check, found, mend);
+        } else {
+            report.ok(check, found);
+        }
+    }
+}
+
+fn mend(error: crate::auth::Error) -> &'static str {
+    use crate::auth::Error;
+    match error {
+        Error::TooLarge => {
+            "have the identity provider put less into its tokens, such as fewer groups"
+        }
+        Error::NotAJwt => {
+            "give the whole token; at Auth0, Okta and Logto, have the frontend ask for a token for an API (audience, resource), or it gets an opaque one"
+        }
+        Error::Encrypted => "have the identity provider only sign; at Auth0, ask for an audience",
+        Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
+            "give the whole token as the identity provider made it"
+        }
+        Error::Unsigned => "have the identity provider sign its tokens",
+        Error::CriticalHeader => "have the identity provider make tokens without crit",
+        Error::WrongType => "take an access token or an ID token: this one is for another purpose",
+        Error::UnsupportedAlgorithm => "have it signed with RS256, PS256, ES256 or EdDSA",
+        Error::NoSecret => {
+            "set AUTH_JWT_SECRET, or have the identity provider sign with a key of its JWKS"
+        }
+        Error::AnotherSecret => {
+            "AUTH_JWT_SECRET has to be the identity provider's own, byte for byte"
+        }
+        Error::NoKeySet => "set AUTH_JWKS_URL to the address of the identity provider's JWKS",
+        Error::UnknownKey => {
+            "AUTH_JWKS_URL has to be that of the identity provider that signed the token"
+        }
+        Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
+            "compare the token's alg with the keys at AUTH_JWKS_URL, which may be another's"
+        }
+        Error::TooManyKeys => "have the identity provider name the key in its tokens (kid)",
+        Error::AnotherKey => {
+            "give the token unchanged; if it is, AUTH_JWKS_URL is that of another identity provider or tenant"
+        }
+        Error::NoExpiry => "have the identity provider's tokens expire",
+        Error::ExpiryNotANumber | Error::StartNotANumber | Error::IssueTimeNotANumber => {
+            "have the identity provider write times as seconds since 1970, without quotes"
+        }
+        Error::Expired => "take a fresh token; if it is one, this machine's clock is wrong",
+        Error::NotYetValid | Error::IssuedInTheFuture => {
+            "set the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
+        }
+        Error::NoIssuer => "have the identity provider write iss, or unset AUTH_ISSUER",
+        Error::WrongIssuer => {
+            "set AUTH_ISSUER to the token's iss, character for character: a slash at its end counts"
+        }
+        Error::NoAudience => {
+            "have the identity provider write aud, or unset AUTH_AUDIENCE; of tokens without aud, client_id is compared"
+        }
+        Error::WrongAudience => {
+            "set AUTH_AUDIENCE to the token's aud, if the token is for this service"
+        }
+        Error::NoUser => "set AUTH_USER_CLAIM to the claim that holds the user's id",
+        Error::UserNotText => "set AUTH_USER_CLAIM to a claim that is text or a whole number",
+        Error::InvalidUser(_) => {
+            "set AUTH_USER_CLAIM to a claim that is the same wherever the user is named"
+        }
+        Error::KeysUnavailable => "correct AUTH_JWKS_URL, or let this service reach it",
+    }
+}

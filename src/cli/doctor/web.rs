@@ -1,0 +1,209 @@
+//! The public address: does it lead here, for browsers and for Nango.
+
+use std::time::Duration;
+
+use reqwest::{Client, Response, StatusCode};
+use secrecy::ExposeSecret;
+use url::Url;
+use uuid::Uuid;
+
+use super::{CALLBACK, Report, below};
+use crate::config::Config;
+use crate::http::{ConnectBinding, HttpConfig};
+use crate::nango::NangoConfig;
+use crate::nango::webhook::SIGNATURE_HEADER;
+use crate::net::address_guard::is_local;
+use crate::net::http_client;
+
+/// How long the service may take to answer itself.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest page of a return that is read, in bytes.
+const MAX_PAGE: usize = 64 * 1024;
+
+/// Where Nango tells what it signs with.
+const SIGNING_KEY_PAGE: &str = "in Nango: Environment settings, Webhooks, signing key";
+
+pub(crate) async fn check(report: &mut Report, config: &Config) {
+    let url = &config.http.public_url;
+    transport(report, url, config.nango.as_ref());
+    origins(report, &config.http.allowed_origins);
+    let Ok(client) = http_client::client(TIMEOUT) else {
+        return;
+    };
+    if !reaches_us(report, &client, url).await {
+        return;
+    }
+    if let Some(nango) = &config.nango {
+        webhook(report, &client, url, nango).await;
+        callback(report, &client, &config.http, nango).await;
+    }
+}
+
+fn transport(report: &mut Report, url: &Url, nango: Option<&NangoConfig>) {
+    let nango_is_elsewhere = nango.is_some_and(|nango| !is_local(&nango.client.base_url));
+    match (url.scheme(), is_local(url)) {
+        (_, true) if nango_is_elsewhere => report.fail(
+            "public url",
+            format!("{url} is this machine's own, which Nango cannot reach"),
+            "set PUBLIC_URL to the address at which the internet reaches this service",
+        ),
+        (_, true) => report.ok("public url", format!("{url}, for this machine only")),
+        ("https", false) => report.ok("public url", url.as_str()),
+        _ => report.fail(
+            "public url",
+            format!("{url} is not https: users' tokens would be read on the way"),
+            "put a proxy with a certificate in front, and set PUBLIC_URL to its https address",
+        ),
+    }
+}
+
+fn origins(report: &mut Report, origins: &[String]) {
+    let open = |origin: &&String| {
+        let url = Url::parse(origin).ok();
+        origin.starts_with("http:") && !url.is_some_and(|url| is_local(&url))
+    };
+    if origins.is_empty() {
+        report.warn(
+            "cors",
+            "no origin may call from a browser, and the popup tells no page how it went",
+            "name the product's own origins in CORS_ALLOWED_ORIGINS",
+        );
+    } else if let Some(origin) = origins.iter().find(open) {
+        report.warn(
+            "cors",
+            format!("{origin} is not https: whoever is on the way can speak for it"),
+            "name https origins only in CORS_ALLOWED_ORIGINS",
+        );
+    } else {
+        report.ok(
+            "cors",
+            format!("browsers may call from {}", origins.join(", ")),
+        );
+    }
+}
+
+async fn reaches_us(report: &mut Report, client: &Client, url: &Url) -> bool {
+    let address = below(url, "/healthz");
+    let answer = match client.get(&address).send().await {
+        Ok(answer) => answer,
+        Err(error) => {
+            report.fail(
+                "reachable",
+                format!("{address}: {}", http_client::describe(error)),
+                "start the service, or correct PUBLIC_URL, its name in the DNS, its certificate or the proxy in front",
+            );
+            return false;
+        }
+    };
+    let status = answer.status();
+    let ours = answer.text().await.is_ok_and(|text| text == "ok\n");
+    if status == StatusCode::OK && ours {
+        report.ok("reachable", format!("{address} is this service's"));
+        return true;
+    }
+    report.fail(
+        "reachable",
+        format!("{address} answers {status}, and not as this service does"),
+        "correct PUBLIC_URL, or where the proxy in front sends it",
+    );
+    false
+}
+
+/// Sends a webhook of no concern, signed as Nango would, along the way that Nango's come.
+async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
+    let secret_key = nango.client.secret_key.expose_secret();
+    if nango.signing_keys.contains(secret_key) {
+        report.fail(
+            "webhook key",
+            "NANGO_WEBHOOK_SIGNING_KEY is the secret key, with which Nango signs nothing",
+            format!("copy the signing key ({SIGNING_KEY_PAGE})"),
+        );
+        return;
+    }
+    let address = below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
+    let body = r#"{"type":"patchbay_check"}"#;
+    let signature = nango.signing_keys.sign(body.as_bytes());
+    let request = client.post(&address).header(SIGNATURE_HEADER, signature);
+    match request.body(body).send().await.map(|answer| answer.status()) {
+        Ok(StatusCode::NO_CONTENT) => report.ok(
+            "webhooks",
+            format!(
+                "a signed one is taken; Nango's environment has to send its own to {} with the same key ({SIGNING_KEY_PAGE})",
+                below(url, "/api/v1/webhooks/nango")
+            ),
+        ),
+        Ok(StatusCode::UNAUTHORIZED) => report.fail(
+            "webhooks",
+            "the service at PUBLIC_URL takes no webhook that NANGO_WEBHOOK_SIGNING_KEY signs",
+            "give it the same NANGO_WEBHOOK_SIGNING_KEY as this check, and restart it",
+        ),
+        Ok(status) => report.fail(
+            "webhooks",
+            format!("a signed webhook is answered {status}"),
+            "let the proxy in front pass POST requests below /api/v1/webhooks on as they are",
+        ),
+        Err(error) => report.fail(
+            "webhooks",
+            format!("{address}: {}", http_client::describe(error)),
+            "let the proxy in front pass POST requests below /api/v1/webhooks on as they are",
+        ),
+    }
+}
+
+/// Goes where a provider returns to, as a browser in which nothing was begun.
+async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
+    let address = below(&http.public_url, CALLBACK);
+    let base = nango.client.public_url.as_str().trim_end_matches('/');
+    let onward = format!("{base}/oauth/callback?state=patchbay-check");
+    let asked = client.get(format!("{address}?state=patchbay-check")).send();
+    let answers = match asked.await {
+        Ok(answer) => as_configured(answer, http.connect_binding, &onward).await,
+        Err(_) => false,
+    };
+    match (http.connect_binding, answers) {
+        (ConnectBinding::Off, true) => report.ok(
+            "callback",
+            format!(
+                "{address} leads providers' answers to Nango, where its callback URL is set to it"
+            ),
+        ),
+        (ConnectBinding::Off, false) => report.warn(
+            "callback",
+            format!("{address} does not lead to {base}/oauth/callback"),
+            "matters only where Nango's callback URL is set to it: give the service at PUBLIC_URL the same NANGO_BASE_URL or NANGO_PUBLIC_URL",
+        ),
+        (_, true) => report.ok(
+            "callback",
+            format!("{address} stops a browser in which nothing was begun"),
+        ),
+        (_, false) => report.fail(
+            "callback",
+            format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
+            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this check, and restart it",
+        ),
+    }
+}
+
+/// Whether a return that nobody has begun is answered as it has to be.
+async fn as_configured(answer: Response, binding: ConnectBinding, onward: &str) -> bool {
+    let status = answer.status();
+    let location = answer.headers().get("location");
+    let sent_on = location.is_some_and(|location| location.as_bytes() == onward.as_bytes());
+    match binding {
+        ConnectBinding::Off => status == StatusCode::PERMANENT_REDIRECT && sent_on,
+        ConnectBinding::Ask => {
+            let page = http_client::read_body(answer, MAX_PAGE)
+                .await
+                .unwrap_or_default();
+            status == StatusCode::OK && String::from_utf8_lossy(&page).contains(onward)
+        }
+        ConnectBinding::Required => {
+            let page = http_client::read_body(answer, MAX_PAGE)
+                .await
+                .unwrap_or_default();
+            let page = String::from_utf8_lossy(&page);
+            status == StatusCode::FORBIDDEN && page.contains("Not begun in this browser")
+        }
+    }
+}

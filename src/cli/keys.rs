@@ -1,0 +1,123 @@
+//! The `keys` command.
+
+use std::collections::BTreeSet;
+
+use crate::auth::service_keys::Scope;
+use crate::auth::service_keys::check_name;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::service::service_keys::ServiceKeys;
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Subcommand;
+use secrecy::ExposeSecret;
+
+use super::print::{note, say};
+use super::{Failure, variable};
+
+/// What is done with keys. They need `DATABASE_URL` and nothing else.
+#[derive(Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Make a key, and show it this once.
+    Create {
+        /// What it is called: the audit trail shows it.
+        name: String,
+        /// What it allows: tokens:read, connections:read, connections:write. May be given more than once.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<Scope>,
+    },
+    /// List all keys, the newest first.
+    List,
+    /// Make a new key of the same name and scopes, and let the old one end a while later.
+    Rotate {
+        /// The key's prefix or name.
+        key: String,
+        /// How many hours the old key goes on working.
+        #[arg(long, default_value_t = 24)]
+        grace_hours: u32,
+    },
+    /// Replace what a key allows. Open event streams and new requests follow within two seconds.
+    SetScopes {
+        /// The key's prefix or name.
+        key: String,
+        /// What it allows from now on: tokens:read, connections:read, connections:write.
+        #[arg(required = true)]
+        scopes: Vec<Scope>,
+    },
+    /// End a key at once.
+    Revoke {
+        /// The key's prefix or name.
+        key: String,
+    },
+}
+
+pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
+    if let KeysCommand::Create { name, .. } = &command {
+        // Before the database is needed.
+        check_name(name)?;
+    }
+    let config = Config::read_database(&variable)?;
+    let database = Database::connect(&config).await?;
+    database.migrate().await?;
+    let keys = ServiceKeys::new(database, Vec::new(), Clock::System);
+    match command {
+        KeysCommand::Create { name, scopes } => {
+            let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
+            say(key.expose_secret())?;
+            note("This is the only time that the key is shown.");
+        }
+        KeysCommand::List => {
+            for key in keys.list().await? {
+                let state = state(key.revoked_at, key.expires_at);
+                say(format_args!(
+                    "{}  {}  {}  {state}",
+                    key.prefix,
+                    key.name.escape_debug(),
+                    names(&key.scopes)
+                ))?;
+            }
+        }
+        KeysCommand::Rotate { key, grace_hours } => {
+            let new = keys
+                .rotate(&key, TimeDelta::hours(grace_hours.into()))
+                .await?;
+            say(new.expose_secret())?;
+            note(format_args!(
+                "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
+            ));
+        }
+        KeysCommand::SetScopes { key, scopes } => {
+            let scopes = BTreeSet::from_iter(scopes);
+            let old = keys.set_scopes(&key, &scopes).await?;
+            say(format_args!(
+                "{} ({}) allows {}; before, it allowed {}",
+                old.prefix,
+                old.name,
+                names(&scopes),
+                names(&old.scopes)
+            ))?;
+        }
+        KeysCommand::Revoke { key } => {
+            let revoked = keys.revoke(&key).await?;
+            say(format_args!(
+                "{} ({}) opens nothing any more",
+                revoked.prefix,
+                revoked.name.escape_debug()
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(scopes: &BTreeSet<Scope>) -> String {
+    let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    names.join(" ")
+}
+
+fn state(revoked_at: Option<DateTime<Utc>>, expires_at: Option<DateTime<Utc>>) -> String {
+    match (revoked_at, expires_at) {
+        (Some(at), _) => format!("revoked {}", at.format("%F %T")),
+        (None, Some(at)) => format!("until {}", at.format("%F %T")),
+        (None, None) => "in use".to_owned(),
+    }
+}

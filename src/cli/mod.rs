@@ -1,0 +1,226 @@
+//! The program: reads the command and the environment, and hands over.
+//!
+//! It is part of the library, for what is generic is compiled anew in each crate that uses it: a program
+//! that called the parts itself would have a second copy of all that they use.
+
+// They panic where nobody reads any more: `print` has what does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod doctor;
+mod health;
+mod keys;
+mod print;
+#[cfg(feature = "sandbox")]
+mod sandbox;
+mod webhooks;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::app::App;
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::http;
+use crate::telemetry;
+use crate::telemetry::LogFormat;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use self::print::{note, say};
+
+/// The backend through which a product's users connect their own third-party accounts.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, as the environment says (the default).
+    Serve,
+    /// Try everything out: with a private PostgreSQL, a Nango of its own, and nothing configured.
+    #[cfg(feature = "sandbox")]
+    Sandbox,
+    /// Bring the database's schema up to date, and end.
+    Migrate,
+    /// Make, list, rotate, narrow and revoke the keys of your own services.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
+    Check {
+        /// Answer in JSON, for machines.
+        #[arg(long)]
+        json: bool,
+        /// A user's token, to be explained claim by claim.
+        #[arg(long)]
+        token: Option<String>,
+    },
+    /// Manage where your product is told what happens, and how that went.
+    #[command(subcommand)]
+    Webhooks(webhooks::WebhooksCommand),
+    /// Ask the service on this machine whether it runs: a container's health check.
+    Health,
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+impl Command {
+    /// Adds to the environment what a file named `.env` says, if there is one. The sandbox reads none: it is of a
+    /// real installation.
+    fn read_env_file(&self) -> Result<(), dotenvy::Error> {
+        #[cfg(feature = "sandbox")]
+        if matches!(self, Self::Sandbox) {
+            return Ok(());
+        }
+        match dotenvy::dotenv() {
+            Err(error) if !error.not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Does what the command line says, and answers with what the process is to end with.
+pub fn main() -> ExitCode {
+    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    if let Err(error) = command.read_env_file() {
+        note(format_args!(
+            "patchbay: the file .env cannot be read: {}",
+            told(&error)
+        ));
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            note(format_args!("patchbay: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(command)) {
+        Ok(code) => code,
+        Err(error) => {
+            note(format_args!("patchbay: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is wrong with a `.env`. The line itself may hold a secret: of it only the name is told.
+fn told(error: &dotenvy::Error) -> String {
+    match error {
+        dotenvy::Error::LineParse(line, _) => {
+            let name = line.split_once('=').map_or("", |(name, _)| name.trim());
+            format!("the line of {name:?} is not NAME=value, or a quote in it does not end")
+        }
+        error => error.to_string(),
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve => {
+            let config = configuration()?;
+            let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
+            let catalog = Catalog::load(config.catalog_file.as_deref())?;
+            let app = App::bind(config, catalog, Clock::System).await?;
+            tracing::info!(address = %app.local_addr()?, "listening");
+            app.run(stop_on_signal()?).await?;
+            drop(telemetry);
+        }
+        #[cfg(feature = "sandbox")]
+        Command::Sandbox => sandbox::run(stop_on_signal()?).await?,
+        Command::Migrate => {
+            let config = Config::read_database(&variable)?;
+            let _telemetry = telemetry::init(LogFormat::Pretty, None);
+            let catalog_file: Option<PathBuf> = given("CATALOG_FILE")?;
+            let catalog = Catalog::load(catalog_file.as_deref())?;
+            let database = Database::connect(&config).await?;
+            if let Some(adopted) = database.adopt(&catalog).await? {
+                say(format_args!(
+                    "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+                    adopted.connections,
+                    adopted.locked.as_secs_f64()
+                ))?;
+            }
+            say("the database's schema is up to date")?;
+        }
+        Command::Keys(command) => keys::run(command).await?,
+        Command::Webhooks(command) => webhooks::run(command).await?,
+        Command::Health => health::run()?,
+        Command::Check { json, token } => return check_setup(json, token.as_deref()).await,
+        Command::Openapi => {
+            say(http::openapi().to_pretty_json()?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the setup's checklist; fails if any of its lines does.
+async fn check_setup(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
+    let report = doctor::run(&variable, token, &Clock::System).await;
+    if json {
+        say(serde_json::to_string_pretty(&report)?)?;
+    } else {
+        say(report.to_string().trim_end())?;
+    }
+    Ok(if report.passes() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The environment's configuration; what is missing is told together with the way to try without.
+fn configuration() -> Result<Config, Failure> {
+    Config::read(&variable).map_err(|error| {
+        let hint = if cfg!(feature = "sandbox") {
+            "\nTo try Patchbay with nothing configured: patchbay sandbox"
+        } else {
+            ""
+        };
+        format!("{error}{hint}").into()
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A variable that is set and not empty.
+fn given<T>(name: &str) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    match std::env::var(name) {
+        Ok(value) if !value.trim().is_empty() => value
+            .trim()
+            .parse()
+            .map(Some)
+            .map_err(|error| format!("{name} cannot be read: {error}").into()),
+        _ => Ok(None),
+    }
+}
+
+/// A token that is cancelled by the first SIGINT or SIGTERM.
+fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let stop = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancelled.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,190 @@
+//! The `sandbox` command: the service as it is, with everything around it made up.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use crate::app::App;
+use crate::auth::service_keys::GivenKey;
+use crate::auth::service_keys::SANDBOX_KEY;
+use crate::catalog::{AccountPointers, Catalog};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::sandbox_schema;
+use crate::http::ConsoleConfig;
+use crate::telemetry;
+use crate::telemetry::LogFormat;
+use dev_postgres::{Durability, LocalPostgres};
+use nango_sandbox::{Integration, Sandbox};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::print::say;
+use super::{Failure, given as variable};
+
+/// Where the private PostgreSQL keeps its data, below the current directory.
+const FOLDER: &str = ".patchbay/postgres";
+
+/// What may be set as it is for `serve`.
+const LEFT_TO_THE_ENVIRONMENT: [&str; 12] = [
+    "CONNECT_BINDING",
+    "CORS_ALLOWED_ORIGINS",
+    "DATABASE_POOL_SIZE",
+    "ENCRYPTION_KEY",
+    "LIMIT_ADDRESS_PER_MINUTE",
+    "LIMIT_CONNECT_PER_MINUTE",
+    "LIMIT_STREAMS_PER_USER",
+    "LIMIT_UPDATE_PER_MINUTE",
+    "LIMIT_USER_PER_MINUTE",
+    "MAX_REQUESTS",
+    "METRICS_TOKEN",
+    "SERVICE_API_KEYS",
+];
+
+/// Serves until `stop`: on `PORT`, with the made-up Nango on `SANDBOX_PORT`, the port after it.
+pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
+    let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
+    let _telemetry = telemetry::init(format, None);
+    let port: u16 = variable("PORT")?.unwrap_or(8000);
+    let nango_port: u16 = match variable("SANDBOX_PORT")? {
+        Some(port) => port,
+        None => port.checked_add(1).ok_or(
+            "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
+        )?,
+    };
+    let given: Option<String> = variable("DATABASE_URL")?;
+    let postgres = match &given {
+        Some(_) => None,
+        None => Some(LocalPostgres::start(Path::new(FOLDER), Durability::Kept).await?),
+    };
+    // The made-up Nango remembers nothing from the last time, so neither may the database.
+    let database = match (given, &postgres) {
+        (Some(url), _) => {
+            sandbox_schema::empty_if_own(&url).await?;
+            url
+        }
+        (None, Some(postgres)) => {
+            sandbox_schema::empty(postgres.url()).await?;
+            postgres.url().to_owned()
+        }
+        (None, None) => unreachable!("without a given database a private one was started"),
+    };
+    let served = serve(port, nango_port, database, stop).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await;
+    }
+    served
+}
+
+async fn serve(
+    port: u16,
+    nango_port: u16,
+    database: String,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let secret_key = Uuid::new_v4().to_string();
+    // A known key lets scripts sign webhooks.
+    let signing_key = variable("NANGO_WEBHOOK_SIGNING_KEY")?;
+    let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
+    let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let public_url = format!("http://localhost:{port}");
+    // The made-up provider says in every answer whose account it is.
+    let catalog = Catalog::load(catalog_file()?.as_deref())?.or_accounts_at(&AccountPointers {
+        id: "/raw/account/id".to_owned(),
+        name: "/raw/account/name".to_owned(),
+    });
+    // Browsers are told apart when they come back, which they do here only if Nango is set up so.
+    let binding: Option<String> = variable("CONNECT_BINDING")?;
+    let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
+    let sandbox = Sandbox::start(nango_sandbox::Config {
+        callback_url,
+        allowed_origins: pages_of(port)?,
+        listen: (Ipv4Addr::LOCALHOST, nango_port).into(),
+        secret_key: secret_key.clone(),
+        webhook_signing_key: signing_key.clone(),
+        webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
+        jwt_secret: jwt_secret.clone().into(),
+        integrations: integrations(&catalog),
+        ..nango_sandbox::Config::default()
+    })
+    .await
+    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    let made_up: HashMap<&str, String> = [
+        ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+        ("PORT", port.to_string()),
+        ("PUBLIC_URL", public_url),
+        ("DATABASE_URL", database),
+        ("NANGO_BASE_URL", sandbox.url().to_owned()),
+        ("NANGO_SECRET_KEY", secret_key),
+        ("NANGO_WEBHOOK_SIGNING_KEY", signing_key),
+        ("AUTH_JWT_SECRET", jwt_secret),
+        // What is tried out is on this machine.
+        ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8,::1/128".to_owned()),
+        ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
+    ]
+    .into();
+    let mut config = Config::read(&|name| match made_up.get(name) {
+        Some(value) => Some(value.clone()),
+        None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
+        None => None,
+    })?;
+    if config.service_keys.is_empty() {
+        config.service_keys.push(GivenKey::sandbox());
+    }
+    config.http.console = Some(ConsoleConfig {
+        controls: Some(sandbox.url().parse()?),
+    });
+    let app = App::bind(config, catalog, Clock::System).await?;
+    print_welcome(port, sandbox.url())?;
+    let served = app.run(stop).await;
+    sandbox.stop().await;
+    Ok(served?)
+}
+
+fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
+    say(format_args!(
+        "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
+
+  Patchbay     http://localhost:{port}            the console; the API's documentation: /docs
+  Nango        {nango}            made up, in this process; its faults are in the console, too
+
+  A token for a user of yours:
+    curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
+
+  A key for a workflow of yours:
+    {SANDBOX_KEY}
+
+Ctrl-C ends it."
+    ))
+}
+
+/// The origins whose pages may use the controls: the console's, and the product's own.
+fn pages_of(port: u16) -> Result<Vec<String>, Failure> {
+    let product: Option<String> = variable("CORS_ALLOWED_ORIGINS")?;
+    let product = product.unwrap_or_default();
+    let product = product
+        .split(',')
+        .map(|origin| origin.trim().trim_end_matches('/').to_owned());
+    let console = ["localhost", "127.0.0.1"].map(|host| format!("http://{host}:{port}"));
+    Ok(console.into_iter().chain(product).collect())
+}
+
+/// The made-up Nango has an integration for every connector that a Nango can have one for.
+fn integrations(catalog: &Catalog) -> Vec<Integration> {
+    catalog
+        .iter()
+        .filter_map(|connector| {
+            Some(Integration {
+                unique_key: connector.integration_key.clone(),
+                provider: connector.provider.clone()?,
+                display_name: connector.name.clone(),
+                auth_mode: connector.auth_mode?.to_string(),
+            })
+        })
+        .collect()
+}
+
+fn catalog_file() -> Result<Option<std::path::PathBuf>, Failure> {
+    variable("CATALOG_FILE")
+}

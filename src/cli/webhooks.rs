@@ -1,0 +1,239 @@
+//! The `webhooks` command.
+
+use std::io;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::domain::MessageType;
+use crate::webhooks::{Delivery, Endpoint, Shown, Webhooks};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
+use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+use strum::VariantNames;
+use url::Url;
+use uuid::Uuid;
+
+use super::print::{note, say};
+use super::{Failure, variable};
+
+/// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` and `ENCRYPTION_KEY` as the
+/// service has them.
+#[derive(Subcommand)]
+pub(crate) enum WebhooksCommand {
+    /// Add an endpoint, and show its secret this once.
+    Add {
+        /// Where messages are sent: an https address.
+        url: Url,
+        /// What it is told of, such as connection.connected; may be given more than once. All if left out.
+        #[arg(long = "event", value_parser = message_type)]
+        events: Vec<MessageType>,
+        /// Send each connection's config, too.
+        #[arg(long = "config")]
+        with_config: bool,
+    },
+    /// List all endpoints, and how they do.
+    List,
+    /// Send a message of the type patchbay.test now, and say what came back.
+    Test {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Make a new secret, and sign with both for a while.
+    Rotate {
+        /// The endpoint's id.
+        endpoint: String,
+        /// For how many hours messages are signed with the old secret, too.
+        #[arg(long, default_value_t = 24)]
+        grace_hours: u32,
+    },
+    /// Switch an endpoint on, and send what waits for it.
+    Enable {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Switch an endpoint off: what it is to be told of waits, for 30 days.
+    Disable {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Remove an endpoint, with all that waits for it.
+    Remove {
+        /// The endpoint's id.
+        endpoint: String,
+    },
+    /// Send again what has happened, with the ids that the messages had.
+    Replay {
+        /// The endpoint's id.
+        endpoint: String,
+        /// From when on: a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z.
+        #[arg(long, value_parser = time)]
+        since: DateTime<Utc>,
+        /// Only what has happened to this connection.
+        #[arg(long)]
+        connection: Option<Uuid>,
+    },
+    /// Show the latest deliveries, the newest first.
+    Deliveries(DeliveriesShown),
+}
+
+/// Which deliveries are shown.
+#[derive(Args)]
+pub(crate) struct DeliveriesShown {
+    /// Only this endpoint's.
+    endpoint: Option<String>,
+    /// Only this connection's.
+    #[arg(long)]
+    connection: Option<Uuid>,
+    /// Only those that have failed and not arrived since.
+    #[arg(long)]
+    failed: bool,
+    /// How many at the most.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+    limit: i64,
+}
+
+pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
+    let (config, networks, encryption) = Config::read_webhooks(&variable)?;
+    let database = Database::connect(&config).await?;
+    database.migrate().await?;
+    let webhooks = Webhooks::new(database, Clock::System, &networks, encryption)?;
+    match command {
+        WebhooksCommand::Add {
+            url,
+            events,
+            with_config,
+        } => {
+            let (id, secret) = webhooks.add(&url, &events, with_config).await?;
+            say(id)?;
+            show(&secret)?;
+        }
+        WebhooksCommand::List => {
+            for endpoint in webhooks.list().await? {
+                print_endpoint(&endpoint)?;
+            }
+        }
+        WebhooksCommand::Test { endpoint } => test(&webhooks, &endpoint).await?,
+        WebhooksCommand::Rotate {
+            endpoint,
+            grace_hours,
+        } => {
+            let grace = TimeDelta::hours(grace_hours.into());
+            show(&webhooks.rotate(&endpoint, grace).await?)?;
+            note(format_args!(
+                "The old one signs beside it for {grace_hours} hours."
+            ));
+        }
+        WebhooksCommand::Enable { endpoint } => {
+            webhooks.enable(&endpoint).await?;
+            say(format_args!(
+                "{endpoint} is on, and what waits for it is sent"
+            ))?;
+        }
+        WebhooksCommand::Disable { endpoint } => {
+            webhooks.disable(&endpoint).await?;
+            say(format_args!(
+                "{endpoint} is off, and what it is to be told of waits"
+            ))?;
+        }
+        WebhooksCommand::Remove { endpoint } => {
+            webhooks.remove(&endpoint).await?;
+            say(format_args!("{endpoint} is removed"))?;
+        }
+        WebhooksCommand::Replay {
+            endpoint,
+            since,
+            connection,
+        } => {
+            let count = webhooks.replay(&endpoint, since, connection).await?;
+            say(format_args!("{count} messages are sent again"))?;
+        }
+        WebhooksCommand::Deliveries(shown) => deliveries(&webhooks, shown).await?,
+    }
+    Ok(())
+}
+
+async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), Failure> {
+    let shown = Shown {
+        endpoint: shown.endpoint,
+        connection: shown.connection,
+        failed: shown.failed,
+        limit: shown.limit,
+    };
+    for delivery in webhooks.deliveries(&shown).await? {
+        print_delivery(&delivery)?;
+    }
+    Ok(())
+}
+
+async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
+    match webhooks.test(endpoint).await? {
+        Ok(status) if (200..300).contains(&status) => {
+            say(format_args!("it answered {status}"))?;
+            Ok(())
+        }
+        Ok(status) => Err(format!("it answered {status}, which is not 2xx").into()),
+        Err(error) => Err(format!("it did not answer: {error}").into()),
+    }
+}
+
+fn show(secret: &SecretString) -> io::Result<()> {
+    say(secret.expose_secret())?;
+    note("This is the only time that the secret is shown.");
+    Ok(())
+}
+
+fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {
+    let events: Vec<&str> = endpoint.events.iter().map(|kind| kind.as_str()).collect();
+    let events = match events.as_slice() {
+        [] => "all".to_owned(),
+        events => events.join(" "),
+    };
+    let config = if endpoint.with_config {
+        ", with config"
+    } else {
+        ""
+    };
+    let state = match (&endpoint.off, endpoint.failing_since) {
+        (Some((since, reason)), _) => format!("off since {}: {reason}", since.format("%F %T")),
+        (None, Some(since)) => format!("failing since {}", since.format("%F %T")),
+        (None, None) => "on".to_owned(),
+    };
+    say(format_args!(
+        "{}  {}  {events}{config}  {state}  {} waiting",
+        endpoint.id, endpoint.url, endpoint.waiting
+    ))
+}
+
+fn print_delivery(delivery: &Delivery) -> io::Result<()> {
+    let state = delivery.outcome.as_deref().unwrap_or("waiting");
+    let last = match (&delivery.last_error, delivery.last_status) {
+        (Some(error), _) => format!("  {error}"),
+        (None, Some(status)) => format!("  {status}"),
+        (None, None) => String::new(),
+    };
+    let at = delivery.last_attempt_at.unwrap_or(delivery.created_at);
+    say(format_args!(
+        "{}  {}  {}  {}  {state}  {} attempts{last}",
+        at.format("%F %T"),
+        delivery.endpoint,
+        delivery.message,
+        delivery.kind,
+        delivery.attempts
+    ))
+}
+
+/// A day, or a time of one.
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(day.and_time(NaiveTime::MIN).and_utc());
+    }
+    text.parse().map_err(|error| {
+        format!("{error}: give a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z")
+    })
+}
+
+fn message_type(text: &str) -> Result<MessageType, String> {
+    let types = MessageType::VARIANTS.join(", ");
+    (text.parse()).map_err(|_unknown| format!("no such message type; there are {types}"))
+}

@@ -1,0 +1,68 @@
+//! How the database is reached.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+use crate::encryption::Encryption;
+use crate::environment::Environment;
+
+/// What a `DATABASE_URL` looks like.
+const DATABASE_URL_FORM: &str = "postgres://user:password@host:5432/database";
+
+/// The database.
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// `DATABASE_URL`.
+    pub url: SecretString,
+    /// `DATABASE_POOL_SIZE`: connections a replica opens at the most.
+    pub pool_size: u32,
+    /// `DATABASE_WAIT_SECONDS`: how long a starting replica waits for the database.
+    pub wait: Duration,
+}
+
+impl Environment<'_> {
+    pub(crate) fn database(&mut self) -> Option<DatabaseConfig> {
+        let url = self.required("DATABASE_URL", DATABASE_URL_FORM);
+        let url = url.and_then(|url| self.database_url(url));
+        let pool_size = self.positive("DATABASE_POOL_SIZE", 10);
+        let wait = self.seconds("DATABASE_WAIT_SECONDS", 60);
+        Some(DatabaseConfig {
+            url: url?,
+            pool_size,
+            wait,
+        })
+    }
+
+    /// What the secrets in the database are encrypted with. `None` where a problem was noted.
+    pub(crate) fn encryption(&mut self) -> Option<Encryption> {
+        let keys = Encryption::new(&self.alternatives("ENCRYPTION_KEY"));
+        keys.map_err(|error| self.problems.push(format!("ENCRYPTION_KEY {error}")))
+            .ok()
+    }
+
+    /// The address with its password is in no message: what is wrong with it is told without it.
+    fn database_url(&mut self, text: String) -> Option<SecretString> {
+        let wrong = match text.parse::<Url>() {
+            Err(error) => error.to_string(),
+            Ok(url) if !matches!(url.scheme(), "postgres" | "postgresql") => {
+                "it is not a PostgreSQL's".to_owned()
+            }
+            Ok(_) => match text.parse::<PgConnectOptions>() {
+                Ok(_) => return Some(text.into()),
+                Err(error) => root_cause(&error),
+            },
+        };
+        self.problems.push(format!(
+            "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_FORM}"
+        ));
+        None
+    }
+}
+
+/// What is wrong in the end, without what each layer says about the next.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), root_cause)
+}

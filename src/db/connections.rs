@@ -1,0 +1,266 @@
+//! Connections of one user, and the write of a transition with its event.
+
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::Transaction;
+use crate::domain::UserId;
+use crate::domain::state_machine::Transition;
+use crate::domain::{Attempt, Connection, MessageType, Status};
+use crate::views::Details;
+use crate::views::KnownAccount;
+use crate::views::{Message, MessageData};
+
+use super::reads::SeenRow;
+use super::rows::{
+    Columns, connection_columns, newest_attempt_columns, select_connections, select_seen,
+};
+use super::writes::{bind_connection, update_connection};
+use super::{Corrupt, delete_later, end_attempt, insert_event, one_row};
+
+/// Which of a user's connections are meant.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) connector_id: Option<Uuid>,
+    pub(crate) status: Option<Status>,
+    /// Only those made before this one.
+    pub(crate) before: Option<Uuid>,
+}
+
+/// All of a user's connections that the filter lets through, newest first.
+pub(crate) async fn list(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+) -> sqlx::Result<Vec<SeenRow>> {
+    let rows = sqlx::query(select_seen!(
+        "user_connector_connection c \
+         where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
+           and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
+         order by c.id desc"
+    ))
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.before)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| SeenRow::owned(row, user))
+        .collect()
+}
+
+/// One page of a user's connections, newest first, and whether there are more. The page ends after `limit` connections,
+/// or after the one with which the configs reach this number of bytes.
+pub(crate) async fn page(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+    limit: i64,
+    bytes: i64,
+) -> sqlx::Result<(Vec<SeenRow>, bool)> {
+    let rows = sqlx::query(concat!(
+        "select ",
+        connection_columns!(),
+        ", ",
+        newest_attempt_columns!(),
+        ", c.found from ( \
+           select c.*, row_number() over (order by c.id desc) as place, count(*) over () as found, \
+             coalesce(sum(octet_length(c.config::text)) over \
+               (order by c.id desc rows between unbounded preceding and 1 preceding), 0) as bytes_before \
+           from (select * from user_connector_connection \
+             where user_id = $1 and ($2::uuid is null or connector_id = $2) \
+               and ($3::text is null or status = $3) and ($4::uuid is null or id < $4) \
+             order by id desc limit $5 + 1) c \
+         ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
+    ))
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .bind(filter.before)
+    .bind(limit)
+    .bind(bytes)
+    .fetch_all(db)
+    .await?;
+    let found: Option<i64> = rows.first().map(|row| row.try_get("found")).transpose()?;
+    let more = found.is_some_and(|found| i64::try_from(rows.len()).is_ok_and(|read| read < found));
+    let rows: sqlx::Result<_> = rows
+        .into_iter()
+        .map(|row| SeenRow::owned(row, user))
+        .collect();
+    Ok((rows?, more))
+}
+
+/// How many connections the filter lets through, on all pages.
+pub(crate) async fn count(
+    db: &mut Transaction,
+    user: &UserId,
+    filter: &Filter,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "select count(*) from user_connector_connection \
+         where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3)",
+    )
+    .bind(user.as_str())
+    .bind(filter.connector_id)
+    .bind(filter.status.map(Status::as_str))
+    .fetch_one(db)
+    .await
+}
+
+/// The accounts that a user's connections are known to be of.
+pub(crate) async fn accounts_of(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<Vec<KnownAccount>> {
+    let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+        "select id, connector_id, account_id from user_connector_connection \
+         where user_id = $1 and account_id is not null and status <> 'disconnected'",
+    )
+    .bind(user.as_str())
+    .fetch_all(db)
+    .await?;
+    let known = |(connection, connector, account_id)| KnownAccount {
+        connection,
+        connector,
+        account_id,
+    };
+    Ok(rows.into_iter().map(known).collect())
+}
+
+/// Anybody's connection by our id.
+pub(crate) async fn find_any(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
+    sqlx::query_as(select_connections!("where c.id = $1"))
+        .bind(id)
+        .fetch_optional(db)
+        .await
+}
+
+/// A connection by Nango's id of it.
+pub(crate) async fn find_upstream(
+    db: &mut Transaction,
+    nango_id: &str,
+) -> sqlx::Result<Option<Connection>> {
+    sqlx::query_as(select_connections!("where c.nango_connection_id = $1"))
+        .bind(nango_id)
+        .fetch_optional(db)
+        .await
+}
+
+/// Deletes a user's connection with its attempts, its history, its uses and what was still to be told of it.
+pub(crate) async fn delete(db: &mut Transaction, user: &UserId, id: Uuid) -> sqlx::Result<()> {
+    // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
+    sqlx::query("delete from webhook_queue where connection_id = $1")
+        .bind(id)
+        .execute(&mut *db)
+        .await?;
+    let done = sqlx::query("delete from user_connector_connection where id = $1 and user_id = $2")
+        .bind(id)
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    one_row(done.rows_affected(), "user_connector_connection", id)
+}
+
+/// A connection by our id, locked until the transaction ends.
+pub(crate) async fn lock(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
+    sqlx::query_as(select_connections!(
+        "where c.id = $1 for no key update of c"
+    ))
+    .bind(id)
+    .fetch_optional(db)
+    .await
+}
+
+/// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
+pub(crate) async fn apply(
+    db: &mut Transaction,
+    transition: &Transition,
+    attempt: Option<Uuid>,
+) -> sqlx::Result<Connection> {
+    let connection = Connection {
+        version: transition.connection.version + 1,
+        ..transition.connection.clone()
+    };
+    // Before its connection, whose row then shows it.
+    if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
+        end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
+    }
+    let kind = MessageType::of(transition.event);
+    let (newest, wanted) = update(db, &connection, kind).await?;
+    let message = match kind.zip(wanted) {
+        Some(wanted) => Some(message(db, &connection, newest, transition, wanted).await?),
+        None => None,
+    };
+    insert_event(db, connection.id, transition, attempt, message.as_ref()).await?;
+    if let Some(upstream) = &transition.discard {
+        let key = &connection.connector.integration_key;
+        delete_later(
+            db,
+            upstream,
+            key,
+            Some(connection.id),
+            connection.updated_at,
+        )
+        .await?;
+    }
+    Ok(connection)
+}
+
+/// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.
+async fn message(
+    db: &mut Transaction,
+    connection: &Connection,
+    newest: Option<Attempt>,
+    transition: &Transition,
+    (kind, with_config): (MessageType, bool),
+) -> sqlx::Result<Message> {
+    let accounts = if connection.account.is_some() {
+        accounts_of(db, &connection.user_id).await?
+    } else {
+        Vec::new()
+    };
+    let failure = transition.outcome.as_ref();
+    let failure = failure.and_then(|(_, failure)| failure.as_ref());
+    let reason = failure.map(|failure| failure.reason);
+    let details = Details::new(connection.clone(), newest, &accounts);
+    let config = with_config.then(|| details.config()).transpose();
+    Ok(Message {
+        config: config.map_err(|error| sqlx::Error::Encode(Box::new(error)))?,
+        kind,
+        timestamp: connection.updated_at,
+        data: MessageData {
+            connection: details,
+            version: connection.version,
+            change: transition.event,
+            reason: reason.or(connection.state.reason()),
+        },
+    })
+}
+
+/// Writes a connection. Returns its newest attempt, if it has one; and, if an endpoint exists that is to be told by a
+/// message of this type, whether one of them asks for configs.
+async fn update(
+    db: &mut Transaction,
+    connection: &Connection,
+    message: Option<MessageType>,
+) -> sqlx::Result<(Option<Attempt>, Option<bool>)> {
+    let update = sqlx::query(concat!(
+        update_connection!(),
+        " returning (select bool_or(with_config) from webhook_endpoint \
+             where $21::text is not null and (events = '{}' or $21 = any(events))), ",
+        newest_attempt_columns!(),
+    ));
+    let written = bind_connection(update, connection)
+        .bind(message.map(MessageType::as_str))
+        .fetch_optional(db)
+        .await?;
+    let lost = || Corrupt::Lost {
+        table: "user_connector_connection",
+        id: connection.id,
+    };
+    let written = written.ok_or_else(lost)?;
+    let mut columns = Columns::of(&written, 0);
+    let wanted = columns.next()?;
+    Ok((columns.newest_attempt(connection.id)?, wanted))
+}

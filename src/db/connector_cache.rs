@@ -1,0 +1,65 @@
+//! What connections' connectors are called.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use uuid::Uuid;
+
+use super::Database;
+use crate::db;
+use crate::domain::ConnectorRef;
+
+/// Every connector that the database has, those that have left the catalog, too. Kept in memory:
+/// they change only when a replica starts.
+#[derive(Debug)]
+pub(crate) struct Connectors {
+    database: Database,
+    known: RwLock<HashMap<Uuid, Arc<ConnectorRef>>>,
+}
+
+impl Connectors {
+    pub(crate) fn new(database: Database, known: Vec<ConnectorRef>) -> Self {
+        let connectors = Self {
+            database,
+            known: RwLock::default(),
+        };
+        connectors.know(known);
+        connectors
+    }
+
+    /// The connector that a row refers to; `None` if it was deleted since.
+    pub(crate) async fn get(&self, id: Uuid) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+        self.find(|known| known.get(&id)).await
+    }
+
+    /// The connector with this slug or id.
+    pub(crate) async fn named(&self, reference: &str) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+        let is_named = |connector: &&Arc<ConnectorRef>| connector.is_named(reference);
+        self.find(|known| known.values().find(is_named)).await
+    }
+
+    async fn find(
+        &self,
+        of: impl Fn(&HashMap<Uuid, Arc<ConnectorRef>>) -> Option<&Arc<ConnectorRef>>,
+    ) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+        let find = || of(&self.known.read().unwrap_or_else(PoisonError::into_inner)).cloned();
+        if let Some(connector) = find() {
+            return Ok(Some(connector));
+        }
+        // A newer replica may have brought it.
+        let mut tx = self.database.begin_single().await?;
+        let all = db::connectors(&mut tx).await?;
+        tx.commit().await?;
+        self.know(all);
+        Ok(find())
+    }
+
+    fn know(&self, connectors: Vec<ConnectorRef>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.extend(
+            connectors
+                .into_iter()
+                .map(|connector| (connector.id, Arc::new(connector))),
+        );
+    }
+}

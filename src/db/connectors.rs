@@ -1,0 +1,58 @@
+//! The catalog's table.
+
+use serde_json::{Value, json};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::Transaction;
+use crate::catalog::Catalog;
+use crate::domain::ConnectorRef;
+
+/// All connectors, whether or not the catalog still has them.
+pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<ConnectorRef>> {
+    sqlx::query_as("select id, slug, name, integration_key from connector")
+        .fetch_all(db)
+        .await
+}
+
+/// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
+pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
+    let rows: Vec<Value> = catalog
+        .iter()
+        .map(|connector| {
+            json!({
+                "id": connector.id,
+                "slug": connector.slug,
+                "name": connector.name,
+                "category": connector.category,
+                "provider": connector.provider,
+                "integration_key": connector.integration_key,
+                "auth_mode": connector.auth_mode.map(|mode| mode.to_string()),
+                "enabled": connector.enabled,
+                "manifest": connector.manifest(),
+            })
+        })
+        .collect();
+    // In one order, so that two starting replicas do not lock each other out.
+    sqlx::query(
+        "insert into connector (id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest) \
+         select id, slug, name, category, provider, integration_key, auth_mode, enabled, manifest \
+         from jsonb_to_recordset($1) as row (id uuid, slug text, name text, category text, provider text, \
+           integration_key text, auth_mode text, enabled boolean, manifest jsonb) \
+         order by id \
+         on conflict (id) do update set slug = excluded.slug, name = excluded.name, \
+           category = excluded.category, provider = excluded.provider, \
+           integration_key = excluded.integration_key, auth_mode = excluded.auth_mode, \
+           enabled = excluded.enabled, manifest = excluded.manifest, updated_at = now() \
+         where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
+    )
+    .bind(Json(rows))
+    .execute(&mut *db)
+    .await?;
+    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
+    sqlx::query("update connector set enabled = false, updated_at = now() where enabled and not id = any($1)")
+        .bind(&ids)
+        .execute(db)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Answers that are kept for a request's Idempotency-Key.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::Transaction;
+use crate::domain::UserId;
+
+/// What is known of a key.
+#[derive(Debug)]
+pub(crate) enum KeyUse {
+    /// Nobody has used it: it is this request's now.
+    New,
+    /// Another request with it is under way.
+    UnderWay,
+    /// It was used for something else.
+    Other,
+    /// It was answered with this.
+    Answered(Value),
+}
+
+/// Takes a key, or says who has it. One that has been under way for longer than `lease` seconds was lost with its process;
+/// one whose answer is over is free again.
+pub(crate) async fn take_key(
+    db: &mut Transaction,
+    user: &UserId,
+    key: &str,
+    fingerprint: &[u8],
+    lease: f64,
+    now: DateTime<Utc>,
+) -> sqlx::Result<KeyUse> {
+    let taken = sqlx::query(
+        "insert into idempotency_key as k (user_id, key, fingerprint) values ($1, $2, $3) \
+         on conflict (user_id, key) do update \
+         set created_at = now(), fingerprint = excluded.fingerprint, answer = null, expires_at = null \
+         where k.expires_at <= $5 or k.answer is null and k.fingerprint = $3 \
+           and k.created_at < now() - make_interval(secs => $4)",
+    )
+    .bind(user.as_str())
+    .bind(key)
+    .bind(fingerprint)
+    .bind(lease)
+    .bind(now)
+    .execute(&mut *db)
+    .await?;
+    if taken.rows_affected() == 1 {
+        return Ok(KeyUse::New);
+    }
+    let found: Option<(String, bool, Option<Value>)> = sqlx::query_as(
+        "select user_id, fingerprint = $3, answer from idempotency_key where user_id = $1 and key = $2",
+    )
+    .bind(user.as_str())
+    .bind(key)
+    .bind(fingerprint)
+    .fetch_optional(db)
+    .await?;
+    Ok(match found {
+        Some((whose, same, _)) if !same || whose != user.as_str() => KeyUse::Other,
+        Some((_, _, Some(answer))) => KeyUse::Answered(answer),
+        // Also where it was deleted just now: the next try finds it free.
+        Some((_, _, None)) | None => KeyUse::UnderWay,
+    })
+}
+
+/// Keeps the answer for a key, until then if its session ends.
+pub(crate) async fn keep_answer(
+    db: &mut Transaction,
+    user: &UserId,
+    key: &str,
+    answer: &Value,
+    until: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update idempotency_key set answer = $3, expires_at = $4 where user_id = $1 and key = $2",
+    )
+    .bind(user.as_str())
+    .bind(key)
+    .bind(answer)
+    .bind(until)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Lets a key go whose request came to nothing: the same may be tried again.
+pub(crate) async fn drop_key(db: &mut Transaction, user: &UserId, key: &str) -> sqlx::Result<()> {
+    sqlx::query("delete from idempotency_key where user_id = $1 and key = $2 and answer is null")
+        .bind(user.as_str())
+        .bind(key)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Forgets a user's keys.
+pub(crate) async fn forget_keys_of(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
+    sqlx::query("delete from idempotency_key where user_id = $1")
+        .bind(user.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Deletes keys older than this many seconds, and those whose answer is over, some of each at a time.
+pub(crate) async fn forget_keys(
+    db: &mut Transaction,
+    age: f64,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "delete from idempotency_key where ctid = any(array( \
+           (select ctid from idempotency_key where created_at < now() - make_interval(secs => $1) \
+            order by created_at limit $3) \
+           union all \
+           (select ctid from idempotency_key where expires_at <= $2 order by expires_at limit $3)))",
+    )
+    .bind(age)
+    .bind(now)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}

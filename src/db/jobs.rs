@@ -1,0 +1,64 @@
+//! Jobs that one replica at a time does, and this installation's name.
+
+use uuid::Uuid;
+
+use super::Transaction;
+
+/// Claims a job, for `lease` seconds of the database's time, unless another has it or it was done
+/// less than `every` seconds ago.
+pub(crate) async fn claim_job(
+    db: &mut Transaction,
+    name: &str,
+    lease: f64,
+    every: f64,
+) -> sqlx::Result<bool> {
+    sqlx::query("insert into job (name) values ($1) on conflict do nothing")
+        .bind(name)
+        .execute(&mut *db)
+        .await?;
+    let done = sqlx::query(
+        "update job set leased_until = now() + make_interval(secs => $2) \
+         where name = $1 and (leased_until is null or leased_until < now()) \
+           and (finished_at is null or finished_at <= now() - make_interval(secs => $3))",
+    )
+    .bind(name)
+    .bind(lease)
+    .bind(every)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Keeps a claimed job for another `lease` seconds.
+pub(crate) async fn renew_job(db: &mut Transaction, name: &str, lease: f64) -> sqlx::Result<()> {
+    sqlx::query("update job set leased_until = now() + make_interval(secs => $2) where name = $1")
+        .bind(name)
+        .bind(lease)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Gives a job back; `finished` if it was done to its end.
+pub(crate) async fn release_job(
+    db: &mut Transaction,
+    name: &str,
+    finished: bool,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update job set leased_until = null, finished_at = case when $2 then now() else finished_at end \
+         where name = $1",
+    )
+    .bind(name)
+    .bind(finished)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// What tells this installation's connections at Nango from another's.
+pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<Uuid> {
+    sqlx::query_scalar("select id from installation")
+        .fetch_one(db)
+        .await
+}

@@ -1,0 +1,97 @@
+//! PostgreSQL: the pool, transactions, migrations, and a repository for each table.
+//!
+//! Every SQL statement stands here. A repository's functions take the [`Transaction`] that a service owns.
+
+pub(crate) mod attempts;
+pub(crate) mod batch;
+pub(crate) mod config;
+pub(crate) mod connection_health;
+pub(crate) mod connections;
+pub(crate) mod connector_cache;
+pub(crate) mod connectors;
+pub(crate) mod database;
+pub(crate) mod deletions;
+pub(crate) mod events;
+pub(crate) mod idempotency;
+pub(crate) mod jobs;
+pub(crate) mod legacy_import;
+pub(crate) mod parameters;
+pub(crate) mod reads;
+pub(crate) mod retention;
+mod rows;
+#[cfg(feature = "sandbox")]
+pub(crate) mod sandbox_schema;
+pub(crate) mod schema_status;
+pub(crate) mod service_keys;
+pub(crate) mod start_attempt;
+pub(crate) mod statistics;
+pub(crate) mod sweep;
+pub(crate) mod token_accesses;
+pub(crate) mod transaction;
+pub(crate) mod user_scoped;
+pub(crate) mod webhook_deliveries;
+pub(crate) mod webhook_endpoints;
+mod writes;
+
+use uuid::Uuid;
+
+pub use config::DatabaseConfig;
+pub(crate) use database::CONTRACTION;
+pub use database::{Database, DatabaseError, MIGRATOR};
+pub use legacy_import::Adopted;
+pub use schema_status::Survey;
+pub use transaction::Transaction;
+
+pub(crate) use attempts::*;
+pub(crate) use connections::*;
+pub(crate) use connectors::*;
+pub(crate) use deletions::*;
+pub(crate) use events::*;
+pub(crate) use idempotency::*;
+pub(crate) use jobs::*;
+pub(crate) use parameters::*;
+pub(crate) use reads::*;
+pub(crate) use retention::*;
+pub(crate) use start_attempt::*;
+pub(crate) use statistics::*;
+pub(crate) use sweep::*;
+pub(crate) use token_accesses::*;
+pub(crate) use user_scoped::*;
+
+/// A row that the domain does not know, or a write that did not find its row.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Corrupt {
+    #[error("{table} {id} holds what the domain does not know: {detail}")]
+    Row {
+        table: &'static str,
+        id: Uuid,
+        detail: String,
+    },
+    #[error("{table} {id} was not there to be written, or had another version")]
+    Lost { table: &'static str, id: Uuid },
+    #[error("{table} {id} was read for a user whose it is not")]
+    Foreign { table: &'static str, id: Uuid },
+}
+
+impl From<Corrupt> for sqlx::Error {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Decode(Box::new(corrupt))
+    }
+}
+
+pub(crate) fn corrupt(table: &'static str, id: Uuid, detail: &dyn ToString) -> Corrupt {
+    Corrupt::Row {
+        table,
+        id,
+        detail: detail.to_string(),
+    }
+}
+
+/// Fails unless exactly one row was written.
+pub(crate) fn one_row(written: u64, table: &'static str, id: Uuid) -> sqlx::Result<()> {
+    if written == 1 {
+        Ok(())
+    } else {
+        Err(Corrupt::Lost { table, id }.into())
+    }
+}

@@ -1,0 +1,284 @@
+//! What is read most, for many at once.
+//!
+//! Rows are handed out as they came: each of those who asked reads its own.
+//!
+//! What is asked for stands in a sub-select of its own, so that PostgreSQL cannot see how much it is: it would plan each
+//! statement anew for that, and planning takes longer than reading.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgExecutor, Row};
+use uuid::Uuid;
+
+use super::batch::Question;
+use super::rows::{
+    ATTEMPT_ID, Columns, connection_columns, newest_attempt_columns, select_attempted, select_seen,
+};
+use super::{Attempted, Corrupt};
+use crate::domain::UserId;
+use crate::domain::{Attempt, Connection, ConnectorRef};
+use crate::views::MAX_SAME_ACCOUNT;
+
+/// A connection with the newest attempt to authorize it.
+pub(crate) type Seen = (Connection, Option<Attempt>);
+
+/// A user's newest connections, the newest first: [`MOST`](Self::MOST) of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Newest(pub(crate) UserId);
+
+impl Newest {
+    /// One more than a user is expected to have: with fewer, there are no others.
+    pub(crate) const MOST: usize = 101;
+}
+
+/// One connection of a user.
+#[derive(Clone, Debug)]
+pub(crate) struct One(pub(crate) UserId, pub(crate) Uuid);
+
+impl Question for Newest {
+    type Answer = Arc<Vec<SeenRow>>;
+
+    async fn ask<'c>(db: impl PgExecutor<'c>, users: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+        let mut names: Vec<&str> = users.iter().map(|Self(user)| user.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let rows = sqlx::query(select_seen!(
+            "unnest((select $1::text[])) as asked (name) cross join lateral ( \
+               select * from user_connector_connection where user_id = asked.name order by id desc limit 101) c"
+        ))
+        .bind(names)
+        .fetch_all(db)
+        .await?;
+        let mut of_user: HashMap<String, Vec<SeenRow>> = HashMap::with_capacity(users.len());
+        for row in rows.into_iter().map(SeenRow) {
+            match of_user.get_mut(row.user()?) {
+                Some(of_user) => of_user.push(row),
+                None => drop(of_user.insert(row.user()?.to_owned(), vec![row])),
+            }
+        }
+        let of_user: HashMap<String, Self::Answer> = of_user
+            .into_iter()
+            .map(|(user, rows)| (user, Arc::new(rows)))
+            .collect();
+        let answer = |Self(user): &Self| of_user.get(user.as_str()).cloned();
+        Ok(users
+            .iter()
+            .map(answer)
+            .map(Option::unwrap_or_default)
+            .collect())
+    }
+}
+
+impl Question for One {
+    type Answer = Option<Arc<SeenRow>>;
+
+    async fn ask<'c>(db: impl PgExecutor<'c>, ones: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+        let (names, ids): (Vec<&str>, Vec<Uuid>) = ones
+            .iter()
+            .map(|Self(user, id)| (user.as_str(), *id))
+            .unzip();
+        let rows = sqlx::query(concat!(
+            "select ",
+            connection_columns!(),
+            ", ",
+            newest_attempt_columns!(),
+            ", case when c.account_id is not null then array( \
+                 select o.id from user_connector_connection o \
+                 where o.user_id = c.user_id and o.connector_id = c.connector_id and o.account_id = c.account_id \
+                   and o.id <> c.id and o.status <> 'disconnected' \
+                 order by o.id desc limit $3) end as same_account \
+               from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
+               join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
+        ))
+        .bind(names)
+        .bind(ids)
+        .bind(MAX_SAME_ACCOUNT)
+        .fetch_all(db)
+        .await?;
+        let mut by_id: HashMap<Uuid, Arc<SeenRow>> = HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(SeenRow) {
+            by_id.insert(row.id()?, Arc::new(row));
+        }
+        // One that is there is whoever's asked for it and owns it, which need not be this one.
+        let answer = |Self(user, id): &Self| {
+            let row = by_id.get(id)?;
+            let own = row.user().is_ok_and(|owner| owner == user.as_str());
+            own.then(|| row.clone())
+        };
+        Ok(ones.iter().map(answer).collect())
+    }
+}
+
+/// A user's connection of a connector and instance, if there is one.
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub(crate) user: UserId,
+    pub(crate) connector: Uuid,
+    pub(crate) name: String,
+}
+
+impl Question for Instance {
+    type Answer = Option<Arc<SeenRow>>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        instances: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let users: Vec<&str> = instances.iter().map(|asked| asked.user.as_str()).collect();
+        let connectors: Vec<Uuid> = instances.iter().map(|asked| asked.connector).collect();
+        let names: Vec<&str> = instances.iter().map(|asked| asked.name.as_str()).collect();
+        let rows = sqlx::query(select_seen!(
+            "(select distinct * from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[])) \
+               as asked (u, k, i)) asked \
+             join user_connector_connection c on c.user_id = u and c.connector_id = k and c.instance_id = i"
+        ))
+        .bind(users)
+        .bind(connectors)
+        .bind(names)
+        .fetch_all(db)
+        .await?;
+        let rows: Vec<Arc<SeenRow>> = rows.into_iter().map(SeenRow).map(Arc::new).collect();
+        let mut by_key: HashMap<(&str, Uuid, &str), &Arc<SeenRow>> =
+            HashMap::with_capacity(rows.len());
+        for row in &rows {
+            by_key.insert((row.user()?, row.connector()?, row.instance()?), row);
+        }
+        let answer = |asked: &Self| {
+            let key = (asked.user.as_str(), asked.connector, asked.name.as_str());
+            by_key.get(&key).copied().cloned()
+        };
+        Ok(instances.iter().map(answer).collect())
+    }
+}
+
+/// The version of a connection of a user: by it is known whether what is held of it still holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Version(pub(crate) UserId, pub(crate) Uuid);
+
+impl Question for Version {
+    type Answer = Option<i64>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        versions: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let ids: Vec<Uuid> = versions.iter().map(|Self(_, id)| *id).collect();
+        let rows = sqlx::query(
+            "select id, user_id, version from user_connector_connection where id = any((select $1)::uuid[])",
+        )
+        .bind(ids)
+        .fetch_all(db)
+        .await?;
+        let mut by_id: HashMap<Uuid, (&str, i64)> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            by_id.insert(row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?));
+        }
+        let answer = |Self(user, id): &Self| {
+            let (owner, version) = by_id.get(id)?;
+            (*owner == user.as_str()).then_some(*version)
+        };
+        Ok(versions.iter().map(answer).collect())
+    }
+}
+
+/// An attempt, whoever's, with the connection that it is to authorize.
+#[derive(Clone, Debug)]
+pub(crate) struct OfAttempt(pub(crate) Uuid);
+
+impl Question for OfAttempt {
+    type Answer = Option<Arc<AttemptedRow>>;
+
+    async fn ask<'c>(
+        db: impl PgExecutor<'c>,
+        attempts: &[Self],
+    ) -> sqlx::Result<Vec<Self::Answer>> {
+        let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
+        let rows = sqlx::query(select_attempted!("where a.id = any((select $1)::uuid[])"))
+            .bind(ids)
+            .fetch_all(db)
+            .await?;
+        let mut by_id: HashMap<Uuid, Arc<AttemptedRow>> = HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(AttemptedRow) {
+            by_id.insert(row.0.try_get(ATTEMPT_ID)?, Arc::new(row));
+        }
+        let answer = |Self(id): &Self| by_id.get(id).cloned();
+        Ok(attempts.iter().map(answer).collect())
+    }
+}
+
+/// A row of [`select_attempted`].
+pub(crate) struct AttemptedRow(PgRow);
+
+impl AttemptedRow {
+    /// What the row holds.
+    pub(crate) fn attempted(&self) -> sqlx::Result<Attempted> {
+        Attempted::from_row(&self.0)
+    }
+}
+
+/// A row of [`select_seen`].
+pub(crate) struct SeenRow(PgRow);
+
+impl SeenRow {
+    /// Its own id.
+    pub(crate) fn id(&self) -> sqlx::Result<Uuid> {
+        self.0.try_get(0)
+    }
+
+    /// The id of its connector, by which [`seen`](Self::seen) has to be told what it is called.
+    pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
+        self.0.try_get(1)
+    }
+
+    fn user(&self) -> sqlx::Result<&str> {
+        self.0.try_get(2)
+    }
+
+    fn instance(&self) -> sqlx::Result<&str> {
+        self.0.try_get(3)
+    }
+
+    /// The number of bytes of all its columns.
+    pub(crate) fn size(&self) -> usize {
+        let bytes = |column| {
+            self.0
+                .try_get_raw(column)
+                .ok()?
+                .as_bytes()
+                .ok()
+                .map(<[u8]>::len)
+        };
+        (0..self.0.len()).filter_map(bytes).sum()
+    }
+
+    /// The user's other connections to the same account, in a row of [`One`].
+    pub(crate) fn same_account(&self) -> sqlx::Result<Vec<Uuid>> {
+        let ids: Option<Vec<Uuid>> = self.0.try_get("same_account")?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    /// A row that was read for this user. That it is theirs stands in every statement; this is the
+    /// second wall, as [`owned`](crate::db::user_scoped::owned) is.
+    pub(crate) fn owned(row: PgRow, user: &UserId) -> sqlx::Result<Self> {
+        let row = Self(row);
+        if row.user()? == user.as_str() {
+            return Ok(row);
+        }
+        let id = row.id()?;
+        Err(Corrupt::Foreign {
+            table: "user_connector_connection",
+            id,
+        }
+        .into())
+    }
+
+    /// What the row holds.
+    pub(crate) fn seen(&self, connector: Arc<ConnectorRef>) -> sqlx::Result<Seen> {
+        let mut columns = Columns::of(&self.0, 0);
+        let connection = columns.connection(connector)?;
+        let attempt = columns.newest_attempt(connection.id)?;
+        Ok((connection, attempt))
+    }
+}

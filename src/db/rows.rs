@@ -1,0 +1,339 @@
+//! Rows as the domain's types.
+//!
+//! Columns are read in the order in which the selects of this module name them: looking each up by
+//! its name cost a list as much as what is in it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{Decode, FromRow, Postgres, Row, Type};
+use uuid::Uuid;
+
+use super::{Attempted, Corrupt, corrupt};
+use crate::domain::UserId;
+use crate::domain::{
+    Account, Attempt, Connection, ConnectorRef, Event, Failure, State, Status, Upstream,
+};
+
+/// What a connection, `c`, is read from.
+///
+/// Columns are named, here and wherever rows are read: a prepared statement that asks for all
+/// there are breaks in a running replica when a newer version's migration adds one.
+macro_rules! connection_columns {
+    () => {
+        "c.id, c.connector_id, c.user_id, c.instance_id, c.label, c.nango_connection_id, \
+         c.nango_created_at, c.nango_serial, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+         c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
+         c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
+         c.version, c.created_at, c.updated_at"
+    };
+}
+
+/// The same after what its connector, `k`, is called.
+macro_rules! named_connection_columns {
+    () => {
+        concat!(
+            "k.id, k.slug, k.name, k.integration_key, ",
+            crate::db::rows::connection_columns!()
+        )
+    };
+}
+
+/// A select of connections with what their connector is called; the caller adds the rest.
+macro_rules! select_connections {
+    ($rest:literal) => {
+        concat!(
+            "select ",
+            crate::db::rows::named_connection_columns!(),
+            " from user_connector_connection c join connector k on k.id = c.connector_id ",
+            $rest
+        )
+    };
+}
+
+/// What an attempt, `a`, is read from.
+macro_rules! attempt_columns {
+    () => {
+        "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, a.error_message, a.void, \
+         case when a.browser is not null then a.returned_at is not null end, a.created_at, a.ended_at"
+    };
+}
+
+/// A select of attempts from what the caller adds.
+macro_rules! select_attempts {
+    ($rest:literal) => {
+        concat!(
+            "select ",
+            crate::db::rows::attempt_columns!(),
+            " from connect_attempt a ",
+            $rest
+        )
+    };
+}
+
+/// A select of attempts, each after the connection that it is to authorize; the caller adds the rest.
+macro_rules! select_attempted {
+    ($rest:literal) => {
+        concat!(
+            "select ",
+            crate::db::rows::named_connection_columns!(),
+            ", ",
+            crate::db::rows::attempt_columns!(),
+            " from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
+              join connector k on k.id = c.connector_id ",
+            $rest
+        )
+    };
+}
+
+/// Where [`select_attempted`] has the attempt's id.
+pub(crate) const ATTEMPT_ID: usize = 30;
+
+/// The newest attempt as the row of its connection, `c`, shows it.
+macro_rules! newest_attempt_columns {
+    () => {
+        "c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, c.attempt_error_code, \
+         c.attempt_error_message, c.attempt_void, c.attempt_returned, c.attempt_created_at, c.attempt_ended_at"
+    };
+}
+
+/// A select of connections with their newest attempt, of what `$from` calls `c`.
+macro_rules! select_seen {
+    ($from:literal) => {
+        concat!(
+            "select ",
+            crate::db::rows::connection_columns!(),
+            ", ",
+            crate::db::rows::newest_attempt_columns!(),
+            " from ",
+            $from,
+        )
+    };
+}
+
+/// What an event, `e`, is read from.
+macro_rules! event_columns {
+    () => {
+        "e.id, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
+         e.detail, e.created_at"
+    };
+}
+
+pub(crate) use {
+    attempt_columns, connection_columns, event_columns, named_connection_columns,
+    newest_attempt_columns, select_attempted, select_attempts, select_connections, select_seen,
+};
+
+/// A row's columns, one after the other.
+pub(crate) struct Columns<'r> {
+    row: &'r PgRow,
+    next: usize,
+}
+
+impl<'r> Columns<'r> {
+    /// Those from this one on.
+    pub(crate) fn of(row: &'r PgRow, first: usize) -> Self {
+        Self { row, next: first }
+    }
+
+    pub(crate) fn next<T>(&mut self) -> sqlx::Result<T>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres>,
+    {
+        let value = self.row.try_get(self.next)?;
+        self.next += 1;
+        Ok(value)
+    }
+
+    /// The name of one of the domain's own values.
+    fn word<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<T>
+    where
+        T: FromStr,
+    {
+        parsed(self.next()?, table, id)
+    }
+
+    fn word_if_any<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<Option<T>>
+    where
+        T: FromStr,
+    {
+        let word: Option<&str> = self.next()?;
+        word.map(|word| parsed(word, table, id)).transpose()
+    }
+
+    fn account(&mut self) -> sqlx::Result<Option<Account>> {
+        let (id, name): (Option<String>, _) = (self.next()?, self.next()?);
+        Ok(id.map(|id| Account { id, name }))
+    }
+
+    /// A connection from [`connection_columns`], whose connector its caller knows.
+    pub(crate) fn connection(&mut self, connector: Arc<ConnectorRef>) -> sqlx::Result<Connection> {
+        const TABLE: &str = "user_connector_connection";
+        let id = self.next()?;
+        let wrong = |detail: &dyn ToString| corrupt(TABLE, id, detail);
+        let _connector_id: Uuid = self.next()?;
+        let user_id: String = self.next()?;
+        let (instance_id, label) = (self.next()?, self.next()?);
+        let upstream = match (self.next()?, self.next()?, self.next()?) {
+            (Some(id), Some(created_at), serial) => Some(Upstream {
+                id,
+                created_at,
+                serial,
+            }),
+            (None, None, None) => None,
+            _ => return Err(wrong(&"half of what Nango holds").into()),
+        };
+        let (status, reason) = (self.word(TABLE, id)?, self.word_if_any(TABLE, id)?);
+        let state = match (status, reason, upstream) {
+            (Status::Pending, _, previous) => State::Pending { previous },
+            (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
+            (Status::Disconnected, Some(reason), None) => State::Disconnected { reason },
+            (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
+            _ => return Err(wrong(&format!("status {status} with reason {reason:?}")).into()),
+        };
+        Ok(Connection {
+            id,
+            user_id: UserId::try_from(user_id).map_err(|error| wrong(&error))?,
+            connector,
+            instance_id,
+            label,
+            state,
+            connected_at: self.next()?,
+            disconnected_at: self.next()?,
+            last_synced_at: self.next()?,
+            last_checked_at: self.next()?,
+            config: self.next::<Json<_>>()?.0,
+            account: self.account()?,
+            found_account: self.account()?,
+            failing_since: self.next()?,
+            last_error: self.next()?,
+            error_count: self.next()?,
+            version: self.next()?,
+            created_at: self.next()?,
+            updated_at: self.next()?,
+        })
+    }
+
+    /// A connection from [`select_connections`].
+    fn named_connection(&mut self) -> sqlx::Result<Connection> {
+        let connector = ConnectorRef {
+            id: self.next()?,
+            slug: self.next()?,
+            name: self.next()?,
+            integration_key: self.next()?,
+        };
+        self.connection(Arc::new(connector))
+    }
+
+    /// An attempt from [`attempt_columns`].
+    fn attempt(&mut self) -> sqlx::Result<Attempt> {
+        let connection_id = self.next()?;
+        let id = self.next()?;
+        self.rest_of_attempt(connection_id, id)
+    }
+
+    /// A connection's newest attempt from [`newest_attempt_columns`], if it has one.
+    pub(crate) fn newest_attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Option<Attempt>> {
+        let id: Option<Uuid> = self.next()?;
+        id.map(|id| self.rest_of_attempt(connection_id, id))
+            .transpose()
+    }
+
+    fn rest_of_attempt(&mut self, connection_id: Uuid, id: Uuid) -> sqlx::Result<Attempt> {
+        const TABLE: &str = "connect_attempt";
+        let (kind, expires_at) = (self.word(TABLE, id)?, self.next()?);
+        let outcome = self.word_if_any(TABLE, id)?;
+        let (reason, message): (_, Option<String>) = (self.word_if_any(TABLE, id)?, self.next()?);
+        let error = reason.map(|reason| Failure {
+            reason,
+            message: message.unwrap_or_default(),
+        });
+        Ok(Attempt {
+            id,
+            connection_id,
+            kind,
+            expires_at,
+            outcome,
+            error,
+            void: self.next()?,
+            returned: self.next()?,
+            created_at: self.next()?,
+            ended_at: self.next()?,
+        })
+    }
+
+    /// An event from [`event_columns`].
+    pub(crate) fn event(&mut self) -> sqlx::Result<Event> {
+        const TABLE: &str = "connection_event";
+        let (id, connection_id): (_, Uuid) = (self.next()?, self.next()?);
+        Ok(Event {
+            id,
+            connection_id,
+            version: self.next()?,
+            kind: self.word(TABLE, connection_id)?,
+            status: self.word(TABLE, connection_id)?,
+            status_reason: self.word_if_any(TABLE, connection_id)?,
+            attempt_id: self.next()?,
+            detail: self.next()?,
+            created_at: self.next::<DateTime<Utc>>()?,
+        })
+    }
+}
+
+fn parsed<T>(word: &str, table: &'static str, id: Uuid) -> sqlx::Result<T>
+where
+    T: FromStr,
+{
+    let unknown = |_unknown| Corrupt::Row {
+        table,
+        id,
+        detail: format!("{word:?} is not a known value"),
+    };
+    Ok(word.parse().map_err(unknown)?)
+}
+
+/// A row of [`select_connections`].
+impl FromRow<'_, PgRow> for Connection {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Columns::of(row, 0).named_connection()
+    }
+}
+
+/// A row of [`select_attempts`].
+impl FromRow<'_, PgRow> for Attempt {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Columns::of(row, 0).attempt()
+    }
+}
+
+/// A row of [`select_attempted`].
+impl FromRow<'_, PgRow> for Attempted {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        let mut columns = Columns::of(row, 0);
+        Ok(Self {
+            connection: columns.named_connection()?,
+            attempt: columns.attempt()?,
+        })
+    }
+}
+
+/// A row of [`event_columns`].
+impl FromRow<'_, PgRow> for Event {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Columns::of(row, 0).event()
+    }
+}
+
+impl FromRow<'_, PgRow> for ConnectorRef {
+    fn from_row(row: &PgRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            slug: row.try_get("slug")?,
+            name: row.try_get("name")?,
+            integration_key: row.try_get("integration_key")?,
+        })
+    }
+}

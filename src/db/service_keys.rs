@@ -1,0 +1,196 @@
+//! The keys' SQL.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgExecutor};
+use uuid::Uuid;
+
+use super::Transaction;
+use super::batch::Question;
+
+use crate::auth::service_keys::{KeyInfo, NewKey, Scope, Service};
+
+#[derive(FromRow)]
+struct KeyRow {
+    prefix: String,
+    name: String,
+    scopes: Vec<String>,
+    digest: Vec<u8>,
+    created_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+}
+
+impl KeyRow {
+    /// A scope that this version does not know allows nothing.
+    fn scopes(&self) -> BTreeSet<Scope> {
+        self.scopes
+            .iter()
+            .filter_map(|scope| scope.parse().ok())
+            .collect()
+    }
+
+    fn info(self) -> KeyInfo {
+        KeyInfo {
+            scopes: self.scopes(),
+            prefix: self.prefix,
+            name: self.name,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            revoked_at: self.revoked_at,
+        }
+    }
+}
+
+/// A key in use, with what its text is compared to.
+pub(crate) struct Kept {
+    pub(crate) service: Service,
+    pub(crate) digest: Vec<u8>,
+}
+
+/// Asks for the key in use with this prefix, at this time.
+#[derive(Debug)]
+pub(crate) struct InUse {
+    pub(crate) prefix: String,
+    pub(crate) now: DateTime<Utc>,
+}
+
+impl Question for InUse {
+    type Answer = Option<Kept>;
+
+    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+        let prefixes: Vec<&str> = asked.iter().map(|asked| asked.prefix.as_str()).collect();
+        let rows: Vec<KeyRow> = sqlx::query_as(
+            "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
+             where prefix = any((select $1)::text[]) and revoked_at is null",
+        )
+        .bind(prefixes)
+        .fetch_all(db)
+        .await?;
+        let rows: HashMap<&str, &KeyRow> =
+            rows.iter().map(|row| (row.prefix.as_str(), row)).collect();
+        let answer = |Self { prefix, now }: &Self| {
+            let row = rows.get(prefix.as_str())?;
+            row.expires_at.is_none_or(|end| end > *now).then(|| Kept {
+                service: Service {
+                    scopes: row.scopes(),
+                    name: row.name.clone(),
+                },
+                digest: row.digest.clone(),
+            })
+        };
+        Ok(asked.iter().map(answer).collect())
+    }
+}
+
+pub(crate) async fn insert(
+    db: &mut Transaction,
+    key: &NewKey,
+    name: &str,
+    scopes: &BTreeSet<Scope>,
+) -> sqlx::Result<()> {
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query(
+        "insert into service_key (id, prefix, name, scopes, digest) values ($1, $2, $3, $4, $5)",
+    )
+    .bind(Uuid::now_v7())
+    .bind(&key.prefix)
+    .bind(name)
+    .bind(&scopes)
+    .bind(key.digest.as_slice())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
+    let rows: Vec<KeyRow> = sqlx::query_as("select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key order by id desc")
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(KeyRow::info).collect())
+}
+
+/// The keys in use with this prefix or name.
+pub(crate) async fn in_use(
+    db: &mut Transaction,
+    which: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<KeyInfo>> {
+    let rows: Vec<KeyRow> = sqlx::query_as(
+        "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where (prefix = $1 or name = $1) and revoked_at is null and expires_at is null \
+         union all \
+         select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where prefix = $1 and revoked_at is null and expires_at > $2",
+    )
+    .bind(which)
+    .bind(now)
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(KeyRow::info).collect())
+}
+
+pub(crate) async fn expire(
+    db: &mut Transaction,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    set(
+        db,
+        "update service_key set expires_at = $2 where prefix = $1",
+        prefix,
+        at,
+    )
+    .await
+}
+
+pub(crate) async fn revoke(
+    db: &mut Transaction,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    set(
+        db,
+        "update service_key set revoked_at = $2 where prefix = $1",
+        prefix,
+        at,
+    )
+    .await
+}
+
+/// Replaces what a key allows; of a name, also that of the keys which it was rotated from, while they are in use.
+pub(crate) async fn set_scopes(
+    db: &mut Transaction,
+    which: &str,
+    scopes: &BTreeSet<Scope>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query(
+        "update service_key set scopes = $2 where (prefix = $1 or name = $1) and revoked_at is null \
+         and (expires_at is null or expires_at > $3)",
+    )
+    .bind(which)
+    .bind(&scopes)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn set(
+    db: &mut Transaction,
+    statement: &'static str,
+    prefix: &str,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let done = sqlx::query(statement)
+        .bind(prefix)
+        .bind(at)
+        .execute(db)
+        .await?;
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(sqlx::Error::RowNotFound)
+    }
+}

@@ -1,0 +1,106 @@
+//! What an operator wants to see of the tables, each figure by one statement of bounded cost.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+
+use super::Transaction;
+
+/// How many rows are counted exactly; beyond, the planner's statistics estimate. A scan of as
+/// many takes some ten milliseconds.
+const EXACT: i64 = 50_000;
+
+/// How many rows of a queue are counted.
+const QUEUE: i64 = 10_000;
+
+/// How much waits, and since when its oldest does.
+#[derive(Clone, Copy, Debug, Default, FromRow)]
+pub(crate) struct Queue {
+    pub(crate) waiting: i64,
+    pub(crate) oldest: Option<DateTime<Utc>>,
+}
+
+/// Bounds what any of these may take, whatever has become of the tables.
+pub(crate) async fn hurry(db: &mut Transaction) -> sqlx::Result<()> {
+    sqlx::raw_sql("set local statement_timeout = '2s'")
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// How many connections have each status, exactly while there are few.
+///
+/// Of many, the planner's statistics tell: what `analyze`, which autovacuum runs, has last seen of
+/// the column and of the table's size. Counting a hundred million rows at each scrape would be
+/// the heaviest thing that the database has to do.
+pub(crate) async fn connections_by_status(
+    db: &mut Transaction,
+) -> sqlx::Result<Vec<(String, i64)>> {
+    let few: bool = sqlx::query_scalar(
+        "select not exists (select 1 from user_connector_connection offset $1 limit 1)",
+    )
+    .bind(EXACT)
+    .fetch_one(&mut *db)
+    .await?;
+    if few {
+        return sqlx::query_as(
+            "select status, count(*) from user_connector_connection group by status",
+        )
+        .fetch_all(db)
+        .await;
+    }
+    sqlx::query_as(
+        "select s.status, (s.share * greatest(t.reltuples, $1))::bigint \
+         from pg_class t \
+         join pg_stats p on p.schemaname = t.relnamespace::regnamespace::text \
+           and p.tablename = t.relname and p.attname = 'status' \
+         cross join lateral unnest(p.most_common_vals::text::text[], p.most_common_freqs) as s(status, share) \
+         where t.oid = 'user_connector_connection'::regclass",
+    )
+    .bind(EXACT as f32)
+    .fetch_all(db)
+    .await
+}
+
+/// What still has to be deleted at Nango.
+pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+    sqlx::query_as(
+        "select count(*) as waiting, min(created_at) as oldest \
+         from (select created_at from upstream_deletion order by next_attempt_at limit $1) d",
+    )
+    .bind(QUEUE)
+    .fetch_one(db)
+    .await
+}
+
+/// Attempts that are open, those that end first.
+pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+    sqlx::query_as(
+        "select count(*) as waiting, min(created_at) as oldest \
+         from (select created_at from connect_attempt where outcome is null order by expires_at limit $1) a",
+    )
+    .bind(QUEUE)
+    .fetch_one(db)
+    .await
+}
+
+/// Messages to the product that have not arrived yet.
+pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+    sqlx::query_as(
+        "select count(*) as waiting, min(created_at) as oldest \
+         from (select created_at from webhook_delivery where ended_at is null limit $1) d",
+    )
+    .bind(QUEUE)
+    .fetch_one(db)
+    .await
+}
+
+/// How many seconds ago a job was last done to its end; `None` if it never was.
+pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Option<f64>> {
+    let age: Option<Option<f64>> = sqlx::query_scalar(
+        "select extract(epoch from now() - finished_at)::float8 from job where name = $1",
+    )
+    .bind(name)
+    .fetch_optional(db)
+    .await?;
+    Ok(age.flatten())
+}

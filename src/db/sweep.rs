@@ -1,0 +1,84 @@
+//! What the sweep compares with Nango.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::Transaction;
+use super::rows::select_connections;
+use crate::domain::Connection;
+
+/// A connection that Nango should hold.
+#[derive(Clone, Debug, FromRow)]
+pub(crate) struct Held {
+    pub(crate) id: Uuid,
+    pub(crate) nango_connection_id: String,
+    pub(crate) status: String,
+    pub(crate) status_reason: Option<String>,
+    pub(crate) failing_since: Option<DateTime<Utc>>,
+    pub(crate) last_checked_at: Option<DateTime<Utc>>,
+}
+
+/// Those of Nango's connections that are ours.
+pub(crate) async fn held_of(db: &mut Transaction, nango_ids: &[&str]) -> sqlx::Result<Vec<Held>> {
+    sqlx::query_as(
+        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+         from user_connector_connection where nango_connection_id = any($1)",
+    )
+    .bind(nango_ids)
+    .fetch_all(db)
+    .await
+}
+
+/// Connections that Nango has held since before `since`, after this one, in the order of their ids.
+pub(crate) async fn held_since(
+    db: &mut Transaction,
+    since: DateTime<Utc>,
+    after: Uuid,
+    limit: i64,
+) -> sqlx::Result<Vec<Held>> {
+    sqlx::query_as(
+        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+         from user_connector_connection \
+         where id > $2 and nango_connection_id is not null and updated_at < $1 \
+           and status in ('connected', 'error') \
+         order by id limit $3",
+    )
+    .bind(since)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Some other connections of the same connector: those that work before those that are failing, too.
+pub(crate) async fn siblings(
+    db: &mut Transaction,
+    connection: &Connection,
+    limit: i64,
+) -> sqlx::Result<Vec<Connection>> {
+    sqlx::query_as(select_connections!(
+        "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
+         order by c.failing_since nulls first, c.nango_created_at desc limit $3"
+    ))
+    .bind(connection.connector.id)
+    .bind(connection.id)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Notes when Nango was asked about a connection, which is no change of it.
+pub(crate) async fn checked(
+    db: &mut Transaction,
+    id: Uuid,
+    at: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
+    // A connection that was deleted meanwhile has nothing to be noted.
+    sqlx::query("update user_connector_connection set last_checked_at = $2 where id = $1")
+        .bind(id)
+        .bind(at)
+        .execute(db)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The audit trail of tokens.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::Transaction;
+use super::batch::Question;
+
+/// What a token was used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// It was issued.
+    Token,
+    /// A call was made with it.
+    Proxy,
+}
+
+impl Purpose {
+    /// The name in the database.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
+/// A use that was written down.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct PastUse {
+    /// Grows with each use.
+    pub id: i64,
+    /// Who used the connection.
+    pub service: String,
+    /// `token` or `proxy`.
+    pub purpose: String,
+    /// How often, within that second.
+    pub times: i32,
+    /// When, the last time.
+    pub used_at: DateTime<Utc>,
+}
+
+/// A use to be written down.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Used {
+    pub(crate) connection: Uuid,
+    pub(crate) service: String,
+    pub(crate) purpose: Purpose,
+    pub(crate) at: DateTime<Utc>,
+}
+
+impl Question for Used {
+    /// Whether it was written: not if the connection is gone.
+    type Answer = bool;
+
+    /// Writes uses, and when each connection was last used.
+    ///
+    /// The uses of the same connection, service and purpose within a second are one row, and a connection's row shows the
+    /// first of a second: a workflow that asks a hundred times a second does not write a hundred rows. The statement waits
+    /// for no change of a connection: where one is under way, the connection's row shows the next use.
+    async fn ask<'c>(db: impl PgExecutor<'c>, used: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+        let ids: Vec<Uuid> = used.iter().map(|used| used.connection).collect();
+        let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
+        let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
+        let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
+        let written: Vec<Uuid> = sqlx::query_scalar(
+            "with used as materialized ( \
+               select c.id, c.user_id, u.service, u.purpose, count(*)::int as times, max(u.at) as at \
+               from unnest((select $1::uuid[]), (select $2::text[]), (select $3::text[]), (select $4::timestamptz[])) \
+                 as u (id, service, purpose, at) \
+               join user_connector_connection c on c.id = u.id \
+               group by c.id, c.user_id, u.service, u.purpose, date_trunc('second', u.at) \
+             ), shown as ( \
+               update user_connector_connection c set last_synced_at = last.at from ( \
+                 select l.id, u.at from (select id, max(at) as at from used group by id) u \
+                 join user_connector_connection l on l.id = u.id \
+                 where l.last_synced_at is null or date_trunc('second', l.last_synced_at) < date_trunc('second', u.at) \
+                 for no key update of l skip locked) last \
+               where c.id = last.id \
+             ), same as materialized ( \
+               select u.id, u.service, u.purpose, u.at, u.times, last.id as row_id from used u cross join lateral ( \
+                 select * from (select * from token_use t where t.connection_id = u.id order by t.id desc limit 8) t \
+                 where t.service = u.service and t.purpose = u.purpose \
+                   and date_trunc('second', t.used_at) = date_trunc('second', u.at) \
+                 order by t.id desc limit 1) last \
+             ), counted as ( \
+               update token_use t set times = t.times + same.times, used_at = greatest(t.used_at, same.at) \
+               from same where t.id = same.row_id \
+             ), written as ( \
+               insert into token_use (connection_id, user_id, service, purpose, times, used_at) \
+               select id, user_id, service, purpose, times, at from used u \
+               where not exists (select from same s where (s.id, s.service, s.purpose, s.at) = (u.id, u.service, u.purpose, u.at)) \
+               order by at \
+             ) \
+             select distinct id from used",
+        )
+        .bind(ids)
+        .bind(services)
+        .bind(purposes)
+        .bind(times)
+        .fetch_all(db)
+        .await?;
+        let written: HashSet<Uuid> = written.into_iter().collect();
+        let answer = |used: &Self| written.contains(&used.connection);
+        Ok(used.iter().map(answer).collect())
+    }
+}
+
+/// A connection's uses before this one, the newest first.
+pub(crate) async fn uses(
+    db: &mut Transaction,
+    connection: Uuid,
+    before: Option<i64>,
+    limit: i64,
+) -> sqlx::Result<Vec<PastUse>> {
+    sqlx::query_as(
+        "select id, service, purpose, times, used_at from token_use \
+         where connection_id = $1 and ($2::bigint is null or id < $2) order by id desc limit $3",
+    )
+    .bind(connection)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}

@@ -1,0 +1,190 @@
+//! A transaction, and the only way to run a statement.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, Stream};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use tracing::{Instrument, Span};
+
+use super::connection_health::Lent;
+use crate::telemetry;
+
+/// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
+///
+/// One of a single statement, which PostgreSQL begins and commits by itself, is not: what its statement has
+/// written is durable before `commit`, and stays without it. So it takes no second statement.
+///
+/// Behind a pooler that switches servers between transactions its statements
+/// have no name. A name would outlive the transaction on a server that serves
+/// another client next, whose statements have the same names: sqlx numbers
+/// them, and names them even where its cache is off.
+#[derive(Debug)]
+pub struct Transaction {
+    inner: Inner,
+    unnamed: bool,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Begun(sqlx::Transaction<'static, Postgres>),
+    Single { connection: Lent, used: bool },
+}
+
+impl Transaction {
+    pub(crate) fn begun(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
+        Self {
+            inner: Inner::Begun(inner),
+            unnamed,
+        }
+    }
+
+    pub(crate) fn single(connection: Lent) -> Self {
+        Self {
+            inner: Inner::Single {
+                connection,
+                used: false,
+            },
+            unnamed: false,
+        }
+    }
+
+    /// Makes what was done durable and visible.
+    ///
+    /// # Errors
+    /// When the server does not confirm: then it is not known whether it happened.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        match self.inner {
+            Inner::Begun(begun) => begun.commit().await,
+            Inner::Single { .. } => Ok(()),
+        }
+    }
+
+    /// Where the next statement runs.
+    fn connection(&mut self) -> &mut PgConnection {
+        match &mut self.inner {
+            Inner::Begun(begun) => begun,
+            Inner::Single { connection, used } => {
+                debug_assert!(!*used, "a transaction of one statement was given another");
+                *used = true;
+                connection
+            }
+        }
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Transaction {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let unnamed = self.unnamed;
+        let connection = self.connection();
+        let span = telemetry::statement_span();
+        let statement = Statement {
+            query,
+            unnamed,
+            span: span.clone(),
+        };
+        let rows = connection.fetch_many(statement);
+        if span.is_disabled() {
+            return rows;
+        }
+        Box::pin(Traced { rows, span })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let unnamed = self.unnamed;
+        let connection = self.connection();
+        let span = telemetry::statement_span();
+        let statement = Statement {
+            query,
+            unnamed,
+            span: span.clone(),
+        };
+        let row = connection.fetch_optional(statement);
+        if span.is_disabled() {
+            return row;
+        }
+        Box::pin(row.instrument(span))
+    }
+
+    fn prepare_with<'e>(
+        self,
+        _sql: SqlStr,
+        _parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(only_run())))
+    }
+
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(only_run())))
+    }
+}
+
+/// sqlx would give the statement a name, whatever stands between.
+fn only_run() -> sqlx::Error {
+    sqlx::Error::Protocol("a transaction's statements are run, not prepared".to_owned())
+}
+
+/// A statement that is not kept on the server where it must not be.
+struct Statement<E> {
+    query: E,
+    unnamed: bool,
+    span: Span,
+}
+
+/// A statement's rows, whose time is its span's.
+struct Traced<'e, Row> {
+    rows: BoxStream<'e, Row>,
+    span: Span,
+}
+
+impl<Row> Stream for Traced<'_, Row> {
+    type Item = Row;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Row>> {
+        let this = &mut *self;
+        let _entered = this.span.enter();
+        this.rows.as_mut().poll_next(context)
+    }
+}
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Statement<E> {
+    fn sql(self) -> SqlStr {
+        let text = self.query.sql();
+        telemetry::statement(&self.span, text.as_str());
+        text
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.query.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxDynError> {
+        self.query.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        !self.unnamed && self.query.persistent()
+    }
+}

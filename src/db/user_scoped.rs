@@ -1,0 +1,91 @@
+//! One connection, for the user whose it is: another's is not there.
+
+use uuid::Uuid;
+
+use super::Corrupt;
+use super::Transaction;
+use super::rows::select_connections;
+use crate::domain::Connection;
+use crate::domain::UserId;
+
+/// A connection that was read for a user. That it is theirs stands in every statement; this is the
+/// second wall, for a statement that lost its condition and a database that takes one user for another.
+pub(crate) fn owned(user: &UserId, connection: Connection) -> Result<Connection, Corrupt> {
+    if connection.user_id == *user {
+        Ok(connection)
+    } else {
+        Err(Corrupt::Foreign {
+            table: "user_connector_connection",
+            id: connection.id,
+        })
+    }
+}
+
+/// The same where there may be none.
+fn owned_if_any(user: &UserId, connection: Option<Connection>) -> sqlx::Result<Option<Connection>> {
+    let own = connection.map(|connection| owned(user, connection));
+    Ok(own.transpose()?)
+}
+
+/// A user's connection by our id.
+pub(crate) async fn find_own(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
+        .bind(id)
+        .bind(user.as_str())
+        .fetch_optional(db)
+        .await?;
+    owned_if_any(user, connection)
+}
+
+/// A user's connection by Nango's id of it.
+pub(crate) async fn find_own_upstream(
+    db: &mut Transaction,
+    user: &UserId,
+    nango_id: &str,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.nango_connection_id = $1 and c.user_id = $2"
+    ))
+    .bind(nango_id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}
+
+/// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock, and no row that
+/// refers to the connection waits for this one.
+pub(crate) async fn lock_own(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.id = $1 and c.user_id = $2 for no key update of c"
+    ))
+    .bind(id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}
+
+/// The same, to be deleted: no row that refers to the connection is written meanwhile.
+pub(crate) async fn lock_own_to_delete(
+    db: &mut Transaction,
+    user: &UserId,
+    id: Uuid,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = sqlx::query_as(select_connections!(
+        "where c.id = $1 and c.user_id = $2 for update of c"
+    ))
+    .bind(id)
+    .bind(user.as_str())
+    .fetch_optional(db)
+    .await?;
+    owned_if_any(user, connection)
+}

@@ -1,0 +1,82 @@
+//! A connection as the parameters of the statements that write one.
+
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::types::Json;
+
+use crate::domain::{Connection, Reason};
+
+/// What changes of a connection. When it was last used is not among it: that is written with its uses.
+macro_rules! written_columns {
+    () => {
+        "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
+         disconnected_at, config, last_error, error_count, updated_at, account_id, account_name, \
+         found_account_id, found_account_name, failing_since, nango_serial, last_checked_at"
+    };
+}
+
+/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
+/// config of `$10`, and when it was last checked of `$20`.
+macro_rules! written_values {
+    (config $config:literal, checked $checked:literal) => {
+        concat!(
+            "$2, $3, $4, $5, $6, $7, $8, $9, ",
+            $config,
+            ", $11, $12, $13, $14, $15, $16, $17, $18, $19, ",
+            $checked
+        )
+    };
+}
+
+/// The update of a connection, `c`, that is still of the version before.
+///
+/// That it was checked is noted without a new version, and may have been since it was read. A config that stays as it is
+/// keeps its storage: written again, each change would write all of it.
+macro_rules! update_connection {
+    () => {
+        concat!(
+            "update user_connector_connection c set (",
+            crate::db::writes::written_columns!(),
+            ") = (",
+            crate::db::writes::written_values!(
+                config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
+                checked "greatest(c.last_checked_at, $20)"
+            ),
+            ") where c.id = $1 and c.version = $2 - 1"
+        )
+    };
+}
+
+pub(crate) use {update_connection, written_columns, written_values};
+
+/// Binds the first twenty parameters of a statement.
+pub(crate) fn bind_connection<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    connection: &Connection,
+) -> Query<'q, Postgres, PgArguments> {
+    let upstream = connection.state.upstream();
+    let account = connection.account.as_ref();
+    let found = connection.found_account.as_ref();
+    statement
+        .bind(connection.id)
+        .bind(connection.version)
+        .bind(&connection.label)
+        .bind(upstream.map(|upstream| upstream.id.as_str()))
+        .bind(upstream.map(|upstream| upstream.created_at))
+        .bind(connection.state.status().as_str())
+        .bind(connection.state.reason().map(Reason::as_str))
+        .bind(connection.connected_at)
+        .bind(connection.disconnected_at)
+        .bind(Json(&connection.config))
+        .bind(&connection.last_error)
+        .bind(connection.error_count)
+        .bind(connection.updated_at)
+        .bind(account.map(|account| account.id.as_str()))
+        .bind(account.and_then(|account| account.name.as_deref()))
+        .bind(found.map(|account| account.id.as_str()))
+        .bind(found.and_then(|account| account.name.as_deref()))
+        .bind(connection.failing_since)
+        .bind(upstream.and_then(|upstream| upstream.serial))
+        .bind(connection.last_checked_at)
+}

@@ -1,0 +1,279 @@
+//! A connection and its state.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::UserId;
+
+/// A user's connection to one account of a connector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Ours: a UUIDv7, kept over disconnects and reconnects.
+    pub id: Uuid,
+    /// Whose it is.
+    pub user_id: UserId,
+    /// What it connects to.
+    pub connector: Arc<ConnectorRef>,
+    /// Tells several accounts of one connector apart; empty for the first.
+    pub instance_id: String,
+    /// What the user calls it.
+    pub label: Option<String>,
+    /// Where it stands.
+    pub state: State,
+    /// When it last became connected.
+    pub connected_at: Option<DateTime<Utc>>,
+    /// When it was last disconnected.
+    pub disconnected_at: Option<DateTime<Utc>>,
+    /// When a workflow last used it.
+    pub last_synced_at: Option<DateTime<Utc>>,
+    /// When Nango was last asked about it.
+    pub last_checked_at: Option<DateTime<Utc>>,
+    /// What the product keeps with it: a JSON object.
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Whose account it is, where the provider tells.
+    pub account: Option<Account>,
+    /// The other account that a reconnect came back as; with [`Reason::AccountMismatch`] only.
+    pub found_account: Option<Account>,
+    /// Since when its credentials cannot be refreshed, while it is not known whether for good.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// What last went wrong, for a person to read.
+    pub last_error: Option<String>,
+    /// How many times in a row it went wrong.
+    pub error_count: i32,
+    /// Raised by each change.
+    pub version: i64,
+    /// When the row was made.
+    pub created_at: DateTime<Utc>,
+    /// When the row was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// The connector that a connection belongs to, as its row in the database names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectorRef {
+    /// UUIDv5 of the slug.
+    pub id: Uuid,
+    /// The connector's short name.
+    pub slug: String,
+    /// The connector's name for people.
+    pub name: String,
+    /// The integration at Nango that serves it.
+    pub integration_key: String,
+}
+
+impl ConnectorRef {
+    /// Whether this is its slug or its id.
+    pub(crate) fn is_named(&self, slug_or_id: &str) -> bool {
+        self.slug == slug_or_id || Uuid::parse_str(slug_or_id).is_ok_and(|id| id == self.id)
+    }
+}
+
+/// A connection that Nango holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Nango's id of it.
+    pub id: String,
+    /// When Nango made it. A reconnect keeps it.
+    pub created_at: DateTime<Utc>,
+    /// Nango's serial number of it, which a reconnect keeps. `None` for a row imported from the FastAPI service.
+    pub serial: Option<i64>,
+}
+
+impl Upstream {
+    /// Whether Nango made this connection after `other`. Serial numbers decide, because two connections may have
+    /// the same time and Nango's clock may be set back. Where one has no serial number, a tie means `false`.
+    #[must_use]
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        match (self.serial, other.serial) {
+            (Some(ours), Some(theirs)) => ours > theirs,
+            _ => self.created_at > other.created_at,
+        }
+    }
+}
+
+/// An account at a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Account {
+    /// The provider's id of it.
+    pub id: String,
+    /// What the provider calls it.
+    pub name: Option<String>,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// An authorization is under way; `previous` is what Nango still holds from before.
+    Pending {
+        /// A connection whose credentials had failed, which a reconnect repairs.
+        previous: Option<Upstream>,
+    },
+    /// Nango holds working credentials.
+    Connected {
+        /// The connection at Nango.
+        upstream: Upstream,
+    },
+    /// The user ended it. Nothing of it is left at Nango, or is being deleted there.
+    Disconnected {
+        /// Why it ended.
+        reason: Reason,
+    },
+    /// It does not work, and `reason` says why.
+    Error {
+        /// Why it does not work.
+        reason: Reason,
+        /// What Nango still holds of it.
+        upstream: Option<Upstream>,
+    },
+}
+
+impl State {
+    /// The state without its data: the `status` column.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Pending { .. } => Status::Pending,
+            Self::Connected { .. } => Status::Connected,
+            Self::Disconnected { .. } => Status::Disconnected,
+            Self::Error { .. } => Status::Error,
+        }
+    }
+
+    /// Why the connection is not connected: the `status_reason` column.
+    #[must_use]
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Pending { .. } => Some(Reason::AwaitingAuthorization),
+            Self::Connected { .. } => None,
+            Self::Disconnected { reason } | Self::Error { reason, .. } => Some(*reason),
+        }
+    }
+
+    /// What Nango holds of the connection.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Self::Pending { previous } => previous.as_ref(),
+            Self::Connected { upstream } => Some(upstream),
+            Self::Disconnected { .. } => None,
+            Self::Error { upstream, .. } => upstream.as_ref(),
+        }
+    }
+}
+
+/// Where a connection stands, in one word.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Status {
+    /// An authorization is under way.
+    Pending,
+    /// Nango holds working credentials.
+    Connected,
+    /// The user ended it.
+    Disconnected,
+    /// It does not work.
+    Error,
+}
+
+impl Status {
+    /// The name in the database and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+/// Why a connection is not connected.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Reason {
+    /// The user has not yet finished in the popup.
+    AwaitingAuthorization,
+    /// The user, or the provider for them, said no.
+    AuthorizationDenied,
+    /// The provider or Nango could not complete the authorization.
+    AuthorizationFailed,
+    /// Nobody finished the authorization in time.
+    AttemptExpired,
+    /// Nango could not be asked for an authorization.
+    NangoUnavailable,
+    /// Nango refused to begin an authorization.
+    NangoRefused,
+    /// The stored credentials no longer work; the user has to authorize again.
+    NeedsReauthorization,
+    /// Nango no longer holds the connection.
+    MissingUpstream,
+    /// A reconnect came back as another account; the user has to decide.
+    AccountMismatch,
+    /// The user disconnected it.
+    UserDisconnected,
+}
+
+impl Reason {
+    /// The name in the database and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(id: &str, seconds: i64, serial: Option<i64>) -> Upstream {
+        Upstream {
+            id: id.to_owned(),
+            created_at: DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time"),
+            serial,
+        }
+    }
+
+    #[test]
+    fn serial_number_orders_grants_whatever_time_and_id() {
+        let (first, second) = (upstream("z", 60, Some(7)), upstream("a", 0, Some(8)));
+        assert!(second.is_newer_than(&first));
+        assert!(!first.is_newer_than(&second));
+    }
+
+    #[test]
+    fn grant_without_serial_is_ordered_by_time_and_a_tie_is_not_newer() {
+        let (imported, later) = (upstream("z", 0, None), upstream("a", 1, Some(1)));
+        assert!(later.is_newer_than(&imported));
+        assert!(!imported.is_newer_than(&later));
+        let same_time = upstream("a", 0, Some(1));
+        assert!(!imported.is_newer_than(&same_time));
+        assert!(!same_time.is_newer_than(&imported));
+    }
+}

@@ -1,0 +1,16 @@
+//! The domain: connections, attempts, and the state machine between them.
+//!
+//! Pure: no I/O, no clock, no database types.
+
+mod attempt;
+mod connection;
+pub(crate) mod event;
+mod failure;
+pub mod state_machine;
+mod user_id;
+
+pub use attempt::{Attempt, AttemptKind, Outcome};
+pub use connection::{Account, Connection, ConnectorRef, Reason, State, Status, Upstream};
+pub use event::{Event, EventKind, MessageType};
+pub use failure::Failure;
+pub use user_id::{InvalidUserId, UserId};

@@ -1,0 +1,420 @@
+//! The state machine: what each thing that happens makes of a connection.
+//!
+//! Every function looks at a connection and says what changes, or that nothing
+//! does; the service writes it down in one transaction. All of them may be told
+//! the same thing twice, in any order.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::Map;
+use uuid::Uuid;
+
+use super::UserId;
+use super::{
+    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure, Outcome, Reason,
+    State, Upstream,
+};
+
+/// What a change writes besides the connection itself.
+#[derive(Debug, PartialEq)]
+pub struct Transition {
+    /// The connection after the change; its version is raised by the store.
+    pub connection: Connection,
+    /// The name of the change in the history.
+    pub event: EventKind,
+    /// How the attempt that brought the change ended, if it ended by it.
+    pub outcome: Option<(Outcome, Option<Failure>)>,
+    /// What is to be deleted at Nango.
+    pub discard: Option<Upstream>,
+    /// What went wrong by this change, for a person to read.
+    pub detail: Option<String>,
+}
+
+/// What a grant does.
+#[derive(Debug, PartialEq)]
+pub enum Grant {
+    /// It changes the connection.
+    Taken(Box<Transition>),
+    /// It was known already.
+    Known,
+    /// It comes too late or is not the newest: what Nango holds of it is to be deleted.
+    Discarded,
+}
+
+impl Connection {
+    /// One that is not there yet, and waits for its first attempt.
+    #[must_use]
+    pub fn new(
+        user_id: UserId,
+        connector: Arc<ConnectorRef>,
+        instance_id: String,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            user_id,
+            connector,
+            instance_id,
+            label: None,
+            state: State::Pending { previous: None },
+            connected_at: None,
+            disconnected_at: None,
+            last_synced_at: None,
+            last_checked_at: None,
+            config: Map::new(),
+            account: None,
+            found_account: None,
+            failing_since: None,
+            last_error: None,
+            error_count: 0,
+            version: 0,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// An attempt begins. A connection that works goes on working meanwhile.
+    #[must_use]
+    pub fn attempt_started(&self, now: DateTime<Utc>) -> Transition {
+        let state = match &self.state {
+            State::Connected { upstream } => State::Connected {
+                upstream: upstream.clone(),
+            },
+            other => State::Pending {
+                previous: other.upstream().cloned(),
+            },
+        };
+        let mut transition = self.transition(state, EventKind::AttemptStarted, now);
+        transition.connection.found_account = None;
+        transition
+    }
+
+    /// What kind of attempt authorizes this connection: one that keeps what Nango holds, if anything.
+    #[must_use]
+    pub fn attempt_kind(&self) -> AttemptKind {
+        match self.state.upstream() {
+            Some(_) => AttemptKind::Reconnect,
+            None => AttemptKind::Connect,
+        }
+    }
+
+    /// Nango holds `grant`, which `attempt` brought about; `account` is whose it is, if the provider tells.
+    #[must_use]
+    pub fn granted(
+        &self,
+        attempt: &Attempt,
+        grant: &Upstream,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Grant {
+        if attempt.void || matches!(self.state, State::Disconnected { .. }) {
+            return Grant::Discarded;
+        }
+        let current = self.state.upstream();
+        let discard = match current {
+            Some(current) if current.id == grant.id => None,
+            Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
+            other => other.cloned(),
+        };
+        let same = discard.is_none() && current.is_some();
+        // Told again of a grant that was taken before: what has become of it since is not its to say.
+        // But a session may be granted again, as another account.
+        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let another = seen
+            .zip(account)
+            .is_some_and(|(seen, account)| seen.id != account.id);
+        if same && attempt.grant_was_taken() && !another {
+            return Grant::Known;
+        }
+        let mut transition = if current.is_some() && self.is_of_another(account) {
+            self.mismatched(grant, account, now)
+        } else {
+            self.connected(grant, account, now)
+        };
+        transition.discard = discard;
+        Grant::Taken(Box::new(transition))
+    }
+
+    fn connected(
+        &self,
+        grant: &Upstream,
+        account: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let event = match self.state {
+            State::Connected { .. } => EventKind::Reauthorized,
+            _ => EventKind::Connected,
+        };
+        let state = State::Connected {
+            upstream: grant.clone(),
+        };
+        let mut transition = self.transition(state, event, now);
+        let connection = &mut transition.connection;
+        connection.connected_at = Some(now);
+        connection.last_checked_at = Some(now);
+        connection.account = account.or(self.account.as_ref()).cloned();
+        connection.found_account = None;
+        connection.forget_errors();
+        transition.outcome = Some((Outcome::Succeeded, None));
+        transition
+    }
+
+    /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
+    fn mismatched(
+        &self,
+        grant: &Upstream,
+        found: Option<&Account>,
+        now: DateTime<Utc>,
+    ) -> Transition {
+        let state = State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(grant.clone()),
+        };
+        let name = |account: Option<&Account>| {
+            account
+                .map(|account| account.name.as_ref().unwrap_or(&account.id).clone())
+                .unwrap_or_default()
+        };
+        let failure = Failure {
+            reason: Reason::AccountMismatch,
+            message: format!(
+                "This connection is {}'s, and was authorized as {}",
+                name(self.account.as_ref()),
+                name(found)
+            ),
+        };
+        let mut transition = self.transition(state, EventKind::AccountMismatched, now);
+        transition.connection.failing_since = None;
+        transition.connection.found_account = found.cloned();
+        transition.failed(&failure.message);
+        transition.outcome = Some((Outcome::Failed, Some(failure)));
+        transition
+    }
+
+    /// The user takes the account that a reconnect came back as. `None` if there is nothing to decide.
+    #[must_use]
+    pub fn account_accepted(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Error {
+            reason: Reason::AccountMismatch,
+            upstream: Some(upstream),
+        } = &self.state
+        else {
+            return None;
+        };
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AccountAccepted, now);
+        transition.connection.account = transition.connection.found_account.take();
+        transition.connection.connected_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
+    /// Nango has just refreshed the credentials; `account` is whose they are, if the provider tells.
+    /// `None` if that is no news.
+    #[must_use]
+    pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
+        let news = match &self.state {
+            State::Connected { .. } => self.failing_since.is_some(),
+            State::Error { reason, .. } => match reason {
+                Reason::AccountMismatch => return None,
+                Reason::NeedsReauthorization | Reason::MissingUpstream => true,
+                // Before the attempt that failed it may have been another account's: then it has to be told.
+                _ => self.account.is_none() || account.is_some(),
+            },
+            State::Pending { .. } | State::Disconnected { .. } => return None,
+        };
+        let upstream = self.state.upstream()?;
+        if self.is_of_another(account) {
+            return Some(self.mismatched(upstream, account, now));
+        }
+        if !news {
+            return None;
+        }
+        let state = State::Connected {
+            upstream: upstream.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::Recovered, now);
+        // One that was taken over from the predecessor may never have been seen connected.
+        transition.connection.connected_at.get_or_insert(now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
+    /// A refresh was refused, by a provider that may only be out of order. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_failing(&self, now: DateTime<Utc>) -> Option<Transition> {
+        if !matches!(self.state, State::Connected { .. }) || self.failing_since.is_some() {
+            return None;
+        }
+        let mut transition =
+            self.transition(self.state.clone(), EventKind::CredentialsFailing, now);
+        transition.connection.failing_since = Some(now);
+        transition.connection.last_checked_at = Some(now);
+        transition.failed("The provider does not refresh the credentials at the moment");
+        Some(transition)
+    }
+
+    /// A refresh was refused for good. `None` if that is no news.
+    #[must_use]
+    pub fn credentials_dead(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { upstream } = &self.state else {
+            return None;
+        };
+        let state = State::Error {
+            reason: Reason::NeedsReauthorization,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::NeedsReauthorization, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
+        transition.failed("The provider no longer accepts the credentials: authorize again");
+        Some(transition)
+    }
+
+    /// Nango no longer holds `gone`. `None` if that is no news.
+    #[must_use]
+    pub fn missing(&self, gone: &str, now: DateTime<Utc>) -> Option<Transition> {
+        let upstream = match &self.state {
+            State::Connected { upstream } => upstream,
+            State::Error {
+                reason,
+                upstream: Some(upstream),
+            } if *reason != Reason::MissingUpstream => upstream,
+            _ => return None,
+        };
+        if upstream.id != gone {
+            return None;
+        }
+        // Its id is kept: should Nango hold it again, it is known again.
+        let state = State::Error {
+            reason: Reason::MissingUpstream,
+            upstream: Some(upstream.clone()),
+        };
+        let mut transition = self.transition(state, EventKind::MissingUpstream, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.failing_since = None;
+        transition.connection.found_account = None;
+        transition.failed("The connection was deleted at Nango: connect again");
+        Some(transition)
+    }
+
+    /// An attempt ended without a grant: denied, broken or expired. `None` if it had ended before.
+    ///
+    /// A connection that waits for no authorization keeps its state and its errors: the attempt has its own.
+    #[must_use]
+    pub fn attempt_failed(
+        &self,
+        attempt: &Attempt,
+        failure: &Failure,
+        now: DateTime<Utc>,
+    ) -> Option<Transition> {
+        if attempt.outcome.is_some() {
+            return None;
+        }
+        let state = match &self.state {
+            State::Pending { previous } => State::Error {
+                reason: failure.reason,
+                upstream: previous.clone(),
+            },
+            other => other.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AttemptFailed, now);
+        if matches!(self.state, State::Pending { .. }) {
+            transition.failed(&failure.message);
+        } else {
+            transition.detail = Some(failure.message.clone());
+        }
+        let outcome = match failure.reason {
+            Reason::AttemptExpired => Outcome::Expired,
+            _ => Outcome::Failed,
+        };
+        transition.outcome = Some((outcome, Some(failure.clone())));
+        Some(transition)
+    }
+
+    /// The user disconnects. `None` if that was done before.
+    #[must_use]
+    pub fn disconnected(&self, now: DateTime<Utc>) -> Option<Transition> {
+        if matches!(self.state, State::Disconnected { .. }) {
+            return None;
+        }
+        let state = State::Disconnected {
+            reason: Reason::UserDisconnected,
+        };
+        let mut transition = self.transition(state, EventKind::Disconnected, now);
+        transition.connection.disconnected_at = Some(now);
+        transition.connection.account = None;
+        transition.connection.found_account = None;
+        transition.connection.forget_errors();
+        transition.discard = self.state.upstream().cloned();
+        Some(transition)
+    }
+
+    /// Its token was refused by the provider, and refreshed. `None` if it is connected no longer.
+    #[must_use]
+    pub fn token_refreshed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let State::Connected { .. } = &self.state else {
+            return None;
+        };
+        let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
+        transition.connection.last_checked_at = Some(now);
+        transition.connection.forget_errors();
+        Some(transition)
+    }
+
+    /// The user gives it another label or config.
+    #[must_use]
+    pub fn updated(&self, now: DateTime<Utc>) -> Transition {
+        self.transition(self.state.clone(), EventKind::Updated, now)
+    }
+
+    /// Whether it is known to be one account's, and `told` is another.
+    fn is_of_another(&self, told: Option<&Account>) -> bool {
+        match (&self.account, told) {
+            (Some(ours), Some(theirs)) => ours.id != theirs.id,
+            _ => false,
+        }
+    }
+
+    fn forget_errors(&mut self) {
+        self.failing_since = None;
+        self.last_error = None;
+        self.error_count = 0;
+    }
+
+    fn transition(&self, state: State, event: EventKind, now: DateTime<Utc>) -> Transition {
+        let connection = Self {
+            state,
+            updated_at: now,
+            ..self.clone()
+        };
+        Transition {
+            connection,
+            event,
+            outcome: None,
+            discard: None,
+            detail: None,
+        }
+    }
+}
+
+impl Transition {
+    /// Writes what went wrong to the connection and to the event.
+    fn failed(&mut self, message: &str) {
+        self.connection.last_error = Some(message.to_owned());
+        self.connection.error_count = self.connection.error_count.saturating_add(1);
+        self.detail = Some(message.to_owned());
+    }
+}
+
+impl Attempt {
+    /// Whether a grant of this attempt has been looked at and decided on.
+    pub(crate) fn grant_was_taken(&self) -> bool {
+        let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
+        self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
+    }
+}

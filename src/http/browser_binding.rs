@@ -1,0 +1,169 @@
+//! Which browser it is that begins to connect, and that comes back from a provider.
+//!
+//! Whoever is sent somebody else's link and grants access would grant it to the sender. So a browser
+//! that begins is given a cookie, by which it is known when it comes back. The cookie opens nothing.
+
+use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
+use uuid::Uuid;
+
+use super::ConnectBinding;
+use super::problem::Problem;
+use crate::auth::Browser;
+use crate::domain::UserId;
+use crate::service::Connections;
+
+/// What a page and an error say of [`Cookie::Repeated`].
+const REPEATED: &str = "the browser sent Patchbay's cookie more than once: another page of this domain has set one, \
+    as an attacker would. Delete the cookies of this site, then start again";
+
+/// How long a browser keeps the cookie after it last began to connect, in seconds: as long as it may come back.
+const MAX_AGE: u32 = 60 * 60;
+
+/// How browsers are told apart, if they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Browsers {
+    binding: ConnectBinding,
+    secure: bool,
+}
+
+/// What a browser's return from a provider is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Return {
+    /// It goes on to Nango.
+    GoesOn,
+    /// It was not begun here: whoever sits there is asked.
+    Asks,
+    /// It was not begun here, and ends here.
+    Ends,
+    /// It has our cookie more than once, and ends here.
+    Attacked,
+}
+
+/// What the `Cookie` headers of a request say of its browser.
+enum Cookie {
+    /// Nothing that we have set.
+    None,
+    /// What we have set.
+    Known(Browser),
+    /// Our cookie more than once. A browser sends two of the same name if another host of the site
+    /// has set one for the whole domain: which one is ours does not show.
+    Repeated,
+}
+
+impl Browsers {
+    /// Tells them apart as configured, for browsers that reach this service at `public_url`.
+    #[must_use]
+    pub fn new(binding: ConnectBinding, public_url: &Url) -> Self {
+        Self {
+            binding,
+            secure: public_url.scheme() == "https",
+        }
+    }
+
+    /// Whether they are told apart.
+    pub(crate) fn tells_apart(self) -> bool {
+        self.binding != ConnectBinding::Off
+    }
+
+    /// With the prefix, no other host of the site can put its own in the place of ours.
+    fn cookie_name(self) -> &'static str {
+        if self.secure {
+            "__Host-patchbay-browser"
+        } else {
+            "patchbay-browser"
+        }
+    }
+
+    /// Reads bytes, not text: what other pages of the site have set is of no concern, whatever is in it.
+    fn cookie(self, headers: &HeaderMap) -> Cookie {
+        let own_name = self.cookie_name().as_bytes();
+        let all = headers.get_all(COOKIE).iter();
+        let pairs = all.flat_map(|cookies| cookies.as_bytes().split(|byte| *byte == b';'));
+        let mut own = pairs.filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let end = pair.iter().position(|byte| *byte == b'=')?;
+            (pair[..end].trim_ascii_end() == own_name).then(|| pair[end + 1..].trim_ascii_start())
+        });
+        match (own.next(), own.next()) {
+            (_, Some(_)) => Cookie::Repeated,
+            (Some(value), None) => {
+                let known = std::str::from_utf8(value).ok().and_then(Browser::known_by);
+                known.map_or(Cookie::None, Cookie::Known)
+            }
+            (None, None) => Cookie::None,
+        }
+    }
+
+    /// The browser that starts an attempt, or a new one; `None` if browsers are not told apart.
+    ///
+    /// # Errors
+    /// When the request has our cookie more than once.
+    pub(crate) fn starting(self, headers: &HeaderMap) -> Result<Option<Browser>, Problem> {
+        if !self.tells_apart() {
+            return Ok(None);
+        }
+        match self.cookie(headers) {
+            Cookie::Known(browser) => Ok(Some(browser)),
+            Cookie::None => Browser::new()
+                .map(Some)
+                .map_err(|_no_randomness| Problem::internal("no randomness")),
+            Cookie::Repeated => {
+                tracing::warn!("{REPEATED}");
+                Err(Problem::invalid(REPEATED))
+            }
+        }
+    }
+
+    /// Binds an attempt to the browser that asked for it; answers the cookie that it is known by.
+    pub(crate) async fn begins(
+        self,
+        connections: &Connections,
+        user: &UserId,
+        (connection, attempt): (Uuid, Uuid),
+        browser: &Browser,
+    ) -> Result<(HeaderName, HeaderValue), Problem> {
+        connections
+            .begun_in(user, connection, attempt, browser)
+            .await?;
+        let cookie = format!(
+            "{}={}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{}",
+            self.cookie_name(),
+            browser.secret(),
+            if self.secure { "; Secure" } else { "" }
+        );
+        let mut cookie = HeaderValue::from_str(&cookie).map_err(Problem::internal)?;
+        cookie.set_sensitive(true);
+        Ok((SET_COOKIE, cookie))
+    }
+
+    /// What the return of this browser from a provider is taken for.
+    pub(crate) async fn comes_back(
+        self,
+        connections: &Connections,
+        headers: &HeaderMap,
+    ) -> Result<Return, Problem> {
+        let elsewhere = match self.binding {
+            ConnectBinding::Off => return Ok(Return::GoesOn),
+            ConnectBinding::Ask => Return::Asks,
+            ConnectBinding::Required => Return::Ends,
+        };
+        let begun = match self.cookie(headers) {
+            Cookie::Known(browser) => connections.comes_back(&browser).await?,
+            Cookie::None => false,
+            Cookie::Repeated => {
+                tracing::warn!("{REPEATED}");
+                return Ok(Return::Attacked);
+            }
+        };
+        if begun {
+            return Ok(Return::GoesOn);
+        }
+        tracing::warn!(
+            ?elsewhere,
+            "a browser came back from a provider in which nothing was begun"
+        );
+        Ok(elsewhere)
+    }
+}

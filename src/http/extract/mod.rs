@@ -1,0 +1,398 @@
+//! What handlers are given: axum's extractors with our errors, and who is asking.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::{FromRequest, FromRequestParts};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, AUTHORIZATION};
+use axum::http::request::Parts;
+use percent_encoding::percent_decode;
+use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use super::AppState;
+use super::problem::{Code, Problem};
+use crate::auth::Caller;
+use crate::auth::service_keys::{KEY_PREFIX, Scope, Service};
+use crate::domain::UserId;
+use crate::nango::webhook::SIGNATURE_HEADER;
+use crate::service::Idempotency;
+
+/// A path's parameters.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub(crate) struct Path<T>(pub(crate) T);
+
+/// A query's parameters; unknown ones are ignored.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub(crate) struct Query<T>(pub(crate) T);
+
+/// How many of a list a query asks for, or `default`; to ask for none or for more than `most` is not valid.
+pub(crate) fn page_limit<N>(asked: Option<N>, default: N, most: N) -> Result<N, Problem>
+where
+    N: Copy + PartialOrd + From<u8> + fmt::Display,
+{
+    let limit = asked.unwrap_or(default);
+    if N::from(1) <= limit && limit <= most {
+        Ok(limit)
+    } else {
+        Err(Problem::invalid(format!("limit has to be 1 to {most}")))
+    }
+}
+
+/// A body that is a JSON object.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned> FromRequest<AppState> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &AppState,
+    ) -> Result<Self, Problem> {
+        let axum::Json(text) = axum::Json::<Box<RawValue>>::from_request(request, state).await?;
+        Ok(Self(object(text.get().as_bytes())?))
+    }
+}
+
+/// What an object says. An array is refused, which serde would take for the object's fields in their order.
+fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    if text.trim_ascii_start().starts_with(b"{") {
+        Ok(axum::Json::from_bytes(text)?.0)
+    } else {
+        Err(Problem::invalid("the body has to be a JSON object"))
+    }
+}
+
+/// A body that is a JSON object, or null, or left out.
+pub(crate) struct OptionalJson<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<AppState> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(
+        request: axum::extract::Request,
+        state: &AppState,
+    ) -> Result<Self, Problem> {
+        let bytes = axum::body::Bytes::from_request(request, state).await?;
+        if matches!(bytes.trim_ascii(), b"" | b"null") {
+            return Ok(Self(T::default()));
+        }
+        Ok(Self(object(&bytes)?))
+    }
+}
+
+/// The header in which a service names the user that it acts for, percent-encoded.
+const USER_HEADER: &str = "patchbay-user";
+
+/// The header that makes a repeated request return the first response.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The headers that decide who calls or what is done. Of two, a proxy in front may have read the other one.
+const SINGLETONS: [&str; 6] = [
+    "authorization",
+    "content-type",
+    IDEMPOTENCY_KEY,
+    "last-event-id",
+    SIGNATURE_HEADER,
+    USER_HEADER,
+];
+
+/// Refuses a request that has a header twice which it may have once.
+pub(crate) fn check_singletons(headers: &HeaderMap) -> Result<(), Problem> {
+    let repeated = |name: &&&str| headers.get_all(**name).iter().nth(1).is_some();
+    match SINGLETONS.iter().find(repeated) {
+        None => Ok(()),
+        Some(name) => Err(Problem::invalid(format!(
+            "the header {name} is repeated: send it once"
+        ))),
+    }
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Identity {
+    User(Caller),
+    Service(Arc<Service>),
+}
+
+/// Who sends a request, or why that is not known; among the request's extensions.
+pub(crate) type Sent = Result<Identity, Problem>;
+
+/// The token that a request is sent with.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let header = headers.get(AUTHORIZATION).ok_or_else(Problem::no_token)?;
+    // RFC 9110: the scheme's name is not case-sensitive.
+    header
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .filter(|token| !token.is_empty())
+        .ok_or_else(Problem::no_token)
+}
+
+/// Finds out who sends a request.
+pub(crate) async fn identify(headers: &HeaderMap, state: &AppState) -> Sent {
+    let token = bearer(headers)?;
+    if !token.starts_with(KEY_PREFIX) {
+        let caller = state.auth.authenticate(token).await?;
+        return Ok(Identity::User(caller));
+    }
+    match state.keys.authenticate(token).await {
+        Ok(Some(service)) => Ok(Identity::Service(service)),
+        Ok(None) => Err(Problem::unknown_key()),
+        Err(error) => Err(Problem::of_database(&error)),
+    }
+}
+
+/// Who was found to send a request.
+fn sender(parts: &Parts) -> Sent {
+    let sent = parts.extensions.get::<Sent>().cloned();
+    sent.unwrap_or_else(|| Err(Problem::no_token()))
+}
+
+/// Whether a user sends a request, or a service for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    User,
+    Service,
+}
+
+/// The user that a request is for: its sender, or whom a service with this scope names.
+fn acting_for(parts: &Parts, scope: Scope) -> Result<(UserId, Sender), Problem> {
+    match sender(parts)? {
+        Identity::User(caller) => Ok((caller.user_id, Sender::User)),
+        Identity::Service(service) => {
+            allows(&service, scope)?;
+            Ok((named_user(parts)?, Sender::Service))
+        }
+    }
+}
+
+fn allows(service: &Service, scope: Scope) -> Result<(), Problem> {
+    if service.scopes.contains(&scope) {
+        Ok(())
+    } else {
+        Err(Problem::insufficient_scope(scope))
+    }
+}
+
+fn named_user(parts: &Parts) -> Result<UserId, Problem> {
+    let refused = |detail: &str| Problem::new(Code::UserRequired, detail);
+    let value = parts.headers.get(USER_HEADER);
+    let value = value.ok_or_else(|| refused("name the user you act for in Patchbay-User"))?;
+    let name = percent_decoded(value.as_bytes()).ok_or_else(|| {
+        refused("Patchbay-User must be the user's id in UTF-8, percent-encoded as by encodeURIComponent")
+    })?;
+    UserId::try_from(name).map_err(|error| refused(&error.to_string()))
+}
+
+/// The text of a percent-encoded value. Clients disagree on how bytes beyond ASCII are sent, HTTP removes white
+/// space at the ends, and a comma may join two headers: `None` for a value that has one of them as it is.
+fn percent_decoded(value: &[u8]) -> Option<String> {
+    let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b',';
+    let mut escapes = value.split(|byte| *byte == b'%').skip(1);
+    let is_escape = |rest: &[u8]| {
+        let digits = rest.get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !(value.iter().all(plain) && escapes.all(is_escape)) {
+        return None;
+    }
+    let text = percent_decode(value).decode_utf8().ok()?;
+    Some(text.into_owned())
+}
+
+/// Anybody who may call this service at all.
+pub(crate) struct Anybody;
+
+impl FromRequestParts<AppState> for Anybody {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        sender(parts).map(|_| Self)
+    }
+}
+
+/// The user whose connections are read.
+pub(crate) struct Reader(pub(crate) UserId);
+
+impl FromRequestParts<AppState> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsRead)?;
+        Ok(Self(user))
+    }
+}
+
+/// The user whose connections are read for as long as who asks may.
+pub(crate) struct Follower {
+    pub(crate) user: UserId,
+    pub(crate) leave: Leave,
+}
+
+/// For how long somebody may go on with what they have begun.
+pub(crate) enum Leave {
+    /// A user, while the token is good.
+    For(Duration),
+    /// A service, until its key is revoked or ends.
+    With(SecretString),
+}
+
+impl FromRequestParts<AppState> for Follower {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        match sender(parts)? {
+            Identity::User(caller) => Ok(Self {
+                user: caller.user_id,
+                leave: Leave::For(caller.good_for),
+            }),
+            Identity::Service(service) => {
+                allows(&service, Scope::ConnectionsRead)?;
+                Ok(Self {
+                    user: named_user(parts)?,
+                    leave: Leave::With(bearer(&parts.headers)?.into()),
+                })
+            }
+        }
+    }
+}
+
+/// The user whose connections are changed.
+pub(crate) struct Writer(pub(crate) UserId);
+
+impl FromRequestParts<AppState> for Writer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        Ok(Self(user))
+    }
+}
+
+/// The user whose label or config is changed: a [`Writer`] with a limit of its own.
+pub(crate) struct Updater(pub(crate) UserId);
+
+impl FromRequestParts<AppState> for Updater {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        state.limits.of_update(&user, parts)?;
+        Ok(Self(user))
+    }
+}
+
+/// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
+pub(crate) struct Connecter(pub(crate) UserId, pub(crate) Sender);
+
+impl FromRequestParts<AppState> for Connecter {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+        let (user, sender) = acting_for(parts, Scope::ConnectionsWrite)?;
+        state.limits.of_connect(&user, parts)?;
+        Ok(Self(user, sender))
+    }
+}
+
+/// A service that may be given a user's tokens. A user's own token never is this.
+pub(crate) struct Workflow {
+    pub(crate) user: UserId,
+    pub(crate) service: Arc<Service>,
+}
+
+impl FromRequestParts<AppState> for Workflow {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let service = service(parts, Scope::TokensRead)?;
+        Ok(Self {
+            user: named_user(parts)?,
+            service,
+        })
+    }
+}
+
+/// A service that may delete users' data.
+pub(crate) struct Administrator;
+
+impl FromRequestParts<AppState> for Administrator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        service(parts, Scope::ConnectionsWrite).map(|_| Self)
+    }
+}
+
+fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
+    match sender(parts)? {
+        Identity::Service(service) => {
+            allows(&service, scope)?;
+            Ok(service)
+        }
+        Identity::User(_) => Err(Problem::new(
+            Code::ServiceKeyNeeded,
+            "only a service's key opens this",
+        )),
+    }
+}
+
+/// Whether the answer is for a person's browser rather than a program.
+pub(crate) struct WantsPage(pub(crate) bool);
+
+impl FromRequestParts<AppState> for WantsPage {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {
+        let accept = parts
+            .headers
+            .get(ACCEPT)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
+        Ok(Self(accept.contains("text/html")))
+    }
+}
+
+/// The `Idempotency-Key` header, if there is one.
+pub(crate) struct IdempotencyKey(Option<String>);
+
+impl IdempotencyKey {
+    /// The key, with a digest of what is asked for.
+    pub(crate) fn of(self, request: &impl Serialize) -> Option<Idempotency> {
+        let key = self.0?;
+        let request = serde_json::to_vec(request).unwrap_or_default();
+        Some(Idempotency {
+            key,
+            fingerprint: digest(&SHA256, &request).as_ref().to_vec(),
+        })
+    }
+}
+
+impl FromRequestParts<AppState> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
+        let Some(key) = parts.headers.get(IDEMPOTENCY_KEY) else {
+            return Ok(Self(None));
+        };
+        let visible = |key: &&str| key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let key = key.to_str().ok().filter(visible).unwrap_or_default();
+        if !(1..=255).contains(&key.len()) {
+            return Err(Problem::invalid(
+                "Idempotency-Key has to have 1 to 255 visible ASCII characters",
+            ));
+        }
+        Ok(Self(Some(key.to_owned())))
+    }
+}

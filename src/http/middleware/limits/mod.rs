@@ -1,0 +1,321 @@
+//! How much a caller may ask for: a user by who he is, everybody else by where he comes from.
+//!
+//! Who sends a request is found out before anything else is done for it. Whoever proves who he is
+//! counts towards his own limit only, so that many users behind one address, or a wrong
+//! `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services are not limited but
+//! in how often they have Nango begin something for one user.
+
+mod admission;
+mod bodies;
+mod config;
+mod rate_limiter;
+
+pub use config::LimitsConfig;
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+
+use self::admission::Lane;
+use self::rate_limiter::{Buckets, Standing};
+use super::metrics::{Counted, HttpMetrics};
+use crate::clock::Clock;
+use crate::domain::UserId;
+use crate::http::extract::{Identity, Sent};
+use crate::http::problem::{Code, Problem};
+use crate::server::{Peer, network};
+pub(crate) use crate::server::{Place, Places};
+pub(crate) use admission::{RequestPermit, admit};
+
+/// The header to which each proxy adds the address that it sees.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The share of one user: a twentieth of a replica's permits.
+const USERS: u32 = 20;
+
+/// The share of one service key or address: a tenth of a replica's permits.
+const ADDRESSES: u32 = 10;
+
+/// How soon to come again where there is too much to do.
+const SOON: u64 = 1;
+
+/// The limits of one replica.
+#[derive(Debug)]
+pub struct Limits {
+    config: LimitsConfig,
+    clock: Clock,
+    metrics: Arc<HttpMetrics>,
+    hasher: RandomState,
+    users: Buckets,
+    connects: Buckets,
+    updates: Buckets,
+    addresses: Buckets,
+    /// Wrong metrics tokens of each address, apart from its other requests: Prometheus may share the address.
+    guesses: Buckets,
+    streams: Places,
+    waits: Places,
+    /// The requests in progress of each caller.
+    in_progress: Places,
+    requests: Lane,
+    /// Webhooks have permits of their own, as many: other callers must not keep Nango out, which drops a webhook after
+    /// three refusals.
+    webhooks: Lane,
+}
+
+/// The key of the address that a request comes from, among its extensions.
+#[derive(Clone, Copy, Debug, Hash)]
+pub(crate) struct CallerAddress(u64);
+
+/// How a request's caller stands, for the answer's headers; among the request's extensions.
+#[derive(Clone, Debug, Default)]
+struct Told(Arc<Mutex<Option<Standing>>>);
+
+impl Told {
+    fn set(&self, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    }
+}
+
+/// A webhook that is charged to its sender's address until its signature is verified; among the request's extensions.
+#[derive(Clone, Debug)]
+pub(crate) struct Unverified {
+    address: CallerAddress,
+    place: Arc<Mutex<Option<Place>>>,
+}
+
+impl Unverified {
+    fn new(address: CallerAddress, place: Place) -> Self {
+        Self {
+            address,
+            place: Arc::new(Mutex::new(Some(place))),
+        }
+    }
+}
+
+impl Limits {
+    /// Limits of nobody yet.
+    #[must_use]
+    pub fn new(config: LimitsConfig, clock: Clock, metrics: Arc<HttpMetrics>) -> Self {
+        Self {
+            users: Buckets::new("user", config.user),
+            connects: Buckets::new("connect", config.connect),
+            updates: Buckets::new("update", config.update),
+            addresses: Buckets::new("address", config.address),
+            guesses: Buckets::new("metrics", config.address),
+            streams: Places::default(),
+            waits: Places::default(),
+            in_progress: Places::default(),
+            requests: Lane::new(config.requests),
+            webhooks: Lane::new(config.requests),
+            hasher: RandomState::new(),
+            config,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Counts a request for a user that makes Nango work, whoever sends it.
+    pub(crate) fn of_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        let key = self.hasher.hash_one(user.as_str());
+        self.count(&self.connects, key, parts.extensions.get::<Told>())
+    }
+
+    /// Counts a change of a user's connection, whoever sends it: each is stored for long.
+    pub(crate) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+        let key = self.hasher.hash_one(user.as_str());
+        self.count(&self.updates, key, parts.extensions.get::<Told>())
+    }
+
+    /// Counts a request by its sender. An unidentified sender counts by address, for whatever reason: forged tokens are
+    /// limited also while the keys cannot be fetched or the database is down.
+    fn of_sender(&self, sent: &Sent, address: CallerAddress, told: &Told) -> Result<(), Problem> {
+        match sent {
+            Ok(Identity::User(caller)) => {
+                let key = self.hasher.hash_one(caller.user_id.as_str());
+                self.count(&self.users, key, Some(told))
+            }
+            Ok(Identity::Service(_)) => Ok(()),
+            Err(_unknown) => self.count(&self.addresses, address.0, Some(told)),
+        }
+    }
+
+    /// Charges an address for a request. Returns the seconds to wait if its limit is used up.
+    fn charge(&self, address: CallerAddress) -> Option<u64> {
+        let standing = self.addresses.take(address.0, self.clock.monotonic())?;
+        if standing.wait.is_some() {
+            self.metrics.refused("address");
+        }
+        standing.wait
+    }
+
+    /// Refunds the address of a webhook that Nango has signed.
+    pub(crate) fn verified(&self, webhook: &Unverified) {
+        let mut place = (webhook.place.lock()).unwrap_or_else(PoisonError::into_inner);
+        if place.take().is_some() {
+            self.addresses.refund(webhook.address.0);
+        }
+    }
+
+    /// Checks a secret that an address sends, and counts a wrong one.
+    ///
+    /// # Errors
+    /// `wrong` if it is wrong. Once the limit is used up, every secret is refused without a comparison.
+    pub(crate) fn guess(
+        &self,
+        address: CallerAddress,
+        is_right: impl FnOnce() -> bool,
+        wrong: impl FnOnce() -> Problem,
+    ) -> Result<(), Problem> {
+        let now = self.clock.monotonic();
+        if let Some(wait) = self.guesses.wait(address.0, now) {
+            self.metrics.refused("metrics");
+            return Err(Problem::rate_limited("metrics", wait));
+        }
+        if is_right() {
+            return Ok(());
+        }
+        self.guesses.take(address.0, now);
+        Err(wrong())
+    }
+
+    fn count(&self, buckets: &Buckets, key: u64, told: Option<&Told>) -> Result<(), Problem> {
+        let Some(standing) = buckets.take(key, self.clock.monotonic()) else {
+            return Ok(());
+        };
+        if let Some(told) = told {
+            told.set(standing);
+        }
+        let Some(wait) = standing.wait else {
+            return Ok(());
+        };
+        self.metrics.refused(standing.policy);
+        Err(Problem::rate_limited(standing.policy, wait))
+    }
+
+    /// Makes room for one more event stream of a user's; it is given back when the value is dropped.
+    pub(crate) fn stream(&self, user: &UserId) -> Result<(Place, Counted), Problem> {
+        let most = self.config.streams;
+        let Some(place) = self.streams.take(self.hasher.hash_one(user.as_str()), most) else {
+            self.metrics.refused("streams");
+            return Err(Problem::too_many_streams(most));
+        };
+        Ok((place, Counted::new(&self.metrics.streams)))
+    }
+
+    /// Takes a place among a user's waiting requests until the value is dropped; `None` if all are taken.
+    pub(crate) fn wait(&self, user: &UserId) -> Option<(Place, Counted)> {
+        let most = self.config.streams;
+        let place = self.waits.take(self.hasher.hash_one(user.as_str()), most);
+        if place.is_none() {
+            self.metrics.refused("waits");
+        }
+        Some((place?, Counted::new(&self.metrics.waiting)))
+    }
+
+    fn key(&self, kind: &str, caller: &impl Hash) -> u64 {
+        self.hasher.hash_one((kind, caller))
+    }
+
+    /// The most permits that one user may hold; 0 means no limit.
+    fn user_share(&self) -> u32 {
+        self.share(USERS)
+    }
+
+    /// The most permits that one address or service key may hold; 0 means no limit.
+    fn address_share(&self) -> u32 {
+        self.share(ADDRESSES)
+    }
+
+    fn share(&self, one_in: u32) -> u32 {
+        match self.config.requests {
+            0 => 0,
+            all => (all / one_in).max(1),
+        }
+    }
+
+    /// The key of the caller's address.
+    fn address(&self, request: &Request) -> CallerAddress {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let said = forwarded(request.headers(), self.config.trusted_hops);
+        CallerAddress(self.hasher.hash_one(said.or(peer).map(network)))
+    }
+}
+
+/// The address that the outermost trusted proxy saw. What stands before it in the list, anybody could have written.
+fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
+    let nth_from_the_end = usize::from(hops.checked_sub(1)?);
+    let mut all: Vec<&str> = Vec::new();
+    for value in headers.get_all(FORWARDED_FOR) {
+        all.extend(value.to_str().ok()?.split(','));
+    }
+    let text = all.into_iter().rev().nth(nth_from_the_end)?.trim();
+    // Some proxies write a port, and brackets around an IPv6 address.
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    (bare.parse().ok()).or_else(|| Some(text.parse::<SocketAddr>().ok()?.ip()))
+}
+
+/// The headers of the IETF's draft "RateLimit header fields for HTTP".
+fn with_headers(mut response: Response, told: &Told) -> Response {
+    let told = *told.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(standing) = told {
+        let headers = response.headers_mut();
+        for (name, value) in [
+            ("ratelimit-policy", standing.policy_header()),
+            ("ratelimit", standing.header()),
+        ] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+    }
+    response
+}
+
+impl Problem {
+    fn rate_limited(policy: &str, wait: u64) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!("too many requests: the limit {policy:?} is used up for the moment"),
+        )
+        .retry_after(wait)
+    }
+
+    fn too_many_streams(most: u32) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!("{most} event streams of this user are open: end one of them first"),
+        )
+        .retry_after(SOON)
+    }
+
+    fn too_many_in_progress(most: u32) -> Self {
+        Self::new(
+            Code::RateLimited,
+            format!(
+                "{most} requests of this caller are in progress. Wait until one has been answered."
+            ),
+        )
+        .retry_after(SOON)
+    }
+
+    fn too_much_unread() -> Self {
+        Self::new(
+            Code::RateLimited,
+            "Too many bytes of answers to this caller have not been read. Read them before asking for more.",
+        )
+        .retry_after(SOON)
+    }
+
+    fn overloaded(wait: u64) -> Self {
+        Self::new(
+            Code::Overloaded,
+            "there is more to do than this replica takes on",
+        )
+        .retry_after(wait)
+    }
+}

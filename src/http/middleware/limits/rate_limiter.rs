@@ -1,0 +1,199 @@
+//! How many requests of each key still fit into the last minute.
+//!
+//! The generic cell rate algorithm: of each key one time is kept, at which it will have its whole
+//! allowance again. (`governor`, which knows the same, cannot be asked without being charged, and
+//! its maps of keys have no bound.)
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// The time that a quota is for, in nanoseconds.
+const WINDOW: i64 = 60_000_000_000;
+
+/// A power of two, so that keys' callers seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// How many keys a shard remembers: with all of them, some two megabytes.
+const KEYS: usize = 4096;
+
+/// One quota for each key.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    policy: &'static str,
+    quota: u32,
+    /// Nanoseconds of the window that one request takes.
+    cost: i64,
+    shards: Vec<Mutex<HashMap<u64, i64>>>,
+}
+
+/// How a key stands after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The quota's name.
+    pub(crate) policy: &'static str,
+    quota: u32,
+    remaining: i64,
+    /// Seconds until all of the quota is there again.
+    reset: u64,
+    /// Seconds to wait for the next; `None` where this one fits.
+    pub(crate) wait: Option<u64>,
+}
+
+impl Standing {
+    pub(crate) fn policy_header(&self) -> String {
+        format!("{:?};q={};w=60", self.policy, self.quota)
+    }
+
+    pub(crate) fn header(&self) -> String {
+        format!("{:?};r={};t={}", self.policy, self.remaining, self.reset)
+    }
+}
+
+impl Buckets {
+    /// `quota` requests a minute; any number where it is 0.
+    pub(crate) fn new(policy: &'static str, quota: u32) -> Self {
+        Self {
+            policy,
+            quota,
+            cost: WINDOW / i64::from(quota.max(1)),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Counts a request at this monotonic time; one that does not fit is not counted. `None` if there is no limit.
+    pub(crate) fn take(&self, key: u64, now: Duration) -> Option<Standing> {
+        if self.quota == 0 {
+            return None;
+        }
+        let now = nanos(now);
+        let mut shard = self.shard(key);
+        let full_at = usage(shard.get(&key), now);
+        let after = full_at + self.cost;
+        let fits = after <= now + WINDOW;
+        if fits && (shard.len() < KEYS || shard.contains_key(&key) || forget(&mut shard, now)) {
+            shard.insert(key, after);
+        }
+        let used = if fits { after } else { full_at } - now;
+        Some(Standing {
+            policy: self.policy,
+            quota: self.quota,
+            remaining: (WINDOW - used) / self.cost,
+            reset: seconds(used),
+            wait: (!fits).then(|| seconds(after - now - WINDOW).max(1)),
+        })
+    }
+
+    /// Seconds to wait for a request to fit; `None` where one fits. Nothing is counted.
+    pub(crate) fn wait(&self, key: u64, now: Duration) -> Option<u64> {
+        if self.quota == 0 {
+            return None;
+        }
+        let now = nanos(now);
+        let beyond = usage(self.shard(key).get(&key), now) + self.cost - now - WINDOW;
+        (beyond > 0).then(|| seconds(beyond).max(1))
+    }
+
+    /// Refunds one request that [`take`](Self::take) has counted.
+    pub(crate) fn refund(&self, key: u64) {
+        if let Some(full_at) = self.shard(key).get_mut(&key) {
+            *full_at -= self.cost;
+        }
+    }
+
+    fn shard(&self, key: u64) -> std::sync::MutexGuard<'_, HashMap<u64, i64>> {
+        let shard = &self.shards[usize::try_from(key % SHARDS as u64).unwrap_or_default()];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When a key has its whole quota again: not before now.
+fn usage(full_at: Option<&i64>, now: i64) -> i64 {
+    full_at.map_or(now, |at| (*at).max(now))
+}
+
+/// Forgets the keys that have their whole quota again. Says whether that has made room. Where it
+/// has not, what is new is let in uncounted: memory is bounded, and those that are known stay so.
+fn forget(shard: &mut HashMap<u64, i64>, now: i64) -> bool {
+    shard.retain(|_, full_at| *full_at > now);
+    shard.len() < KEYS
+}
+
+fn nanos(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
+}
+
+/// Whole seconds, rounded up.
+fn seconds(nanos: i64) -> u64 {
+    u64::try_from(nanos).unwrap_or(0).div_ceil(1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_quota_is_used_up_and_comes_back_bit_by_bit() {
+        let buckets = Buckets::new("test", 60);
+        for left in (0..60).rev() {
+            let standing = buckets.take(1, at(0)).expect("there is a limit");
+            assert_eq!((standing.remaining, standing.wait), (left, None));
+        }
+        let refused = buckets.take(1, at(0)).expect("there is a limit");
+        assert_eq!(refused.wait, Some(1));
+        assert_eq!(refused.header(), "\"test\";r=0;t=60");
+        assert_eq!(refused.policy_header(), "\"test\";q=60;w=60");
+        assert_eq!(buckets.wait(1, at(0)), Some(1));
+        assert_eq!(buckets.wait(2, at(0)), None, "another has its own");
+        // One a second, and no more for those that were refused.
+        assert_eq!(buckets.wait(1, at(1000)), None);
+        assert_eq!(buckets.take(1, at(1000)).and_then(|it| it.wait), None);
+        assert_eq!(buckets.take(1, at(1000)).and_then(|it| it.wait), Some(1));
+        let rested = buckets.take(1, at(200_000)).expect("there is a limit");
+        assert_eq!(rested.remaining, 59);
+    }
+
+    #[test]
+    fn refund_takes_back_one_request() {
+        let buckets = Buckets::new("test", 2);
+        buckets.take(1, at(0));
+        buckets.take(1, at(0));
+        assert_eq!(buckets.wait(1, at(0)), Some(30));
+        buckets.refund(1);
+        assert_eq!(buckets.wait(1, at(0)), None);
+        // A refund of what has been given back by time adds nothing beyond the quota.
+        buckets.refund(1);
+        buckets.refund(1);
+        buckets.take(1, at(60_000));
+        buckets.take(1, at(60_000));
+        assert_eq!(buckets.wait(1, at(60_000)), Some(30));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_known_stay_known() {
+        let buckets = Buckets::new("test", 1);
+        for key in 0..(2 * KEYS * SHARDS) as u64 {
+            buckets.take(key, at(0));
+        }
+        let held: usize = (0..SHARDS as u64).map(|key| buckets.shard(key).len()).sum();
+        assert_eq!(held, KEYS * SHARDS);
+        assert_eq!(buckets.take(5, at(0)).and_then(|it| it.wait), Some(60));
+        // A minute later nobody's matters any more.
+        assert_eq!(
+            buckets.take(u64::MAX, at(61_000)).and_then(|it| it.wait),
+            None
+        );
+        assert_eq!(buckets.shard(u64::MAX).len(), 1);
+    }
+
+    #[test]
+    fn no_quota_is_no_limit() {
+        let buckets = Buckets::new("test", 0);
+        assert_eq!(buckets.take(1, at(0)), None);
+        assert_eq!(buckets.wait(1, at(0)), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! What is counted of requests, their line in the log, and the page that Prometheus reads.
+
+use crate::telemetry;
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use axum::Extension;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use super::limits::CallerAddress;
+use crate::http::AppState;
+use crate::http::problem::{Code, Problem};
+use crate::http::router::REQUEST_ID;
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::{Durations, Label};
+
+/// What is counted of requests.
+#[derive(Debug)]
+pub struct HttpMetrics {
+    requests: Family<Answered, Counter>,
+    durations: Durations<Endpoint>,
+    refused: Family<Label, Counter>,
+    /// Requests in progress, until their responses have been sent.
+    pub(crate) under_way: Gauge,
+    /// Requests that wait for a change.
+    pub(crate) waiting: Gauge,
+    /// Event streams that are open.
+    pub(crate) streams: Gauge,
+    /// Connections of clients that are open.
+    pub(crate) connections: Gauge,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Endpoint {
+    route: String,
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    route: String,
+    method: &'static str,
+    status: u16,
+}
+
+/// Put into an answer's extensions: the caller had asked to wait, so how long it took says nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited;
+
+impl Default for HttpMetrics {
+    fn default() -> Self {
+        Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(metrics::latency),
+            refused: Family::default(),
+            under_way: Gauge::default(),
+            waiting: Gauge::default(),
+            streams: Gauge::default(),
+            connections: Gauge::default(),
+        }
+    }
+}
+
+impl HttpMetrics {
+    /// Makes these part of what a scrape reads.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "http_requests",
+            "Requests that were answered, by route template",
+            self.requests.clone(),
+        );
+        registry.register(
+            "http_request_duration_seconds",
+            "Time until an answer began; requests that asked to wait are left out",
+            self.durations.clone(),
+        );
+        registry.register(
+            "http_requests_under_way",
+            "Requests in progress, without those that wait and event streams",
+            self.under_way.clone(),
+        );
+        registry.register(
+            "http_requests_waiting",
+            "Requests that wait for a change",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "http_connections",
+            "Connections of clients that are open",
+            self.connections.clone(),
+        );
+        registry.register(
+            "event_streams",
+            "Event streams that are open",
+            self.streams.clone(),
+        );
+        registry.register(
+            "limit_refusals",
+            "Requests that a limit refused, or did not let wait",
+            self.refused.clone(),
+        );
+    }
+
+    /// Notes that a limit has refused a request.
+    pub(crate) fn refused(&self, limit: &'static str) {
+        self.refused.get_or_create(&[("limit", limit)]).inc();
+    }
+}
+
+/// Counts up while it lives.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts a request and writes its one line in the log: its route rather than its path, for paths
+/// and queries may hold what is secret.
+pub(crate) async fn observe(
+    State(metrics): State<Arc<HttpMetrics>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let method = method_label(request.method());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("none", MatchedPath::as_str)
+        .to_owned();
+    let id = request.headers().get(&REQUEST_ID).cloned();
+    let span = telemetry::request_span(method, &route, request.headers());
+    let started = Instant::now();
+    let response = next.run(request).instrument(span.clone()).await;
+    let (elapsed, status) = (started.elapsed(), response.status().as_u16());
+    telemetry::answered(&span, status);
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    let request_id = id.as_ref().and_then(|id| id.to_str().ok());
+    tracing::info!(method, route, status, millis, request_id, "request");
+    let answered = Answered {
+        route,
+        method,
+        status,
+    };
+    metrics.requests.get_or_create(&answered).inc();
+    if response.extensions().get::<Waited>().is_none() {
+        let endpoint = Endpoint {
+            route: answered.route,
+            method,
+        };
+        metrics
+            .durations
+            .get_or_create(&endpoint)
+            .observe(elapsed.as_secs_f64());
+    }
+    response
+}
+
+/// Anybody can make up a method, as long as a head may be, so only the known ones are told apart.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// What Prometheus reads, for whoever has `METRICS_TOKEN`; without one there is no such page.
+pub(crate) async fn scrape(
+    State(state): State<AppState>,
+    Extension(address): Extension<CallerAddress>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if state.metrics_tokens.is_empty() {
+        return Err(Problem::new(Code::NotFound, "no endpoint has this path"));
+    }
+    let is_right = || carries_one(&headers, &state.metrics_tokens);
+    let limits = &state.limits;
+    limits.guess(address, is_right, Problem::no_metrics_token)?;
+    let known = state.connections.figures().await;
+    let text = metrics::text(&[&state.metrics, &known]).map_err(|error| {
+        Problem::internal(format_args!("the metrics cannot be written: {error}"))
+    })?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+fn carries_one(headers: &HeaderMap, tokens: &[SecretString]) -> bool {
+    let given = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    given.is_some_and(|given| {
+        let same = |token: &SecretString| {
+            verify_slices_are_equal(given, token.expose_secret().as_bytes()).is_ok()
+        };
+        tokens.iter().any(same)
+    })
+}

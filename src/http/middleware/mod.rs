@@ -1,0 +1,4 @@
+//! What every request passes through.
+
+pub(crate) mod limits;
+pub(crate) mod metrics;

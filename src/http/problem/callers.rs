@@ -1,0 +1,80 @@
+//! Who is not let in, as problems with the challenge that says what would be.
+
+use super::{Code, Problem};
+use crate::auth;
+use crate::auth::service_keys::Scope;
+
+impl From<auth::Error> for Problem {
+    fn from(error: auth::Error) -> Self {
+        if error == auth::Error::KeysUnavailable {
+            tracing::error!(%error, "tokens cannot be verified");
+            return Self::new(
+                Code::KeysUnavailable,
+                "the identity provider's keys cannot be had now",
+            )
+            .retry_after(5);
+        }
+        let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{error}\"");
+        Self {
+            challenge: Some(challenge),
+            ..Self::new(Code::Unauthenticated, error.to_string())
+        }
+    }
+}
+
+impl Problem {
+    /// A key without the scope that is needed (RFC 6750, 3.1).
+    pub(crate) fn insufficient_scope(scope: Scope) -> Self {
+        Self {
+            challenge: Some(format!(
+                "Bearer error=\"insufficient_scope\", scope=\"{scope}\""
+            )),
+            ..Self::new(
+                Code::InsufficientScope,
+                format!("the key needs the scope {scope}"),
+            )
+        }
+    }
+
+    /// A key that is nobody's, or no longer.
+    pub(crate) fn unknown_key() -> Self {
+        let detail = "the service key is not known, or no longer valid";
+        Self {
+            challenge: Some(format!(
+                "Bearer error=\"invalid_token\", error_description=\"{detail}\""
+            )),
+            ..Self::new(Code::Unauthenticated, detail)
+        }
+    }
+
+    /// A webhook without a signature of Nango's. RFC 9110 (15.5.2) wants a challenge with each 401; none
+    /// is registered for signed bodies, so it names the header that is looked at.
+    pub(crate) fn invalid_signature(detail: impl Into<String>) -> Self {
+        Self {
+            challenge: Some("X-Nango-Hmac-Sha256".to_owned()),
+            ..Self::new(Code::InvalidSignature, detail)
+        }
+    }
+
+    /// Somebody who may not read the metrics.
+    pub(crate) fn no_metrics_token() -> Self {
+        Self {
+            challenge: Some("Bearer realm=\"metrics\"".to_owned()),
+            ..Self::new(
+                Code::Unauthenticated,
+                "send METRICS_TOKEN as `Authorization: Bearer …`",
+            )
+        }
+    }
+
+    /// There is no bearer token at all, which RFC 6750 challenges without an error code.
+    pub(crate) fn no_token() -> Self {
+        Self {
+            challenge: Some("Bearer".to_owned()),
+            ..Self::new(
+                Code::Unauthenticated,
+                "send the user's token as `Authorization: Bearer …`",
+            )
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What the use cases, Nango and the database refuse or fail at, as problems.
+
+use super::{Code, Problem};
+use crate::db::connection_health::is_unreachable;
+use crate::nango;
+use crate::service;
+
+impl From<service::Error> for Problem {
+    fn from(error: service::Error) -> Self {
+        use service::Error;
+        let detail = error.to_string();
+        match error {
+            Error::NangoDisabled => Self::new(Code::NangoDisabled, detail),
+            Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
+            Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
+            Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
+            Error::AnotherIntegration { .. } => {
+                tracing::warn!(%detail, "Nango did not do its part");
+                Self::new(Code::NangoError, detail)
+            }
+            Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
+            Error::AmbiguousConnection(candidates) => Self {
+                candidates: Some(candidates),
+                ..Self::new(Code::AmbiguousConnection, detail)
+            },
+            Error::NotConnected { connector, .. } => Self {
+                connect: Some(format!("/api/v1/connectors/{connector}/connect")),
+                ..Self::new(Code::NotConnected, detail)
+            },
+            Error::NeedsReauthorization { connection_id, .. } => Self {
+                connect: Some(format!(
+                    "/api/v1/connectors/connections/{connection_id}/reconnect"
+                )),
+                ..Self::new(Code::NeedsReauthorization, detail)
+            },
+            Error::AccountMismatch => Self::new(Code::AccountMismatch, detail),
+            Error::ProviderUnavailable => {
+                Self::new(Code::ProviderUnavailable, detail).retry_after(30)
+            }
+            Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
+            Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
+            Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
+            Error::Encryption(_) => Self::internal(detail),
+            Error::Nango(error) => error.into(),
+            Error::Database(error) => Self::of_database(&error),
+        }
+    }
+}
+
+impl From<nango::Error> for Problem {
+    fn from(error: nango::Error) -> Self {
+        use nango::Error;
+        tracing::warn!(%error, "Nango did not do its part");
+        match error {
+            Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
+            Error::RateLimited { retry_after } => {
+                let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
+                Self::new(
+                    Code::NangoRateLimited,
+                    "Nango answers no more calls this minute",
+                )
+                .retry_after(seconds)
+            }
+            Error::Unreachable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango cannot be reached").retry_after(5)
+            }
+            Error::Unavailable { .. } => {
+                Self::new(Code::NangoUnavailable, "Nango is failing").retry_after(5)
+            }
+            Error::ProviderUnreachable { .. } => {
+                Self::new(Code::ProviderUnavailable, "Nango cannot reach the provider")
+                    .retry_after(5)
+            }
+            Error::Unauthorized { .. } => Self::new(
+                Code::NangoMisconfigured,
+                "Nango refused this service's key; its operator has to look at it",
+            ),
+            Error::UnknownIntegration => Self::new(Code::ConnectorNotConfigured, error.to_string()),
+            _ => Self::new(
+                Code::NangoError,
+                "Nango gave an answer that makes no sense; the log tells more",
+            ),
+        }
+    }
+}
+
+impl Problem {
+    pub(crate) fn of_database(error: &sqlx::Error) -> Self {
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref().is_some_and(|code| code.starts_with("22")) {
+            // A data exception, which only a caller's value can cause: a NUL in a text, say.
+            return Self::invalid("a value has characters that cannot be stored");
+        }
+        if is_unreachable(error) {
+            tracing::error!(%error, "the database did not do its part");
+            Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
+        } else {
+            Self::internal(format_args!("the database did not do its part: {error}"))
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Errors on the wire: RFC 9457 problems with a closed set of codes.
+
+mod callers;
+mod causes;
+mod rejections;
+
+use std::fmt;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::text::is_bidi_control;
+
+/// The longest detail, in characters.
+const MAX_DETAIL: usize = 500;
+
+/// Makes the closed set of codes, each with its status and title.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:ident, $title:literal;)+) => {
+        /// What went wrong: stable, for programs to decide on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Code { $($(#[$doc])* $variant,)+ }
+
+        impl Code {
+            fn parts(self) -> (&'static str, StatusCode, &'static str) {
+                match self { $(Self::$variant => ($text, StatusCode::$status, $title),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A parameter or the body is not as documented.
+    InvalidRequest = "invalid_request", BAD_REQUEST, "The request is not valid";
+    /// There is no bearer token, or it is not accepted.
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed";
+    /// A webhook's signature is missing or wrong.
+    InvalidSignature = "invalid_signature", UNAUTHORIZED, "The signature is not valid";
+    /// There is nothing at this path.
+    NotFound = "not_found", NOT_FOUND, "There is nothing here";
+    /// There is no such connector.
+    ConnectorNotFound = "connector_not_found", NOT_FOUND, "There is no such connector";
+    /// The caller has no such connection.
+    ConnectionNotFound = "connection_not_found", NOT_FOUND, "There is no such connection";
+    /// The path knows other methods.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
+    /// The user has no such connection, or one without credentials: `connect` says what would make one.
+    NotConnected = "not_connected", NOT_FOUND, "The account is not connected";
+    /// Only a service's key opens this; a user's token does not.
+    ServiceKeyNeeded = "service_key_needed", FORBIDDEN, "A service key is needed";
+    /// The service's key has not the scope that is needed.
+    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
+    /// A service has to name the user that it acts for, in the header `Patchbay-User`.
+    UserRequired = "user_required", BAD_REQUEST, "The user is not named";
+    /// The credentials no longer work: have the user reconnect.
+    NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
+    /// The connection came back as another account: have the user decide.
+    AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
+    /// The provider does not refresh credentials or does not answer at the moment: try again after the time given.
+    ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
+    /// The body did not come in time.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
+    /// The connector is listed, but cannot be connected.
+    ConnectorUnavailable = "connector_unavailable", CONFLICT, "The connector cannot be connected";
+    /// Nango has no integration for the connector: an operator has to add it.
+    ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
+    /// Several connections fit: name one of `candidates`.
+    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    /// A request with the same Idempotency-Key is under way: ask again in a moment.
+    IdempotencyKeyUnderWay = "idempotency_key_under_way", CONFLICT, "The same request is under way";
+    /// The Idempotency-Key came with another request before.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
+    /// The body is too large.
+    PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The body is not JSON by its content type.
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
+    /// Something broke here; the log has the detail under the request id.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke here";
+    /// Nango does not accept this service: an operator has to look at its key.
+    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
+    /// Nango gave an answer that makes no sense.
+    NangoError = "nango_error", BAD_GATEWAY, "Nango gave an unexpected answer";
+    /// Nango is switched off here.
+    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Connecting is switched off";
+    /// Nango cannot be reached or is failing: try again.
+    NangoUnavailable = "nango_unavailable", SERVICE_UNAVAILABLE, "Nango is not available";
+    /// Nango's rate limit is used up: try again after the time given.
+    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango asks for a pause";
+    /// Nango did not answer in time: try again.
+    NangoTimeout = "nango_timeout", GATEWAY_TIMEOUT, "Nango did not answer in time";
+    /// The keys that tokens are verified with cannot be had: try again.
+    KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be verified now";
+    /// The database cannot be reached: try again.
+    DatabaseUnavailable = "database_unavailable", SERVICE_UNAVAILABLE, "The database is not available";
+    /// The caller asks too often: come again after the time given.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
+    /// There is more to do than this replica takes on: try again.
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much to do";
+    /// The service is stopping: another replica answers.
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is stopping";
+    /// The service is starting: try again.
+    Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
+}
+
+/// An error on its way to the caller.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    code: Code,
+    detail: String,
+    candidates: Option<Vec<Uuid>>,
+    connect: Option<String>,
+    retry_after: Option<u64>,
+    challenge: Option<String>,
+}
+
+/// An error's body (RFC 9457), sent as `application/problem+json`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody<'a> {
+    /// A URN of the code.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The code in a few words.
+    title: &'a str,
+    /// The HTTP status, again.
+    status: u16,
+    /// What happened this time, for a person to read.
+    detail: &'a str,
+    /// What went wrong, for programs.
+    code: Code,
+    /// The id under which the log tells more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<&'a str>,
+    /// The connections to choose from, where several fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidates: Option<&'a [Uuid]>,
+    /// The path, to be posted to, that begins what would mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<&'a str>,
+    /// After how many seconds to try again, as in the `Retry-After` header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// A problem of this code. A detail may repeat what a caller sent: what of that cannot be shown
+    /// is replaced, and what is too long is cut.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: presentable(detail.into()),
+            candidates: None,
+            connect: None,
+            retry_after: None,
+            challenge: None,
+        }
+    }
+
+    /// Something broke here. What it was is written to the log, and not told to the caller.
+    pub(crate) fn internal(broken: impl fmt::Display) -> Self {
+        Self::new(Code::Internal, broken.to_string())
+    }
+
+    /// The service waits for its database.
+    pub(crate) fn starting() -> Self {
+        Self::new(Code::Starting, "the service waits for its database").retry_after(2)
+    }
+
+    /// A request that is not as documented.
+    pub(crate) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, detail)
+    }
+
+    /// The caller may try again after this many seconds.
+    #[must_use]
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+/// A line of text that can be shown anywhere.
+fn presentable(text: String) -> String {
+    let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
+    if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
+        return text;
+    }
+    let shown = |c: char| {
+        if is_hidden(c) {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut line: String = text.chars().take(MAX_DETAIL).map(shown).collect();
+    if text.chars().nth(MAX_DETAIL).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+impl Problem {
+    fn response(&self, request_id: Option<&str>) -> Response {
+        let (text, status, title) = self.code.parts();
+        let detail = match self.code {
+            Code::Internal => "the log has the detail under this request's id",
+            _ => &self.detail,
+        };
+        let body = ProblemBody {
+            kind: format!("urn:patchbay:problem:{text}"),
+            title,
+            status: status.as_u16(),
+            detail,
+            code: self.code,
+            request_id,
+            candidates: self.candidates.as_deref(),
+            connect: self.connect.as_deref(),
+            retry_after: self.retry_after,
+        };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if let Some(seconds) = self.retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self
+            .challenge
+            .as_ref()
+            .and_then(|text| HeaderValue::from_str(text).ok())
+        {
+            headers.insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.response(None);
+        // Rendered once more by the layer that knows the request's id.
+        response.extensions_mut().insert(Box::new(self));
+        response
+    }
+}
+
+/// Marks an answer that is passed on: its errors are not ours to put into words.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotOurs;
+
+/// Gives an error a problem's body, with the request's id, whether a handler's or a layer's.
+pub(crate) fn worded(mut response: Response, request_id: Option<&str>) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    if response.extensions().get::<NotOurs>().is_some() {
+        return response;
+    }
+    let page = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let problem = match response.extensions_mut().remove::<Box<Problem>>() {
+        Some(problem) => Some(*problem),
+        None if page => None,
+        None => bare(status),
+    };
+    let Some(problem) = problem else {
+        return response;
+    };
+    if problem.code == Code::Internal {
+        // Only here it is known which request it was.
+        tracing::error!(request_id, error = problem.detail, "something broke here");
+    }
+    let mut rendered = problem.response(request_id);
+    // A layer's own headers, such as CORS' or `allow`, stay.
+    for (name, value) in response.headers() {
+        if !rendered.headers().contains_key(name) && name != "content-length" {
+            rendered.headers_mut().append(name, value.clone());
+        }
+    }
+    rendered
+}
+
+/// What axum and tower's layers answer by themselves.
+fn bare(status: StatusCode) -> Option<Problem> {
+    let (code, detail) = match status {
+        StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            (Code::MethodNotAllowed, "the Allow header names the methods")
+        }
+        StatusCode::REQUEST_TIMEOUT => {
+            (Code::RequestTimeout, "the request was not answered in time")
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            return Some(Problem::internal(
+                "a panic, which has written its own lines",
+            ));
+        }
+        _ => return None,
+    };
+    Some(Problem::new(code, detail))
+}

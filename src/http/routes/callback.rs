@@ -1,0 +1,236 @@
+//! The return from the popup: the provider's, and the product's.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::extract::{RawQuery, State};
+use axum::http::header::{CONTENT_SECURITY_POLICY, LOCATION};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::domain::{Reason, State as ConnectionState, Status};
+use crate::http::AppState;
+use crate::http::browser_binding::Return;
+use crate::http::extract::{Query, Reader, WantsPage};
+use crate::http::problem::{Problem, ProblemBody};
+use crate::service::Error;
+use crate::views::Details;
+
+/// The page's script and style; their hashes are all that the page's policy lets through.
+const SCRIPT: &str = include_str!("../../../templates/returned.js");
+const STYLE: &str = include_str!("../../../templates/returned.css");
+
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
+    let (script, style) = (hash(SCRIPT), hash(STYLE));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
+         frame-ancestors 'none'; base-uri 'none'"
+    );
+    HeaderValue::from_str(&policy).expect("base64 has only characters that a header may hold")
+});
+
+#[derive(Template)]
+#[template(path = "returned.html")]
+struct ReturnedPage<'a> {
+    title: &'a str,
+    text: &'a str,
+    success: bool,
+    message: String,
+    script: &'a str,
+    style: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "elsewhere.html")]
+struct ElsewherePage<'a> {
+    location: Option<&'a str>,
+    attacked: bool,
+    style: &'a str,
+}
+
+/// What the return from the popup says.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CallbackQuery {
+    /// Set by a provider that returns to our own domain: the whole query is Nango's.
+    state: Option<String>,
+    /// The connection to look at, by our id. A request with a token may name Nango's id.
+    connection_id: Option<String>,
+}
+
+/// How a connection stands after the popup.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CallbackAnswer {
+    /// Whether it is connected.
+    success: bool,
+    connection_id: Uuid,
+    nango_connection_id: Option<String>,
+    status: Status,
+    status_reason: Option<Reason>,
+    /// The same for a person to read.
+    message: String,
+}
+
+/// The return from the popup.
+///
+/// With a `state`, the provider's: the browser is sent on to Nango, the query
+/// untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
+/// set and nothing was begun in this browser, which then gets a page that says so.
+/// With a `connection_id`,
+/// the product's: Nango is asked how the connection stands. A browser gets a
+/// page that tells its opener, at the allowed origins only, and closes.
+#[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
+    (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
+    (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+    (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
+))]
+pub(crate) async fn callback(
+    State(app): State<AppState>,
+    page: WantsPage,
+    reader: Result<Reader, Problem>,
+    parts: Parts,
+    RawQuery(raw): RawQuery,
+    Query(query): Query<CallbackQuery>,
+) -> Result<Response, Problem> {
+    if query.state.is_some() {
+        let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
+        let location = nango.oauth_callback_url(&raw.unwrap_or_default());
+        return match app
+            .browsers
+            .comes_back(&app.connections, &parts.headers)
+            .await?
+        {
+            Return::GoesOn => {
+                Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response())
+            }
+            Return::Asks => Ok(elsewhere(StatusCode::OK, Some(&location), false)),
+            Return::Ends => Ok(elsewhere(StatusCode::FORBIDDEN, None, false)),
+            Return::Attacked => Ok(elsewhere(StatusCode::FORBIDDEN, None, true)),
+        };
+    }
+    let id = query
+        .connection_id
+        .ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
+    if page.0 {
+        // A browser's navigation carries no token. The page says no more than
+        // whether it worked, and says it to the product's own origins only.
+        return Ok(match app.connections.returned(None, &id).await {
+            Ok(details) => page_of(&app, &details),
+            Err(Error::ConnectionNotFound) => page_of_nothing(&app),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    let Reader(user) = reader?;
+    let details = match app.connections.returned(Some(&user), &id).await {
+        Err(Error::ConnectionNotFound) => {
+            // Anybody can make up an id, and Nango would be asked for each.
+            app.limits.of_connect(&user, &parts)?;
+            app.connections.returned_at_nango(&user, &id).await?
+        }
+        known => known?,
+    };
+    Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
+}
+
+impl From<&Details> for CallbackAnswer {
+    fn from(details: &Details) -> Self {
+        let connection = &details.connection;
+        let name = &connection.connector.name;
+        let message = match connection.state.status() {
+            Status::Connected => format!("{name} is connected"),
+            Status::Pending => format!("{name} still waits for the authorization"),
+            Status::Disconnected => format!("{name} is disconnected"),
+            Status::Error => connection
+                .last_error
+                .clone()
+                .unwrap_or_else(|| format!("{name} could not be connected")),
+        };
+        Self {
+            success: matches!(connection.state, ConnectionState::Connected { .. }),
+            connection_id: connection.id,
+            nango_connection_id: connection
+                .state
+                .upstream()
+                .map(|upstream| upstream.id.clone()),
+            status: connection.state.status(),
+            status_reason: connection.state.reason(),
+            message,
+        }
+    }
+}
+
+fn page_of(app: &AppState, details: &Details) -> Response {
+    let answer = CallbackAnswer::from(details);
+    let (kind, title) = match answer.status {
+        Status::Connected => ("OAUTH_SUCCESS", "Connected"),
+        _ => ("OAUTH_ERROR", "Not connected"),
+    };
+    let text = if answer.success {
+        "The account is connected."
+    } else {
+        "The account is not connected."
+    };
+    let message = json!({
+        "type": kind, "connection_id": answer.connection_id, "status": answer.status, "error": answer.status_reason,
+    });
+    page_response(app, StatusCode::OK, title, text, &message)
+}
+
+fn page_of_nothing(app: &AppState) -> Response {
+    let message = json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" });
+    let (title, text) = ("Connection not found", "There is no such connection.");
+    page_response(app, StatusCode::NOT_FOUND, title, text, &message)
+}
+
+fn page_response(
+    app: &AppState,
+    status: StatusCode,
+    title: &str,
+    text: &str,
+    message: &serde_json::Value,
+) -> Response {
+    let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
+    // Inside a script element only a `<` could end the data.
+    let page = ReturnedPage {
+        title,
+        text,
+        message: data.replace('<', "\\u003c"),
+        success: message["type"] == "OAUTH_SUCCESS",
+        script: SCRIPT,
+        style: STYLE,
+    };
+    rendered(status, &page)
+}
+
+/// What a browser is shown in which nothing was begun, or that has our cookie more than once. With a `location` there is a way on.
+fn elsewhere(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
+    let page = ElsewherePage {
+        location,
+        attacked,
+        style: STYLE,
+    };
+    rendered(status, &page)
+}
+
+fn rendered(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(html) => (
+            status,
+            [(CONTENT_SECURITY_POLICY, POLICY.clone())],
+            Html(html),
+        )
+            .into_response(),
+        Err(error) => {
+            Problem::internal(format_args!("a page cannot be rendered: {error}")).into_response()
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Connect, reconnect and disconnect.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tracing::Instrument;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::auth::Browser;
+use crate::domain::Status;
+use crate::domain::UserId;
+use crate::http::AppState;
+use crate::http::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
+use crate::http::problem::{Problem, ProblemBody};
+use crate::service::{Answer, Authorization, ConnectRequest, DisconnectTarget};
+use crate::text::displayable;
+
+/// The longest label, instance id, scope or hint, in characters.
+const MAX_NAME: usize = 255;
+
+/// How many scopes may be asked for.
+const MAX_SCOPES: usize = 100;
+
+/// Which of a connector's accounts is to be connected.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ConnectQuery {
+    /// Tells several accounts of one connector apart; left out for the first.
+    #[serde(default)]
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
+    instance_id: String,
+}
+
+/// What may be said with a connect.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct ConnectBody {
+    /// What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+    /// marks beyond four in a row.
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+    )]
+    label: Option<String>,
+    /// What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    config: Map<String, Value>,
+    /// Scopes to ask for instead of the integration's own.
+    #[serde(default)]
+    #[schema(schema_with = scopes)]
+    scopes: Vec<String>,
+    /// The account that the provider should offer, such as an e-mail address.
+    #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
+    login_hint: Option<String>,
+    /// What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
+    /// uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+}
+
+/// The bounds of each scope, which no attribute can name.
+fn scopes() -> Array {
+    let scope = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(MAX_NAME))
+        .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
+    ArrayBuilder::new()
+        .items(scope)
+        .max_items(Some(MAX_SCOPES))
+        .description(Some("Scopes to ask for instead of the integration's own."))
+        .build()
+}
+
+impl ConnectBody {
+    fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
+        check_name("instance_id", &instance_id)?;
+        let label = self.label.map(|label| checked_label(&label)).transpose()?;
+        if let Some(hint) = &self.login_hint {
+            check_name("login_hint", hint)?;
+        }
+        if self.scopes.len() > MAX_SCOPES {
+            return Err(Problem::invalid(format!("at most {MAX_SCOPES} scopes")));
+        }
+        for scope in &self.scopes {
+            check_name("a scope", scope)?;
+        }
+        Ok(ConnectRequest {
+            instance_id,
+            label,
+            config: self.config,
+            scopes: self.scopes,
+            login_hint: self.login_hint,
+            parameters: self.parameters,
+        })
+    }
+}
+
+/// What comes of a connect or reconnect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConnectAnswer {
+    /// Where to send the user; null when already connected.
+    oauth_url: Option<String>,
+    /// Our connection.
+    connection_id: Uuid,
+    /// Nango's connection, once there is one.
+    nango_connection_id: Option<String>,
+    /// Whether `oauth_url` is made for a popup.
+    popup: bool,
+    /// Whether there was nothing to do.
+    already_connected: bool,
+    /// The same for a person to read.
+    message: String,
+    status: Status,
+    /// The attempt that was begun.
+    attempt_id: Option<Uuid>,
+    /// Until when the user may begin.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl From<Authorization> for ConnectAnswer {
+    fn from(authorization: Authorization) -> Self {
+        let (connection, begun, message) = match authorization {
+            Authorization::AlreadyConnected(connection) => {
+                let message = format!("{} is already connected", connection.connector.name);
+                (connection, None, message)
+            }
+            Authorization::Begun {
+                connection,
+                attempt,
+                url,
+            } => {
+                let message = format!("Open oauth_url to connect {}", connection.connector.name);
+                (connection, Some((attempt, url)), message)
+            }
+        };
+        Self {
+            connection_id: connection.id,
+            nango_connection_id: connection
+                .state
+                .upstream()
+                .map(|upstream| upstream.id.clone()),
+            popup: begun.is_some(),
+            already_connected: begun.is_none(),
+            message,
+            status: connection.state.status(),
+            attempt_id: begun.as_ref().map(|(attempt, _)| attempt.id),
+            expires_at: begun.as_ref().map(|(attempt, _)| attempt.expires_at),
+            oauth_url: begun.map(|(_, url)| url.into()),
+        }
+    }
+}
+
+fn answer(authorization: Authorization) -> Result<Answer, Problem> {
+    let answer = ConnectAnswer::from(authorization);
+    let until = answer.expires_at;
+    let answer = serde_json::to_value(answer).map_err(Problem::internal)?;
+    Ok((answer, until))
+}
+
+/// What of an answer says what was begun.
+#[derive(Deserialize)]
+struct Begun {
+    connection_id: Uuid,
+    attempt_id: Option<Uuid>,
+}
+
+/// The browser that the attempt is bound to; `None` for a service, whose answer goes to no browser.
+fn browser(
+    state: &AppState,
+    sender: Sender,
+    headers: &HeaderMap,
+) -> Result<Option<Browser>, Problem> {
+    match sender {
+        Sender::User => state.browsers.starting(headers),
+        Sender::Service => Ok(None),
+    }
+}
+
+/// The answer, also where it is an earlier one; its browser is known again where that is configured.
+async fn begun(
+    state: &AppState,
+    user: &UserId,
+    browser: Option<Browser>,
+    answer: Value,
+) -> Result<Response, Problem> {
+    let begun = Begun::deserialize(&answer).map_err(|error| {
+        Problem::internal(format_args!("the answer that was kept is none: {error}"))
+    })?;
+    match (begun.attempt_id, browser) {
+        (Some(attempt), Some(browser)) => {
+            let attempt = (begun.connection_id, attempt);
+            let browsers = state.browsers;
+            let cookie = browsers
+                .begins(&state.connections, user, attempt, &browser)
+                .await?;
+            Ok(([cookie], Json(answer)).into_response())
+        }
+        _ => Ok(Json(answer).into_response()),
+    }
+}
+
+/// Begins to connect an account.
+///
+/// Answers where to send the user's popup, unless the account is connected already.
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
+    params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
+    request_body(content = Option<ConnectBody>),
+    responses(
+        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
+    )
+)]
+pub(crate) async fn connect(
+    State(state): State<AppState>,
+    Connecter(user, sender): Connecter,
+    Path(connector): Path<String>,
+    Query(query): Query<ConnectQuery>,
+    key: IdempotencyKey,
+    headers: HeaderMap,
+    OptionalJson(body): OptionalJson<ConnectBody>,
+) -> Result<Response, Problem> {
+    let request = body.request(query.instance_id)?;
+    let browser = browser(&state, sender, &headers)?;
+    let idempotency = key.of(&("connect", &connector, &request));
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.connect(&user, &connector, &request).await?) };
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, browser, answer).await
+    })
+    .await
+}
+
+/// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
+            min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
+    request_body(content = Option<ConnectBody>),
+    responses(
+        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
+    )
+)]
+pub(crate) async fn reconnect(
+    State(state): State<AppState>,
+    Connecter(user, sender): Connecter,
+    Path(id): Path<Uuid>,
+    key: IdempotencyKey,
+    headers: HeaderMap,
+    OptionalJson(body): OptionalJson<ConnectBody>,
+) -> Result<Response, Problem> {
+    let request = body.request(String::new())?;
+    let browser = browser(&state, sender, &headers)?;
+    let idempotency = key.of(&("reconnect", id, &request));
+    to_the_end(async move {
+        let connections = &state.connections;
+        let work = async { answer(connections.reconnect(&user, id, &request).await?) };
+        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
+        begun(&state, &user, browser, answer).await
+    })
+    .await
+}
+
+/// Which of a connector's connections is to be ended.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DisconnectQuery {
+    /// Which connection to end; may be left out when there is only one.
+    connection_id: Option<Uuid>,
+    /// The same by its instance.
+    #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
+    instance_id: Option<String>,
+}
+
+/// What comes of a disconnect.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DisconnectAnswer {
+    connection_id: Uuid,
+    status: Status,
+    /// Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has.
+    upstream_deleted: bool,
+    /// The same for a person to read.
+    message: String,
+}
+
+/// Ends a connection. May be repeated.
+#[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", tag = "connections",
+    params(("connector" = String, Path, description = "A connector's id or slug"), DisconnectQuery),
+    responses(
+        (status = 200, body = DisconnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn disconnect(
+    State(state): State<AppState>,
+    Writer(user): Writer,
+    Path(connector): Path<String>,
+    Query(query): Query<DisconnectQuery>,
+) -> Result<Json<DisconnectAnswer>, Problem> {
+    let target = match (query.connection_id, query.instance_id) {
+        (Some(id), _) => DisconnectTarget::Connection(id),
+        (None, Some(instance_id)) => {
+            check_name("instance_id", &instance_id)?;
+            DisconnectTarget::Instance(instance_id)
+        }
+        (None, None) => DisconnectTarget::Only,
+    };
+    let ended = to_the_end(async move {
+        let connections = &state.connections;
+        Ok(connections.disconnect(&user, &connector, &target).await?)
+    })
+    .await?;
+    let name = &ended.connection.connector.name;
+    let message = if ended.confirmed {
+        format!("{name} is disconnected")
+    } else {
+        format!("{name} is disconnected here; Nango is asked to delete its part until it confirms")
+    };
+    Ok(Json(DisconnectAnswer {
+        connection_id: ended.connection.id,
+        status: ended.connection.state.status(),
+        upstream_deleted: ended.confirmed,
+        message,
+    }))
+}
+
+/// Does work to its end, whether or not its client is still there: what Nango has done is then
+/// written down at once, and the answer kept for a client that comes back with its key.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work.in_current_span()).await {
+        Ok(done) => done,
+        Err(broken) => match broken.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => Err(Problem::internal("the service stops")),
+        },
+    }
+}
+
+/// A label as it may be shown, without the white space around it; an empty one is refused.
+pub(crate) fn checked_label(label: &str) -> Result<String, Problem> {
+    let label = label.trim();
+    check_name("label", label)?;
+    let shown: String = displayable(label).collect();
+    let shown = shown.trim();
+    if shown.is_empty() {
+        return Err(Problem::invalid(
+            "label may not be empty; leave it out, or null to remove it",
+        ));
+    }
+    Ok(shown.to_owned())
+}
+
+fn check_name(field: &str, value: &str) -> Result<(), Problem> {
+    if value.chars().count() > MAX_NAME {
+        return Err(Problem::invalid(format!(
+            "{field}: at most {MAX_NAME} characters"
+        )));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Problem::invalid(format!(
+            "{field} may not have control characters"
+        )));
+    }
+    Ok(())
+}

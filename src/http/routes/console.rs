@@ -1,0 +1,99 @@
+//! The console: the files that `frontend/console` builds to, and what they need to know.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use rust_embed::{EmbeddedFile, RustEmbed};
+use serde_json::{Value, json};
+
+use crate::http::ConsoleConfig;
+
+/// What `npm run build` in `frontend/console` has written. All names below `assets` have a hash of
+/// what they hold.
+#[derive(RustEmbed)]
+#[folder = "frontend/console/dist"]
+struct Files;
+
+/// What is the same for every request.
+#[derive(Debug)]
+struct Console {
+    policy: HeaderValue,
+    /// What the page is told at its start.
+    told: Value,
+}
+
+/// The console below `/console/`. Its own paths all show the same page, which goes by its address.
+pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String]) -> Router {
+    let controls = config.controls.as_ref();
+    let controls = controls.map(|url| url.origin().ascii_serialization());
+    let console = Console {
+        policy: policy(controls.as_deref()),
+        told: json!({ "controls": controls, "origins": allowed_origins }),
+    };
+    Router::new()
+        .route("/console", get(async || Redirect::temporary("/console/")))
+        .route("/console/", get(page))
+        .route("/console/{*path}", get(page))
+        .route("/console/config.json", get(told))
+        .route("/console/assets/{name}", get(asset))
+        .with_state(Arc::new(console))
+}
+
+/// The page runs its own scripts and styles only, and talks to this service and its controls only.
+fn policy(controls: Option<&str>) -> HeaderValue {
+    let policy = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+         connect-src 'self' {}; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+        controls.unwrap_or_default()
+    );
+    HeaderValue::from_str(&policy).expect("an origin has only characters that a header may hold")
+}
+
+async fn page(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
+    let mut response = file("index.html", "no-cache", &headers);
+    let policy = console.policy.clone();
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
+/// Where there are demo users and faults, and which origins may hand over a user's token.
+async fn told(State(console): State<Arc<Console>>) -> Json<Value> {
+    Json(console.told.clone())
+}
+
+async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
+    // A name never comes to stand for anything else: it has a hash of its file.
+    let forever = "public, max-age=31536000, immutable";
+    file(&format!("assets/{name}"), forever, &headers)
+}
+
+fn file(path: &str, caching: &'static str, headers: &HeaderMap) -> Response {
+    let Some(file) = Files::get(path) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let tag = tag(&file);
+    let has_it = |seen: &str| seen.split(',').any(|one| one.trim() == tag);
+    let unchanged = headers
+        .get(IF_NONE_MATCH)
+        .and_then(|seen| seen.to_str().ok());
+    let about = [(ETAG, tag.clone()), (CACHE_CONTROL, caching.to_owned())];
+    if unchanged.is_some_and(has_it) {
+        return (StatusCode::NOT_MODIFIED, about).into_response();
+    }
+    let kind = [(CONTENT_TYPE, file.metadata.mimetype().to_owned())];
+    (about, kind, file.data).into_response()
+}
+
+/// Weak, for the same file may travel compressed.
+fn tag(file: &EmbeddedFile) -> String {
+    format!("W/\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]))
+}

@@ -1,0 +1,196 @@
+//! What happens to the caller's connections, as it happens and as it was.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Sse;
+use axum::response::sse::{self, KeepAlive};
+use axum::{Extension, Json};
+use futures::{Stream, StreamExt, stream};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::auth::service_keys::Scope;
+use crate::domain::Event;
+use crate::http::AppState;
+use crate::http::extract::{Follower, Leave, Path, Query, Reader, page_limit};
+use crate::http::middleware::limits::RequestPermit;
+use crate::http::problem::{Problem, ProblemBody};
+
+/// How often a stream without events says that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const _: () = assert!(
+    HEARTBEAT.as_secs() < 30,
+    "proxies cut off what is silent for 30 s"
+);
+
+/// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
+const LIFETIME: Duration = Duration::from_secs(15 * 60);
+
+/// How often a stream looks whether the key that opened it still may read.
+const KEY_LOOK: Duration = Duration::from_secs(1);
+
+/// How soon a reader comes again after the end of a stream.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How many events a page of the history has at the most.
+const MAX_LIMIT: i64 = 200;
+
+/// The caller's events, as they happen.
+///
+/// Server-sent events named `connection`, whose data is an event and whose id
+/// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
+/// resumes after that event without a gap: then the data of `ready` is
+/// `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
+/// before may be out of date, and is to be read anew: there was no
+/// `Last-Event-ID`, or there is no such event of the user's any more.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
+    params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
+    responses(
+        (status = 200, body = Event, content_type = "text/event-stream"),
+        (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
+    )
+)]
+pub(crate) async fn stream(
+    State(state): State<AppState>,
+    Follower { user, leave }: Follower,
+    Extension(permit): Extension<RequestPermit>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+    let last = last_event_id(&headers)?;
+    let place = state.limits.stream(&user)?;
+    let events = state.connections.events(&user, last).await?;
+    permit.release();
+    let ready = sse::Event::default()
+        .event("ready")
+        .id(events.last().to_string())
+        .retry(RETRY)
+        .data(json!({ "resumed": events.resumed() }).to_string());
+    let ready = stream::once(std::future::ready(Ok(ready)));
+    let over = over(state.clone(), leave);
+    let following = Some(Box::new((state, events, place)));
+    let news = stream::unfold(following, move |following| async move {
+        let mut following = following?;
+        let (state, events, _) = &mut *following;
+        let batch = tokio::select! {
+            batch = state.connections.next_events(events) => batch,
+            () = state.stopping.closing.cancelled() => return Some((vec![goodbye()], None)),
+        };
+        match batch {
+            Ok(batch) => {
+                let messages: Vec<_> = batch.iter().filter_map(message).collect();
+                Some((messages, Some(following)))
+            }
+            Err(error) => {
+                // The reader comes again, and begins after the last event that it got.
+                tracing::warn!(%error, "an event stream broke off");
+                None
+            }
+        }
+    });
+    let news = news.flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
+    let events = ready.chain(news).take_until(over);
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+}
+
+/// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.
+async fn over(state: AppState, leave: Leave) {
+    match leave {
+        Leave::For(time) => sleep(time.min(LIFETIME)).await,
+        Leave::With(key) => {
+            let revoked = async {
+                loop {
+                    match state.keys.authenticate(key.expose_secret()).await {
+                        Ok(Some(service)) if service.scopes.contains(&Scope::ConnectionsRead) => {}
+                        // A database that does not answer revokes nothing.
+                        Err(_) => {}
+                        Ok(_) => break,
+                    }
+                    sleep(KEY_LOOK).await;
+                }
+            };
+            // Which of the two it was makes no difference. Apart, for most streams are opened with a token.
+            let _ = Box::pin(timeout(LIFETIME, revoked)).await;
+        }
+    }
+}
+
+/// The event after which a stream begins; `None` where the header is missing or empty.
+///
+/// # Errors
+/// When it is not the id of an event.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let id = id.to_str().ok().and_then(|id| id.parse().ok());
+    id.map(Some)
+        .ok_or_else(|| Problem::invalid("Last-Event-ID is not an event's id"))
+}
+
+/// The last words of a replica that stops. Its readers come again at different times, for they
+/// all go to the replicas that are left.
+fn goodbye() -> sse::Event {
+    let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
+    sse::Event::default()
+        .comment("this replica stops: come again")
+        .retry(RETRY.mul_f64(0.5 + 2.0 * share))
+}
+
+fn message(event: &Event) -> Option<sse::Event> {
+    sse::Event::default()
+        .event("connection")
+        .id(event.id.to_string())
+        .json_data(event)
+        .ok()
+}
+
+/// Which part of a history is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct HistoryQuery {
+    /// How many at the most: 1 to 200, 50 by default.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<i64>,
+    /// The last page's `next_cursor`.
+    cursor: Option<i64>,
+}
+
+/// A page of a connection's history, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HistoryBody {
+    events: Vec<Event>,
+    /// The cursor of the next page; null on the last.
+    next_cursor: Option<i64>,
+}
+
+/// What has happened to a connection, the newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", operation_id = "list_history", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id"), HistoryQuery),
+    responses(
+        (status = 200, body = HistoryBody), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
+    )
+)]
+pub(crate) async fn history(
+    State(state): State<AppState>,
+    Reader(user): Reader,
+    Path(id): Path<Uuid>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Json<HistoryBody>, Problem> {
+    let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
+    let (events, next_cursor) = state
+        .connections
+        .history(&user, id, query.cursor, limit)
+        .await?;
+    Ok(Json(HistoryBody {
+        events,
+        next_cursor,
+    }))
+}

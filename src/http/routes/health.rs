@@ -1,0 +1,79 @@
+//! What the platform and the operator ask.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::AppState;
+use crate::http::problem::{Code, Problem, ProblemBody};
+use crate::service::Connections;
+use crate::single_flight::Momentary;
+
+/// How long the database may take to say that it is there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long its answer is told to others, who may be anybody and as many as there are.
+const SHARED: Duration = Duration::from_millis(500);
+
+/// Whether the database is there, asked for by all together.
+#[derive(Debug)]
+pub struct Readiness(Momentary<Result<(), Problem>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Momentary::new(SHARED))
+    }
+}
+
+impl Readiness {
+    async fn of(&self, connections: &Connections) -> Result<(), Problem> {
+        let ask = async {
+            match tokio::time::timeout(PATIENCE, connections.ping()).await {
+                Ok(answer) => answer.map_err(Problem::from),
+                Err(_elapsed) => Err(Problem::new(
+                    Code::DatabaseUnavailable,
+                    "the database does not answer",
+                )),
+            }
+        };
+        self.0.get(ask).await
+    }
+}
+
+/// A service that can do its work.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ReadyBody {
+    /// `ready`.
+    status: &'static str,
+    /// Whether Nango is switched on.
+    nango: bool,
+}
+
+/// Whether the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = str)))]
+pub(crate) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// Whether the service can do its work: its database is up and migrated.
+///
+/// After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
+#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
+    (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
+))]
+pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
+    if state.stopping.told.is_cancelled() {
+        return Err(Problem::new(
+            Code::Stopping,
+            "the service stops: send requests elsewhere",
+        ));
+    }
+    state.readiness.of(&state.connections).await?;
+    Ok(Json(ReadyBody {
+        status: "ready",
+        nango: state.nango.is_some(),
+    }))
+}

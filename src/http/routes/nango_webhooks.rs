@@ -1,0 +1,101 @@
+//! What Nango tells us.
+
+use crate::http::problem::Code;
+use crate::http::problem::Problem;
+use crate::http::problem::ProblemBody;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request, State};
+use axum::http::StatusCode;
+use uuid::Uuid;
+
+use crate::http::AppState;
+use crate::http::extract::Path;
+use crate::http::middleware::limits::Unverified;
+use crate::nango;
+use crate::nango::webhook;
+use crate::nango::webhook::Event;
+use crate::service::Error;
+
+/// A webhook whose signature is Nango's.
+pub(crate) struct Verified(Event);
+
+impl FromRequest<AppState> for Verified {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
+        let keys = state.signing_keys.clone().ok_or(Error::NangoDisabled)?;
+        let signature = request
+            .headers()
+            .get(webhook::SIGNATURE_HEADER)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let unverified = request.extensions().get::<Unverified>().cloned();
+        let body = Bytes::from_request(request, state).await?;
+        keys.verify(&body, signature.as_deref()).map_err(|error| {
+            tracing::warn!(%error, "a webhook is not signed with NANGO_WEBHOOK_SIGNING_KEY");
+            Problem::invalid_signature(error.to_string())
+        })?;
+        if let Some(webhook) = unverified {
+            state.limits.verified(&webhook);
+        }
+        let event = webhook::parse(&body).map_err(|error| Problem::invalid(error.to_string()))?;
+        Ok(Self(event))
+    }
+}
+
+/// Nango tells of an attempt, at the address that its session was given.
+///
+/// The body is only a hint: Nango is asked before anything is believed. An
+/// answer of 5xx makes Nango send it again.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", operation_id = "take_webhook_of_attempt", tag = "webhooks",
+    params(("attempt" = Uuid, Path, description = "The attempt that the address was made for")),
+    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
+    responses(
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
+    )
+)]
+pub(crate) async fn of_attempt(
+    State(state): State<AppState>,
+    Path(attempt): Path<Uuid>,
+    Verified(event): Verified,
+) -> Result<StatusCode, Problem> {
+    take(&state, Some(attempt), &event).await
+}
+
+/// Nango tells of an attempt, at the address that its environment was given.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango", operation_id = "take_webhook", tag = "webhooks",
+    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
+    responses(
+        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
+        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
+        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
+    )
+)]
+pub(crate) async fn of_environment(
+    State(state): State<AppState>,
+    Verified(event): Verified,
+) -> Result<StatusCode, Problem> {
+    take(&state, None, &event).await
+}
+
+async fn take(
+    state: &AppState,
+    attempt: Option<Uuid>,
+    event: &Event,
+) -> Result<StatusCode, Problem> {
+    match state.connections.webhook(attempt, event).await {
+        Ok(believed) => {
+            tracing::debug!(?believed, "a webhook of Nango's");
+            Ok(StatusCode::NO_CONTENT)
+        }
+        // Nango retries after a 5xx only.
+        Err(Error::Nango(error @ nango::Error::UnknownIntegration)) => {
+            tracing::warn!(%error, "a webhook could not be verified at nango");
+            let detail = "the event could not be verified at Nango";
+            Err(Problem::new(Code::NangoUnavailable, detail))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,192 @@
+//! Calls to providers' APIs through Nango, for services that need not see a token.
+
+use crate::http::problem::Code;
+use crate::http::problem::Problem;
+use crate::http::problem::ProblemBody;
+use std::future::ready;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH};
+use axum::http::{HeaderMap, HeaderValue, Uri};
+use axum::response::Response;
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use tower::BoxError;
+use uuid::Uuid;
+
+use crate::http::AppState;
+use crate::http::extract::{Path, Workflow};
+use crate::nango;
+use crate::nango::proxy::{ProxyAnswer, ProxyCall};
+use crate::service;
+
+/// The largest body that is passed on, in either direction.
+const MAX_BODY: usize = 64 * 1024 * 1024;
+
+/// How far the body of a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upload {
+    /// Its end has not come yet.
+    Open,
+    /// All of it was passed on, or there was none.
+    Complete,
+    /// It is larger than `MAX_BODY`.
+    TooLarge,
+    /// The caller's connection failed, or its next piece did not come in time.
+    Failed,
+}
+
+/// The state of an upload, shared with the stream that passes it on.
+#[derive(Clone)]
+struct SharedUpload(Arc<Mutex<Upload>>);
+
+impl SharedUpload {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Upload::Open)))
+    }
+
+    fn set(&self, upload: Upload) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = upload;
+    }
+
+    /// The problem of a call whose request did not arrive as a whole; `None` if the caller is not the reason.
+    fn problem(&self, error: Option<&service::Error>) -> Option<Problem> {
+        let upload = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let timed_out = matches!(error, Some(service::Error::Nango(nango::Error::Timeout)));
+        match upload {
+            Upload::TooLarge => Some(too_large()),
+            Upload::Failed => Some(too_slow()),
+            Upload::Open if timed_out => Some(too_slow()),
+            Upload::Open | Upload::Complete => None,
+        }
+    }
+}
+
+/// Calls the provider's API with a connection's credentials.
+///
+/// Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
+/// with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
+/// relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+///
+/// The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
+/// and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
+/// with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
+/// provider has received the call.
+#[utoipa::path(method(get, post, put, patch, delete), path = "/api/v1/connectors/connections/{id}/proxy/{*path}",
+    tag = "tokens",
+    params(("id" = Uuid, Path, description = "A connection's id"),
+        ("path" = String, Path, description = "The path of the provider's API, with as many slashes as it has", min_length = 1,
+            pattern = r"^(?!/|[Hh][Tt][Tt][Pp][Ss]?:)(?!(?:.*/)?\.{1,2}(?:[/;]|$))(?!.*(?:\$\{|\|\|))[^\x00-\x1f\x7f-\x9f\\]*$"),
+        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
+    responses(
+        (status = 200, description = "Whatever the provider answers, with its status"),
+        (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 408, body = ProblemBody), (status = 409, body = ProblemBody),
+        (status = 413, body = ProblemBody), (status = 502, body = ProblemBody), (status = 503, body = ProblemBody),
+        (status = 504, body = ProblemBody)
+    )
+)]
+pub(crate) async fn proxy(
+    State(state): State<AppState>,
+    workflow: Workflow,
+    path: Path<(Uuid, String)>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Path((id, _)) = path;
+    let (parts, body) = request.into_parts();
+    if length(&parts.headers).is_some_and(|length| length > MAX_BODY) {
+        return Err(too_large());
+    }
+    let target = (provider_path(&parts.uri), parts.uri.query());
+    let mut call = ProxyCall::new(parts.method, target, &parts.headers)
+        .map_err(|error| Problem::invalid(error.to_string()))?;
+    let upload = SharedUpload::new();
+    if !call.may_have_body() {
+        upload.set(Upload::Complete);
+    } else if let Some(body) = started(body, &upload).await? {
+        call = call.with_body(body);
+    }
+    let answer = state
+        .connections
+        .proxy(&workflow.user, id, &workflow.service.name, call)
+        .await;
+    let answer =
+        answer.map_err(|error| upload.problem(Some(&error)).unwrap_or_else(|| error.into()))?;
+    Ok(passed_on(answer))
+}
+
+/// The answer as the caller gets it: the provider's, and never stored by anybody in between.
+fn passed_on(answer: ProxyAnswer) -> Response {
+    let body = Body::new(answer.body).into_data_stream();
+    let mut response = Response::new(Body::from_stream(bounded(body, || {})));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    response
+        .extensions_mut()
+        .insert(crate::http::problem::NotOurs);
+    response
+}
+
+/// A request's body once its first piece has come; `None` if it has none.
+async fn started(body: Body, upload: &SharedUpload) -> Result<Option<reqwest::Body>, Problem> {
+    let (large, failed, complete) = (upload.clone(), upload.clone(), upload.clone());
+    let body = body
+        .into_data_stream()
+        .inspect_err(move |_| failed.set(Upload::Failed));
+    let end = stream::poll_fn(move |_| {
+        complete.set(Upload::Complete);
+        Poll::Ready(None)
+    });
+    let mut body = Box::pin(bounded(body, move || large.set(Upload::TooLarge)).chain(end));
+    match body.next().await {
+        None => Ok(None),
+        Some(Err(error)) => Err(upload
+            .problem(None)
+            .unwrap_or_else(|| Problem::internal(error))),
+        Some(Ok(first)) => {
+            let first = stream::once(ready(Ok(first)));
+            Ok(Some(reqwest::Body::wrap_stream(first.chain(body))))
+        }
+    }
+}
+
+/// A body that ends with an error where it is larger than `MAX_BODY`.
+fn bounded<E: Into<BoxError>>(
+    body: impl Stream<Item = Result<Bytes, E>>,
+    is_too_large: impl Fn(),
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let mut left = MAX_BODY;
+    body.map_err(io::Error::other).and_then(move |piece| {
+        if piece.len() > left {
+            is_too_large();
+            return ready(Err(io::Error::other("the body is too large")));
+        }
+        left -= piece.len();
+        ready(Ok(piece))
+    })
+}
+
+/// The length that a request gives for its body.
+fn length(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn too_large() -> Problem {
+    Problem::new(Code::PayloadTooLarge, "a body may have 64 MiB at the most")
+}
+
+fn too_slow() -> Problem {
+    Problem::new(Code::RequestTimeout, "the body did not come in time")
+}
+
+/// The provider's path as the caller wrote it.
+fn provider_path(uri: &Uri) -> &str {
+    let path = uri.path().split_once("/proxy/");
+    path.map_or("", |(_, path)| path)
+}

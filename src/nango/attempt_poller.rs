@@ -1,0 +1,181 @@
+//! Asking Nango about an attempt while somebody waits for it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::future::Cache;
+use uuid::Uuid;
+
+use super::{ConnectionSummary, Error, ListConnections, Nango};
+use crate::single_flight::Momentary;
+
+/// The tag by which a Nango connection names the attempt that made or renewed it.
+pub const ATTEMPT_TAG: &str = "patchbay_attempt";
+/// The tag by which a Nango connection names our connection.
+pub const CONNECTION_TAG: &str = "patchbay_connection";
+/// The tag by which a Nango connection names its user, in Nango's own convention.
+pub const USER_TAG: &str = "end_user_id";
+
+/// The tag by which a Nango connection names the installation of Patchbay that asked for it.
+pub const INSTALLATION_TAG: &str = "patchbay_installation";
+
+/// How often an attempt is asked about at the most, and how many are remembered.
+const INTERVAL: Duration = Duration::from_secs(1);
+const REMEMBERED: u64 = 10_000;
+
+/// How many looks a second ask for one attempt alone, and how many more may when there were none for a while.
+const EXACT_A_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
+const EXACT_AT_ONCE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
+
+/// How often a look that takes no answer of a moment before may follow another, and how many may when
+/// there were none for a while. Together with the others they leave a quarter of what Nango allows.
+const NOW_EVERY: Duration = Duration::from_secs(2);
+const NOW_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+
+/// How many webhooks of one attempt cause calls in a minute. Nango sends few; more are old ones that are sent again.
+const WEBHOOKS_PER_MINUTE: u32 = 10;
+const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
+
+/// How many connections a shared look reads.
+const NEWEST: u32 = 200;
+
+type Answer = Result<Vec<ConnectionSummary>, Error>;
+
+/// What a look has found.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// What Nango holds with the attempt's tag: nothing, one, or several if it was granted again.
+    pub found: Vec<ConnectionSummary>,
+    /// Whether that is all. A look that many share sees the newest connections only, and one that was authorized
+    /// anew is as old as it was.
+    pub whole: bool,
+}
+
+impl Look {
+    fn whole(found: Vec<ConnectionSummary>) -> Self {
+        Self { found, whole: true }
+    }
+}
+
+/// Looks attempts up at Nango: at most once a second each, with one call for all who wait.
+///
+/// Few attempts are each asked for by their tag. Many share one look at the
+/// newest connections, so that a crowd in front of the popup takes no more of
+/// Nango's rate limit than two calls a second.
+#[derive(Debug)]
+pub struct Lookups {
+    nango: Nango,
+    answers: Cache<Uuid, Arc<Answer>>,
+    newest: Momentary<Arc<Answer>>,
+    exact: DefaultDirectRateLimiter,
+    now: DefaultDirectRateLimiter,
+    webhooks: Cache<Uuid, Arc<AtomicU32>>,
+}
+
+impl Lookups {
+    /// Looks up at this Nango.
+    #[must_use]
+    pub fn new(nango: Nango) -> Self {
+        let answers = Cache::builder()
+            .max_capacity(REMEMBERED)
+            .time_to_live(INTERVAL)
+            .build();
+        let exact =
+            RateLimiter::direct(Quota::per_second(EXACT_A_SECOND).allow_burst(EXACT_AT_ONCE));
+        let now = Quota::with_period(NOW_EVERY).expect("two seconds are not 0");
+        let now = RateLimiter::direct(now.allow_burst(NOW_AT_ONCE));
+        Self {
+            nango,
+            answers,
+            newest: Momentary::new(INTERVAL),
+            exact,
+            now,
+            webhooks: Cache::builder()
+                .max_capacity(REMEMBERED)
+                .time_to_live(WEBHOOK_WINDOW)
+                .build(),
+        }
+    }
+
+    /// Counts a webhook of an attempt. `false` if there were too many in the last minute.
+    pub async fn counts_webhook(&self, attempt: Uuid) -> bool {
+        let count = self.webhooks.get_with(attempt, async { Arc::default() });
+        count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
+    }
+
+    /// A look for an attempt, as it was within the last second.
+    ///
+    /// # Errors
+    /// As the call to Nango; the error, too, is told to all who ask within the second.
+    pub async fn attempt(&self, attempt: Uuid) -> Result<Look, Error> {
+        if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
+            return self.shared(attempt).await;
+        }
+        let ask = async { Arc::new(self.ask(attempt).await) };
+        let answer = (*self.answers.get_with(attempt, ask).await).clone();
+        answer.map(Look::whole)
+    }
+
+    /// A look for an attempt now, for when the second's answer is known to be old. Anybody can say so: who
+    /// does too often gets the second's answer.
+    ///
+    /// # Errors
+    /// As the call to Nango.
+    pub async fn attempt_now(&self, attempt: Uuid) -> Result<Look, Error> {
+        match self.now.check() {
+            Ok(()) => self.attempt_told(attempt).await.map(Look::whole),
+            Err(_too_often) => self.attempt(attempt).await,
+        }
+    }
+
+    /// All that Nango holds with this attempt's tag now, however often it is asked: for when Nango itself has told
+    /// that there is something new, or what it answers is the last word.
+    ///
+    /// # Errors
+    /// As the call to Nango.
+    pub async fn attempt_told(&self, attempt: Uuid) -> Answer {
+        let answer = self.ask(attempt).await;
+        self.answers.insert(attempt, Arc::new(answer.clone())).await;
+        answer
+    }
+
+    /// Not remembered again: what is shared is up to a second old already.
+    async fn shared(&self, attempt: Uuid) -> Result<Look, Error> {
+        let newest = self
+            .newest
+            .get(async { Arc::new(self.ask_for_newest().await) })
+            .await;
+        let id = attempt.to_string();
+        let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
+        match &*newest {
+            Ok(all) => Ok(Look {
+                found: all.iter().filter(of_attempt).cloned().collect(),
+                // A page may be shorter than asked for, and still not the last.
+                whole: all.is_empty(),
+            }),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    async fn ask_for_newest(&self) -> Answer {
+        self.nango
+            .connections(&ListConnections {
+                limit: Some(NEWEST),
+                ..ListConnections::default()
+            })
+            .await
+    }
+
+    async fn ask(&self, attempt: Uuid) -> Answer {
+        let tags = [(ATTEMPT_TAG.to_owned(), attempt.to_string())].into();
+        self.nango
+            .connections(&ListConnections {
+                tags,
+                ..ListConnections::default()
+            })
+            .await
+    }
+}

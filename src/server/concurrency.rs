@@ -1,0 +1,67 @@
+//! Concurrency limits by caller.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The number of places that each caller has taken, by a hash of the caller.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Places(Arc<Mutex<HashMap<u64, u32>>>);
+
+impl Places {
+    /// Takes one place of a caller, who may have `most` at once; 0 means no limit. `None` if all are taken.
+    pub(crate) fn take(&self, caller: u64, most: u32) -> Option<Place> {
+        let mut place = Place {
+            of: self.clone(),
+            caller,
+            count: 0,
+        };
+        place.grow(1, most).then_some(place)
+    }
+}
+
+/// Places that are taken until the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    of: Places,
+    caller: u64,
+    count: u32,
+}
+
+impl Place {
+    /// Takes `more` places for the same caller. Returns `false` and takes none if the caller would exceed `most`.
+    pub(crate) fn grow(&mut self, more: u32, most: u32) -> bool {
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = taken.get(&self.caller).copied().unwrap_or(0);
+        let after = before.saturating_add(more);
+        if most > 0 && after > most {
+            return false;
+        }
+        taken.insert(self.caller, after);
+        self.count += more;
+        true
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(of_caller) = taken.get_mut(&self.caller) {
+            *of_caller = of_caller.saturating_sub(self.count);
+            if *of_caller == 0 {
+                taken.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// The addresses that count as one: an IPv6 host has a whole /64 to itself.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        v4 => v4,
+    }
+}

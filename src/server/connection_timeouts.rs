@@ -1,0 +1,261 @@
+//! What a connection is doing, and since when.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::Version;
+use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::ServerConfig;
+
+/// Whether a connection is of use: it answers a request, or has waited for one not too long.
+pub(crate) struct Activity {
+    opened: Instant,
+    /// For how long a request's head may be on its way.
+    head: Duration,
+    /// For how long there may be no request.
+    idle: Duration,
+    under_way: AtomicU32,
+    /// Whether part of a head has come. A new connection has sent nothing, and has as long.
+    in_head: AtomicBool,
+    /// Since when the present wait lasts, in milliseconds from the opening.
+    since: AtomicU64,
+    head_came: Notify,
+}
+
+impl Activity {
+    pub(crate) fn begin(config: &ServerConfig) -> Self {
+        Self {
+            opened: Instant::now(),
+            head: config.client_timeout,
+            idle: config.keep_alive,
+            under_way: AtomicU32::new(0),
+            in_head: AtomicBool::new(true),
+            since: AtomicU64::new(0),
+            head_came: Notify::new(),
+        }
+    }
+
+    /// A request has come; it is under way until the value is dropped.
+    pub(crate) fn request(self: &Arc<Self>, version: Version) -> UnderWay {
+        self.begin_request();
+        self.head_came.notify_waiters();
+        UnderWay {
+            activity: self.clone(),
+            has_windows: version == Version::HTTP_2,
+            counts: true,
+        }
+    }
+
+    fn begin_request(&self) {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.in_head.store(false, Ordering::Relaxed);
+    }
+
+    fn end_request(&self) {
+        self.restart();
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns when no head is on its way, or the one that is has come.
+    pub(crate) async fn head_came(&self) {
+        let came = self.head_came.notified();
+        if self.in_head.load(Ordering::Relaxed) {
+            came.await;
+        }
+    }
+
+    /// Returns when the connection is of no use any more.
+    pub(crate) async fn unused(&self) {
+        loop {
+            let now = Instant::now();
+            let end = match self.under_way.load(Ordering::Relaxed) {
+                0 => self.end_of_wait(),
+                // Looked at again when the shortest wait that may follow would be over.
+                _ => now + self.head.min(self.idle),
+            };
+            if end <= now {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
+    fn end_of_wait(&self) -> Instant {
+        let since = self.opened + Duration::from_millis(self.since.load(Ordering::Relaxed));
+        if self.in_head.load(Ordering::Relaxed) {
+            since + self.head
+        } else {
+            since + self.idle
+        }
+    }
+
+    fn bytes_came(&self) {
+        let waits = self.under_way.load(Ordering::Relaxed) == 0;
+        if waits && !self.in_head.swap(true, Ordering::Relaxed) {
+            self.restart();
+        }
+    }
+
+    fn restart(&self) {
+        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(millis, Ordering::Relaxed);
+    }
+}
+
+/// A request that is under way. It does not count as one while nothing of its answer is taken.
+pub(crate) struct UnderWay {
+    activity: Arc<Activity>,
+    /// Whether its client says how much of the answer it takes, as in HTTP/2. Elsewhere the socket tells.
+    has_windows: bool,
+    counts: bool,
+}
+
+impl UnderWay {
+    /// A piece of the answer is ready for its client.
+    fn waits_for_client(&mut self) {
+        if self.has_windows && self.counts {
+            self.counts = false;
+            self.activity.end_request();
+        }
+    }
+
+    /// The client takes all that was ready.
+    fn goes_on(&mut self) {
+        if !self.counts {
+            self.counts = true;
+            self.activity.begin_request();
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.goes_on();
+        self.activity.end_request();
+    }
+}
+
+/// An answer's body, with which its request ends.
+pub(crate) struct Answer {
+    pub(crate) body: Body,
+    pub(crate) under_way: UnderWay,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        // hyper asks for the next piece when the client's window has room for the one before.
+        self.under_way.goes_on();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_some() {
+            self.under_way.waits_for_client();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client's socket. It breaks when nothing of what is written is taken for too long.
+pub(crate) struct Watched {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watched {
+    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, patience: Duration) -> Self {
+        Self {
+            stream,
+            activity,
+            patience,
+            stalled: None,
+        }
+    }
+
+    fn unless_stalled<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.activity.bytes_came();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.unless_stalled(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.unless_stalled(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

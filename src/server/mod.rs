@@ -1,0 +1,323 @@
+//! Connections of clients: accepted, served, watched, and ended.
+//!
+//! axum's own server has no limits. Here a client that is slow, or holds on to
+//! a connection without a use for it, loses it.
+
+mod concurrency;
+mod config;
+mod connection_timeouts;
+
+pub use config::ServerConfig;
+
+use std::convert::Infallible;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+pub(crate) use self::concurrency::{Place, Places, network};
+use self::connection_timeouts::{Activity, Answer, Watched};
+
+/// The address at the other end of a connection; each request of it has it among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// How long a connection that is told to end may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long a head that is on its way when nothing new is taken any more is waited for.
+const LAST_HEAD: Duration = Duration::from_secs(2);
+
+/// How soon a system that has no more sockets is asked for one again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What one HTTP/2 connection may ask for at once.
+const STREAMS: u32 = 64;
+
+/// The HTTP/2 windows of a request's body and of a connection: the most bytes that a client may send before they are read.
+const WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * WINDOW;
+
+/// How large a head may be, in bytes.
+const MAX_HEAD: u16 = 32 * 1024;
+
+/// The size of a socket's send buffer, in bytes. By default the system would buffer megabytes for each client that does
+/// not read.
+const SEND_BUFFER: u32 = 128 * 1024;
+
+/// The most connections that wait in the system's queue.
+const BACKLOG: u32 = 1024;
+
+/// How a service comes to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Stopping {
+    /// A signal has come: balancers are told, and requests still answered.
+    pub told: CancellationToken,
+    /// Nothing new is taken any more, and what is under way finishes.
+    pub closing: CancellationToken,
+    /// What is still under way is given up.
+    pub over: CancellationToken,
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// When the address is taken.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As `TcpListener::bind` does: the port of a service that has just ended is free.
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves `router` to everybody who connects, until `stopping.closing`; then until all is answered.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    open: Gauge,
+    stopping: Stopping,
+) {
+    let places = Arc::new(Semaphore::new(
+        config.connections.min(Semaphore::MAX_PERMITS),
+    ));
+    let connections = TaskTracker::new();
+    let server = Server {
+        router,
+        config,
+        open,
+        stopping: stopping.clone(),
+        of_address: Places::default(),
+        hasher: RandomState::new(),
+        refused: Once::new(),
+    };
+    while let Some(place) = stopping.closing.run_until_cancelled(place(&places)).await {
+        // Cancelled while it waits, it has accepted nobody.
+        let accepted = stopping.closing.run_until_cancelled(listener.accept());
+        match accepted.await {
+            Some(Ok((stream, _))) => server.take(stream, place, &connections),
+            Some(Err(error)) => pause_after(&error).await,
+            None => break,
+        }
+    }
+    for stream in last_clients(listener) {
+        server.take(stream, place(&places).await, &connections);
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+/// Those who are in the system's queue when it is closed: they would be cut off with it.
+///
+/// The system is asked itself, for what the runtime knows of the queue may be a moment old.
+fn last_clients(listener: TcpListener) -> Vec<TcpStream> {
+    let Ok(listener) = listener.into_std() else {
+        return Vec::new();
+    };
+    let accepted = std::iter::from_fn(|| Some(listener.accept().ok()?.0)).collect::<Vec<_>>();
+    drop(listener);
+    let into_ours = |stream: std::net::TcpStream| {
+        stream.set_nonblocking(true).ok()?;
+        TcpStream::from_std(stream).ok()
+    };
+    accepted.into_iter().filter_map(into_ours).collect()
+}
+
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let place = places.clone().acquire_owned().await;
+    place.expect("the semaphore is never closed")
+}
+
+/// A client that has gone again is nothing; where there are no sockets left, one has to be waited for.
+async fn pause_after(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    ) {
+        return;
+    }
+    tracing::error!(%error, "a client cannot be accepted: MAX_CONNECTIONS is more than the system allows");
+    tokio::time::sleep(PAUSE).await;
+}
+
+struct Server {
+    router: Router,
+    config: ServerConfig,
+    open: Gauge,
+    stopping: Stopping,
+    /// The open connections of each address.
+    of_address: Places,
+    hasher: RandomState,
+    /// Set once an address was refused a connection.
+    refused: Once,
+}
+
+impl Server {
+    /// Takes a place for a connection of this address; `None` if the address has used its share.
+    fn place_of(&self, address: IpAddr) -> Option<Place> {
+        let key = self.hasher.hash_one(network(address));
+        let most = self.config.connections_per_address;
+        let place = self.of_address.take(key, most);
+        if place.is_none() {
+            self.refused.call_once(|| {
+                tracing::warn!(
+                    %address, most,
+                    "too many connections from one address, closing new ones: set TRUSTED_PROXY_HOPS if it is a proxy"
+                );
+            });
+        }
+        place
+    }
+
+    fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit, connections: &TaskTracker) {
+        let Ok(peer) = stream.peer_addr() else {
+            return;
+        };
+        let Some(of_address) = self.place_of(peer.ip()) else {
+            return;
+        };
+        // Answers are written whole: waiting for more to send with them only delays them.
+        let _ = stream.set_nodelay(true);
+        let activity = Arc::new(Activity::begin(&self.config));
+        let patience = self.config.client_timeout;
+        let answering = Arc::new(Answering {
+            router: self.router.clone(),
+            peer: Peer(peer),
+            activity: activity.clone(),
+            told: self.stopping.told.clone(),
+        });
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answering = answering.clone();
+            // Apart from the connection, which would otherwise have room for it for as long as it is open.
+            Box::pin(async move { answering.answer(request.map(Body::new)).await })
+        });
+        let (open, stopping) = (self.open.clone(), self.stopping.clone());
+        connections.spawn(async move {
+            open.inc();
+            let http1 = tokio::select! {
+                http1 = is_http1(&stream) => http1,
+                // Whoever sends nothing is treated below as is everybody who is waited for.
+                () = activity.unused() => false,
+                () = stopping.closing.cancelled() => false,
+            };
+            let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
+            if http1 {
+                let connection = pin!(
+                    http1::Builder::new()
+                        .max_header_size(MAX_HEAD.into())
+                        .serve_connection(io, service)
+                );
+                run(connection, &activity, &stopping).await;
+            } else {
+                let mut builder = auto::Builder::new(TokioExecutor::new());
+                // HTTP/1, too, where no more than the preface's first bytes had come. Here hyper bounds
+                // a head by what it reads at once.
+                builder.http1().max_buf_size(MAX_HEAD.into());
+                builder
+                    .http2()
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(STREAMS)
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .max_header_list_size(MAX_HEAD.into());
+                // Apart from the others, whose tasks would otherwise have room for it.
+                let mut connection = Box::pin(builder.serve_connection(io, service));
+                run(connection.as_mut(), &activity, &stopping).await;
+            }
+            open.dec();
+            drop((place, of_address));
+        });
+    }
+}
+
+/// Whether a client's first bytes cannot be those of HTTP/2. They are looked at and not taken: whoever
+/// has taken them has to hand them on before the rest, for which hyper doubles its buffer of each connection.
+async fn is_http1(stream: &TcpStream) -> bool {
+    /// RFC 9113, section 3.4.
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut first = [0; PREFACE.len()];
+    let seen = stream.peek(&mut first).await;
+    seen.is_ok_and(|count| !PREFACE.starts_with(&first[..count]))
+}
+
+/// Drives a connection until it ends, by itself or because it has to.
+async fn run<C>(mut connection: Pin<&mut C>, activity: &Activity, stopping: &Stopping)
+where
+    C: GracefulConnection,
+{
+    tokio::select! {
+        // A client that goes away in the middle of something is no error of ours.
+        _ = connection.as_mut() => return,
+        () = activity.unused() => {
+            connection.as_mut().graceful_shutdown();
+            // Half a head would be waited for as long as it takes.
+            let _ = tokio::time::timeout(GOODBYE, connection).await;
+            return;
+        }
+        () = stopping.closing.cancelled() => {}
+    }
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        // A request that has been sent is answered, even if only part of it has come.
+        _ = tokio::time::timeout(LAST_HEAD, activity.head_came()) => {
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = activity.unused() => {}
+        () = stopping.over.cancelled() => {}
+    }
+}
+
+/// What answers one connection's requests.
+struct Answering {
+    router: Router,
+    peer: Peer,
+    activity: Arc<Activity>,
+    told: CancellationToken,
+}
+
+impl Answering {
+    /// One request: counted as this connection's until the last byte of its answer.
+    async fn answer(&self, mut request: Request) -> Result<Response, Infallible> {
+        let version = request.version();
+        let under_way = self.activity.request(version);
+        request.extensions_mut().insert(self.peer);
+        let mut response = self.router.clone().oneshot(request).await?;
+        if self.told.is_cancelled() && version < Version::HTTP_2 {
+            // The client's next request then goes to another replica, and none is sent into a closing connection.
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Ok(response.map(|body| Body::new(Answer { body, under_way })))
+    }
+}

@@ -1,0 +1,108 @@
+//! Wakes those who wait for a user's events, on every replica.
+//!
+//! What wakes them is only a hint: each then reads the events after the last
+//! one that it has seen. So nothing is lost, and nobody's slowness costs memory.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::UserId;
+
+/// The users whose events somebody waits for on this replica.
+#[derive(Clone, Debug, Default)]
+pub struct Feed(Arc<Mutex<HashMap<String, Arc<Hints>>>>);
+
+/// What has been hinted to those who wait for one user. There are as many as users with a stream, and tokio's `watch`, which
+/// does the same, is six times as large.
+#[derive(Debug, Default)]
+struct Hints {
+    count: AtomicU64,
+    more: Notify,
+}
+
+impl Hints {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.more.notify_waiters();
+    }
+}
+
+/// Wakes when a user's events have changed, or may have.
+#[derive(Debug)]
+pub struct Subscription {
+    feed: Feed,
+    user: String,
+    /// There until the end.
+    hints: Option<Arc<Hints>>,
+    seen: u64,
+}
+
+impl Feed {
+    /// Waits for this user's events from now on.
+    #[must_use]
+    pub fn subscribe(&self, user: &UserId) -> Subscription {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let hints = users.entry(user.as_str().to_owned()).or_default();
+        Subscription {
+            feed: self.clone(),
+            user: user.as_str().to_owned(),
+            seen: hints.count.load(Ordering::SeqCst),
+            hints: Some(hints.clone()),
+        }
+    }
+
+    /// Wakes those who wait for this user.
+    pub fn wake(&self, user: &str) {
+        let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hints) = users.get(user) {
+            hints.add();
+        }
+    }
+
+    /// Wakes all, when it is not known what has changed.
+    pub fn wake_all(&self) {
+        let users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for hints in users.values() {
+            hints.add();
+        }
+    }
+
+    /// The users for whom somebody waits.
+    #[must_use]
+    pub fn users(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
+    }
+}
+
+impl Subscription {
+    /// Returns at the next hint; at once if there was one since the last time.
+    pub async fn changed(&mut self) {
+        if let Some(hints) = &self.hints {
+            // What comes from here on is heard, and what came before is counted.
+            let more = hints.more.notified();
+            if hints.count.load(Ordering::SeqCst) == self.seen {
+                more.await;
+            }
+            self.seen = hints.count.load(Ordering::SeqCst);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut users = self.feed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.hints = None;
+        let last = |hints: &Arc<Hints>| Arc::strong_count(hints) == 1;
+        if users.get(&self.user).is_some_and(last) {
+            users.remove(&self.user);
+        }
+    }
+}

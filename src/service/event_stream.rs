@@ -1,0 +1,227 @@
+//! Waiting for what happens, and reading what has happened.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+use uuid::Uuid;
+
+use super::event_notifier::Subscription;
+use super::queries::open_attempts;
+use super::reconcile::LOOKED_FOR;
+use super::{Connections, Details, Result};
+use crate::db;
+use crate::db::connection_health::{ANSWER, in_time};
+
+use crate::domain::UserId;
+
+use crate::domain::{Attempt, Event, EventKind};
+
+/// How often Nango is looked at for an attempt while somebody waits.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A user's events from some point on, as they happen.
+///
+/// It holds no more than one batch, however slow its reader is.
+#[derive(Debug)]
+pub struct Events {
+    user: UserId,
+    last: i64,
+    resumed: bool,
+    subscription: Subscription,
+    open: Vec<Attempt>,
+}
+
+impl Events {
+    /// The id of the last event that was read.
+    #[must_use]
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+
+    /// Whether they go on where their reader was. Otherwise what has been read before is to be read anew.
+    #[must_use]
+    pub fn resumed(&self) -> bool {
+        self.resumed
+    }
+}
+
+impl Connections {
+    /// Begins to follow a user's events: after the event `last`, or from now on.
+    ///
+    /// Where there is no such event of the user's, something may be missing between it and the next: it was pruned, the
+    /// user was erased, or a backup was restored. Then they begin at the present if `last` is beyond it; a reader has been
+    /// told of nothing that was not committed, so that it is from before a restore.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
+        // Subscribed before the first look, so that nothing happens between.
+        let subscription = self.feed.subscribe(user);
+        let mut tx = self.begin().await?;
+        let (newest, is_there) = db::last_event(&mut tx, user, last).await?;
+        let open = db::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
+        tx.commit().await?;
+        Ok(Events {
+            user: user.clone(),
+            last: last.map_or(newest, |last| last.min(newest)),
+            // Before the first event, nothing has been read.
+            resumed: is_there || last == Some(0),
+            subscription,
+            open,
+        })
+    }
+
+    /// The next events: waits until there is one at least. Meanwhile Nango is
+    /// looked at for the user's open attempts, once a second.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn next_events(&self, events: &mut Events) -> Result<Vec<Event>> {
+        loop {
+            // Apart from what waits, which would otherwise have room for it all the time.
+            let news = Box::pin(self.news(events)).await?;
+            if !news.is_empty() {
+                return Ok(news);
+            }
+            loop {
+                tokio::select! {
+                    () = events.subscription.changed() => break,
+                    () = self.time_to_look(&events.open) => {
+                        // To its end, whatever is hinted meanwhile: it may be what is hinted at.
+                        if Box::pin(self.look_for_all(&events.open)).await {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What has happened since the last event that was read.
+    async fn news(&self, events: &mut Events) -> Result<Vec<Event>> {
+        let after = db::After(events.user.clone(), events.last);
+        let news = self.after.ask(after).await?.events()?;
+        if let Some(last) = news.last() {
+            let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
+            if !events.open.is_empty() || news.iter().any(begun) {
+                // On a connection that may have died without a word. What has happened is told all the same.
+                match in_time(ANSWER, self.open_attempts_of(&events.user)).await {
+                    Ok(open) => events.open = open,
+                    Err(error) => {
+                        tracing::warn!(%error, "an event stream goes on looking for the attempts that were open");
+                    }
+                }
+            }
+            events.last = last.id;
+        }
+        Ok(news)
+    }
+
+    async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
+        let mut tx = self.database.begin_single().await?;
+        let open = db::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
+        tx.commit().await?;
+        Ok(open)
+    }
+
+    /// Returns when it is time to look at Nango for these attempts; never where there are none.
+    async fn time_to_look(&self, open: &[Attempt]) {
+        if self.upstream.is_none() || open.is_empty() {
+            return std::future::pending().await;
+        }
+        Box::pin(tokio::time::sleep(LOOK)).await;
+    }
+
+    /// Returns a connection as soon as no attempt of it is open, or as it is when `patience` ends. Meanwhile it is read
+    /// again only when it may have changed.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn wait(&self, user: &UserId, id: Uuid, patience: Duration) -> Result<Details> {
+        let deadline = Instant::now() + patience;
+        let mut subscription = self.feed.subscribe(user);
+        let mut details = self.get(user, id).await?;
+        loop {
+            let open = open_attempts(std::slice::from_ref(&details));
+            if open.is_empty() || Instant::now() >= deadline {
+                return Ok(details);
+            }
+            let may_have_changed = tokio::select! {
+                () = subscription.changed() => true,
+                // Not cancelled by a notification, which may be of the change that it is applying.
+                () = self.time_to_look(&open) => Box::pin(self.look_for_all(&open)).await,
+                () = tokio::time::sleep_until(deadline) => true,
+            };
+            if may_have_changed {
+                details = self.details(user, id).await?;
+            }
+        }
+    }
+
+    /// A page of what has happened to a connection, the newest first, before this version of it; and before
+    /// which version the next page is, if anything is left on it.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn history(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<(Vec<Event>, Option<i64>)> {
+        self.own(user, id).await?;
+        let mut tx = self.begin_single().await?;
+        let mut events = db::history(&mut tx, id, before, limit + 1).await?;
+        tx.commit().await?;
+        let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
+        if more {
+            events.pop();
+        }
+        let last = events.last().map(|event| event.version);
+        Ok((events, last.filter(|_| more)))
+    }
+
+    /// Passes on what the database announces, for as long as it can; without announcements, asks for changes.
+    ///
+    /// # Errors
+    /// When the database cannot be listened to or asked: the caller begins again.
+    pub async fn follow_changes(&self) -> Result<()> {
+        /// How often changes are asked for where the pooler passes no announcements on.
+        const POLL: Duration = Duration::from_millis(500);
+
+        if let Some(mut listener) = self.database.listen(db::CHANNEL).await? {
+            // What happened before it listened was not heard.
+            self.feed.wake_all();
+            loop {
+                match listener.next().await? {
+                    Some(notification) => self.feed.wake(notification.payload()),
+                    None => self.feed.wake_all(),
+                }
+            }
+        }
+        let mut seen = std::collections::HashMap::new();
+        let mut polls = interval(POLL);
+        loop {
+            polls.tick().await;
+            let users = self.feed.users();
+            if users.is_empty() {
+                seen.clear();
+                continue;
+            }
+            let asked = async {
+                let mut tx = self.database.begin_single().await?;
+                let last = db::last_events(&mut tx, &users).await?;
+                tx.commit().await?;
+                Ok(last)
+            };
+            let last = in_time(ANSWER, asked).await?;
+            for (user, id) in &last {
+                if seen.get(user) != Some(id) {
+                    self.feed.wake(user);
+                }
+            }
+            seen = last.into_iter().collect();
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What went wrong at Nango or the provider, in words for the person who waits.
+
+use serde_json::Value;
+
+use crate::domain::{Failure, Reason};
+use crate::nango;
+use crate::nango::webhook::AuthError;
+
+impl Failure {
+    /// Reads the error of a failed authorization, as Nango's webhook tells it.
+    ///
+    /// Nango passes a provider's refusal on as `error: …; error_description: …`
+    /// in a sentence, and a failed code exchange as JSON text.
+    #[must_use]
+    pub fn of_authorization(error: Option<&AuthError>) -> Self {
+        let description = error
+            .map(|error| error.description.as_str())
+            .unwrap_or_default();
+        let (code, words) = match serde_json::from_str::<Value>(description) {
+            Ok(json) => of_exchange(&json),
+            Err(_not_json) => of_redirect(description),
+        };
+        let denied = code.as_deref() == Some("access_denied");
+        let reason = if denied {
+            Reason::AuthorizationDenied
+        } else {
+            Reason::AuthorizationFailed
+        };
+        let what = if denied {
+            "Access was not granted"
+        } else {
+            "The authorization could not be completed"
+        };
+        let detail = match (words, code) {
+            (Some(words), Some(code)) if !denied => format!(": {words} ({code})"),
+            (Some(words), _) => format!(": {words}"),
+            (None, Some(code)) => format!(": {code}"),
+            (None, None) => String::new(),
+        };
+        Self {
+            reason,
+            message: nango::shorten(&format!("{what}{detail}")),
+        }
+    }
+
+    /// Nobody finished the authorization in time.
+    #[must_use]
+    pub fn expired() -> Self {
+        Self {
+            reason: Reason::AttemptExpired,
+            message: "The authorization was not finished in time".to_owned(),
+        }
+    }
+
+    /// Nango did not begin an authorization.
+    #[must_use]
+    pub fn of_session(error: &nango::Error) -> Self {
+        let reason = if error.is_transient() {
+            Reason::NangoUnavailable
+        } else {
+            Reason::NangoRefused
+        };
+        let message = match reason {
+            Reason::NangoUnavailable => "The authorization service is not available at the moment",
+            _ => "The authorization service refused to begin",
+        };
+        Self {
+            reason,
+            message: message.to_owned(),
+        }
+    }
+}
+
+/// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.
+fn of_exchange(json: &Value) -> (Option<String>, Option<String>) {
+    let text = |pointer: &str| {
+        json.pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let words = text("/provider_error_payload/error_description").or_else(|| text("/message"));
+    (text("/provider_error_payload/error"), words)
+}
+
+/// The code and words of `… error: access_denied; error_description: The user denied the request`.
+fn of_redirect(description: &str) -> (Option<String>, Option<String>) {
+    let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let (head, words) = match description.split_once("; error_description: ") {
+        Some((head, words)) => (head, text(words)),
+        None => (description, None),
+    };
+    match head.rsplit_once("error: ") {
+        Some((_, code)) => (text(code), words),
+        None => (None, text(description)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(description: &str) -> Failure {
+        Failure::of_authorization(Some(&AuthError {
+            kind: "unknown".to_owned(),
+            description: description.to_owned(),
+        }))
+    }
+
+    #[test]
+    fn a_denial_is_told_in_the_providers_words() {
+        let denied = failure(
+            "Did not get authorization code in the callback. Provider error: error: access_denied; \
+             error_description: The user denied the request",
+        );
+        assert_eq!(denied.reason, Reason::AuthorizationDenied);
+        assert_eq!(
+            denied.message,
+            "Access was not granted: The user denied the request"
+        );
+    }
+
+    #[test]
+    fn provider_text_has_no_direction_of_its_own() {
+        let denied = failure(
+            "Provider error: error: access_denied; error_description: \u{202e}ton saw\u{202c}\u{2066}\u{200f} e\u{301}\u{301}\u{301}\u{301}\u{301}\u{301}",
+        );
+        assert_eq!(
+            denied.message,
+            "Access was not granted: ton saw e\u{301}\u{301}\u{301}\u{301}"
+        );
+    }
+
+    #[test]
+    fn a_failed_exchange_is_read_from_its_json() {
+        let failed = failure(
+            "{\n  \"name\": \"Error\",\n  \"message\": \"Response Error: 400 Bad Request\",\n  \
+             \"provider_error_payload\": {\n    \"error\": \"invalid_grant\",\n    \
+             \"error_description\": \"The code is invalid\"\n  }\n}",
+        );
+        assert_eq!(failed.reason, Reason::AuthorizationFailed);
+        assert_eq!(
+            failed.message,
+            "The authorization could not be completed: The code is invalid (invalid_grant)"
+        );
+    }
+
+    #[test]
+    fn other_words_are_kept_short_and_on_one_line() {
+        let failed = failure(&format!("first\nsecond{}", "x".repeat(1000)));
+        assert_eq!(failed.reason, Reason::AuthorizationFailed);
+        assert!(
+            failed
+                .message
+                .starts_with("The authorization could not be completed: first second")
+        );
+        assert_eq!(failed.message.chars().count(), 300);
+        let silent = Failure::of_authorization(None);
+        assert_eq!(silent.message, "The authorization could not be completed");
+    }
+}

@@ -1,0 +1,324 @@
+//! The use cases. The only place that orders the database and Nango.
+//!
+//! No transaction is open while Nango is called: read, commit, call, and then
+//! change what is there by then, under the row's lock.
+
+mod account;
+mod connect;
+mod credential_check;
+mod disconnect;
+pub mod event_notifier;
+mod event_stream;
+mod failure;
+mod idempotency;
+mod queries;
+mod reconcile;
+mod retention;
+pub mod service_keys;
+mod statistics;
+mod sweep;
+mod tokens;
+mod users;
+mod webhook_urls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use tokio::sync::Notify;
+use url::Url;
+use uuid::Uuid;
+
+use self::credential_check::Doubts;
+use self::event_notifier::Feed;
+use self::queries::LargeLists;
+use self::statistics::Counts;
+use self::tokens::Tokens;
+use self::webhook_urls::WebhookUrls;
+use crate::catalog::{Catalog, Connector};
+use crate::clock::Clock;
+use crate::db;
+use crate::db::batch::Gatherer;
+use crate::db::connector_cache::Connectors;
+use crate::db::{Database, Transaction};
+use crate::domain::Connection;
+use crate::domain::UserId;
+use crate::encryption;
+use crate::encryption::Encryption;
+use crate::nango;
+use crate::nango::Nango;
+use crate::nango::attempt_poller::Lookups;
+
+use crate::nango::integration_cache::Integrations;
+
+use crate::views::Details;
+
+pub use connect::{Authorization, ConnectRequest};
+pub use disconnect::{DisconnectTarget, Disconnected};
+pub use event_stream::Events;
+pub use idempotency::{Answer, Idempotency};
+pub use queries::{Page, Query, Update};
+pub use reconcile::Believed;
+pub use retention::Pruned;
+pub use sweep::{Pace, Swept};
+pub use tokens::Token;
+pub use users::Erased;
+
+/// The connections of all users: the house's one door to the database and Nango.
+#[derive(Debug)]
+pub struct Connections {
+    database: Database,
+    connectors: Connectors,
+    newest: Gatherer<db::Newest>,
+    ones: Gatherer<db::One>,
+    instances: Gatherer<db::Instance>,
+    versions: Gatherer<db::Version>,
+    attempts: Gatherer<db::OfAttempt>,
+    after: Gatherer<db::After>,
+    large_lists: LargeLists,
+    catalog: Arc<Catalog>,
+    upstream: Option<Upstream>,
+    clock: Clock,
+    public_url: Url,
+    encryption: Encryption,
+    deletions: Notify,
+    feed: Feed,
+    installation: Uuid,
+    tokens: Tokens,
+    token_cache: Duration,
+    doubts: Doubts,
+    history: TimeDelta,
+    uses: Gatherer<db::Used>,
+    counts: Counts,
+}
+
+/// How the service is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where Nango reaches this service.
+    pub public_url: Url,
+    /// For how long a token may be handed out of memory; zero keeps none.
+    pub token_cache: Duration,
+    /// For how long events, attempts and uses of tokens are kept.
+    pub history: TimeDelta,
+    /// What answers that hold a session's token are encrypted with.
+    pub encryption: Encryption,
+}
+
+/// Nango and what is remembered of its answers.
+#[derive(Debug)]
+struct Upstream {
+    nango: Nango,
+    lookups: Lookups,
+    integrations: Integrations,
+    webhook_urls: WebhookUrls,
+}
+
+/// Why a use case did not do what it was asked. It is told to all who waited for it together.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// `NANGO_ENABLED` is false.
+    #[error("connecting is switched off: set NANGO_ENABLED to true")]
+    NangoDisabled,
+    /// No connector has this id or slug.
+    #[error("there is no connector {0:?}")]
+    ConnectorNotFound(String),
+    /// The connector is listed but cannot be connected.
+    #[error("{0}")]
+    ConnectorUnavailable(String),
+    /// The Nango environment has no integration for the connector.
+    #[error("{connector} is not set up yet: Nango has no integration {integration_key:?}")]
+    ConnectorNotConfigured {
+        /// The connector's name.
+        connector: String,
+        /// The integration that an operator has to add.
+        integration_key: String,
+    },
+    /// Nango holds the connection under another integration than its connector has by now.
+    #[error(
+        "Nango holds this connection, but not under {connector}'s integration {integration_key:?}: reconnect it, or set the key back"
+    )]
+    AnotherIntegration {
+        /// The connector's name.
+        connector: String,
+        /// The integration that it has now.
+        integration_key: String,
+    },
+    /// The user has no such connection, or it is another user's.
+    #[error("there is no such connection")]
+    ConnectionNotFound,
+    /// Several connections fit, and none was named.
+    #[error("there are several connections of this connector: name one by connection_id")]
+    AmbiguousConnection(Vec<Uuid>),
+    /// The request makes no sense for the connection as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// The connection that is asked about has no credentials.
+    #[error("{detail}")]
+    NotConnected {
+        /// The slug of the connector that would have to be connected.
+        connector: String,
+        /// Why there are none.
+        detail: String,
+    },
+    /// The credentials no longer work: the user has to authorize again.
+    #[error("{connector} has to be authorized again by its user")]
+    NeedsReauthorization {
+        /// The connection to reconnect.
+        connection_id: Uuid,
+        /// The connector's name.
+        connector: String,
+    },
+    /// The connection came back from a reconnect as another account.
+    #[error("the connection was authorized as another account; its user has to decide which it is")]
+    AccountMismatch,
+    /// The provider does not refresh credentials at the moment.
+    #[error("the provider does not refresh the credentials at the moment")]
+    ProviderUnavailable,
+    /// The Idempotency-Key was used for another request.
+    #[error("this Idempotency-Key was used for another request: send a new one")]
+    KeyReused,
+    /// A request with the same Idempotency-Key is under way.
+    #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
+    KeyUnderWay,
+    /// A stored value cannot be decrypted.
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
+    /// Nango did not do its part.
+    #[error(transparent)]
+    Nango(#[from] nango::Error),
+    /// The database did not do its part.
+    #[error(transparent)]
+    Database(#[from] Arc<sqlx::Error>),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(Arc::new(error))
+    }
+}
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Connections {
+    /// Puts the parts together. Without a `nango`, everything that needs it is refused.
+    /// The catalog is written to the database, where connections refer to it.
+    ///
+    /// # Errors
+    /// As the database, whose schema has to be up to date.
+    pub async fn new(
+        database: Database,
+        catalog: Arc<Catalog>,
+        nango: Option<Nango>,
+        clock: Clock,
+        settings: Settings,
+    ) -> Result<Self> {
+        let upstream = nango.map(|nango| Upstream {
+            lookups: Lookups::new(nango.clone()),
+            integrations: Integrations::new(nango.clone()),
+            webhook_urls: WebhookUrls::default(),
+            nango,
+        });
+        let mut tx = database.begin().await?;
+        db::seed_connectors(&mut tx, &catalog).await?;
+        let connectors = db::connectors(&mut tx).await?;
+        let installation = db::installation(&mut tx).await?;
+        tx.commit().await?;
+        Ok(Self {
+            connectors: Connectors::new(database.clone(), connectors),
+            newest: Gatherer::new(&database),
+            ones: Gatherer::new(&database),
+            versions: Gatherer::new(&database),
+            instances: Gatherer::new(&database),
+            attempts: Gatherer::new(&database),
+            after: Gatherer::new(&database),
+            large_lists: LargeLists::new(),
+            uses: Gatherer::new(&database),
+            database,
+            catalog,
+            upstream,
+            clock,
+            public_url: settings.public_url,
+            encryption: settings.encryption,
+            token_cache: settings.token_cache,
+            history: settings.history,
+            tokens: Tokens::new(),
+            doubts: Doubts::default(),
+            counts: Counts::default(),
+            deletions: Notify::new(),
+            feed: Feed::default(),
+            installation,
+        })
+    }
+
+    /// Answers if the database does.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.database.ping().await?)
+    }
+
+    /// The catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Whether Nango has an integration for each connector; `None` where that is not known.
+    pub async fn configured(&self) -> impl Fn(&Connector) -> Option<bool> + use<> {
+        let keys = match &self.upstream {
+            Some(upstream) => upstream.integrations.keys().await.map_err(|error| {
+                tracing::warn!(%error, "Nango's integrations are not known");
+            }),
+            None => Err(()),
+        };
+        move |connector| {
+            keys.as_ref()
+                .ok()
+                .map(|keys| keys.contains(&connector.integration_key))
+        }
+    }
+
+    fn upstream(&self) -> Result<&Upstream> {
+        self.upstream.as_ref().ok_or(Error::NangoDisabled)
+    }
+
+    /// Whether Nango may be called for what nobody waits for: not where others have left little of its rate limit.
+    fn leaves_room(&self) -> bool {
+        let now = self.clock.now();
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.leaves_room(now))
+    }
+
+    fn connector(&self, reference: &str) -> Result<&Connector> {
+        self.catalog
+            .get(reference)
+            .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
+    }
+
+    async fn begin(&self) -> Result<Transaction> {
+        Ok(self.database.begin().await?)
+    }
+
+    async fn begin_single(&self) -> Result<Transaction> {
+        Ok(self.database.begin_single().await?)
+    }
+
+    /// A user's own connection.
+    async fn own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+        Ok(self.one(user, id).await?.0)
+    }
+
+    /// The same with its newest attempt.
+    async fn one(&self, user: &UserId, id: Uuid) -> Result<db::Seen> {
+        let one = self.ones.ask(db::One(user.clone(), id)).await?;
+        self.seen(&*one.ok_or(Error::ConnectionNotFound)?).await
+    }
+
+    /// What a row says, with what its connector is called.
+    async fn seen(&self, row: &db::SeenRow) -> Result<db::Seen> {
+        let connector = self.connectors.get(row.connector()?).await?;
+        // Connectors are never deleted while a connection refers to them.
+        Ok(row.seen(connector.ok_or(Error::ConnectionNotFound)?)?)
+    }
+}

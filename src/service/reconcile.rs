@@ -1,0 +1,499 @@
+//! How the truth is known: what Nango holds, asked for by whoever has a reason to.
+//!
+//! The webhook, a look while somebody waits, and the sweep all end here. Each
+//! may come first, twice, or not at all.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use uuid::Uuid;
+
+use super::connect::RETURN_TIME;
+use super::credential_check::RECENT;
+use super::{Connections, Error, Result};
+use crate::db;
+use crate::db::Attempted;
+use crate::domain::UserId;
+use crate::domain::state_machine::Grant;
+use crate::domain::{Account, Attempt, Connection, Failure, Reason, Upstream};
+use crate::nango;
+use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
+
+use crate::nango::webhook::{AuthEvent, Event, Operation};
+
+use crate::nango::{ConnectionSummary, ListConnections, Refresh};
+
+/// How long an answer is held back for a look at Nango.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The name among the jobs of letting attempts expire, and how long it is nobody else's, in
+/// seconds. Two who do it at once do no harm: they ask Nango twice.
+const EXPIRY: &str = "expiry";
+const LEASE_SECONDS: f64 = 60.0;
+
+/// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
+/// to the sweep, for nobody has so many popups open.
+pub(crate) const LOOKED_FOR: u8 = 20;
+
+/// What became of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Believed {
+    /// It told of something that was ours, and Nango confirmed it.
+    Taken,
+    /// It told nothing that concerns us.
+    Ignored,
+}
+
+impl Connections {
+    /// Takes a verified webhook of Nango's as a hint of where to look.
+    ///
+    /// A signed webhook may be an old one that is sent again, to any address and any number of times. So one whose attempt
+    /// or connection the database does not have causes no call to Nango, and neither does the failure of an attempt that
+    /// has ended.
+    ///
+    /// # Errors
+    /// When Nango or the database cannot be asked: then Nango should send it again.
+    pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
+        let Event::Auth(event) = event else {
+            return Ok(Believed::Ignored);
+        };
+        // The predecessor's connections have no tags: their ids say which they are.
+        match event.operation {
+            Operation::Refresh if event.success => return self.told_of_recovery(event).await,
+            Operation::Refresh => return self.told_of_refresh(event).await,
+            Operation::Deletion => return self.told_of_deletion(event).await,
+            _ => {}
+        }
+        // The tags are signed, the address is not.
+        let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
+        let id = match tagged.or(attempt) {
+            Some(id) => id,
+            None if event.success => return Ok(Believed::Ignored),
+            // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
+            None => match self.reconnect_of(event).await? {
+                Some(id) => id,
+                None => return Ok(Believed::Ignored),
+            },
+        };
+        let known = self.attempts.ask(db::OfAttempt(id)).await?;
+        let known = known.map(|row| row.attempted()).transpose()?;
+        let is_open = (known.as_ref()).is_some_and(|of| of.attempt.outcome.is_none());
+        if event.success {
+            if known.is_none() && !self.is_erased_attempt(id).await? {
+                return Ok(Believed::Ignored);
+            }
+            self.check_webhook_budget(id, is_open).await?;
+            self.told_of_grant(event).await
+        } else if is_open {
+            self.check_webhook_budget(id, is_open).await?;
+            self.told_of_failure(id, event).await
+        } else {
+            Ok(Believed::Ignored)
+        }
+    }
+
+    /// Returns the newest attempt to reconnect the connection that an event names.
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<Uuid>> {
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(None);
+        };
+        let since = self.clock.now() - RETURN_TIME;
+        let mut tx = self.begin_single().await?;
+        let attempt = db::ungranted_attempt(&mut tx, connection.id, since).await?;
+        tx.commit().await?;
+        Ok(attempt)
+    }
+
+    async fn is_erased_attempt(&self, id: Uuid) -> Result<bool> {
+        let mut tx = self.begin_single().await?;
+        let is = db::is_erased_attempt(&mut tx, id, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok(is)
+    }
+
+    /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
+    /// while Nango's rate limit leaves little.
+    async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
+        let upstream = self.upstream()?;
+        let has_room = is_open || self.leaves_room();
+        if has_room && upstream.lookups.counts_webhook(attempt).await {
+            return Ok(());
+        }
+        Err(nango::Error::RateLimited { retry_after: None }.into())
+    }
+
+    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
+    /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
+    async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
+        let connection = self.of_nango(&event.connection_id).await?;
+        let recently = self.clock.now() - RECENT;
+        match connection {
+            Some(connection)
+                if connection
+                    .last_checked_at
+                    .is_none_or(|checked| checked < recently) =>
+            {
+                if !self.leaves_room() {
+                    return Err(nango::Error::RateLimited { retry_after: None }.into());
+                }
+                if let Err(error) = self.check_connection(&connection).await {
+                    // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
+                    let before = connection.last_checked_at;
+                    self.note_checked(connection.id, before).await?;
+                    return Err(error);
+                }
+                Ok(Believed::Taken)
+            }
+            _ => Ok(Believed::Ignored),
+        }
+    }
+
+    /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
+    /// refreshed the credentials, so nothing is refreshed again.
+    async fn told_of_recovery(&self, event: &AuthEvent) -> Result<Believed> {
+        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+            return Ok(Believed::Ignored);
+        };
+        let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
+        if connection.failing_since.is_none() && !is_dead {
+            return Ok(Believed::Ignored);
+        }
+        let key = &connection.connector.integration_key;
+        let nango = &self.upstream()?.nango;
+        let found = match nango
+            .connection(&event.connection_id, key, Refresh::WhenDue)
+            .await
+        {
+            Ok(found) => found,
+            // It has failed again since.
+            Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {
+                return Ok(Believed::Ignored);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if self.has_recovered(&connection, &found).await? {
+            Ok(Believed::Taken)
+        } else {
+            self.told_of_refresh(event).await
+        }
+    }
+
+    /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
+    async fn told_of_deletion(&self, event: &AuthEvent) -> Result<Believed> {
+        let id = &event.connection_id;
+        match self.of_nango(id).await? {
+            Some(connection) if self.is_missing(id).await? => {
+                let now = self.clock.now();
+                self.apply_if_same(&connection, |connection| connection.missing(id, now))
+                    .await?;
+                Ok(Believed::Taken)
+            }
+            _ => Ok(Believed::Ignored),
+        }
+    }
+
+    /// Returns the connection that uses a connection of Nango's.
+    async fn of_nango(&self, nango_id: &str) -> Result<Option<Connection>> {
+        let mut tx = self.begin_single().await?;
+        let connection = db::find_upstream(&mut tx, nango_id).await?;
+        tx.commit().await?;
+        Ok(connection)
+    }
+
+    async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
+        let upstream = self.upstream()?;
+        let filter = ListConnections {
+            connection_id: Some(event.connection_id.clone()),
+            integration: Some(event.provider_config_key.clone()),
+            ..ListConnections::default()
+        };
+        let found = upstream.nango.connections(&filter).await?;
+        let mut believed = Believed::Ignored;
+        for summary in &found {
+            // The tags that Nango confirms say which attempt it was, not those of the webhook.
+            if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
+                && (self.grant(attempt, summary).await?
+                    || self.delete_orphan(attempt, summary).await?)
+            {
+                believed = Believed::Taken;
+            }
+        }
+        Ok(believed)
+    }
+
+    async fn told_of_failure(&self, id: Uuid, event: &AuthEvent) -> Result<Believed> {
+        let upstream = self.upstream()?;
+        let found = upstream.lookups.attempt_told(id).await?;
+        if !found.is_empty() {
+            self.grants(id, found).await?;
+            return Ok(Believed::Taken);
+        }
+        let failure = Failure::of_authorization(event.error.as_ref());
+        let taken = self.attempt_failed(id, &failure).await?;
+        Ok(if taken {
+            Believed::Taken
+        } else {
+            Believed::Ignored
+        })
+    }
+
+    /// Looks at Nango for what an attempt has brought about, at most once a second.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub(crate) async fn look(&self, attempt: Uuid) -> Result<bool> {
+        let look = self.upstream()?.lookups.attempt(attempt).await?;
+        self.grants(attempt, look.found).await
+    }
+
+    /// The same at once, whatever was answered a moment ago, for as long as an answer may wait. Says whether all that
+    /// Nango holds of it was seen.
+    pub(crate) async fn look_now(&self, attempt: Uuid) -> bool {
+        let look = async {
+            let look = self.upstream()?.lookups.attempt_now(attempt).await?;
+            self.grants(attempt, look.found).await?;
+            Ok::<_, Error>(look.whole)
+        };
+        match tokio::time::timeout(PATIENCE, look).await {
+            Ok(Ok(whole)) => whole,
+            Ok(Err(error)) => {
+                tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
+                false
+            }
+            Err(_elapsed) => false,
+        }
+    }
+
+    /// Looks for each of these attempts, for as long as an answer may wait. Says whether anything changed.
+    ///
+    /// Where Nango's rate limit leaves little, others' requests come first: the webhook tells as well.
+    pub(crate) async fn look_for_all(&self, attempts: &[Attempt]) -> bool {
+        if !self.leaves_room() {
+            return false;
+        }
+        let looks = join_all(attempts.iter().map(|attempt| async {
+            self.look(attempt.id).await.unwrap_or_else(|error| {
+                tracing::warn!(attempt = %attempt.id, %error, "could not look at Nango for an attempt");
+                false
+            })
+        }));
+        match tokio::time::timeout(PATIENCE, looks).await {
+            Ok(changed) => changed.contains(&true),
+            // What the looks have changed by now is read again.
+            Err(_elapsed) => true,
+        }
+    }
+
+    /// Asks Nango for a connection of its own id, and takes it if it is this user's.
+    pub(crate) async fn look_for_upstream(
+        &self,
+        user: &UserId,
+        nango_id: &str,
+    ) -> Result<Option<Connection>> {
+        let filter = ListConnections {
+            connection_id: Some(nango_id.to_owned()),
+            ..ListConnections::default()
+        };
+        for summary in self.upstream()?.nango.connections(&filter).await? {
+            let tag = |name: &str| summary.tags.get(name);
+            if tag(USER_TAG).is_some_and(|tagged| tagged == user.as_str())
+                && let Some(attempt) = tag(ATTEMPT_TAG).and_then(|id| id.parse().ok())
+            {
+                self.grant(attempt, &summary).await?;
+            }
+        }
+        let mut tx = self.begin_single().await?;
+        let connection = db::find_own_upstream(&mut tx, user, nango_id).await?;
+        tx.commit().await?;
+        Ok(connection)
+    }
+
+    /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
+    async fn grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
+        found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
+        let mut changed = false;
+        for summary in &found {
+            changed |= self.grant(attempt, summary).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Takes one grant that Nango confirms. Says whether anything came of it.
+    pub(crate) async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
+        let grant = Upstream {
+            id: summary.connection_id.clone(),
+            created_at: summary.created_at,
+            serial: summary.serial,
+        };
+        // Not locked, for nothing is written yet.
+        let found = self.attempts.ask(db::OfAttempt(attempt)).await?;
+        let found = found.map(|row| row.attempted()).transpose()?;
+        let seen = self.decide(found, summary, &grant, None);
+        // Whose account it is decides what becomes of it.
+        let account = match seen {
+            None => return Ok(false),
+            Some((of, Grant::Taken(_))) => self.account(&of.connection, &grant).await?,
+            Some((of, Grant::Known)) => match self.account(&of.connection, &grant).await? {
+                None => return Ok(false),
+                account => account,
+            },
+            Some((_, Grant::Discarded)) => None,
+        };
+        let mut tx = self.begin().await?;
+        // Decided again: another witness may have been faster.
+        let found = db::lock_attempted(&mut tx, attempt).await?;
+        let Some((of, verdict)) = self.decide(found, summary, &grant, account.as_ref()) else {
+            return Ok(false);
+        };
+        match &verdict {
+            Grant::Known => return Ok(false),
+            Grant::Taken(transition) => {
+                // It may be what was to be deleted, granted anew. While it is being deleted, nobody
+                // can tell what will be there: the next look can.
+                if !db::keep(&mut tx, &grant.id).await? {
+                    return Ok(false);
+                }
+                db::apply(&mut tx, transition, Some(attempt)).await?;
+            }
+            Grant::Discarded => {
+                let (id, key) = (of.connection.id, &of.connection.connector.integration_key);
+                let now = self.clock.now();
+                if !db::delete_later(&mut tx, &grant, key, Some(id), now).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        tx.commit().await?;
+        if let Grant::Taken(transition) = &verdict {
+            self.counts.ended(&of.attempt, transition);
+        }
+        self.deletions.notify_one();
+        Ok(true)
+    }
+
+    /// What a grant does to the connection that it is for. `None` if it is none of ours.
+    fn decide(
+        &self,
+        found: Option<Attempted>,
+        summary: &ConnectionSummary,
+        grant: &Upstream,
+        account: Option<&Account>,
+    ) -> Option<(Attempted, Grant)> {
+        let of = found?;
+        if !self.has_made(summary) || !belongs(summary, &of) {
+            tracing::warn!(
+                connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
+                "a Nango connection carries our attempt's tag but not its other marks: left alone"
+            );
+            return None;
+        }
+        let verdict = (of.connection).granted(&of.attempt, grant, account, self.clock.now());
+        Some((of, verdict))
+    }
+
+    /// Whose account a connection is, where its connector says where the provider tells.
+    async fn account(&self, connection: &Connection, grant: &Upstream) -> Result<Option<Account>> {
+        let Some(pointers) = self.account_pointers(connection) else {
+            return Ok(None);
+        };
+        let key = &connection.connector.integration_key;
+        let answer = self
+            .upstream()?
+            .nango
+            .connection(&grant.id, key, Refresh::WhenDue)
+            .await;
+        match answer {
+            Ok(found) => Ok(Account::of(&found, pointers)),
+            // What was granted a moment ago and is refused now tells no account; the sweep looks after it.
+            Err(nango::Error::InvalidCredentials { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes down that an attempt has failed. `false` if it had ended before.
+    pub(crate) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let Some(of) = db::lock_attempted(&mut tx, id).await? else {
+            return Ok(false);
+        };
+        let now = self.clock.now();
+        let Some(transition) = of.connection.attempt_failed(&of.attempt, failure, now) else {
+            return Ok(false);
+        };
+        db::apply(&mut tx, &transition, Some(id)).await?;
+        tx.commit().await?;
+        self.counts.ended(&of.attempt, &transition);
+        Ok(true)
+    }
+
+    /// One pass over the attempts that are past their time, unless another replica is at it: a last look, then they are
+    /// over.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not answer is left for the next pass.
+    pub async fn expire_attempts(&self) -> Result<usize> {
+        if self.overdue_attempts().await?.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        let claimed = db::claim_job(&mut tx, EXPIRY, LEASE_SECONDS, 0.0).await?;
+        tx.commit().await?;
+        if !claimed {
+            return Ok(0);
+        }
+        let expired = self.expire_overdue().await;
+        let mut tx = self.begin_single().await?;
+        db::release_job(&mut tx, EXPIRY, expired.is_ok()).await?;
+        tx.commit().await?;
+        expired
+    }
+
+    async fn expire_overdue(&self) -> Result<usize> {
+        let mut expired = 0;
+        for attempt in self.overdue_attempts().await? {
+            if !self.leaves_room() {
+                break;
+            }
+            match self.last_look(attempt.id).await {
+                Ok(()) => {
+                    let over = Failure::expired();
+                    expired += usize::from(self.attempt_failed(attempt.id, &over).await?);
+                }
+                Err(error) => {
+                    tracing::warn!(attempt = %attempt.id, %error, "no last look at Nango: the attempt stays open");
+                }
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Looks for an attempt alone: one that nobody finds now is over.
+    async fn last_look(&self, attempt: Uuid) -> Result<()> {
+        let found = self.upstream()?.lookups.attempt_told(attempt).await?;
+        self.grants(attempt, found).await?;
+        Ok(())
+    }
+
+    async fn overdue_attempts(&self) -> Result<Vec<Attempt>> {
+        const BATCH: i64 = 50;
+        let mut tx = self.begin_single().await?;
+        let overdue = db::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
+        tx.commit().await?;
+        Ok(overdue)
+    }
+}
+
+/// Whether a Nango connection is what this attempt was to bring about.
+fn belongs(
+    summary: &ConnectionSummary,
+    Attempted {
+        connection,
+        attempt,
+    }: &Attempted,
+) -> bool {
+    let tag = |name: &str| summary.tags.get(name).map(String::as_str);
+    tag(ATTEMPT_TAG) == Some(attempt.id.to_string().as_str())
+        && tag(CONNECTION_TAG) == Some(connection.id.to_string().as_str())
+        && tag(USER_TAG) == Some(connection.user_id.as_str())
+        && summary.provider_config_key == connection.connector.integration_key
+}

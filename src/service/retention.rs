@@ -1,0 +1,79 @@
+//! What is forgotten because it is too old.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Connections, Result};
+use crate::db;
+use crate::db::Bite;
+use crate::db::Transaction;
+
+/// The name among the jobs.
+const JOB: &str = "pruning";
+
+/// How long a pass is nobody else's, in seconds. One that is cut off is taken up after it; one that takes longer
+/// is joined by another, which does no harm.
+const LEASE_SECONDS: f64 = 3600.0;
+
+/// The pause after each bite, so that whoever waits for the database does not wait for this.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How much a pass has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Uses of tokens.
+    pub uses: u64,
+    /// Attempts.
+    pub attempts: u64,
+    /// Events.
+    pub events: u64,
+}
+
+impl Connections {
+    /// One pass over all that is older than the history is kept, some rows at a time, unless another replica is at
+    /// it or it was done less than `every` ago.
+    ///
+    /// # Errors
+    /// As the database: then another pass does the rest.
+    pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
+        let mut tx = self.begin().await?;
+        let every = every.as_secs_f64();
+        let claimed = db::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
+        tx.commit().await?;
+        if !claimed {
+            return Ok(None);
+        }
+        let before = self.clock.now() - self.history;
+        let pruned = Pruned {
+            uses: self.bites(db::prune_uses, before, 0).await?,
+            attempts: self.bites(db::prune_attempts, before, Uuid::nil()).await?,
+            events: self.bites(db::prune_events, before, 0).await?,
+        };
+        let mut tx = self.begin_single().await?;
+        db::release_job(&mut tx, JOB, true).await?;
+        tx.commit().await?;
+        Ok(Some(pruned))
+    }
+
+    /// Walks through a table as far as it is old. Answers how many rows are gone.
+    async fn bites<Id>(
+        &self,
+        bite: impl AsyncFn(&mut Transaction, DateTime<Utc>, Id) -> sqlx::Result<Bite<Id>>,
+        before: DateTime<Utc>,
+        first: Id,
+    ) -> Result<u64> {
+        let mut gone = 0;
+        let mut next = Some(first);
+        while let Some(after) = next {
+            let mut tx = self.begin_single().await?;
+            let (bitten, last) = bite(&mut tx, before, after).await?;
+            tx.commit().await?;
+            gone += bitten.unsigned_abs();
+            next = last;
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(gone)
+    }
+}

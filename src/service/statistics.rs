@@ -1,0 +1,264 @@
+//! What an operator wants to see: what the use cases count, and what is waiting.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::sweep::JOB as SWEEP;
+use super::{Connections, Result, Swept};
+use crate::db;
+use crate::db::Queue;
+use crate::domain::state_machine::Transition;
+use crate::domain::{Attempt, AttemptKind, Outcome, Status};
+use crate::telemetry::metrics;
+use crate::telemetry::metrics::Label;
+
+/// How long a scrape waits for the database.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the use cases count.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    begun: Family<Label, Counter>,
+    ended: Family<[(&'static str, &'static str); 2], Counter>,
+    time_to_connect: Histogram,
+    tokens: Family<Label, Counter>,
+    sweeps: Family<Label, Counter>,
+    sweep_duration: Gauge<f64, std::sync::atomic::AtomicU64>,
+    findings: Family<Label, Counter>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            begun: Family::default(),
+            ended: Family::default(),
+            // People authorize within seconds or not at all; Nango's sessions last half an hour.
+            time_to_connect: Histogram::new([
+                2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
+            ]),
+            tokens: Family::default(),
+            sweeps: Family::default(),
+            sweep_duration: Gauge::default(),
+            findings: Family::default(),
+        }
+    }
+}
+
+impl Counts {
+    pub(crate) fn begun(&self, kind: AttemptKind) {
+        self.begun.get_or_create(&[("kind", kind.as_str())]).inc();
+    }
+
+    /// Counts an attempt whose end a transition has written down, if it has.
+    pub(crate) fn ended(&self, attempt: &Attempt, transition: &Transition) {
+        let Some((outcome, failure)) = &transition.outcome else {
+            return;
+        };
+        if attempt.outcome == Some(*outcome) {
+            // A session that is granted again ends no second attempt.
+            return;
+        }
+        let reason = failure.as_ref().map_or("", |why| why.reason.as_str());
+        let ended = [("outcome", outcome.as_str()), ("reason", reason)];
+        self.ended.get_or_create(&ended).inc();
+        if *outcome == Outcome::Succeeded {
+            let took = transition.connection.updated_at - attempt.created_at;
+            self.time_to_connect
+                .observe(took.to_std().unwrap_or_default().as_secs_f64());
+        }
+    }
+
+    /// Counts a token that was handed out.
+    pub(crate) fn token(&self, asked_nango: bool) {
+        let source = if asked_nango { "nango" } else { "memory" };
+        self.tokens.get_or_create(&[("source", source)]).inc();
+    }
+
+    pub(crate) fn swept(&self, swept: &Result<Option<Swept>>, took: Duration) {
+        let outcome = match swept {
+            Ok(Some(_)) => "done",
+            Ok(None) => "interrupted",
+            Err(_) => "failed",
+        };
+        self.sweeps.get_or_create(&[("outcome", outcome)]).inc();
+        let Ok(Some(swept)) = swept else {
+            return;
+        };
+        self.sweep_duration.set(took.as_secs_f64());
+        for (finding, count) in [
+            ("found", swept.found),
+            ("checked", swept.checked),
+            ("missing", swept.missing),
+            ("orphan", swept.orphans),
+            ("unreadable", swept.unreadable),
+        ] {
+            self.findings
+                .get_or_create(&[("finding", finding)])
+                .inc_by(count as u64);
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "attempts_begun",
+            "Attempts to connect or reconnect that began",
+            self.begun.clone(),
+        );
+        registry.register(
+            "attempts_ended",
+            "Attempts that a grant, a failure or the end of their time ended; superseded attempts are not counted",
+            self.ended.clone(),
+        );
+        registry.register(
+            "time_to_connect_seconds",
+            "From the beginning of an attempt to its grant",
+            self.time_to_connect.clone(),
+        );
+        registry.register(
+            "tokens",
+            "Tokens handed out, by where they came from",
+            self.tokens.clone(),
+        );
+        registry.register("sweeps", "Sweeps of this replica", self.sweeps.clone());
+        registry.register(
+            "sweep_duration_seconds",
+            "How long this replica's last whole sweep took",
+            self.sweep_duration.clone(),
+        );
+        registry.register(
+            "sweep_findings",
+            "What sweeps of this replica have found and mended",
+            self.findings.clone(),
+        );
+    }
+}
+
+/// What the database says at the moment.
+struct Known {
+    by_status: Vec<(String, i64)>,
+    deletions: Queue,
+    attempts: Queue,
+    deliveries: Queue,
+    sweep_age: Option<f64>,
+}
+
+impl Connections {
+    /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.counts.register(registry);
+        self.database.register_metrics(registry);
+        if let Some(upstream) = &self.upstream {
+            upstream.nango.register_metrics(registry);
+        }
+    }
+
+    /// What is waiting, and how many connections there are, as they are now.
+    ///
+    /// When the database does not answer in time, `database_up` is 0 and its figures are missing.
+    pub async fn figures(&self) -> Registry {
+        let mut registry = metrics::registry();
+        let known = match tokio::time::timeout(PATIENCE, self.known()).await {
+            Ok(Ok(known)) => Some(known),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the database gave no figures");
+                None
+            }
+            Err(_elapsed) => None,
+        };
+        let up = ConstGauge::new(i64::from(known.is_some()));
+        registry.register("database_up", "Whether the database gave its figures", up);
+        let (size, idle) = self.database.pool_size();
+        registry.register(
+            "database_pool_connections",
+            "Connections to the database that are open",
+            ConstGauge::new(size),
+        );
+        registry.register(
+            "database_pool_idle",
+            "Connections to the database that nobody uses",
+            ConstGauge::new(idle),
+        );
+        let waiting: Family<Label, Gauge> = Family::default();
+        let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
+        let now = self.clock.now();
+        let note = |queue: &'static str, figures: Queue| {
+            let queue = [("queue", queue)];
+            waiting.get_or_create(&queue).set(figures.waiting);
+            oldest
+                .get_or_create(&queue)
+                .set(age(figures.oldest, now).as_secs_f64());
+        };
+        if let Some(known) = known {
+            note("upstream_deletions", known.deletions);
+            note("open_attempts", known.attempts);
+            note("event_deliveries", known.deliveries);
+            register_known(&mut registry, &known);
+        }
+        registry.register(
+            "queue_waiting",
+            "What waits to be done, up to ten thousand",
+            waiting,
+        );
+        registry.register(
+            "queue_oldest_seconds",
+            "How long the oldest of it has been waiting",
+            oldest,
+        );
+        registry
+    }
+
+    async fn known(&self) -> Result<Known> {
+        let mut tx = self.begin().await?;
+        db::hurry(&mut tx).await?;
+        let known = Known {
+            by_status: db::connections_by_status(&mut tx).await?,
+            deletions: db::deletion_queue(&mut tx).await?,
+            attempts: db::attempt_queue(&mut tx).await?,
+            deliveries: db::delivery_queue(&mut tx).await?,
+            sweep_age: db::job_age(&mut tx, SWEEP).await?,
+        };
+        tx.commit().await?;
+        Ok(known)
+    }
+}
+
+fn register_known(registry: &mut Registry, known: &Known) {
+    let connections: Family<Label, Gauge> = Family::default();
+    // A status that no connection has is 0, not missing.
+    for status in [
+        Status::Pending,
+        Status::Connected,
+        Status::Disconnected,
+        Status::Error,
+    ] {
+        let status = status.as_str();
+        let found = known.by_status.iter().find(|(name, _)| name == status);
+        connections
+            .get_or_create(&[("status", status)])
+            .set(found.map_or(0, |(_, count)| *count));
+    }
+    registry.register(
+        "connections",
+        "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics",
+        connections,
+    );
+    if let Some(age) = known.sweep_age {
+        registry.register(
+            "sweep_age_seconds",
+            "How long ago any replica has last done a whole sweep",
+            ConstGauge::new(age),
+        );
+    }
+}
+
+fn age(since: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
+    since
+        .and_then(|since| (now - since).to_std().ok())
+        .unwrap_or_default()
+}

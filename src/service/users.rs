@@ -1,0 +1,157 @@
+//! What is done with all of a user's connections, and with what is known of their use.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::connect::RETURN_TIME;
+use super::{Connections, Result};
+use crate::db;
+use crate::db::token_accesses::PastUse;
+use crate::domain::Upstream;
+
+use crate::domain::UserId;
+
+use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
+
+use crate::nango::{ConnectionSummary, ListConnections};
+
+/// What came of deleting a user's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erased {
+    /// How many connections were removed here.
+    pub connections: usize,
+    /// Whether Nango has confirmed that it holds nothing of the user any more.
+    pub confirmed: bool,
+}
+
+impl Connections {
+    /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not confirm now is deleted there later.
+    pub async fn erase(&self, user: &UserId) -> Result<Erased> {
+        self.upstream()?;
+        let connections = self.all_of(user, &db::Filter::default()).await?;
+        for connection in &connections {
+            self.erase_connection(user, connection.id).await?;
+        }
+        let mut tx = self.begin_single().await?;
+        db::forget_keys_of(&mut tx, user).await?;
+        tx.commit().await?;
+        let mut ids: BTreeSet<Uuid> = connections.iter().map(|erased| erased.id).collect();
+        match self.erase_unknown(user).await {
+            Ok(found) => ids.extend(found),
+            Err(error) => {
+                tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
+            }
+        }
+        let mut confirmed = true;
+        for id in ids {
+            confirmed &= self.delete_now(id).await?;
+        }
+        self.deletions.notify_one();
+        // Asked again, for what was to be deleted may have been refused, today or in an earlier call.
+        confirmed &= (self.held_of(user).await).is_ok_and(|held| held.is_empty());
+        Ok(Erased {
+            connections: connections.len(),
+            confirmed,
+        })
+    }
+
+    async fn erase_connection(&self, user: &UserId, id: Uuid) -> Result<()> {
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let Some(connection) = db::lock_own_to_delete(&mut tx, user, id).await? else {
+            return Ok(());
+        };
+        if let Some(upstream) = connection.state.upstream() {
+            let key = &connection.connector.integration_key;
+            db::delete_later(&mut tx, upstream, key, Some(id), now).await?;
+        }
+        db::keep_erased_attempts(&mut tx, id, RETURN_TIME, now).await?;
+        db::delete(&mut tx, user, id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which
+    /// connections it was granted for. A connection that a row uses is left alone, whatever Nango says of its user.
+    async fn erase_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
+        let found = self.held_of(user).await?;
+        let mut ids = Vec::with_capacity(found.len());
+        let mut tx = self.begin().await?;
+        for summary in &found {
+            if db::find_upstream(&mut tx, &summary.connection_id)
+                .await?
+                .is_some()
+            {
+                continue;
+            }
+            let upstream = Upstream {
+                id: summary.connection_id.clone(),
+                created_at: summary.created_at,
+                serial: summary.serial,
+            };
+            let connection = summary.tags.get(CONNECTION_TAG);
+            let connection = connection.and_then(|id| id.parse().ok());
+            let key = &summary.provider_config_key;
+            db::delete_later(&mut tx, &upstream, key, connection, self.clock.now()).await?;
+            ids.extend(connection);
+        }
+        tx.commit().await?;
+        Ok(ids)
+    }
+
+    /// Deletes the ids of erased attempts that can no longer be granted, some at a time. Answers how many.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn forget_erased_attempts(&self) -> Result<u64> {
+        const BATCH: u32 = 500;
+        let now = self.clock.now();
+        let mut all = 0;
+        loop {
+            let mut tx = self.begin_single().await?;
+            let deleted = db::delete_expired_erased_attempts(&mut tx, now, BATCH.into()).await?;
+            tx.commit().await?;
+            all += deleted;
+            if deleted < BATCH.into() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// What Nango holds with a user's and this installation's tags.
+    async fn held_of(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
+        let tags = [
+            (USER_TAG.to_owned(), user.as_str().to_owned()),
+            (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
+        ];
+        let filter = ListConnections {
+            tags: tags.into(),
+            ..ListConnections::default()
+        };
+        // What cannot be read may be the user's as well: then nothing is confirmed.
+        let page = self.upstream()?.nango.connection_page(&filter).await?;
+        Ok(page.complete()?)
+    }
+
+    /// A page of who has used a connection's credentials, the newest first.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn uses(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<PastUse>> {
+        self.own(user, id).await?;
+        let mut tx = self.begin_single().await?;
+        let uses = db::uses(&mut tx, id, before, limit).await?;
+        tx.commit().await?;
+        Ok(uses)
+    }
+}

@@ -1,0 +1,51 @@
+//! What is told of the service: its logs and its metrics.
+
+use std::str::FromStr;
+
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::environment::Environment;
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line, for machines.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+impl FromStr for LogFormat {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "json" => Ok(Self::Json),
+            "pretty" => Ok(Self::Pretty),
+            _ => Err("must be json or pretty"),
+        }
+    }
+}
+
+/// A token that could be guessed would open the metrics to the world.
+const MIN_METRICS_TOKEN: usize = 16;
+
+impl Environment<'_> {
+    pub(crate) fn metrics_tokens(&mut self) -> Vec<SecretString> {
+        let tokens = self.alternatives("METRICS_TOKEN");
+        let short = |token: &SecretString| token.expose_secret().len() < MIN_METRICS_TOKEN;
+        if tokens.iter().any(short) {
+            self.problems.push(format!(
+                "METRICS_TOKEN must have at least {MIN_METRICS_TOKEN} characters; a comma stands between two tokens"
+            ));
+        }
+        tokens
+    }
+
+    pub(crate) fn otlp_endpoint(&mut self) -> Option<Url> {
+        const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let url = self.optional(NAME)?;
+        self.web_address(NAME, url)
+    }
+}

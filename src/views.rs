@@ -1,0 +1,304 @@
+//! A connection as the API and the webhooks show it.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::domain::{
+    Account, Attempt, AttemptKind, Connection, EventKind, MessageType, Outcome, Reason, Status,
+};
+
+/// The most other connections to the same account that a connection names. Without a bound, the list of a user whose
+/// connections are all to one account would grow with the square of their number.
+pub(crate) const MAX_SAME_ACCOUNT: i64 = 20;
+
+/// A connection and how the last attempt to authorize it went.
+#[derive(Clone, Debug)]
+pub struct Details {
+    /// The connection.
+    pub connection: Connection,
+    /// The newest attempt.
+    pub attempt: Option<Attempt>,
+    /// The user's other connections to the same account, some of them.
+    pub same_account_as: Vec<Uuid>,
+}
+
+/// Which account a connection is known to be of, unless its user has ended it.
+#[derive(Clone, Debug)]
+pub(crate) struct KnownAccount {
+    pub(crate) connection: Uuid,
+    pub(crate) connector: Uuid,
+    pub(crate) account_id: String,
+}
+
+impl KnownAccount {
+    /// That of a connection, if it is known.
+    pub(crate) fn of(connection: &Connection) -> Option<Self> {
+        let account = connection.account.as_ref()?;
+        let there = connection.state.status() != Status::Disconnected;
+        there.then(|| Self {
+            connection: connection.id,
+            connector: connection.connector.id,
+            account_id: account.id.clone(),
+        })
+    }
+}
+
+impl Details {
+    /// A connection and its newest attempt, beside all known accounts of its user.
+    pub(crate) fn new(
+        connection: Connection,
+        attempt: Option<Attempt>,
+        accounts: &[KnownAccount],
+    ) -> Self {
+        let same = |other: &&KnownAccount| {
+            other.connection != connection.id
+                && other.connector == connection.connector.id
+                && connection
+                    .account
+                    .as_ref()
+                    .is_some_and(|account| account.id == other.account_id)
+        };
+        let same_account_as = accounts
+            .iter()
+            .filter(same)
+            .map(|other| other.connection)
+            .take(MAX_SAME_ACCOUNT as usize)
+            .collect();
+        Self {
+            connection,
+            attempt,
+            same_account_as,
+        }
+    }
+}
+
+impl Details {
+    /// As [`ConnectionBody`], without the config.
+    pub(crate) fn serialize_without_config<S: Serializer>(
+        details: &Self,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let body = ConnectionBody {
+            config: None,
+            ..ConnectionBody::of(details)
+        };
+        body.serialize(serializer)
+    }
+
+    /// The config as the API shows it.
+    pub(crate) fn config(&self) -> serde_json::Result<Value> {
+        serde_json::to_value(ConfigBody::of(&self.connection))
+    }
+}
+
+/// As [`ConnectionBody`].
+impl Serialize for Details {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        ConnectionBody::of(self).serialize(serializer)
+    }
+}
+
+/// A connection.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConnectionBody<'a> {
+    id: Uuid,
+    user_id: &'a str,
+    connector_id: Uuid,
+    connector_slug: &'a str,
+    connector_name: &'a str,
+    /// Tells several accounts of one connector apart; empty for the first.
+    instance_id: &'a str,
+    /// What the user calls it.
+    label: Option<&'a str>,
+    /// Nango's connection, while it holds one.
+    nango_connection_id: Option<&'a str>,
+    status: Status,
+    /// Why it is not connected; null while it is.
+    status_reason: Option<Reason>,
+    #[serde(serialize_with = "time_if_any")]
+    connected_at: Option<DateTime<Utc>>,
+    #[serde(serialize_with = "time_if_any")]
+    disconnected_at: Option<DateTime<Utc>>,
+    /// When a workflow last used it.
+    #[serde(serialize_with = "time_if_any")]
+    last_synced_at: Option<DateTime<Utc>>,
+    /// When Nango was last asked about it.
+    #[serde(serialize_with = "time_if_any")]
+    last_checked_at: Option<DateTime<Utc>>,
+    /// What the product keeps with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = true)]
+    config: Option<ConfigBody<'a>>,
+    /// Whose account it is, where the provider tells.
+    account: Option<&'a Account>,
+    /// With `account_mismatch`: the account that it came back as.
+    found_account: Option<&'a Account>,
+    /// The user's other connections to the same account, 20 at the most.
+    same_account_as: &'a [Uuid],
+    /// Since when its credentials cannot be refreshed, while that may pass.
+    #[serde(serialize_with = "time_if_any")]
+    failing_since: Option<DateTime<Utc>>,
+    /// Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`.
+    last_error: Option<&'a str>,
+    /// How many times in a row that happened.
+    error_count: i32,
+    #[serde(serialize_with = "time")]
+    created_at: DateTime<Utc>,
+    #[serde(serialize_with = "time")]
+    updated_at: DateTime<Utc>,
+    /// Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+    version: i64,
+    /// The newest attempt to authorize it.
+    attempt: Option<AttemptBody<'a>>,
+}
+
+/// An attempt to authorize a connection.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AttemptBody<'a> {
+    id: Uuid,
+    kind: AttemptKind,
+    /// How it ended; null while it is under way.
+    outcome: Option<Outcome>,
+    /// Why it did not succeed.
+    error_code: Option<Reason>,
+    /// The same for a person to read.
+    error_message: Option<&'a str>,
+    /// Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
+    /// null where that is not known (`CONNECT_BINDING`).
+    same_browser: Option<bool>,
+    /// Until when the user may begin.
+    #[serde(serialize_with = "time")]
+    expires_at: DateTime<Utc>,
+    #[serde(serialize_with = "time")]
+    created_at: DateTime<Utc>,
+    #[serde(serialize_with = "time_if_any")]
+    ended_at: Option<DateTime<Utc>>,
+}
+
+/// A connection's config, with its instance where the predecessor's clients look for it.
+#[derive(Debug)]
+struct ConfigBody<'a> {
+    config: &'a Map<String, Value>,
+    instance_id: &'a str,
+}
+
+impl<'a> ConfigBody<'a> {
+    fn of(connection: &'a Connection) -> Self {
+        Self {
+            config: &connection.config,
+            instance_id: &connection.instance_id,
+        }
+    }
+}
+
+impl Serialize for ConfigBody<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const INSTANCE: &str = "instance_id";
+        let instance = Some(self.instance_id).filter(|id| !id.is_empty());
+        let kept = self.config.iter();
+        let kept = kept.filter(|(key, _)| instance.is_none() || *key != INSTANCE);
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in kept {
+            map.serialize_entry(key, value)?;
+        }
+        if let Some(id) = instance {
+            map.serialize_entry(INSTANCE, id)?;
+        }
+        map.end()
+    }
+}
+
+/// As chrono does it (RFC 3339), but in one piece: each of its pieces is searched for what JSON
+/// has to escape, and a list has a hundred times.
+fn time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}
+
+fn time_if_any<S: Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl<'a> AttemptBody<'a> {
+    fn of(attempt: &'a Attempt) -> Self {
+        Self {
+            id: attempt.id,
+            kind: attempt.kind,
+            outcome: attempt.outcome,
+            error_code: attempt.error.as_ref().map(|failure| failure.reason),
+            error_message: attempt.error.as_ref().map(|failure| &*failure.message),
+            same_browser: attempt.returned.filter(|_| attempt.grant_was_taken()),
+            expires_at: attempt.expires_at,
+            created_at: attempt.created_at,
+            ended_at: attempt.ended_at,
+        }
+    }
+}
+
+impl<'a> ConnectionBody<'a> {
+    fn of(details: &'a Details) -> Self {
+        let connection = &details.connection;
+        Self {
+            id: connection.id,
+            user_id: connection.user_id.as_str(),
+            connector_id: connection.connector.id,
+            connector_slug: &connection.connector.slug,
+            connector_name: &connection.connector.name,
+            instance_id: &connection.instance_id,
+            label: connection.label.as_deref(),
+            nango_connection_id: connection.state.upstream().map(|upstream| &*upstream.id),
+            status: connection.state.status(),
+            status_reason: connection.state.reason(),
+            connected_at: connection.connected_at,
+            disconnected_at: connection.disconnected_at,
+            last_synced_at: connection.last_synced_at,
+            last_checked_at: connection.last_checked_at,
+            config: Some(ConfigBody::of(connection)),
+            account: connection.account.as_ref(),
+            found_account: connection.found_account.as_ref(),
+            same_account_as: &details.same_account_as,
+            failing_since: connection.failing_since,
+            last_error: connection.last_error.as_deref(),
+            error_count: connection.error_count,
+            created_at: connection.created_at,
+            updated_at: connection.updated_at,
+            version: connection.version,
+            attempt: details.attempt.as_ref().map(AttemptBody::of),
+        }
+    }
+}
+
+/// A webhook's body, in the form of the Standard Webhooks specification.
+#[derive(Debug, Serialize)]
+pub(crate) struct Message {
+    /// The connection's config, where an endpoint asks for it; it is stored beside the body.
+    #[serde(skip)]
+    pub(crate) config: Option<Value>,
+    #[serde(rename = "type")]
+    pub(crate) kind: MessageType,
+    /// When it happened, however late it is told.
+    pub(crate) timestamp: DateTime<Utc>,
+    pub(crate) data: MessageData,
+}
+
+/// The connection as the API showed it then, but for its config, and what had changed.
+#[derive(Debug, Serialize)]
+pub(crate) struct MessageData {
+    #[serde(flatten, serialize_with = "Details::serialize_without_config")]
+    pub(crate) connection: Details,
+    /// Of two messages of a connection, the one with the higher version is the later.
+    pub(crate) version: i64,
+    /// The change's name in the history.
+    pub(crate) change: EventKind,
+    /// Why it does not work, or why the attempt failed.
+    pub(crate) reason: Option<Reason>,
+}

@@ -1,0 +1,237 @@
+//! Sends what waits: claimed, called without a transaction open, written down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::header::CONTENT_TYPE;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Result, Webhooks, row, signing};
+
+use crate::db::webhook_deliveries;
+use crate::db::webhook_deliveries::{Claimed, Sending};
+use crate::db::webhook_endpoints;
+use crate::db::webhook_endpoints::Target;
+use crate::encryption;
+use crate::net::http_client;
+
+/// How long a claimed queue is nobody else's, in seconds: longer than an endpoint may take to answer.
+const LEASE_SECONDS: f64 = 60.0;
+
+/// How many messages are under way to an endpoint at once, from all replicas together.
+const AT_ONCE: i64 = 8;
+
+/// How often what is due is looked for.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The pauses after each attempt that failed, in seconds; after the last one a message is given
+/// up. As the specification suggests, and two days more: five days in all.
+const PAUSES: [i64; 11] = [
+    5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400, 86_400, 86_400,
+];
+
+/// An endpoint where nothing has arrived for so long is switched off.
+const DEAD: TimeDelta = TimeDelta::days(5);
+
+/// What an endpoint says that wants no more: 410.
+const GONE: u16 = 410;
+
+impl Webhooks {
+    /// Sends what is due, again and again until `stop`. What is under way then comes to its end.
+    pub async fn run(self: &Arc<Self>, stop: &CancellationToken) {
+        let mut sending = JoinSet::new();
+        while !stop.is_cancelled() {
+            match self.claim().await {
+                Ok(claimed) => {
+                    for claimed in claimed {
+                        let this = self.clone();
+                        sending.spawn(async move { this.deliver(claimed).await });
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "webhooks: not this time, it is tried again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => {}
+                Some(_) = sending.join_next() => {}
+            }
+            while sending.try_join_next().is_some() {}
+        }
+        while sending.join_next().await.is_some() {}
+    }
+
+    async fn claim(&self) -> Result<Vec<Claimed>> {
+        let mut tx = self.database.begin().await?;
+        let claimed =
+            webhook_deliveries::claim(&mut tx, self.clock.now(), LEASE_SECONDS, AT_ONCE).await?;
+        tx.commit().await?;
+        Ok(claimed)
+    }
+
+    async fn deliver(&self, claimed: Claimed) {
+        let answer = self
+            .post(
+                &claimed.endpoint,
+                &claimed.target,
+                &claimed.message,
+                claimed.body.get(),
+            )
+            .await;
+        let written = match answer {
+            Ok(status) if (200..300).contains(&status) => self.arrived(&claimed, status).await,
+            Ok(status) => {
+                let error = format!("the endpoint answered {status}");
+                self.failed(&claimed, Some(status), &error).await
+            }
+            Err(error) => self.failed(&claimed, None, &error).await,
+        };
+        if let Err(error) = written {
+            // Its lease ends, and then it is sent once more: its id tells the receiver.
+            tracing::warn!(endpoint = claimed.endpoint, message = claimed.message, %error,
+                "webhooks: what came of a message could not be written down");
+        }
+    }
+
+    /// Sends a message, and answers the status; of the body nothing is read.
+    pub(crate) async fn post(
+        &self,
+        endpoint: &str,
+        target: &Target,
+        message: &str,
+        body: &str,
+    ) -> Result<u16, String> {
+        let route = self.route(&target.url).map_err(|error| error.to_string())?;
+        let now = self.clock.now();
+        let secrets = self.secrets(endpoint, target, now);
+        let secrets = secrets.map_err(|error| error.to_string())?;
+        let signatures = signatures(&secrets, message, now, body);
+        let signatures = signatures.map_err(|error| error.to_string())?;
+        let request = route
+            .client
+            .post(target.url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", message)
+            .header("webhook-timestamp", now.timestamp())
+            .header("webhook-signature", signatures)
+            .body(body.to_owned());
+        match request.send().await {
+            Ok(response) => Ok(response.status().as_u16()),
+            Err(error) => Err(http_client::describe(error)),
+        }
+    }
+
+    /// The secrets that sign at this time, decrypted.
+    fn secrets(
+        &self,
+        endpoint: &str,
+        target: &Target,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<SecretString>, encryption::Error> {
+        let old = target.old_secret.as_ref();
+        let old = old.filter(|(_, until)| now < *until).map(|(old, _)| old);
+        let stored = [Some(&target.secret), old].into_iter().flatten();
+        let row = row(endpoint);
+        stored
+            .map(|stored| self.encryption.decrypt(&row, stored.expose_secret()))
+            .collect()
+    }
+
+    async fn arrived(&self, claimed: &Claimed, status: u16) -> Result<()> {
+        let now = self.clock.now();
+        let mut tx = self.database.begin().await?;
+        webhook_deliveries::endpoint_works(&mut tx, &claimed.endpoint).await?;
+        if !webhook_deliveries::still_ours(&mut tx, claimed).await? {
+            return Ok(());
+        }
+        let sent = Sending {
+            status: Some(status),
+            error: None,
+            outcome: Some("delivered"),
+        };
+        webhook_deliveries::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::give_back(&mut tx, claimed, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn failed(&self, claimed: &Claimed, status: Option<u16>, error: &str) -> Result<()> {
+        let now = self.clock.now();
+        let endpoint = claimed.endpoint.as_str();
+        let mut tx = self.database.begin().await?;
+        let failing_since = webhook_deliveries::endpoint_fails(&mut tx, endpoint, now).await?;
+        if !webhook_deliveries::still_ours(&mut tx, claimed).await? {
+            return Ok(());
+        }
+        let off = match failing_since {
+            Some(_) if status == Some(GONE) => Some("it answered 410, Gone"),
+            Some(since) if now - since >= DEAD => Some("nothing has arrived there for days"),
+            _ => None,
+        };
+        if let Some(reason) = off {
+            webhook_endpoints::switch_off(&mut tx, endpoint, reason, now).await?;
+        }
+        let pause = usize::try_from(claimed.attempts)
+            .ok()
+            .and_then(|attempts| PAUSES.get(attempts));
+        // An endpoint that is off loses nothing: its messages wait.
+        let waits = pause.is_some() || off.is_some() || failing_since.is_none();
+        let sent = Sending {
+            status,
+            error: Some(error),
+            outcome: (!waits).then_some("given_up"),
+        };
+        webhook_deliveries::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
+        let due = match pause {
+            Some(seconds) => now + with_jitter(*seconds),
+            None => now,
+        };
+        webhook_deliveries::give_back(&mut tx, claimed, due).await?;
+        tx.commit().await?;
+        let (message, attempts) = (&claimed.message, claimed.attempts + 1);
+        if let Some(reason) = off {
+            tracing::error!(
+                endpoint,
+                reason,
+                "a webhook endpoint was switched off: `patchbay webhooks enable` switches it on, and what waits is sent"
+            );
+        } else if waits {
+            tracing::warn!(
+                endpoint,
+                message,
+                attempts,
+                error,
+                "a webhook did not arrive: it is sent again"
+            );
+        } else {
+            tracing::error!(endpoint, message, attempts, error, "a webhook was given up");
+        }
+        Ok(())
+    }
+}
+
+/// A signature by each secret, with a space between.
+fn signatures(
+    secrets: &[SecretString],
+    message: &str,
+    now: DateTime<Utc>,
+    body: &str,
+) -> Result<String, signing::NotASecret> {
+    let signed: Result<Vec<String>, _> = secrets
+        .iter()
+        .map(|secret| signing::signature(secret, message, now.timestamp(), body))
+        .collect();
+    Ok(signed?.join(" "))
+}
+
+/// A fifth longer at the most, so that what failed together is not sent together again.
+fn with_jitter(seconds: i64) -> TimeDelta {
+    let mut random = [0; 2];
+    // Without randomness there is no jitter, and no harm.
+    let _ = rand::fill(&mut random);
+    let share = i64::from(u16::from_be_bytes(random));
+    TimeDelta::milliseconds(seconds * 1000 + seconds * 200 * share / i64::from(u16::MAX))
+}

@@ -1,0 +1,43 @@
+//! What a webhook is signed with, by the Standard Webhooks specification.
+
+use aws_lc_rs::{hmac, rand};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
+
+/// What every secret begins with.
+const PREFIX: &str = "whsec_";
+
+/// How many random bytes a secret has; the specification asks for 24 to 64.
+const BYTES: usize = 32;
+
+/// A secret that is not one.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a secret of a webhook is not whsec_ and base64")]
+pub(crate) struct NotASecret;
+
+/// A new secret, as `whsec_` and base64.
+///
+/// # Errors
+/// When the system has no randomness.
+pub(crate) fn new_secret() -> Result<SecretString, aws_lc_rs::error::Unspecified> {
+    let mut bytes = [0; BYTES];
+    rand::fill(&mut bytes)?;
+    Ok(format!("{PREFIX}{}", STANDARD.encode(bytes)).into())
+}
+
+/// The signature of one message: `v1,` and the base64 of an HMAC-SHA256 over id, time and body.
+pub(crate) fn signature(
+    secret: &SecretString,
+    id: &str,
+    timestamp: i64,
+    body: &str,
+) -> Result<String, NotASecret> {
+    let encoded = secret.expose_secret().strip_prefix(PREFIX);
+    let key = STANDARD
+        .decode(encoded.ok_or(NotASecret)?)
+        .map_err(|_not_base64| NotASecret)?;
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+    let tag = hmac::sign(&key, format!("{id}.{timestamp}.{body}").as_bytes());
+    Ok(format!("v1,{}", STANDARD.encode(tag)))
+}

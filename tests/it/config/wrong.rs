@@ -1,0 +1,353 @@
+//! Values that variables cannot have.
+
+const SHORT_SIGNING_KEY: &str = "NANGO_WEBHOOK_SIGNING_KEY must have at least 16 characters, or anybody could sign by guessing it: copy it from Nango's environment settings; a comma stands between two keys";
+
+const INTERNAL_NANGO: &str = "NANGO_PUBLIC_URL is missing: the address at which browsers reach Nango; NANGO_BASE_URL is in a private network, and is not shown to browsers";
+
+const WRONG_NAME: &str = "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>: a key's name has 1 to 64 letters, digits and characters of . _ : / @ + - (ASCII), and no pbk_ in it";
+
+const WRONG_CHARACTERS: &str =
+    "SERVICE_API_KEYS: the key of workflows must have only letters, digits, _ and - (ASCII)";
+
+/// A variable, a value that it cannot have, and what is said of it.
+pub(super) const WRONG: &[(&str, &str, &str)] = &[
+    (
+        "HOST",
+        "localhost",
+        "HOST cannot be read: invalid IP address syntax",
+    ),
+    (
+        "PORT",
+        "80000",
+        "PORT cannot be read: number too large to fit in target type",
+    ),
+    (
+        "PUBLIC_URL",
+        "connect.example.com",
+        "PUBLIC_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "PUBLIC_URL",
+        "ftp://connect.example.com",
+        "PUBLIC_URL must be an http or https address",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "https://a.example.com, nonsense",
+        "CORS_ALLOWED_ORIGINS holds \"nonsense\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "CORS_ALLOWED_ORIGINS",
+        "data:text",
+        "CORS_ALLOWED_ORIGINS holds \"data:text\", which is not an origin such as https://app.example.com",
+    ),
+    (
+        "DATABASE_URL",
+        "db.example.com/patchbay",
+        "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "mysql://user:hunter2@db.example.com/patchbay",
+        "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_URL",
+        "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
+        "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "0",
+        "DATABASE_POOL_SIZE must be at least 1",
+    ),
+    (
+        "DATABASE_POOL_SIZE",
+        "-1",
+        "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
+    ),
+    (
+        "DATABASE_WAIT_SECONDS",
+        "99999999999",
+        "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
+    ),
+    (
+        "NANGO_ENABLED",
+        "yes",
+        "NANGO_ENABLED cannot be read: provided string was not `true` or `false`",
+    ),
+    (
+        "NANGO_BASE_URL",
+        "file:///nango",
+        "NANGO_BASE_URL must be an http or https address",
+    ),
+    (
+        "NANGO_TIMEOUT_SECONDS",
+        "0",
+        "NANGO_TIMEOUT_SECONDS must be at least 1",
+    ),
+    (
+        "NANGO_TIMEOUT_SECONDS",
+        "15",
+        "NANGO_TIMEOUT_SECONDS must be at most 14: a request may need four calls, and is given 60 seconds",
+    ),
+    (
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        "change-me",
+        "NANGO_WEBHOOK_SIGNING_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    ("NANGO_WEBHOOK_SIGNING_KEY", ",", SHORT_SIGNING_KEY),
+    ("NANGO_WEBHOOK_SIGNING_KEY", "k", SHORT_SIGNING_KEY),
+    (
+        "NANGO_WEBHOOK_SIGNING_KEY",
+        "a signing key of Nango's,k",
+        SHORT_SIGNING_KEY,
+    ),
+    (
+        "NANGO_SECRET_KEY",
+        "00000000-0000-4000-8000-000000000000",
+        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "NANGO_SECRET_KEY",
+        "change-me",
+        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "NANGO_PUBLIC_URL",
+        "nango.example.com",
+        "NANGO_PUBLIC_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "NANGO_PUBLIC_URL",
+        "https://ada:hunter2@nango.example.com",
+        "NANGO_PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    ("NANGO_BASE_URL", "http://nango:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://10.0.0.7", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://[fd00::7]:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://127.0.0.1:3003", INTERNAL_NANGO),
+    ("NANGO_BASE_URL", "http://nango.default.svc", INTERNAL_NANGO),
+    (
+        "NANGO_BASE_URL",
+        "http://nango.railway.internal:3003",
+        INTERNAL_NANGO,
+    ),
+    (
+        "NANGO_BASE_URL",
+        "https://ada:hunter2@nango.example.com",
+        "NANGO_BASE_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://ada:hunter2@connect.example.com",
+        "PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://ada@connect.example.com",
+        "PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://connect.example.com/?token=hunter2",
+        "PUBLIC_URL must not have a query or a fragment: paths are added to it",
+    ),
+    (
+        "PUBLIC_URL",
+        "https://connect.example.com/#a",
+        "PUBLIC_URL must not have a query or a fragment: paths are added to it",
+    ),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "https://ada:hunter2@collector.example.com",
+        "OTEL_EXPORTER_OTLP_ENDPOINT must not have a user or a password in it: the address is logged and shown",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "change-me-to-at-least-32-random-bytes",
+        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret that has more than 32 bytes,change-me-to-at-least-32-random-bytes",
+        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "too short",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "AUTH_JWT_SECRET",
+        "a secret that has more than 32 bytes,and a comma",
+        "AUTH_JWT_SECRET must have at least 32 bytes; a comma stands between two secrets",
+    ),
+    (
+        "METRICS_TOKEN",
+        "a token that cannot be guessed,",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "/keys",
+        "AUTH_JWKS_URL cannot be read: relative URL without a base",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "http://id.example.com/keys",
+        "AUTH_JWKS_URL: it must be an https address without a user or password in it; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_URL",
+        "https://10.0.0.1/keys",
+        "AUTH_JWKS_URL: 10.0.0.1 leads to 10.0.0.1, which is in no public network; AUTH_JWKS_ALLOWED_NETWORKS allows private networks, and there http",
+    ),
+    (
+        "AUTH_JWKS_ALLOWED_NETWORKS",
+        "private",
+        "AUTH_JWKS_ALLOWED_NETWORKS cannot be read: \"private\" is not a network such as 10.0.0.0/8",
+    ),
+    (
+        "AUTH_LEEWAY_SECONDS",
+        "soon",
+        "AUTH_LEEWAY_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "SWEEP_INTERVAL_SECONDS",
+        "0",
+        "SWEEP_INTERVAL_SECONDS must be at least 1",
+    ),
+    (
+        "TOKEN_CACHE_SECONDS",
+        "-1",
+        "TOKEN_CACHE_SECONDS cannot be read: invalid digit found in string",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_short",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=sk_0123456789abcdef0123456789abcdef",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "work\u{1b}[2Jflows=pbk_short",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "work\u{202e}flows=pbk_short",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "=pbk_hunter2hunter2hunter2hunter2hunter2",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "pbk_hunter2=pbk_0123456789abcdef0123456789abcdef",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "\"workflows=pbk_0123456789abcdef0123456789abcdef\"",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=\"pbk_0123456789abcdef0123456789abcdef\"",
+        "SERVICE_API_KEYS: the key of workflows must begin with pbk_ and have at least 36 characters",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdef0123456789abcdef\"",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdef 0123456789abcdef",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_0123456789abcdéf0123456789abcdef",
+        WRONG_CHARACTERS,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_hunter2hunter2hunter2hunter2hunter2",
+        "SERVICE_API_KEYS: the key of workflows can be guessed: it has fewer than 8 different characters. Make one: pbk_ and the output of `openssl rand -hex 32`",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows=pbk_sandbox_0123456789abcdef0123456789abcdef",
+        "SERVICE_API_KEYS: the key of workflows is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "a=pbk_0123456789abcdef0123456789abcdef,b=pbk_0123456789abcdef0123456789abcdef;tokens:read",
+        "SERVICE_API_KEYS: a and b have the same key: give each service its own",
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "workflows:pbk_hunter2hunter2hunter2hunter2hunter2=",
+        WRONG_NAME,
+    ),
+    (
+        "SERVICE_API_KEYS",
+        "pbk_hunter2hunter2hunter2hunter2hunter2",
+        "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
+    ),
+    ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
+    (
+        "CLIENT_TIMEOUT_SECONDS",
+        "0",
+        "CLIENT_TIMEOUT_SECONDS must be at least 1",
+    ),
+    (
+        "KEEP_ALIVE_SECONDS",
+        "0",
+        "KEEP_ALIVE_SECONDS must be at least 1",
+    ),
+    (
+        "TRUSTED_PROXY_HOPS",
+        "all",
+        "TRUSTED_PROXY_HOPS cannot be read: invalid digit found in string",
+    ),
+    (
+        "LIMIT_USER_PER_MINUTE",
+        "-1",
+        "LIMIT_USER_PER_MINUTE cannot be read: invalid digit found in string",
+    ),
+    (
+        "METRICS_TOKEN",
+        "guess me",
+        "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
+    ),
+    ("HISTORY_DAYS", "0", "HISTORY_DAYS must be at least 1"),
+    (
+        "LOG_FORMAT",
+        "xml",
+        "LOG_FORMAT cannot be read: must be json or pretty",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "hunter2",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,",
+        "ENCRYPTION_KEY must be 32 bytes in base64 or hexadecimal digits, as `openssl rand -base64 32` prints them; a comma stands between two",
+    ),
+    (
+        "ENCRYPTION_KEY",
+        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=,AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        "ENCRYPTION_KEY may hold 2 keys at the most: the first encrypts, both decrypt",
+    ),
+];
