@@ -23,12 +23,12 @@ use crate::config::Config;
 use crate::db::DatabaseConfig;
 use crate::db::{Database, DatabaseError};
 use crate::http;
-use crate::http::{Browsers, HttpMetrics, Limits, Readiness};
+use crate::http::{BrowserBinding, HttpMetrics, Limits, Readiness};
 use crate::nango;
-use crate::nango::LONGEST_CALL;
+use crate::nango::MAX_NANGO_TIMEOUT;
 use crate::nango::Nango;
 use crate::server;
-use crate::server::Stopping;
+use crate::server::Shutdown;
 use crate::service;
 use crate::service::Connections;
 use crate::service::service_keys::ServiceKeys;
@@ -37,9 +37,9 @@ use crate::webhooks::Webhooks;
 use crate::worker;
 
 /// How long requests that are under way may take after a signal to stop.
-const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 const _: () = assert!(
-    DRAIN.as_secs() > LONGEST_CALL.as_secs(),
+    DRAIN_TIMEOUT.as_secs() > MAX_NANGO_TIMEOUT.as_secs(),
     "a call to Nango comes to its end"
 );
 
@@ -121,29 +121,29 @@ impl App {
         let ready = Arc::new(OnceLock::new());
         let tasks = TaskTracker::new();
         let metrics = Arc::new(HttpMetrics::default());
-        let stopping = Stopping {
-            told: stop,
-            ..Stopping::default()
+        let shutdown = Shutdown {
+            requested: stop,
+            ..Shutdown::default()
         };
         let server = server::serve(
             listener,
             router(ready.clone(), &metrics),
             config.http.server.clone(),
             metrics.connections.clone(),
-            stopping.clone(),
+            shutdown.clone(),
         );
         let server = tokio::spawn(server);
-        tokio::spawn(close_after(
+        tokio::spawn(shut_down_after(
             config.http.server.shutdown_delay,
-            stopping.clone(),
+            shutdown.clone(),
         ));
-        let house = House {
+        let startup = Startup {
             config,
             catalog,
             clock,
             metrics,
         };
-        let database = match house.start(&ready, &tasks, &stopping).await {
+        let database = match startup.start(&ready, &tasks, &shutdown).await {
             Ok(database) => database,
             Err(error) => {
                 server.abort();
@@ -153,7 +153,10 @@ impl App {
         // Without a database, it was told to stop before there was one.
         server.await.map_err(std::io::Error::other)?;
         tasks.close();
-        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 "some work was not done in time: it is taken up again by the next start"
             );
@@ -167,33 +170,33 @@ impl App {
 
 /// Goes from a signal to the end: a delay, in which requests are still answered, and the time that
 /// is left to those under way then.
-async fn close_after(delay: Duration, stopping: Stopping) {
-    stopping.told.cancelled().await;
+async fn shut_down_after(delay: Duration, shutdown: Shutdown) {
+    shutdown.requested.cancelled().await;
     tracing::info!(
         ?delay,
         "stopping: told to balancers, and then no more is taken"
     );
     tokio::time::sleep(delay).await;
-    stopping.closing.cancel();
-    tokio::time::sleep(DRAIN).await;
-    stopping.over.cancel();
+    shutdown.draining.cancel();
+    tokio::time::sleep(DRAIN_TIMEOUT).await;
+    shutdown.aborted.cancel();
 }
 
 /// What the parts are made of.
-struct House {
+struct Startup {
     config: Config,
     catalog: Arc<Catalog>,
     clock: Clock,
     metrics: Arc<HttpMetrics>,
 }
 
-impl House {
+impl Startup {
     /// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
     async fn start(
         self,
         ready: &OnceLock<Router>,
         tasks: &TaskTracker,
-        stopping: &Stopping,
+        shutdown: &Shutdown,
     ) -> Result<Option<Database>, Error> {
         let Self {
             config,
@@ -206,13 +209,13 @@ impl House {
         let auth = authenticator(config.auth, &clock)?;
         let database = tokio::select! {
             database = wait_for_database(&config.database) => database?,
-            () = stopping.told.cancelled() => return Ok(None),
+            () = shutdown.requested.cancelled() => return Ok(None),
         };
-        prepare(&database, &catalog).await?;
+        migrate_schema(&database, &catalog).await?;
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
-            token_cache: config.token_cache,
-            history: config.history,
+            token_cache: config.token_cache_ttl,
+            history: config.retention,
             encryption: config.encryption.clone(),
         };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
@@ -226,19 +229,19 @@ impl House {
             settings,
         );
         let connections = Arc::new(connections.await?);
-        worker::start(&connections, tasks, &stopping.closing);
-        worker::start_webhooks(&Arc::new(webhooks), tasks, &stopping.closing);
-        if let Some(nango) = &config.nango {
-            worker::start_upstream(&connections, nango.sweep_every, tasks, &stopping.closing);
-        }
-        let metrics = counted(&http_metrics, &connections);
+        let sweep_interval = config.nango.as_ref().map(|nango| nango.sweep_interval);
+        start_jobs(&connections, webhooks, sweep_interval, tasks, shutdown);
+        let metrics = metrics_registry(&http_metrics, &connections);
         let limits = Limits::new(config.limits, clock, http_metrics.clone());
         let state = http::Shared {
             connections: connections.clone(),
             auth,
             nango,
             signing_keys: config.nango.map(|nango| nango.signing_keys),
-            browsers: Browsers::new(config.http.connect_binding, &config.http.public_url),
+            browser_binding: BrowserBinding::new(
+                config.http.connect_binding,
+                &config.http.public_url,
+            ),
             allowed_origins: config.http.allowed_origins.into(),
             keys,
             readiness: Readiness::default(),
@@ -247,12 +250,27 @@ impl House {
             http_metrics,
             metrics,
             metrics_tokens: config.metrics_tokens,
-            stopping: stopping.clone(),
+            stopping: shutdown.clone(),
         };
         // Only this function sets it, once.
         let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some(database))
+    }
+}
+
+/// Starts the scheduled jobs; those that call Nango only with a sweep interval, which Nango's configuration has.
+fn start_jobs(
+    connections: &Arc<Connections>,
+    webhooks: Webhooks,
+    sweep_interval: Option<Duration>,
+    tasks: &TaskTracker,
+    shutdown: &Shutdown,
+) {
+    worker::start(connections, tasks, &shutdown.draining);
+    worker::start_webhooks(&Arc::new(webhooks), tasks, &shutdown.draining);
+    if let Some(interval) = sweep_interval {
+        worker::start_nango_jobs(connections, interval, tasks, &shutdown.draining);
     }
 }
 
@@ -268,10 +286,10 @@ fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, a
 }
 
 /// Brings the schema up to date, and says so if it was the predecessor's.
-async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
-    if let Some(adopted) = database.adopt(catalog).await? {
+async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
+    if let Some(imported) = database.import_legacy(catalog).await? {
         tracing::info!(
-            ?adopted,
+            ?imported,
             "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
         );
     }
@@ -279,7 +297,7 @@ async fn prepare(database: &Database, catalog: &Catalog) -> Result<(), DatabaseE
 }
 
 /// All that this service counts.
-fn counted(http: &HttpMetrics, connections: &Connections) -> Registry {
+fn metrics_registry(http: &HttpMetrics, connections: &Connections) -> Registry {
     let mut registry = metrics::registry();
     metrics::register_build(&mut registry);
     metrics::register_runtime(&mut registry);
@@ -303,7 +321,7 @@ async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, Database
             connected => return connected,
         };
         match pauses.next() {
-            Some(pause) if started.elapsed() + pause < config.wait => {
+            Some(pause) if started.elapsed() + pause < config.startup_timeout => {
                 tracing::warn!(%error, ?pause, "waiting for the database");
                 tokio::time::sleep(pause).await;
             }
@@ -319,5 +337,5 @@ fn router(ready: Arc<OnceLock<Router>>, metrics: &Arc<HttpMetrics>) -> Router {
         let router = ready.get().unwrap_or(&starting).clone();
         async move { router.oneshot(request).await as Result<Response, std::convert::Infallible> }
     });
-    http::layered(current)
+    http::with_middleware(current)
 }

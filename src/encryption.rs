@@ -54,7 +54,7 @@ pub enum Error {
     UnknownKey(String),
     /// The value was changed, or moved from another row.
     #[error("a stored value was not encrypted for its row, or was changed since")]
-    Corrupt,
+    RowError,
     /// The system gives no random bytes for a nonce.
     #[error("the system gives no random bytes to encrypt a value with")]
     NoRandomness,
@@ -106,7 +106,7 @@ impl Encryption {
         let Some(encrypted) = stored.strip_prefix(PREFIX) else {
             return Ok(stored.into());
         };
-        let (key_id, encoded) = encrypted.split_once(':').ok_or(Error::Corrupt)?;
+        let (key_id, encoded) = encrypted.split_once(':').ok_or(Error::RowError)?;
         let Some(Key { key, .. }) = self.0.iter().find(|key| key.id == key_id) else {
             return Err(Error::UnknownKey(key_id.to_owned()));
         };
@@ -116,7 +116,7 @@ impl Encryption {
             let value = key.open_in_place(nonce, Aad::from(row.as_bytes()), sealed);
             String::from_utf8(value.ok()?.to_vec()).ok()
         });
-        value.map(SecretString::from).ok_or(Error::Corrupt)
+        value.map(SecretString::from).ok_or(Error::RowError)
     }
 
     /// What every value begins with that the first key has encrypted; `None` where there is no key.
@@ -183,13 +183,13 @@ mod tests {
         assert!(is_encrypted(&stored) && !stored.contains("secret"));
         assert_ne!(by.encrypt("a row", "a secret"), Ok(stored.clone()));
         assert_eq!(decrypted(&by, "a row", &stored), Ok("a secret".to_owned()));
-        assert_eq!(decrypted(&by, "another", &stored), Err(Error::Corrupt));
+        assert_eq!(decrypted(&by, "another", &stored), Err(Error::RowError));
         let mut changed = stored.clone();
         let last = changed
             .pop()
             .map_or('A', |last| if last == 'A' { 'B' } else { 'A' });
         changed.push(last);
-        assert_eq!(decrypted(&by, "a row", &changed), Err(Error::Corrupt));
+        assert_eq!(decrypted(&by, "a row", &changed), Err(Error::RowError));
         for short in ["enc1:", &stored[..14], &stored[..20]] {
             assert!(by.decrypt("a row", short).is_err(), "{short}");
         }
@@ -207,10 +207,10 @@ mod tests {
         }
         assert_eq!(decrypted(&after, "row", &new), Ok("x".to_owned()));
         let missing = decrypted(&after, "row", &old).expect_err("its key is gone");
-        let told = missing.to_string();
+        let reported = missing.to_string();
         assert!(
-            told.contains("(id ") && told.contains("ENCRYPTION_KEY"),
-            "{told}"
+            reported.contains("(id ") && reported.contains("ENCRYPTION_KEY"),
+            "{reported}"
         );
     }
 

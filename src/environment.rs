@@ -46,7 +46,7 @@ impl<'a> Environment<'a> {
 
     /// A secret, or several that are all good while it is rotated, with commas between. None where
     /// the variable is not set.
-    pub(crate) fn alternatives(&mut self, name: &'static str) -> Vec<SecretString> {
+    pub(crate) fn rotatable_secrets(&mut self, name: &'static str) -> Vec<SecretString> {
         let list: Option<String> = self.optional(name);
         let all: Vec<&str> = list
             .iter()
@@ -78,7 +78,7 @@ impl<'a> Environment<'a> {
             .collect()
     }
 
-    pub(crate) fn or<T>(&mut self, name: &'static str, default: T) -> T
+    pub(crate) fn with_default<T>(&mut self, name: &'static str, default: T) -> T
     where
         T: FromStr,
         T::Err: fmt::Display,
@@ -92,7 +92,7 @@ impl<'a> Environment<'a> {
         T: FromStr + Default + PartialEq,
         T::Err: fmt::Display,
     {
-        let value = self.or(name, default);
+        let value = self.with_default(name, default);
         if value == T::default() {
             self.problems.push(format!("{name} must be at least 1"));
         }
@@ -106,7 +106,7 @@ impl<'a> Environment<'a> {
 
     /// Whole seconds; a number that would not fit into any clock is refused.
     pub(crate) fn seconds(&mut self, name: &'static str, default: u32) -> Duration {
-        Duration::from_secs(self.or(name, default).into())
+        Duration::from_secs(self.with_default(name, default).into())
     }
 
     pub(crate) fn required(&mut self, name: &'static str, what: &str) -> Option<String> {
@@ -122,7 +122,7 @@ impl<'a> Environment<'a> {
     }
 
     /// An address that paths are added to, without a slash at its end. It is logged and shown, so it has no password.
-    pub(crate) fn web_address(&mut self, name: &str, url: Url) -> Option<Url> {
+    pub(crate) fn http_url(&mut self, name: &str, url: Url) -> Option<Url> {
         let mut url = self.http_address(name, url)?;
         if !url.username().is_empty() || url.password().is_some() {
             self.problems.push(format!(

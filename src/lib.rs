@@ -1,31 +1,23 @@
-//! Patchbay: the backend through which a product's users connect their own
-//! third-party accounts, in front of Nango.
+//! Patchbay: the backend through which a product's users connect their own third-party accounts, in front of Nango.
 //!
-//! Arrows point only downward: [`http`] and [`worker`] call
-//! [`connections::service`], which alone orders the database and Nango.
+//! A module imports only from layers below it; `tests/it/layers.rs` checks this. From top to bottom:
 //!
-//! - [`app`] puts the parts together, waits for the database, serves and drains; `server` holds the
-//!   connections of clients.
-//! - [`config`] reads the environment; [`telemetry`] writes the logs; [`metrics`] has what is
-//!   counted; [`clock`] says what time it is.
-//! - [`command`] is the program: it reads the command line, and hands over.
-//! - [`check`] is the setup's checklist as a command.
-//! - [`http`] has a file for each group of endpoints, and what all of them go through.
-//! - [`worker`] does what nobody asks for: each job is one pass of the service, again and again.
-//! - [`auth`] goes from a bearer token to a caller.
-//! - [`catalog`] has the connectors, checked at the start.
-//! - [`connections`] is the domain: its types and its state machine are pure, its store has every
-//!   SQL statement, its service the use cases.
-//! - [`connections::Database`] is the way to PostgreSQL, through poolers too.
-//! - [`encryption`] encrypts the secrets that the database has to keep.
-//! - [`nango`] is the client of Nango and the reader of its webhooks.
-//! - [`webhooks`] tells the product what happens to its users' connections; [`networks`] says where
-//!   that may be sent.
+//! - [`cli`]: the commands (`serve`, `sandbox`, `migrate`, `check`, `keys`, `webhooks`, `openapi`, `health`);
+//!   [`app`] builds the parts, serves and drains.
+//! - [`config`] composes the settings that each module reads from the environment.
+//! - [`http`]: routes, middleware, extractors, problems. [`worker`]: scheduled jobs.
+//! - [`server`]: the listener, its timeouts, and the shutdown.
+//! - [`service`]: the use cases. They own transactions and the order of database and Nango calls.
+//! - [`webhooks`]: outgoing messages, by the Standard Webhooks specification.
+//! - [`db`]: every SQL statement; the pool, transactions, migrations, and the import of the FastAPI service's database.
+//! - [`nango`]: the client of Nango, its proxy, and the parser of its webhooks.
+//! - [`auth`]: users' tokens, service keys, the binding to a browser.
+//! - [`catalog`]: the connectors. [`views`]: the JSON of connections, shared by the API and webhooks.
+//! - [`domain`]: connections, attempts and their state machine, without I/O.
+//! - [`telemetry`], [`net`], [`encryption`], [`clock`].
 //!
-//! To try it out, and in no production build, there are a made-up Nango with an OAuth provider
-//! (`sandbox`) and a private PostgreSQL (`local_postgres`).
-//!
-//! What always holds is in `docs/ARCHITECTURE.md`.
+//! The workspace's crates `nango-sandbox` (a fake Nango with an OAuth provider) and `dev-postgres` (a private PostgreSQL)
+//! serve development and tests; production is built without them. `docs/ARCHITECTURE.md` has the invariants.
 
 pub mod app;
 pub mod auth;

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 /// An answer that is asked for once for all who wait for it, and told for a while after that.
 #[derive(Debug)]
-pub(crate) struct Momentary<T> {
+pub(crate) struct CachedValue<T> {
     lasts: Duration,
     last: Mutex<Option<(Instant, T)>>,
 }
 
-impl<T: Clone> Momentary<T> {
+impl<T: Clone> CachedValue<T> {
     /// One whose answers are told for so long.
     pub(crate) fn new(lasts: Duration) -> Self {
         Self {

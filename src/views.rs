@@ -17,7 +17,7 @@ pub(crate) const MAX_SAME_ACCOUNT: i64 = 20;
 
 /// A connection and how the last attempt to authorize it went.
 #[derive(Clone, Debug)]
-pub struct Details {
+pub struct ConnectionView {
     /// The connection.
     pub connection: Connection,
     /// The newest attempt.
@@ -28,13 +28,13 @@ pub struct Details {
 
 /// Which account a connection is known to be of, unless its user has ended it.
 #[derive(Clone, Debug)]
-pub(crate) struct KnownAccount {
+pub(crate) struct AccountRef {
     pub(crate) connection: Uuid,
     pub(crate) connector: Uuid,
     pub(crate) account_id: String,
 }
 
-impl KnownAccount {
+impl AccountRef {
     /// That of a connection, if it is known.
     pub(crate) fn of(connection: &Connection) -> Option<Self> {
         let account = connection.account.as_ref()?;
@@ -47,14 +47,14 @@ impl KnownAccount {
     }
 }
 
-impl Details {
+impl ConnectionView {
     /// A connection and its newest attempt, beside all known accounts of its user.
     pub(crate) fn new(
         connection: Connection,
         attempt: Option<Attempt>,
-        accounts: &[KnownAccount],
+        accounts: &[AccountRef],
     ) -> Self {
-        let same = |other: &&KnownAccount| {
+        let same = |other: &&AccountRef| {
             other.connection != connection.id
                 && other.connector == connection.connector.id
                 && connection
@@ -76,7 +76,7 @@ impl Details {
     }
 }
 
-impl Details {
+impl ConnectionView {
     /// As [`ConnectionBody`], without the config.
     pub(crate) fn serialize_without_config<S: Serializer>(
         details: &Self,
@@ -96,7 +96,7 @@ impl Details {
 }
 
 /// As [`ConnectionBody`].
-impl Serialize for Details {
+impl Serialize for ConnectionView {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         ConnectionBody::of(self).serialize(serializer)
     }
@@ -236,7 +236,7 @@ impl<'a> AttemptBody<'a> {
             outcome: attempt.outcome,
             error_code: attempt.error.as_ref().map(|failure| failure.reason),
             error_message: attempt.error.as_ref().map(|failure| &*failure.message),
-            same_browser: attempt.returned.filter(|_| attempt.grant_was_taken()),
+            same_browser: attempt.returned.filter(|_| attempt.is_grant_applied()),
             expires_at: attempt.expires_at,
             created_at: attempt.created_at,
             ended_at: attempt.ended_at,
@@ -245,7 +245,7 @@ impl<'a> AttemptBody<'a> {
 }
 
 impl<'a> ConnectionBody<'a> {
-    fn of(details: &'a Details) -> Self {
+    fn of(details: &'a ConnectionView) -> Self {
         let connection = &details.connection;
         Self {
             id: connection.id,
@@ -293,8 +293,8 @@ pub(crate) struct Message {
 /// The connection as the API showed it then, but for its config, and what had changed.
 #[derive(Debug, Serialize)]
 pub(crate) struct MessageData {
-    #[serde(flatten, serialize_with = "Details::serialize_without_config")]
-    pub(crate) connection: Details,
+    #[serde(flatten, serialize_with = "ConnectionView::serialize_without_config")]
+    pub(crate) connection: ConnectionView,
     /// Of two messages of a connection, the one with the higher version is the later.
     pub(crate) version: i64,
     /// The change's name in the history.

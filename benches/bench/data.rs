@@ -73,7 +73,7 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     let config = patchbay::db::DatabaseConfig {
         url: url.to_owned().into(),
         pool_size: 2,
-        wait: std::time::Duration::ZERO,
+        startup_timeout: std::time::Duration::ZERO,
     };
     let database = patchbay::db::Database::connect(&config).await?;
     database.migrate().await?;

@@ -83,19 +83,19 @@ pub(crate) fn wrk(
         .arg(&file)
         .arg(url)
         .output()?;
-    let said = String::from_utf8(done.stdout)?;
-    let figures: Vec<f64> = said
+    let text = String::from_utf8(done.stdout)?;
+    let figures: Vec<f64> = text
         .lines()
         .find_map(|line| line.strip_prefix("figures "))
-        .ok_or_else(|| format!("wrk said {said}{}", String::from_utf8_lossy(&done.stderr)))?
+        .ok_or_else(|| format!("wrk said {text}{}", String::from_utf8_lossy(&done.stderr)))?
         .split(' ')
         .map(str::parse)
         .collect::<Result<_, _>>()?;
     let &[answers, took, p50, p99, errors] = figures.as_slice() else {
-        return Err(format!("wrk said {said}").into());
+        return Err(format!("wrk said {text}").into());
     };
     if errors > 0.0 {
-        return Err(format!("{errors} of {answers} answers were no success: {said}").into());
+        return Err(format!("{errors} of {answers} answers were no success: {text}").into());
     }
     Ok(Load {
         rate: answers / (took / 1e6),
@@ -144,13 +144,13 @@ pub(crate) fn pgbench(
         .arg(&file)
         .arg(database)
         .output()?;
-    let said = String::from_utf8(done.stdout)?;
-    let rate = said
+    let text = String::from_utf8(done.stdout)?;
+    let rate = text
         .lines()
         .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
         .ok_or_else(|| {
             format!(
-                "pgbench said {said}{}",
+                "pgbench said {text}{}",
                 String::from_utf8_lossy(&done.stderr)
             )
         })?;

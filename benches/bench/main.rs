@@ -3,8 +3,8 @@
 //!
 //! `scripts/bench` runs it. Absolute figures are the machine's; the ratios are Patchbay's.
 
+mod baseline;
 mod data;
-mod floor;
 mod load;
 mod measure;
 mod nango;
@@ -15,7 +15,7 @@ mod streams;
 use std::error::Error;
 use std::path::PathBuf;
 
-use dev_postgres::{Durability, LocalPostgres};
+use dev_postgres::{DevPostgres, Durability};
 
 use measure::Bench;
 use report::Report;
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let folder = root.join("target/bench");
     std::fs::create_dir_all(&folder)?;
-    let postgres = LocalPostgres::start(&folder.join("postgres"), Durability::Kept).await?;
+    let postgres = DevPostgres::start(&folder.join("postgres"), Durability::Durable).await?;
     let program = folder.join("patchbay");
     let seconds = if given("--quick") { 3 } else { 10 };
     let only = arguments

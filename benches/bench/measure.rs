@@ -11,8 +11,8 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
+use crate::baseline;
 use crate::data::{self, CONNECTORS};
-use crate::floor;
 use crate::load::{Load, Request, pgbench, wrk};
 use crate::nango::{Nango, timed};
 use crate::report::Report;
@@ -180,7 +180,7 @@ impl Bench {
                 ));
             }
         }
-        let bare = floor::start(self.keys()?, vec![b'x'; 330]).await?;
+        let bare = baseline::start(self.keys()?, vec![b'x'; 330]).await?;
         let post = [Request::post("/token", SERVICE_KEY)];
         let bare = wrk(&self.folder, &bare, &post, CONNECTIONS, self.seconds)?;
         report.add("a bare handler that verifies its caller", bare, None);
@@ -293,12 +293,12 @@ impl Bench {
                 self.service.url
             );
             let request = self.client.post(url).bearer_auth(data::token(&user)?);
-            let begun: Value = request.send().await?.error_for_status()?.json().await?;
-            let attempt = begun["attempt_id"].as_str().ok_or("no attempt")?;
+            let started: Value = request.send().await?.error_for_status()?.json().await?;
+            let attempt = started["attempt_id"].as_str().ok_or("no attempt")?;
             let id = format!("granted-{attempt}");
             let tags = json!({
                 "end_user_id": user, "patchbay_installation": installation,
-                "patchbay_connection": begun["connection_id"], "patchbay_attempt": attempt,
+                "patchbay_connection": started["connection_id"], "patchbay_attempt": attempt,
             });
             self.nango.import(slug, &id, &tags).await?;
             let body = json!({
@@ -343,10 +343,10 @@ impl Bench {
             let label = json!({ "label": format!("Account {n} {}", uuid::Uuid::new_v4()) });
             let since = Instant::now();
             let change = self.client.patch(&url).bearer_auth(&one).json(&label);
-            let (changed, told) =
+            let (changed, reported) =
                 tokio::join!(timed(change), streams.delays(since, ONE_USERS as usize));
             changed?;
-            delays.extend(told?);
+            delays.extend(reported?);
         }
         let delays = one_by_one(delays);
         report.add(
@@ -366,7 +366,7 @@ impl Bench {
         let config = patchbay::db::DatabaseConfig {
             url: self.database.clone().into(),
             pool_size: 1,
-            wait: Duration::ZERO,
+            startup_timeout: Duration::ZERO,
         };
         let database = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(patchbay::db::Database::connect(&config))

@@ -18,7 +18,7 @@ struct Row {
 }
 
 /// One line: a figure with the bound it should keep.
-struct Figure {
+struct Metric {
     what: String,
     value: String,
     bound: String,
@@ -29,7 +29,7 @@ struct Figure {
 pub(crate) struct Report {
     machine: String,
     rows: Vec<Row>,
-    figures: Vec<Figure>,
+    figures: Vec<Metric>,
 }
 
 impl Report {
@@ -67,17 +67,17 @@ impl Report {
 
     /// Adds a figure that should be at least this.
     pub(crate) fn at_least(&mut self, what: &str, value: f64, bound: f64) {
-        self.figure(what, value, format!("≥ {bound}"), value >= bound);
+        self.metric(what, value, format!("≥ {bound}"), value >= bound);
     }
 
     /// Adds a figure that should be at most this.
     pub(crate) fn at_most(&mut self, what: &str, value: f64, bound: f64) {
-        self.figure(what, value, format!("≤ {bound}"), value <= bound);
+        self.metric(what, value, format!("≤ {bound}"), value <= bound);
     }
 
-    fn figure(&mut self, what: &str, value: f64, bound: String, kept: bool) {
+    fn metric(&mut self, what: &str, value: f64, bound: String, kept: bool) {
         println!("{what}: {value:.2} ({bound})");
-        self.figures.push(Figure {
+        self.figures.push(Metric {
             what: what.to_owned(),
             value: format!("{value:.2}"),
             bound,

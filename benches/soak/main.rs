@@ -12,9 +12,9 @@ mod load;
 #[path = "../bench/service.rs"]
 mod service;
 
-mod figures;
+mod measurements;
 mod readers;
-mod stage;
+mod setup;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use figures::Figures;
-use load::{Counts, Scene, Told, User};
-use readers::{Guest, Reader, Seen};
-use stage::Stage;
+use load::{Acknowledged, Counts, Environment, User};
+use measurements::Measurements;
+use readers::{Guest, ReadStats, Reader};
+use setup::Setup;
 
 /// How many users connect and disconnect, read all the time, and come and go, at each replica.
 const USERS: usize = 12;
@@ -33,11 +33,11 @@ const READERS: usize = 6;
 const GUESTS: usize = 1;
 
 /// The share of the requests after which the figures are taken as those of the beginning.
-const WARM: u64 = 10;
+const WARM_UP: u64 = 10;
 
 /// How long the replicas rest before the figures are taken, and how long they may take to come to rest.
-const REST: Duration = Duration::from_secs(15);
-const AT_MOST: Duration = Duration::from_secs(150);
+const SETTLE_TIME: Duration = Duration::from_secs(15);
+const MAX_DURATION: Duration = Duration::from_secs(150);
 
 #[tokio::main]
 async fn main() {
@@ -46,29 +46,32 @@ async fn main() {
         // `cargo test --benches` runs it, too: nothing is soaked there.
         return;
     };
-    let stage = Stage::start().await;
-    let mut wrong = Vec::new();
-    println!("{:>10} requests to warm up", requests / WARM);
-    wrong.extend(run(&stage, requests / WARM).await);
-    tokio::time::sleep(REST).await;
-    let before = stage.figures().await;
+    let setup = Setup::start().await;
+    let mut failures = Vec::new();
+    println!("{:>10} requests to warm up", requests / WARM_UP);
+    failures.extend(run(&setup, requests / WARM_UP).await);
+    tokio::time::sleep(SETTLE_TIME).await;
+    let before = setup.measurements().await;
     before.print("after the warm-up");
     println!("{requests:>10} requests");
-    wrong.extend(run(&stage, requests).await);
-    wrong.extend(come_to_rest(&stage, &before).await);
-    stage.stop().await;
-    for wrong in wrong.iter().take(50) {
-        println!("WRONG: {wrong}");
+    failures.extend(run(&setup, requests).await);
+    failures.extend(settle(&setup, &before).await);
+    setup.stop().await;
+    for failures in failures.iter().take(50) {
+        println!("WRONG: {failures}");
     }
-    println!("{} violations", wrong.len());
-    std::process::exit(i32::from(!wrong.is_empty()));
+    println!("{} violations", failures.len());
+    std::process::exit(i32::from(!failures.is_empty()));
 }
 
 /// So many requests, and what is wrong after them.
-async fn run(stage: &Stage, requests: u64) -> Vec<String> {
+async fn run(setup: &Setup, requests: u64) -> Vec<String> {
     let stop = CancellationToken::new();
-    let scenes: Vec<Scene> = stage.urls().map(|url| scene(stage, url, &stop)).collect();
-    let seen = Seen::default();
+    let scenes: Vec<Environment> = setup
+        .urls()
+        .map(|url| environment(setup, url, &stop))
+        .collect();
+    let seen = ReadStats::default();
     let round = uuid::Uuid::new_v4().simple().to_string();
     let (mut users, mut readers, mut guests) = (Vec::new(), Vec::new(), Vec::new());
     for (replica, scene) in scenes.iter().enumerate() {
@@ -76,24 +79,24 @@ async fn run(stage: &Stage, requests: u64) -> Vec<String> {
             .map(|number| format!("user-{round}-{replica}-{number}"))
             .collect();
         for name in &names {
-            users.push(User::new(scene, stage.token(name).await).live());
+            users.push(User::new(scene, setup.token(name).await).run());
         }
         for number in 0..READERS {
             let name = names[number % names.len()].clone();
-            let token = stage.token(&name).await;
+            let token = setup.token(&name).await;
             readers.push(
-                Reader::new(&stage.client, stage.urls().collect(), name, token, &seen).live(&stop),
+                Reader::new(&setup.client, setup.urls().collect(), name, token, &seen).run(&stop),
             );
         }
         for number in 0..GUESTS {
             guests.push(
                 Guest {
-                    stage,
+                    stage: setup,
                     url: scene.url.clone(),
                     seen: &seen,
                     name: format!("guest-{round}-{replica}-{number}"),
                 }
-                .live(&stop),
+                .run(&stop),
             );
         }
     }
@@ -104,40 +107,44 @@ async fn run(stage: &Stage, requests: u64) -> Vec<String> {
         join_all(users),
         join_all(readers),
         join_all(guests),
-        stage.change_weather(&stop)
+        setup.change_faults(&stop)
     );
     let rate = requests as f64 / began.elapsed().as_secs_f64();
     println!("           {rate:.0} requests a second");
     seen.print();
-    let mut wrong = seen.wrong();
+    let mut failures = seen.wrong();
     for scene in scenes {
         print_counts(&scene.counts);
-        let told = std::mem::take(&mut *scene.told.lock().unwrap());
-        wrong.extend(scene.settle(&told, &mut stage.sql().await).await);
-        println!(
-            "           held against what is there now: {} attempts, {} connections, {} answers to keys",
-            told.begun.len(),
-            told.expected.len(),
-            told.keyed.len()
-        );
+        let acknowledged = std::mem::take(&mut *scene.acknowledged.lock().unwrap());
+        failures.extend(scene.settle(&acknowledged, &mut setup.sql().await).await);
+        print_compared(&acknowledged);
     }
-    wrong.extend(stage.violations().await);
-    wrong
+    failures.extend(setup.violations().await);
+    failures
+}
+
+fn print_compared(acknowledged: &Acknowledged) {
+    println!(
+        "           compared with the final state: {} attempts, {} connections, {} answers to keys",
+        acknowledged.begun.len(),
+        acknowledged.expected.len(),
+        acknowledged.keyed.len()
+    );
 }
 
 /// Stops everybody when there were so many requests.
-async fn enough(requests: u64, scenes: &[Scene], seen: &Seen, stop: &CancellationToken) {
+async fn enough(requests: u64, scenes: &[Environment], seen: &ReadStats, stop: &CancellationToken) {
     let began = Instant::now();
-    let mut told = 1;
+    let mut acknowledged = 1;
     loop {
         let of_users: u64 = scenes
             .iter()
-            .map(|scene| scene.counts.requests.load(Ordering::Relaxed))
+            .map(|environment| environment.counts.requests.load(Ordering::Relaxed))
             .sum();
         let done = of_users + seen.requests.load(Ordering::Relaxed);
-        if done * 10 >= requests * told {
+        if done * 10 >= requests * acknowledged {
             println!("{done:>10} after {:.0?}", began.elapsed());
-            told += 1;
+            acknowledged += 1;
         }
         if done >= requests {
             stop.cancel();
@@ -147,12 +154,12 @@ async fn enough(requests: u64, scenes: &[Scene], seen: &Seen, stop: &Cancellatio
     }
 }
 
-fn scene(stage: &Stage, url: &str, stop: &CancellationToken) -> Scene {
-    Scene {
+fn environment(setup: &Setup, url: &str, stop: &CancellationToken) -> Environment {
+    Environment {
         url: url.to_owned(),
-        client: stage.client.clone(),
+        client: setup.client.clone(),
         counts: Counts::default(),
-        told: Told::default().into(),
+        acknowledged: Acknowledged::default().into(),
         stop: stop.clone(),
     }
 }
@@ -170,15 +177,15 @@ fn print_counts(counts: &Counts) {
 }
 
 /// Waits until all is where it was, and says what is not.
-async fn come_to_rest(stage: &Stage, before: &Figures) -> Vec<String> {
+async fn settle(setup: &Setup, before: &Measurements) -> Vec<String> {
     let since = Instant::now();
-    tokio::time::sleep(REST).await;
+    tokio::time::sleep(SETTLE_TIME).await;
     loop {
-        let now = stage.figures().await;
-        let wrong = now.beyond(before);
-        if wrong.is_empty() || since.elapsed() > AT_MOST {
+        let now = setup.measurements().await;
+        let failures = now.beyond(before);
+        if failures.is_empty() || since.elapsed() > MAX_DURATION {
             now.print(&format!("{:.0?} after the end", since.elapsed()));
-            return wrong;
+            return failures;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
     }

@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::load::{decide, random};
-use crate::stage::{SERVICE_KEY, Stage};
+use crate::setup::{SERVICE_KEY, Setup};
 
 /// What was asked and answered.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct ReadStats {
     pub(crate) requests: AtomicU64,
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
     wrong: Mutex<Vec<String>>,
 }
 
-impl Seen {
+impl ReadStats {
     /// Sends a request; the answer has to be one of these, or nobody could have expected it.
     async fn send(
         &self,
@@ -67,7 +67,7 @@ pub(crate) struct Reader<'a> {
     urls: Vec<&'a str>,
     name: String,
     token: String,
-    seen: &'a Seen,
+    seen: &'a ReadStats,
     ids: Vec<String>,
     last_event: Option<i64>,
 }
@@ -78,20 +78,20 @@ impl<'a> Reader<'a> {
         urls: Vec<&'a str>,
         name: String,
         token: String,
-        seen: &'a Seen,
+        stats: &'a ReadStats,
     ) -> Self {
         Self {
             client,
             urls,
             name,
             token,
-            seen,
+            seen: stats,
             ids: Vec::new(),
             last_event: None,
         }
     }
 
-    pub(crate) async fn live(mut self, stop: &CancellationToken) {
+    pub(crate) async fn run(mut self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             match random(100) {
                 0..40 => self.list().await,
@@ -100,7 +100,7 @@ impl<'a> Reader<'a> {
                     self.ask("catalog", Method::GET, "?search=mail", &[200])
                         .await,
                 ),
-                77..88 => self.hand_out().await,
+                77..88 => self.use_token().await,
                 88..92 => self.history().await,
                 92..95 => self.follow().await,
                 95..98 => self.rename().await,
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    async fn hand_out(&self) {
+    async fn use_token(&self) {
         let Some(id) = self.any() else { return };
         let request = self.request(Method::POST, &format!("/connections/{id}/token"));
         let request = request
@@ -188,7 +188,7 @@ impl<'a> Reader<'a> {
             request = request.header("last-event-id", last);
         }
         self.seen.requests.fetch_add(1, Ordering::Relaxed);
-        let begun = match request.send().await {
+        let started = match request.send().await {
             Ok(mut answer) if answer.status() == StatusCode::OK => {
                 answer.chunk().await.ok().flatten().is_some()
             }
@@ -200,9 +200,9 @@ impl<'a> Reader<'a> {
             .answers
             .lock()
             .unwrap()
-            .entry(("stream", u16::from(begun) * 200))
+            .entry(("stream", u16::from(started) * 200))
             .or_default() += 1;
-        if !begun {
+        if !started {
             self.seen
                 .wrong
                 .lock()
@@ -243,14 +243,14 @@ impl<'a> Reader<'a> {
 
 /// Comes, connects, and is erased, again and again.
 pub(crate) struct Guest<'a> {
-    pub(crate) stage: &'a Stage,
+    pub(crate) stage: &'a Setup,
     pub(crate) url: String,
-    pub(crate) seen: &'a Seen,
+    pub(crate) seen: &'a ReadStats,
     pub(crate) name: String,
 }
 
 impl Guest<'_> {
-    pub(crate) async fn live(self, stop: &CancellationToken) {
+    pub(crate) async fn run(self, stop: &CancellationToken) {
         let mut number = 0;
         while !stop.is_cancelled() {
             number += 1;
@@ -284,12 +284,17 @@ impl Guest<'_> {
             "{}/api/v1/connectors/{connector}/connect",
             self.url
         ));
-        let (status, begun) = self
+        let (status, started) = self
             .seen
             .send("connect", connect.bearer_auth(token), &[200, 502, 503, 504])
             .await;
         if status == 200 && random(3) > 0 {
-            decide(client, begun["oauth_url"].as_str().unwrap(), random(4) > 0).await;
+            decide(
+                client,
+                started["oauth_url"].as_str().unwrap(),
+                random(4) > 0,
+            )
+            .await;
         }
     }
 

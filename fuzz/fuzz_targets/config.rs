@@ -44,7 +44,7 @@ fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
         Ok(config) => {
             assert!(config.database.pool_size > 0 && config.http.server.connections > 0);
             assert!(matches!(config.http.public_url.scheme(), "http" | "https"));
-            let told = format!("{config:?}");
+            let reported = format!("{config:?}");
             let mut auth = config.auth;
             assert_eq!(auth.check_jwks_url(), Ok(()));
             // To set up the client that fetches keys takes many times as long as all the rest together.
@@ -52,7 +52,7 @@ fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
             if !(fetches && auth.hmac_secrets.is_empty()) {
                 assert!(Authenticator::new(auth, Clock::System).is_ok());
             }
-            told
+            reported
         }
         Err(error) => {
             for problem in &error.problems {

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request};
 use libfuzzer_sys::fuzz_target;
 use patchbay::service;
-use patchbay::http::{Code, Problem, layered};
+use patchbay::http::{Code, Problem, with_middleware};
 use patchbay::{auth, nango};
 use rendered::{check_problem, check_response, runtime};
 use tower::ServiceExt;
@@ -61,7 +61,7 @@ fuzz_target!(|data: &[u8]| {
         let problem = problem.clone();
         async move { problem }
     };
-    let router = layered(Router::new().fallback(answer));
+    let router = with_middleware(Router::new().fallback(answer));
     let mut request = Request::new(Body::empty());
     if let Ok(id) = HeaderValue::from_bytes(id) {
         request.headers_mut().insert("x-request-id", id);

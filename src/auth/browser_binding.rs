@@ -8,9 +8,9 @@ use aws_lc_rs::rand;
 
 /// A secret that one browser has, and nobody else: 256 bits, written as 64 hex digits in lower case.
 #[derive(Clone)]
-pub struct Browser(String);
+pub struct BrowserToken(String);
 
-impl Browser {
+impl BrowserToken {
     /// One that was never seen before.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Browser {
 
     /// The one with this secret; `None` for what is not of the form.
     #[must_use]
-    pub fn known_by(secret: &str) -> Option<Self> {
+    pub fn parse(secret: &str) -> Option<Self> {
         let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         (secret.len() == 64 && secret.bytes().all(is_hex)).then(|| Self(secret.to_owned()))
     }
@@ -35,12 +35,12 @@ impl Browser {
     }
 
     /// What is kept of it.
-    pub(crate) fn digest(&self) -> Vec<u8> {
+    pub(crate) fn hash(&self) -> Vec<u8> {
         digest(&SHA256, self.0.as_bytes()).as_ref().to_vec()
     }
 }
 
-impl fmt::Debug for Browser {
+impl fmt::Debug for BrowserToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Browser(…)")
     }

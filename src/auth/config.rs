@@ -2,7 +2,7 @@
 
 use secrecy::ExposeSecret;
 
-use super::service_keys::GivenKey;
+use super::service_keys::EnvironmentKey;
 use crate::auth;
 use crate::environment::Environment;
 use crate::net::address_guard::Networks;
@@ -10,7 +10,7 @@ use crate::net::address_guard::Networks;
 impl Environment<'_> {
     pub(crate) fn auth(&mut self) -> auth::Config {
         let problems = self.problems.len();
-        let hmac_secrets = self.alternatives("AUTH_JWT_SECRET");
+        let hmac_secrets = self.rotatable_secrets("AUTH_JWT_SECRET");
         if hmac_secrets
             .iter()
             .any(|secret| secret.expose_secret().len() < 32)
@@ -31,11 +31,11 @@ impl Environment<'_> {
         let config = auth::Config {
             hmac_secrets,
             jwks_url,
-            jwks_networks: self.or("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
+            jwks_networks: self.with_default("AUTH_JWKS_ALLOWED_NETWORKS", Networks::default()),
             issuers: self.list("AUTH_ISSUER"),
             audiences: self.list("AUTH_AUDIENCE"),
             leeway: self.seconds("AUTH_LEEWAY_SECONDS", 30),
-            user_claim: self.or("AUTH_USER_CLAIM", "sub".to_owned()),
+            user_claim: self.with_default("AUTH_USER_CLAIM", "sub".to_owned()),
         };
         if let Err(forbidden) = config.check_jwks_url() {
             self.problems.push(format!(
@@ -45,12 +45,12 @@ impl Environment<'_> {
         config
     }
 
-    pub(crate) fn service_keys(&mut self) -> Vec<GivenKey> {
+    pub(crate) fn service_keys(&mut self) -> Vec<EnvironmentKey> {
         let entries: Option<String> = self.optional("SERVICE_API_KEYS");
         let entries = entries.unwrap_or_default();
-        let mut keys: Vec<GivenKey> = Vec::new();
+        let mut keys: Vec<EnvironmentKey> = Vec::new();
         for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
-            let key: GivenKey = match entry.parse() {
+            let key: EnvironmentKey = match entry.parse() {
                 Ok(key) => key,
                 Err(error) => {
                     self.problems.push(format!("SERVICE_API_KEYS: {error}"));

@@ -14,31 +14,31 @@ use url::Url;
 use super::keys::{Algorithm, KeySet};
 use super::{ConfigError, Error};
 use crate::clock::Clock;
-use crate::net::address_guard::{Forbidden, Guard, Networks, is_local};
+use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, is_local};
 use crate::net::http_client;
 use crate::net::http_client::BodyError;
 
 /// How long a fetched set is used without another look.
-const FRESH: Duration = Duration::from_mins(10);
+const CACHE_TTL: Duration = Duration::from_mins(10);
 
 /// How long a set is still used while it cannot be fetched again.
-const KEPT: Duration = Duration::from_hours(1);
+const MAX_STALE: Duration = Duration::from_hours(1);
 
 /// The least time between a fetch and the next, however many unknown keys are
 /// named: anybody can write a token that names one.
-const PAUSE: Duration = Duration::from_secs(30);
+const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The same after a fetch that failed, so that recovery is noticed soon.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a fetch may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most requests that wait for a fetch. Any client can write a token that needs one, so further requests fail.
 const MAX_WAITING: usize = 256;
 
 /// The longest set that is read, in bytes.
-const MAX_BODY: usize = 256 * 1024;
+const MAX_JWKS_BYTES: usize = 256 * 1024;
 
 /// The keys behind one URL. Clones share them.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ struct Cache {
     keys: KeySet,
     /// Monotonic times, so that a corrected clock neither keeps a set longer nor delays the next fetch.
     fetched_at: Option<Duration>,
-    tried_at: Option<Duration>,
+    last_attempt_at: Option<Duration>,
     failed: bool,
 }
 
@@ -68,13 +68,13 @@ struct Cache {
 type Candidates = Vec<Arc<ParsedPublicKey>>;
 
 /// What the cache says about one key.
-struct Seen {
+struct KeyLookup {
     keys: Result<Candidates, Error>,
     /// Whether the set should be fetched, and may be again.
-    due: bool,
+    needs_fetch: bool,
     /// Whether a missing key is really unknown to the identity provider, as far
     /// as it could be asked.
-    certain: bool,
+    is_definitive: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,32 +94,32 @@ enum FetchError {
 /// What keeps a fetch from going elsewhere than to a public address with TLS, to one of the
 /// `networks`, or to this machine where the URL itself says so: whoever answers in the identity
 /// provider's place would decide who everybody is.
-pub(crate) fn guard(
+pub(crate) fn address_guard(
     url: &Url,
     networks: &Networks,
     resolver: &Arc<dyn Resolve>,
-) -> Result<Guard, Forbidden> {
+) -> Result<AddressGuard, ForbiddenAddress> {
     let networks = if is_local(url) {
-        networks.and_loopback()
+        networks.with_loopback()
     } else {
         networks.clone()
     };
-    let guard = Guard::new(networks, resolver.clone(), url.scheme() == "http");
+    let guard = AddressGuard::new(networks, resolver.clone(), url.scheme() == "http");
     guard.check(url)?;
     Ok(guard)
 }
 
 impl Jwks {
-    /// Keys that are fetched only from where [`guard`] lets a connection go.
+    /// Keys that are fetched only from where [`address_guard`] lets a connection go.
     pub(crate) fn new(
         url: Url,
         networks: &Networks,
         resolver: &Arc<dyn Resolve>,
         clock: Clock,
     ) -> Result<Self, ConfigError> {
-        let guard = guard(&url, networks, resolver)?;
+        let guard = address_guard(&url, networks, resolver)?;
         Ok(Self(Arc::new(Inner {
-            client: http_client::guarded_or_proxied(TIMEOUT, guard)?,
+            client: http_client::guarded_or_proxied_client(FETCH_TIMEOUT, guard)?,
             url,
             clock,
             cache: RwLock::default(),
@@ -134,7 +134,7 @@ impl Jwks {
         id: Option<&str>,
         algorithm: Algorithm,
     ) -> Result<Candidates, Error> {
-        self.candidates_of(id, algorithm, FRESH).await
+        self.candidates_of(id, algorithm, CACHE_TTL).await
     }
 
     /// The same from a set that is fetched again, unless the last fetch is more recent than the
@@ -153,11 +153,11 @@ impl Jwks {
         algorithm: Algorithm,
         fresh: Duration,
     ) -> Result<Candidates, Error> {
-        let mut seen = self.look_up(id, algorithm, fresh);
-        if seen.due {
+        let mut found = self.lookup(id, algorithm, fresh);
+        if found.needs_fetch {
             let fetching = Arc::clone(&self.0.fetching);
             let waiting = self.0.waiting.try_acquire();
-            let turn = match seen.keys {
+            let turn = match found.keys {
                 // A key that is merely no longer fresh waits for nobody.
                 Ok(keys) => match fetching.try_lock_owned() {
                     Ok(turn) => turn,
@@ -166,8 +166,8 @@ impl Jwks {
                 Err(_missing) if waiting.is_err() => return Err(Error::KeysUnavailable),
                 Err(_missing) => fetching.lock_owned().await,
             };
-            seen = self.look_up(id, algorithm, fresh);
-            if seen.due {
+            found = self.lookup(id, algorithm, fresh);
+            if found.needs_fetch {
                 // On a task of its own: a caller that goes away must not end
                 // what others wait for, nor fetch again without a pause.
                 let this = self.clone();
@@ -178,12 +178,12 @@ impl Jwks {
                 if let Err(error) = fetch.await {
                     tracing::error!(%error, "fetching the JWKS panicked");
                 }
-                seen = self.look_up(id, algorithm, fresh);
+                found = self.lookup(id, algorithm, fresh);
             }
         }
-        match seen.keys {
+        match found.keys {
             Ok(keys) => Ok(keys),
-            Err(missing) if seen.certain => Err(missing),
+            Err(missing) if found.is_definitive => Err(missing),
             Err(_) => Err(Error::KeysUnavailable),
         }
     }
@@ -195,25 +195,25 @@ impl Jwks {
             .map_err(|error| error.to_string())
     }
 
-    fn look_up(&self, id: Option<&str>, algorithm: Algorithm, fresh: Duration) -> Seen {
+    fn lookup(&self, id: Option<&str>, algorithm: Algorithm, fresh: Duration) -> KeyLookup {
         let now = self.0.clock.monotonic();
         let cache = self.0.cache.read().unwrap_or_else(PoisonError::into_inner);
         let within = |time: Option<Duration>, span| time.is_some_and(|time| now < time + span);
-        let usable = within(cache.fetched_at, KEPT);
+        let usable = within(cache.fetched_at, MAX_STALE);
         let keys = if usable {
             cache.keys.candidates(id, algorithm)
         } else {
             Err(Error::KeysUnavailable)
         };
         let pause = if cache.failed {
-            PAUSE_AFTER_FAILURE
+            RETRY_INTERVAL
         } else {
-            PAUSE
+            REFETCH_INTERVAL
         };
         let wanted = keys.is_err() || !within(cache.fetched_at, fresh);
-        Seen {
-            due: wanted && !within(cache.tried_at, pause),
-            certain: usable && !cache.failed,
+        KeyLookup {
+            needs_fetch: wanted && !within(cache.last_attempt_at, pause),
+            is_definitive: usable && !cache.failed,
             keys,
         }
     }
@@ -222,7 +222,7 @@ impl Jwks {
         let result = self.download().await;
         let now = self.0.clock.monotonic();
         let mut cache = self.0.cache.write().unwrap_or_else(PoisonError::into_inner);
-        cache.tried_at = Some(now);
+        cache.last_attempt_at = Some(now);
         cache.failed = result.is_err();
         match result {
             Ok(keys) => {
@@ -244,7 +244,7 @@ impl Jwks {
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let body = http_client::read_body(response, MAX_BODY).await?;
+        let body = http_client::read_body(response, MAX_JWKS_BYTES).await?;
         let set: Set = serde_json::from_slice(&body)?;
         let keys = KeySet::new(set.keys);
         if keys.len() == 0 {

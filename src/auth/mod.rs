@@ -27,16 +27,16 @@ use self::jws::Jws;
 use self::keys::{Algorithm, Hash};
 use crate::clock::Clock;
 use crate::domain::{InvalidUserId, UserId};
-use crate::net::address_guard::{Forbidden, Networks, SystemResolver};
+use crate::net::address_guard::{ForbiddenAddress, Networks, SystemResolver};
 
-pub use browser_binding::Browser;
+pub use browser_binding::BrowserToken;
 pub use error::Error;
 
 /// The longest token that is accepted, in bytes. One of 200 groups has 12 KB.
-const MAX_TOKEN: usize = 16 * 1024;
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// HS256 needs a key at least as long as its digest (RFC 7518, 3.2), in bytes.
-const MIN_SECRET: usize = 32;
+const MIN_SECRET_BYTES: usize = 32;
 
 /// Google signs with either of these as the issuer.
 const GOOGLE: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
@@ -67,9 +67,11 @@ impl Config {
     ///
     /// # Errors
     /// Says why not.
-    pub fn check_jwks_url(&self) -> Result<(), Forbidden> {
+    pub fn check_jwks_url(&self) -> Result<(), ForbiddenAddress> {
         match &self.jwks_url {
-            Some(url) => jwks::guard(url, &self.jwks_networks, &system_resolver()).map(|_| ()),
+            Some(url) => {
+                jwks::address_guard(url, &self.jwks_networks, &system_resolver()).map(|_| ())
+            }
             None => Ok(()),
         }
     }
@@ -109,11 +111,11 @@ pub enum ConfigError {
     #[error("neither a shared secret nor a JWKS URL is set: no token could be verified")]
     NoKeys,
     /// A secret that could be guessed.
-    #[error("the shared secret has fewer than {MIN_SECRET} bytes")]
+    #[error("the shared secret has fewer than {MIN_SECRET_BYTES} bytes")]
     ShortSecret,
     /// Keys from there could be anybody's.
     #[error("no keys can be fetched from the JWKS URL: {0}")]
-    JwksUrl(#[from] Forbidden),
+    JwksUrl(#[from] ForbiddenAddress),
     /// The HTTP client does not start.
     #[error("the HTTP client for the JWKS cannot be set up")]
     Client(#[from] reqwest::Error),
@@ -125,7 +127,7 @@ pub struct Caller {
     /// The user whose token it is.
     pub user_id: UserId,
     /// For how long from now on the token is good.
-    pub good_for: Duration,
+    pub valid_for: Duration,
 }
 
 /// Verifies tokens.
@@ -160,7 +162,7 @@ impl Authenticator {
         if config.hmac_secrets.is_empty() && config.jwks_url.is_none() {
             return Err(ConfigError::NoKeys);
         }
-        let is_short = |secret: &SecretString| secret.expose_secret().len() < MIN_SECRET;
+        let is_short = |secret: &SecretString| secret.expose_secret().len() < MIN_SECRET_BYTES;
         if config.hmac_secrets.iter().any(is_short) {
             return Err(ConfigError::ShortSecret);
         }
@@ -185,7 +187,7 @@ impl Authenticator {
     /// When the token is not good, or [`Error::KeysUnavailable`] when that
     /// cannot be told.
     pub async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
-        if bearer.len() > MAX_TOKEN {
+        if bearer.len() > MAX_TOKEN_BYTES {
             return Err(Error::TooLarge);
         }
         let token = Jws::parse(bearer)?;
@@ -225,7 +227,7 @@ impl Authenticator {
 
     /// How many keys the identity provider publishes that tokens can be verified with, or why that is
     /// not known; `None` where no JWKS is configured.
-    pub async fn published_keys(&self) -> Option<Result<usize, String>> {
+    pub async fn published_key_count(&self) -> Option<Result<usize, String>> {
         Some(self.jwks.as_ref()?.count().await)
     }
 
@@ -234,7 +236,10 @@ impl Authenticator {
         self.check_issuer(claims)?;
         self.check_audience(claims)?;
         let user_id = user_id(claims.get(&self.user_claim))?;
-        Ok(Caller { user_id, good_for })
+        Ok(Caller {
+            user_id,
+            valid_for: good_for,
+        })
     }
 
     /// Whether a token with these claims comes from an accepted issuer.
@@ -272,21 +277,22 @@ impl Authenticator {
     /// Returns for how long the token is good.
     fn check_times(&self, claims: &Map<String, Value>) -> Result<Duration, Error> {
         let now = seconds(self.clock.now());
-        let expiry = time(claims, "exp").map_err(|NotANumber| Error::ExpiryNotANumber)?;
-        let left = expiry.ok_or(Error::NoExpiry)? + self.leeway - now;
-        if left <= 0.0 {
+        let expiry = numeric_date(claims, "exp").map_err(|NotANumber| Error::ExpiryNotANumber)?;
+        let remaining = expiry.ok_or(Error::NoExpiry)? + self.leeway - now;
+        if remaining <= 0.0 {
             return Err(Error::Expired);
         }
-        let start = time(claims, "nbf").map_err(|NotANumber| Error::StartNotANumber)?;
+        let start = numeric_date(claims, "nbf").map_err(|NotANumber| Error::StartNotANumber)?;
         if start.is_some_and(|start| now + self.leeway < start) {
             return Err(Error::NotYetValid);
         }
-        let issued = time(claims, "iat").map_err(|NotANumber| Error::IssueTimeNotANumber)?;
+        let issued =
+            numeric_date(claims, "iat").map_err(|NotANumber| Error::IssueTimeNotANumber)?;
         if issued.is_some_and(|issued| now + self.leeway < issued) {
             return Err(Error::IssuedInTheFuture);
         }
         // What ends later than any time there is does not end.
-        Ok(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
+        Ok(Duration::try_from_secs_f64(remaining).unwrap_or(Duration::MAX))
     }
 }
 
@@ -319,7 +325,7 @@ fn is_exact(number: &Number) -> bool {
 struct NotANumber;
 
 /// A `NumericDate` (RFC 7519, 2): seconds since the epoch, possibly a fraction. Null counts as missing.
-fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, NotANumber> {
+fn numeric_date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, NotANumber> {
     match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => value.as_f64().map(Some).ok_or(NotANumber),

@@ -90,7 +90,7 @@ pub struct Service {
 
 /// A key given by the environment.
 #[derive(Clone, Debug)]
-pub struct GivenKey {
+pub struct EnvironmentKey {
     pub(crate) service: Arc<Service>,
     pub(crate) digest: [u8; 32],
 }
@@ -118,7 +118,7 @@ pub fn check_name(name: &str) -> Result<(), InvalidName> {
 
 /// Why `SERVICE_API_KEYS` cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum GivenKeyError {
+pub enum EnvironmentKeyError {
     /// An entry is not of the form.
     #[error("an entry is not <name>=<key> or <name>=<key>;<scope> <scope>")]
     Form,
@@ -148,12 +148,15 @@ pub enum GivenKeyError {
     Scope(String),
 }
 
-impl FromStr for GivenKey {
-    type Err = GivenKeyError;
+impl FromStr for EnvironmentKey {
+    type Err = EnvironmentKeyError;
 
     /// Reads `<name>=<key>`, which allows everything, or `<name>=<key>;<scope> <scope>`.
-    fn from_str(entry: &str) -> Result<Self, GivenKeyError> {
-        let (name, rest) = entry.trim().split_once('=').ok_or(GivenKeyError::Form)?;
+    fn from_str(entry: &str) -> Result<Self, EnvironmentKeyError> {
+        let (name, rest) = entry
+            .trim()
+            .split_once('=')
+            .ok_or(EnvironmentKeyError::Form)?;
         check_name(name)?;
         let (key, scopes) = match rest.split_once(';') {
             Some((key, scopes)) => (
@@ -162,7 +165,7 @@ impl FromStr for GivenKey {
                     .split_whitespace()
                     .map(str::parse)
                     .collect::<Result<_, UnknownScope>>()
-                    .map_err(|_unknown| GivenKeyError::Scope(name.to_owned()))?,
+                    .map_err(|_unknown| EnvironmentKeyError::Scope(name.to_owned()))?,
             ),
             None => (rest, BTreeSet::from(Scope::ALL)),
         };
@@ -171,7 +174,7 @@ impl FromStr for GivenKey {
     }
 }
 
-impl GivenKey {
+impl EnvironmentKey {
     fn new(name: &str, key: &str, scopes: BTreeSet<Scope>) -> Self {
         Self {
             service: Arc::new(Service {
@@ -202,22 +205,22 @@ impl GivenKey {
 }
 
 /// Whether a key of the environment can be sent in a header and cannot be guessed.
-fn check_key(key: &str) -> Result<(), fn(String) -> GivenKeyError> {
+fn check_key(key: &str) -> Result<(), fn(String) -> EnvironmentKeyError> {
     let Some(secret) = key
         .strip_prefix(KEY_PREFIX)
         .filter(|_| key.len() >= MIN_KEY)
     else {
-        return Err(GivenKeyError::Short);
+        return Err(EnvironmentKeyError::Short);
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     if !secret.bytes().all(plain) {
-        return Err(GivenKeyError::Characters);
+        return Err(EnvironmentKeyError::Characters);
     }
     if BTreeSet::from_iter(secret.bytes()).len() < MIN_DIFFERENT {
-        return Err(GivenKeyError::Guessable);
+        return Err(EnvironmentKeyError::Guessable);
     }
     if key == SANDBOX_KEY {
-        return Err(GivenKeyError::Sandbox);
+        return Err(EnvironmentKeyError::Sandbox);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::parse;
-use super::parse::{Entry, Problem, Problems};
+use super::parse::{Entry, ManifestError, ManifestErrors};
 use super::{Catalog, Connector};
 
 const BUILTIN: &str = include_str!("connectors.toml");
@@ -25,21 +25,21 @@ pub enum CatalogError {
         source: io::Error,
     },
     /// It has mistakes; shown one a line.
-    #[error("{}", lines(.0))]
-    Invalid(Vec<Problem>),
+    #[error("{}", format_errors(.0))]
+    Invalid(Vec<ManifestError>),
 }
 
-fn lines(problems: &[Problem]) -> String {
+fn format_errors(problems: &[ManifestError]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     lines.join("\n")
 }
 
 pub(crate) fn builtin() -> Catalog {
-    let mut layers = Layers::default();
-    layers
+    let mut builder = CatalogBuilder::default();
+    builder
         .add(Path::new("connectors.toml"), BUILTIN)
         .expect("a test loads the embedded file");
-    layers.into_catalog()
+    builder.into_catalog()
 }
 
 pub(crate) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
@@ -51,11 +51,11 @@ pub(crate) fn with_overrides(path: &Path) -> Result<Catalog, CatalogError> {
 }
 
 pub(crate) fn with_text(path: &Path, text: &str) -> Result<Catalog, CatalogError> {
-    let mut layers = Layers {
+    let mut builder = CatalogBuilder {
         connectors: by_slug(builtin()),
     };
-    layers.add(path, text).map_err(CatalogError::Invalid)?;
-    Ok(layers.into_catalog())
+    builder.add(path, text).map_err(CatalogError::Invalid)?;
+    Ok(builder.into_catalog())
 }
 
 fn by_slug(catalog: Catalog) -> BTreeMap<String, Connector> {
@@ -65,20 +65,20 @@ fn by_slug(catalog: Catalog) -> BTreeMap<String, Connector> {
 
 /// The connectors by slug, as the files read so far have them.
 #[derive(Default)]
-struct Layers {
+struct CatalogBuilder {
     connectors: BTreeMap<String, Connector>,
 }
 
-impl Layers {
-    fn add(&mut self, path: &Path, text: &str) -> Result<(), Vec<Problem>> {
-        let mut problems = Problems::new(path, text);
+impl CatalogBuilder {
+    fn add(&mut self, path: &Path, text: &str) -> Result<(), Vec<ManifestError>> {
+        let mut problems = ManifestErrors::new(path, text);
         let mut slugs = HashMap::new();
         let mut keys = HashMap::new();
         for entry in parse::entries(text, &mut problems) {
             let slug = entry.slug.get_ref().clone();
             let at = entry.slug.span();
             if slugs.insert(slug.clone(), at.clone()).is_some() {
-                problems.note(&at, format!("slug {slug:?} is in this file twice"));
+                problems.add(&at, format!("slug {slug:?} is in this file twice"));
                 continue;
             }
             if entry.flawed {
@@ -96,7 +96,7 @@ impl Layers {
     }
 
     /// Changes the fields that the entry names, or adds a connector.
-    fn apply(&mut self, entry: Entry, problems: &mut Problems<'_>) {
+    fn apply(&mut self, entry: Entry, problems: &mut ManifestErrors<'_>) {
         let at = entry.slug.span();
         let slug = entry.slug.into_inner();
         let known = self.connectors.contains_key(&slug);
@@ -124,14 +124,14 @@ impl Layers {
         if entry.provider.is_some() && entry.provider != connector.provider {
             connector.parameters.clear();
         }
-        set(&mut connector.parameters, entry.parameters);
-        set(&mut connector.name, entry.name);
-        set(&mut connector.category, entry.category);
-        set(
+        set_if_some(&mut connector.parameters, entry.parameters);
+        set_if_some(&mut connector.name, entry.name);
+        set_if_some(&mut connector.category, entry.category);
+        set_if_some(
             &mut connector.integration_key,
             entry.integration_key.map(toml::Spanned::into_inner),
         );
-        set(&mut connector.enabled, entry.enabled);
+        set_if_some(&mut connector.enabled, entry.enabled);
         connector.provider = entry.provider.or(connector.provider.take());
         connector.auth_mode = entry.auth_mode.or(connector.auth_mode);
         connector.unavailable = entry.unavailable.or(connector.unavailable.take());
@@ -154,7 +154,7 @@ impl Layers {
                 "the new connector"
             };
             let missing = missing.join(", ");
-            problems.note(&at, format!("{kind} {slug:?} lacks {missing}"));
+            problems.add(&at, format!("{kind} {slug:?} lacks {missing}"));
         }
     }
 
@@ -163,7 +163,7 @@ impl Layers {
     fn check_integration_keys(
         &self,
         places: &HashMap<String, Range<usize>>,
-        problems: &mut Problems<'_>,
+        problems: &mut ManifestErrors<'_>,
     ) {
         let mut users: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for connector in self.connectors.values() {
@@ -178,7 +178,7 @@ impl Layers {
                 let others: Vec<&str> =
                     slugs.iter().copied().filter(|slug| *slug != last).collect();
                 let others = others.join(", ");
-                problems.note(
+                problems.add(
                     at,
                     format!("integration_key {key:?} is already that of {others}"),
                 );
@@ -193,7 +193,7 @@ impl Layers {
     }
 }
 
-fn set<T>(field: &mut T, value: Option<T>) {
+fn set_if_some<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
     }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 pub use load::CatalogError;
 pub use parameters::Parameter;
-pub use parse::Problem;
+pub use parse::ManifestError;
 
 /// The namespace of connector ids: a connector's id is the UUIDv5 of its slug in it, and so the
 /// same in every installation. It must never change.
@@ -168,7 +168,7 @@ impl Catalog {
 
     /// The same connectors; those that say nothing of it find accounts at `pointers`.
     #[must_use]
-    pub fn or_accounts_at(mut self, pointers: &AccountPointers) -> Self {
+    pub fn with_default_account_pointers(mut self, pointers: &AccountPointers) -> Self {
         for connector in &mut self.connectors {
             connector.account.get_or_insert_with(|| pointers.clone());
         }

@@ -17,7 +17,7 @@ use super::{AccountPointers, AuthMode, Parameter};
 use crate::text::displayable;
 
 /// Slugs that are path segments of the API beside the connectors.
-const RESERVED: [&str; 3] = ["callback", "connections", "users"];
+const RESERVED_SLUGS: [&str; 3] = ["callback", "connections", "users"];
 
 /// The fields of a connector in a manifest file.
 const CONNECTOR_FIELDS: [&str; 10] = [
@@ -47,7 +47,7 @@ const PARAMETER_FIELDS: [&str; 8] = [
 
 /// A mistake in a manifest file, shown as `path:line:column: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ManifestError {
     /// The file.
     pub path: PathBuf,
     /// Its line, the first being 1.
@@ -58,7 +58,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ManifestError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, line, column) = (self.path.display(), self.line, self.column);
         write!(formatter, "{path}:{line}:{column}: {}", self.message)
@@ -66,13 +66,13 @@ impl fmt::Display for Problem {
 }
 
 /// The mistakes found so far in one file.
-pub(crate) struct Problems<'a> {
+pub(crate) struct ManifestErrors<'a> {
     path: &'a Path,
     text: &'a str,
     found: Vec<(usize, String)>,
 }
 
-impl<'a> Problems<'a> {
+impl<'a> ManifestErrors<'a> {
     pub(crate) fn new(path: &'a Path, text: &'a str) -> Self {
         Self {
             path,
@@ -82,18 +82,18 @@ impl<'a> Problems<'a> {
     }
 
     /// Notes a mistake at a place in the file.
-    pub(crate) fn note(&mut self, at: &Range<usize>, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, at: &Range<usize>, message: impl Into<String>) {
         self.found.push((at.start, message.into()));
     }
 
     /// All mistakes in the order of the file.
-    pub(crate) fn into_sorted(mut self) -> Vec<Problem> {
+    pub(crate) fn into_sorted(mut self) -> Vec<ManifestError> {
         self.found.sort();
         let Self { path, text, found } = self;
         let problem = |(offset, message): (usize, String)| {
             let before = text.get(..offset).unwrap_or(text);
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            Problem {
+            ManifestError {
                 path: path.to_owned(),
                 line: before.matches('\n').count() + 1,
                 column: before[line_start..].chars().count() + 1,
@@ -121,11 +121,11 @@ pub(crate) struct Entry {
 }
 
 /// Reads a manifest file. Where its TOML is broken, only that is noted: the rest would be guesses.
-pub(crate) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
+pub(crate) fn entries(text: &str, problems: &mut ManifestErrors<'_>) -> Vec<Entry> {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         for error in errors {
-            problems.note(&error.span().unwrap_or_default(), error.message());
+            problems.add(&error.span().unwrap_or_default(), error.message());
         }
         return Vec::new();
     }
@@ -133,7 +133,7 @@ pub(crate) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
         table: document.get_ref(),
         problems,
     };
-    fields.refuse_all_but(&["connector"]);
+    fields.reject_unknown(&["connector"]);
     let list = fields.read("connector", "a list of tables", DeValue::as_array);
     list.into_iter()
         .flat_map(|list| list.into_inner().iter())
@@ -141,14 +141,14 @@ pub(crate) fn entries(text: &str, problems: &mut Problems<'_>) -> Vec<Entry> {
         .collect()
 }
 
-fn entry(value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<Entry> {
+fn entry(value: &Spanned<DeValue<'_>>, problems: &mut ManifestErrors<'_>) -> Option<Entry> {
     let Some(table) = value.get_ref().as_table() else {
-        problems.note(&value.span(), "a connector must be a table");
+        problems.add(&value.span(), "a connector must be a table");
         return None;
     };
     let noted_before = problems.found.len();
     let mut fields = Fields { table, problems };
-    fields.refuse_all_but(&CONNECTOR_FIELDS);
+    fields.reject_unknown(&CONNECTOR_FIELDS);
     let slug = fields.slug(&value.span());
     Some(Entry {
         name: fields.shown_text("name"),
@@ -171,17 +171,17 @@ fn entry(value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<En
 /// The fields of one table.
 struct Fields<'t, 'p, 'f> {
     table: &'t DeTable<'t>,
-    problems: &'p mut Problems<'f>,
+    problems: &'p mut ManifestErrors<'f>,
 }
 
 impl<'t> Fields<'t, '_, '_> {
-    fn refuse_all_but(&mut self, known: &[&str]) {
+    fn reject_unknown(&mut self, allowed: &[&str]) {
         for key in self.table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
+            if !allowed.contains(&key.get_ref().as_ref()) {
                 let (key, at) = (key.get_ref(), key.span());
-                let known = known.join(", ");
+                let allowed = allowed.join(", ");
                 self.problems
-                    .note(&at, format!("unknown field {key:?}, expected {known}"));
+                    .add(&at, format!("unknown field {key:?}, expected {allowed}"));
             }
         }
     }
@@ -197,7 +197,7 @@ impl<'t> Fields<'t, '_, '_> {
         let converted = convert(value.get_ref());
         if converted.is_none() {
             self.problems
-                .note(&value.span(), format!("{key} must be {expected}"));
+                .add(&value.span(), format!("{key} must be {expected}"));
         }
         Some(Spanned::new(value.span(), converted?))
     }
@@ -218,20 +218,20 @@ impl<'t> Fields<'t, '_, '_> {
 
     fn slug(&mut self, entry: &Range<usize>) -> Option<Spanned<String>> {
         if !self.table.contains_key("slug") {
-            self.problems.note(entry, "the connector has no slug");
+            self.problems.add(entry, "the connector has no slug");
         }
         let slug = self.text("slug")?;
         let text = slug.get_ref();
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let problem = if text.len() > 63 || text.starts_with('-') || !text.chars().all(allowed) {
             "must be 1 to 63 of a-z, 0-9 and '-', the first not '-'"
-        } else if RESERVED.contains(&text.as_str()) {
+        } else if RESERVED_SLUGS.contains(&text.as_str()) {
             "is reserved, the API has a path of that name"
         } else {
             return Some(slug);
         };
         self.problems
-            .note(&slug.span(), format!("slug {text:?} {problem}"));
+            .add(&slug.span(), format!("slug {text:?} {problem}"));
         None
     }
 
@@ -241,7 +241,7 @@ impl<'t> Fields<'t, '_, '_> {
         AuthMode::deserialize(deserializer)
             .map_err(|error| {
                 self.problems
-                    .note(&text.span(), format!("auth_mode: {error}"));
+                    .add(&text.span(), format!("auth_mode: {error}"));
             })
             .ok()
     }
@@ -252,12 +252,12 @@ impl<'t> Fields<'t, '_, '_> {
             table: table.get_ref(),
             problems: &mut *self.problems,
         };
-        fields.refuse_all_but(&["id", "name"]);
+        fields.reject_unknown(&["id", "name"]);
         let (id, name) = (fields.pointer("id"), fields.pointer("name"));
         for key in ["id", "name"] {
             if !table.get_ref().contains_key(key) {
                 self.problems
-                    .note(&table.span(), format!("account has no {key}"));
+                    .add(&table.span(), format!("account has no {key}"));
             }
         }
         Some(AccountPointers {
@@ -276,20 +276,20 @@ impl<'t> Fields<'t, '_, '_> {
     fn parameter(&mut self, value: &'t Spanned<DeValue<'t>>) -> Option<Parameter> {
         let Some(table) = value.get_ref().as_table() else {
             self.problems
-                .note(&value.span(), "a parameter must be a table");
+                .add(&value.span(), "a parameter must be a table");
             return None;
         };
         for key in ["name", "title"] {
             if !table.contains_key(key) {
                 let message = format!("the parameter has no {key}");
-                self.problems.note(&value.span(), message);
+                self.problems.add(&value.span(), message);
             }
         }
         let mut fields = Fields {
             table,
             problems: &mut *self.problems,
         };
-        fields.refuse_all_but(&PARAMETER_FIELDS);
+        fields.reject_unknown(&PARAMETER_FIELDS);
         let mut text = |key: &str| fields.text(key).map(Spanned::into_inner);
         let parameter = Parameter {
             name: text("name")?,
@@ -306,7 +306,7 @@ impl<'t> Fields<'t, '_, '_> {
         let example = parameter.example.as_ref();
         if example.is_some_and(|example| !parameter.accepts(example)) {
             let message = "the example of the parameter does not match its pattern";
-            self.problems.note(&value.span(), message);
+            self.problems.add(&value.span(), message);
         }
         Some(parameter)
     }

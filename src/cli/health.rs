@@ -4,22 +4,23 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{Failure, given};
+use super::{Failure, parsed_variable};
 
 /// How long each step of asking may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the service that was started with the same `HOST` and `PORT` whether it runs.
 pub(crate) fn run() -> Result<(), Failure> {
-    let host: IpAddr = given("HOST")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let host: IpAddr = parsed_variable("HOST")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
     // Who listens at every address listens at this machine's own.
     let host = match host {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         host => host,
     };
-    let address = SocketAddr::new(host, given("PORT")?.unwrap_or(8000));
-    let answer = ask(address).map_err(|error| format!("{address} does not answer: {error}"))?;
+    let address = SocketAddr::new(host, parsed_variable("PORT")?.unwrap_or(8000));
+    let answer =
+        request_health(address).map_err(|error| format!("{address} does not answer: {error}"))?;
     if answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200") {
         return Ok(());
     }
@@ -32,10 +33,10 @@ pub(crate) fn run() -> Result<(), Failure> {
 }
 
 /// As much of the answer as the status needs.
-fn ask(address: SocketAddr) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn request_health(address: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&address, STEP_TIMEOUT)?;
+    stream.set_read_timeout(Some(STEP_TIMEOUT))?;
+    stream.set_write_timeout(Some(STEP_TIMEOUT))?;
     let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();

@@ -12,7 +12,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use secrecy::ExposeSecret;
 
-use super::print::{note, say};
+use super::print::{print_line, print_note};
 use super::{Failure, variable};
 
 /// What is done with keys. They need `DATABASE_URL` and nothing else.
@@ -63,13 +63,13 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     match command {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
-            say(key.expose_secret())?;
-            note("This is the only time that the key is shown.");
+            print_line(key.expose_secret())?;
+            print_note("This is the only time that the key is shown.");
         }
         KeysCommand::List => {
             for key in keys.list().await? {
                 let state = state(key.revoked_at, key.expires_at);
-                say(format_args!(
+                print_line(format_args!(
                     "{}  {}  {}  {state}",
                     key.prefix,
                     key.name.escape_debug(),
@@ -81,15 +81,15 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
             let new = keys
                 .rotate(&key, TimeDelta::hours(grace_hours.into()))
                 .await?;
-            say(new.expose_secret())?;
-            note(format_args!(
+            print_line(new.expose_secret())?;
+            print_note(format_args!(
                 "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
             ));
         }
         KeysCommand::SetScopes { key, scopes } => {
             let scopes = BTreeSet::from_iter(scopes);
             let old = keys.set_scopes(&key, &scopes).await?;
-            say(format_args!(
+            print_line(format_args!(
                 "{} ({}) allows {}; before, it allowed {}",
                 old.prefix,
                 old.name,
@@ -99,7 +99,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         }
         KeysCommand::Revoke { key } => {
             let revoked = keys.revoke(&key).await?;
-            say(format_args!(
+            print_line(format_args!(
                 "{} ({}) opens nothing any more",
                 revoked.prefix,
                 revoked.name.escape_debug()

@@ -29,7 +29,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use self::print::{note, say};
+use self::print::{print_line, print_note};
 
 /// The backend through which a product's users connect their own third-party accounts.
 #[derive(Parser)]
@@ -90,30 +90,30 @@ type Failure = Box<dyn std::error::Error>;
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command.unwrap_or(Command::Serve);
     if let Err(error) = command.read_env_file() {
-        note(format_args!(
+        print_note(format_args!(
             "patchbay: the file .env cannot be read: {}",
-            told(&error)
+            env_file_error(&error)
         ));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            note(format_args!("patchbay: cannot start: {error}"));
+            print_note(format_args!("patchbay: cannot start: {error}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(command)) {
         Ok(code) => code,
         Err(error) => {
-            note(format_args!("patchbay: {error}"));
+            print_note(format_args!("patchbay: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 /// What is wrong with a `.env`. The line itself may hold a secret: of it only the name is told.
-fn told(error: &dotenvy::Error) -> String {
+fn env_file_error(error: &dotenvy::Error) -> String {
     match error {
         dotenvy::Error::LineParse(line, _) => {
             let name = line.split_once('=').map_or("", |(name, _)| name.trim());
@@ -126,7 +126,7 @@ fn told(error: &dotenvy::Error) -> String {
 async fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve => {
-            let config = configuration()?;
+            let config = load_config()?;
             let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
             let catalog = Catalog::load(config.catalog_file.as_deref())?;
             let app = App::bind(config, catalog, Clock::System).await?;
@@ -139,36 +139,36 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Migrate => {
             let config = Config::read_database(&variable)?;
             let _telemetry = telemetry::init(LogFormat::Pretty, None);
-            let catalog_file: Option<PathBuf> = given("CATALOG_FILE")?;
+            let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
             let catalog = Catalog::load(catalog_file.as_deref())?;
             let database = Database::connect(&config).await?;
-            if let Some(adopted) = database.adopt(&catalog).await? {
-                say(format_args!(
+            if let Some(adopted) = database.import_legacy(&catalog).await? {
+                print_line(format_args!(
                     "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
                     adopted.connections,
                     adopted.locked.as_secs_f64()
                 ))?;
             }
-            say("the database's schema is up to date")?;
+            print_line("the database's schema is up to date")?;
         }
         Command::Keys(command) => keys::run(command).await?,
         Command::Webhooks(command) => webhooks::run(command).await?,
         Command::Health => health::run()?,
-        Command::Check { json, token } => return check_setup(json, token.as_deref()).await,
+        Command::Check { json, token } => return run_doctor(json, token.as_deref()).await,
         Command::Openapi => {
-            say(http::openapi().to_pretty_json()?)?;
+            print_line(http::openapi().to_pretty_json()?)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the setup's checklist; fails if any of its lines does.
-async fn check_setup(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
+async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure> {
     let report = doctor::run(&variable, token, &Clock::System).await;
     if json {
-        say(serde_json::to_string_pretty(&report)?)?;
+        print_line(serde_json::to_string_pretty(&report)?)?;
     } else {
-        say(report.to_string().trim_end())?;
+        print_line(report.to_string().trim_end())?;
     }
     Ok(if report.passes() {
         ExitCode::SUCCESS
@@ -178,7 +178,7 @@ async fn check_setup(json: bool, token: Option<&str>) -> Result<ExitCode, Failur
 }
 
 /// The environment's configuration; what is missing is told together with the way to try without.
-fn configuration() -> Result<Config, Failure> {
+fn load_config() -> Result<Config, Failure> {
     Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {
             "\nTo try Patchbay with nothing configured: patchbay sandbox"
@@ -194,7 +194,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 /// A variable that is set and not empty.
-fn given<T>(name: &str) -> Result<Option<T>, Failure>
+fn parsed_variable<T>(name: &str) -> Result<Option<T>, Failure>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,

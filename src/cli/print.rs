@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 ///
 /// # Errors
 /// When it cannot be written for another reason than that nobody reads any more: a full disk, for example.
-pub(crate) fn say(text: impl Display) -> io::Result<()> {
+pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written,
@@ -16,7 +16,7 @@ pub(crate) fn say(text: impl Display) -> io::Result<()> {
 }
 
 /// Prints a line for whoever is in front of it, beside what was asked for.
-pub(crate) fn note(text: impl Display) {
+pub(crate) fn print_note(text: impl Display) {
     // Were it not written, there would be no place to say so.
     let _ = writeln!(io::stderr(), "{text}");
 }

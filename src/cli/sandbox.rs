@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use crate::app::App;
-use crate::auth::service_keys::GivenKey;
+use crate::auth::service_keys::EnvironmentKey;
 use crate::auth::service_keys::SANDBOX_KEY;
 use crate::catalog::{AccountPointers, Catalog};
 use crate::clock::Clock;
@@ -15,19 +15,19 @@ use crate::db::sandbox_schema;
 use crate::http::ConsoleConfig;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
-use dev_postgres::{Durability, LocalPostgres};
+use dev_postgres::{DevPostgres, Durability};
 use nango_sandbox::{Integration, Sandbox};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::print::say;
-use super::{Failure, given as variable};
+use super::print::print_line;
+use super::{Failure, parsed_variable as variable};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
-const FOLDER: &str = ".patchbay/postgres";
+const DATA_DIR: &str = ".patchbay/postgres";
 
 /// What may be set as it is for `serve`.
-const LEFT_TO_THE_ENVIRONMENT: [&str; 12] = [
+const FORWARDED_VARIABLES: [&str; 12] = [
     "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
@@ -56,16 +56,16 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     let given: Option<String> = variable("DATABASE_URL")?;
     let postgres = match &given {
         Some(_) => None,
-        None => Some(LocalPostgres::start(Path::new(FOLDER), Durability::Kept).await?),
+        None => Some(DevPostgres::start(Path::new(DATA_DIR), Durability::Durable).await?),
     };
     // The made-up Nango remembers nothing from the last time, so neither may the database.
     let database = match (given, &postgres) {
         (Some(url), _) => {
-            sandbox_schema::empty_if_own(&url).await?;
+            sandbox_schema::empty_own_database(&url).await?;
             url
         }
         (None, Some(postgres)) => {
-            sandbox_schema::empty(postgres.url()).await?;
+            sandbox_schema::empty_schema(postgres.url()).await?;
             postgres.url().to_owned()
         }
         (None, None) => unreachable!("without a given database a private one was started"),
@@ -90,10 +90,12 @@ async fn serve(
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     // The made-up provider says in every answer whose account it is.
-    let catalog = Catalog::load(catalog_file()?.as_deref())?.or_accounts_at(&AccountPointers {
-        id: "/raw/account/id".to_owned(),
-        name: "/raw/account/name".to_owned(),
-    });
+    let catalog = Catalog::load(catalog_file()?.as_deref())?.with_default_account_pointers(
+        &AccountPointers {
+            id: "/raw/account/id".to_owned(),
+            name: "/raw/account/name".to_owned(),
+        },
+    );
     // Browsers are told apart when they come back, which they do here only if Nango is set up so.
     let binding: Option<String> = variable("CONNECT_BINDING")?;
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
@@ -126,11 +128,11 @@ async fn serve(
     .into();
     let mut config = Config::read(&|name| match made_up.get(name) {
         Some(value) => Some(value.clone()),
-        None if LEFT_TO_THE_ENVIRONMENT.contains(&name) => std::env::var(name).ok(),
+        None if FORWARDED_VARIABLES.contains(&name) => std::env::var(name).ok(),
         None => None,
     })?;
     if config.service_keys.is_empty() {
-        config.service_keys.push(GivenKey::sandbox());
+        config.service_keys.push(EnvironmentKey::sandbox());
     }
     config.http.console = Some(ConsoleConfig {
         controls: Some(sandbox.url().parse()?),
@@ -143,7 +145,7 @@ async fn serve(
 }
 
 fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
-    say(format_args!(
+    print_line(format_args!(
         "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
 
   Patchbay     http://localhost:{port}            the console; the API's documentation: /docs

@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Database;
 use crate::domain::MessageType;
-use crate::webhooks::{Delivery, Endpoint, Shown, Webhooks};
+use crate::webhooks::{Delivery, DeliveryFilter, Endpoint, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
@@ -14,7 +14,7 @@ use strum::VariantNames;
 use url::Url;
 use uuid::Uuid;
 
-use super::print::{note, say};
+use super::print::{print_line, print_note};
 use super::{Failure, variable};
 
 /// What is done with endpoints. They need `DATABASE_URL`, and `WEBHOOK_ALLOWED_NETWORKS` and `ENCRYPTION_KEY` as the
@@ -67,19 +67,19 @@ pub(crate) enum WebhooksCommand {
         /// The endpoint's id.
         endpoint: String,
         /// From when on: a day such as 2026-11-23, or a time such as 2026-11-23T17:30:00Z.
-        #[arg(long, value_parser = time)]
+        #[arg(long, value_parser = parse_time)]
         since: DateTime<Utc>,
         /// Only what has happened to this connection.
         #[arg(long)]
         connection: Option<Uuid>,
     },
     /// Show the latest deliveries, the newest first.
-    Deliveries(DeliveriesShown),
+    Deliveries(DeliveriesArgs),
 }
 
 /// Which deliveries are shown.
 #[derive(Args)]
-pub(crate) struct DeliveriesShown {
+pub(crate) struct DeliveriesArgs {
     /// Only this endpoint's.
     endpoint: Option<String>,
     /// Only this connection's.
@@ -105,40 +105,40 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             with_config,
         } => {
             let (id, secret) = webhooks.add(&url, &events, with_config).await?;
-            say(id)?;
-            show(&secret)?;
+            print_line(id)?;
+            print_secret(&secret)?;
         }
         WebhooksCommand::List => {
             for endpoint in webhooks.list().await? {
                 print_endpoint(&endpoint)?;
             }
         }
-        WebhooksCommand::Test { endpoint } => test(&webhooks, &endpoint).await?,
+        WebhooksCommand::Test { endpoint } => send_test_event(&webhooks, &endpoint).await?,
         WebhooksCommand::Rotate {
             endpoint,
             grace_hours,
         } => {
             let grace = TimeDelta::hours(grace_hours.into());
-            show(&webhooks.rotate(&endpoint, grace).await?)?;
-            note(format_args!(
+            print_secret(&webhooks.rotate(&endpoint, grace).await?)?;
+            print_note(format_args!(
                 "The old one signs beside it for {grace_hours} hours."
             ));
         }
         WebhooksCommand::Enable { endpoint } => {
             webhooks.enable(&endpoint).await?;
-            say(format_args!(
+            print_line(format_args!(
                 "{endpoint} is on, and what waits for it is sent"
             ))?;
         }
         WebhooksCommand::Disable { endpoint } => {
             webhooks.disable(&endpoint).await?;
-            say(format_args!(
+            print_line(format_args!(
                 "{endpoint} is off, and what it is to be told of waits"
             ))?;
         }
         WebhooksCommand::Remove { endpoint } => {
             webhooks.remove(&endpoint).await?;
-            say(format_args!("{endpoint} is removed"))?;
+            print_line(format_args!("{endpoint} is removed"))?;
         }
         WebhooksCommand::Replay {
             endpoint,
@@ -146,15 +146,15 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             connection,
         } => {
             let count = webhooks.replay(&endpoint, since, connection).await?;
-            say(format_args!("{count} messages are sent again"))?;
+            print_line(format_args!("{count} messages are sent again"))?;
         }
-        WebhooksCommand::Deliveries(shown) => deliveries(&webhooks, shown).await?,
+        WebhooksCommand::Deliveries(shown) => print_deliveries(&webhooks, shown).await?,
     }
     Ok(())
 }
 
-async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), Failure> {
-    let shown = Shown {
+async fn print_deliveries(webhooks: &Webhooks, shown: DeliveriesArgs) -> Result<(), Failure> {
+    let shown = DeliveryFilter {
         endpoint: shown.endpoint,
         connection: shown.connection,
         failed: shown.failed,
@@ -166,10 +166,10 @@ async fn deliveries(webhooks: &Webhooks, shown: DeliveriesShown) -> Result<(), F
     Ok(())
 }
 
-async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
+async fn send_test_event(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
     match webhooks.test(endpoint).await? {
         Ok(status) if (200..300).contains(&status) => {
-            say(format_args!("it answered {status}"))?;
+            print_line(format_args!("it answered {status}"))?;
             Ok(())
         }
         Ok(status) => Err(format!("it answered {status}, which is not 2xx").into()),
@@ -177,9 +177,9 @@ async fn test(webhooks: &Webhooks, endpoint: &str) -> Result<(), Failure> {
     }
 }
 
-fn show(secret: &SecretString) -> io::Result<()> {
-    say(secret.expose_secret())?;
-    note("This is the only time that the secret is shown.");
+fn print_secret(secret: &SecretString) -> io::Result<()> {
+    print_line(secret.expose_secret())?;
+    print_note("This is the only time that the secret is shown.");
     Ok(())
 }
 
@@ -199,7 +199,7 @@ fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {
         (None, Some(since)) => format!("failing since {}", since.format("%F %T")),
         (None, None) => "on".to_owned(),
     };
-    say(format_args!(
+    print_line(format_args!(
         "{}  {}  {events}{config}  {state}  {} waiting",
         endpoint.id, endpoint.url, endpoint.waiting
     ))
@@ -213,7 +213,7 @@ fn print_delivery(delivery: &Delivery) -> io::Result<()> {
         (None, None) => String::new(),
     };
     let at = delivery.last_attempt_at.unwrap_or(delivery.created_at);
-    say(format_args!(
+    print_line(format_args!(
         "{}  {}  {}  {}  {state}  {} attempts{last}",
         at.format("%F %T"),
         delivery.endpoint,
@@ -224,7 +224,7 @@ fn print_delivery(delivery: &Delivery) -> io::Result<()> {
 }
 
 /// A day, or a time of one.
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());
     }

@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use secrecy::SecretString;
 use url::Url;
 
-use crate::auth::service_keys::GivenKey;
+use crate::auth::service_keys::EnvironmentKey;
 use crate::db::DatabaseConfig;
 use crate::encryption::Encryption;
 use crate::environment::Environment;
@@ -38,11 +38,11 @@ pub struct Config {
     /// `ENCRYPTION_KEY`: what the secrets in the database are encrypted with; two keys while it is rotated.
     pub encryption: Encryption,
     /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
-    pub token_cache: Duration,
+    pub token_cache_ttl: Duration,
     /// `HISTORY_DAYS`: for how long events, attempts and uses of tokens are kept.
-    pub history: TimeDelta,
+    pub retention: TimeDelta,
     /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
-    pub service_keys: Vec<GivenKey>,
+    pub service_keys: Vec<EnvironmentKey>,
     /// `WEBHOOK_ALLOWED_NETWORKS`: private networks that webhooks may be sent to.
     pub webhook_networks: Networks,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
@@ -82,7 +82,7 @@ impl Config {
     /// # Errors
     /// Names every variable that is missing or wrong.
     pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        read_by(lookup, Environment::config)
+        read_with(lookup, Environment::config)
     }
 
     /// Reads only what names the database, for commands that need nothing else.
@@ -92,7 +92,7 @@ impl Config {
     pub fn read_database(
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<DatabaseConfig, ConfigError> {
-        read_by(lookup, Environment::database)
+        read_with(lookup, Environment::database)
     }
 
     /// Reads only what `patchbay webhooks` needs: the database, where webhooks may be sent, and what encrypts their
@@ -103,7 +103,7 @@ impl Config {
     pub fn read_webhooks(
         lookup: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(DatabaseConfig, Networks, Encryption), ConfigError> {
-        read_by(lookup, |env| {
+        read_with(lookup, |env| {
             let networks = env.webhook_networks();
             let encryption = env.encryption();
             Some((env.database()?, networks, encryption?))
@@ -120,7 +120,7 @@ impl Config {
 }
 
 /// What `read` makes of the environment, which is `None` only where it has noted a problem.
-fn read_by<'a, T>(
+fn read_with<'a, T>(
     lookup: &'a dyn Fn(&str) -> Option<String>,
     read: impl FnOnce(&mut Environment<'a>) -> Option<T>,
 ) -> Result<T, ConfigError> {
@@ -137,17 +137,17 @@ impl Environment<'_> {
     /// Reads every variable, so that every problem is found: `None` only where one was noted.
     fn config(&mut self) -> Option<Config> {
         let limits = self.limits();
-        let http = self.http(limits.trusted_hops);
+        let http = self.http(limits.trusted_proxy_hops);
         let database = self.database();
         let encryption = self.encryption();
         let nango = self.nango(http.as_ref().map(|http| &http.public_url));
         let auth = self.auth();
         let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
-        let history = self.history();
+        let history = self.retention();
         let service_keys = self.service_keys();
         let webhook_networks = self.webhook_networks();
         let catalog_file = self.optional("CATALOG_FILE");
-        let log_format = self.or("LOG_FORMAT", LogFormat::Json);
+        let log_format = self.with_default("LOG_FORMAT", LogFormat::Json);
         let metrics_tokens = self.metrics_tokens();
         let otlp_endpoint = self.otlp_endpoint();
         Some(Config {
@@ -157,8 +157,8 @@ impl Environment<'_> {
             encryption: encryption?,
             nango: nango?,
             auth,
-            token_cache,
-            history,
+            token_cache_ttl: token_cache,
+            retention: history,
             service_keys,
             webhook_networks,
             catalog_file,
@@ -168,12 +168,12 @@ impl Environment<'_> {
         })
     }
 
-    fn history(&mut self) -> TimeDelta {
+    fn retention(&mut self) -> TimeDelta {
         let days: u16 = self.positive("HISTORY_DAYS", 400);
         TimeDelta::days(days.into())
     }
 
     fn webhook_networks(&mut self) -> Networks {
-        self.or("WEBHOOK_ALLOWED_NETWORKS", Networks::default())
+        self.with_default("WEBHOOK_ALLOWED_NETWORKS", Networks::default())
     }
 }

@@ -10,26 +10,26 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::one_row;
-use super::rows::{select_attempted, select_attempts};
-use crate::auth::Browser;
+use super::rows::{select_attempts, select_attempts_with_connection};
+use crate::auth::BrowserToken;
 use crate::domain::UserId;
 use crate::domain::{Attempt, Connection, Failure, Outcome};
 
 /// An attempt with the connection that it is to authorize.
 #[derive(Clone, Debug)]
-pub(crate) struct Attempted {
+pub(crate) struct AttemptWithConnection {
     pub(crate) connection: Connection,
     pub(crate) attempt: Attempt,
 }
 
 /// An attempt and its connection, both locked until the transaction ends.
-pub(crate) async fn lock_attempted(
+pub(crate) async fn lock_attempt(
     db: &mut Transaction,
     attempt: Uuid,
-) -> sqlx::Result<Option<Attempted>> {
+) -> sqlx::Result<Option<AttemptWithConnection>> {
     // The connection is locked first, as everywhere. Who has waited for a lock is given the row as
     // it is then; an attempt that were only read would be as it was before.
-    sqlx::query_as(select_attempted!(
+    sqlx::query_as(select_attempts_with_connection!(
         "where a.id = $1 for no key update of c, a"
     ))
     .bind(attempt)
@@ -38,7 +38,7 @@ pub(crate) async fn lock_attempted(
 }
 
 /// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
-pub(crate) async fn session_opened(db: &mut Transaction, attempt: &Attempt) -> sqlx::Result<()> {
+pub(crate) async fn update_session(db: &mut Transaction, attempt: &Attempt) -> sqlx::Result<()> {
     // The connection is locked first, as everywhere: its row shows the attempt.
     let done = sqlx::query(
         "with locked as materialized ( \
@@ -96,7 +96,7 @@ pub(crate) async fn bind_attempt(
     db: &mut Transaction,
     connection: &Connection,
     attempt: Uuid,
-    browser: &Browser,
+    browser: &BrowserToken,
 ) -> sqlx::Result<()> {
     // The connection is locked first, as everywhere: its row shows the attempt.
     let done = sqlx::query(
@@ -108,7 +108,7 @@ pub(crate) async fn bind_attempt(
     )
     .bind(attempt)
     .bind(connection.id)
-    .bind(browser.digest())
+    .bind(browser.hash())
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connect_attempt", attempt)
@@ -116,9 +116,9 @@ pub(crate) async fn bind_attempt(
 
 /// Notes that a browser has come back from a provider, with whichever attempt it has begun since then and not
 /// yet finished. Says whether there was one.
-pub(crate) async fn browser_returned(
+pub(crate) async fn record_browser_return(
     db: &mut Transaction,
-    browser: &Browser,
+    browser: &BrowserToken,
     since: DateTime<Utc>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
@@ -132,7 +132,7 @@ pub(crate) async fn browser_returned(
          where connection_id = locked.id and browser = $1 and connect_attempt.created_at > $2 \
            and not void and outcome is distinct from 'succeeded'",
     )
-    .bind(browser.digest())
+    .bind(browser.hash())
     .bind(since)
     .bind(now)
     .execute(db)
@@ -141,7 +141,7 @@ pub(crate) async fn browser_returned(
 }
 
 /// Ends what a disconnect ends: no attempt that began before it connects any more.
-pub(crate) async fn void_attempts(
+pub(crate) async fn invalidate_attempts(
     db: &mut Transaction,
     connection_id: Uuid,
     now: DateTime<Utc>,
@@ -207,7 +207,7 @@ pub(crate) async fn open_attempts_of(
 
 /// Those of these attempts whose grant, if there is one, nobody has told of yet. They need
 /// not be open: one that was denied or superseded may be granted all the same.
-pub(crate) async fn untold_attempts(
+pub(crate) async fn unapplied_attempts(
     db: &mut Transaction,
     attempts: &[Uuid],
 ) -> sqlx::Result<HashSet<Uuid>> {

@@ -16,77 +16,80 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
-use super::connection_health::{ANSWER, Lent, in_time, is_unreachable};
+use super::connection_health::{PooledConnection, STATEMENT_TIMEOUT, is_unreachable, with_timeout};
 
 /// How many questions one statement answers at the most.
-const TOGETHER: usize = 64;
+const MAX_BATCH: usize = 64;
 
 /// How many questions wait before those who ask more have to wait, too.
-const WAITING: usize = 1024;
+const QUEUE_CAPACITY: usize = 1024;
 
 /// For how long a connection is kept for the next questions. Then it is the turn of whoever else
 /// waits for one of the pool's.
-const KEPT: Duration = Duration::from_millis(50);
+const HOLD_TIME: Duration = Duration::from_millis(50);
 
 /// What can be asked many at a time, in one statement. It may be run twice where its connection is lost, so it reads only,
 /// or writes what may be written twice.
-pub(crate) trait Question: Send + Sync + Sized + 'static {
+pub(crate) trait BatchQuery: Send + Sync + Sized + 'static {
     /// What one question is answered with.
-    type Answer: Send + 'static;
+    type Output: Send + 'static;
 
     /// The answers, in the order of the questions.
-    fn ask<'c>(
+    fn load_many<'c>(
         db: impl PgExecutor<'c>,
         questions: &[Self],
-    ) -> impl Future<Output = sqlx::Result<Vec<Self::Answer>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Output>>> + Send;
 }
 
-type Told<Q> = Result<<Q as Question>::Answer, Arc<sqlx::Error>>;
+type LoadResult<Q> = Result<<Q as BatchQuery>::Output, Arc<sqlx::Error>>;
 
-struct Asked<Q: Question> {
+struct PendingQuery<Q: BatchQuery> {
     question: Q,
-    tell: oneshot::Sender<Told<Q>>,
+    reply: oneshot::Sender<LoadResult<Q>>,
 }
 
 /// Where questions of one kind are asked; it ends with the value.
 #[derive(Debug)]
-pub(crate) struct Gatherer<Q: Question> {
-    asked: mpsc::Sender<Asked<Q>>,
+pub(crate) struct BatchLoader<Q: BatchQuery> {
+    sender: mpsc::Sender<PendingQuery<Q>>,
 }
 
-impl<Q: Question> Gatherer<Q> {
+impl<Q: BatchQuery> BatchLoader<Q> {
     /// Asks this database, from now on.
     pub(crate) fn new(database: &Database) -> Self {
-        let (asked, waiting) = mpsc::channel(WAITING);
-        let reader = Reader {
+        let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
+        let reader = BatchReader {
             database: database.clone(),
             held: None,
         };
-        tokio::spawn(answer(reader, waiting));
-        Self { asked }
+        tokio::spawn(run_loader(reader, queue));
+        Self { sender }
     }
 
     /// The answer, read after the question was asked.
     ///
     /// # Errors
     /// As the database; where that is lost, for all who asked together.
-    pub(crate) async fn ask(&self, question: Q) -> Told<Q> {
-        let (tell, told) = oneshot::channel();
+    pub(crate) async fn load(&self, question: Q) -> LoadResult<Q> {
+        let (reply, results) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
-        let asked = Asked { question, tell };
-        self.asked.send(asked).await.map_err(|_ended| ended())?;
-        told.await.map_err(|_ended| ended())?
+        let pending = PendingQuery { question, reply };
+        self.sender.send(pending).await.map_err(|_ended| ended())?;
+        results.await.map_err(|_ended| ended())?
     }
 }
 
 /// Answers questions until nobody can ask any more.
-async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Asked<Q>>) {
-    let mut asked = Vec::with_capacity(TOGETHER);
+async fn run_loader<Q: BatchQuery>(
+    mut reader: BatchReader,
+    mut queue: mpsc::Receiver<PendingQuery<Q>>,
+) {
+    let mut pending = Vec::with_capacity(MAX_BATCH);
     loop {
-        let next = waiting.recv_many(&mut asked, TOGETHER);
+        let next = queue.recv_many(&mut pending, MAX_BATCH);
         let count = if reader.held.is_none() {
             next.await
-        } else if let Ok(count) = timeout(KEPT, next).await {
+        } else if let Ok(count) = timeout(HOLD_TIME, next).await {
             count
         } else {
             reader.held = None;
@@ -95,24 +98,28 @@ async fn answer<Q: Question>(mut reader: Reader, mut waiting: mpsc::Receiver<Ask
         if count == 0 {
             return;
         }
-        let (questions, tell): (Vec<Q>, Vec<_>) = asked
+        let (questions, reply): (Vec<Q>, Vec<_>) = pending
             .drain(..)
-            .filter(|asked| !asked.tell.is_closed())
-            .map(|asked| (asked.question, asked.tell))
+            .filter(|pending| !pending.reply.is_closed())
+            .map(|pending| (pending.question, pending.reply))
             .unzip();
-        let answers = answers(&mut reader, &questions, Instant::now() + ANSWER).await;
-        for (tell, answer) in tell.into_iter().zip(answers) {
+        let answers = load_batch(&mut reader, &questions, Instant::now() + STATEMENT_TIMEOUT).await;
+        for (reply, answer) in reply.into_iter().zip(answers) {
             // Who asked may have gone.
-            let _ = tell.send(answer);
+            let _ = reply.send(answer);
         }
     }
 }
 
 /// The answers to these questions, by this time. Of those that are refused together, each half is asked by itself, until
 /// only those are refused that are to blame.
-async fn answers<Q: Question>(reader: &mut Reader, questions: &[Q], by: Instant) -> Vec<Told<Q>> {
-    let left = by.saturating_duration_since(Instant::now());
-    let error = match caught(in_time(left, reader.ask(questions))).await {
+async fn load_batch<Q: BatchQuery>(
+    reader: &mut BatchReader,
+    questions: &[Q],
+    by: Instant,
+) -> Vec<LoadResult<Q>> {
+    let remaining = by.saturating_duration_since(Instant::now());
+    let error = match catch_panic(with_timeout(remaining, reader.load_many(questions))).await {
         Ok(answers) => return answers.into_iter().map(Ok).collect(),
         Err(error) => error,
     };
@@ -121,55 +128,55 @@ async fn answers<Q: Question>(reader: &mut Reader, questions: &[Q], by: Instant)
     let is_refused = error.as_database_error().is_some() && !is_unreachable(&error);
     if is_refused && questions.len() > 1 {
         let (some, others) = questions.split_at(questions.len() / 2);
-        let mut all = Box::pin(answers(reader, some, by)).await;
-        all.extend(Box::pin(answers(reader, others, by)).await);
+        let mut all = Box::pin(load_batch(reader, some, by)).await;
+        all.extend(Box::pin(load_batch(reader, others, by)).await);
         return all;
     }
     let error = Arc::new(error);
-    let told = questions.iter().map(|_| Err(Arc::clone(&error)));
-    told.collect()
+    let results = questions.iter().map(|_| Err(Arc::clone(&error)));
+    results.collect()
 }
 
 /// What asking comes to. A panic fails those who asked, and nobody who asks after them.
-async fn caught<T>(asking: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-    let asked = AssertUnwindSafe(asking).catch_unwind().await;
-    asked.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+async fn catch_panic<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    let result = AssertUnwindSafe(query).catch_unwind().await;
+    result.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// A connection of the pool's, kept while there are questions.
-struct Reader {
+struct BatchReader {
     database: Database,
-    held: Option<Held>,
+    held: Option<PooledReader>,
 }
 
-struct Held {
-    connection: Lent,
+struct PooledReader {
+    connection: PooledConnection,
     until: Instant,
 }
 
-impl Reader {
-    async fn ask<Q: Question>(&mut self, questions: &[Q]) -> sqlx::Result<Vec<Q::Answer>> {
-        if self.database.switches_servers() {
+impl BatchReader {
+    async fn load_many<Q: BatchQuery>(&mut self, questions: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
+        if self.database.is_transaction_pooled() {
             let mut tx = self.database.begin().await?;
-            let answers = Q::ask(&mut tx, questions).await?;
+            let answers = Q::load_many(&mut tx, questions).await?;
             tx.commit().await?;
             return Ok(answers);
         }
-        if let Some(held) = self
+        if let Some(stored) = self
             .held
             .as_mut()
-            .filter(|held| Instant::now() < held.until)
-            && let Ok(answers) = Q::ask(&mut *held.connection, questions).await
+            .filter(|stored| Instant::now() < stored.until)
+            && let Ok(answers) = Q::load_many(&mut *stored.connection, questions).await
         {
             return Ok(answers);
         }
         // Its time is over, or it was lost, which a new one tells.
         self.held = None;
         let mut connection = self.database.acquire().await?;
-        let answers = Q::ask(&mut *connection, questions).await?;
-        self.held = Some(Held {
+        let answers = Q::load_many(&mut *connection, questions).await?;
+        self.held = Some(PooledReader {
             connection,
-            until: Instant::now() + KEPT,
+            until: Instant::now() + HOLD_TIME,
         });
         Ok(answers)
     }
@@ -180,9 +187,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_an_error_of_those_who_asked() {
-        let asked = caught(async { panic!("a value that its reader did not expect") });
-        let answer: sqlx::Result<()> = asked.await;
+    async fn batch_panic_is_returned_to_its_callers() {
+        let pending = catch_panic(async { panic!("a value that its reader did not expect") });
+        let answer: sqlx::Result<()> = pending.await;
         assert!(matches!(answer, Err(sqlx::Error::WorkerCrashed)));
     }
 }

@@ -10,7 +10,7 @@ use crate::encryption::Encryption;
 use crate::environment::Environment;
 
 /// What a `DATABASE_URL` looks like.
-const DATABASE_URL_FORM: &str = "postgres://user:password@host:5432/database";
+const DATABASE_URL_EXAMPLE: &str = "postgres://user:password@host:5432/database";
 
 /// The database.
 #[derive(Clone, Debug)]
@@ -20,25 +20,25 @@ pub struct DatabaseConfig {
     /// `DATABASE_POOL_SIZE`: connections a replica opens at the most.
     pub pool_size: u32,
     /// `DATABASE_WAIT_SECONDS`: how long a starting replica waits for the database.
-    pub wait: Duration,
+    pub startup_timeout: Duration,
 }
 
 impl Environment<'_> {
     pub(crate) fn database(&mut self) -> Option<DatabaseConfig> {
-        let url = self.required("DATABASE_URL", DATABASE_URL_FORM);
+        let url = self.required("DATABASE_URL", DATABASE_URL_EXAMPLE);
         let url = url.and_then(|url| self.database_url(url));
         let pool_size = self.positive("DATABASE_POOL_SIZE", 10);
         let wait = self.seconds("DATABASE_WAIT_SECONDS", 60);
         Some(DatabaseConfig {
             url: url?,
             pool_size,
-            wait,
+            startup_timeout: wait,
         })
     }
 
     /// What the secrets in the database are encrypted with. `None` where a problem was noted.
     pub(crate) fn encryption(&mut self) -> Option<Encryption> {
-        let keys = Encryption::new(&self.alternatives("ENCRYPTION_KEY"));
+        let keys = Encryption::new(&self.rotatable_secrets("ENCRYPTION_KEY"));
         keys.map_err(|error| self.problems.push(format!("ENCRYPTION_KEY {error}")))
             .ok()
     }
@@ -56,7 +56,7 @@ impl Environment<'_> {
             },
         };
         self.problems.push(format!(
-            "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_FORM}"
+            "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_EXAMPLE}"
         ));
         None
     }

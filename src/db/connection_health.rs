@@ -11,19 +11,19 @@ use sqlx::{Executor, PgConnection, Postgres};
 use tokio::time::timeout;
 
 /// How long an answer may take, the wait for a connection included.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a server may take to answer what costs it nothing.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long nothing is announced before it is asked whether anybody is still there to announce it.
-const QUIET: Duration = Duration::from_secs(10);
+const IDLE_PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is answered within this time; then it counts as lost.
 ///
 /// # Errors
 /// As what is waited for, and when it takes too long.
-pub(crate) async fn in_time<T>(
+pub(crate) async fn with_timeout<T>(
     within: Duration,
     asked: impl Future<Output = sqlx::Result<T>>,
 ) -> sqlx::Result<T> {
@@ -51,15 +51,15 @@ pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
 
 /// A connection of the pool's, whose place there is free again even if its server never answers.
 #[derive(Debug)]
-pub(crate) struct Lent(PoolConnection<Postgres>);
+pub(crate) struct PooledConnection(PoolConnection<Postgres>);
 
-impl Lent {
+impl PooledConnection {
     pub(crate) fn new(connection: PoolConnection<Postgres>) -> Self {
         Self(connection)
     }
 }
 
-impl Deref for Lent {
+impl Deref for PooledConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -67,16 +67,16 @@ impl Deref for Lent {
     }
 }
 
-impl DerefMut for Lent {
+impl DerefMut for PooledConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.0
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         // As sqlx gives it back, which first asks whether it still works, and waits for as long as that takes.
-        tokio::spawn(timeout(PATIENCE, self.0.return_to_pool()));
+        tokio::spawn(timeout(PING_TIMEOUT, self.0.return_to_pool()));
     }
 }
 
@@ -91,14 +91,14 @@ impl Listener {
     pub(crate) async fn new(options: PgConnectOptions, channel: &str) -> sqlx::Result<Self> {
         let own = PgPoolOptions::new()
             .max_connections(1)
-            .acquire_timeout(PATIENCE);
+            .acquire_timeout(PING_TIMEOUT);
         let own = own.connect_lazy_with(options);
         let listening = async {
             let mut listener = PgListener::connect_with(&own).await?;
             listener.listen(channel).await?;
             Ok(Self(listener))
         };
-        in_time(ANSWER, listening).await
+        with_timeout(STATEMENT_TIMEOUT, listening).await
     }
 
     /// The next announcement; `None` if some may have been missed.
@@ -107,10 +107,10 @@ impl Listener {
     /// When the server does not answer.
     pub(crate) async fn next(&mut self) -> sqlx::Result<Option<PgNotification>> {
         loop {
-            if let Ok(heard) = timeout(QUIET, self.0.try_recv()).await {
+            if let Ok(heard) = timeout(IDLE_PING_INTERVAL, self.0.try_recv()).await {
                 return heard;
             }
-            in_time(PATIENCE, self.0.execute("select 1")).await?;
+            with_timeout(PING_TIMEOUT, self.0.execute("select 1")).await?;
         }
     }
 }

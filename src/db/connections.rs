@@ -7,16 +7,16 @@ use super::Transaction;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, Connection, MessageType, Status};
-use crate::views::Details;
-use crate::views::KnownAccount;
+use crate::views::AccountRef;
+use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
 
-use super::reads::SeenRow;
+use super::reads::ConnectionWithAttemptRow;
 use super::rows::{
-    Columns, connection_columns, newest_attempt_columns, select_connections, select_seen,
+    RowReader, connection_columns, newest_attempt_columns, select_connections, select_with_attempt,
 };
 use super::writes::{bind_connection, update_connection};
-use super::{Corrupt, delete_later, end_attempt, insert_event, one_row};
+use super::{RowError, end_attempt, insert_event, one_row, queue_deletion};
 
 /// Which of a user's connections are meant.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +32,8 @@ pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
     filter: &Filter,
-) -> sqlx::Result<Vec<SeenRow>> {
-    let rows = sqlx::query(select_seen!(
+) -> sqlx::Result<Vec<ConnectionWithAttemptRow>> {
+    let rows = sqlx::query(select_with_attempt!(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
@@ -46,7 +46,7 @@ pub(crate) async fn list(
     .fetch_all(db)
     .await?;
     rows.into_iter()
-        .map(|row| SeenRow::owned(row, user))
+        .map(|row| ConnectionWithAttemptRow::owned(row, user))
         .collect()
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn page(
     filter: &Filter,
     limit: i64,
     bytes: i64,
-) -> sqlx::Result<(Vec<SeenRow>, bool)> {
+) -> sqlx::Result<(Vec<ConnectionWithAttemptRow>, bool)> {
     let rows = sqlx::query(concat!(
         "select ",
         connection_columns!(),
@@ -86,7 +86,7 @@ pub(crate) async fn page(
     let more = found.is_some_and(|found| i64::try_from(rows.len()).is_ok_and(|read| read < found));
     let rows: sqlx::Result<_> = rows
         .into_iter()
-        .map(|row| SeenRow::owned(row, user))
+        .map(|row| ConnectionWithAttemptRow::owned(row, user))
         .collect();
     Ok((rows?, more))
 }
@@ -112,7 +112,7 @@ pub(crate) async fn count(
 pub(crate) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
-) -> sqlx::Result<Vec<KnownAccount>> {
+) -> sqlx::Result<Vec<AccountRef>> {
     let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
          where user_id = $1 and account_id is not null and status <> 'disconnected'",
@@ -120,7 +120,7 @@ pub(crate) async fn accounts_of(
     .bind(user.as_str())
     .fetch_all(db)
     .await?;
-    let known = |(connection, connector, account_id)| KnownAccount {
+    let known = |(connection, connector, account_id)| AccountRef {
         connection,
         connector,
         account_id,
@@ -137,7 +137,7 @@ pub(crate) async fn find_any(db: &mut Transaction, id: Uuid) -> sqlx::Result<Opt
 }
 
 /// A connection by Nango's id of it.
-pub(crate) async fn find_upstream(
+pub(crate) async fn find_by_nango_id(
     db: &mut Transaction,
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
@@ -189,13 +189,13 @@ pub(crate) async fn apply(
     let kind = MessageType::of(transition.event);
     let (newest, wanted) = update(db, &connection, kind).await?;
     let message = match kind.zip(wanted) {
-        Some(wanted) => Some(message(db, &connection, newest, transition, wanted).await?),
+        Some(wanted) => Some(queue_message(db, &connection, newest, transition, wanted).await?),
         None => None,
     };
     insert_event(db, connection.id, transition, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
         let key = &connection.connector.integration_key;
-        delete_later(
+        queue_deletion(
             db,
             upstream,
             key,
@@ -208,7 +208,7 @@ pub(crate) async fn apply(
 }
 
 /// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.
-async fn message(
+async fn queue_message(
     db: &mut Transaction,
     connection: &Connection,
     newest: Option<Attempt>,
@@ -223,7 +223,7 @@ async fn message(
     let failure = transition.outcome.as_ref();
     let failure = failure.and_then(|(_, failure)| failure.as_ref());
     let reason = failure.map(|failure| failure.reason);
-    let details = Details::new(connection.clone(), newest, &accounts);
+    let details = ConnectionView::new(connection.clone(), newest, &accounts);
     let config = with_config.then(|| details.config()).transpose();
     Ok(Message {
         config: config.map_err(|error| sqlx::Error::Encode(Box::new(error)))?,
@@ -255,12 +255,12 @@ async fn update(
         .bind(message.map(MessageType::as_str))
         .fetch_optional(db)
         .await?;
-    let lost = || Corrupt::Lost {
+    let lost = || RowError::NotUpdated {
         table: "user_connector_connection",
         id: connection.id,
     };
     let written = written.ok_or_else(lost)?;
-    let mut columns = Columns::of(&written, 0);
+    let mut columns = RowReader::of(&written, 0);
     let wanted = columns.next()?;
     Ok((columns.newest_attempt(connection.id)?, wanted))
 }

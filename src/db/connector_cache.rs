@@ -12,18 +12,18 @@ use crate::domain::ConnectorRef;
 /// Every connector that the database has, those that have left the catalog, too. Kept in memory:
 /// they change only when a replica starts.
 #[derive(Debug)]
-pub(crate) struct Connectors {
+pub(crate) struct ConnectorCache {
     database: Database,
     known: RwLock<HashMap<Uuid, Arc<ConnectorRef>>>,
 }
 
-impl Connectors {
+impl ConnectorCache {
     pub(crate) fn new(database: Database, known: Vec<ConnectorRef>) -> Self {
         let connectors = Self {
             database,
             known: RwLock::default(),
         };
-        connectors.know(known);
+        connectors.insert(known);
         connectors
     }
 
@@ -33,7 +33,10 @@ impl Connectors {
     }
 
     /// The connector with this slug or id.
-    pub(crate) async fn named(&self, reference: &str) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
+    pub(crate) async fn by_reference(
+        &self,
+        reference: &str,
+    ) -> sqlx::Result<Option<Arc<ConnectorRef>>> {
         let is_named = |connector: &&Arc<ConnectorRef>| connector.is_named(reference);
         self.find(|known| known.values().find(is_named)).await
     }
@@ -50,11 +53,11 @@ impl Connectors {
         let mut tx = self.database.begin_single().await?;
         let all = db::connectors(&mut tx).await?;
         tx.commit().await?;
-        self.know(all);
+        self.insert(all);
         Ok(find())
     }
 
-    fn know(&self, connectors: Vec<ConnectorRef>) {
+    fn insert(&self, connectors: Vec<ConnectorRef>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.extend(
             connectors

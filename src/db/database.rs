@@ -16,9 +16,9 @@ use tracing::Instrument;
 use url::Url;
 
 use super::DatabaseConfig;
-use super::connection_health::{Lent, Listener, in_time};
+use super::connection_health::{Listener, PooledConnection, with_timeout};
 use super::legacy_import;
-use super::legacy_import::Adopted;
+use super::legacy_import::LegacyImport;
 use super::transaction::Transaction;
 use crate::catalog::Catalog;
 use crate::telemetry;
@@ -32,16 +32,16 @@ const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 
 /// How the description of a migration begins that removes or changes what older programs use. Such
 /// a one comes a version later than the last program that needs what it removes; all others only add.
-pub(crate) const CONTRACTION: &str = "contract";
+pub(crate) const CONTRACT_PREFIX: &str = "contract";
 
 /// How long a request waits for a free connection before it is told to come again.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long an unused connection is taken to be still there.
-const TRUSTED: Duration = Duration::from_secs(1);
+const IDLE_CHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// How long an unused connection may take to answer; then another one is made.
-const IDLE_PATIENCE: Duration = Duration::from_secs(2);
+const IDLE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a server may take to answer at the start before it counts as not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,14 +50,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Database {
     pool: PgPool,
-    counts: Counts,
+    counts: PoolMetrics,
     options: PgConnectOptions,
     switches_servers: bool,
 }
 
 /// What is counted of the pool. Clones count together.
 #[derive(Clone, Debug)]
-struct Counts {
+struct PoolMetrics {
     waits: Histogram,
     gave_up: Counter,
 }
@@ -70,7 +70,7 @@ pub enum DatabaseError {
     Url(#[source] sqlx::Error),
     /// The server refuses this user, password or database: waiting does not help.
     #[error("the database refuses the user, password or database of DATABASE_URL: {0}")]
-    Refused(#[source] sqlx::Error),
+    AccessDenied(#[source] sqlx::Error),
     /// The server is not the one that `sslmode` asks for, or has no TLS: waiting does not help.
     #[error(
         "no TLS connection as DATABASE_URL asks for it: {0}. With sslmode=verify-full, sslrootcert has to name the file of the certificate that signed the server's, unless a public authority did"
@@ -91,18 +91,18 @@ pub enum DatabaseError {
     #[error(
         "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
     )]
-    Newer(i64),
+    SchemaTooNew(i64),
     /// A migration was changed after it had been applied.
     #[error(
         "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
     )]
-    Changed(i64),
+    MigrationChanged(i64),
     /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
     #[error(
         "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
         .0.join("\n  ")
     )]
-    Predecessor(Vec<String>),
+    LegacyTables(Vec<String>),
     /// A statement failed.
     #[error("the database failed: {0}")]
     Statement(#[from] sqlx::Error),
@@ -120,10 +120,10 @@ impl Database {
             .application_name("patchbay")
             // No column is a float, and poolers refuse parameters that they do not know.
             .extra_float_digits(None);
-        let probed = in_time(CONNECT_TIMEOUT, switches_servers(&options))
+        let probed = with_timeout(CONNECT_TIMEOUT, detect_transaction_pooling(&options))
             .await
-            .map_err(|error| classify(error, &options))?;
-        let switches_servers = probed || says_pooler(url);
+            .map_err(|error| connect_error(error, &options))?;
+        let switches_servers = probed || declares_pooler(url);
         let options = if switches_servers {
             tracing::info!(
                 "a transaction-mode pooler is in front of the database: prepared statements are off"
@@ -139,8 +139,8 @@ impl Database {
             .test_before_acquire(false)
             .before_acquire(|connection, about| {
                 Box::pin(async move {
-                    if about.idle_for > TRUSTED {
-                        in_time(IDLE_PATIENCE, connection.ping()).await?;
+                    if about.idle_for > IDLE_CHECK_AFTER {
+                        with_timeout(IDLE_CHECK_TIMEOUT, connection.ping()).await?;
                     }
                     Ok(true)
                 })
@@ -148,8 +148,8 @@ impl Database {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
-            counts: Counts {
-                waits: metrics::latency(),
+            counts: PoolMetrics {
+                waits: metrics::latency_histogram(),
                 gave_up: Counter::default(),
             },
             options,
@@ -160,7 +160,7 @@ impl Database {
     /// Whether a connection has another server in each transaction, as behind a pooler in
     /// transaction mode. Then nothing that belongs to a session works: no `listen`, no session locks.
     #[must_use]
-    pub fn switches_servers(&self) -> bool {
+    pub fn is_transaction_pooled(&self) -> bool {
         self.switches_servers
     }
 
@@ -191,8 +191,10 @@ impl Database {
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
-    pub(crate) async fn acquire(&self) -> sqlx::Result<Lent> {
-        Ok(Lent::new(self.counted(self.pool.acquire()).await?))
+    pub(crate) async fn acquire(&self) -> sqlx::Result<PooledConnection> {
+        Ok(PooledConnection::new(
+            self.timed_acquire(self.pool.acquire()).await?,
+        ))
     }
 
     /// Begins a transaction that reads only, and sees one moment however many statements it has.
@@ -208,14 +210,21 @@ impl Database {
         let pool = self.pool.clone();
         // A task of its own, for whoever asked may go away at any moment, and sqlx then forgets a `begin` that is under
         // way: the connection would go back into the pool in the middle of this transaction.
-        let begun = tokio::spawn(async move { pool.begin_with(statement).await });
-        let begun = async { begun.await.map_err(|_stopped| sqlx::Error::WorkerCrashed)? };
-        let inner = self.counted(begun).await?;
-        Ok(Transaction::begun(inner, self.switches_servers))
+        let transaction = tokio::spawn(async move { pool.begin_with(statement).await });
+        let transaction = async {
+            transaction
+                .await
+                .map_err(|_stopped| sqlx::Error::WorkerCrashed)?
+        };
+        let inner = self.timed_acquire(transaction).await?;
+        Ok(Transaction::new(inner, self.switches_servers))
     }
 
     /// Counts how long the pool lets one wait.
-    async fn counted<T>(&self, waits: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    async fn timed_acquire<T>(
+        &self,
+        waits: impl Future<Output = sqlx::Result<T>>,
+    ) -> sqlx::Result<T> {
         let started = Instant::now();
         let got = waits.instrument(telemetry::begin_span()).await;
         self.counts.waits.observe(started.elapsed().as_secs_f64());
@@ -264,11 +273,11 @@ impl Database {
     ///
     /// # Errors
     /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
-    /// A database that the predecessor has left is [`adopt`](Self::adopt)'s to migrate.
+    /// A database that the predecessor has left is [`import_legacy`](Self::import_legacy)'s to migrate.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin_migration().await?;
-        if legacy_import::is_there(&mut tx).await? {
-            return Err(DatabaseError::Predecessor(vec![
+        if legacy_import::exists(&mut tx).await? {
+            return Err(DatabaseError::LegacyTables(vec![
                 "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
             ]));
         }
@@ -282,16 +291,19 @@ impl Database {
     ///
     /// # Errors
     /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
-    pub async fn adopt(&self, catalog: &Catalog) -> Result<Option<Adopted>, DatabaseError> {
+    pub async fn import_legacy(
+        &self,
+        catalog: &Catalog,
+    ) -> Result<Option<LegacyImport>, DatabaseError> {
         let mut tx = self.begin_migration().await?;
-        let predecessor = if legacy_import::is_there(&mut tx).await? {
-            Some(legacy_import::set_aside(&mut tx, catalog).await?)
+        let predecessor = if legacy_import::exists(&mut tx).await? {
+            Some(legacy_import::move_to_backup_schema(&mut tx, catalog).await?)
         } else {
             None
         };
         apply_migrations(&mut tx).await?;
         let adopted = match predecessor {
-            Some(predecessor) => Some(predecessor.take_over(&mut tx, catalog).await?),
+            Some(predecessor) => Some(predecessor.import(&mut tx, catalog).await?),
             None => None,
         };
         tx.commit().await?;
@@ -354,15 +366,15 @@ async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
         let version = migration.version;
         match applied.remove(&version) {
             Some((_, checksum)) if *checksum == *migration.checksum => {}
-            Some(_) => return Err(DatabaseError::Changed(version)),
+            Some(_) => return Err(DatabaseError::MigrationChanged(version)),
             None => apply(tx, migration)
                 .await
                 .map_err(|source| DatabaseError::Migration { version, source })?,
         }
     }
     for (version, (description, _)) in applied {
-        if description.starts_with(CONTRACTION) {
-            return Err(DatabaseError::Newer(version));
+        if description.starts_with(CONTRACT_PREFIX) {
+            return Err(DatabaseError::SchemaTooNew(version));
         }
         tracing::info!(
             version,
@@ -389,7 +401,7 @@ async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> 
     Ok(())
 }
 
-fn classify(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseError {
+fn connect_error(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseError {
     match &error {
         sqlx::Error::Configuration(_) => DatabaseError::Url(error),
         sqlx::Error::Tls(_) => DatabaseError::Tls(error),
@@ -407,7 +419,7 @@ fn classify(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseError {
         sqlx::Error::Database(database) => match database.code().as_deref() {
             // Class 28 is a refused authorization, 3D000 a database that does not exist.
             Some(code) if code.starts_with("28") || code == "3D000" => {
-                DatabaseError::Refused(error)
+                DatabaseError::AccessDenied(error)
             }
             _ => DatabaseError::Unreachable(error),
         },
@@ -416,7 +428,7 @@ fn classify(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseError {
 }
 
 /// Whether the address itself says that it is a transaction-mode pooler's, as Supabase's do.
-fn says_pooler(url: &str) -> bool {
+fn declares_pooler(url: &str) -> bool {
     let url = Url::parse(url).ok();
     url.is_some_and(|url| {
         url.query_pairs()
@@ -433,7 +445,7 @@ fn says_pooler(url: &str) -> bool {
 /// connection that asks twice in a row two servers, however many it has, or
 /// both the same. Other clients may disturb that by chance, but not sixteen
 /// times. The simple protocol asks, which no pooler can get wrong.
-async fn switches_servers(options: &PgConnectOptions) -> sqlx::Result<bool> {
+async fn detect_transaction_pooling(options: &PgConnectOptions) -> sqlx::Result<bool> {
     const ROUNDS: usize = 4;
     let mut one = PgConnection::connect_with(options).await?;
     let mut other = PgConnection::connect_with(options).await?;

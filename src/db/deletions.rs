@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::Transaction;
-use crate::domain::Upstream;
+use crate::domain::NangoConnectionRef;
 
 /// What still has to be deleted at Nango.
 #[derive(Clone, Debug, FromRow)]
@@ -19,9 +19,9 @@ pub(crate) struct Deletion {
 }
 
 /// Notes that a connection has to be deleted at Nango. `false` if that was noted before.
-pub(crate) async fn delete_later(
+pub(crate) async fn queue_deletion(
     db: &mut Transaction,
-    upstream: &Upstream,
+    upstream: &NangoConnectionRef,
     integration_key: &str,
     connection_id: Option<Uuid>,
     now: DateTime<Utc>,
@@ -41,7 +41,7 @@ pub(crate) async fn delete_later(
 }
 
 /// Which of Nango's connections wait to be deleted.
-pub(crate) async fn to_be_deleted(
+pub(crate) async fn find_queued_deletions(
     db: &mut Transaction,
     nango_ids: &[&str],
 ) -> sqlx::Result<HashSet<String>> {
@@ -90,7 +90,7 @@ pub(crate) async fn claim_deletions(
 }
 
 /// What is granted is not to be deleted any more. `false` while somebody is deleting it.
-pub(crate) async fn keep(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
+pub(crate) async fn cancel_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
     // Locked, so that nobody begins meanwhile: who has waited for the lock sees the lease as it is then.
     let deleting: Option<bool> = sqlx::query_scalar(
         "select coalesce(leased_until >= now(), false) from upstream_deletion \
@@ -100,13 +100,13 @@ pub(crate) async fn keep(db: &mut Transaction, nango_id: &str) -> sqlx::Result<b
     .fetch_optional(&mut *db)
     .await?;
     if deleting == Some(false) {
-        deletion_done(db, nango_id).await?;
+        complete_deletion(db, nango_id).await?;
     }
     Ok(deleting != Some(true))
 }
 
 /// Nango has confirmed a deletion.
-pub(crate) async fn deletion_done(db: &mut Transaction, nango_id: &str) -> sqlx::Result<()> {
+pub(crate) async fn complete_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<()> {
     // Another replica whose lease had run out may have finished it before: no row is fine.
     sqlx::query("delete from upstream_deletion where nango_connection_id = $1")
         .bind(nango_id)
@@ -116,7 +116,7 @@ pub(crate) async fn deletion_done(db: &mut Transaction, nango_id: &str) -> sqlx:
 }
 
 /// A deletion did not work and is tried again later.
-pub(crate) async fn deletion_failed(
+pub(crate) async fn reschedule_deletion(
     db: &mut Transaction,
     nango_id: &str,
     error: &str,
@@ -135,7 +135,7 @@ pub(crate) async fn deletion_failed(
 }
 
 /// Whether anything of a connection still has to be deleted at Nango.
-pub(crate) async fn deletion_pending(
+pub(crate) async fn has_pending_deletion(
     db: &mut Transaction,
     connection_id: Uuid,
 ) -> sqlx::Result<bool> {

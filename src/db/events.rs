@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::Transaction;
 
-use super::batch::Question;
+use super::batch::BatchQuery;
 
 use super::one_row;
-use super::rows::{Columns, event_columns};
+use super::rows::{RowReader, event_columns};
 use crate::domain::Connection;
 use crate::domain::Event;
 use crate::domain::UserId;
@@ -22,13 +22,13 @@ use crate::domain::state_machine::Transition;
 use crate::views::Message;
 
 /// The channel on which each change is announced, with the user's id.
-pub(crate) const CHANNEL: &str = "patchbay_event";
+pub(crate) const EVENT_CHANNEL: &str = "patchbay_event";
 
 /// How a statement writes the event of a changed connection, which it has the row of.
 ///
 /// One user's events get their ids in the order of their commits, so that who reads after an id
 /// misses none: the lock is had before the row, and its id, are made.
-macro_rules! written_event {
+macro_rules! insert_event_cte {
     (
         of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
         webhook $webhook:literal, config $config:literal
@@ -56,7 +56,7 @@ macro_rules! written_event {
     };
 }
 
-pub(crate) use written_event;
+pub(crate) use insert_event_cte;
 
 /// Writes a change down, with what every endpoint is to be told of it, and announces it to all
 /// replicas when it is committed.
@@ -73,7 +73,7 @@ pub(crate) async fn insert_event(
     // the other in a circle.
     let done = sqlx::query(concat!(
         "with ",
-        written_event!(
+        insert_event_cte!(
             of "(select id, user_id, version, status, status_reason, updated_at \
                from user_connector_connection where id = $1)",
             kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8"
@@ -97,7 +97,7 @@ pub(crate) async fn insert_event(
     // As text, which keeps its fields in order.
     .bind(body)
     .bind(message.map(|message| message.kind.as_str()))
-    .bind(CHANNEL)
+    .bind(EVENT_CHANNEL)
     .bind(&transition.detail)
     .bind(message.and_then(|message| message.config.as_ref()))
     .execute(db)
@@ -137,7 +137,7 @@ pub(crate) async fn merge_update(
     .bind(&connection.label)
     .bind(Json(&connection.config))
     .bind(connection.updated_at)
-    .bind(CHANNEL)
+    .bind(EVENT_CHANNEL)
     .execute(db)
     .await?;
     Ok(done.rows_affected() > 0)
@@ -145,30 +145,33 @@ pub(crate) async fn merge_update(
 
 /// A user's next events after this one, in order: a hundred at the most.
 #[derive(Clone, Debug)]
-pub(crate) struct After(pub(crate) UserId, pub(crate) i64);
+pub(crate) struct EventsAfter(pub(crate) UserId, pub(crate) i64);
 
 /// The rows of some events, as they came.
 #[derive(Default)]
 pub(crate) struct EventRows(Vec<PgRow>);
 
 impl EventRows {
-    /// How the select of [`After`] begins: with which question a row answers.
+    /// How the select of [`EventsAfter`] begins: with which question a row answers.
     const FIRST: usize = 2;
 
     /// What the rows hold, in order.
     pub(crate) fn events(&self) -> sqlx::Result<Vec<Event>> {
-        let event = |row| Columns::of(row, Self::FIRST).event();
+        let event = |row| RowReader::of(row, Self::FIRST).event();
         let mut events: Vec<Event> = self.0.iter().map(event).collect::<Result<_, _>>()?;
         events.sort_unstable_by_key(|event| event.id);
         Ok(events)
     }
 }
 
-impl Question for After {
-    type Answer = Arc<EventRows>;
+impl BatchQuery for EventsAfter {
+    type Output = Arc<EventRows>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
-        let (users, ids): (Vec<&str>, Vec<i64>) = asked
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        queries: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
+        let (users, ids): (Vec<&str>, Vec<i64>) = queries
             .iter()
             .map(|Self(user, after)| (user.as_str(), *after))
             .unzip();
@@ -186,7 +189,7 @@ impl Question for After {
         let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
             // By whose it is, not by who asked: another's event is handed to nobody.
-            let mut columns = Columns::of(&row, 0);
+            let mut columns = RowReader::of(&row, 0);
             let question = (columns.next()?, columns.next()?);
             found.entry(question).or_default().0.push(row);
         }
@@ -198,7 +201,7 @@ impl Question for After {
             let rows = found.get(&(user.as_str().to_owned(), *after));
             rows.cloned().unwrap_or_default()
         };
-        Ok(asked.iter().map(answer).collect())
+        Ok(queries.iter().map(answer).collect())
     }
 }
 

@@ -8,27 +8,27 @@ use crate::domain::UserId;
 
 /// What is known of a key.
 #[derive(Debug)]
-pub(crate) enum KeyUse {
+pub(crate) enum KeyState {
     /// Nobody has used it: it is this request's now.
-    New,
+    Acquired,
     /// Another request with it is under way.
-    UnderWay,
+    InProgress,
     /// It was used for something else.
-    Other,
+    Mismatch,
     /// It was answered with this.
-    Answered(Value),
+    Completed(Value),
 }
 
 /// Takes a key, or says who has it. One that has been under way for longer than `lease` seconds was lost with its process;
 /// one whose answer is over is free again.
-pub(crate) async fn take_key(
+pub(crate) async fn claim_key(
     db: &mut Transaction,
     user: &UserId,
     key: &str,
     fingerprint: &[u8],
     lease: f64,
     now: DateTime<Utc>,
-) -> sqlx::Result<KeyUse> {
+) -> sqlx::Result<KeyState> {
     let taken = sqlx::query(
         "insert into idempotency_key as k (user_id, key, fingerprint) values ($1, $2, $3) \
          on conflict (user_id, key) do update \
@@ -44,7 +44,7 @@ pub(crate) async fn take_key(
     .execute(&mut *db)
     .await?;
     if taken.rows_affected() == 1 {
-        return Ok(KeyUse::New);
+        return Ok(KeyState::Acquired);
     }
     let found: Option<(String, bool, Option<Value>)> = sqlx::query_as(
         "select user_id, fingerprint = $3, answer from idempotency_key where user_id = $1 and key = $2",
@@ -55,15 +55,15 @@ pub(crate) async fn take_key(
     .fetch_optional(db)
     .await?;
     Ok(match found {
-        Some((whose, same, _)) if !same || whose != user.as_str() => KeyUse::Other,
-        Some((_, _, Some(answer))) => KeyUse::Answered(answer),
+        Some((whose, same, _)) if !same || whose != user.as_str() => KeyState::Mismatch,
+        Some((_, _, Some(answer))) => KeyState::Completed(answer),
         // Also where it was deleted just now: the next try finds it free.
-        Some((_, _, None)) | None => KeyUse::UnderWay,
+        Some((_, _, None)) | None => KeyState::InProgress,
     })
 }
 
 /// Keeps the answer for a key, until then if its session ends.
-pub(crate) async fn keep_answer(
+pub(crate) async fn store_answer(
     db: &mut Transaction,
     user: &UserId,
     key: &str,
@@ -83,7 +83,11 @@ pub(crate) async fn keep_answer(
 }
 
 /// Lets a key go whose request came to nothing: the same may be tried again.
-pub(crate) async fn drop_key(db: &mut Transaction, user: &UserId, key: &str) -> sqlx::Result<()> {
+pub(crate) async fn release_key(
+    db: &mut Transaction,
+    user: &UserId,
+    key: &str,
+) -> sqlx::Result<()> {
     sqlx::query("delete from idempotency_key where user_id = $1 and key = $2 and answer is null")
         .bind(user.as_str())
         .bind(key)
@@ -93,7 +97,7 @@ pub(crate) async fn drop_key(db: &mut Transaction, user: &UserId, key: &str) -> 
 }
 
 /// Forgets a user's keys.
-pub(crate) async fn forget_keys_of(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
+pub(crate) async fn delete_keys_of(db: &mut Transaction, user: &UserId) -> sqlx::Result<()> {
     sqlx::query("delete from idempotency_key where user_id = $1")
         .bind(user.as_str())
         .execute(db)
@@ -102,7 +106,7 @@ pub(crate) async fn forget_keys_of(db: &mut Transaction, user: &UserId) -> sqlx:
 }
 
 /// Deletes keys older than this many seconds, and those whose answer is over, some of each at a time.
-pub(crate) async fn forget_keys(
+pub(crate) async fn delete_expired_keys(
     db: &mut Transaction,
     age: f64,
     now: DateTime<Utc>,

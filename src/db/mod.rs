@@ -36,10 +36,10 @@ mod writes;
 use uuid::Uuid;
 
 pub use config::DatabaseConfig;
-pub(crate) use database::CONTRACTION;
+pub(crate) use database::CONTRACT_PREFIX;
 pub use database::{Database, DatabaseError, MIGRATOR};
-pub use legacy_import::Adopted;
-pub use schema_status::Survey;
+pub use legacy_import::LegacyImport;
+pub use schema_status::SchemaStatus;
 pub use transaction::Transaction;
 
 pub(crate) use attempts::*;
@@ -60,27 +60,27 @@ pub(crate) use user_scoped::*;
 
 /// A row that the domain does not know, or a write that did not find its row.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Corrupt {
+pub(crate) enum RowError {
     #[error("{table} {id} holds what the domain does not know: {detail}")]
-    Row {
+    Invalid {
         table: &'static str,
         id: Uuid,
         detail: String,
     },
     #[error("{table} {id} was not there to be written, or had another version")]
-    Lost { table: &'static str, id: Uuid },
+    NotUpdated { table: &'static str, id: Uuid },
     #[error("{table} {id} was read for a user whose it is not")]
-    Foreign { table: &'static str, id: Uuid },
+    WrongUser { table: &'static str, id: Uuid },
 }
 
-impl From<Corrupt> for sqlx::Error {
-    fn from(corrupt: Corrupt) -> Self {
+impl From<RowError> for sqlx::Error {
+    fn from(corrupt: RowError) -> Self {
         Self::Decode(Box::new(corrupt))
     }
 }
 
-pub(crate) fn corrupt(table: &'static str, id: Uuid, detail: &dyn ToString) -> Corrupt {
-    Corrupt::Row {
+pub(crate) fn invalid_row(table: &'static str, id: Uuid, detail: &dyn ToString) -> RowError {
+    RowError::Invalid {
         table,
         id,
         detail: detail.to_string(),
@@ -92,6 +92,6 @@ pub(crate) fn one_row(written: u64, table: &'static str, id: Uuid) -> sqlx::Resu
     if written == 1 {
         Ok(())
     } else {
-        Err(Corrupt::Lost { table, id }.into())
+        Err(RowError::NotUpdated { table, id }.into())
     }
 }

@@ -12,53 +12,58 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgExecutor, Row};
 use uuid::Uuid;
 
-use super::batch::Question;
+use super::batch::BatchQuery;
 use super::rows::{
-    ATTEMPT_ID, Columns, connection_columns, newest_attempt_columns, select_attempted, select_seen,
+    ATTEMPT_ID, RowReader, connection_columns, newest_attempt_columns,
+    select_attempts_with_connection, select_with_attempt,
 };
-use super::{Attempted, Corrupt};
+use super::{AttemptWithConnection, RowError};
 use crate::domain::UserId;
 use crate::domain::{Attempt, Connection, ConnectorRef};
 use crate::views::MAX_SAME_ACCOUNT;
 
 /// A connection with the newest attempt to authorize it.
-pub(crate) type Seen = (Connection, Option<Attempt>);
+pub(crate) type ConnectionWithAttempt = (Connection, Option<Attempt>);
 
-/// A user's newest connections, the newest first: [`MOST`](Self::MOST) of them.
+/// A user's newest connections, the newest first: [`LIMIT`](Self::LIMIT) of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Newest(pub(crate) UserId);
+pub(crate) struct NewestConnections(pub(crate) UserId);
 
-impl Newest {
+impl NewestConnections {
     /// One more than a user is expected to have: with fewer, there are no others.
-    pub(crate) const MOST: usize = 101;
+    pub(crate) const LIMIT: usize = 101;
 }
 
 /// One connection of a user.
 #[derive(Clone, Debug)]
-pub(crate) struct One(pub(crate) UserId, pub(crate) Uuid);
+pub(crate) struct ConnectionById(pub(crate) UserId, pub(crate) Uuid);
 
-impl Question for Newest {
-    type Answer = Arc<Vec<SeenRow>>;
+impl BatchQuery for NewestConnections {
+    type Output = Arc<Vec<ConnectionWithAttemptRow>>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, users: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        users: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
         let mut names: Vec<&str> = users.iter().map(|Self(user)| user.as_str()).collect();
         names.sort_unstable();
         names.dedup();
-        let rows = sqlx::query(select_seen!(
+        let rows = sqlx::query(select_with_attempt!(
             "unnest((select $1::text[])) as asked (name) cross join lateral ( \
                select * from user_connector_connection where user_id = asked.name order by id desc limit 101) c"
         ))
         .bind(names)
         .fetch_all(db)
         .await?;
-        let mut of_user: HashMap<String, Vec<SeenRow>> = HashMap::with_capacity(users.len());
-        for row in rows.into_iter().map(SeenRow) {
+        let mut of_user: HashMap<String, Vec<ConnectionWithAttemptRow>> =
+            HashMap::with_capacity(users.len());
+        for row in rows.into_iter().map(ConnectionWithAttemptRow) {
             match of_user.get_mut(row.user()?) {
                 Some(of_user) => of_user.push(row),
                 None => drop(of_user.insert(row.user()?.to_owned(), vec![row])),
             }
         }
-        let of_user: HashMap<String, Self::Answer> = of_user
+        let of_user: HashMap<String, Self::Output> = of_user
             .into_iter()
             .map(|(user, rows)| (user, Arc::new(rows)))
             .collect();
@@ -71,10 +76,13 @@ impl Question for Newest {
     }
 }
 
-impl Question for One {
-    type Answer = Option<Arc<SeenRow>>;
+impl BatchQuery for ConnectionById {
+    type Output = Option<Arc<ConnectionWithAttemptRow>>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, ones: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        ones: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
         let (names, ids): (Vec<&str>, Vec<Uuid>) = ones
             .iter()
             .map(|Self(user, id)| (user.as_str(), *id))
@@ -97,8 +105,9 @@ impl Question for One {
         .bind(MAX_SAME_ACCOUNT)
         .fetch_all(db)
         .await?;
-        let mut by_id: HashMap<Uuid, Arc<SeenRow>> = HashMap::with_capacity(rows.len());
-        for row in rows.into_iter().map(SeenRow) {
+        let mut by_id: HashMap<Uuid, Arc<ConnectionWithAttemptRow>> =
+            HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(ConnectionWithAttemptRow) {
             by_id.insert(row.id()?, Arc::new(row));
         }
         // One that is there is whoever's asked for it and owns it, which need not be this one.
@@ -113,23 +122,23 @@ impl Question for One {
 
 /// A user's connection of a connector and instance, if there is one.
 #[derive(Clone, Debug)]
-pub(crate) struct Instance {
+pub(crate) struct ConnectionByInstance {
     pub(crate) user: UserId,
     pub(crate) connector: Uuid,
     pub(crate) name: String,
 }
 
-impl Question for Instance {
-    type Answer = Option<Arc<SeenRow>>;
+impl BatchQuery for ConnectionByInstance {
+    type Output = Option<Arc<ConnectionWithAttemptRow>>;
 
-    async fn ask<'c>(
+    async fn load_many<'c>(
         db: impl PgExecutor<'c>,
         instances: &[Self],
-    ) -> sqlx::Result<Vec<Self::Answer>> {
-        let users: Vec<&str> = instances.iter().map(|asked| asked.user.as_str()).collect();
-        let connectors: Vec<Uuid> = instances.iter().map(|asked| asked.connector).collect();
-        let names: Vec<&str> = instances.iter().map(|asked| asked.name.as_str()).collect();
-        let rows = sqlx::query(select_seen!(
+    ) -> sqlx::Result<Vec<Self::Output>> {
+        let users: Vec<&str> = instances.iter().map(|query| query.user.as_str()).collect();
+        let connectors: Vec<Uuid> = instances.iter().map(|query| query.connector).collect();
+        let names: Vec<&str> = instances.iter().map(|query| query.name.as_str()).collect();
+        let rows = sqlx::query(select_with_attempt!(
             "(select distinct * from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[])) \
                as asked (u, k, i)) asked \
              join user_connector_connection c on c.user_id = u and c.connector_id = k and c.instance_id = i"
@@ -139,8 +148,12 @@ impl Question for Instance {
         .bind(names)
         .fetch_all(db)
         .await?;
-        let rows: Vec<Arc<SeenRow>> = rows.into_iter().map(SeenRow).map(Arc::new).collect();
-        let mut by_key: HashMap<(&str, Uuid, &str), &Arc<SeenRow>> =
+        let rows: Vec<Arc<ConnectionWithAttemptRow>> = rows
+            .into_iter()
+            .map(ConnectionWithAttemptRow)
+            .map(Arc::new)
+            .collect();
+        let mut by_key: HashMap<(&str, Uuid, &str), &Arc<ConnectionWithAttemptRow>> =
             HashMap::with_capacity(rows.len());
         for row in &rows {
             by_key.insert((row.user()?, row.connector()?, row.instance()?), row);
@@ -155,15 +168,15 @@ impl Question for Instance {
 
 /// The version of a connection of a user: by it is known whether what is held of it still holds.
 #[derive(Clone, Debug)]
-pub(crate) struct Version(pub(crate) UserId, pub(crate) Uuid);
+pub(crate) struct ConnectionVersion(pub(crate) UserId, pub(crate) Uuid);
 
-impl Question for Version {
-    type Answer = Option<i64>;
+impl BatchQuery for ConnectionVersion {
+    type Output = Option<i64>;
 
-    async fn ask<'c>(
+    async fn load_many<'c>(
         db: impl PgExecutor<'c>,
         versions: &[Self],
-    ) -> sqlx::Result<Vec<Self::Answer>> {
+    ) -> sqlx::Result<Vec<Self::Output>> {
         let ids: Vec<Uuid> = versions.iter().map(|Self(_, id)| *id).collect();
         let rows = sqlx::query(
             "select id, user_id, version from user_connector_connection where id = any((select $1)::uuid[])",
@@ -185,22 +198,25 @@ impl Question for Version {
 
 /// An attempt, whoever's, with the connection that it is to authorize.
 #[derive(Clone, Debug)]
-pub(crate) struct OfAttempt(pub(crate) Uuid);
+pub(crate) struct AttemptById(pub(crate) Uuid);
 
-impl Question for OfAttempt {
-    type Answer = Option<Arc<AttemptedRow>>;
+impl BatchQuery for AttemptById {
+    type Output = Option<Arc<AttemptWithConnectionRow>>;
 
-    async fn ask<'c>(
+    async fn load_many<'c>(
         db: impl PgExecutor<'c>,
         attempts: &[Self],
-    ) -> sqlx::Result<Vec<Self::Answer>> {
+    ) -> sqlx::Result<Vec<Self::Output>> {
         let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
-        let rows = sqlx::query(select_attempted!("where a.id = any((select $1)::uuid[])"))
-            .bind(ids)
-            .fetch_all(db)
-            .await?;
-        let mut by_id: HashMap<Uuid, Arc<AttemptedRow>> = HashMap::with_capacity(rows.len());
-        for row in rows.into_iter().map(AttemptedRow) {
+        let rows = sqlx::query(select_attempts_with_connection!(
+            "where a.id = any((select $1)::uuid[])"
+        ))
+        .bind(ids)
+        .fetch_all(db)
+        .await?;
+        let mut by_id: HashMap<Uuid, Arc<AttemptWithConnectionRow>> =
+            HashMap::with_capacity(rows.len());
+        for row in rows.into_iter().map(AttemptWithConnectionRow) {
             by_id.insert(row.0.try_get(ATTEMPT_ID)?, Arc::new(row));
         }
         let answer = |Self(id): &Self| by_id.get(id).cloned();
@@ -208,26 +224,26 @@ impl Question for OfAttempt {
     }
 }
 
-/// A row of [`select_attempted`].
-pub(crate) struct AttemptedRow(PgRow);
+/// A row of [`select_attempts_with_connection`].
+pub(crate) struct AttemptWithConnectionRow(PgRow);
 
-impl AttemptedRow {
+impl AttemptWithConnectionRow {
     /// What the row holds.
-    pub(crate) fn attempted(&self) -> sqlx::Result<Attempted> {
-        Attempted::from_row(&self.0)
+    pub(crate) fn with_connection(&self) -> sqlx::Result<AttemptWithConnection> {
+        AttemptWithConnection::from_row(&self.0)
     }
 }
 
-/// A row of [`select_seen`].
-pub(crate) struct SeenRow(PgRow);
+/// A row of [`select_with_attempt`].
+pub(crate) struct ConnectionWithAttemptRow(PgRow);
 
-impl SeenRow {
+impl ConnectionWithAttemptRow {
     /// Its own id.
     pub(crate) fn id(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(0)
     }
 
-    /// The id of its connector, by which [`seen`](Self::seen) has to be told what it is called.
+    /// The id of its connector, by which [`with_attempt`](Self::with_attempt) has to be told what it is called.
     pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(1)
     }
@@ -253,7 +269,7 @@ impl SeenRow {
         (0..self.0.len()).filter_map(bytes).sum()
     }
 
-    /// The user's other connections to the same account, in a row of [`One`].
+    /// The user's other connections to the same account, in a row of [`ConnectionById`].
     pub(crate) fn same_account(&self) -> sqlx::Result<Vec<Uuid>> {
         let ids: Option<Vec<Uuid>> = self.0.try_get("same_account")?;
         Ok(ids.unwrap_or_default())
@@ -267,7 +283,7 @@ impl SeenRow {
             return Ok(row);
         }
         let id = row.id()?;
-        Err(Corrupt::Foreign {
+        Err(RowError::WrongUser {
             table: "user_connector_connection",
             id,
         }
@@ -275,8 +291,11 @@ impl SeenRow {
     }
 
     /// What the row holds.
-    pub(crate) fn seen(&self, connector: Arc<ConnectorRef>) -> sqlx::Result<Seen> {
-        let mut columns = Columns::of(&self.0, 0);
+    pub(crate) fn with_attempt(
+        &self,
+        connector: Arc<ConnectorRef>,
+    ) -> sqlx::Result<ConnectionWithAttempt> {
+        let mut columns = RowReader::of(&self.0, 0);
         let connection = columns.connection(connector)?;
         let attempt = columns.newest_attempt(connection.id)?;
         Ok((connection, attempt))

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Transaction;
 
 /// How many rows of a bite are gone, and after which id the next one begins; `None` where nothing old follows.
-pub(crate) type Bite<Id> = (i64, Option<Id>);
+pub(crate) type Batch<Id> = (i64, Option<Id>);
 
 /// A statement that looks at the next rows of a table, and deletes those that are older than `$1` and not needed.
 ///
@@ -14,7 +14,7 @@ pub(crate) type Bite<Id> = (i64, Option<Id>);
 /// wherever it is: what has to stay is passed over once in a walk, and not read again for each bite. The number
 /// of rows stands in the statement, for the plan of one with a parameter is made for a tenth of the table.
 /// Rows that somebody else has locked are left for the next walk, so that nobody waits for anybody in a circle.
-macro_rules! bite {
+macro_rules! prune_batch {
     ($table:literal, $time:literal, $old:literal) => {
         concat!(
             "with bite as materialized (select id, ",
@@ -37,16 +37,20 @@ macro_rules! bite {
 }
 
 /// Deletes uses of tokens from before this time.
-pub(crate) async fn prune_uses(
+pub(crate) async fn prune_token_accesses(
     db: &mut Transaction,
     before: DateTime<Utc>,
     after: i64,
-) -> sqlx::Result<Bite<i64>> {
-    sqlx::query_as(bite!("token_use", "used_at", "where bite.since < $1"))
-        .bind(before)
-        .bind(after)
-        .fetch_one(db)
-        .await
+) -> sqlx::Result<Batch<i64>> {
+    sqlx::query_as(prune_batch!(
+        "token_use",
+        "used_at",
+        "where bite.since < $1"
+    ))
+    .bind(before)
+    .bind(after)
+    .fetch_one(db)
+    .await
 }
 
 /// Deletes attempts that ended before this time. A connection's newest stays, which its row shows.
@@ -54,8 +58,8 @@ pub(crate) async fn prune_attempts(
     db: &mut Transaction,
     before: DateTime<Utc>,
     after: Uuid,
-) -> sqlx::Result<Bite<Uuid>> {
-    sqlx::query_as(bite!(
+) -> sqlx::Result<Batch<Uuid>> {
+    sqlx::query_as(prune_batch!(
         "connect_attempt",
         "created_at",
         "join user_connector_connection c on c.id = o.connection_id \
@@ -73,8 +77,8 @@ pub(crate) async fn prune_events(
     db: &mut Transaction,
     before: DateTime<Utc>,
     after: i64,
-) -> sqlx::Result<Bite<i64>> {
-    sqlx::query_as(bite!(
+) -> sqlx::Result<Batch<i64>> {
+    sqlx::query_as(prune_batch!(
         "connection_event",
         "created_at",
         "join user_connector_connection c on c.id = o.connection_id \

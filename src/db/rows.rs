@@ -12,10 +12,10 @@ use sqlx::types::Json;
 use sqlx::{Decode, FromRow, Postgres, Row, Type};
 use uuid::Uuid;
 
-use super::{Attempted, Corrupt, corrupt};
+use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, Attempt, Connection, ConnectorRef, Event, Failure, State, Status, Upstream,
+    Account, Attempt, Connection, ConnectorRef, Event, Failure, NangoConnectionRef, State, Status,
 };
 
 /// What a connection, `c`, is read from.
@@ -75,7 +75,7 @@ macro_rules! select_attempts {
 }
 
 /// A select of attempts, each after the connection that it is to authorize; the caller adds the rest.
-macro_rules! select_attempted {
+macro_rules! select_attempts_with_connection {
     ($rest:literal) => {
         concat!(
             "select ",
@@ -101,7 +101,7 @@ macro_rules! newest_attempt_columns {
 }
 
 /// A select of connections with their newest attempt, of what `$from` calls `c`.
-macro_rules! select_seen {
+macro_rules! select_with_attempt {
     ($from:literal) => {
         concat!(
             "select ",
@@ -124,16 +124,17 @@ macro_rules! event_columns {
 
 pub(crate) use {
     attempt_columns, connection_columns, event_columns, named_connection_columns,
-    newest_attempt_columns, select_attempted, select_attempts, select_connections, select_seen,
+    newest_attempt_columns, select_attempts, select_attempts_with_connection, select_connections,
+    select_with_attempt,
 };
 
 /// A row's columns, one after the other.
-pub(crate) struct Columns<'r> {
+pub(crate) struct RowReader<'r> {
     row: &'r PgRow,
     next: usize,
 }
 
-impl<'r> Columns<'r> {
+impl<'r> RowReader<'r> {
     /// Those from this one on.
     pub(crate) fn of(row: &'r PgRow, first: usize) -> Self {
         Self { row, next: first }
@@ -149,19 +150,19 @@ impl<'r> Columns<'r> {
     }
 
     /// The name of one of the domain's own values.
-    fn word<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<T>
+    fn parse_column<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<T>
     where
         T: FromStr,
     {
-        parsed(self.next()?, table, id)
+        parse_value(self.next()?, table, id)
     }
 
-    fn word_if_any<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<Option<T>>
+    fn parse_optional_column<T>(&mut self, table: &'static str, id: Uuid) -> sqlx::Result<Option<T>>
     where
         T: FromStr,
     {
         let word: Option<&str> = self.next()?;
-        word.map(|word| parsed(word, table, id)).transpose()
+        word.map(|word| parse_value(word, table, id)).transpose()
     }
 
     fn account(&mut self) -> sqlx::Result<Option<Account>> {
@@ -173,12 +174,12 @@ impl<'r> Columns<'r> {
     pub(crate) fn connection(&mut self, connector: Arc<ConnectorRef>) -> sqlx::Result<Connection> {
         const TABLE: &str = "user_connector_connection";
         let id = self.next()?;
-        let wrong = |detail: &dyn ToString| corrupt(TABLE, id, detail);
+        let wrong = |detail: &dyn ToString| invalid_row(TABLE, id, detail);
         let _connector_id: Uuid = self.next()?;
         let user_id: String = self.next()?;
         let (instance_id, label) = (self.next()?, self.next()?);
         let upstream = match (self.next()?, self.next()?, self.next()?) {
-            (Some(id), Some(created_at), serial) => Some(Upstream {
+            (Some(id), Some(created_at), serial) => Some(NangoConnectionRef {
                 id,
                 created_at,
                 serial,
@@ -186,7 +187,10 @@ impl<'r> Columns<'r> {
             (None, None, None) => None,
             _ => return Err(wrong(&"half of what Nango holds").into()),
         };
-        let (status, reason) = (self.word(TABLE, id)?, self.word_if_any(TABLE, id)?);
+        let (status, reason) = (
+            self.parse_column(TABLE, id)?,
+            self.parse_optional_column(TABLE, id)?,
+        );
         let state = match (status, reason, upstream) {
             (Status::Pending, _, previous) => State::Pending { previous },
             (Status::Connected, None, Some(upstream)) => State::Connected { upstream },
@@ -232,21 +236,22 @@ impl<'r> Columns<'r> {
     fn attempt(&mut self) -> sqlx::Result<Attempt> {
         let connection_id = self.next()?;
         let id = self.next()?;
-        self.rest_of_attempt(connection_id, id)
+        self.attempt_fields(connection_id, id)
     }
 
     /// A connection's newest attempt from [`newest_attempt_columns`], if it has one.
     pub(crate) fn newest_attempt(&mut self, connection_id: Uuid) -> sqlx::Result<Option<Attempt>> {
         let id: Option<Uuid> = self.next()?;
-        id.map(|id| self.rest_of_attempt(connection_id, id))
+        id.map(|id| self.attempt_fields(connection_id, id))
             .transpose()
     }
 
-    fn rest_of_attempt(&mut self, connection_id: Uuid, id: Uuid) -> sqlx::Result<Attempt> {
+    fn attempt_fields(&mut self, connection_id: Uuid, id: Uuid) -> sqlx::Result<Attempt> {
         const TABLE: &str = "connect_attempt";
-        let (kind, expires_at) = (self.word(TABLE, id)?, self.next()?);
-        let outcome = self.word_if_any(TABLE, id)?;
-        let (reason, message): (_, Option<String>) = (self.word_if_any(TABLE, id)?, self.next()?);
+        let (kind, expires_at) = (self.parse_column(TABLE, id)?, self.next()?);
+        let outcome = self.parse_optional_column(TABLE, id)?;
+        let (reason, message): (_, Option<String>) =
+            (self.parse_optional_column(TABLE, id)?, self.next()?);
         let error = reason.map(|reason| Failure {
             reason,
             message: message.unwrap_or_default(),
@@ -273,9 +278,9 @@ impl<'r> Columns<'r> {
             id,
             connection_id,
             version: self.next()?,
-            kind: self.word(TABLE, connection_id)?,
-            status: self.word(TABLE, connection_id)?,
-            status_reason: self.word_if_any(TABLE, connection_id)?,
+            kind: self.parse_column(TABLE, connection_id)?,
+            status: self.parse_column(TABLE, connection_id)?,
+            status_reason: self.parse_optional_column(TABLE, connection_id)?,
             attempt_id: self.next()?,
             detail: self.next()?,
             created_at: self.next::<DateTime<Utc>>()?,
@@ -283,11 +288,11 @@ impl<'r> Columns<'r> {
     }
 }
 
-fn parsed<T>(word: &str, table: &'static str, id: Uuid) -> sqlx::Result<T>
+fn parse_value<T>(word: &str, table: &'static str, id: Uuid) -> sqlx::Result<T>
 where
     T: FromStr,
 {
-    let unknown = |_unknown| Corrupt::Row {
+    let unknown = |_unknown| RowError::Invalid {
         table,
         id,
         detail: format!("{word:?} is not a known value"),
@@ -298,21 +303,21 @@ where
 /// A row of [`select_connections`].
 impl FromRow<'_, PgRow> for Connection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Columns::of(row, 0).named_connection()
+        RowReader::of(row, 0).named_connection()
     }
 }
 
 /// A row of [`select_attempts`].
 impl FromRow<'_, PgRow> for Attempt {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Columns::of(row, 0).attempt()
+        RowReader::of(row, 0).attempt()
     }
 }
 
 /// A row of [`select_attempted`].
-impl FromRow<'_, PgRow> for Attempted {
+impl FromRow<'_, PgRow> for AttemptWithConnection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        let mut columns = Columns::of(row, 0);
+        let mut columns = RowReader::of(row, 0);
         Ok(Self {
             connection: columns.named_connection()?,
             attempt: columns.attempt()?,
@@ -323,7 +328,7 @@ impl FromRow<'_, PgRow> for Attempted {
 /// A row of [`event_columns`].
 impl FromRow<'_, PgRow> for Event {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
-        Columns::of(row, 0).event()
+        RowReader::of(row, 0).event()
     }
 }
 

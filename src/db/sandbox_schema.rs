@@ -22,7 +22,7 @@ pub(crate) enum EmptyError {
 }
 
 /// Empties the schema `public` of a database that only the sandbox uses.
-pub(crate) async fn empty(url: &str) -> Result<(), EmptyError> {
+pub(crate) async fn empty_schema(url: &str) -> Result<(), EmptyError> {
     let mut connection = PgConnection::connect(url)
         .await
         .map_err(EmptyError::Unreachable)?;
@@ -32,7 +32,7 @@ pub(crate) async fn empty(url: &str) -> Result<(), EmptyError> {
 
 /// Empties the schema `public` of a database that an earlier sandbox marked or that has no tables, and marks it.
 /// Refuses any other database.
-pub(crate) async fn empty_if_own(url: &str) -> Result<(), EmptyError> {
+pub(crate) async fn empty_own_database(url: &str) -> Result<(), EmptyError> {
     let mut connection = PgConnection::connect(url)
         .await
         .map_err(EmptyError::Unreachable)?;

@@ -8,7 +8,7 @@ use super::{Database, MIGRATOR};
 
 /// What a database is like.
 #[derive(Clone, Debug)]
-pub struct Survey {
+pub struct SchemaStatus {
     /// What the server calls its version, such as `15.4`.
     pub version: String,
     /// The same as a number, such as 150004.
@@ -16,7 +16,7 @@ pub struct Survey {
     /// The server's time.
     pub now: DateTime<Utc>,
     /// Whether its tables are those of the service that Patchbay succeeds, not taken over yet.
-    pub predecessor: bool,
+    pub has_legacy_tables: bool,
     /// Migrations of this program that have not been applied.
     pub pending: Vec<i64>,
     /// Applied migrations that are not what this program knows under their number.
@@ -30,7 +30,7 @@ impl Database {
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn survey(&self) -> sqlx::Result<Survey> {
+    pub async fn schema_status(&self) -> sqlx::Result<SchemaStatus> {
         let mut tx = self.begin_snapshot().await?;
         let (version, version_number, now, migrated, tables): (_, _, _, bool, bool) =
             sqlx::query_as(
@@ -52,11 +52,11 @@ impl Database {
             .into_iter()
             .map(|(version, description, checksum)| (version, (description, checksum)))
             .collect();
-        let mut survey = Survey {
+        let mut survey = SchemaStatus {
             version,
             version_number,
             now,
-            predecessor: tables && applied.is_empty(),
+            has_legacy_tables: tables && applied.is_empty(),
             pending: Vec::new(),
             changed: Vec::new(),
             newer: Vec::new(),

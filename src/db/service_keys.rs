@@ -7,7 +7,7 @@ use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::Transaction;
-use super::batch::Question;
+use super::batch::BatchQuery;
 
 use crate::auth::service_keys::{KeyInfo, NewKey, Scope, Service};
 
@@ -44,23 +44,26 @@ impl KeyRow {
 }
 
 /// A key in use, with what its text is compared to.
-pub(crate) struct Kept {
+pub(crate) struct StoredKey {
     pub(crate) service: Service,
     pub(crate) digest: Vec<u8>,
 }
 
 /// Asks for the key in use with this prefix, at this time.
 #[derive(Debug)]
-pub(crate) struct InUse {
+pub(crate) struct ActiveKey {
     pub(crate) prefix: String,
     pub(crate) now: DateTime<Utc>,
 }
 
-impl Question for InUse {
-    type Answer = Option<Kept>;
+impl BatchQuery for ActiveKey {
+    type Output = Option<StoredKey>;
 
-    async fn ask<'c>(db: impl PgExecutor<'c>, asked: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
-        let prefixes: Vec<&str> = asked.iter().map(|asked| asked.prefix.as_str()).collect();
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        queries: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
+        let prefixes: Vec<&str> = queries.iter().map(|query| query.prefix.as_str()).collect();
         let rows: Vec<KeyRow> = sqlx::query_as(
             "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
              where prefix = any((select $1)::text[]) and revoked_at is null",
@@ -72,15 +75,17 @@ impl Question for InUse {
             rows.iter().map(|row| (row.prefix.as_str(), row)).collect();
         let answer = |Self { prefix, now }: &Self| {
             let row = rows.get(prefix.as_str())?;
-            row.expires_at.is_none_or(|end| end > *now).then(|| Kept {
-                service: Service {
-                    scopes: row.scopes(),
-                    name: row.name.clone(),
-                },
-                digest: row.digest.clone(),
-            })
+            row.expires_at
+                .is_none_or(|end| end > *now)
+                .then(|| StoredKey {
+                    service: Service {
+                        scopes: row.scopes(),
+                        name: row.name.clone(),
+                    },
+                    digest: row.digest.clone(),
+                })
         };
-        Ok(asked.iter().map(answer).collect())
+        Ok(queries.iter().map(answer).collect())
     }
 }
 

@@ -3,9 +3,9 @@
 use super::Transaction;
 use chrono::{DateTime, Utc};
 
-use super::events::{CHANNEL, written_event};
+use super::events::{EVENT_CHANNEL, insert_event_cte};
 use super::one_row;
-use super::writes::{bind_connection, update_connection, written_columns, written_values};
+use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, Connection, MessageType};
 
@@ -14,7 +14,7 @@ use crate::domain::{Attempt, Connection, MessageType};
 /// The connection comes first: whoever writes an attempt has its connection locked. Then an attempt
 /// that is open is superseded, for a connection has one at a time, the newest, which its row shows; a count makes
 /// each wait for the one before.
-macro_rules! begin {
+macro_rules! insert_attempt {
     ($written:expr) => {
         concat!(
             "with connection as (",
@@ -29,7 +29,7 @@ macro_rules! begin {
                select $21, connection.id, $22, $23, connection.updated_at \
                from connection cross join (select count(*) from superseded) as first returning 1 \
              ), ",
-            written_event!(
+            insert_event_cte!(
                 of "(select connection.* from connection cross join attempt)",
                 kind "$24", attempt "$21", detail "null", webhook "null", config "null"
             ),
@@ -39,12 +39,12 @@ macro_rules! begin {
 }
 
 /// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
-pub(crate) const MOST: i64 = 500;
+pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 
 /// Begins an attempt, if the connection is still as it was read: of the version before, and last changed at `read`. Makes
-/// it, if it is not there yet. Where somebody else was faster, or its user has [`MOST`] already, nothing is written, and
+/// it, if it is not there yet. Where somebody else was faster, or its user has [`MAX_CONNECTIONS_PER_USER`] already, nothing is written, and
 /// there is no answer.
-pub(crate) async fn begin_attempt(
+pub(crate) async fn start_attempt(
     db: &mut Transaction,
     transition: &Transition,
     attempt: &Attempt,
@@ -60,30 +60,30 @@ pub(crate) async fn begin_attempt(
     );
     let is_new = connection.version == 1;
     let statement = sqlx::query(if is_new {
-        begin!(concat!(
+        insert_attempt!(concat!(
             "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
-            written_columns!(),
+            mutable_columns!(),
             ") select $1, $26, $27, $28, $29, ",
-            written_values!(config "$10", checked "$20"),
+            mutable_values!(config "$10", checked "$20"),
             " where (select count(*) from user_connector_connection where user_id = $26) < $30 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
         ))
     } else {
-        begin!(concat!(update_connection!(), " and c.updated_at = $26"))
+        insert_attempt!(concat!(update_connection!(), " and c.updated_at = $26"))
     });
     let mut statement = bind_connection(statement, &connection)
         .bind(attempt.id)
         .bind(attempt.kind.as_str())
         .bind(attempt.expires_at)
         .bind(transition.event.as_str())
-        .bind(CHANNEL);
+        .bind(EVENT_CHANNEL);
     if is_new {
         statement = statement
             .bind(connection.user_id.as_str())
             .bind(connection.connector.id)
             .bind(&connection.instance_id)
             .bind(connection.created_at)
-            .bind(MOST);
+            .bind(MAX_CONNECTIONS_PER_USER);
     } else {
         statement = statement.bind(read);
     }

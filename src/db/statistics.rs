@@ -7,20 +7,20 @@ use super::Transaction;
 
 /// How many rows are counted exactly; beyond, the planner's statistics estimate. A scan of as
 /// many takes some ten milliseconds.
-const EXACT: i64 = 50_000;
+const EXACT_COUNT_LIMIT: i64 = 50_000;
 
 /// How many rows of a queue are counted.
-const QUEUE: i64 = 10_000;
+const QUEUE_COUNT_LIMIT: i64 = 10_000;
 
 /// How much waits, and since when its oldest does.
 #[derive(Clone, Copy, Debug, Default, FromRow)]
-pub(crate) struct Queue {
+pub(crate) struct QueueStats {
     pub(crate) waiting: i64,
     pub(crate) oldest: Option<DateTime<Utc>>,
 }
 
 /// Bounds what any of these may take, whatever has become of the tables.
-pub(crate) async fn hurry(db: &mut Transaction) -> sqlx::Result<()> {
+pub(crate) async fn set_statement_timeout(db: &mut Transaction) -> sqlx::Result<()> {
     sqlx::raw_sql("set local statement_timeout = '2s'")
         .execute(db)
         .await?;
@@ -38,7 +38,7 @@ pub(crate) async fn connections_by_status(
     let few: bool = sqlx::query_scalar(
         "select not exists (select 1 from user_connector_connection offset $1 limit 1)",
     )
-    .bind(EXACT)
+    .bind(EXACT_COUNT_LIMIT)
     .fetch_one(&mut *db)
     .await?;
     if few {
@@ -56,40 +56,40 @@ pub(crate) async fn connections_by_status(
          cross join lateral unnest(p.most_common_vals::text::text[], p.most_common_freqs) as s(status, share) \
          where t.oid = 'user_connector_connection'::regclass",
     )
-    .bind(EXACT as f32)
+    .bind(EXACT_COUNT_LIMIT as f32)
     .fetch_all(db)
     .await
 }
 
 /// What still has to be deleted at Nango.
-pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     sqlx::query_as(
         "select count(*) as waiting, min(created_at) as oldest \
          from (select created_at from upstream_deletion order by next_attempt_at limit $1) d",
     )
-    .bind(QUEUE)
+    .bind(QUEUE_COUNT_LIMIT)
     .fetch_one(db)
     .await
 }
 
 /// Attempts that are open, those that end first.
-pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     sqlx::query_as(
         "select count(*) as waiting, min(created_at) as oldest \
          from (select created_at from connect_attempt where outcome is null order by expires_at limit $1) a",
     )
-    .bind(QUEUE)
+    .bind(QUEUE_COUNT_LIMIT)
     .fetch_one(db)
     .await
 }
 
 /// Messages to the product that have not arrived yet.
-pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<Queue> {
+pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     sqlx::query_as(
         "select count(*) as waiting, min(created_at) as oldest \
          from (select created_at from webhook_delivery where ended_at is null limit $1) d",
     )
-    .bind(QUEUE)
+    .bind(QUEUE_COUNT_LIMIT)
     .fetch_one(db)
     .await
 }

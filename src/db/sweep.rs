@@ -10,7 +10,7 @@ use crate::domain::Connection;
 
 /// A connection that Nango should hold.
 #[derive(Clone, Debug, FromRow)]
-pub(crate) struct Held {
+pub(crate) struct SweepRow {
     pub(crate) id: Uuid,
     pub(crate) nango_connection_id: String,
     pub(crate) status: String,
@@ -20,7 +20,10 @@ pub(crate) struct Held {
 }
 
 /// Those of Nango's connections that are ours.
-pub(crate) async fn held_of(db: &mut Transaction, nango_ids: &[&str]) -> sqlx::Result<Vec<Held>> {
+pub(crate) async fn find_by_nango_ids(
+    db: &mut Transaction,
+    nango_ids: &[&str],
+) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
         "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
          from user_connector_connection where nango_connection_id = any($1)",
@@ -31,12 +34,12 @@ pub(crate) async fn held_of(db: &mut Transaction, nango_ids: &[&str]) -> sqlx::R
 }
 
 /// Connections that Nango has held since before `since`, after this one, in the order of their ids.
-pub(crate) async fn held_since(
+pub(crate) async fn list_at_nango_since(
     db: &mut Transaction,
     since: DateTime<Utc>,
     after: Uuid,
     limit: i64,
-) -> sqlx::Result<Vec<Held>> {
+) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
         "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
          from user_connector_connection \
@@ -69,7 +72,7 @@ pub(crate) async fn siblings(
 }
 
 /// Notes when Nango was asked about a connection, which is no change of it.
-pub(crate) async fn checked(
+pub(crate) async fn record_check(
     db: &mut Transaction,
     id: Uuid,
     at: Option<DateTime<Utc>>,

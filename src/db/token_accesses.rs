@@ -7,7 +7,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Transaction;
-use super::batch::Question;
+use super::batch::BatchQuery;
 
 /// What a token was used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ impl Purpose {
 
 /// A use that was written down.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct PastUse {
+pub struct RecordedAccess {
     /// Grows with each use.
     pub id: i64,
     /// Who used the connection.
@@ -53,16 +53,19 @@ pub(crate) struct Used {
     pub(crate) at: DateTime<Utc>,
 }
 
-impl Question for Used {
+impl BatchQuery for Used {
     /// Whether it was written: not if the connection is gone.
-    type Answer = bool;
+    type Output = bool;
 
     /// Writes uses, and when each connection was last used.
     ///
     /// The uses of the same connection, service and purpose within a second are one row, and a connection's row shows the
     /// first of a second: a workflow that asks a hundred times a second does not write a hundred rows. The statement waits
     /// for no change of a connection: where one is under way, the connection's row shows the next use.
-    async fn ask<'c>(db: impl PgExecutor<'c>, used: &[Self]) -> sqlx::Result<Vec<Self::Answer>> {
+    async fn load_many<'c>(
+        db: impl PgExecutor<'c>,
+        used: &[Self],
+    ) -> sqlx::Result<Vec<Self::Output>> {
         let ids: Vec<Uuid> = used.iter().map(|used| used.connection).collect();
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
         let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
@@ -111,12 +114,12 @@ impl Question for Used {
 }
 
 /// A connection's uses before this one, the newest first.
-pub(crate) async fn uses(
+pub(crate) async fn token_accesses(
     db: &mut Transaction,
     connection: Uuid,
     before: Option<i64>,
     limit: i64,
-) -> sqlx::Result<Vec<PastUse>> {
+) -> sqlx::Result<Vec<RecordedAccess>> {
     sqlx::query_as(
         "select id, service, purpose, times, used_at from token_use \
          where connection_id = $1 and ($2::bigint is null or id < $2) order by id desc limit $3",

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo}
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 use tracing::{Instrument, Span};
 
-use super::connection_health::Lent;
+use super::connection_health::PooledConnection;
 use crate::telemetry;
 
 /// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
@@ -30,21 +30,24 @@ pub struct Transaction {
 
 #[derive(Debug)]
 enum Inner {
-    Begun(sqlx::Transaction<'static, Postgres>),
-    Single { connection: Lent, used: bool },
+    Open(sqlx::Transaction<'static, Postgres>),
+    SingleStatement {
+        connection: PooledConnection,
+        used: bool,
+    },
 }
 
 impl Transaction {
-    pub(crate) fn begun(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
+    pub(crate) fn new(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
         Self {
-            inner: Inner::Begun(inner),
+            inner: Inner::Open(inner),
             unnamed,
         }
     }
 
-    pub(crate) fn single(connection: Lent) -> Self {
+    pub(crate) fn single(connection: PooledConnection) -> Self {
         Self {
-            inner: Inner::Single {
+            inner: Inner::SingleStatement {
                 connection,
                 used: false,
             },
@@ -58,16 +61,16 @@ impl Transaction {
     /// When the server does not confirm: then it is not known whether it happened.
     pub async fn commit(self) -> sqlx::Result<()> {
         match self.inner {
-            Inner::Begun(begun) => begun.commit().await,
-            Inner::Single { .. } => Ok(()),
+            Inner::Open(transaction) => transaction.commit().await,
+            Inner::SingleStatement { .. } => Ok(()),
         }
     }
 
     /// Where the next statement runs.
     fn connection(&mut self) -> &mut PgConnection {
         match &mut self.inner {
-            Inner::Begun(begun) => begun,
-            Inner::Single { connection, used } => {
+            Inner::Open(transaction) => transaction,
+            Inner::SingleStatement { connection, used } => {
                 debug_assert!(!*used, "a transaction of one statement was given another");
                 *used = true;
                 connection
@@ -90,7 +93,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         let unnamed = self.unnamed;
         let connection = self.connection();
         let span = telemetry::statement_span();
-        let statement = Statement {
+        let statement = UnnamedStatement {
             query,
             unnamed,
             span: span.clone(),
@@ -99,7 +102,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         if span.is_disabled() {
             return rows;
         }
-        Box::pin(Traced { rows, span })
+        Box::pin(TracedRows { rows, span })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
@@ -110,7 +113,7 @@ impl<'c> Executor<'c> for &'c mut Transaction {
         let unnamed = self.unnamed;
         let connection = self.connection();
         let span = telemetry::statement_span();
-        let statement = Statement {
+        let statement = UnnamedStatement {
             query,
             unnamed,
             span: span.clone(),
@@ -130,36 +133,36 @@ impl<'c> Executor<'c> for &'c mut Transaction {
     where
         'c: 'e,
     {
-        Box::pin(std::future::ready(Err(only_run())))
+        Box::pin(std::future::ready(Err(unsupported())))
     }
 
     fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
     where
         'c: 'e,
     {
-        Box::pin(std::future::ready(Err(only_run())))
+        Box::pin(std::future::ready(Err(unsupported())))
     }
 }
 
 /// sqlx would give the statement a name, whatever stands between.
-fn only_run() -> sqlx::Error {
+fn unsupported() -> sqlx::Error {
     sqlx::Error::Protocol("a transaction's statements are run, not prepared".to_owned())
 }
 
 /// A statement that is not kept on the server where it must not be.
-struct Statement<E> {
+struct UnnamedStatement<E> {
     query: E,
     unnamed: bool,
     span: Span,
 }
 
 /// A statement's rows, whose time is its span's.
-struct Traced<'e, Row> {
+struct TracedRows<'e, Row> {
     rows: BoxStream<'e, Row>,
     span: Span,
 }
 
-impl<Row> Stream for Traced<'_, Row> {
+impl<Row> Stream for TracedRows<'_, Row> {
     type Item = Row;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Row>> {
@@ -169,10 +172,10 @@ impl<Row> Stream for Traced<'_, Row> {
     }
 }
 
-impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Statement<E> {
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for UnnamedStatement<E> {
     fn sql(self) -> SqlStr {
         let text = self.query.sql();
-        telemetry::statement(&self.span, text.as_str());
+        telemetry::record_statement(&self.span, text.as_str());
         text
     }
 

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::Corrupt;
+use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
 use crate::domain::Connection;
@@ -10,11 +10,11 @@ use crate::domain::UserId;
 
 /// A connection that was read for a user. That it is theirs stands in every statement; this is the
 /// second wall, for a statement that lost its condition and a database that takes one user for another.
-pub(crate) fn owned(user: &UserId, connection: Connection) -> Result<Connection, Corrupt> {
+pub(crate) fn ensure_owned(user: &UserId, connection: Connection) -> Result<Connection, RowError> {
     if connection.user_id == *user {
         Ok(connection)
     } else {
-        Err(Corrupt::Foreign {
+        Err(RowError::WrongUser {
             table: "user_connector_connection",
             id: connection.id,
         })
@@ -22,8 +22,11 @@ pub(crate) fn owned(user: &UserId, connection: Connection) -> Result<Connection,
 }
 
 /// The same where there may be none.
-fn owned_if_any(user: &UserId, connection: Option<Connection>) -> sqlx::Result<Option<Connection>> {
-    let own = connection.map(|connection| owned(user, connection));
+fn ensure_owned_if_any(
+    user: &UserId,
+    connection: Option<Connection>,
+) -> sqlx::Result<Option<Connection>> {
+    let own = connection.map(|connection| ensure_owned(user, connection));
     Ok(own.transpose()?)
 }
 
@@ -38,11 +41,11 @@ pub(crate) async fn find_own(
         .bind(user.as_str())
         .fetch_optional(db)
         .await?;
-    owned_if_any(user, connection)
+    ensure_owned_if_any(user, connection)
 }
 
 /// A user's connection by Nango's id of it.
-pub(crate) async fn find_own_upstream(
+pub(crate) async fn find_own_by_nango_id(
     db: &mut Transaction,
     user: &UserId,
     nango_id: &str,
@@ -54,7 +57,7 @@ pub(crate) async fn find_own_upstream(
     .bind(user.as_str())
     .fetch_optional(db)
     .await?;
-    owned_if_any(user, connection)
+    ensure_owned_if_any(user, connection)
 }
 
 /// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock, and no row that
@@ -71,7 +74,7 @@ pub(crate) async fn lock_own(
     .bind(user.as_str())
     .fetch_optional(db)
     .await?;
-    owned_if_any(user, connection)
+    ensure_owned_if_any(user, connection)
 }
 
 /// The same, to be deleted: no row that refers to the connection is written meanwhile.
@@ -87,5 +90,5 @@ pub(crate) async fn lock_own_to_delete(
     .bind(user.as_str())
     .fetch_optional(db)
     .await?;
-    owned_if_any(user, connection)
+    ensure_owned_if_any(user, connection)
 }

@@ -13,7 +13,7 @@ use super::webhook_endpoints::{Target, TargetRow, message_id};
 
 /// The first message of a queue that was claimed.
 #[derive(Debug)]
-pub(crate) struct Claimed {
+pub(crate) struct ClaimedDelivery {
     pub(crate) endpoint: String,
     pub(crate) connection: Uuid,
     /// Whose lease it is: another claim has another.
@@ -46,7 +46,7 @@ pub(crate) async fn claim(
     now: DateTime<Utc>,
     lease: f64,
     most: i64,
-) -> sqlx::Result<Vec<Claimed>> {
+) -> sqlx::Result<Vec<ClaimedDelivery>> {
     let leases: Vec<(String, Uuid)> = sqlx::query_as(
         "with due as ( \
            select q.endpoint_id, q.connection_id from webhook_endpoint e cross join lateral ( \
@@ -91,7 +91,7 @@ async fn first_messages(
     db: &mut Transaction,
     endpoints: &[String],
     connections: &[Uuid],
-) -> sqlx::Result<Vec<Claimed>> {
+) -> sqlx::Result<Vec<ClaimedDelivery>> {
     let rows: Vec<ClaimedRow> = sqlx::query_as(concat!(
         "select q.endpoint_id, q.connection_id, q.leased_until, e.url, e.secret, e.old_secret, e.old_secret_until, \
            d.id delivery, d.attempts, ",
@@ -113,7 +113,7 @@ async fn first_messages(
     .fetch_all(db)
     .await?;
     let claimed = |row: ClaimedRow| {
-        Ok(Claimed {
+        Ok(ClaimedDelivery {
             endpoint: row.endpoint_id,
             connection: row.connection_id,
             leased_until: row.leased_until,
@@ -128,7 +128,7 @@ async fn first_messages(
 }
 
 /// Something has arrived at an endpoint.
-pub(crate) async fn endpoint_works(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
+pub(crate) async fn mark_endpoint_working(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
     sqlx::query(
         "update webhook_endpoint set failing_since = null where id = $1 and failing_since is not null",
     )
@@ -139,7 +139,7 @@ pub(crate) async fn endpoint_works(db: &mut Transaction, id: &str) -> sqlx::Resu
 }
 
 /// Something has not arrived at an endpoint. Answers since when nothing has; `None` if it is off or gone.
-pub(crate) async fn endpoint_fails(
+pub(crate) async fn mark_endpoint_failing(
     db: &mut Transaction,
     id: &str,
     now: DateTime<Utc>,
@@ -155,7 +155,10 @@ pub(crate) async fn endpoint_fails(
 }
 
 /// Locks a claimed queue, if the lease is still the claim's own.
-pub(crate) async fn still_ours(db: &mut Transaction, claimed: &Claimed) -> sqlx::Result<bool> {
+pub(crate) async fn lock_if_leased(
+    db: &mut Transaction,
+    claimed: &ClaimedDelivery,
+) -> sqlx::Result<bool> {
     let row: Option<String> = sqlx::query_scalar(
         "select endpoint_id from webhook_queue \
          where endpoint_id = $1 and connection_id = $2 and leased_until = $3 for update",
@@ -169,17 +172,17 @@ pub(crate) async fn still_ours(db: &mut Transaction, claimed: &Claimed) -> sqlx:
 }
 
 /// What came of sending a message once.
-pub(crate) struct Sending<'a> {
+pub(crate) struct AttemptResult<'a> {
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<&'a str>,
     /// Whether it is over, and how.
     pub(crate) outcome: Option<&'static str>,
 }
 
-pub(crate) async fn write_sending(
+pub(crate) async fn record_attempt(
     db: &mut Transaction,
     delivery: i64,
-    sending: &Sending<'_>,
+    sending: &AttemptResult<'_>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -198,9 +201,9 @@ pub(crate) async fn write_sending(
 }
 
 /// Gives a queue back: its first message is due then. A queue in which nothing waits goes.
-pub(crate) async fn give_back(
+pub(crate) async fn release(
     db: &mut Transaction,
-    claimed: &Claimed,
+    claimed: &ClaimedDelivery,
     due: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     let waits: bool = sqlx::query_scalar(

@@ -59,7 +59,7 @@ pub struct Delivery {
 
 /// Which deliveries are shown.
 #[derive(Clone, Debug, Default)]
-pub struct Shown {
+pub struct DeliveryFilter {
     /// Only this endpoint's.
     pub endpoint: Option<String>,
     /// Only this connection's.
@@ -88,7 +88,7 @@ impl TryFrom<EndpointRow> for Endpoint {
 
     fn try_from(row: EndpointRow) -> sqlx::Result<Self> {
         Ok(Self {
-            url: address(&row.url)?,
+            url: parse_url(&row.url)?,
             // A type that this version does not know is never told.
             events: row
                 .events
@@ -105,7 +105,7 @@ impl TryFrom<EndpointRow> for Endpoint {
     }
 }
 
-fn address(text: &str) -> sqlx::Result<Url> {
+fn parse_url(text: &str) -> sqlx::Result<Url> {
     text.parse()
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
@@ -225,7 +225,7 @@ pub(crate) async fn delete_old_secrets(
 }
 
 /// Switches an endpoint on; what waits for it is due, with all its attempts before it.
-pub(crate) async fn switch_on(
+pub(crate) async fn enable(
     db: &mut Transaction,
     id: &str,
     now: DateTime<Utc>,
@@ -251,7 +251,7 @@ pub(crate) async fn switch_on(
 }
 
 /// Switches an endpoint off, unless it is.
-pub(crate) async fn switch_off(
+pub(crate) async fn disable(
     db: &mut Transaction,
     id: &str,
     reason: &str,
@@ -345,7 +345,10 @@ macro_rules! message_id {
 
 pub(crate) use message_id;
 
-pub(crate) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Result<Vec<Delivery>> {
+pub(crate) async fn deliveries(
+    db: &mut Transaction,
+    filter: &DeliveryFilter,
+) -> sqlx::Result<Vec<Delivery>> {
     sqlx::query_as(concat!(
         "select d.endpoint_id, ",
         message_id!(),
@@ -356,10 +359,10 @@ pub(crate) async fn deliveries(db: &mut Transaction, shown: &Shown) -> sqlx::Res
            and (not $3 or (d.last_error is not null and d.outcome is distinct from 'delivered')) \
          order by d.id desc limit $4"
     ))
-    .bind(&shown.endpoint)
-    .bind(shown.connection)
-    .bind(shown.failed)
-    .bind(shown.limit)
+    .bind(&filter.endpoint)
+    .bind(filter.connection)
+    .bind(filter.failed)
+    .bind(filter.limit)
     .fetch_all(db)
     .await
 }
@@ -386,7 +389,7 @@ impl TryFrom<TargetRow> for Target {
 
     fn try_from(row: TargetRow) -> sqlx::Result<Self> {
         Ok(Self {
-            url: address(&row.url)?,
+            url: parse_url(&row.url)?,
             secret: row.secret.into(),
             old_secret: row
                 .old_secret
@@ -406,7 +409,7 @@ pub(crate) async fn target(db: &mut Transaction, id: &str) -> sqlx::Result<Optio
     row.map(Target::try_from).transpose()
 }
 
-pub(crate) async fn forget(
+pub(crate) async fn delete_old_deliveries(
     db: &mut Transaction,
     before: DateTime<Utc>,
     limit: i64,

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use crate::domain::{Connection, Reason};
 
 /// What changes of a connection. When it was last used is not among it: that is written with its uses.
-macro_rules! written_columns {
+macro_rules! mutable_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
          disconnected_at, config, last_error, error_count, updated_at, account_id, account_name, \
@@ -18,7 +18,7 @@ macro_rules! written_columns {
 
 /// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
 /// config of `$10`, and when it was last checked of `$20`.
-macro_rules! written_values {
+macro_rules! mutable_values {
     (config $config:literal, checked $checked:literal) => {
         concat!(
             "$2, $3, $4, $5, $6, $7, $8, $9, ",
@@ -37,9 +37,9 @@ macro_rules! update_connection {
     () => {
         concat!(
             "update user_connector_connection c set (",
-            crate::db::writes::written_columns!(),
+            crate::db::writes::mutable_columns!(),
             ") = (",
-            crate::db::writes::written_values!(
+            crate::db::writes::mutable_values!(
                 config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
                 checked "greatest(c.last_checked_at, $20)"
             ),
@@ -48,7 +48,7 @@ macro_rules! update_connection {
     };
 }
 
-pub(crate) use {update_connection, written_columns, written_values};
+pub(crate) use {mutable_columns, mutable_values, update_connection};
 
 /// Binds the first twenty parameters of a statement.
 pub(crate) fn bind_connection<'q>(

@@ -75,7 +75,7 @@ impl ConnectorRef {
 
 /// A connection that Nango holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
+pub struct NangoConnectionRef {
     /// Nango's id of it.
     pub id: String,
     /// When Nango made it. A reconnect keeps it.
@@ -84,7 +84,7 @@ pub struct Upstream {
     pub serial: Option<i64>,
 }
 
-impl Upstream {
+impl NangoConnectionRef {
     /// Whether Nango made this connection after `other`. Serial numbers decide, because two connections may have
     /// the same time and Nango's clock may be set back. Where one has no serial number, a tie means `false`.
     #[must_use]
@@ -111,12 +111,12 @@ pub enum State {
     /// An authorization is under way; `previous` is what Nango still holds from before.
     Pending {
         /// A connection whose credentials had failed, which a reconnect repairs.
-        previous: Option<Upstream>,
+        previous: Option<NangoConnectionRef>,
     },
     /// Nango holds working credentials.
     Connected {
         /// The connection at Nango.
-        upstream: Upstream,
+        upstream: NangoConnectionRef,
     },
     /// The user ended it. Nothing of it is left at Nango, or is being deleted there.
     Disconnected {
@@ -128,7 +128,7 @@ pub enum State {
         /// Why it does not work.
         reason: Reason,
         /// What Nango still holds of it.
-        upstream: Option<Upstream>,
+        upstream: Option<NangoConnectionRef>,
     },
 }
 
@@ -156,7 +156,7 @@ impl State {
 
     /// What Nango holds of the connection.
     #[must_use]
-    pub fn upstream(&self) -> Option<&Upstream> {
+    pub fn upstream(&self) -> Option<&NangoConnectionRef> {
         match self {
             Self::Pending { previous } => previous.as_ref(),
             Self::Connected { upstream } => Some(upstream),
@@ -252,8 +252,8 @@ impl Reason {
 mod tests {
     use super::*;
 
-    fn upstream(id: &str, seconds: i64, serial: Option<i64>) -> Upstream {
-        Upstream {
+    fn upstream(id: &str, seconds: i64, serial: Option<i64>) -> NangoConnectionRef {
+        NangoConnectionRef {
             id: id.to_owned(),
             created_at: DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time"),
             serial,
@@ -261,14 +261,14 @@ mod tests {
     }
 
     #[test]
-    fn serial_number_orders_grants_whatever_time_and_id() {
+    fn serial_number_orders_grants_before_time_and_id() {
         let (first, second) = (upstream("z", 60, Some(7)), upstream("a", 0, Some(8)));
         assert!(second.is_newer_than(&first));
         assert!(!first.is_newer_than(&second));
     }
 
     #[test]
-    fn grant_without_serial_is_ordered_by_time_and_a_tie_is_not_newer() {
+    fn time_orders_grants_without_serial_and_tie_is_not_newer() {
         let (imported, later) = (upstream("z", 0, None), upstream("a", 1, Some(1)));
         assert!(later.is_newer_than(&imported));
         assert!(!imported.is_newer_than(&later));

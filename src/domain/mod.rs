@@ -10,7 +10,9 @@ pub mod state_machine;
 mod user_id;
 
 pub use attempt::{Attempt, AttemptKind, Outcome};
-pub use connection::{Account, Connection, ConnectorRef, Reason, State, Status, Upstream};
+pub use connection::{
+    Account, Connection, ConnectorRef, NangoConnectionRef, Reason, State, Status,
+};
 pub use event::{Event, EventKind, MessageType};
 pub use failure::Failure;
 pub use user_id::{InvalidUserId, UserId};

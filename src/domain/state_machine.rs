@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::UserId;
 use super::{
-    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure, Outcome, Reason,
-    State, Upstream,
+    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure,
+    NangoConnectionRef, Outcome, Reason, State,
 };
 
 /// What a change writes besides the connection itself.
@@ -26,7 +26,7 @@ pub struct Transition {
     /// How the attempt that brought the change ended, if it ended by it.
     pub outcome: Option<(Outcome, Option<Failure>)>,
     /// What is to be deleted at Nango.
-    pub discard: Option<Upstream>,
+    pub discard: Option<NangoConnectionRef>,
     /// What went wrong by this change, for a person to read.
     pub detail: Option<String>,
 }
@@ -35,9 +35,9 @@ pub struct Transition {
 #[derive(Debug, PartialEq)]
 pub enum Grant {
     /// It changes the connection.
-    Taken(Box<Transition>),
+    Applied(Box<Transition>),
     /// It was known already.
-    Known,
+    AlreadyApplied,
     /// It comes too late or is not the newest: what Nango holds of it is to be deleted.
     Discarded,
 }
@@ -104,7 +104,7 @@ impl Connection {
     pub fn granted(
         &self,
         attempt: &Attempt,
-        grant: &Upstream,
+        grant: &NangoConnectionRef,
         account: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Grant {
@@ -124,21 +124,21 @@ impl Connection {
         let another = seen
             .zip(account)
             .is_some_and(|(seen, account)| seen.id != account.id);
-        if same && attempt.grant_was_taken() && !another {
-            return Grant::Known;
+        if same && attempt.is_grant_applied() && !another {
+            return Grant::AlreadyApplied;
         }
-        let mut transition = if current.is_some() && self.is_of_another(account) {
+        let mut transition = if current.is_some() && self.differs_from(account) {
             self.mismatched(grant, account, now)
         } else {
             self.connected(grant, account, now)
         };
         transition.discard = discard;
-        Grant::Taken(Box::new(transition))
+        Grant::Applied(Box::new(transition))
     }
 
     fn connected(
         &self,
-        grant: &Upstream,
+        grant: &NangoConnectionRef,
         account: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Transition {
@@ -155,7 +155,7 @@ impl Connection {
         connection.last_checked_at = Some(now);
         connection.account = account.or(self.account.as_ref()).cloned();
         connection.found_account = None;
-        connection.forget_errors();
+        connection.clear_errors();
         transition.outcome = Some((Outcome::Succeeded, None));
         transition
     }
@@ -163,7 +163,7 @@ impl Connection {
     /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
     fn mismatched(
         &self,
-        grant: &Upstream,
+        grant: &NangoConnectionRef,
         found: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Transition {
@@ -208,7 +208,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
         transition.connection.account = transition.connection.found_account.take();
         transition.connection.connected_at = Some(now);
-        transition.connection.forget_errors();
+        transition.connection.clear_errors();
         Some(transition)
     }
 
@@ -227,7 +227,7 @@ impl Connection {
             State::Pending { .. } | State::Disconnected { .. } => return None,
         };
         let upstream = self.state.upstream()?;
-        if self.is_of_another(account) {
+        if self.differs_from(account) {
             return Some(self.mismatched(upstream, account, now));
         }
         if !news {
@@ -240,7 +240,7 @@ impl Connection {
         // One that was taken over from the predecessor may never have been seen connected.
         transition.connection.connected_at.get_or_insert(now);
         transition.connection.last_checked_at = Some(now);
-        transition.connection.forget_errors();
+        transition.connection.clear_errors();
         Some(transition)
     }
 
@@ -277,7 +277,7 @@ impl Connection {
 
     /// Nango no longer holds `gone`. `None` if that is no news.
     #[must_use]
-    pub fn missing(&self, gone: &str, now: DateTime<Utc>) -> Option<Transition> {
+    pub fn missing(&self, nango_connection_id: &str, now: DateTime<Utc>) -> Option<Transition> {
         let upstream = match &self.state {
             State::Connected { upstream } => upstream,
             State::Error {
@@ -286,7 +286,7 @@ impl Connection {
             } if *reason != Reason::MissingUpstream => upstream,
             _ => return None,
         };
-        if upstream.id != gone {
+        if upstream.id != nango_connection_id {
             return None;
         }
         // Its id is kept: should Nango hold it again, it is known again.
@@ -349,7 +349,7 @@ impl Connection {
         transition.connection.disconnected_at = Some(now);
         transition.connection.account = None;
         transition.connection.found_account = None;
-        transition.connection.forget_errors();
+        transition.connection.clear_errors();
         transition.discard = self.state.upstream().cloned();
         Some(transition)
     }
@@ -362,7 +362,7 @@ impl Connection {
         };
         let mut transition = self.transition(self.state.clone(), EventKind::TokenRefreshed, now);
         transition.connection.last_checked_at = Some(now);
-        transition.connection.forget_errors();
+        transition.connection.clear_errors();
         Some(transition)
     }
 
@@ -373,14 +373,14 @@ impl Connection {
     }
 
     /// Whether it is known to be one account's, and `told` is another.
-    fn is_of_another(&self, told: Option<&Account>) -> bool {
-        match (&self.account, told) {
+    fn differs_from(&self, reported: Option<&Account>) -> bool {
+        match (&self.account, reported) {
             (Some(ours), Some(theirs)) => ours.id != theirs.id,
             _ => false,
         }
     }
 
-    fn forget_errors(&mut self) {
+    fn clear_errors(&mut self) {
         self.failing_since = None;
         self.last_error = None;
         self.error_count = 0;
@@ -413,7 +413,7 @@ impl Transition {
 
 impl Attempt {
     /// Whether a grant of this attempt has been looked at and decided on.
-    pub(crate) fn grant_was_taken(&self) -> bool {
+    pub(crate) fn is_grant_applied(&self) -> bool {
         let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
         self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The longest user id, in characters.
-const MAX_USER_ID: usize = 255;
+const MAX_USER_ID_LENGTH: usize = 255;
 
 /// A user of the product, as its identity provider names them. Ids are compared byte for byte, so
 /// that every text is refused that HTTP or a client would change on its way: white space at an end,
@@ -15,7 +15,7 @@ pub struct UserId(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUserId {
     /// Empty, or longer than 255 characters.
-    #[error("a user id has 1 to {MAX_USER_ID} characters")]
+    #[error("a user id has 1 to {MAX_USER_ID_LENGTH} characters")]
     Length,
     /// A control character.
     #[error("a user id has no control characters")]
@@ -42,7 +42,7 @@ impl TryFrom<String> for UserId {
     fn try_from(id: String) -> Result<Self, InvalidUserId> {
         // What JavaScript trims: the byte order mark, too.
         let is_space = |c: char| c.is_whitespace() || c == '\u{feff}';
-        if !(1..=MAX_USER_ID).contains(&id.chars().count()) {
+        if !(1..=MAX_USER_ID_LENGTH).contains(&id.chars().count()) {
             Err(InvalidUserId::Length)
         } else if id.chars().any(char::is_control) {
             Err(InvalidUserId::Control)

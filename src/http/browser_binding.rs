@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::ConnectBinding;
 use super::problem::Problem;
-use crate::auth::Browser;
+use crate::auth::BrowserToken;
 use crate::domain::UserId;
 use crate::service::Connections;
 
@@ -23,20 +23,20 @@ const MAX_AGE: u32 = 60 * 60;
 
 /// How browsers are told apart, if they are.
 #[derive(Clone, Copy, Debug)]
-pub struct Browsers {
+pub struct BrowserBinding {
     binding: ConnectBinding,
     secure: bool,
 }
 
 /// What a browser's return from a provider is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Return {
+pub(crate) enum ReturnDecision {
     /// It goes on to Nango.
-    GoesOn,
+    Forward,
     /// It was not begun here: whoever sits there is asked.
-    Asks,
+    Confirm,
     /// It was not begun here, and ends here.
-    Ends,
+    Reject,
     /// It has our cookie more than once, and ends here.
     Attacked,
 }
@@ -46,13 +46,13 @@ enum Cookie {
     /// Nothing that we have set.
     None,
     /// What we have set.
-    Known(Browser),
+    Known(BrowserToken),
     /// Our cookie more than once. A browser sends two of the same name if another host of the site
     /// has set one for the whole domain: which one is ours does not show.
     Repeated,
 }
 
-impl Browsers {
+impl BrowserBinding {
     /// Tells them apart as configured, for browsers that reach this service at `public_url`.
     #[must_use]
     pub fn new(binding: ConnectBinding, public_url: &Url) -> Self {
@@ -63,7 +63,7 @@ impl Browsers {
     }
 
     /// Whether they are told apart.
-    pub(crate) fn tells_apart(self) -> bool {
+    pub(crate) fn is_enabled(self) -> bool {
         self.binding != ConnectBinding::Off
     }
 
@@ -89,7 +89,9 @@ impl Browsers {
         match (own.next(), own.next()) {
             (_, Some(_)) => Cookie::Repeated,
             (Some(value), None) => {
-                let known = std::str::from_utf8(value).ok().and_then(Browser::known_by);
+                let known = std::str::from_utf8(value)
+                    .ok()
+                    .and_then(BrowserToken::parse);
                 known.map_or(Cookie::None, Cookie::Known)
             }
             (None, None) => Cookie::None,
@@ -100,13 +102,13 @@ impl Browsers {
     ///
     /// # Errors
     /// When the request has our cookie more than once.
-    pub(crate) fn starting(self, headers: &HeaderMap) -> Result<Option<Browser>, Problem> {
-        if !self.tells_apart() {
+    pub(crate) fn starting(self, headers: &HeaderMap) -> Result<Option<BrowserToken>, Problem> {
+        if !self.is_enabled() {
             return Ok(None);
         }
         match self.cookie(headers) {
-            Cookie::Known(browser) => Ok(Some(browser)),
-            Cookie::None => Browser::new()
+            Cookie::Known(token) => Ok(Some(token)),
+            Cookie::None => BrowserToken::new()
                 .map(Some)
                 .map_err(|_no_randomness| Problem::internal("no randomness")),
             Cookie::Repeated => {
@@ -117,20 +119,20 @@ impl Browsers {
     }
 
     /// Binds an attempt to the browser that asked for it; answers the cookie that it is known by.
-    pub(crate) async fn begins(
+    pub(crate) async fn bind_attempt(
         self,
         connections: &Connections,
         user: &UserId,
         (connection, attempt): (Uuid, Uuid),
-        browser: &Browser,
+        token: &BrowserToken,
     ) -> Result<(HeaderName, HeaderValue), Problem> {
         connections
-            .begun_in(user, connection, attempt, browser)
+            .bind_browser(user, connection, attempt, token)
             .await?;
         let cookie = format!(
             "{}={}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{}",
             self.cookie_name(),
-            browser.secret(),
+            token.secret(),
             if self.secure { "; Secure" } else { "" }
         );
         let mut cookie = HeaderValue::from_str(&cookie).map_err(Problem::internal)?;
@@ -139,26 +141,26 @@ impl Browsers {
     }
 
     /// What the return of this browser from a provider is taken for.
-    pub(crate) async fn comes_back(
+    pub(crate) async fn on_provider_return(
         self,
         connections: &Connections,
         headers: &HeaderMap,
-    ) -> Result<Return, Problem> {
+    ) -> Result<ReturnDecision, Problem> {
         let elsewhere = match self.binding {
-            ConnectBinding::Off => return Ok(Return::GoesOn),
-            ConnectBinding::Ask => Return::Asks,
-            ConnectBinding::Required => Return::Ends,
+            ConnectBinding::Off => return Ok(ReturnDecision::Forward),
+            ConnectBinding::Ask => ReturnDecision::Confirm,
+            ConnectBinding::Required => ReturnDecision::Reject,
         };
-        let begun = match self.cookie(headers) {
-            Cookie::Known(browser) => connections.comes_back(&browser).await?,
+        let started = match self.cookie(headers) {
+            Cookie::Known(token) => connections.on_provider_return(&token).await?,
             Cookie::None => false,
             Cookie::Repeated => {
                 tracing::warn!("{REPEATED}");
-                return Ok(Return::Attacked);
+                return Ok(ReturnDecision::Attacked);
             }
         };
-        if begun {
-            return Ok(Return::GoesOn);
+        if started {
+            return Ok(ReturnDecision::Forward);
         }
         tracing::warn!(
             ?elsewhere,

@@ -59,8 +59,8 @@ pub struct ConsoleConfig {
 
 impl Environment<'_> {
     pub(crate) fn http(&mut self, trusted_hops: u8) -> Option<HttpConfig> {
-        let host = self.or("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let port = self.or("PORT", 8000);
+        let host = self.with_default("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let port = self.with_default("PORT", 8000);
         let problems = self.problems.len();
         let given: Option<Url> = self.optional("PUBLIC_URL");
         // Render names a web service's own address in this variable.
@@ -74,12 +74,14 @@ impl Environment<'_> {
         }
         let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
         let allowed_origins = self.origins(&origins.unwrap_or_default());
-        let connect_binding = self.or("CONNECT_BINDING", ConnectBinding::Off);
-        let console = self.or("CONSOLE", false).then(ConsoleConfig::default);
+        let connect_binding = self.with_default("CONNECT_BINDING", ConnectBinding::Off);
+        let console = self
+            .with_default("CONSOLE", false)
+            .then(ConsoleConfig::default);
         let server = self.server(trusted_hops);
         Some(HttpConfig {
             listen: SocketAddr::new(host, port),
-            public_url: self.web_address("PUBLIC_URL", public_url?)?,
+            public_url: self.http_url("PUBLIC_URL", public_url?)?,
             allowed_origins,
             connect_binding,
             console,

@@ -9,13 +9,13 @@ mod problem;
 mod router;
 mod routes;
 
-pub use browser_binding::Browsers;
+pub use browser_binding::BrowserBinding;
 pub use config::{ConnectBinding, ConsoleConfig, HttpConfig};
 pub use middleware::limits::Limits;
 pub use middleware::limits::LimitsConfig;
 pub use middleware::metrics::HttpMetrics;
 pub use problem::{Code, Problem};
-pub use router::{AppState, Shared, layered, openapi, router, starting};
+pub use router::{AppState, Shared, openapi, router, starting, with_middleware};
 pub use routes::callback::CallbackQuery;
 pub use routes::connect::{ConnectBody, ConnectQuery, DisconnectQuery};
 pub use routes::connections::{GetQuery, ListQuery, UpdateBody};

@@ -32,7 +32,7 @@ const SERVICE: &str = "A key of `patchbay keys` or `SERVICE_API_KEYS`. The heade
         (name = "operation", description = "For platforms and operators; no token is needed"),
     )
 )]
-struct Frame;
+struct ApiDocument;
 
 struct Bearer;
 
@@ -55,12 +55,12 @@ impl Modify for Bearer {
 }
 
 /// The document before the handlers have added their paths.
-pub(crate) fn frame() -> OpenApi {
-    Frame::openapi()
+pub(crate) fn base_document() -> OpenApi {
+    ApiDocument::openapi()
 }
 
 /// Says of all operations what no handler says of its own.
-pub(crate) fn complete(document: &mut OpenApi) {
+pub(crate) fn finalize(document: &mut OpenApi) {
     let paths = std::mem::take(&mut document.paths.paths);
     // What the router calls `{*path}` is `{path}` to OpenAPI.
     let plain = |(path, item): (String, _)| (path.replace("{*", "{"), item);
@@ -83,10 +83,14 @@ pub(crate) fn complete(document: &mut OpenApi) {
                 operation.operation_id = Some(format!("proxy_{method}"));
             }
             operation.security.clone_from(&security);
-            operation.parameters.iter_mut().flatten().for_each(not_null);
+            operation
+                .parameters
+                .iter_mut()
+                .flatten()
+                .for_each(make_non_nullable);
             let responses = &mut operation.responses.responses;
             if security.is_some()
-                && scoped(path)
+                && requires_scope(path)
                 && let Some(refused) = responses.get("401").cloned()
             {
                 // A key without the scope is refused in the form of no key at all.
@@ -118,7 +122,7 @@ pub(crate) fn complete(document: &mut OpenApi) {
 }
 
 /// A header that may be left out cannot be null, which is what an `Option` is said to be.
-fn not_null(parameter: &mut RefOr<Parameter>) {
+fn make_non_nullable(parameter: &mut RefOr<Parameter>) {
     if let RefOr::T(parameter) = parameter
         && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
         && let SchemaType::Array(types) = &mut schema.schema_type
@@ -131,7 +135,7 @@ fn not_null(parameter: &mut RefOr<Parameter>) {
 }
 
 /// Whether a service's key needs a scope for a path: all but the catalog, which any caller may read.
-fn scoped(path: &str) -> bool {
+fn requires_scope(path: &str) -> bool {
     !matches!(
         path,
         "/api/v1/connectors" | "/api/v1/connectors/{connector}"

@@ -29,7 +29,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use uuid::Uuid;
 
 use super::ConsoleConfig;
-use super::browser_binding::Browsers;
+use super::browser_binding::BrowserBinding;
 use super::middleware::limits::{self, Limits};
 use super::middleware::metrics::{self, HttpMetrics};
 use super::problem::{self, Problem};
@@ -39,10 +39,10 @@ use super::routes::{
     users,
 };
 use crate::auth::Authenticator;
-use crate::nango::LONGEST_CALL;
+use crate::nango::MAX_NANGO_TIMEOUT;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
-use crate::server::Stopping;
+use crate::server::Shutdown;
 use crate::service::Connections;
 use crate::service::service_keys::ServiceKeys;
 
@@ -50,10 +50,10 @@ use crate::service::service_keys::ServiceKeys;
 pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The longest request id that is taken up, in bytes.
-const MAX_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The headers of every answer that does not say otherwise.
-const FRAME: [(HeaderName, &str); 5] = [
+const STANDARD_HEADERS: [(HeaderName, &str); 5] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),
     (REFERRER_POLICY, "no-referrer"),
@@ -65,9 +65,9 @@ const FRAME: [(HeaderName, &str); 5] = [
 ];
 
 /// How long a request may take: longer than Nango may, with its retries.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const _: () = assert!(
-    TIMEOUT.as_secs() > 4 * LONGEST_CALL.as_secs(),
+    REQUEST_TIMEOUT.as_secs() > 4 * MAX_NANGO_TIMEOUT.as_secs(),
     "a connect or a check may need four calls to Nango"
 );
 
@@ -89,7 +89,7 @@ pub struct Shared {
     /// What Nango's webhooks are signed with.
     pub signing_keys: Option<SigningKeys>,
     /// How browsers are told apart.
-    pub browsers: Browsers,
+    pub browser_binding: BrowserBinding,
     /// The product's own origins.
     pub allowed_origins: Arc<[String]>,
     /// Which service a key belongs to.
@@ -107,11 +107,11 @@ pub struct Shared {
     /// What whoever reads the metrics has to send, one of them.
     pub metrics_tokens: Vec<SecretString>,
     /// How the service comes to its end: streams and waits then end, too.
-    pub stopping: Stopping,
+    pub stopping: Shutdown,
 }
 
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(super::openapi::frame())
+    OpenApiRouter::with_openapi(super::openapi::base_document())
         .routes(routes!(connectors::list))
         .routes(routes!(connectors::get))
         .routes(routes!(connect::connect))
@@ -140,14 +140,14 @@ fn routes() -> OpenApiRouter<AppState> {
 #[must_use]
 pub fn openapi() -> OpenApi {
     let mut document = routes().into_openapi();
-    super::openapi::complete(&mut document);
+    super::openapi::finalize(&mut document);
     document
 }
 
 /// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
 pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
     let document = openapi();
-    let cors = cors(&state.allowed_origins, state.browsers);
+    let cors = cors(&state.allowed_origins, state.browser_binding);
     let console = console.map(|console| console::routes(console, &state.allowed_origins));
     let front = if console.is_some() {
         "/console/"
@@ -161,8 +161,8 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
             metrics::observe,
         ))
         .layer(cors)
-        .layer(from_fn_with_state(state.clone(), limits::admit));
-    let around_api = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT);
+        .layer(from_fn_with_state(state.clone(), limits::limit_requests));
+    let around_api = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT);
     let (router, _) = routes().split_for_parts();
     let api = router
         .route("/metrics", axum::routing::get(metrics::scrape))
@@ -180,11 +180,12 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
 }
 
 /// The id of a request: its caller's, if that is one of visible characters and no longer than
-/// `MAX_REQUEST_ID`, for it goes into every log line of the request; else a new one.
+/// `MAX_REQUEST_ID_BYTES`, for it goes into every log line of the request; else a new one.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut ids = headers.get_all(&REQUEST_ID).iter();
     let plain = |id: &HeaderValue| {
-        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        (1..=MAX_REQUEST_ID_BYTES).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     match (ids.next(), ids.next()) {
         (Some(id), None) if plain(id) => id.clone(),
@@ -198,14 +199,14 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// Gives every request an id, and its answer what every answer has.
-async fn framed(mut request: Request, next: Next) -> Response {
+async fn add_standard_headers(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     request.headers_mut().insert(&REQUEST_ID, id.clone());
     let answer = next.run(request).await;
-    let mut answer = problem::worded(answer, id.to_str().ok());
+    let mut answer = problem::render_problem(answer, id.to_str().ok());
     let headers = answer.headers_mut();
     headers.insert(&REQUEST_ID, id);
-    for (name, value) in FRAME {
+    for (name, value) in STANDARD_HEADERS {
         headers
             .entry(name)
             .or_insert(HeaderValue::from_static(value));
@@ -214,14 +215,14 @@ async fn framed(mut request: Request, next: Next) -> Response {
 }
 
 /// What every answer goes through, whatever made it.
-pub fn layered<S>(answering: S) -> Router
+pub fn with_middleware<S>(answering: S) -> Router
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     let layers = ServiceBuilder::new()
         .layer(CompressionLayer::new())
-        .layer(from_fn(framed))
+        .layer(from_fn(add_standard_headers))
         .layer(CatchPanicLayer::new());
     Router::new().fallback_service(answering).layer(layers)
 }
@@ -241,14 +242,14 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-fn cors(allowed_origins: &Arc<[String]>, browsers: Browsers) -> CorsLayer {
+fn cors(allowed_origins: &Arc<[String]>, browsers: BrowserBinding) -> CorsLayer {
     let origins = allowed_origins.clone();
     let allowed =
         move |origin: &HeaderValue, _: &Parts| origins.iter().any(|allowed| allowed == origin);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         // For the cookie of whoever begins to connect, which opens nothing.
-        .allow_credentials(browsers.tells_apart())
+        .allow_credentials(browsers.is_enabled())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([
             AUTHORIZATION,

@@ -10,7 +10,7 @@ use moka::future::Cache;
 use uuid::Uuid;
 
 use super::{ConnectionSummary, Error, ListConnections, Nango};
-use crate::single_flight::Momentary;
+use crate::single_flight::CachedValue;
 
 /// The tag by which a Nango connection names the attempt that made or renewed it.
 pub const ATTEMPT_TAG: &str = "patchbay_attempt";
@@ -23,40 +23,43 @@ pub const USER_TAG: &str = "end_user_id";
 pub const INSTALLATION_TAG: &str = "patchbay_installation";
 
 /// How often an attempt is asked about at the most, and how many are remembered.
-const INTERVAL: Duration = Duration::from_secs(1);
-const REMEMBERED: u64 = 10_000;
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_CACHED_POLLS: u64 = 10_000;
 
 /// How many looks a second ask for one attempt alone, and how many more may when there were none for a while.
-const EXACT_A_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
-const EXACT_AT_ONCE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
+const EXACT_POLLS_PER_SECOND: NonZeroU32 = NonZeroU32::new(1).expect("1 is not 0");
+const EXACT_POLL_BURST: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
 /// How often a look that takes no answer of a moment before may follow another, and how many may when
 /// there were none for a while. Together with the others they leave a quarter of what Nango allows.
-const NOW_EVERY: Duration = Duration::from_secs(2);
-const NOW_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
+const UNCACHED_POLL_INTERVAL: Duration = Duration::from_secs(2);
+const UNCACHED_POLL_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0");
 
 /// How many webhooks of one attempt cause calls in a minute. Nango sends few; more are old ones that are sent again.
 const WEBHOOKS_PER_MINUTE: u32 = 10;
 const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
 
 /// How many connections a shared look reads.
-const NEWEST: u32 = 200;
+const NEWEST_PAGE_SIZE: u32 = 200;
 
-type Answer = Result<Vec<ConnectionSummary>, Error>;
+type ListResult = Result<Vec<ConnectionSummary>, Error>;
 
 /// What a look has found.
 #[derive(Clone, Debug)]
-pub struct Look {
+pub struct PollResult {
     /// What Nango holds with the attempt's tag: nothing, one, or several if it was granted again.
-    pub found: Vec<ConnectionSummary>,
+    pub connections: Vec<ConnectionSummary>,
     /// Whether that is all. A look that many share sees the newest connections only, and one that was authorized
     /// anew is as old as it was.
-    pub whole: bool,
+    pub is_complete: bool,
 }
 
-impl Look {
-    fn whole(found: Vec<ConnectionSummary>) -> Self {
-        Self { found, whole: true }
+impl PollResult {
+    fn complete(found: Vec<ConnectionSummary>) -> Self {
+        Self {
+            connections: found,
+            is_complete: true,
+        }
     }
 }
 
@@ -66,35 +69,36 @@ impl Look {
 /// newest connections, so that a crowd in front of the popup takes no more of
 /// Nango's rate limit than two calls a second.
 #[derive(Debug)]
-pub struct Lookups {
+pub struct AttemptPoller {
     nango: Nango,
-    answers: Cache<Uuid, Arc<Answer>>,
-    newest: Momentary<Arc<Answer>>,
+    answers: Cache<Uuid, Arc<ListResult>>,
+    newest: CachedValue<Arc<ListResult>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
     webhooks: Cache<Uuid, Arc<AtomicU32>>,
 }
 
-impl Lookups {
+impl AttemptPoller {
     /// Looks up at this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
         let answers = Cache::builder()
-            .max_capacity(REMEMBERED)
-            .time_to_live(INTERVAL)
+            .max_capacity(MAX_CACHED_POLLS)
+            .time_to_live(POLL_INTERVAL)
             .build();
-        let exact =
-            RateLimiter::direct(Quota::per_second(EXACT_A_SECOND).allow_burst(EXACT_AT_ONCE));
-        let now = Quota::with_period(NOW_EVERY).expect("two seconds are not 0");
-        let now = RateLimiter::direct(now.allow_burst(NOW_AT_ONCE));
+        let exact = RateLimiter::direct(
+            Quota::per_second(EXACT_POLLS_PER_SECOND).allow_burst(EXACT_POLL_BURST),
+        );
+        let now = Quota::with_period(UNCACHED_POLL_INTERVAL).expect("two seconds are not 0");
+        let now = RateLimiter::direct(now.allow_burst(UNCACHED_POLL_BURST));
         Self {
             nango,
             answers,
-            newest: Momentary::new(INTERVAL),
+            newest: CachedValue::new(POLL_INTERVAL),
             exact,
             now,
             webhooks: Cache::builder()
-                .max_capacity(REMEMBERED)
+                .max_capacity(MAX_CACHED_POLLS)
                 .time_to_live(WEBHOOK_WINDOW)
                 .build(),
         }
@@ -110,13 +114,13 @@ impl Lookups {
     ///
     /// # Errors
     /// As the call to Nango; the error, too, is told to all who ask within the second.
-    pub async fn attempt(&self, attempt: Uuid) -> Result<Look, Error> {
+    pub async fn poll(&self, attempt: Uuid) -> Result<PollResult, Error> {
         if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
-            return self.shared(attempt).await;
+            return self.poll_shared(attempt).await;
         }
-        let ask = async { Arc::new(self.ask(attempt).await) };
+        let ask = async { Arc::new(self.fetch_by_tag(attempt).await) };
         let answer = (*self.answers.get_with(attempt, ask).await).clone();
-        answer.map(Look::whole)
+        answer.map(PollResult::complete)
     }
 
     /// A look for an attempt now, for when the second's answer is known to be old. Anybody can say so: who
@@ -124,10 +128,10 @@ impl Lookups {
     ///
     /// # Errors
     /// As the call to Nango.
-    pub async fn attempt_now(&self, attempt: Uuid) -> Result<Look, Error> {
+    pub async fn poll_uncached(&self, attempt: Uuid) -> Result<PollResult, Error> {
         match self.now.check() {
-            Ok(()) => self.attempt_told(attempt).await.map(Look::whole),
-            Err(_too_often) => self.attempt(attempt).await,
+            Ok(()) => self.fetch_attempt(attempt).await.map(PollResult::complete),
+            Err(_too_often) => self.poll(attempt).await,
         }
     }
 
@@ -136,40 +140,40 @@ impl Lookups {
     ///
     /// # Errors
     /// As the call to Nango.
-    pub async fn attempt_told(&self, attempt: Uuid) -> Answer {
-        let answer = self.ask(attempt).await;
+    pub async fn fetch_attempt(&self, attempt: Uuid) -> ListResult {
+        let answer = self.fetch_by_tag(attempt).await;
         self.answers.insert(attempt, Arc::new(answer.clone())).await;
         answer
     }
 
     /// Not remembered again: what is shared is up to a second old already.
-    async fn shared(&self, attempt: Uuid) -> Result<Look, Error> {
+    async fn poll_shared(&self, attempt: Uuid) -> Result<PollResult, Error> {
         let newest = self
             .newest
-            .get(async { Arc::new(self.ask_for_newest().await) })
+            .get(async { Arc::new(self.fetch_newest().await) })
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
         match &*newest {
-            Ok(all) => Ok(Look {
-                found: all.iter().filter(of_attempt).cloned().collect(),
+            Ok(all) => Ok(PollResult {
+                connections: all.iter().filter(of_attempt).cloned().collect(),
                 // A page may be shorter than asked for, and still not the last.
-                whole: all.is_empty(),
+                is_complete: all.is_empty(),
             }),
             Err(error) => Err(error.clone()),
         }
     }
 
-    async fn ask_for_newest(&self) -> Answer {
+    async fn fetch_newest(&self) -> ListResult {
         self.nango
             .connections(&ListConnections {
-                limit: Some(NEWEST),
+                limit: Some(NEWEST_PAGE_SIZE),
                 ..ListConnections::default()
             })
             .await
     }
 
-    async fn ask(&self, attempt: Uuid) -> Answer {
+    async fn fetch_by_tag(&self, attempt: Uuid) -> ListResult {
         let tags = [(ATTEMPT_TAG.to_owned(), attempt.to_string())].into();
         self.nango
             .connections(&ListConnections {

@@ -10,38 +10,38 @@ const RESERVED: u64 = 3;
 
 /// How far away a minute's end may be. What is farther is told by a clock that goes otherwise than
 /// ours, and says nothing.
-const FARTHEST: TimeDelta = TimeDelta::minutes(2);
+const MAX_RESET_DISTANCE: TimeDelta = TimeDelta::minutes(2);
 
 /// What the last answer said: whoever else calls with the same key, another replica say, is in it.
 #[derive(Debug, Default)]
-pub(crate) struct Budget(Mutex<Option<Minute>>);
+pub(crate) struct RateBudget(Mutex<Option<RateWindow>>);
 
 #[derive(Clone, Copy, Debug)]
-struct Minute {
+struct RateWindow {
     limit: u32,
     remaining: u32,
     ends_at: DateTime<Utc>,
 }
 
-impl Budget {
+impl RateBudget {
     /// Remembers what an answer says, if it says it.
-    pub(crate) fn note(&self, headers: &HeaderMap) {
-        if let Some(minute) = Minute::read(headers) {
+    pub(crate) fn update(&self, headers: &HeaderMap) {
+        if let Some(minute) = RateWindow::read(headers) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(minute);
         }
     }
 
     /// Whether more is left than what is reserved, as far as is known.
-    pub(crate) fn leaves_room(&self, now: DateTime<Utc>) -> bool {
+    pub(crate) fn has_room(&self, now: DateTime<Utc>) -> bool {
         let minute = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         minute.is_none_or(|minute| {
-            let over = minute.ends_at <= now || minute.ends_at > now + FARTHEST;
+            let over = minute.ends_at <= now || minute.ends_at > now + MAX_RESET_DISTANCE;
             over || u64::from(minute.remaining) * 10 >= u64::from(minute.limit) * RESERVED
         })
     }
 }
 
-impl Minute {
+impl RateWindow {
     fn read(headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.parse().ok();

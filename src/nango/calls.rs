@@ -11,21 +11,21 @@ use crate::telemetry::metrics::{Durations, Label};
 
 /// Calls by what they are for, how they ended, and how long they took.
 #[derive(Debug)]
-pub(crate) struct Calls {
+pub(crate) struct CallMetrics {
     ended: Family<[(&'static str, &'static str); 2], Counter>,
     durations: Durations<Label>,
 }
 
-impl Default for Calls {
+impl Default for CallMetrics {
     fn default() -> Self {
         Self {
             ended: Family::default(),
-            durations: Family::new_with_constructor(metrics::latency),
+            durations: Family::new_with_constructor(metrics::latency_histogram),
         }
     }
 }
 
-impl Calls {
+impl CallMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
             "nango_calls",
@@ -40,8 +40,8 @@ impl Calls {
     }
 
     /// A call that begins. Dropped without an end, it ran out of its caller's time.
-    pub(crate) fn begin(&self, operation: &'static str) -> OpenCall<'_> {
-        OpenCall {
+    pub(crate) fn begin(&self, operation: &'static str) -> CallTimer<'_> {
+        CallTimer {
             calls: self,
             operation,
             started: Instant::now(),
@@ -51,20 +51,20 @@ impl Calls {
 }
 
 /// A call that is under way.
-pub(crate) struct OpenCall<'a> {
-    calls: &'a Calls,
+pub(crate) struct CallTimer<'a> {
+    calls: &'a CallMetrics,
     operation: &'static str,
     started: Instant,
     outcome: &'static str,
 }
 
-impl OpenCall<'_> {
+impl CallTimer<'_> {
     pub(crate) fn end(mut self, error: Option<&Error>) {
         self.outcome = error.map_or("ok", Error::name);
     }
 }
 
-impl Drop for OpenCall<'_> {
+impl Drop for CallTimer<'_> {
     fn drop(&mut self) {
         let operation = ("operation", self.operation);
         let took = self.started.elapsed().as_secs_f64();

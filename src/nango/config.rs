@@ -13,7 +13,7 @@ use crate::net::address_guard::is_internal;
 /// The longest that `NANGO_TIMEOUT_SECONDS` may be. A connect or a check may need four calls one after the other, within a
 /// request's time and before its Idempotency-Key is another's; a deletion three, before it is; and a service that stops
 /// lets one come to its end.
-pub(crate) const LONGEST_CALL: Duration = Duration::from_secs(14);
+pub(crate) const MAX_NANGO_TIMEOUT: Duration = Duration::from_secs(14);
 
 /// The shortest key that webhooks may be signed with, in bytes. Nango's own have 36.
 const MIN_SIGNING_KEY: usize = 16;
@@ -24,7 +24,7 @@ pub struct NangoConfig {
     /// `NANGO_BASE_URL`, `NANGO_PUBLIC_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
     pub client: nango::Config,
     /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
-    pub sweep_every: Duration,
+    pub sweep_interval: Duration,
     /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
     pub signing_keys: SigningKeys,
 }
@@ -33,19 +33,19 @@ impl Environment<'_> {
     /// The outer option is `None` where something is wrong, the inner one where Nango is switched off. `own` is this
     /// service's own public address.
     pub(crate) fn nango(&mut self, own: Option<&Url>) -> Option<Option<NangoConfig>> {
-        let enabled = self.or("NANGO_ENABLED", true);
+        let enabled = self.with_default("NANGO_ENABLED", true);
         let base_url = self.optional("NANGO_BASE_URL");
         let base_url = match base_url {
-            Some(url) => self.web_address("NANGO_BASE_URL", url),
+            Some(url) => self.http_url("NANGO_BASE_URL", url),
             None => "https://api.nango.dev".parse().ok(),
         };
         let public_url = self.optional("NANGO_PUBLIC_URL");
-        let public_url = public_url.and_then(|url| self.web_address("NANGO_PUBLIC_URL", url));
+        let public_url = public_url.and_then(|url| self.http_url("NANGO_PUBLIC_URL", url));
         let timeout = self.positive_seconds("NANGO_TIMEOUT_SECONDS", 10);
-        if timeout > LONGEST_CALL {
+        if timeout > MAX_NANGO_TIMEOUT {
             self.problems.push(format!(
                 "NANGO_TIMEOUT_SECONDS must be at most {}: a request may need four calls, and is given 60 seconds",
-                LONGEST_CALL.as_secs()
+                MAX_NANGO_TIMEOUT.as_secs()
             ));
         }
         let sweep_every = self.positive_seconds("SWEEP_INTERVAL_SECONDS", 300);
@@ -77,14 +77,14 @@ impl Environment<'_> {
                 secret_key: SecretString::from(secret_key?),
                 timeout,
             },
-            sweep_every,
+            sweep_interval: sweep_every,
             signing_keys: signing_keys?,
         }))
     }
 
     fn signing_keys(&mut self) -> Option<SigningKeys> {
         const NAME: &str = "NANGO_WEBHOOK_SIGNING_KEY";
-        let keys = self.alternatives(NAME);
+        let keys = self.rotatable_secrets(NAME);
         if keys.is_empty() {
             self.missing(
                 NAME,

@@ -149,7 +149,7 @@ impl Error {
     }
 
     /// Reads an answer whose status is not a success.
-    pub(crate) fn from_answer(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
+    pub(crate) fn from_response(status: StatusCode, headers: &HeaderMap, body: &str) -> Self {
         if status == StatusCode::TOO_MANY_REQUESTS {
             return Self::RateLimited {
                 retry_after: retry_after(headers),
@@ -160,7 +160,9 @@ impl Error {
                 status: status.as_u16(),
             };
         }
-        let refusal = serde_json::from_str::<Answer>(body).ok().map(|a| a.error);
+        let refusal = serde_json::from_str::<ErrorBody>(body)
+            .ok()
+            .map(|a| a.error);
         match (status.as_u16(), refusal) {
             (401, refusal) => Self::Unauthorized {
                 status: 401,
@@ -220,12 +222,12 @@ impl From<reqwest::Error> for Error {
 
 /// `{"error": {…}}`, the body of every refusal of Nango's.
 #[derive(Deserialize)]
-struct Answer {
-    error: Refusal,
+struct ErrorBody {
+    error: ErrorDetail,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorDetail {
     code: String,
     message: Option<String>,
     #[serde(default)]
@@ -241,7 +243,7 @@ struct Issue {
     path: Vec<Value>,
 }
 
-impl Refusal {
+impl ErrorDetail {
     fn into_error(self, status: u16) -> Error {
         match (status, self.code.as_str()) {
             (403, "forbidden") => Error::Unauthorized {

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::{Error, Nango};
 
 /// How long an answer is fresh. After that it is still used, while Nango is queried again.
-const FRESH: Duration = Duration::from_secs(60);
+const CACHE_TTL: Duration = Duration::from_secs(60);
 
 /// How soon Nango may be queried again after an answer that lacks an integration, or a failure: an operator who has
 /// just added one should not wait a minute.
-const RETRY: Duration = Duration::from_secs(2);
+const MISS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long Nango has to answer that it has no integration at all, after it had some, before that is accepted.
 const DOUBT: Duration = Duration::from_secs(10 * 60);
@@ -22,7 +22,7 @@ type Keys = Arc<HashSet<String>>;
 
 /// The keys of the configured integrations. Once there is an answer, no caller waits for the next.
 #[derive(Debug)]
-pub struct Integrations(Arc<Inner>);
+pub struct IntegrationCache(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -42,7 +42,7 @@ struct Known {
     empty_since: Option<Instant>,
 }
 
-impl Integrations {
+impl IntegrationCache {
     /// Queries this Nango.
     #[must_use]
     pub fn new(nango: Nango) -> Self {
@@ -60,7 +60,11 @@ impl Integrations {
     pub async fn keys(&self) -> Result<Keys, Error> {
         let known = {
             let known = self.0.lock();
-            let age = if known.error.is_none() { FRESH } else { RETRY };
+            let age = if known.error.is_none() {
+                CACHE_TTL
+            } else {
+                MISS_RETRY_INTERVAL
+            };
             let stale = !known.called_within(age);
             known.keys.clone().map(|keys| (keys, stale))
         };
@@ -71,19 +75,19 @@ impl Integrations {
                 }
                 Ok(keys)
             }
-            None => self.0.refresh(RETRY).await,
+            None => self.0.refresh(MISS_RETRY_INTERVAL).await,
         }
     }
 
     /// Returns whether an integration is configured. Nango is queried again if the last answer lacks it.
     ///
     /// # Errors
-    /// As [`Integrations::keys`].
+    /// As [`IntegrationCache::keys`].
     pub async fn contains(&self, key: &str) -> Result<bool, Error> {
         if self.keys().await?.contains(key) {
             return Ok(true);
         }
-        Ok(self.0.refresh(RETRY).await?.contains(key))
+        Ok(self.0.refresh(MISS_RETRY_INTERVAL).await?.contains(key))
     }
 
     /// Removes an integration of which Nango has just said that there is none.
@@ -98,7 +102,7 @@ impl Integrations {
     fn refresh_behind(&self) {
         if self.0.call.try_lock().is_ok() {
             let inner = self.0.clone();
-            tokio::spawn(async move { inner.refresh(RETRY).await });
+            tokio::spawn(async move { inner.refresh(MISS_RETRY_INTERVAL).await });
         }
     }
 }

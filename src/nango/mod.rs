@@ -15,7 +15,7 @@ pub mod proxy;
 pub mod webhook;
 mod wire;
 
-pub(crate) use config::LONGEST_CALL;
+pub(crate) use config::MAX_NANGO_TIMEOUT;
 pub use config::NangoConfig;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,27 +42,27 @@ pub use wire::{
     IntegrationDefaults, ListConnections, Session, SessionRequest,
 };
 
-use self::budget::Budget;
-use self::calls::Calls;
+use self::budget::RateBudget;
+use self::calls::CallMetrics;
 use self::wire::{Connections, Data, SessionBody};
 
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
-const HOSTED: &str = "https://api.nango.dev";
+const HOSTED_BASE_URL: &str = "https://api.nango.dev";
 
 /// The maximum size of an answer, in bytes.
-const MAX_BODY: usize = 8 * 1024 * 1024;
+const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 
 /// The maximum size of a page of connections, in bytes. Anyone with a key may store megabytes of metadata with one.
 const MAX_PAGE_BODY: usize = 64 * 1024 * 1024;
 
 /// Tries after the first one.
-const RETRIES: usize = 2;
+const MAX_RETRIES: usize = 2;
 
 /// The pause before the first retry; doubled before the next, and up to doubled by chance.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 
 /// A `retry-after` beyond this is the caller's to wait for: somebody waits for us.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// How to reach Nango.
 #[derive(Clone, Debug)]
@@ -105,8 +105,8 @@ struct Inner {
     secret_key: SecretString,
     authorization: HeaderValue,
     timeout: Duration,
-    calls: Calls,
-    budget: Budget,
+    calls: CallMetrics,
+    budget: RateBudget,
 }
 
 /// Whether Nango is to fetch a new access token before it answers.
@@ -167,8 +167,8 @@ impl Nango {
             secret_key,
             authorization,
             timeout,
-            calls: Calls::default(),
-            budget: Budget::default(),
+            calls: CallMetrics::default(),
+            budget: RateBudget::default(),
         })))
     }
 
@@ -190,7 +190,7 @@ impl Nango {
             method: Method::POST,
             url: self.url(path),
             body: Some(body.expect("strings and maps of strings are JSON")),
-            max_answer: MAX_BODY,
+            max_answer: MAX_BODY_BYTES,
         };
         let answer: Data<Session> = self.call(call).await?;
         Ok(answer.data)
@@ -306,7 +306,7 @@ impl Nango {
     pub fn connect_link(&self, session: &Session) -> Url {
         let base = self.0.public_url.as_str().trim_end_matches('/');
         let mut url = session.connect_link.clone();
-        if base != HOSTED {
+        if base != HOSTED_BASE_URL {
             url.query_pairs_mut().append_pair("apiURL", base);
         }
         url
@@ -325,8 +325,8 @@ impl Nango {
     /// Whether Nango's rate limit leaves more than what is reserved for those who wait for an
     /// answer. What nobody waits for is to be left for later where it does not.
     #[must_use]
-    pub fn leaves_room(&self, now: DateTime<Utc>) -> bool {
-        self.0.budget.leaves_room(now)
+    pub fn has_rate_budget(&self, now: DateTime<Utc>) -> bool {
+        self.0.budget.has_room(now)
     }
 
     /// Makes what is counted of calls part of what a scrape reads.
@@ -353,10 +353,10 @@ impl Nango {
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
         let deadline = Instant::now() + self.0.timeout;
         let backoff = ExponentialBuilder::default()
-            .with_min_delay(FIRST_PAUSE)
-            .with_max_times(RETRIES)
+            .with_min_delay(INITIAL_BACKOFF)
+            .with_max_times(MAX_RETRIES)
             .with_jitter();
-        let tries = (|| self.counted(&call))
+        let tries = (|| self.call_with_metrics(&call))
             .retry(backoff)
             .when(Error::is_transient)
             .adjust(|error, pause| pause_before_retry(error, pause?, deadline))
@@ -369,14 +369,14 @@ impl Nango {
             .unwrap_or(Err(Error::Timeout))
     }
 
-    async fn counted<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
-        let begun = self.0.calls.begin(call.operation);
+    async fn call_with_metrics<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Error> {
+        let timer = self.0.calls.begin(call.operation);
         let span = telemetry::nango_span(call.operation);
         let answer = self.send(call).instrument(span.clone()).await;
         if let Err(error) = &answer {
-            telemetry::failed(&span, error.name());
+            telemetry::record_error(&span, error.name());
         }
-        begun.end(answer.as_ref().err());
+        timer.end(answer.as_ref().err());
         answer
     }
 
@@ -393,17 +393,17 @@ impl Nango {
                 .body(body.clone());
         }
         let mut trace = HeaderMap::new();
-        telemetry::propagate(&mut trace);
+        telemetry::inject_context(&mut trace);
         let response = request.headers(trace).send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        self.0.budget.note(&headers);
+        self.0.budget.update(&headers);
         let body = http_client::read_body(response, call.max_answer)
             .await
             .map_err(|error| Error::from_body(status, error))?;
         if !status.is_success() {
             let secret_key = self.0.secret_key.expose_secret();
             let body = String::from_utf8_lossy(&body).replace(secret_key, "[redacted]");
-            return Err(Error::from_answer(status, &headers, &body));
+            return Err(Error::from_response(status, &headers, &body));
         }
         serde_json::from_slice(&body).map_err(|error| Error::unreadable(status, &headers, &error))
     }
@@ -416,7 +416,7 @@ impl Call {
             method,
             url,
             body: None,
-            max_answer: MAX_BODY,
+            max_answer: MAX_BODY_BYTES,
         }
     }
 }
@@ -447,5 +447,5 @@ fn pause_before_retry(error: &Error, pause: Duration, deadline: Instant) -> Opti
         Error::RateLimited { retry_after } => pause.max((*retry_after)?),
         _ => pause,
     };
-    (pause <= MAX_PAUSE && Instant::now() + pause < deadline).then_some(pause)
+    (pause <= MAX_RETRY_AFTER && Instant::now() + pause < deadline).then_some(pause)
 }

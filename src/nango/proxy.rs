@@ -83,7 +83,7 @@ impl ProxyCall {
         Ok(Self {
             method,
             target,
-            headers: headers::for_provider(headers),
+            headers: headers::request_headers(headers),
             body: None,
         })
     }
@@ -116,9 +116,9 @@ impl Nango {
         integration: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer, Error> {
-        let begun = self.0.calls.begin("proxy");
+        let timer = self.0.calls.begin("proxy");
         let answer = self.proxied(connection_id, integration, call).await;
-        begun.end(answer.as_ref().err());
+        timer.end(answer.as_ref().err());
         answer
     }
 

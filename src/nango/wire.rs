@@ -219,7 +219,7 @@ pub struct ConnectionError {
 }
 
 /// How long credentials have to be over before no clock's difference explains that they are given.
-const OVER: TimeDelta = TimeDelta::minutes(5);
+const EXPIRY_TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
 /// What opens the account, by Nango's `type`.
 #[derive(Clone, Debug)]
@@ -298,7 +298,7 @@ enum KnownCredentials {
 impl Credentials {
     /// A digest that names them without telling them; `None` where they are withheld.
     #[must_use]
-    pub fn name(&self) -> Option<String> {
+    pub fn fingerprint(&self) -> Option<String> {
         let secret = match self {
             Self::OAuth2 { access_token, .. } => access_token,
             Self::OAuth1 { token, .. } => token,
@@ -314,7 +314,7 @@ impl Credentials {
     /// Whether they have been over for longer than clocks differ. Nango refreshes what it can before that, and gives
     /// what it cannot as it is.
     #[must_use]
-    pub fn are_over(&self, now: DateTime<Utc>) -> bool {
+    pub fn are_expired(&self, now: DateTime<Utc>) -> bool {
         let Self::OAuth2 {
             expires_at: Some(at),
             ..
@@ -322,7 +322,7 @@ impl Credentials {
         else {
             return false;
         };
-        *at < now - OVER
+        *at < now - EXPIRY_TOLERANCE
     }
 
     /// Returns whether they end in the future, so that they were refreshed: those without an end never are.

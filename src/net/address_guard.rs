@@ -44,7 +44,7 @@ const fn v6(a: u16, b: u16, prefix: u8) -> Network {
 }
 
 /// What is not a public host's, by IANA's registries of special-purpose addresses.
-const SPECIAL: [Network; 19] = [
+const SPECIAL_PURPOSE_NETWORKS: [Network; 19] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
     v4(100, 64, 0, 0, 10),
@@ -88,10 +88,10 @@ impl Network {
 }
 
 impl FromStr for Network {
-    type Err = NotNetworks;
+    type Err = InvalidNetworkList;
 
-    fn from_str(text: &str) -> Result<Self, NotNetworks> {
-        let wrong = || NotNetworks(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, InvalidNetworkList> {
+        let wrong = || InvalidNetworkList(text.to_owned());
         let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_not_an_address| wrong())?;
         let prefix = prefix.parse().map_err(|_not_a_number| wrong())?;
@@ -106,17 +106,17 @@ impl FromStr for Network {
 /// A text that is not a list of networks.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not a network such as 10.0.0.0/8")]
-pub struct NotNetworks(String);
+pub struct InvalidNetworkList(String);
 
 /// Private networks that may be called besides the public ones; there also without TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Arc<[Network]>);
 
 impl FromStr for Networks {
-    type Err = NotNetworks;
+    type Err = InvalidNetworkList;
 
     /// Reads networks that are separated by commas.
-    fn from_str(text: &str) -> Result<Self, NotNetworks> {
+    fn from_str(text: &str) -> Result<Self, InvalidNetworkList> {
         let parts = text.split(',').map(str::trim);
         parts
             .filter(|part| !part.is_empty())
@@ -134,7 +134,7 @@ impl Networks {
     }
 
     /// These, and this machine itself.
-    pub(crate) fn and_loopback(&self) -> Self {
+    pub(crate) fn with_loopback(&self) -> Self {
         Self(self.0.iter().copied().chain(LOOPBACK).collect())
     }
 
@@ -145,7 +145,7 @@ impl Networks {
 
 /// Why an address is not called.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
+pub enum ForbiddenAddress {
     /// Neither `https` nor, where it may be, `http`, or with a user or password in it.
     #[error("it must be an https address without a user or password in it")]
     Form,
@@ -186,20 +186,20 @@ pub(crate) fn is_internal(url: &Url) -> bool {
             !name.contains('.') || DOMAINS.iter().any(|domain| name.ends_with(domain))
         }
         Some(Host::Ipv4(address)) => !is_public(address.into()),
-        Some(Host::Ipv6(address)) => !is_public(embedded(address.into())),
+        Some(Host::Ipv6(address)) => !is_public(embedded_ipv4(address.into())),
         None => false,
     }
 }
 
 /// Lets connections only go where they may.
 #[derive(Clone)]
-pub(crate) struct Guard {
+pub(crate) struct AddressGuard {
     networks: Networks,
     resolver: Arc<dyn Resolve>,
     plain: bool,
 }
 
-impl fmt::Debug for Guard {
+impl fmt::Debug for AddressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("networks", &self.networks)
@@ -208,7 +208,7 @@ impl fmt::Debug for Guard {
     }
 }
 
-impl Guard {
+impl AddressGuard {
     /// For connections with TLS, or `plain` ones.
     pub(crate) fn new(networks: Networks, resolver: Arc<dyn Resolve>, plain: bool) -> Self {
         Self {
@@ -220,36 +220,36 @@ impl Guard {
 
     /// Checks what can be seen of an address without resolving it. An address that is
     /// written as a number is not resolved later, either.
-    pub(crate) fn check(&self, url: &Url) -> Result<(), Forbidden> {
+    pub(crate) fn check(&self, url: &Url) -> Result<(), ForbiddenAddress> {
         let scheme = if self.plain { "http" } else { "https" };
         let has_user = !url.username().is_empty() || url.password().is_some();
         if url.scheme() != scheme || has_user || (self.plain && self.networks.is_empty()) {
-            return Err(Forbidden::Form);
+            return Err(ForbiddenAddress::Form);
         }
         let (host, address) = match url.host() {
             Some(Host::Ipv4(address)) => (address.to_string(), IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => (address.to_string(), IpAddr::V6(address)),
             Some(Host::Domain(_)) => return Ok(()),
-            None => return Err(Forbidden::Form),
+            None => return Err(ForbiddenAddress::Form),
         };
-        self.admit(&host, address)
+        self.check_address(&host, address)
     }
 
-    fn admit(&self, host: &str, address: IpAddr) -> Result<(), Forbidden> {
-        let address = embedded(address);
+    fn check_address(&self, host: &str, address: IpAddr) -> Result<(), ForbiddenAddress> {
+        let address = embedded_ipv4(address);
         if self.networks.allow(address) {
             return Ok(());
         }
         let host = host.to_owned();
         match (is_public(address), self.plain) {
             (true, false) => Ok(()),
-            (true, true) => Err(Forbidden::Plain { host, address }),
-            (false, _) => Err(Forbidden::Private { host, address }),
+            (true, true) => Err(ForbiddenAddress::Plain { host, address }),
+            (false, _) => Err(ForbiddenAddress::Private { host, address }),
         }
     }
 }
 
-impl Resolve for Guard {
+impl Resolve for AddressGuard {
     fn resolve(&self, name: Name) -> Resolving {
         let this = self.clone();
         Box::pin(async move {
@@ -258,7 +258,7 @@ impl Resolve for Guard {
             let mut admitted: Vec<SocketAddr> = Vec::new();
             let mut forbidden = None;
             for address in found {
-                match this.admit(&host, address.ip()) {
+                match this.check_address(&host, address.ip()) {
                     Ok(()) => admitted.push(address),
                     Err(why) => forbidden = Some(why),
                 }
@@ -286,7 +286,7 @@ impl Resolve for SystemResolver {
 }
 
 /// The IPv4 address that an IPv6 address stands for, if it is such a one.
-fn embedded(address: IpAddr) -> IpAddr {
+fn embedded_ipv4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
     };
@@ -301,5 +301,8 @@ fn embedded(address: IpAddr) -> IpAddr {
 
 fn is_public(address: IpAddr) -> bool {
     let global = address.is_ipv4() || GLOBAL_V6.contains(address);
-    global && !SPECIAL.iter().any(|network| network.contains(address))
+    global
+        && !SPECIAL_PURPOSE_NETWORKS
+            .iter()
+            .any(|network| network.contains(address))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response};
 
-use super::address_guard::Guard;
+use super::address_guard::AddressGuard;
 
 /// A handshake that takes longer than this is a host that is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -17,8 +17,8 @@ pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
 }
 
 /// A [`client`] for addresses that others have chosen: it connects only where `guard` lets it.
-/// [`Guard::check`] has to come before each request.
-pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
+/// [`AddressGuard::check`] has to come before each request.
+pub(crate) fn guarded_client(timeout: Duration, guard: AddressGuard) -> reqwest::Result<Client> {
     // A proxy would resolve the names, and nobody would look at what it finds.
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
@@ -26,7 +26,10 @@ pub(crate) fn guarded(timeout: Duration, guard: Guard) -> reqwest::Result<Client
 /// A [`client`] for an address that the operator has chosen, and that must not lead elsewhere: it follows
 /// one redirect, within the same origin. Where the environment names a proxy, the proxy resolves the name,
 /// and `guard` is asked about the way to it.
-pub(crate) fn guarded_or_proxied(timeout: Duration, guard: Guard) -> reqwest::Result<Client> {
+pub(crate) fn guarded_or_proxied_client(
+    timeout: Duration,
+    guard: AddressGuard,
+) -> reqwest::Result<Client> {
     let within_origin = Policy::custom(|attempt| match attempt.previous() {
         [first] if first.origin() == attempt.url().origin() => attempt.follow(),
         _ => attempt.stop(),

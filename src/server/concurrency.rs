@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The number of places that each caller has taken, by a hash of the caller.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Places(Arc<Mutex<HashMap<u64, u32>>>);
+pub(crate) struct ConcurrencyLimiter(Arc<Mutex<HashMap<u64, u32>>>);
 
-impl Places {
+impl ConcurrencyLimiter {
     /// Takes one place of a caller, who may have `most` at once; 0 means no limit. `None` if all are taken.
-    pub(crate) fn take(&self, caller: u64, most: u32) -> Option<Place> {
-        let mut place = Place {
+    pub(crate) fn acquire(&self, caller: u64, most: u32) -> Option<Permit> {
+        let mut place = Permit {
             of: self.clone(),
             caller,
             count: 0,
@@ -22,13 +22,13 @@ impl Places {
 
 /// Places that are taken until the value is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    of: Places,
+pub(crate) struct Permit {
+    of: ConcurrencyLimiter,
     caller: u64,
     count: u32,
 }
 
-impl Place {
+impl Permit {
     /// Takes `more` places for the same caller. Returns `false` and takes none if the caller would exceed `most`.
     pub(crate) fn grow(&mut self, more: u32, most: u32) -> bool {
         let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -43,7 +43,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(of_caller) = taken.get_mut(&self.caller) {

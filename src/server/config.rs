@@ -8,7 +8,7 @@ use crate::environment::Environment;
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// `MAX_CONNECTIONS`: how many clients may be connected; more wait in the system's queue.
-    pub connections: usize,
+    pub max_connections: usize,
     /// The most connections of one address, a quarter of all; 0 means no limit, as behind trusted proxies, which have
     /// limits of their own.
     pub connections_per_address: u32,
@@ -26,7 +26,7 @@ impl Environment<'_> {
         let connections: usize = self.positive("MAX_CONNECTIONS", 10_000);
         let quarter = u32::try_from(connections / 4).unwrap_or(u32::MAX).max(1);
         ServerConfig {
-            connections,
+            max_connections: connections,
             connections_per_address: if trusted_hops == 0 { quarter } else { 0 },
             client_timeout: self.positive_seconds("CLIENT_TIMEOUT_SECONDS", 15),
             // Longer than the proxies in front keep theirs: who closes first may cut off a request.

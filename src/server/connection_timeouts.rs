@@ -24,7 +24,7 @@ pub(crate) struct Activity {
     head: Duration,
     /// For how long there may be no request.
     idle: Duration,
-    under_way: AtomicU32,
+    in_flight: AtomicU32,
     /// Whether part of a head has come. A new connection has sent nothing, and has as long.
     in_head: AtomicBool,
     /// Since when the present wait lasts, in milliseconds from the opening.
@@ -38,7 +38,7 @@ impl Activity {
             opened: Instant::now(),
             head: config.client_timeout,
             idle: config.keep_alive,
-            under_way: AtomicU32::new(0),
+            in_flight: AtomicU32::new(0),
             in_head: AtomicBool::new(true),
             since: AtomicU64::new(0),
             head_came: Notify::new(),
@@ -46,10 +46,10 @@ impl Activity {
     }
 
     /// A request has come; it is under way until the value is dropped.
-    pub(crate) fn request(self: &Arc<Self>, version: Version) -> UnderWay {
+    pub(crate) fn request(self: &Arc<Self>, version: Version) -> RequestGuard {
         self.begin_request();
         self.head_came.notify_waiters();
-        UnderWay {
+        RequestGuard {
             activity: self.clone(),
             has_windows: version == Version::HTTP_2,
             counts: true,
@@ -57,17 +57,17 @@ impl Activity {
     }
 
     fn begin_request(&self) {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.in_head.store(false, Ordering::Relaxed);
     }
 
     fn end_request(&self) {
         self.restart();
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Returns when no head is on its way, or the one that is has come.
-    pub(crate) async fn head_came(&self) {
+    pub(crate) async fn head_received(&self) {
         let came = self.head_came.notified();
         if self.in_head.load(Ordering::Relaxed) {
             came.await;
@@ -75,10 +75,10 @@ impl Activity {
     }
 
     /// Returns when the connection is of no use any more.
-    pub(crate) async fn unused(&self) {
+    pub(crate) async fn until_unused(&self) {
         loop {
             let now = Instant::now();
-            let end = match self.under_way.load(Ordering::Relaxed) {
+            let end = match self.in_flight.load(Ordering::Relaxed) {
                 0 => self.end_of_wait(),
                 // Looked at again when the shortest wait that may follow would be over.
                 _ => now + self.head.min(self.idle),
@@ -99,8 +99,8 @@ impl Activity {
         }
     }
 
-    fn bytes_came(&self) {
-        let waits = self.under_way.load(Ordering::Relaxed) == 0;
+    fn bytes_received(&self) {
+        let waits = self.in_flight.load(Ordering::Relaxed) == 0;
         if waits && !self.in_head.swap(true, Ordering::Relaxed) {
             self.restart();
         }
@@ -113,16 +113,16 @@ impl Activity {
 }
 
 /// A request that is under way. It does not count as one while nothing of its answer is taken.
-pub(crate) struct UnderWay {
+pub(crate) struct RequestGuard {
     activity: Arc<Activity>,
     /// Whether its client says how much of the answer it takes, as in HTTP/2. Elsewhere the socket tells.
     has_windows: bool,
     counts: bool,
 }
 
-impl UnderWay {
+impl RequestGuard {
     /// A piece of the answer is ready for its client.
-    fn waits_for_client(&mut self) {
+    fn mark_waiting_for_client(&mut self) {
         if self.has_windows && self.counts {
             self.counts = false;
             self.activity.end_request();
@@ -130,7 +130,7 @@ impl UnderWay {
     }
 
     /// The client takes all that was ready.
-    fn goes_on(&mut self) {
+    fn client_caught_up(&mut self) {
         if !self.counts {
             self.counts = true;
             self.activity.begin_request();
@@ -138,20 +138,20 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.goes_on();
+        self.client_caught_up();
         self.activity.end_request();
     }
 }
 
 /// An answer's body, with which its request ends.
-pub(crate) struct Answer {
+pub(crate) struct TrackedBody {
     pub(crate) body: Body,
-    pub(crate) under_way: UnderWay,
+    pub(crate) guard: RequestGuard,
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -160,10 +160,10 @@ impl hyper::body::Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         // hyper asks for the next piece when the client's window has room for the one before.
-        self.under_way.goes_on();
+        self.guard.client_caught_up();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if frame.is_some() {
-            self.under_way.waits_for_client();
+            self.guard.mark_waiting_for_client();
         }
         Poll::Ready(frame)
     }
@@ -178,24 +178,24 @@ impl hyper::body::Body for Answer {
 }
 
 /// A client's socket. It breaks when nothing of what is written is taken for too long.
-pub(crate) struct Watched {
+pub(crate) struct TimedStream {
     stream: TcpStream,
     activity: Arc<Activity>,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, patience: Duration) -> Self {
+impl TimedStream {
+    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>, write_timeout: Duration) -> Self {
         Self {
             stream,
             activity,
-            patience,
+            patience: write_timeout,
             stalled: None,
         }
     }
 
-    fn unless_stalled<T>(
+    fn fail_if_stalled<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
@@ -204,16 +204,16 @@ impl Watched {
             self.stalled = None;
             return written;
         }
-        let patience = self.patience;
+        let write_timeout = self.patience;
         let stalled = self
             .stalled
-            .get_or_insert_with(|| Box::pin(sleep(patience)));
+            .get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -222,20 +222,20 @@ impl AsyncRead for Watched {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.activity.bytes_came();
+            self.activity.bytes_received();
         }
         read
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TimedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.unless_stalled(context, written)
+        self.fail_if_stalled(context, written)
     }
 
     fn poll_write_vectored(
@@ -244,7 +244,7 @@ impl AsyncWrite for Watched {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
-        self.unless_stalled(context, written)
+        self.fail_if_stalled(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

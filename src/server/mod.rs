@@ -36,31 +36,31 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-pub(crate) use self::concurrency::{Place, Places, network};
-use self::connection_timeouts::{Activity, Answer, Watched};
+pub(crate) use self::concurrency::{ConcurrencyLimiter, Permit, network};
+use self::connection_timeouts::{Activity, TimedStream, TrackedBody};
 
 /// The address at the other end of a connection; each request of it has it among its extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
 /// How long a connection that is told to end may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a head that is on its way when nothing new is taken any more is waited for.
-const LAST_HEAD: Duration = Duration::from_secs(2);
+const FINAL_HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How soon a system that has no more sockets is asked for one again.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// What one HTTP/2 connection may ask for at once.
-const STREAMS: u32 = 64;
+const MAX_CONCURRENT_STREAMS: u32 = 64;
 
 /// The HTTP/2 windows of a request's body and of a connection: the most bytes that a client may send before they are read.
 const WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * WINDOW;
 
 /// How large a head may be, in bytes.
-const MAX_HEAD: u16 = 32 * 1024;
+const MAX_HEAD_BYTES: u16 = 32 * 1024;
 
 /// The size of a socket's send buffer, in bytes. By default the system would buffer megabytes for each client that does
 /// not read.
@@ -71,13 +71,13 @@ const BACKLOG: u32 = 1024;
 
 /// How a service comes to its end.
 #[derive(Clone, Debug, Default)]
-pub struct Stopping {
+pub struct Shutdown {
     /// A signal has come: balancers are told, and requests still answered.
-    pub told: CancellationToken,
+    pub requested: CancellationToken,
     /// Nothing new is taken any more, and what is under way finishes.
-    pub closing: CancellationToken,
+    pub draining: CancellationToken,
     /// What is still under way is given up.
-    pub over: CancellationToken,
+    pub aborted: CancellationToken,
 }
 
 /// Listens on an address.
@@ -103,32 +103,36 @@ pub async fn serve(
     router: Router,
     config: ServerConfig,
     open: Gauge,
-    stopping: Stopping,
+    shutdown: Shutdown,
 ) {
-    let places = Arc::new(Semaphore::new(
-        config.connections.min(Semaphore::MAX_PERMITS),
+    let permits = Arc::new(Semaphore::new(
+        config.max_connections.min(Semaphore::MAX_PERMITS),
     ));
     let connections = TaskTracker::new();
     let server = Server {
         router,
         config,
         open,
-        stopping: stopping.clone(),
-        of_address: Places::default(),
+        stopping: shutdown.clone(),
+        of_address: ConcurrencyLimiter::default(),
         hasher: RandomState::new(),
         refused: Once::new(),
     };
-    while let Some(place) = stopping.closing.run_until_cancelled(place(&places)).await {
+    while let Some(permit) = shutdown
+        .draining
+        .run_until_cancelled(acquire_slot(&permits))
+        .await
+    {
         // Cancelled while it waits, it has accepted nobody.
-        let accepted = stopping.closing.run_until_cancelled(listener.accept());
+        let accepted = shutdown.draining.run_until_cancelled(listener.accept());
         match accepted.await {
-            Some(Ok((stream, _))) => server.take(stream, place, &connections),
+            Some(Ok((stream, _))) => server.spawn_connection(stream, permit, &connections),
             Some(Err(error)) => pause_after(&error).await,
             None => break,
         }
     }
-    for stream in last_clients(listener) {
-        server.take(stream, place(&places).await, &connections);
+    for stream in drain_accept_queue(listener) {
+        server.spawn_connection(stream, acquire_slot(&permits).await, &connections);
     }
     connections.close();
     connections.wait().await;
@@ -137,7 +141,7 @@ pub async fn serve(
 /// Those who are in the system's queue when it is closed: they would be cut off with it.
 ///
 /// The system is asked itself, for what the runtime knows of the queue may be a moment old.
-fn last_clients(listener: TcpListener) -> Vec<TcpStream> {
+fn drain_accept_queue(listener: TcpListener) -> Vec<TcpStream> {
     let Ok(listener) = listener.into_std() else {
         return Vec::new();
     };
@@ -150,9 +154,9 @@ fn last_clients(listener: TcpListener) -> Vec<TcpStream> {
     accepted.into_iter().filter_map(into_ours).collect()
 }
 
-async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let place = places.clone().acquire_owned().await;
-    place.expect("the semaphore is never closed")
+async fn acquire_slot(permits: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let permit = permits.clone().acquire_owned().await;
+    permit.expect("the semaphore is never closed")
 }
 
 /// A client that has gone again is nothing; where there are no sockets left, one has to be waited for.
@@ -165,16 +169,16 @@ async fn pause_after(error: &io::Error) {
         return;
     }
     tracing::error!(%error, "a client cannot be accepted: MAX_CONNECTIONS is more than the system allows");
-    tokio::time::sleep(PAUSE).await;
+    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
 }
 
 struct Server {
     router: Router,
     config: ServerConfig,
     open: Gauge,
-    stopping: Stopping,
+    stopping: Shutdown,
     /// The open connections of each address.
-    of_address: Places,
+    of_address: ConcurrencyLimiter,
     hasher: RandomState,
     /// Set once an address was refused a connection.
     refused: Once,
@@ -182,11 +186,11 @@ struct Server {
 
 impl Server {
     /// Takes a place for a connection of this address; `None` if the address has used its share.
-    fn place_of(&self, address: IpAddr) -> Option<Place> {
+    fn place_of(&self, address: IpAddr) -> Option<Permit> {
         let key = self.hasher.hash_one(network(address));
         let most = self.config.connections_per_address;
-        let place = self.of_address.take(key, most);
-        if place.is_none() {
+        let permit = self.of_address.acquire(key, most);
+        if permit.is_none() {
             self.refused.call_once(|| {
                 tracing::warn!(
                     %address, most,
@@ -194,10 +198,15 @@ impl Server {
                 );
             });
         }
-        place
+        permit
     }
 
-    fn take(&self, stream: TcpStream, place: OwnedSemaphorePermit, connections: &TaskTracker) {
+    fn spawn_connection(
+        &self,
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        connections: &TaskTracker,
+    ) {
         let Ok(peer) = stream.peer_addr() else {
             return;
         };
@@ -207,53 +216,53 @@ impl Server {
         // Answers are written whole: waiting for more to send with them only delays them.
         let _ = stream.set_nodelay(true);
         let activity = Arc::new(Activity::begin(&self.config));
-        let patience = self.config.client_timeout;
-        let answering = Arc::new(Answering {
+        let timeout = self.config.client_timeout;
+        let answering = Arc::new(ConnectionService {
             router: self.router.clone(),
             peer: Peer(peer),
             activity: activity.clone(),
-            told: self.stopping.told.clone(),
+            shutdown_requested: self.stopping.requested.clone(),
         });
         let service = service_fn(move |request: Request<Incoming>| {
             let answering = answering.clone();
             // Apart from the connection, which would otherwise have room for it for as long as it is open.
             Box::pin(async move { answering.answer(request.map(Body::new)).await })
         });
-        let (open, stopping) = (self.open.clone(), self.stopping.clone());
+        let (open, shutdown) = (self.open.clone(), self.stopping.clone());
         connections.spawn(async move {
             open.inc();
             let http1 = tokio::select! {
                 http1 = is_http1(&stream) => http1,
                 // Whoever sends nothing is treated below as is everybody who is waited for.
-                () = activity.unused() => false,
-                () = stopping.closing.cancelled() => false,
+                () = activity.until_unused() => false,
+                () = shutdown.draining.cancelled() => false,
             };
-            let io = TokioIo::new(Watched::new(stream, activity.clone(), patience));
+            let io = TokioIo::new(TimedStream::new(stream, activity.clone(), timeout));
             if http1 {
                 let connection = pin!(
                     http1::Builder::new()
-                        .max_header_size(MAX_HEAD.into())
+                        .max_header_size(MAX_HEAD_BYTES.into())
                         .serve_connection(io, service)
                 );
-                run(connection, &activity, &stopping).await;
+                drive_connection(connection, &activity, &shutdown).await;
             } else {
                 let mut builder = auto::Builder::new(TokioExecutor::new());
                 // HTTP/1, too, where no more than the preface's first bytes had come. Here hyper bounds
                 // a head by what it reads at once.
-                builder.http1().max_buf_size(MAX_HEAD.into());
+                builder.http1().max_buf_size(MAX_HEAD_BYTES.into());
                 builder
                     .http2()
                     .timer(TokioTimer::new())
-                    .max_concurrent_streams(STREAMS)
+                    .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
-                    .max_header_list_size(MAX_HEAD.into());
+                    .max_header_list_size(MAX_HEAD_BYTES.into());
                 // Apart from the others, whose tasks would otherwise have room for it.
                 let mut connection = Box::pin(builder.serve_connection(io, service));
-                run(connection.as_mut(), &activity, &stopping).await;
+                drive_connection(connection.as_mut(), &activity, &shutdown).await;
             }
             open.dec();
-            drop((place, of_address));
+            drop((permit, of_address));
         });
     }
 }
@@ -269,55 +278,55 @@ async fn is_http1(stream: &TcpStream) -> bool {
 }
 
 /// Drives a connection until it ends, by itself or because it has to.
-async fn run<C>(mut connection: Pin<&mut C>, activity: &Activity, stopping: &Stopping)
+async fn drive_connection<C>(mut connection: Pin<&mut C>, activity: &Activity, shutdown: &Shutdown)
 where
     C: GracefulConnection,
 {
     tokio::select! {
         // A client that goes away in the middle of something is no error of ours.
         _ = connection.as_mut() => return,
-        () = activity.unused() => {
+        () = activity.until_unused() => {
             connection.as_mut().graceful_shutdown();
             // Half a head would be waited for as long as it takes.
-            let _ = tokio::time::timeout(GOODBYE, connection).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection).await;
             return;
         }
-        () = stopping.closing.cancelled() => {}
+        () = shutdown.draining.cancelled() => {}
     }
     tokio::select! {
         _ = connection.as_mut() => return,
         // A request that has been sent is answered, even if only part of it has come.
-        _ = tokio::time::timeout(LAST_HEAD, activity.head_came()) => {
+        _ = tokio::time::timeout(FINAL_HEAD_TIMEOUT, activity.head_received()) => {
             connection.as_mut().graceful_shutdown();
         }
     }
     tokio::select! {
         _ = connection.as_mut() => {}
-        () = activity.unused() => {}
-        () = stopping.over.cancelled() => {}
+        () = activity.until_unused() => {}
+        () = shutdown.aborted.cancelled() => {}
     }
 }
 
 /// What answers one connection's requests.
-struct Answering {
+struct ConnectionService {
     router: Router,
     peer: Peer,
     activity: Arc<Activity>,
-    told: CancellationToken,
+    shutdown_requested: CancellationToken,
 }
 
-impl Answering {
+impl ConnectionService {
     /// One request: counted as this connection's until the last byte of its answer.
     async fn answer(&self, mut request: Request) -> Result<Response, Infallible> {
         let version = request.version();
-        let under_way = self.activity.request(version);
+        let guard = self.activity.request(version);
         request.extensions_mut().insert(self.peer);
         let mut response = self.router.clone().oneshot(request).await?;
-        if self.told.is_cancelled() && version < Version::HTTP_2 {
+        if self.shutdown_requested.is_cancelled() && version < Version::HTTP_2 {
             // The client's next request then goes to another replica, and none is sent into a closing connection.
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        Ok(response.map(|body| Body::new(Answer { body, under_way })))
+        Ok(response.map(|body| Body::new(TrackedBody { body, guard })))
     }
 }

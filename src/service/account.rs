@@ -9,7 +9,7 @@ use crate::nango::{Connection, Credentials};
 use crate::text::{displayable, displayable_id};
 
 /// The longest id or name that is kept, in characters.
-const MAX_TEXT: usize = 255;
+const MAX_TEXT_LENGTH: usize = 255;
 
 impl Account {
     /// Reads the account where the connector says that its provider tells it:
@@ -23,16 +23,17 @@ impl Account {
             }
             _ => Value::Null,
         };
-        let told = json!({
+        let reported = json!({
             "connection_config": connection.connection_config,
             "metadata": connection.metadata,
             "raw": raw,
         });
-        let id = displayable_id(&text(told.pointer(&pointers.id)?)?);
-        let name = told.pointer(&pointers.name).and_then(text);
-        let name: Option<String> = name.map(|name| displayable(&name).take(MAX_TEXT).collect());
+        let id = displayable_id(&text(reported.pointer(&pointers.id)?)?);
+        let name = reported.pointer(&pointers.name).and_then(text);
+        let name: Option<String> =
+            name.map(|name| displayable(&name).take(MAX_TEXT_LENGTH).collect());
         Some(Self {
-            id: id.chars().take(MAX_TEXT).collect(),
+            id: id.chars().take(MAX_TEXT_LENGTH).collect(),
             name: name.filter(|name| !name.trim().is_empty()),
         })
     }

@@ -9,8 +9,8 @@ use url::Url;
 use uuid::Uuid;
 
 use super::queries::merge;
-use super::{Connections, Error, Result, Upstream};
-use crate::auth::Browser;
+use super::{Connections, Error, NangoGateway, Result};
+use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
 use crate::domain::UserId;
@@ -20,13 +20,13 @@ use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG
 use crate::nango::{IntegrationDefaults, Session, SessionRequest};
 
 /// How long an attempt is open until Nango has said how long its session lives.
-const SESSION_TIME: TimeDelta = TimeDelta::minutes(30);
+const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
 
 /// How often a connection is read that is another whenever it is to be written.
-const TRIES: usize = 100;
+const MAX_WRITE_RETRIES: usize = 100;
 
 /// How long after it began an attempt may come back from its provider: the session's time, and as long at the provider.
-pub(crate) const RETURN_TIME: TimeDelta = TimeDelta::hours(1);
+pub(crate) const RETURN_WINDOW: TimeDelta = TimeDelta::hours(1);
 
 /// What a user asks for with a connect.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -55,11 +55,11 @@ struct Begun {
 
 /// What came of a connect or reconnect.
 #[derive(Debug)]
-pub enum Authorization {
+pub enum ConnectOutcome {
     /// There was nothing to do: the connection works.
     AlreadyConnected(Connection),
     /// The user is to be sent to `url`.
-    Begun {
+    Started {
         /// The connection that waits for it.
         connection: Connection,
         /// The attempt.
@@ -80,35 +80,37 @@ impl Connections {
         user: &UserId,
         connector: &str,
         request: &ConnectRequest,
-    ) -> Result<Authorization> {
-        let upstream = self.upstream()?;
+    ) -> Result<ConnectOutcome> {
+        let upstream = self.nango_gateway()?;
         let connector = self.connector(connector)?;
         check_parameters(connector, request)?;
-        self.connectable(upstream, connector).await?;
+        self.check_connectable(upstream, connector).await?;
         let instance = &request.instance_id;
-        for tries in 0..TRIES {
-            let mut connection = match self.instance(user, connector, instance).await? {
+        for tries in 0..MAX_WRITE_RETRIES {
+            let mut connection = match self.find_instance(user, connector, instance).await? {
                 Some(connection) => connection,
                 None => {
                     // A new one is refused where somebody else has made it meanwhile, or the user has too many.
                     if tries > 0 {
-                        self.has_room(user).await?;
+                        self.check_connection_limit(user).await?;
                     }
-                    self.unseen(user, connector, instance).await?
+                    self.new_connection(user, connector, instance).await?
                 }
             };
             if matches!(connection.state, State::Connected { .. }) {
-                return Ok(Authorization::AlreadyConnected(connection));
+                return Ok(ConnectOutcome::AlreadyConnected(connection));
             }
             if request.label.is_some() {
                 connection.label.clone_from(&request.label);
             }
             merge(&mut connection.config, &request.config)?;
-            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
-                return self.open(upstream, connector, begun, request).await;
+            if let Some(started) = self.start_attempt(connector, &connection, request).await? {
+                return self
+                    .open_session(upstream, connector, started, request)
+                    .await;
             }
         }
-        Err(always_another())
+        Err(too_many_conflicts())
     }
 
     /// Begins to authorize a connection again, whether or not it works.
@@ -120,19 +122,21 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         request: &ConnectRequest,
-    ) -> Result<Authorization> {
-        let upstream = self.upstream()?;
-        let mut connection = self.own(user, id).await?;
+    ) -> Result<ConnectOutcome> {
+        let upstream = self.nango_gateway()?;
+        let mut connection = self.find_own(user, id).await?;
         let connector = self.connector(&connection.connector.slug)?;
         check_parameters(connector, request)?;
-        self.connectable(upstream, connector).await?;
-        for _ in 0..TRIES {
-            if let Some(begun) = self.begin_attempt(connector, &connection, request).await? {
-                return self.open(upstream, connector, begun, request).await;
+        self.check_connectable(upstream, connector).await?;
+        for _ in 0..MAX_WRITE_RETRIES {
+            if let Some(started) = self.start_attempt(connector, &connection, request).await? {
+                return self
+                    .open_session(upstream, connector, started, request)
+                    .await;
             }
-            connection = self.own(user, id).await?;
+            connection = self.find_own(user, id).await?;
         }
-        Err(always_another())
+        Err(too_many_conflicts())
     }
 
     /// Binds an attempt to the browser that is given its address, where its provider returns through this service.
@@ -140,15 +144,15 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such attempt of this user's, and as the database.
-    pub async fn begun_in(
+    pub async fn bind_browser(
         &self,
         user: &UserId,
         id: Uuid,
         attempt: Uuid,
-        browser: &Browser,
+        browser: &BrowserToken,
     ) -> Result<()> {
-        let connection = self.own(user, id).await?;
-        if !opens_oauth(self.connector(&connection.connector.slug)?) {
+        let connection = self.find_own(user, id).await?;
+        if !uses_oauth_popup(self.connector(&connection.connector.slug)?) {
             return Ok(());
         }
         let mut tx = self.begin_single().await?;
@@ -161,56 +165,57 @@ impl Connections {
     ///
     /// # Errors
     /// As the database.
-    pub async fn comes_back(&self, browser: &Browser) -> Result<bool> {
+    pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
         let now = self.clock.now();
         let mut tx = self.begin_single().await?;
-        let begun = db::browser_returned(&mut tx, browser, now - RETURN_TIME, now).await?;
+        let started = db::record_browser_return(&mut tx, browser, now - RETURN_WINDOW, now).await?;
         tx.commit().await?;
-        Ok(begun)
+        Ok(started)
     }
 
     /// A user's connection of a connector and instance, if it is there.
-    async fn instance(
+    async fn find_instance(
         &self,
         user: &UserId,
         connector: &Connector,
         instance_id: &str,
     ) -> Result<Option<Connection>> {
-        let asked = db::Instance {
+        let asked = db::ConnectionByInstance {
             user: user.clone(),
             connector: connector.id,
             name: instance_id.to_owned(),
         };
-        match self.instances.ask(asked).await? {
-            Some(row) => Ok(Some(self.seen(&row).await?.0)),
+        match self.instances.load(asked).await? {
+            Some(row) => Ok(Some(self.with_connector(&row).await?.0)),
             None => Ok(None),
         }
     }
 
     /// A connection that its first attempt makes.
-    async fn unseen(
+    async fn new_connection(
         &self,
         user: &UserId,
         connector: &Connector,
         instance_id: &str,
     ) -> Result<Connection> {
-        let named = self.connectors.get(connector.id).await?;
-        let named = named.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
+        let reference = self.connectors.get(connector.id).await?;
+        let reference =
+            reference.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
         let instance_id = instance_id.to_owned();
         Ok(Connection::new(
             user.clone(),
-            named,
+            reference,
             instance_id,
             self.clock.now(),
         ))
     }
 
     /// Refuses a user who has as many connections as one may have.
-    async fn has_room(&self, user: &UserId) -> Result<()> {
+    async fn check_connection_limit(&self, user: &UserId) -> Result<()> {
         let mut tx = self.begin_single().await?;
         let count = db::count(&mut tx, user, &db::Filter::default()).await?;
         tx.commit().await?;
-        let most = db::MOST;
+        let most = db::MAX_CONNECTIONS_PER_USER;
         if count < most {
             return Ok(());
         }
@@ -221,7 +226,7 @@ impl Connections {
 
     /// Writes down that an attempt to authorize a connection begins, which may be a new one. `None` where somebody
     /// has changed it since it was read: then it is to be read again.
-    async fn begin_attempt(
+    async fn start_attempt(
         &self,
         connector: &Connector,
         connection: &Connection,
@@ -232,7 +237,7 @@ impl Connections {
             id: Uuid::now_v7(),
             connection_id: connection.id,
             kind: connection.attempt_kind(),
-            expires_at: now + SESSION_TIME,
+            expires_at: now + SESSION_TTL,
             outcome: None,
             error: None,
             void: false,
@@ -248,7 +253,7 @@ impl Connections {
         };
         let started = connection.attempt_started(now);
         let Some(written) =
-            db::begin_attempt(&mut tx, &started, &attempt, connection.updated_at).await?
+            db::start_attempt(&mut tx, &started, &attempt, connection.updated_at).await?
         else {
             return Ok(None);
         };
@@ -269,7 +274,11 @@ impl Connections {
     }
 
     /// Refuses a connector that cannot be connected.
-    async fn connectable(&self, upstream: &Upstream, connector: &Connector) -> Result<()> {
+    async fn check_connectable(
+        &self,
+        upstream: &NangoGateway,
+        connector: &Connector,
+    ) -> Result<()> {
         match connector.availability() {
             Availability::Available => {}
             Availability::Disabled => {
@@ -298,30 +307,30 @@ impl Connections {
     }
 
     /// Asks Nango for a session, and writes down what came of it.
-    async fn open(
+    async fn open_session(
         &self,
-        upstream: &Upstream,
+        upstream: &NangoGateway,
         connector: &Connector,
-        begun: Begun,
+        started: Begun,
         request: &ConnectRequest,
-    ) -> Result<Authorization> {
+    ) -> Result<ConnectOutcome> {
         let Begun {
             connection,
-            attempt: begun,
+            attempt: started,
             parameters,
-        } = begun;
-        self.counts.begun(begun.kind);
-        let mut attempt = begun.clone();
+        } = started;
+        self.counts.attempt_started(started.kind);
+        let mut attempt = started.clone();
         // Without a required parameter, Nango's own page asks the user for it.
-        let popup = opens_oauth(connector) && connector.has_required_parameters(&parameters);
-        let defaults = defaults(request, parameters);
-        let session = self.session(upstream, connector, &connection, &mut attempt, defaults);
+        let popup = uses_oauth_popup(connector) && connector.has_required_parameters(&parameters);
+        let defaults = integration_defaults(request, parameters);
+        let session = self.create_session(upstream, connector, &connection, &mut attempt, defaults);
         match session.await {
             Ok(session) => {
-                if attempt.kind != begun.kind || !fits(&begun, &session) {
+                if attempt.kind != started.kind || !expiry_matches(&started, &session) {
                     attempt.expires_at = session.expires_at;
                     let mut tx = self.begin_single().await?;
-                    db::session_opened(&mut tx, &attempt).await?;
+                    db::update_session(&mut tx, &attempt).await?;
                     tx.commit().await?;
                 }
                 let url = if popup {
@@ -331,14 +340,14 @@ impl Connections {
                 } else {
                     upstream.nango.connect_link(&session)
                 };
-                Ok(Authorization::Begun {
+                Ok(ConnectOutcome::Started {
                     connection,
                     attempt,
                     url,
                 })
             }
             Err(error) => {
-                self.attempt_failed(attempt.id, &Failure::of_session(&error))
+                self.attempt_failed(attempt.id, &Failure::from_session_error(&error))
                     .await?;
                 Err(match error {
                     nango::Error::UnknownIntegration => {
@@ -354,9 +363,9 @@ impl Connections {
     /// Creates a session for an attempt: of a new connection if Nango no longer has the one to renew, and without an
     /// address for its webhooks if Nango refuses that. Without webhooks a denial is only found by its expiry; a grant is
     /// found all the same.
-    async fn session(
+    async fn create_session(
         &self,
-        upstream: &Upstream,
+        upstream: &NangoGateway,
         connector: &Connector,
         connection: &Connection,
         attempt: &mut Attempt,
@@ -418,21 +427,24 @@ impl Connections {
 }
 
 /// Each time that it is another, somebody else has begun or ended something of it: so often nobody does.
-fn always_another() -> Error {
+fn too_many_conflicts() -> Error {
     sqlx::Error::Protocol(format!(
-        "a connection was another in each of the {TRIES} times between being read and written"
+        "a connection was another in each of the {MAX_WRITE_RETRIES} times between being read and written"
     ))
     .into()
 }
 
 /// Whether a session ends when its attempt was written down to end, or so little later that it is
 /// not worth writing down again.
-fn fits(attempt: &Attempt, session: &Session) -> bool {
+fn expiry_matches(attempt: &Attempt, session: &Session) -> bool {
     let later = session.expires_at - attempt.expires_at;
     (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
 }
 
-fn defaults(request: &ConnectRequest, parameters: BTreeMap<String, String>) -> IntegrationDefaults {
+fn integration_defaults(
+    request: &ConnectRequest,
+    parameters: BTreeMap<String, String>,
+) -> IntegrationDefaults {
     let login_hint = request
         .login_hint
         .iter()
@@ -451,7 +463,7 @@ fn check_parameters(connector: &Connector, request: &ConnectRequest) -> Result<(
 }
 
 /// Whether Nango has an `/oauth/connect` for it; the others ask for a key or a password on Nango's page.
-fn opens_oauth(connector: &Connector) -> bool {
+fn uses_oauth_popup(connector: &Connector) -> bool {
     matches!(
         connector.auth_mode,
         Some(AuthMode::Oauth1 | AuthMode::Oauth2)

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
 use uuid::Uuid;
 
-use super::{Connections, Details, Error, Result};
+use super::{ConnectionView, Connections, Error, Result};
 use crate::catalog::AccountPointers;
 use crate::db;
 use crate::domain::UserId;
@@ -16,44 +16,44 @@ use crate::nango;
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
-const SIBLINGS: i64 = 3;
+const MAX_SIBLING_CHECKS: i64 = 3;
 
 /// How long credentials have to fail that nothing else speaks for or against: Nango's
 /// answer to a revoked grant is the same as to a provider's outage.
-const BENEFIT_OF_DOUBT: TimeDelta = TimeDelta::hours(1);
+const FAILURE_GRACE: TimeDelta = TimeDelta::hours(1);
 
 /// How long they have to fail where others' do, too: a provider that refreshes nobody's for so long
 /// has revoked them all.
-const LONGEST_OUTAGE: TimeDelta = TimeDelta::hours(24);
+const MAX_OUTAGE: TimeDelta = TimeDelta::hours(24);
 
 /// How soon after a check another that nobody asked for makes no sense.
-pub(crate) const RECENT: TimeDelta = TimeDelta::minutes(1);
+pub(crate) const MIN_CHECK_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
 /// For how long nobody else is asked about a provider that was found to be out of order.
-const KNOWN: Duration = Duration::from_secs(60);
+const OUTAGE_CACHE_TTL: Duration = Duration::from_secs(60);
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
+pub(crate) enum CredentialHealth {
     /// The credentials were refreshed, or need no refreshing; they are this account's, if that is told.
-    Works(Option<Account>),
+    Working(Option<Account>),
     /// They were not, and neither were others': the provider is out of order.
-    Outage,
+    ProviderOutage,
     /// They were not, and there are no others to tell by.
-    Doubtful,
+    Unknown,
     /// They were not, though the provider refreshes others'.
-    Dead,
+    Invalid,
     /// Nango does not hold the connection.
     Missing,
 }
 
 /// What was found of each connector whose provider, a moment ago, refreshed the credentials of nobody who was asked about.
 #[derive(Debug)]
-pub(crate) struct Doubts(Cache<Uuid, Health>);
+pub(crate) struct SuspectCredentials(Cache<Uuid, CredentialHealth>);
 
-impl Default for Doubts {
+impl Default for SuspectCredentials {
     fn default() -> Self {
-        Self(Cache::builder().time_to_live(KNOWN).build())
+        Self(Cache::builder().time_to_live(OUTAGE_CACHE_TTL).build())
     }
 }
 
@@ -62,9 +62,9 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        self.upstream()?;
-        let connection = self.own(user, id).await?;
+    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+        self.nango_gateway()?;
+        let connection = self.find_own(user, id).await?;
         match &connection.state {
             State::Pending { .. } => {}
             State::Disconnected { .. } => {
@@ -85,56 +85,67 @@ impl Connections {
     }
 
     /// Finds out how a connection is, and writes it down.
-    pub(crate) async fn check_connection(&self, connection: &Connection) -> Result<Health> {
-        let Some(held) = connection.state.upstream() else {
-            return Ok(Health::Missing);
+    pub(crate) async fn check_connection(
+        &self,
+        connection: &Connection,
+    ) -> Result<CredentialHealth> {
+        let Some(stored) = connection.state.upstream() else {
+            return Ok(CredentialHealth::Missing);
         };
         let now = self.clock.now();
-        self.note_checked(connection.id, Some(now)).await?;
+        self.record_check(connection.id, Some(now)).await?;
         let health = match self.health(connection).await? {
-            Health::Doubtful if failed_for(connection, BENEFIT_OF_DOUBT, now) => Health::Dead,
-            Health::Outage if failed_for(connection, LONGEST_OUTAGE, now) => Health::Dead,
+            CredentialHealth::Unknown if has_failed_for(connection, FAILURE_GRACE, now) => {
+                CredentialHealth::Invalid
+            }
+            CredentialHealth::ProviderOutage if has_failed_for(connection, MAX_OUTAGE, now) => {
+                CredentialHealth::Invalid
+            }
             health => health,
         };
         let now = self.clock.now();
-        self.apply_if_same(connection, |connection| match &health {
-            Health::Works(account) => connection.healthy(account.as_ref(), now),
-            Health::Missing => connection.missing(&held.id, now),
-            Health::Dead => connection.credentials_dead(now),
-            Health::Doubtful | Health::Outage => connection.credentials_failing(now),
+        self.apply_if_unchanged(connection, |connection| match &health {
+            CredentialHealth::Working(account) => connection.healthy(account.as_ref(), now),
+            CredentialHealth::Missing => connection.missing(&stored.id, now),
+            CredentialHealth::Invalid => connection.credentials_dead(now),
+            CredentialHealth::Unknown | CredentialHealth::ProviderOutage => {
+                connection.credentials_failing(now)
+            }
         })
         .await?;
         Ok(health)
     }
 
     /// Notes when a check began, so that the webhooks which it causes cause no other.
-    pub(crate) async fn note_checked(&self, id: Uuid, at: Option<DateTime<Utc>>) -> Result<()> {
+    pub(crate) async fn record_check(&self, id: Uuid, at: Option<DateTime<Utc>>) -> Result<()> {
         let mut tx = self.begin_single().await?;
-        db::checked(&mut tx, id, at).await?;
+        db::record_check(&mut tx, id, at).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    async fn health(&self, connection: &Connection) -> Result<Health> {
-        let nango = &self.upstream()?.nango;
-        let before = self.dead_credentials(connection).await?;
+    async fn health(&self, connection: &Connection) -> Result<CredentialHealth> {
+        let nango = &self.nango_gateway()?.nango;
+        let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
             // Nango answers as well where it has nothing to refresh with. Then it has asked nobody, and what was dead is.
             Ok(found)
-                if found.credentials.are_over(self.clock.now())
-                    || (before.is_some() && before == found.credentials.name()) =>
+                if found.credentials.are_expired(self.clock.now())
+                    || (before.is_some() && before == found.credentials.fingerprint()) =>
             {
-                Ok(Health::Dead)
+                Ok(CredentialHealth::Invalid)
             }
-            Ok(found) => Ok(Health::Works(self.account_of(connection, &found))),
+            Ok(found) => Ok(CredentialHealth::Working(
+                self.account_of(connection, &found),
+            )),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
             // It is no news of one that does not work anyway: nobody else's are refreshed for it.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
             {
-                Ok(Health::Dead)
+                Ok(CredentialHealth::Invalid)
             }
-            Err(nango::Error::InvalidCredentials { .. }) => self.doubt(connection).await,
+            Err(nango::Error::InvalidCredentials { .. }) => self.check_suspect(connection).await,
             Err(error) => Err(error.into()),
         }
     }
@@ -151,7 +162,7 @@ impl Connections {
             return Ok(false);
         }
         let account = self.account_of(connection, found);
-        self.apply_if_same(connection, |connection| {
+        self.apply_if_unchanged(connection, |connection| {
             connection.healthy(account.as_ref(), now)
         })
         .await?;
@@ -177,7 +188,7 @@ impl Connections {
     ///
     /// # Errors
     /// As Nango: without them nothing could tell whether a refresh has brought others.
-    async fn dead_credentials(&self, connection: &Connection) -> Result<Option<String>> {
+    async fn rejected_credentials(&self, connection: &Connection) -> Result<Option<String>> {
         let is_dead = matches!(
             connection.state,
             State::Error {
@@ -190,7 +201,7 @@ impl Connections {
             return Ok(None);
         }
         match self.credentials(connection, Refresh::WhenDue).await {
-            Ok(held) => Ok(held.name()),
+            Ok(stored) => Ok(stored.fingerprint()),
             Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -200,27 +211,30 @@ impl Connections {
     ///
     /// # Errors
     /// When it is under another, as after the connector's key was changed.
-    async fn not_found(&self, connection: &Connection) -> Result<Health> {
+    async fn not_found(&self, connection: &Connection) -> Result<CredentialHealth> {
         match connection.state.upstream() {
-            Some(held) if !self.is_missing(&held.id).await? => Err(Error::AnotherIntegration {
+            Some(stored) if !self.is_missing(&stored.id).await? => Err(Error::IntegrationChanged {
                 connector: connection.connector.name.clone(),
                 integration_key: connection.connector.integration_key.clone(),
             }),
-            _ => Ok(Health::Missing),
+            _ => Ok(CredentialHealth::Missing),
         }
     }
 
     /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead. If it does
     /// not, that is found out once for all who doubt it.
-    async fn doubt(&self, connection: &Connection) -> Result<Health> {
+    async fn check_suspect(&self, connection: &Connection) -> Result<CredentialHealth> {
         let mut asked = None;
         let known = self
             .doubts
             .0
             .optionally_get_with(connection.connector.id, async {
-                let found = self.ask_about_others(connection).await;
+                let found = self.check_siblings(connection).await;
                 // What was refreshed a moment ago does not tell that another's is dead now.
-                let lasting = found.as_ref().ok().filter(|found| **found != Health::Dead);
+                let lasting = found
+                    .as_ref()
+                    .ok()
+                    .filter(|found| **found != CredentialHealth::Invalid);
                 let lasting = lasting.cloned();
                 asked = Some(found);
                 lasting
@@ -229,35 +243,35 @@ impl Connections {
         match (asked, known) {
             (Some(found), _) => found,
             (None, Some(known)) => Ok(known),
-            (None, None) => self.ask_about_others(connection).await,
+            (None, None) => self.check_siblings(connection).await,
         }
     }
 
     /// Has some others' credentials of the same connector refreshed, until one's are.
-    async fn ask_about_others(&self, connection: &Connection) -> Result<Health> {
+    async fn check_siblings(&self, connection: &Connection) -> Result<CredentialHealth> {
         let mut tx = self.begin_single().await?;
-        let siblings = db::siblings(&mut tx, connection, SIBLINGS).await?;
+        let siblings = db::siblings(&mut tx, connection, MAX_SIBLING_CHECKS).await?;
         tx.commit().await?;
-        let nango = &self.upstream()?.nango;
+        let nango = &self.nango_gateway()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            self.note_checked(sibling.id, Some(self.clock.now()))
+            self.record_check(sibling.id, Some(self.clock.now()))
                 .await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
                     expires_at: Some(_),
                     ..
-                }) => return Ok(Health::Dead),
+                }) => return Ok(CredentialHealth::Invalid),
                 Err(nango::Error::InvalidCredentials { .. }) => asked = true,
                 Ok(_) | Err(nango::Error::NotFound) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(if asked {
-            Health::Outage
+            CredentialHealth::ProviderOutage
         } else {
-            Health::Doubtful
+            CredentialHealth::Unknown
         })
     }
 
@@ -267,12 +281,12 @@ impl Connections {
             connection_id: Some(nango_id.to_owned()),
             ..ListConnections::default()
         };
-        let found = self.upstream()?.nango.connection_page(&filter).await?;
+        let found = self.nango_gateway()?.nango.connection_page(&filter).await?;
         Ok(found.is_empty())
     }
 
     /// Writes down what was found out about a connection, unless it has changed since it was looked at.
-    pub(crate) async fn apply_if_same(
+    pub(crate) async fn apply_if_unchanged(
         &self,
         seen: &Connection,
         change: impl FnOnce(&Connection) -> Option<Transition>,
@@ -288,7 +302,7 @@ impl Connections {
             Some(transition) => {
                 db::apply(&mut tx, &transition, None).await?;
             }
-            None => db::checked(&mut tx, connection.id, Some(self.clock.now())).await?,
+            None => db::record_check(&mut tx, connection.id, Some(self.clock.now())).await?,
         }
         tx.commit().await?;
         Ok(())
@@ -304,7 +318,7 @@ async fn refresh(
     nango.connection(&upstream.id, key, Refresh::Force).await
 }
 
-fn failed_for(connection: &Connection, time: TimeDelta, now: DateTime<Utc>) -> bool {
+fn has_failed_for(connection: &Connection, time: TimeDelta, now: DateTime<Utc>) -> bool {
     connection
         .failing_since
         .is_some_and(|since| now - since >= time)

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::connect::RETURN_TIME;
+use super::connect::RETURN_WINDOW;
 use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::Deletion;
@@ -24,14 +24,14 @@ use crate::nango::{ConnectionSummary, Deleted, ListConnections, Nango};
 const LEASE_SECONDS: f64 = 60.0;
 
 /// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
-const PATIENCE: Duration = Duration::from_secs(2);
-const GLANCE: Duration = Duration::from_millis(50);
+const DELETION_WAIT: Duration = Duration::from_secs(2);
+const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many deletions one pass claims: between two it is looked what is left of Nango's rate limit.
 const BATCH: i64 = 5;
 
 /// The longest pause between two tries of one deletion.
-const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(10);
+const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
 
 /// Which connection of a connector is to be ended.
 #[derive(Clone, Debug)]
@@ -64,8 +64,8 @@ impl Connections {
         connector: &str,
         target: &DisconnectTarget,
     ) -> Result<Disconnected> {
-        self.upstream()?;
-        let id = self.target(user, connector, target).await?;
+        self.nango_gateway()?;
+        let id = self.resolve_target(user, connector, target).await?;
         let now = self.clock.now();
         let mut tx = self.begin().await?;
         let connection = db::lock_own(&mut tx, user, id)
@@ -73,16 +73,16 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let connection = match connection.disconnected(now) {
             Some(transition) => {
-                db::void_attempts(&mut tx, id, now).await?;
+                db::invalidate_attempts(&mut tx, id, now).await?;
                 db::apply(&mut tx, &transition, None).await?
             }
             None => connection,
         };
-        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_TIME).await?;
+        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         // The user may have granted what nobody has seen yet: then it goes, too.
         let seen = match ungranted {
-            Some(attempt) => self.look_now(attempt).await,
+            Some(attempt) => self.poll_uncached(attempt).await,
             None => true,
         };
         let deleted = self.delete_now(id).await?;
@@ -92,54 +92,53 @@ impl Connections {
         })
     }
 
-    async fn target(
+    async fn resolve_target(
         &self,
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
     ) -> Result<Uuid> {
         // A connector that has left the catalog can still be disconnected.
-        let named = self.connectors.named(connector).await?;
+        let reference = self.connectors.by_reference(connector).await?;
         let unknown = || Error::ConnectorNotFound(connector.to_owned());
-        let connector_id = named.ok_or_else(unknown)?.id;
+        let connector_id = reference.ok_or_else(unknown)?.id;
         let filter = db::Filter {
             connector_id: Some(connector_id),
             ..db::Filter::default()
         };
         let found = match target {
             DisconnectTarget::Connection(id) => {
-                let own = self.own(user, *id).await?;
+                let own = self.find_own(user, *id).await?;
                 (own.connector.id == connector_id).then_some(own.id)
             }
             DisconnectTarget::Instance(name) => {
-                let asked = db::Instance {
+                let asked = db::ConnectionByInstance {
                     user: user.clone(),
                     connector: connector_id,
                     name: name.clone(),
                 };
-                let row = self.instances.ask(asked).await?;
+                let row = self.instances.load(asked).await?;
                 row.map(|row| row.id()).transpose()?
             }
-            DisconnectTarget::Only => {
-                only(&self.all_of(user, &filter).await?)?.map(|connection| connection.id)
-            }
+            DisconnectTarget::Only => sole_connection(&self.list_all(user, &filter).await?)?
+                .map(|connection| connection.id),
         };
         found.ok_or(Error::ConnectionNotFound)
     }
 
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
     pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + DELETION_WAIT;
         loop {
-            let claimed = self.deletion_pass(Some(connection)).await?;
+            let claimed = self.run_deletions(Some(connection)).await?;
             let mut tx = self.begin_single().await?;
-            let pending = db::deletion_pending(&mut tx, connection).await?;
+            let pending = db::has_pending_deletion(&mut tx, connection).await?;
             tx.commit().await?;
             // Pending without having been claimed here: the worker, or another replica, is at it.
             if !pending || claimed > 0 || Instant::now() >= end {
                 return Ok(!pending);
             }
-            tokio::time::sleep(GLANCE).await;
+            tokio::time::sleep(DELETION_POLL_INTERVAL).await;
         }
     }
 
@@ -149,10 +148,10 @@ impl Connections {
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
     pub async fn delete_due(&self) -> Result<usize> {
-        if !self.leaves_room() {
+        if !self.has_rate_budget() {
             return Ok(0);
         }
-        let claimed = self.deletion_pass(None).await?;
+        let claimed = self.run_deletions(None).await?;
         if i64::try_from(claimed) == Ok(BATCH) {
             self.deletions.notify_one();
         }
@@ -160,11 +159,11 @@ impl Connections {
     }
 
     /// Returns when there may be something new to delete.
-    pub async fn deletion_wanted(&self) {
+    pub async fn wait_for_deletions(&self) {
         self.deletions.notified().await;
     }
 
-    async fn deletion_pass(&self, connection: Option<Uuid>) -> Result<usize> {
+    async fn run_deletions(&self, connection: Option<Uuid>) -> Result<usize> {
         let now = self.clock.now();
         let mut tx = self.begin_single().await?;
         let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
@@ -176,17 +175,17 @@ impl Connections {
 
     async fn delete(&self, deletion: &Deletion) -> Result<()> {
         let id = &deletion.nango_connection_id;
-        let answer = self.delete_at(&self.upstream()?.nango, deletion).await;
+        let answer = self.delete_at(&self.nango_gateway()?.nango, deletion).await;
         let mut tx = self.begin_single().await?;
         match answer {
-            Ok(()) => db::deletion_done(&mut tx, id).await?,
+            Ok(()) => db::complete_deletion(&mut tx, id).await?,
             Err(error) => {
                 tracing::warn!(
                     nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
                     "Nango has not confirmed a deletion: it is tried again"
                 );
-                let next = self.clock.now() + pause(deletion.attempts);
-                db::deletion_failed(&mut tx, id, &error.to_string(), next).await?;
+                let next = self.clock.now() + backoff(deletion.attempts);
+                db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
             }
         }
         tx.commit().await?;
@@ -206,14 +205,14 @@ impl Connections {
             connection_id: Some(id.clone()),
             ..ListConnections::default()
         };
-        for held in nango.connection_page(&filter).await?.complete()? {
-            if self.is_meant(deletion, &held) {
-                let key = &held.provider_config_key;
+        for summary in nango.connection_page(&filter).await?.complete()? {
+            if self.is_meant(deletion, &summary) {
+                let key = &summary.provider_config_key;
                 nango.delete_connection(id, key).await?;
             } else {
                 tracing::warn!(
                     nango_connection = id,
-                    integration = held.provider_config_key,
+                    integration = summary.provider_config_key,
                     "a connection at Nango has the id of a pending deletion and the tags of another owner: left alone"
                 );
             }
@@ -222,9 +221,9 @@ impl Connections {
     }
 
     /// Whether the tags of a connection at Nango do not say that it is another's than the one that is to be deleted.
-    fn is_meant(&self, deletion: &Deletion, held: &ConnectionSummary) -> bool {
+    fn is_meant(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
         let is = |tag: &str, ours: Option<Uuid>| {
-            let tagged = held.tags.get(tag);
+            let tagged = summary.tags.get(tag);
             tagged.is_none_or(|tagged| ours.is_none_or(|ours| tagged.parse() == Ok(ours)))
         };
         is(INSTALLATION_TAG, Some(self.installation)) && is(CONNECTION_TAG, deletion.connection_id)
@@ -232,14 +231,14 @@ impl Connections {
 }
 
 /// Doubles with each try, from one second on.
-fn pause(attempts: i32) -> TimeDelta {
+fn backoff(attempts: i32) -> TimeDelta {
     let exponent = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
     let pause = Duration::from_secs(1) * 2_u32.pow(exponent);
-    TimeDelta::from_std(pause).map_or(LONGEST_PAUSE, |pause| pause.min(LONGEST_PAUSE))
+    TimeDelta::from_std(pause).map_or(MAX_BACKOFF, |pause| pause.min(MAX_BACKOFF))
 }
 
 /// The one that is meant when none is named: the only one that is not ended, or the only one.
-fn only(all: &[Connection]) -> Result<Option<&Connection>> {
+fn sole_connection(all: &[Connection]) -> Result<Option<&Connection>> {
     let live: Vec<&Connection> = all
         .iter()
         .filter(|connection| !matches!(connection.state, State::Disconnected { .. }))

@@ -13,17 +13,17 @@ use crate::domain::UserId;
 
 /// The users whose events somebody waits for on this replica.
 #[derive(Clone, Debug, Default)]
-pub struct Feed(Arc<Mutex<HashMap<String, Arc<Hints>>>>);
+pub struct EventNotifier(Arc<Mutex<HashMap<String, Arc<UserHints>>>>);
 
 /// What has been hinted to those who wait for one user. There are as many as users with a stream, and tokio's `watch`, which
 /// does the same, is six times as large.
 #[derive(Debug, Default)]
-struct Hints {
+struct UserHints {
     count: AtomicU64,
     more: Notify,
 }
 
-impl Hints {
+impl UserHints {
     fn add(&self) {
         self.count.fetch_add(1, Ordering::SeqCst);
         self.more.notify_waiters();
@@ -33,14 +33,14 @@ impl Hints {
 /// Wakes when a user's events have changed, or may have.
 #[derive(Debug)]
 pub struct Subscription {
-    feed: Feed,
+    feed: EventNotifier,
     user: String,
     /// There until the end.
-    hints: Option<Arc<Hints>>,
+    hints: Option<Arc<UserHints>>,
     seen: u64,
 }
 
-impl Feed {
+impl EventNotifier {
     /// Waits for this user's events from now on.
     #[must_use]
     pub fn subscribe(&self, user: &UserId) -> Subscription {
@@ -100,7 +100,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut users = self.feed.0.lock().unwrap_or_else(PoisonError::into_inner);
         self.hints = None;
-        let last = |hints: &Arc<Hints>| Arc::strong_count(hints) == 1;
+        let last = |hints: &Arc<UserHints>| Arc::strong_count(hints) == 1;
         if users.get(&self.user).is_some_and(last) {
             users.remove(&self.user);
         }

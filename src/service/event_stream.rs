@@ -7,17 +7,17 @@ use uuid::Uuid;
 
 use super::event_notifier::Subscription;
 use super::queries::open_attempts;
-use super::reconcile::LOOKED_FOR;
-use super::{Connections, Details, Result};
+use super::reconcile::MAX_POLLED_ATTEMPTS;
+use super::{ConnectionView, Connections, Result};
 use crate::db;
-use crate::db::connection_health::{ANSWER, in_time};
+use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 
 use crate::domain::UserId;
 
 use crate::domain::{Attempt, Event, EventKind};
 
 /// How often Nango is looked at for an attempt while somebody waits.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A user's events from some point on, as they happen.
 ///
@@ -54,12 +54,12 @@ impl Connections {
     ///
     /// # Errors
     /// As the database.
-    pub async fn events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
+    pub async fn follow_events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
         let mut tx = self.begin().await?;
         let (newest, is_there) = db::last_event(&mut tx, user, last).await?;
-        let open = db::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
+        let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
         Ok(Events {
             user: user.clone(),
@@ -79,16 +79,16 @@ impl Connections {
     pub async fn next_events(&self, events: &mut Events) -> Result<Vec<Event>> {
         loop {
             // Apart from what waits, which would otherwise have room for it all the time.
-            let news = Box::pin(self.news(events)).await?;
-            if !news.is_empty() {
-                return Ok(news);
+            let new_events = Box::pin(self.read_new_events(events)).await?;
+            if !new_events.is_empty() {
+                return Ok(new_events);
             }
             loop {
                 tokio::select! {
                     () = events.subscription.changed() => break,
-                    () = self.time_to_look(&events.open) => {
+                    () = self.next_poll(&events.open) => {
                         // To its end, whatever is hinted meanwhile: it may be what is hinted at.
-                        if Box::pin(self.look_for_all(&events.open)).await {
+                        if Box::pin(self.poll_all(&events.open)).await {
                             break;
                         }
                     }
@@ -98,14 +98,14 @@ impl Connections {
     }
 
     /// What has happened since the last event that was read.
-    async fn news(&self, events: &mut Events) -> Result<Vec<Event>> {
-        let after = db::After(events.user.clone(), events.last);
-        let news = self.after.ask(after).await?.events()?;
-        if let Some(last) = news.last() {
-            let begun = |event: &Event| event.kind == EventKind::AttemptStarted;
-            if !events.open.is_empty() || news.iter().any(begun) {
+    async fn read_new_events(&self, events: &mut Events) -> Result<Vec<Event>> {
+        let after = db::EventsAfter(events.user.clone(), events.last);
+        let new_events = self.after.load(after).await?.events()?;
+        if let Some(last) = new_events.last() {
+            let started = |event: &Event| event.kind == EventKind::AttemptStarted;
+            if !events.open.is_empty() || new_events.iter().any(started) {
                 // On a connection that may have died without a word. What has happened is told all the same.
-                match in_time(ANSWER, self.open_attempts_of(&events.user)).await {
+                match with_timeout(STATEMENT_TIMEOUT, self.open_attempts_of(&events.user)).await {
                     Ok(open) => events.open = open,
                     Err(error) => {
                         tracing::warn!(%error, "an event stream goes on looking for the attempts that were open");
@@ -114,22 +114,22 @@ impl Connections {
             }
             events.last = last.id;
         }
-        Ok(news)
+        Ok(new_events)
     }
 
     async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
         let mut tx = self.database.begin_single().await?;
-        let open = db::open_attempts_of(&mut tx, user, LOOKED_FOR).await?;
+        let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
         Ok(open)
     }
 
     /// Returns when it is time to look at Nango for these attempts; never where there are none.
-    async fn time_to_look(&self, open: &[Attempt]) {
+    async fn next_poll(&self, open: &[Attempt]) {
         if self.upstream.is_none() || open.is_empty() {
             return std::future::pending().await;
         }
-        Box::pin(tokio::time::sleep(LOOK)).await;
+        Box::pin(tokio::time::sleep(POLL_INTERVAL)).await;
     }
 
     /// Returns a connection as soon as no attempt of it is open, or as it is when `patience` ends. Meanwhile it is read
@@ -137,8 +137,8 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
-    pub async fn wait(&self, user: &UserId, id: Uuid, patience: Duration) -> Result<Details> {
-        let deadline = Instant::now() + patience;
+    pub async fn wait(&self, user: &UserId, id: Uuid, timeout: Duration) -> Result<ConnectionView> {
+        let deadline = Instant::now() + timeout;
         let mut subscription = self.feed.subscribe(user);
         let mut details = self.get(user, id).await?;
         loop {
@@ -149,11 +149,11 @@ impl Connections {
             let may_have_changed = tokio::select! {
                 () = subscription.changed() => true,
                 // Not cancelled by a notification, which may be of the change that it is applying.
-                () = self.time_to_look(&open) => Box::pin(self.look_for_all(&open)).await,
+                () = self.next_poll(&open) => Box::pin(self.poll_all(&open)).await,
                 () = tokio::time::sleep_until(deadline) => true,
             };
             if may_have_changed {
-                details = self.details(user, id).await?;
+                details = self.fetch_details(user, id).await?;
             }
         }
     }
@@ -170,7 +170,7 @@ impl Connections {
         before: Option<i64>,
         limit: i64,
     ) -> Result<(Vec<Event>, Option<i64>)> {
-        self.own(user, id).await?;
+        self.find_own(user, id).await?;
         let mut tx = self.begin_single().await?;
         let mut events = db::history(&mut tx, id, before, limit + 1).await?;
         tx.commit().await?;
@@ -190,7 +190,7 @@ impl Connections {
         /// How often changes are asked for where the pooler passes no announcements on.
         const POLL: Duration = Duration::from_millis(500);
 
-        if let Some(mut listener) = self.database.listen(db::CHANNEL).await? {
+        if let Some(mut listener) = self.database.listen(db::EVENT_CHANNEL).await? {
             // What happened before it listened was not heard.
             self.feed.wake_all();
             loop {
@@ -209,13 +209,13 @@ impl Connections {
                 seen.clear();
                 continue;
             }
-            let asked = async {
+            let poll = async {
                 let mut tx = self.database.begin_single().await?;
                 let last = db::last_events(&mut tx, &users).await?;
                 tx.commit().await?;
                 Ok(last)
             };
-            let last = in_time(ANSWER, asked).await?;
+            let last = with_timeout(STATEMENT_TIMEOUT, poll).await?;
             for (user, id) in &last {
                 if seen.get(user) != Some(id) {
                     self.feed.wake(user);

@@ -12,13 +12,13 @@ impl Failure {
     /// Nango passes a provider's refusal on as `error: …; error_description: …`
     /// in a sentence, and a failed code exchange as JSON text.
     #[must_use]
-    pub fn of_authorization(error: Option<&AuthError>) -> Self {
+    pub fn from_authorization_error(error: Option<&AuthError>) -> Self {
         let description = error
             .map(|error| error.description.as_str())
             .unwrap_or_default();
         let (code, words) = match serde_json::from_str::<Value>(description) {
-            Ok(json) => of_exchange(&json),
-            Err(_not_json) => of_redirect(description),
+            Ok(json) => parse_exchange_error(&json),
+            Err(_not_json) => parse_redirect_error(description),
         };
         let denied = code.as_deref() == Some("access_denied");
         let reason = if denied {
@@ -54,7 +54,7 @@ impl Failure {
 
     /// Nango did not begin an authorization.
     #[must_use]
-    pub fn of_session(error: &nango::Error) -> Self {
+    pub fn from_session_error(error: &nango::Error) -> Self {
         let reason = if error.is_transient() {
             Reason::NangoUnavailable
         } else {
@@ -72,7 +72,7 @@ impl Failure {
 }
 
 /// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.
-fn of_exchange(json: &Value) -> (Option<String>, Option<String>) {
+fn parse_exchange_error(json: &Value) -> (Option<String>, Option<String>) {
     let text = |pointer: &str| {
         json.pointer(pointer)
             .and_then(Value::as_str)
@@ -83,7 +83,7 @@ fn of_exchange(json: &Value) -> (Option<String>, Option<String>) {
 }
 
 /// The code and words of `… error: access_denied; error_description: The user denied the request`.
-fn of_redirect(description: &str) -> (Option<String>, Option<String>) {
+fn parse_redirect_error(description: &str) -> (Option<String>, Option<String>) {
     let text = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     let (head, words) = match description.split_once("; error_description: ") {
         Some((head, words)) => (head, text(words)),
@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     fn failure(description: &str) -> Failure {
-        Failure::of_authorization(Some(&AuthError {
+        Failure::from_authorization_error(Some(&AuthError {
             kind: "unknown".to_owned(),
             description: description.to_owned(),
         }))
     }
 
     #[test]
-    fn a_denial_is_told_in_the_providers_words() {
+    fn denial_keeps_provider_message() {
         let denied = failure(
             "Did not get authorization code in the callback. Provider error: error: access_denied; \
              error_description: The user denied the request",
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_exchange_is_read_from_its_json() {
+    fn failed_exchange_is_parsed_from_json() {
         let failed = failure(
             "{\n  \"name\": \"Error\",\n  \"message\": \"Response Error: 400 Bad Request\",\n  \
              \"provider_error_payload\": {\n    \"error\": \"invalid_grant\",\n    \
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_kept_short_and_on_one_line() {
+    fn unknown_error_text_is_shortened_to_one_line() {
         let failed = failure(&format!("first\nsecond{}", "x".repeat(1000)));
         assert_eq!(failed.reason, Reason::AuthorizationFailed);
         assert!(
@@ -154,7 +154,7 @@ mod tests {
                 .starts_with("The authorization could not be completed: first second")
         );
         assert_eq!(failed.message.chars().count(), 300);
-        let silent = Failure::of_authorization(None);
+        let silent = Failure::from_authorization_error(None);
         assert_eq!(silent.message, "The authorization could not be completed");
     }
 }

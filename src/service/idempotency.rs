@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::KeyUse;
+use crate::db::KeyState;
 use crate::encryption;
 
 /// How long a request that nobody has answered counts as under way, in seconds:
@@ -17,7 +17,7 @@ use crate::encryption;
 const LEASE_SECONDS: f64 = 90.0;
 
 /// How long answers without a session are kept, in seconds.
-const KEPT_SECONDS: f64 = 24.0 * 3600.0;
+const TTL_SECONDS: f64 = 24.0 * 3600.0;
 
 /// What a request says of being sent again.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Connections {
     /// # Errors
     /// As the work, which may then be tried again with the same key; when the
     /// key came with another request before, or the first is still under way.
-    pub async fn once<E: From<Error>>(
+    pub async fn with_idempotency_key<E: From<Error>>(
         &self,
         user: &UserId,
         idempotency: Option<&Idempotency>,
@@ -46,34 +46,34 @@ impl Connections {
         let Some(Idempotency { key, fingerprint }) = idempotency else {
             return work.await.map(|(answer, _)| answer);
         };
-        match self.take_key(user, key, fingerprint).await? {
-            KeyUse::New => {}
-            KeyUse::UnderWay => return Err(Error::KeyUnderWay.into()),
-            KeyUse::Other => return Err(Error::KeyReused.into()),
-            KeyUse::Answered(stored) => return Ok(self.answer(user, key, stored)?),
+        match self.claim_key(user, key, fingerprint).await? {
+            KeyState::Acquired => {}
+            KeyState::InProgress => return Err(Error::KeyInProgress.into()),
+            KeyState::Mismatch => return Err(Error::KeyReused.into()),
+            KeyState::Completed(stored) => return Ok(self.answer(user, key, stored)?),
         }
         let answer = work.await;
-        self.settle_key(user, key, answer.as_ref().ok()).await?;
+        self.complete_key(user, key, answer.as_ref().ok()).await?;
         answer.map(|(answer, _)| answer)
     }
 
-    async fn take_key(&self, user: &UserId, key: &str, fingerprint: &[u8]) -> Result<KeyUse> {
+    async fn claim_key(&self, user: &UserId, key: &str, fingerprint: &[u8]) -> Result<KeyState> {
         let now = self.clock.now();
         let mut tx = self.begin().await?;
-        let used = db::take_key(&mut tx, user, key, fingerprint, LEASE_SECONDS, now).await?;
+        let used = db::claim_key(&mut tx, user, key, fingerprint, LEASE_SECONDS, now).await?;
         tx.commit().await?;
         Ok(used)
     }
 
-    async fn settle_key(&self, user: &UserId, key: &str, answer: Option<&Answer>) -> Result<()> {
+    async fn complete_key(&self, user: &UserId, key: &str, answer: Option<&Answer>) -> Result<()> {
         let stored = answer.map(|(answer, _)| self.stored_answer(user, key, answer));
         let stored = stored.transpose()?;
         let mut tx = self.begin_single().await?;
         match stored.zip(answer) {
             Some((stored, (_, until))) => {
-                db::keep_answer(&mut tx, user, key, &stored, *until).await?;
+                db::store_answer(&mut tx, user, key, &stored, *until).await?;
             }
-            None => db::drop_key(&mut tx, user, key).await?,
+            None => db::release_key(&mut tx, user, key).await?,
         }
         tx.commit().await?;
         Ok(())
@@ -97,20 +97,21 @@ impl Connections {
         };
         let answer = self.encryption.decrypt(&row(user, key), &encrypted)?;
         let answer = serde_json::from_str(answer.expose_secret());
-        Ok(answer.map_err(|_not_json| encryption::Error::Corrupt)?)
+        Ok(answer.map_err(|_not_json| encryption::Error::RowError)?)
     }
 
     /// One pass that deletes all old answers, some at a time. Says how many.
     ///
     /// # Errors
     /// As the database.
-    pub async fn forget_old_keys(&self) -> Result<u64> {
+    pub async fn delete_expired_keys(&self) -> Result<u64> {
         const BATCH: u32 = 500;
         let mut all = 0;
         loop {
             let mut tx = self.begin_single().await?;
             let forgotten =
-                db::forget_keys(&mut tx, KEPT_SECONDS, self.clock.now(), BATCH.into()).await?;
+                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.clock.now(), BATCH.into())
+                    .await?;
             tx.commit().await?;
             all += forgotten;
             if forgotten < BATCH.into() {

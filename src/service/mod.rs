@@ -29,17 +29,17 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
-use self::credential_check::Doubts;
-use self::event_notifier::Feed;
+use self::credential_check::SuspectCredentials;
+use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
-use self::statistics::Counts;
-use self::tokens::Tokens;
+use self::statistics::ServiceMetrics;
+use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
 use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::batch::Gatherer;
-use crate::db::connector_cache::Connectors;
+use crate::db::batch::BatchLoader;
+use crate::db::connector_cache::ConnectorCache;
 use crate::db::{Database, Transaction};
 use crate::domain::Connection;
 use crate::domain::UserId;
@@ -47,20 +47,20 @@ use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
 use crate::nango::Nango;
-use crate::nango::attempt_poller::Lookups;
+use crate::nango::attempt_poller::AttemptPoller;
 
-use crate::nango::integration_cache::Integrations;
+use crate::nango::integration_cache::IntegrationCache;
 
-use crate::views::Details;
+use crate::views::ConnectionView;
 
-pub use connect::{Authorization, ConnectRequest};
+pub use connect::{ConnectOutcome, ConnectRequest};
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use event_stream::Events;
 pub use idempotency::{Answer, Idempotency};
 pub use queries::{Page, Query, Update};
-pub use reconcile::Believed;
+pub use reconcile::WebhookOutcome;
 pub use retention::Pruned;
-pub use sweep::{Pace, Swept};
+pub use sweep::{SweepReport, SweepSchedule};
 pub use tokens::Token;
 pub use users::Erased;
 
@@ -68,28 +68,28 @@ pub use users::Erased;
 #[derive(Debug)]
 pub struct Connections {
     database: Database,
-    connectors: Connectors,
-    newest: Gatherer<db::Newest>,
-    ones: Gatherer<db::One>,
-    instances: Gatherer<db::Instance>,
-    versions: Gatherer<db::Version>,
-    attempts: Gatherer<db::OfAttempt>,
-    after: Gatherer<db::After>,
+    connectors: ConnectorCache,
+    newest: BatchLoader<db::NewestConnections>,
+    ones: BatchLoader<db::ConnectionById>,
+    instances: BatchLoader<db::ConnectionByInstance>,
+    versions: BatchLoader<db::ConnectionVersion>,
+    attempts: BatchLoader<db::AttemptById>,
+    after: BatchLoader<db::EventsAfter>,
     large_lists: LargeLists,
     catalog: Arc<Catalog>,
-    upstream: Option<Upstream>,
+    upstream: Option<NangoGateway>,
     clock: Clock,
     public_url: Url,
     encryption: Encryption,
     deletions: Notify,
-    feed: Feed,
+    feed: EventNotifier,
     installation: Uuid,
-    tokens: Tokens,
+    tokens: TokenCache,
     token_cache: Duration,
-    doubts: Doubts,
+    doubts: SuspectCredentials,
     history: TimeDelta,
-    uses: Gatherer<db::Used>,
-    counts: Counts,
+    uses: BatchLoader<db::Used>,
+    counts: ServiceMetrics,
 }
 
 /// How the service is set up.
@@ -107,10 +107,10 @@ pub struct Settings {
 
 /// Nango and what is remembered of its answers.
 #[derive(Debug)]
-struct Upstream {
+struct NangoGateway {
     nango: Nango,
-    lookups: Lookups,
-    integrations: Integrations,
+    attempt_poller: AttemptPoller,
+    integrations: IntegrationCache,
     webhook_urls: WebhookUrls,
 }
 
@@ -138,7 +138,7 @@ pub enum Error {
     #[error(
         "Nango holds this connection, but not under {connector}'s integration {integration_key:?}: reconnect it, or set the key back"
     )]
-    AnotherIntegration {
+    IntegrationChanged {
         /// The connector's name.
         connector: String,
         /// The integration that it has now.
@@ -180,7 +180,7 @@ pub enum Error {
     KeyReused,
     /// A request with the same Idempotency-Key is under way.
     #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
-    KeyUnderWay,
+    KeyInProgress,
     /// A stored value cannot be decrypted.
     #[error(transparent)]
     Encryption(#[from] encryption::Error),
@@ -213,9 +213,9 @@ impl Connections {
         clock: Clock,
         settings: Settings,
     ) -> Result<Self> {
-        let upstream = nango.map(|nango| Upstream {
-            lookups: Lookups::new(nango.clone()),
-            integrations: Integrations::new(nango.clone()),
+        let upstream = nango.map(|nango| NangoGateway {
+            attempt_poller: AttemptPoller::new(nango.clone()),
+            integrations: IntegrationCache::new(nango.clone()),
             webhook_urls: WebhookUrls::default(),
             nango,
         });
@@ -225,15 +225,15 @@ impl Connections {
         let installation = db::installation(&mut tx).await?;
         tx.commit().await?;
         Ok(Self {
-            connectors: Connectors::new(database.clone(), connectors),
-            newest: Gatherer::new(&database),
-            ones: Gatherer::new(&database),
-            versions: Gatherer::new(&database),
-            instances: Gatherer::new(&database),
-            attempts: Gatherer::new(&database),
-            after: Gatherer::new(&database),
+            connectors: ConnectorCache::new(database.clone(), connectors),
+            newest: BatchLoader::new(&database),
+            ones: BatchLoader::new(&database),
+            versions: BatchLoader::new(&database),
+            instances: BatchLoader::new(&database),
+            attempts: BatchLoader::new(&database),
+            after: BatchLoader::new(&database),
             large_lists: LargeLists::new(),
-            uses: Gatherer::new(&database),
+            uses: BatchLoader::new(&database),
             database,
             catalog,
             upstream,
@@ -242,11 +242,11 @@ impl Connections {
             encryption: settings.encryption,
             token_cache: settings.token_cache,
             history: settings.history,
-            tokens: Tokens::new(),
-            doubts: Doubts::default(),
-            counts: Counts::default(),
+            tokens: TokenCache::new(),
+            doubts: SuspectCredentials::default(),
+            counts: ServiceMetrics::default(),
             deletions: Notify::new(),
-            feed: Feed::default(),
+            feed: EventNotifier::default(),
             installation,
         })
     }
@@ -280,14 +280,14 @@ impl Connections {
         }
     }
 
-    fn upstream(&self) -> Result<&Upstream> {
+    fn nango_gateway(&self) -> Result<&NangoGateway> {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
     /// Whether Nango may be called for what nobody waits for: not where others have left little of its rate limit.
-    fn leaves_room(&self) -> bool {
+    fn has_rate_budget(&self) -> bool {
         let now = self.clock.now();
-        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.leaves_room(now))
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_rate_budget(now))
     }
 
     fn connector(&self, reference: &str) -> Result<&Connector> {
@@ -305,20 +305,28 @@ impl Connections {
     }
 
     /// A user's own connection.
-    async fn own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
-        Ok(self.one(user, id).await?.0)
+    async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
+        Ok(self.find_with_attempt(user, id).await?.0)
     }
 
     /// The same with its newest attempt.
-    async fn one(&self, user: &UserId, id: Uuid) -> Result<db::Seen> {
-        let one = self.ones.ask(db::One(user.clone(), id)).await?;
-        self.seen(&*one.ok_or(Error::ConnectionNotFound)?).await
+    async fn find_with_attempt(
+        &self,
+        user: &UserId,
+        id: Uuid,
+    ) -> Result<db::ConnectionWithAttempt> {
+        let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
+        self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
+            .await
     }
 
     /// What a row says, with what its connector is called.
-    async fn seen(&self, row: &db::SeenRow) -> Result<db::Seen> {
+    async fn with_connector(
+        &self,
+        row: &db::ConnectionWithAttemptRow,
+    ) -> Result<db::ConnectionWithAttempt> {
         let connector = self.connectors.get(row.connector()?).await?;
         // Connectors are never deleted while a connection refers to them.
-        Ok(row.seen(connector.ok_or(Error::ConnectionNotFound)?)?)
+        Ok(row.with_attempt(connector.ok_or(Error::ConnectionNotFound)?)?)
     }
 }

@@ -9,21 +9,21 @@ use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use super::reconcile::LOOKED_FOR;
+use super::reconcile::MAX_POLLED_ATTEMPTS;
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::connection_health::{ANSWER, in_time};
+use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::UserId;
 use crate::domain::{Account, Attempt, Connection, Status};
-use crate::views::Details;
-use crate::views::KnownAccount;
+use crate::views::AccountRef;
+use crate::views::ConnectionView;
 
 /// How deep a config may be nested: readers of JSON give up somewhere beyond a hundred levels, and
 /// what is deeper would make a whole list unreadable to them.
 const MAX_DEPTH: usize = 32;
 
 /// How large a connection's config may become, in bytes of JSON.
-const MAX_CONFIG: usize = 4 * 1024;
+const MAX_CONFIG_BYTES: usize = 4 * 1024;
 
 /// How many values a config may have, those in others included: in memory each takes many times its bytes of JSON.
 const MAX_VALUES: usize = 500;
@@ -62,8 +62,8 @@ impl LargeLists {
     }
 
     /// Remembers the user if these rows are large.
-    async fn note(&self, user: &UserId, rows: &[db::SeenRow]) {
-        let bytes: usize = rows.iter().map(db::SeenRow::size).sum();
+    async fn note(&self, user: &UserId, rows: &[db::ConnectionWithAttemptRow]) {
+        let bytes: usize = rows.iter().map(db::ConnectionWithAttemptRow::size).sum();
         if bytes > LARGE {
             self.users.insert(user.clone(), ()).await;
         }
@@ -89,7 +89,7 @@ pub struct Query {
 #[derive(Debug, Default)]
 pub struct Page {
     /// The page.
-    pub connections: Vec<Details>,
+    pub connections: Vec<ConnectionView>,
     /// How many there are on all pages.
     pub total: i64,
     /// The cursor of the next page, if there is one.
@@ -111,10 +111,10 @@ impl Connections {
     /// # Errors
     /// As the database. That Nango does not answer only means that nothing new is known.
     pub async fn list(&self, user: &UserId, query: &Query) -> Result<Page> {
-        let page = self.page(user, query).await?;
+        let page = self.list_page(user, query).await?;
         let open = open_attempts(&page.connections);
-        if self.upstream.is_some() && !open.is_empty() && self.look_for_all(&open).await {
-            return self.page(user, query).await;
+        if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
+            return self.list_page(user, query).await;
         }
         Ok(page)
     }
@@ -123,11 +123,11 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
-    pub async fn get(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let details = self.details(user, id).await?;
+    pub async fn get(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+        let details = self.fetch_details(user, id).await?;
         let open = open_attempts(std::slice::from_ref(&details));
-        if self.upstream.is_some() && !open.is_empty() && self.look_for_all(&open).await {
-            return self.details(user, id).await;
+        if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
+            return self.fetch_details(user, id).await;
         }
         Ok(details)
     }
@@ -140,20 +140,22 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection here.
-    pub async fn returned(&self, user: Option<&UserId>, id: &str) -> Result<Details> {
-        self.upstream()?;
+    pub async fn find_returned(&self, user: Option<&UserId>, id: &str) -> Result<ConnectionView> {
+        self.nango_gateway()?;
         let connection = match user {
-            Some(user) => self.returned_to(user, id).await?,
-            None => self.returned_at_all(id).await?,
+            Some(user) => self.find_returned_to(user, id).await?,
+            None => self.find_returned_anywhere(id).await?,
         };
         let connection = connection.ok_or(Error::ConnectionNotFound)?;
-        let details = self.details(&connection.user_id, connection.id).await?;
+        let details = self
+            .fetch_details(&connection.user_id, connection.id)
+            .await?;
         let open = details.attempt.filter(|attempt| attempt.outcome.is_none());
         if let Some(attempt) = open {
             // Something has just happened: what was found a moment before says nothing.
-            self.look_now(attempt.id).await;
+            self.poll_uncached(attempt.id).await;
         }
-        self.details(&connection.user_id, connection.id).await
+        self.fetch_details(&connection.user_id, connection.id).await
     }
 
     /// A connection that came back from the popup by an id that is not known here: Nango is asked,
@@ -161,27 +163,27 @@ impl Connections {
     ///
     /// # Errors
     /// When it has not, and as Nango and the database.
-    pub async fn returned_at_nango(&self, user: &UserId, id: &str) -> Result<Details> {
-        let found = self.look_for_upstream(user, id).await?;
+    pub async fn find_returned_at_nango(&self, user: &UserId, id: &str) -> Result<ConnectionView> {
+        let found = self.find_at_nango(user, id).await?;
         let connection = found.ok_or(Error::ConnectionNotFound)?;
-        self.details(user, connection.id).await
+        self.fetch_details(user, connection.id).await
     }
 
     /// A user's own. Another's goes the same way as one that is not there, so that its time tells nothing.
-    async fn returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
+    async fn find_returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
         let mut tx = self.begin().await?;
         let mut own = match id.parse() {
             Ok(ours) => db::find_own(&mut tx, user, ours).await?,
             Err(_not_ours) => None,
         };
         if own.is_none() {
-            own = db::find_own_upstream(&mut tx, user, id).await?;
+            own = db::find_own_by_nango_id(&mut tx, user, id).await?;
         }
         tx.commit().await?;
         Ok(own)
     }
 
-    async fn returned_at_all(&self, id: &str) -> Result<Option<Connection>> {
+    async fn find_returned_anywhere(&self, id: &str) -> Result<Option<Connection>> {
         let Ok(ours) = id.parse() else {
             return Ok(None);
         };
@@ -200,7 +202,7 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         account_id: &str,
-    ) -> Result<Details> {
+    ) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let connection = own.ok_or(Error::ConnectionNotFound)?;
@@ -221,14 +223,14 @@ impl Connections {
             }
         }
         tx.commit().await?;
-        self.details(user, id).await
+        self.fetch_details(user, id).await
     }
 
     /// Changes a connection's label or config. Changes that follow each other within a minute are one event.
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
-    pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<Details> {
+    pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
@@ -247,49 +249,52 @@ impl Connections {
             }
         }
         tx.commit().await?;
-        self.details(user, id).await
+        self.fetch_details(user, id).await
     }
 
-    async fn page(&self, user: &UserId, query: &Query) -> Result<Page> {
+    async fn list_page(&self, user: &UserId, query: &Query) -> Result<Page> {
         if self.large_lists.users.contains_key(user) {
-            return self.page_of_many(user, query).await;
+            return self.page_from_database(user, query).await;
         }
-        let rows = self.newest.ask(db::Newest(user.clone())).await?;
+        let rows = self
+            .newest
+            .load(db::NewestConnections(user.clone()))
+            .await?;
         self.large_lists.note(user, &rows).await;
-        if rows.len() >= db::Newest::MOST {
-            return self.page_of_many(user, query).await;
+        if rows.len() >= db::NewestConnections::LIMIT {
+            return self.page_from_database(user, query).await;
         }
         let mut newest = Vec::with_capacity(rows.len());
         for row in rows.iter() {
-            newest.push(self.seen(row).await?);
+            newest.push(self.with_connector(row).await?);
         }
         newest.sort_unstable_by_key(|(connection, _)| Reverse(connection.id));
-        Ok(Self::page_of_all(newest, query))
+        Ok(Self::page_from_all(newest, query))
     }
 
     /// A page of all that a user has.
-    fn page_of_all(all: Vec<db::Seen>, query: &Query) -> Page {
-        let is_meant = |(connection, _): &db::Seen| {
-            let named = query.connector.as_deref();
-            named.is_none_or(|named| connection.connector.is_named(named))
+    fn page_from_all(all: Vec<db::ConnectionWithAttempt>, query: &Query) -> Page {
+        let is_meant = |(connection, _): &db::ConnectionWithAttempt| {
+            let reference = query.connector.as_deref();
+            reference.is_none_or(|reference| connection.connector.is_named(reference))
                 && query
                     .status
                     .is_none_or(|status| connection.state.status() == status)
         };
-        let accounts: Vec<KnownAccount> = all
+        let accounts: Vec<AccountRef> = all
             .iter()
-            .filter_map(|(connection, _)| KnownAccount::of(connection))
+            .filter_map(|(connection, _)| AccountRef::of(connection))
             .collect();
-        let meant: Vec<db::Seen> = all.into_iter().filter(is_meant).collect();
+        let meant: Vec<db::ConnectionWithAttempt> = all.into_iter().filter(is_meant).collect();
         let total = meant.len();
         let mut rest = meant
             .into_iter()
             .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
         let limit = usize::try_from(query.limit).unwrap_or_default();
-        let connections: Vec<Details> = rest
+        let connections: Vec<ConnectionView> = rest
             .by_ref()
             .take(limit)
-            .map(|(connection, attempt)| Details::new(connection, attempt, &accounts))
+            .map(|(connection, attempt)| ConnectionView::new(connection, attempt, &accounts))
             .collect();
         let last = connections.last().map(|details| details.connection.id);
         Page {
@@ -300,15 +305,15 @@ impl Connections {
     }
 
     /// A page of a user who has many or large connections. It stops before its limit if their configs are large.
-    async fn page_of_many(&self, user: &UserId, query: &Query) -> Result<Page> {
+    async fn page_from_database(&self, user: &UserId, query: &Query) -> Result<Page> {
         let turn = async {
             let turn = self.large_lists.turns.acquire().await;
             turn.map_err(|_closed| sqlx::Error::PoolClosed)
         };
-        let _turn = in_time(ANSWER, turn).await?;
+        let _turn = with_timeout(STATEMENT_TIMEOUT, turn).await?;
         let connector_id = match &query.connector {
             None => None,
-            Some(reference) => match self.connectors.named(reference).await? {
+            Some(reference) => match self.connectors.by_reference(reference).await? {
                 Some(connector) => Some(connector.id),
                 None => return Ok(Page::default()),
             },
@@ -325,8 +330,8 @@ impl Connections {
         tx.commit().await?;
         let mut connections = Vec::with_capacity(rows.len());
         for row in &rows {
-            let (connection, attempt) = self.seen(row).await?;
-            connections.push(Details::new(connection, attempt, &accounts));
+            let (connection, attempt) = self.with_connector(row).await?;
+            connections.push(ConnectionView::new(connection, attempt, &accounts));
         }
         let last = connections.last().map(|details| details.connection.id);
         Ok(Page {
@@ -337,7 +342,7 @@ impl Connections {
     }
 
     /// All of a user's connections that the filter lets through, the newest first.
-    pub(crate) async fn all_of(
+    pub(crate) async fn list_all(
         &self,
         user: &UserId,
         filter: &db::Filter,
@@ -347,16 +352,16 @@ impl Connections {
         tx.commit().await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
-            all.push(self.seen(row).await?.0);
+            all.push(self.with_connector(row).await?.0);
         }
         Ok(all)
     }
 
-    pub(crate) async fn details(&self, user: &UserId, id: Uuid) -> Result<Details> {
-        let row = self.ones.ask(db::One(user.clone(), id)).await?;
+    pub(crate) async fn fetch_details(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+        let row = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
         let row = row.ok_or(Error::ConnectionNotFound)?;
-        let (connection, attempt) = self.seen(&row).await?;
-        Ok(Details {
+        let (connection, attempt) = self.with_connector(&row).await?;
+        Ok(ConnectionView {
             connection,
             attempt,
             same_account_as: row.same_account()?,
@@ -365,14 +370,14 @@ impl Connections {
 }
 
 /// The attempts that somebody who reads these connections waits for, the newest of them.
-pub(crate) fn open_attempts(details: &[Details]) -> Vec<Attempt> {
+pub(crate) fn open_attempts(details: &[ConnectionView]) -> Vec<Attempt> {
     let mut open: Vec<&Attempt> = details
         .iter()
         .filter_map(|details| details.attempt.as_ref())
         .filter(|attempt| attempt.outcome.is_none())
         .collect();
     open.sort_by_key(|attempt| Reverse(attempt.created_at));
-    let newest = open.into_iter().take(LOOKED_FOR.into());
+    let newest = open.into_iter().take(MAX_POLLED_ATTEMPTS.into());
     newest.cloned().collect()
 }
 
@@ -383,7 +388,7 @@ pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
     }
     if changes
         .values()
-        .any(|value| is_deeper(value, MAX_DEPTH - 1))
+        .any(|value| exceeds_depth(value, MAX_DEPTH - 1))
     {
         return Err(Error::Invalid(format!(
             "config: at most {MAX_DEPTH} levels deep"
@@ -398,12 +403,12 @@ pub(crate) fn merge(config: &mut Map<String, Value>, changes: &Map<String, Value
     }
     let json = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     let size = json.saturating_add(config.values().map(unfolded).sum());
-    if size > MAX_CONFIG {
+    if size > MAX_CONFIG_BYTES {
         return Err(Error::Invalid(format!(
-            "`config` must have at most {MAX_CONFIG} bytes of JSON, and would have {size}. Numbers count with all their digits."
+            "`config` must have at most {MAX_CONFIG_BYTES} bytes of JSON, and would have {size}. Numbers count with all their digits."
         )));
     }
-    let values: usize = config.values().map(values).sum();
+    let values: usize = config.values().map(count_values).sum();
     if values > MAX_VALUES {
         return Err(Error::Invalid(format!(
             "config: at most {MAX_VALUES} values, and it would have {values}"
@@ -426,18 +431,18 @@ fn unfolded(value: &Value) -> usize {
 }
 
 /// How many values a value is, with those in it.
-fn values(value: &Value) -> usize {
+fn count_values(value: &Value) -> usize {
     let inner: usize = match value {
-        Value::Array(items) => items.iter().map(values).sum(),
-        Value::Object(fields) => fields.values().map(values).sum(),
+        Value::Array(items) => items.iter().map(count_values).sum(),
+        Value::Object(fields) => fields.values().map(count_values).sum(),
         _ => 0,
     };
     1 + inner
 }
 
 /// Whether a value has more levels of arrays and objects than this.
-fn is_deeper(value: &Value, levels: usize) -> bool {
-    let deeper = |inner: &Value| is_deeper(inner, levels - 1);
+fn exceeds_depth(value: &Value, levels: usize) -> bool {
+    let deeper = |inner: &Value| exceeds_depth(inner, levels - 1);
     match value {
         Value::Array(items) => levels == 0 || items.iter().any(deeper),
         Value::Object(fields) => levels == 0 || fields.values().any(deeper),

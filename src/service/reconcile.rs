@@ -8,14 +8,14 @@ use std::time::Duration;
 use futures::future::join_all;
 use uuid::Uuid;
 
-use super::connect::RETURN_TIME;
-use super::credential_check::RECENT;
+use super::connect::RETURN_WINDOW;
+use super::credential_check::MIN_CHECK_INTERVAL;
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::Attempted;
+use crate::db::AttemptWithConnection;
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
-use crate::domain::{Account, Attempt, Connection, Failure, Reason, Upstream};
+use crate::domain::{Account, Attempt, Connection, Failure, NangoConnectionRef, Reason};
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
@@ -24,22 +24,22 @@ use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{ConnectionSummary, ListConnections, Refresh};
 
 /// How long an answer is held back for a look at Nango.
-const PATIENCE: Duration = Duration::from_secs(2);
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The name among the jobs of letting attempts expire, and how long it is nobody else's, in
 /// seconds. Two who do it at once do no harm: they ask Nango twice.
-const EXPIRY: &str = "expiry";
+const EXPIRY_JOB: &str = "expiry";
 const LEASE_SECONDS: f64 = 60.0;
 
 /// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
 /// to the sweep, for nobody has so many popups open.
-pub(crate) const LOOKED_FOR: u8 = 20;
+pub(crate) const MAX_POLLED_ATTEMPTS: u8 = 20;
 
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Believed {
+pub enum WebhookOutcome {
     /// It told of something that was ours, and Nango confirmed it.
-    Taken,
+    Applied,
     /// It told nothing that concerns us.
     Ignored,
 }
@@ -53,14 +53,18 @@ impl Connections {
     ///
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
-    pub async fn webhook(&self, attempt: Option<Uuid>, event: &Event) -> Result<Believed> {
+    pub async fn handle_webhook(
+        &self,
+        attempt: Option<Uuid>,
+        event: &Event,
+    ) -> Result<WebhookOutcome> {
         let Event::Auth(event) = event else {
-            return Ok(Believed::Ignored);
+            return Ok(WebhookOutcome::Ignored);
         };
         // The predecessor's connections have no tags: their ids say which they are.
         match event.operation {
             Operation::Refresh if event.success => return self.told_of_recovery(event).await,
-            Operation::Refresh => return self.told_of_refresh(event).await,
+            Operation::Refresh => return self.handle_refresh_webhook(event).await,
             Operation::Deletion => return self.told_of_deletion(event).await,
             _ => {}
         }
@@ -68,27 +72,27 @@ impl Connections {
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         let id = match tagged.or(attempt) {
             Some(id) => id,
-            None if event.success => return Ok(Believed::Ignored),
+            None if event.success => return Ok(WebhookOutcome::Ignored),
             // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
             None => match self.reconnect_of(event).await? {
                 Some(id) => id,
-                None => return Ok(Believed::Ignored),
+                None => return Ok(WebhookOutcome::Ignored),
             },
         };
-        let known = self.attempts.ask(db::OfAttempt(id)).await?;
-        let known = known.map(|row| row.attempted()).transpose()?;
+        let known = self.attempts.load(db::AttemptById(id)).await?;
+        let known = known.map(|row| row.with_connection()).transpose()?;
         let is_open = (known.as_ref()).is_some_and(|of| of.attempt.outcome.is_none());
         if event.success {
             if known.is_none() && !self.is_erased_attempt(id).await? {
-                return Ok(Believed::Ignored);
+                return Ok(WebhookOutcome::Ignored);
             }
             self.check_webhook_budget(id, is_open).await?;
-            self.told_of_grant(event).await
+            self.handle_grant_webhook(event).await
         } else if is_open {
             self.check_webhook_budget(id, is_open).await?;
-            self.told_of_failure(id, event).await
+            self.handle_failure_webhook(id, event).await
         } else {
-            Ok(Believed::Ignored)
+            Ok(WebhookOutcome::Ignored)
         }
     }
 
@@ -97,7 +101,7 @@ impl Connections {
         let Some(connection) = self.of_nango(&event.connection_id).await? else {
             return Ok(None);
         };
-        let since = self.clock.now() - RETURN_TIME;
+        let since = self.clock.now() - RETURN_WINDOW;
         let mut tx = self.begin_single().await?;
         let attempt = db::ungranted_attempt(&mut tx, connection.id, since).await?;
         tx.commit().await?;
@@ -114,9 +118,9 @@ impl Connections {
     /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
     /// while Nango's rate limit leaves little.
     async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
-        let upstream = self.upstream()?;
-        let has_room = is_open || self.leaves_room();
-        if has_room && upstream.lookups.counts_webhook(attempt).await {
+        let upstream = self.nango_gateway()?;
+        let has_room = is_open || self.has_rate_budget();
+        if has_room && upstream.attempt_poller.counts_webhook(attempt).await {
             return Ok(());
         }
         Err(nango::Error::RateLimited { retry_after: None }.into())
@@ -124,42 +128,42 @@ impl Connections {
 
     /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
     /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
-    async fn told_of_refresh(&self, event: &AuthEvent) -> Result<Believed> {
+    async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let connection = self.of_nango(&event.connection_id).await?;
-        let recently = self.clock.now() - RECENT;
+        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
         match connection {
             Some(connection)
                 if connection
                     .last_checked_at
                     .is_none_or(|checked| checked < recently) =>
             {
-                if !self.leaves_room() {
+                if !self.has_rate_budget() {
                     return Err(nango::Error::RateLimited { retry_after: None }.into());
                 }
                 if let Err(error) = self.check_connection(&connection).await {
                     // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
                     let before = connection.last_checked_at;
-                    self.note_checked(connection.id, before).await?;
+                    self.record_check(connection.id, before).await?;
                     return Err(error);
                 }
-                Ok(Believed::Taken)
+                Ok(WebhookOutcome::Applied)
             }
-            _ => Ok(Believed::Ignored),
+            _ => Ok(WebhookOutcome::Ignored),
         }
     }
 
     /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
     /// refreshed the credentials, so nothing is refreshed again.
-    async fn told_of_recovery(&self, event: &AuthEvent) -> Result<Believed> {
+    async fn told_of_recovery(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let Some(connection) = self.of_nango(&event.connection_id).await? else {
-            return Ok(Believed::Ignored);
+            return Ok(WebhookOutcome::Ignored);
         };
         let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
         if connection.failing_since.is_none() && !is_dead {
-            return Ok(Believed::Ignored);
+            return Ok(WebhookOutcome::Ignored);
         }
         let key = &connection.connector.integration_key;
-        let nango = &self.upstream()?.nango;
+        let nango = &self.nango_gateway()?.nango;
         let found = match nango
             .connection(&event.connection_id, key, Refresh::WhenDue)
             .await
@@ -167,73 +171,73 @@ impl Connections {
             Ok(found) => found,
             // It has failed again since.
             Err(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {
-                return Ok(Believed::Ignored);
+                return Ok(WebhookOutcome::Ignored);
             }
             Err(error) => return Err(error.into()),
         };
         if self.has_recovered(&connection, &found).await? {
-            Ok(Believed::Taken)
+            Ok(WebhookOutcome::Applied)
         } else {
-            self.told_of_refresh(event).await
+            self.handle_refresh_webhook(event).await
         }
     }
 
     /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
-    async fn told_of_deletion(&self, event: &AuthEvent) -> Result<Believed> {
+    async fn told_of_deletion(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let id = &event.connection_id;
         match self.of_nango(id).await? {
             Some(connection) if self.is_missing(id).await? => {
                 let now = self.clock.now();
-                self.apply_if_same(&connection, |connection| connection.missing(id, now))
+                self.apply_if_unchanged(&connection, |connection| connection.missing(id, now))
                     .await?;
-                Ok(Believed::Taken)
+                Ok(WebhookOutcome::Applied)
             }
-            _ => Ok(Believed::Ignored),
+            _ => Ok(WebhookOutcome::Ignored),
         }
     }
 
     /// Returns the connection that uses a connection of Nango's.
     async fn of_nango(&self, nango_id: &str) -> Result<Option<Connection>> {
         let mut tx = self.begin_single().await?;
-        let connection = db::find_upstream(&mut tx, nango_id).await?;
+        let connection = db::find_by_nango_id(&mut tx, nango_id).await?;
         tx.commit().await?;
         Ok(connection)
     }
 
-    async fn told_of_grant(&self, event: &AuthEvent) -> Result<Believed> {
-        let upstream = self.upstream()?;
+    async fn handle_grant_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
+        let upstream = self.nango_gateway()?;
         let filter = ListConnections {
             connection_id: Some(event.connection_id.clone()),
             integration: Some(event.provider_config_key.clone()),
             ..ListConnections::default()
         };
         let found = upstream.nango.connections(&filter).await?;
-        let mut believed = Believed::Ignored;
+        let mut believed = WebhookOutcome::Ignored;
         for summary in &found {
             // The tags that Nango confirms say which attempt it was, not those of the webhook.
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
-                && (self.grant(attempt, summary).await?
+                && (self.apply_grant(attempt, summary).await?
                     || self.delete_orphan(attempt, summary).await?)
             {
-                believed = Believed::Taken;
+                believed = WebhookOutcome::Applied;
             }
         }
         Ok(believed)
     }
 
-    async fn told_of_failure(&self, id: Uuid, event: &AuthEvent) -> Result<Believed> {
-        let upstream = self.upstream()?;
-        let found = upstream.lookups.attempt_told(id).await?;
+    async fn handle_failure_webhook(&self, id: Uuid, event: &AuthEvent) -> Result<WebhookOutcome> {
+        let upstream = self.nango_gateway()?;
+        let found = upstream.attempt_poller.fetch_attempt(id).await?;
         if !found.is_empty() {
-            self.grants(id, found).await?;
-            return Ok(Believed::Taken);
+            self.apply_grants(id, found).await?;
+            return Ok(WebhookOutcome::Applied);
         }
-        let failure = Failure::of_authorization(event.error.as_ref());
+        let failure = Failure::from_authorization_error(event.error.as_ref());
         let taken = self.attempt_failed(id, &failure).await?;
         Ok(if taken {
-            Believed::Taken
+            WebhookOutcome::Applied
         } else {
-            Believed::Ignored
+            WebhookOutcome::Ignored
         })
     }
 
@@ -241,20 +245,24 @@ impl Connections {
     ///
     /// # Errors
     /// As Nango and the database.
-    pub(crate) async fn look(&self, attempt: Uuid) -> Result<bool> {
-        let look = self.upstream()?.lookups.attempt(attempt).await?;
-        self.grants(attempt, look.found).await
+    pub(crate) async fn poll_attempt(&self, attempt: Uuid) -> Result<bool> {
+        let look = self.nango_gateway()?.attempt_poller.poll(attempt).await?;
+        self.apply_grants(attempt, look.connections).await
     }
 
     /// The same at once, whatever was answered a moment ago, for as long as an answer may wait. Says whether all that
     /// Nango holds of it was seen.
-    pub(crate) async fn look_now(&self, attempt: Uuid) -> bool {
+    pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> bool {
         let look = async {
-            let look = self.upstream()?.lookups.attempt_now(attempt).await?;
-            self.grants(attempt, look.found).await?;
-            Ok::<_, Error>(look.whole)
+            let look = self
+                .nango_gateway()?
+                .attempt_poller
+                .poll_uncached(attempt)
+                .await?;
+            self.apply_grants(attempt, look.connections).await?;
+            Ok::<_, Error>(look.is_complete)
         };
-        match tokio::time::timeout(PATIENCE, look).await {
+        match tokio::time::timeout(POLL_TIMEOUT, look).await {
             Ok(Ok(whole)) => whole,
             Ok(Err(error)) => {
                 tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
@@ -267,17 +275,17 @@ impl Connections {
     /// Looks for each of these attempts, for as long as an answer may wait. Says whether anything changed.
     ///
     /// Where Nango's rate limit leaves little, others' requests come first: the webhook tells as well.
-    pub(crate) async fn look_for_all(&self, attempts: &[Attempt]) -> bool {
-        if !self.leaves_room() {
+    pub(crate) async fn poll_all(&self, attempts: &[Attempt]) -> bool {
+        if !self.has_rate_budget() {
             return false;
         }
         let looks = join_all(attempts.iter().map(|attempt| async {
-            self.look(attempt.id).await.unwrap_or_else(|error| {
+            self.poll_attempt(attempt.id).await.unwrap_or_else(|error| {
                 tracing::warn!(attempt = %attempt.id, %error, "could not look at Nango for an attempt");
                 false
             })
         }));
-        match tokio::time::timeout(PATIENCE, looks).await {
+        match tokio::time::timeout(POLL_TIMEOUT, looks).await {
             Ok(changed) => changed.contains(&true),
             // What the looks have changed by now is read again.
             Err(_elapsed) => true,
@@ -285,7 +293,7 @@ impl Connections {
     }
 
     /// Asks Nango for a connection of its own id, and takes it if it is this user's.
-    pub(crate) async fn look_for_upstream(
+    pub(crate) async fn find_at_nango(
         &self,
         user: &UserId,
         nango_id: &str,
@@ -294,63 +302,70 @@ impl Connections {
             connection_id: Some(nango_id.to_owned()),
             ..ListConnections::default()
         };
-        for summary in self.upstream()?.nango.connections(&filter).await? {
+        for summary in self.nango_gateway()?.nango.connections(&filter).await? {
             let tag = |name: &str| summary.tags.get(name);
             if tag(USER_TAG).is_some_and(|tagged| tagged == user.as_str())
                 && let Some(attempt) = tag(ATTEMPT_TAG).and_then(|id| id.parse().ok())
             {
-                self.grant(attempt, &summary).await?;
+                self.apply_grant(attempt, &summary).await?;
             }
         }
         let mut tx = self.begin_single().await?;
-        let connection = db::find_own_upstream(&mut tx, user, nango_id).await?;
+        let connection = db::find_own_by_nango_id(&mut tx, user, nango_id).await?;
         tx.commit().await?;
         Ok(connection)
     }
 
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
-    async fn grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
+    async fn apply_grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
         let mut changed = false;
         for summary in &found {
-            changed |= self.grant(attempt, summary).await?;
+            changed |= self.apply_grant(attempt, summary).await?;
         }
         Ok(changed)
     }
 
     /// Takes one grant that Nango confirms. Says whether anything came of it.
-    pub(crate) async fn grant(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
-        let grant = Upstream {
+    pub(crate) async fn apply_grant(
+        &self,
+        attempt: Uuid,
+        summary: &ConnectionSummary,
+    ) -> Result<bool> {
+        let grant = NangoConnectionRef {
             id: summary.connection_id.clone(),
             created_at: summary.created_at,
             serial: summary.serial,
         };
         // Not locked, for nothing is written yet.
-        let found = self.attempts.ask(db::OfAttempt(attempt)).await?;
-        let found = found.map(|row| row.attempted()).transpose()?;
-        let seen = self.decide(found, summary, &grant, None);
+        let found = self.attempts.load(db::AttemptById(attempt)).await?;
+        let found = found.map(|row| row.with_connection()).transpose()?;
+        let seen = self.evaluate_grant(found, summary, &grant, None);
         // Whose account it is decides what becomes of it.
         let account = match seen {
             None => return Ok(false),
-            Some((of, Grant::Taken(_))) => self.account(&of.connection, &grant).await?,
-            Some((of, Grant::Known)) => match self.account(&of.connection, &grant).await? {
-                None => return Ok(false),
-                account => account,
-            },
+            Some((of, Grant::Applied(_))) => self.fetch_account(&of.connection, &grant).await?,
+            Some((of, Grant::AlreadyApplied)) => {
+                match self.fetch_account(&of.connection, &grant).await? {
+                    None => return Ok(false),
+                    account => account,
+                }
+            }
             Some((_, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
-        let found = db::lock_attempted(&mut tx, attempt).await?;
-        let Some((of, verdict)) = self.decide(found, summary, &grant, account.as_ref()) else {
+        let found = db::lock_attempt(&mut tx, attempt).await?;
+        let Some((of, verdict)) = self.evaluate_grant(found, summary, &grant, account.as_ref())
+        else {
             return Ok(false);
         };
         match &verdict {
-            Grant::Known => return Ok(false),
-            Grant::Taken(transition) => {
+            Grant::AlreadyApplied => return Ok(false),
+            Grant::Applied(transition) => {
                 // It may be what was to be deleted, granted anew. While it is being deleted, nobody
                 // can tell what will be there: the next look can.
-                if !db::keep(&mut tx, &grant.id).await? {
+                if !db::cancel_deletion(&mut tx, &grant.id).await? {
                     return Ok(false);
                 }
                 db::apply(&mut tx, transition, Some(attempt)).await?;
@@ -358,29 +373,29 @@ impl Connections {
             Grant::Discarded => {
                 let (id, key) = (of.connection.id, &of.connection.connector.integration_key);
                 let now = self.clock.now();
-                if !db::delete_later(&mut tx, &grant, key, Some(id), now).await? {
+                if !db::queue_deletion(&mut tx, &grant, key, Some(id), now).await? {
                     return Ok(false);
                 }
             }
         }
         tx.commit().await?;
-        if let Grant::Taken(transition) = &verdict {
-            self.counts.ended(&of.attempt, transition);
+        if let Grant::Applied(transition) = &verdict {
+            self.counts.attempt_ended(&of.attempt, transition);
         }
         self.deletions.notify_one();
         Ok(true)
     }
 
     /// What a grant does to the connection that it is for. `None` if it is none of ours.
-    fn decide(
+    fn evaluate_grant(
         &self,
-        found: Option<Attempted>,
+        found: Option<AttemptWithConnection>,
         summary: &ConnectionSummary,
-        grant: &Upstream,
+        grant: &NangoConnectionRef,
         account: Option<&Account>,
-    ) -> Option<(Attempted, Grant)> {
+    ) -> Option<(AttemptWithConnection, Grant)> {
         let of = found?;
-        if !self.has_made(summary) || !belongs(summary, &of) {
+        if !self.is_ours(summary) || !matches_attempt(summary, &of) {
             tracing::warn!(
                 connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
@@ -392,13 +407,17 @@ impl Connections {
     }
 
     /// Whose account a connection is, where its connector says where the provider tells.
-    async fn account(&self, connection: &Connection, grant: &Upstream) -> Result<Option<Account>> {
+    async fn fetch_account(
+        &self,
+        connection: &Connection,
+        grant: &NangoConnectionRef,
+    ) -> Result<Option<Account>> {
         let Some(pointers) = self.account_pointers(connection) else {
             return Ok(None);
         };
         let key = &connection.connector.integration_key;
         let answer = self
-            .upstream()?
+            .nango_gateway()?
             .nango
             .connection(&grant.id, key, Refresh::WhenDue)
             .await;
@@ -413,7 +432,7 @@ impl Connections {
     /// Writes down that an attempt has failed. `false` if it had ended before.
     pub(crate) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some(of) = db::lock_attempted(&mut tx, id).await? else {
+        let Some(of) = db::lock_attempt(&mut tx, id).await? else {
             return Ok(false);
         };
         let now = self.clock.now();
@@ -422,7 +441,7 @@ impl Connections {
         };
         db::apply(&mut tx, &transition, Some(id)).await?;
         tx.commit().await?;
-        self.counts.ended(&of.attempt, &transition);
+        self.counts.attempt_ended(&of.attempt, &transition);
         Ok(true)
     }
 
@@ -436,14 +455,14 @@ impl Connections {
             return Ok(0);
         }
         let mut tx = self.begin().await?;
-        let claimed = db::claim_job(&mut tx, EXPIRY, LEASE_SECONDS, 0.0).await?;
+        let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(0);
         }
         let expired = self.expire_overdue().await;
         let mut tx = self.begin_single().await?;
-        db::release_job(&mut tx, EXPIRY, expired.is_ok()).await?;
+        db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
         tx.commit().await?;
         expired
     }
@@ -451,10 +470,10 @@ impl Connections {
     async fn expire_overdue(&self) -> Result<usize> {
         let mut expired = 0;
         for attempt in self.overdue_attempts().await? {
-            if !self.leaves_room() {
+            if !self.has_rate_budget() {
                 break;
             }
-            match self.last_look(attempt.id).await {
+            match self.final_poll(attempt.id).await {
                 Ok(()) => {
                     let over = Failure::expired();
                     expired += usize::from(self.attempt_failed(attempt.id, &over).await?);
@@ -468,9 +487,13 @@ impl Connections {
     }
 
     /// Looks for an attempt alone: one that nobody finds now is over.
-    async fn last_look(&self, attempt: Uuid) -> Result<()> {
-        let found = self.upstream()?.lookups.attempt_told(attempt).await?;
-        self.grants(attempt, found).await?;
+    async fn final_poll(&self, attempt: Uuid) -> Result<()> {
+        let found = self
+            .nango_gateway()?
+            .attempt_poller
+            .fetch_attempt(attempt)
+            .await?;
+        self.apply_grants(attempt, found).await?;
         Ok(())
     }
 
@@ -484,12 +507,12 @@ impl Connections {
 }
 
 /// Whether a Nango connection is what this attempt was to bring about.
-fn belongs(
+fn matches_attempt(
     summary: &ConnectionSummary,
-    Attempted {
+    AttemptWithConnection {
         connection,
         attempt,
-    }: &Attempted,
+    }: &AttemptWithConnection,
 ) -> bool {
     let tag = |name: &str| summary.tags.get(name).map(String::as_str);
     tag(ATTEMPT_TAG) == Some(attempt.id.to_string().as_str())

@@ -7,18 +7,18 @@ use uuid::Uuid;
 
 use super::{Connections, Result};
 use crate::db;
-use crate::db::Bite;
+use crate::db::Batch;
 use crate::db::Transaction;
 
 /// The name among the jobs.
-const JOB: &str = "pruning";
+const JOB_NAME: &str = "pruning";
 
 /// How long a pass is nobody else's, in seconds. One that is cut off is taken up after it; one that takes longer
 /// is joined by another, which does no harm.
 const LEASE_SECONDS: f64 = 3600.0;
 
 /// The pause after each bite, so that whoever waits for the database does not wait for this.
-const PAUSE: Duration = Duration::from_millis(50);
+const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// How much a pass has removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,40 +40,44 @@ impl Connections {
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
         let mut tx = self.begin().await?;
         let every = every.as_secs_f64();
-        let claimed = db::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
+        let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(None);
         }
         let before = self.clock.now() - self.history;
         let pruned = Pruned {
-            uses: self.bites(db::prune_uses, before, 0).await?,
-            attempts: self.bites(db::prune_attempts, before, Uuid::nil()).await?,
-            events: self.bites(db::prune_events, before, 0).await?,
+            uses: self
+                .prune_in_batches(db::prune_token_accesses, before, 0)
+                .await?,
+            attempts: self
+                .prune_in_batches(db::prune_attempts, before, Uuid::nil())
+                .await?,
+            events: self.prune_in_batches(db::prune_events, before, 0).await?,
         };
         let mut tx = self.begin_single().await?;
-        db::release_job(&mut tx, JOB, true).await?;
+        db::release_job(&mut tx, JOB_NAME, true).await?;
         tx.commit().await?;
         Ok(Some(pruned))
     }
 
     /// Walks through a table as far as it is old. Answers how many rows are gone.
-    async fn bites<Id>(
+    async fn prune_in_batches<Id>(
         &self,
-        bite: impl AsyncFn(&mut Transaction, DateTime<Utc>, Id) -> sqlx::Result<Bite<Id>>,
+        prune_batch: impl AsyncFn(&mut Transaction, DateTime<Utc>, Id) -> sqlx::Result<Batch<Id>>,
         before: DateTime<Utc>,
         first: Id,
     ) -> Result<u64> {
-        let mut gone = 0;
+        let mut deleted = 0;
         let mut next = Some(first);
         while let Some(after) = next {
             let mut tx = self.begin_single().await?;
-            let (bitten, last) = bite(&mut tx, before, after).await?;
+            let (count, last) = prune_batch(&mut tx, before, after).await?;
             tx.commit().await?;
-            gone += bitten.unsigned_abs();
+            deleted += count.unsigned_abs();
             next = last;
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(BATCH_PAUSE).await;
         }
-        Ok(gone)
+        Ok(deleted)
     }
 }

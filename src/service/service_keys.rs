@@ -10,10 +10,10 @@ use moka::future::Cache;
 use secrecy::SecretString;
 
 use crate::auth::service_keys::{
-    GivenKey, InvalidName, KeyInfo, Scope, Service, check_name, digest_of, new_key, prefix_of,
+    EnvironmentKey, InvalidName, KeyInfo, Scope, Service, check_name, digest_of, new_key, prefix_of,
 };
 use crate::clock::Clock;
-use crate::db::batch::Gatherer;
+use crate::db::batch::BatchLoader;
 use crate::db::{Database, service_keys as rows};
 
 /// How long what is known of a key is cached. A stream looks as often, so that it ends within twice that time after its
@@ -21,7 +21,7 @@ use crate::db::{Database, service_keys as rows};
 const CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// How many keys' answers are remembered.
-const REMEMBERED: u64 = 1_000;
+const CACHE_CAPACITY: u64 = 1_000;
 
 /// Why a key could not be managed.
 #[derive(Debug, thiserror::Error)]
@@ -45,26 +45,26 @@ pub enum Error {
 pub struct ServiceKeys {
     database: Database,
     /// Whoever makes up many keys takes one connection's time at the most.
-    in_use: Gatherer<rows::InUse>,
-    given: Vec<GivenKey>,
+    in_use: BatchLoader<rows::ActiveKey>,
+    environment_keys: Vec<EnvironmentKey>,
     clock: Clock,
-    believed: Cache<[u8; 32], Option<Arc<Service>>>,
+    cache: Cache<[u8; 32], Option<Arc<Service>>>,
 }
 
 impl ServiceKeys {
     /// The keys of this database, and those given besides.
     #[must_use]
-    pub fn new(database: Database, given: Vec<GivenKey>, clock: Clock) -> Self {
+    pub fn new(database: Database, given: Vec<EnvironmentKey>, clock: Clock) -> Self {
         let believed = Cache::builder()
-            .max_capacity(REMEMBERED)
+            .max_capacity(CACHE_CAPACITY)
             .time_to_live(CACHE_TTL)
             .build();
         Self {
-            in_use: Gatherer::new(&database),
+            in_use: BatchLoader::new(&database),
             database,
-            given,
+            environment_keys: given,
             clock,
-            believed,
+            cache: believed,
         }
     }
 
@@ -75,19 +75,23 @@ impl ServiceKeys {
     pub async fn authenticate(&self, key: &str) -> Result<Option<Arc<Service>>, Arc<sqlx::Error>> {
         let digest = digest_of(key);
         let same = |other: &[u8]| verify_slices_are_equal(&digest, other).is_ok();
-        if let Some(given) = self.given.iter().find(|given| same(&given.digest)) {
+        if let Some(given) = self
+            .environment_keys
+            .iter()
+            .find(|given| same(&given.digest))
+        {
             return Ok(Some(given.service.clone()));
         }
         let Some(prefix) = prefix_of(key) else {
             return Ok(None);
         };
-        self.believed
+        self.cache
             .try_get_with(digest, async {
-                let asked = rows::InUse {
+                let asked = rows::ActiveKey {
                     prefix: prefix.to_owned(),
                     now: self.clock.now(),
                 };
-                let kept = self.in_use.ask(asked).await;
+                let kept = self.in_use.load(asked).await;
                 kept.map(|kept| {
                     kept.filter(|kept| same(&kept.digest))
                         .map(|kept| Arc::new(kept.service))
@@ -132,7 +136,7 @@ impl ServiceKeys {
     pub async fn rotate(&self, which: &str, grace: TimeDelta) -> Result<SecretString, Error> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        let old = one(rows::in_use(&mut tx, which, now).await?, which)?;
+        let old = single_match(rows::in_use(&mut tx, which, now).await?, which)?;
         rows::expire(&mut tx, &old.prefix, now + grace).await?;
         let key = new_key();
         rows::insert(&mut tx, &key, &old.name, &old.scopes).await?;
@@ -147,7 +151,7 @@ impl ServiceKeys {
     pub async fn revoke(&self, which: &str) -> Result<KeyInfo, Error> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        let old = one(rows::in_use(&mut tx, which, now).await?, which)?;
+        let old = single_match(rows::in_use(&mut tx, which, now).await?, which)?;
         rows::revoke(&mut tx, &old.prefix, now).await?;
         tx.commit().await?;
         Ok(old)
@@ -164,14 +168,14 @@ impl ServiceKeys {
     ) -> Result<KeyInfo, Error> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        let old = one(rows::in_use(&mut tx, which, now).await?, which)?;
+        let old = single_match(rows::in_use(&mut tx, which, now).await?, which)?;
         rows::set_scopes(&mut tx, which, scopes, now).await?;
         tx.commit().await?;
         Ok(old)
     }
 }
 
-fn one(mut found: Vec<KeyInfo>, which: &str) -> Result<KeyInfo, Error> {
+fn single_match(mut found: Vec<KeyInfo>, which: &str) -> Result<KeyInfo, Error> {
     match (found.pop(), found.is_empty()) {
         (None, _) => Err(Error::NotFound(which.to_owned())),
         (Some(only), true) => Ok(only),

@@ -9,23 +9,23 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::sweep::JOB as SWEEP;
-use super::{Connections, Result, Swept};
+use super::sweep::JOB_NAME as SWEEP;
+use super::{Connections, Result, SweepReport};
 use crate::db;
-use crate::db::Queue;
+use crate::db::QueueStats;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, AttemptKind, Outcome, Status};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Label;
 
 /// How long a scrape waits for the database.
-const PATIENCE: Duration = Duration::from_secs(3);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the use cases count.
 #[derive(Debug)]
-pub(crate) struct Counts {
-    begun: Family<Label, Counter>,
-    ended: Family<[(&'static str, &'static str); 2], Counter>,
+pub(crate) struct ServiceMetrics {
+    attempts_started: Family<Label, Counter>,
+    attempts_ended: Family<[(&'static str, &'static str); 2], Counter>,
     time_to_connect: Histogram,
     tokens: Family<Label, Counter>,
     sweeps: Family<Label, Counter>,
@@ -33,11 +33,11 @@ pub(crate) struct Counts {
     findings: Family<Label, Counter>,
 }
 
-impl Default for Counts {
+impl Default for ServiceMetrics {
     fn default() -> Self {
         Self {
-            begun: Family::default(),
-            ended: Family::default(),
+            attempts_started: Family::default(),
+            attempts_ended: Family::default(),
             // People authorize within seconds or not at all; Nango's sessions last half an hour.
             time_to_connect: Histogram::new([
                 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
@@ -50,13 +50,15 @@ impl Default for Counts {
     }
 }
 
-impl Counts {
-    pub(crate) fn begun(&self, kind: AttemptKind) {
-        self.begun.get_or_create(&[("kind", kind.as_str())]).inc();
+impl ServiceMetrics {
+    pub(crate) fn attempt_started(&self, kind: AttemptKind) {
+        self.attempts_started
+            .get_or_create(&[("kind", kind.as_str())])
+            .inc();
     }
 
     /// Counts an attempt whose end a transition has written down, if it has.
-    pub(crate) fn ended(&self, attempt: &Attempt, transition: &Transition) {
+    pub(crate) fn attempt_ended(&self, attempt: &Attempt, transition: &Transition) {
         let Some((outcome, failure)) = &transition.outcome else {
             return;
         };
@@ -66,7 +68,7 @@ impl Counts {
         }
         let reason = failure.as_ref().map_or("", |why| why.reason.as_str());
         let ended = [("outcome", outcome.as_str()), ("reason", reason)];
-        self.ended.get_or_create(&ended).inc();
+        self.attempts_ended.get_or_create(&ended).inc();
         if *outcome == Outcome::Succeeded {
             let took = transition.connection.updated_at - attempt.created_at;
             self.time_to_connect
@@ -75,28 +77,28 @@ impl Counts {
     }
 
     /// Counts a token that was handed out.
-    pub(crate) fn token(&self, asked_nango: bool) {
+    pub(crate) fn token_served(&self, asked_nango: bool) {
         let source = if asked_nango { "nango" } else { "memory" };
         self.tokens.get_or_create(&[("source", source)]).inc();
     }
 
-    pub(crate) fn swept(&self, swept: &Result<Option<Swept>>, took: Duration) {
-        let outcome = match swept {
+    pub(crate) fn sweep_finished(&self, report: &Result<Option<SweepReport>>, took: Duration) {
+        let outcome = match report {
             Ok(Some(_)) => "done",
             Ok(None) => "interrupted",
             Err(_) => "failed",
         };
         self.sweeps.get_or_create(&[("outcome", outcome)]).inc();
-        let Ok(Some(swept)) = swept else {
+        let Ok(Some(report)) = report else {
             return;
         };
         self.sweep_duration.set(took.as_secs_f64());
         for (finding, count) in [
-            ("found", swept.found),
-            ("checked", swept.checked),
-            ("missing", swept.missing),
-            ("orphan", swept.orphans),
-            ("unreadable", swept.unreadable),
+            ("found", report.found),
+            ("checked", report.checked),
+            ("missing", report.missing),
+            ("orphan", report.orphans),
+            ("unreadable", report.unreadable),
         ] {
             self.findings
                 .get_or_create(&[("finding", finding)])
@@ -108,12 +110,12 @@ impl Counts {
         registry.register(
             "attempts_begun",
             "Attempts to connect or reconnect that began",
-            self.begun.clone(),
+            self.attempts_started.clone(),
         );
         registry.register(
             "attempts_ended",
             "Attempts that a grant, a failure or the end of their time ended; superseded attempts are not counted",
-            self.ended.clone(),
+            self.attempts_ended.clone(),
         );
         registry.register(
             "time_to_connect_seconds",
@@ -140,11 +142,11 @@ impl Counts {
 }
 
 /// What the database says at the moment.
-struct Known {
+struct CachedStats {
     by_status: Vec<(String, i64)>,
-    deletions: Queue,
-    attempts: Queue,
-    deliveries: Queue,
+    deletions: QueueStats,
+    attempts: QueueStats,
+    deliveries: QueueStats,
     sweep_age: Option<f64>,
 }
 
@@ -161,17 +163,17 @@ impl Connections {
     /// What is waiting, and how many connections there are, as they are now.
     ///
     /// When the database does not answer in time, `database_up` is 0 and its figures are missing.
-    pub async fn figures(&self) -> Registry {
+    pub async fn metrics(&self) -> Registry {
         let mut registry = metrics::registry();
-        let known = match tokio::time::timeout(PATIENCE, self.known()).await {
-            Ok(Ok(known)) => Some(known),
+        let stats = match tokio::time::timeout(SCRAPE_TIMEOUT, self.database_stats()).await {
+            Ok(Ok(stats)) => Some(stats),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the database gave no figures");
                 None
             }
             Err(_elapsed) => None,
         };
-        let up = ConstGauge::new(i64::from(known.is_some()));
+        let up = ConstGauge::new(i64::from(stats.is_some()));
         registry.register("database_up", "Whether the database gave its figures", up);
         let (size, idle) = self.database.pool_size();
         registry.register(
@@ -187,18 +189,18 @@ impl Connections {
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
         let now = self.clock.now();
-        let note = |queue: &'static str, figures: Queue| {
+        let note = |queue: &'static str, figures: QueueStats| {
             let queue = [("queue", queue)];
             waiting.get_or_create(&queue).set(figures.waiting);
             oldest
                 .get_or_create(&queue)
                 .set(age(figures.oldest, now).as_secs_f64());
         };
-        if let Some(known) = known {
-            note("upstream_deletions", known.deletions);
-            note("open_attempts", known.attempts);
-            note("event_deliveries", known.deliveries);
-            register_known(&mut registry, &known);
+        if let Some(stats) = stats {
+            note("upstream_deletions", stats.deletions);
+            note("open_attempts", stats.attempts);
+            note("event_deliveries", stats.deliveries);
+            register_stats(&mut registry, &stats);
         }
         registry.register(
             "queue_waiting",
@@ -213,10 +215,10 @@ impl Connections {
         registry
     }
 
-    async fn known(&self) -> Result<Known> {
+    async fn database_stats(&self) -> Result<CachedStats> {
         let mut tx = self.begin().await?;
-        db::hurry(&mut tx).await?;
-        let known = Known {
+        db::set_statement_timeout(&mut tx).await?;
+        let stats = CachedStats {
             by_status: db::connections_by_status(&mut tx).await?,
             deletions: db::deletion_queue(&mut tx).await?,
             attempts: db::attempt_queue(&mut tx).await?,
@@ -224,11 +226,11 @@ impl Connections {
             sweep_age: db::job_age(&mut tx, SWEEP).await?,
         };
         tx.commit().await?;
-        Ok(known)
+        Ok(stats)
     }
 }
 
-fn register_known(registry: &mut Registry, known: &Known) {
+fn register_stats(registry: &mut Registry, stats: &CachedStats) {
     let connections: Family<Label, Gauge> = Family::default();
     // A status that no connection has is 0, not missing.
     for status in [
@@ -238,7 +240,7 @@ fn register_known(registry: &mut Registry, known: &Known) {
         Status::Error,
     ] {
         let status = status.as_str();
-        let found = known.by_status.iter().find(|(name, _)| name == status);
+        let found = stats.by_status.iter().find(|(name, _)| name == status);
         connections
             .get_or_create(&[("status", status)])
             .set(found.map_or(0, |(_, count)| *count));
@@ -248,7 +250,7 @@ fn register_known(registry: &mut Registry, known: &Known) {
         "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics",
         connections,
     );
-    if let Some(age) = known.sweep_age {
+    if let Some(age) = stats.sweep_age {
         registry.register(
             "sweep_age_seconds",
             "How long ago any replica has last done a whole sweep",

@@ -16,46 +16,46 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
-use super::credential_check::{Health, RECENT};
+use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::Held;
-use crate::domain::{Connection, Reason, Status, Upstream};
+use crate::db::SweepRow;
+use crate::domain::{Connection, NangoConnectionRef, Reason, Status};
 use crate::nango;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Refresh};
 
 /// How many connections a page of Nango's list has.
-const PAGE: u32 = 1000;
+const PAGE_SIZE: u32 = 1000;
 
 /// The sweep's name among the jobs.
-pub(crate) const JOB: &str = "sweep";
+pub(crate) const JOB_NAME: &str = "sweep";
 
 /// How long a sweep is nobody else's, in seconds. It is renewed while the sweep lasts, so
 /// that a killed replica's sweep is soon taken up by another.
 const LEASE_SECONDS: f64 = 30.0;
 
 /// How often the lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(10);
+const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How old one of our connections at Nango has to be before it is deleted because no row knows it.
-const GRACE: TimeDelta = TimeDelta::hours(1);
+const ORPHAN_GRACE: TimeDelta = TimeDelta::hours(1);
 
 /// How often it is looked whether Nango's rate limit leaves room again.
-const CROWDED: Duration = Duration::from_secs(1);
+const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
 
 /// How many things of a kind that are out of the ordinary one sweep looks into.
-const MOST: usize = 200;
+const MAX_FINDINGS: usize = 200;
 
 /// How often Nango is swept, and how hard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
+pub struct SweepSchedule {
     /// From the end of a sweep to the next, whichever replica does it.
     pub every: Duration,
     /// After each call to Nango that nobody waits for.
     pub pause: Duration,
 }
 
-impl Pace {
+impl SweepSchedule {
     /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit, and more only
     /// for grants that nobody had told of and while it finds out whether a provider is out of order.
     #[must_use]
@@ -69,7 +69,7 @@ impl Pace {
 
 /// What a sweep saw and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
+pub struct SweepReport {
     /// How many connections Nango holds.
     pub listed: usize,
     /// How many of them were found to be grants that nobody had told of.
@@ -121,43 +121,47 @@ impl Connections {
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep does it all again.
-    pub async fn sweep(&self, pace: Pace, stop: &CancellationToken) -> Result<Option<Swept>> {
-        if !self.leaves_room() {
+    pub async fn sweep(
+        &self,
+        pace: SweepSchedule,
+        stop: &CancellationToken,
+    ) -> Result<Option<SweepReport>> {
+        if !self.has_rate_budget() {
             return Ok(None);
         }
         let mut tx = self.begin().await?;
         let every = pace.every.as_secs_f64();
-        let claimed = db::claim_job(&mut tx, JOB, LEASE_SECONDS, every).await?;
+        let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(None);
         }
         let sweep = async {
             tokio::select! {
-                swept = self.sweep_all(pace.pause) => swept.map(Some),
-                lost = self.keep_lease() => Err(lost),
+                report = self.sweep_all(pace.pause) => report.map(Some),
+                lost = self.renew_lease() => Err(lost),
                 // Another replica may take it up at once.
                 () = stop.cancelled() => Ok(None),
             }
         };
         let started = Instant::now();
-        let swept = sweep.await;
-        self.counts.swept(&swept, started.elapsed());
+        let report = sweep.await;
+        self.counts.sweep_finished(&report, started.elapsed());
         let mut tx = self.begin_single().await?;
-        db::release_job(&mut tx, JOB, matches!(swept, Ok(Some(_)))).await?;
+        db::release_job(&mut tx, JOB_NAME, matches!(report, Ok(Some(_)))).await?;
         tx.commit().await?;
-        swept
+        report
     }
 
     /// Renews the lease for as long as it is polled; ends only if the database does not answer.
-    async fn keep_lease(&self) -> Error {
+    async fn renew_lease(&self) -> Error {
         let renew = async || {
             let mut tx = self.begin_single().await?;
-            db::renew_job(&mut tx, JOB, LEASE_SECONDS).await?;
+            db::renew_job(&mut tx, JOB_NAME, LEASE_SECONDS).await?;
             tx.commit().await.map_err(Error::from)
         };
         loop {
-            tokio::time::sleep(RENEWAL).await;
+            tokio::time::sleep(LEASE_RENEWAL_INTERVAL).await;
             if let Err(error) = renew().await {
                 return error;
             }
@@ -165,40 +169,40 @@ impl Connections {
     }
 
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
-    async fn rest(&self, pause: Duration) {
+    async fn pause_sweep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
-        while !self.leaves_room() {
-            tokio::time::sleep(CROWDED).await;
+        while !self.has_rate_budget() {
+            tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }
 
-    async fn sweep_all(&self, pause: Duration) -> Result<Swept> {
-        let begun = self.clock.now();
-        let listing = self.listing(pause).await?;
-        let mut swept = Swept {
+    async fn sweep_all(&self, pause: Duration) -> Result<SweepReport> {
+        let started_at = self.clock.now();
+        let listing = self.list_nango(pause).await?;
+        let mut report = SweepReport {
             listed: listing.ids.len(),
             unreadable: listing.unreadable,
-            ..Swept::default()
+            ..SweepReport::default()
         };
         for (_, summary) in &listing.unknown {
-            let looked = self.look_into(summary, &mut swept).await;
-            if let Some(error) = of_one_alone(looked)? {
+            let looked = self.inspect(summary, &mut report).await;
+            if let Some(error) = recoverable_error(looked)? {
                 let id = &summary.connection_id;
                 tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
             }
             // Its user waits.
-            self.rest(Duration::ZERO).await;
+            self.pause_sweep(Duration::ZERO).await;
         }
-        let missing = self.not_listed(&listing, begun).await?;
-        for held in &missing {
-            if self.is_missing(&held.nango_connection_id).await? {
-                self.note_missing(held).await?;
-                swept.missing += 1;
+        let missing = self.find_missing(&listing, started_at).await?;
+        for row in &missing {
+            if self.is_missing(&row.nango_connection_id).await? {
+                self.mark_missing(row).await?;
+                report.missing += 1;
             }
-            self.rest(pause).await;
+            self.pause_sweep(pause).await;
         }
-        swept.checked = self.check_all(&listing.to_check, pause).await?;
-        Ok(swept)
+        report.checked = self.check_all(&listing.to_check, pause).await?;
+        Ok(report)
     }
 
     /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
@@ -210,34 +214,34 @@ impl Connections {
         let mut checked = 0;
         let mut out_of_order = HashSet::new();
         for (_, id) in ids {
-            let Some(connection) = self.any(*id).await? else {
+            let Some(connection) = self.find_any(*id).await? else {
                 continue;
             };
             if out_of_order.contains(&connection.connector.id) {
                 continue;
             }
             let health = self.check_connection(&connection).await;
-            if matches!(health, Ok(Health::Outage) | Err(_)) {
+            if matches!(health, Ok(CredentialHealth::ProviderOutage) | Err(_)) {
                 out_of_order.insert(connection.connector.id);
             }
-            match of_one_alone(health)? {
+            match recoverable_error(health)? {
                 None => checked += 1,
                 Some(error) => {
                     tracing::warn!(%id, %error, "the sweep leaves a connection and others of its connector for the next one");
                 }
             }
-            self.rest(pause).await;
+            self.pause_sweep(pause).await;
         }
         Ok(checked)
     }
 
     /// Reads all that Nango holds, page by page, and notes what differs from the table.
-    async fn listing(&self, pause: Duration) -> Result<Listing> {
-        let upstream = self.upstream()?;
+    async fn list_nango(&self, pause: Duration) -> Result<Listing> {
+        let upstream = self.nango_gateway()?;
         let mut listing = Listing::default();
         for page in 0.. {
             let filter = ListConnections {
-                limit: Some(PAGE),
+                limit: Some(PAGE_SIZE),
                 page: Some(page),
                 ..ListConnections::default()
             };
@@ -250,8 +254,8 @@ impl Connections {
                 return Err(nango::Error::repeated_page(page).into());
             }
             self.compare(&mut listing, &found.connections).await?;
-            let is_short = found.connections.len() < PAGE as usize;
-            self.rest(if is_short { Duration::ZERO } else { pause })
+            let is_short = found.connections.len() < PAGE_SIZE as usize;
+            self.pause_sweep(if is_short { Duration::ZERO } else { pause })
                 .await;
         }
         if listing.unreadable > 0 {
@@ -269,32 +273,32 @@ impl Connections {
             .iter()
             .map(|summary| summary.connection_id.as_str())
             .collect();
-        let attempts: Vec<Uuid> = found.iter().filter_map(attempt_of).collect();
+        let attempts: Vec<Uuid> = found.iter().filter_map(attempt_tag).collect();
         let mut tx = self.begin().await?;
-        let held = db::held_of(&mut tx, &ids).await?;
-        let untold: HashSet<Uuid> = db::untold_attempts(&mut tx, &attempts).await?;
-        let to_be_deleted = db::to_be_deleted(&mut tx, &ids).await?;
+        let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
+        let untold: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
+        let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         tx.commit().await?;
-        let held: HashMap<&str, &Held> = held
+        let rows: HashMap<&str, &SweepRow> = rows
             .iter()
-            .map(|held| (held.nango_connection_id.as_str(), held))
+            .map(|row| (row.nango_connection_id.as_str(), row))
             .collect();
-        let recently = self.clock.now() - RECENT;
+        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
         for summary in found {
-            let attempt = attempt_of(summary);
+            let attempt = attempt_tag(summary);
             // Another installation's are none of our business, however many there are.
-            let ours = self.has_made(summary);
+            let ours = self.is_ours(summary);
             let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
             if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
                 listing.unknown.push((to_be_deleted, summary.clone()));
                 continue;
             }
-            match held.get(summary.connection_id.as_str()) {
-                Some(held)
-                    if wants_check(held, summary)
-                        && held.last_checked_at.is_none_or(|at| at < recently) =>
+            match rows.get(summary.connection_id.as_str()) {
+                Some(row)
+                    if needs_check(row, summary)
+                        && row.last_checked_at.is_none_or(|at| at < recently) =>
                 {
-                    listing.to_check.push((held.last_checked_at, held.id));
+                    listing.to_check.push((row.last_checked_at, row.id));
                 }
                 Some(_) => {}
                 None if ours && attempt.is_some() => {
@@ -305,25 +309,25 @@ impl Connections {
         }
         // Those that no sweep came to for the longest time are first, whatever kept it from them.
         listing.to_check.sort_unstable();
-        listing.to_check.truncate(MOST);
+        listing.to_check.truncate(MAX_FINDINGS);
         // What waits to be deleted is mostly known for long, and may be granted anew only in between.
         (listing.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
-        listing.unknown.truncate(MOST);
+        listing.unknown.truncate(MAX_FINDINGS);
         Ok(())
     }
 
     /// A connection with our tags that no row holds, or not for this grant: nobody told of it, or it is an orphan.
-    async fn look_into(&self, summary: &ConnectionSummary, swept: &mut Swept) -> Result<()> {
-        let Some(attempt) = attempt_of(summary) else {
+    async fn inspect(&self, summary: &ConnectionSummary, report: &mut SweepReport) -> Result<()> {
+        let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
-        if self.grant(attempt, summary).await? {
-            swept.found += 1;
+        if self.apply_grant(attempt, summary).await? {
+            report.found += 1;
             return Ok(());
         }
-        let old = summary.created_at <= self.clock.now() - GRACE;
+        let old = summary.created_at <= self.clock.now() - ORPHAN_GRACE;
         if old && self.delete_orphan(attempt, summary).await? {
-            swept.orphans += 1;
+            report.orphans += 1;
         }
         Ok(())
     }
@@ -335,12 +339,12 @@ impl Connections {
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
-        let known = self.attempts.ask(db::OfAttempt(attempt)).await?;
-        if known.is_some() || !self.has_made(summary) {
+        let known = self.attempts.load(db::AttemptById(attempt)).await?;
+        if known.is_some() || !self.is_ours(summary) {
             return Ok(false);
         }
         let id = &summary.connection_id;
-        if self.is_told_elsewhere(summary).await? {
+        if self.has_other_webhook_url(summary).await? {
             tracing::error!(
                 nango_connection = id, public_url = %self.public_url,
                 "a connection at Nango has this installation's mark and was begun at another PUBLIC_URL: left alone. \
@@ -350,20 +354,20 @@ impl Connections {
         }
         let mut tx = self.begin().await?;
         // What a row uses is nobody's orphan, even if its last attempt is not known any more.
-        if db::find_upstream(&mut tx, id).await?.is_some() {
+        if db::find_by_nango_id(&mut tx, id).await?.is_some() {
             return Ok(false);
         }
         tracing::warn!(
             nango_connection = id, %attempt,
             "a connection of ours at Nango belongs to no row: it is deleted"
         );
-        let upstream = Upstream {
+        let upstream = NangoConnectionRef {
             id: id.clone(),
             created_at: summary.created_at,
             serial: summary.serial,
         };
         let key = &summary.provider_config_key;
-        db::delete_later(&mut tx, &upstream, key, None, self.clock.now()).await?;
+        db::queue_deletion(&mut tx, &upstream, key, None, self.clock.now()).await?;
         tx.commit().await?;
         self.deletions.notify_one();
         Ok(true)
@@ -371,63 +375,67 @@ impl Connections {
 
     /// Whether a connection's session was begun at another address than this service's, as by the service whose
     /// database this one's is a copy of.
-    async fn is_told_elsewhere(&self, summary: &ConnectionSummary) -> Result<bool> {
+    async fn has_other_webhook_url(&self, summary: &ConnectionSummary) -> Result<bool> {
         let (id, key) = (&summary.connection_id, &summary.provider_config_key);
-        let nango = &self.upstream()?.nango;
-        let told = match nango.connection(id, key, Refresh::WhenDue).await {
+        let nango = &self.nango_gateway()?.nango;
+        let webhook_url = match nango.connection(id, key, Refresh::WhenDue).await {
             Ok(found) => found.webhook_url_override,
             // Then nothing is lost that works.
             Err(nango::Error::NotFound | nango::Error::InvalidCredentials { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let told = told.and_then(|url| Url::parse(&url).ok());
-        Ok(told.is_some_and(|url| url.origin() != self.public_url.origin()))
+        let webhook_url = webhook_url.and_then(|url| Url::parse(&url).ok());
+        Ok(webhook_url.is_some_and(|url| url.origin() != self.public_url.origin()))
     }
 
     /// Whether a connection at Nango is this installation's.
-    pub(crate) fn has_made(&self, summary: &ConnectionSummary) -> bool {
+    pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
         let tag = summary.tags.get(INSTALLATION_TAG);
         tag.and_then(|id| id.parse().ok()) == Some(self.installation)
     }
 
     /// The rows whose connections the listing does not have, and which did not change since it began.
-    async fn not_listed(&self, listing: &Listing, begun: DateTime<Utc>) -> Result<Vec<Held>> {
+    async fn find_missing(
+        &self,
+        listing: &Listing,
+        started_at: DateTime<Utc>,
+    ) -> Result<Vec<SweepRow>> {
         const BATCH: i64 = 1000;
         let mut missing = Vec::new();
         let mut after = Uuid::nil();
         loop {
             let mut tx = self.begin_single().await?;
-            let held = db::held_since(&mut tx, begun, after, BATCH).await?;
+            let rows = db::list_at_nango_since(&mut tx, started_at, after, BATCH).await?;
             tx.commit().await?;
-            let Some(last) = held.last() else {
+            let Some(last) = rows.last() else {
                 return Ok(missing);
             };
             after = last.id;
-            missing.extend(held.into_iter().filter(|held| {
-                held.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
+            missing.extend(rows.into_iter().filter(|row| {
+                row.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
                     && !listing
                         .ids
-                        .contains(&listing.hasher.hash_one(&held.nango_connection_id))
+                        .contains(&listing.hasher.hash_one(&row.nango_connection_id))
             }));
-            if missing.len() >= MOST {
-                missing.truncate(MOST);
+            if missing.len() >= MAX_FINDINGS {
+                missing.truncate(MAX_FINDINGS);
                 return Ok(missing);
             }
         }
     }
 
-    async fn note_missing(&self, held: &Held) -> Result<()> {
-        let Some(connection) = self.any(held.id).await? else {
+    async fn mark_missing(&self, row: &SweepRow) -> Result<()> {
+        let Some(connection) = self.find_any(row.id).await? else {
             return Ok(());
         };
         let now = self.clock.now();
-        self.apply_if_same(&connection, |connection| {
-            connection.missing(&held.nango_connection_id, now)
+        self.apply_if_unchanged(&connection, |connection| {
+            connection.missing(&row.nango_connection_id, now)
         })
         .await
     }
 
-    async fn any(&self, id: Uuid) -> Result<Option<Connection>> {
+    async fn find_any(&self, id: Uuid) -> Result<Option<Connection>> {
         let mut tx = self.begin_single().await?;
         let connection = db::find_any(&mut tx, id).await?;
         tx.commit().await?;
@@ -436,7 +444,7 @@ impl Connections {
 }
 
 /// An error that is about one connection, which is no reason to leave the others. Fails with any other.
-fn of_one_alone<T>(result: Result<T>) -> Result<Option<Error>> {
+fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),
@@ -448,18 +456,18 @@ fn of_one_alone<T>(result: Result<T>) -> Result<Option<Error>> {
 }
 
 /// The attempt that brought a connection about, or authorized it anew.
-fn attempt_of(summary: &ConnectionSummary) -> Option<Uuid> {
+fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
     summary.tags.get(ATTEMPT_TAG)?.parse().ok()
 }
 
 /// Whether what Nango says of a connection's credentials is not what the row says.
-fn wants_check(held: &Held, summary: &ConnectionSummary) -> bool {
+fn needs_check(row: &SweepRow, summary: &ConnectionSummary) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
-    let reason = held.status_reason.as_deref();
-    if held.status == Status::Connected.as_str() {
-        return failed || held.failing_since.is_some();
+    let reason = row.status_reason.as_deref();
+    if row.status == Status::Connected.as_str() {
+        return failed || row.failing_since.is_some();
     }
     let is = |other: Reason| reason == Some(other.as_str());
-    let error = held.status == Status::Error.as_str();
+    let error = row.status == Status::Error.as_str();
     error && (is(Reason::MissingUpstream) || (!failed && !is(Reason::AccountMismatch)))
 }

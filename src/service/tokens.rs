@@ -8,7 +8,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use uuid::Uuid;
 
-use super::credential_check::{Health, RECENT};
+use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
 use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::token_accesses::Purpose;
@@ -20,10 +20,10 @@ use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Refresh};
 
 /// A token is not handed out of memory when it ends within this time.
-const MARGIN: Duration = Duration::from_secs(5 * 60);
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
 /// How many tokens are held in memory at the most.
-const HELD: u64 = 50_000;
+const CACHE_CAPACITY: u64 = 50_000;
 
 /// What a workflow is given.
 #[derive(Debug)]
@@ -43,35 +43,35 @@ pub struct Token {
 /// A token is held for one version of its connection: whatever changes the
 /// connection, on whichever replica, empties it everywhere.
 #[derive(Debug)]
-pub(crate) struct Tokens {
+pub(crate) struct TokenCache {
     held: Cache<(Uuid, i64), Arc<Token>>,
     /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
     reports: Cache<(Uuid, String), ()>,
 }
 
-struct HeldExpiry;
+struct TokenExpiry;
 
-impl Expiry<(Uuid, i64), Arc<Token>> for HeldExpiry {
+impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
     fn expire_after_create(
         &self,
         _: &(Uuid, i64),
-        held: &Arc<Token>,
+        stored: &Arc<Token>,
         _: Instant,
     ) -> Option<Duration> {
-        Some(held.good_for)
+        Some(stored.good_for)
     }
 }
 
-impl Tokens {
+impl TokenCache {
     pub(crate) fn new() -> Self {
         Self {
             held: Cache::builder()
-                .max_capacity(HELD)
-                .expire_after(HeldExpiry)
+                .max_capacity(CACHE_CAPACITY)
+                .expire_after(TokenExpiry)
                 .build(),
             // A report is one report, however many workers of a workflow send it.
             reports: Cache::builder()
-                .max_capacity(HELD)
+                .max_capacity(CACHE_CAPACITY)
                 .time_to_live(Duration::from_secs(60))
                 .build(),
         }
@@ -84,15 +84,18 @@ impl Connections {
     /// # Errors
     /// Why there is none: see [`Error`].
     pub async fn token(&self, user: &UserId, id: Uuid, service: &str) -> Result<Arc<Token>> {
-        let asked = self.versions.ask(db::Version(user.clone(), id)).await?;
+        let asked = self
+            .versions
+            .load(db::ConnectionVersion(user.clone(), id))
+            .await?;
         let version = asked.ok_or(Error::ConnectionNotFound)?;
         let token = if let Some(token) = self.tokens.held.get(&(id, version)).await {
-            self.counts.token(false);
+            self.counts.token_served(false);
             token
         } else {
-            self.token_of(&self.own(user, id).await?).await?
+            self.cached_token(&self.find_own(user, id).await?).await?
         };
-        self.used(&token.connection, service, Purpose::Token)
+        self.record_access(&token.connection, service, Purpose::Token)
             .await?;
         Ok(token)
     }
@@ -113,38 +116,40 @@ impl Connections {
             connector_id: Some(connector.id),
             ..db::Filter::default()
         };
-        let all = self.all_of(user, &filter).await?;
-        let connection = chosen(all, instance_id)?.ok_or_else(|| Error::NotConnected {
-            connector: connector.slug.clone(),
-            detail: format!("the user has not connected {}", connector.name),
-        })?;
-        let token = self.token_of(&connection).await?;
-        self.used(&connection, service, Purpose::Token).await?;
+        let all = self.list_all(user, &filter).await?;
+        let connection =
+            select_connection(all, instance_id)?.ok_or_else(|| Error::NotConnected {
+                connector: connector.slug.clone(),
+                detail: format!("the user has not connected {}", connector.name),
+            })?;
+        let token = self.cached_token(&connection).await?;
+        self.record_access(&connection, service, Purpose::Token)
+            .await?;
         Ok(token)
     }
 
-    async fn token_of(&self, connection: &Connection) -> Result<Arc<Token>> {
+    async fn cached_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
         let mut asked_nango = false;
         let asked = self.tokens.held.try_get_with(key, async {
             asked_nango = true;
-            self.ask_for_token(connection).await
+            self.fetch_token(connection).await
         });
         // Apart, for it is large, and rare: a request's future is moved about before it is run.
         let token = Box::pin(asked)
             .await
             .map_err(|error| Error::clone(&error))?;
-        self.counts.token(asked_nango);
+        self.counts.token_served(asked_nango);
         Ok(token)
     }
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
-    async fn ask_for_token(&self, connection: &Connection) -> Result<Arc<Token>> {
+    async fn fetch_token(&self, connection: &Connection) -> Result<Arc<Token>> {
         let credentials = match self.at_nango(connection, Refresh::WhenDue).await {
             // Nango gives what it cannot refresh as it is, however long it has been over.
-            Ok(found) if found.credentials.are_over(self.clock.now()) => {
-                self.explain(connection, None).await?;
+            Ok(found) if found.credentials.are_expired(self.clock.now()) => {
+                self.token_error(connection, None).await?;
                 self.credentials(connection, Refresh::WhenDue).await?
             }
             Ok(found) => {
@@ -152,12 +157,12 @@ impl Connections {
                     && self.has_recovered(connection, &found).await?
                 {
                     // They may have become another account's.
-                    usable(&self.own(&connection.user_id, connection.id).await?)?;
+                    check_usable(&self.find_own(&connection.user_id, connection.id).await?)?;
                 }
                 found.credentials
             }
             Err(error) => {
-                self.explain(connection, Some(error)).await?;
+                self.token_error(connection, Some(error)).await?;
                 // It was refreshed after all.
                 self.credentials(connection, Refresh::WhenDue).await?
             }
@@ -166,12 +171,12 @@ impl Connections {
             Credentials::OAuth2 {
                 expires_at: Some(at),
                 ..
-            } => left(*at, self.clock.now()).min(self.token_cache),
+            } => remaining(*at, self.clock.now()).min(self.token_cache),
             _ => self.token_cache,
         };
         Ok(Arc::new(Token {
             connection: connection.clone(),
-            id: credentials.name().unwrap_or_default(),
+            id: credentials.fingerprint().unwrap_or_default(),
             credentials,
             good_for,
         }))
@@ -192,17 +197,17 @@ impl Connections {
         connection: &Connection,
         refresh: Refresh,
     ) -> Result<nango::Connection, nango::Error> {
-        let (Some(upstream), Some(held)) = (&self.upstream, connection.state.upstream()) else {
+        let (Some(upstream), Some(stored)) = (&self.upstream, connection.state.upstream()) else {
             return Err(nango::Error::NotFound);
         };
         let key = &connection.connector.integration_key;
-        upstream.nango.connection(&held.id, key, refresh).await
+        upstream.nango.connection(&stored.id, key, refresh).await
     }
 
     /// Refuses a connection that has no token to give, and says why.
     async fn check_usable(&self, connection: &Connection) -> Result<()> {
-        let upstream = self.upstream()?;
-        let refused = usable(connection);
+        let upstream = self.nango_gateway()?;
+        let refused = check_usable(connection);
         let Err(Error::NeedsReauthorization { .. }) = &refused else {
             return refused;
         };
@@ -222,12 +227,16 @@ impl Connections {
     ///
     /// # Errors
     /// Always the reason, but when a check has found that the connection works.
-    async fn explain(&self, connection: &Connection, error: Option<nango::Error>) -> Result<()> {
+    async fn token_error(
+        &self,
+        connection: &Connection,
+        error: Option<nango::Error>,
+    ) -> Result<()> {
         match error {
             None | Some(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {}
             Some(error) => return Err(error.into()),
         }
-        let recently = self.clock.now() - RECENT;
+        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
         let checked = connection
             .last_checked_at
             .is_some_and(|checked| checked >= recently);
@@ -236,9 +245,13 @@ impl Connections {
             return Err(Error::ProviderUnavailable);
         }
         match self.check_connection(connection).await? {
-            Health::Works(_) => Ok(()),
-            Health::Dead | Health::Missing => Err(needs_reauthorization(connection)),
-            Health::Outage | Health::Doubtful => Err(Error::ProviderUnavailable),
+            CredentialHealth::Working(_) => Ok(()),
+            CredentialHealth::Invalid | CredentialHealth::Missing => {
+                Err(needs_reauthorization(connection))
+            }
+            CredentialHealth::ProviderOutage | CredentialHealth::Unknown => {
+                Err(Error::ProviderUnavailable)
+            }
         }
     }
 
@@ -248,7 +261,7 @@ impl Connections {
     /// # Errors
     /// As [`Connections::token`].
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
-        let connection = self.own(user, id).await?;
+        let connection = self.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
@@ -257,7 +270,7 @@ impl Connections {
             refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
-            self.apply_if_same(&connection, |connection| connection.token_refreshed(now))
+            self.apply_if_unchanged(&connection, |connection| connection.token_refreshed(now))
                 .await
         });
         reported.await.map_err(|error| Error::clone(&error))?;
@@ -267,22 +280,30 @@ impl Connections {
     async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {
         let current = match self.credentials(connection, Refresh::WhenDue).await {
             Ok(current) => current,
-            Err(error) => return self.explain(connection, Some(error)).await.map(|()| true),
+            Err(error) => {
+                return self
+                    .token_error(connection, Some(error))
+                    .await
+                    .map(|()| true);
+            }
         };
-        if current.name().as_deref() != Some(token_id) {
+        if current.fingerprint().as_deref() != Some(token_id) {
             // Nango has refreshed it by itself, which nobody has told us.
             return Ok(false);
         }
         match self.credentials(connection, Refresh::Force).await {
-            Ok(new) if new.name().as_deref() == Some(token_id) => {
+            Ok(new) if new.fingerprint().as_deref() == Some(token_id) => {
                 // There was nothing to refresh it by, and the provider does not take it: no other will come.
                 let now = self.clock.now();
-                self.apply_if_same(connection, |connection| connection.credentials_dead(now))
+                self.apply_if_unchanged(connection, |connection| connection.credentials_dead(now))
                     .await?;
                 Err(needs_reauthorization(connection))
             }
             Ok(_) => Ok(true),
-            Err(error) => self.explain(connection, Some(error)).await.map(|()| true),
+            Err(error) => self
+                .token_error(connection, Some(error))
+                .await
+                .map(|()| true),
         }
     }
 
@@ -298,21 +319,22 @@ impl Connections {
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
-        let upstream = self.upstream()?;
-        let connection = self.own(user, id).await?;
+        let upstream = self.nango_gateway()?;
+        let connection = self.find_own(user, id).await?;
         self.check_usable(&connection).await?;
-        let held = connection
+        let stored = connection
             .state
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
         let key = &connection.connector.integration_key;
         // Before the call: its caller may go away while it is under way.
-        self.used(&connection, service, Purpose::Proxy).await?;
-        match upstream.nango.proxy(&held.id, key, call).await {
+        self.record_access(&connection, service, Purpose::Proxy)
+            .await?;
+        match upstream.nango.proxy(&stored.id, key, call).await {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
                 // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
                 let failed = (id, format!("proxy of version {}", connection.version));
-                let explained = self.explain(&connection, Some(error));
+                let explained = self.token_error(&connection, Some(error));
                 let explained = self.tokens.reports.try_get_with(failed, explained);
                 Box::pin(explained)
                     .await
@@ -329,14 +351,19 @@ impl Connections {
     ///
     /// # Errors
     /// When the connection is gone, and as the database.
-    async fn used(&self, connection: &Connection, service: &str, purpose: Purpose) -> Result<()> {
+    async fn record_access(
+        &self,
+        connection: &Connection,
+        service: &str,
+        purpose: Purpose,
+    ) -> Result<()> {
         let used = db::Used {
             connection: connection.id,
             service: service.to_owned(),
             purpose,
             at: self.clock.now(),
         };
-        if self.uses.ask(used).await? {
+        if self.uses.load(used).await? {
             Ok(())
         } else {
             Err(Error::ConnectionNotFound)
@@ -345,7 +372,10 @@ impl Connections {
 }
 
 /// The connection that is meant: never a guess among several.
-fn chosen(mut all: Vec<Connection>, instance_id: Option<&str>) -> Result<Option<Connection>> {
+fn select_connection(
+    mut all: Vec<Connection>,
+    instance_id: Option<&str>,
+) -> Result<Option<Connection>> {
     if let Some(instance_id) = instance_id {
         return Ok(all
             .into_iter()
@@ -368,7 +398,7 @@ fn chosen(mut all: Vec<Connection>, instance_id: Option<&str>) -> Result<Option<
 }
 
 /// Refuses a connection that has no token to give, and says why.
-pub(crate) fn usable(connection: &Connection) -> Result<()> {
+pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
     let not_connected = |detail: String| {
         Err(Error::NotConnected {
             connector: connection.connector.slug.clone(),
@@ -405,9 +435,9 @@ fn needs_reauthorization(connection: &Connection) -> Error {
 }
 
 /// How long a token is good for out of memory, that ends at `at`.
-fn left(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+fn remaining(at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (at - now)
         .to_std()
         .unwrap_or_default()
-        .saturating_sub(MARGIN)
+        .saturating_sub(EXPIRY_MARGIN)
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::connect::RETURN_TIME;
+use super::connect::RETURN_WINDOW;
 use super::{Connections, Result};
 use crate::db;
-use crate::db::token_accesses::PastUse;
-use crate::domain::Upstream;
+use crate::db::token_accesses::RecordedAccess;
+use crate::domain::NangoConnectionRef;
 
 use crate::domain::UserId;
 
@@ -31,16 +31,16 @@ impl Connections {
     /// # Errors
     /// As the database; what Nango does not confirm now is deleted there later.
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
-        self.upstream()?;
-        let connections = self.all_of(user, &db::Filter::default()).await?;
+        self.nango_gateway()?;
+        let connections = self.list_all(user, &db::Filter::default()).await?;
         for connection in &connections {
             self.erase_connection(user, connection.id).await?;
         }
         let mut tx = self.begin_single().await?;
-        db::forget_keys_of(&mut tx, user).await?;
+        db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let mut ids: BTreeSet<Uuid> = connections.iter().map(|erased| erased.id).collect();
-        match self.erase_unknown(user).await {
+        match self.delete_unknown(user).await {
             Ok(found) => ids.extend(found),
             Err(error) => {
                 tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
@@ -52,7 +52,8 @@ impl Connections {
         }
         self.deletions.notify_one();
         // Asked again, for what was to be deleted may have been refused, today or in an earlier call.
-        confirmed &= (self.held_of(user).await).is_ok_and(|held| held.is_empty());
+        confirmed &=
+            (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
         Ok(Erased {
             connections: connections.len(),
             confirmed,
@@ -67,9 +68,9 @@ impl Connections {
         };
         if let Some(upstream) = connection.state.upstream() {
             let key = &connection.connector.integration_key;
-            db::delete_later(&mut tx, upstream, key, Some(id), now).await?;
+            db::queue_deletion(&mut tx, upstream, key, Some(id), now).await?;
         }
-        db::keep_erased_attempts(&mut tx, id, RETURN_TIME, now).await?;
+        db::keep_erased_attempts(&mut tx, id, RETURN_WINDOW, now).await?;
         db::delete(&mut tx, user, id).await?;
         tx.commit().await?;
         Ok(())
@@ -77,18 +78,18 @@ impl Connections {
 
     /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which
     /// connections it was granted for. A connection that a row uses is left alone, whatever Nango says of its user.
-    async fn erase_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
-        let found = self.held_of(user).await?;
+    async fn delete_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
+        let found = self.list_nango_connections(user).await?;
         let mut ids = Vec::with_capacity(found.len());
         let mut tx = self.begin().await?;
         for summary in &found {
-            if db::find_upstream(&mut tx, &summary.connection_id)
+            if db::find_by_nango_id(&mut tx, &summary.connection_id)
                 .await?
                 .is_some()
             {
                 continue;
             }
-            let upstream = Upstream {
+            let upstream = NangoConnectionRef {
                 id: summary.connection_id.clone(),
                 created_at: summary.created_at,
                 serial: summary.serial,
@@ -96,7 +97,7 @@ impl Connections {
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
             let key = &summary.provider_config_key;
-            db::delete_later(&mut tx, &upstream, key, connection, self.clock.now()).await?;
+            db::queue_deletion(&mut tx, &upstream, key, connection, self.clock.now()).await?;
             ids.extend(connection);
         }
         tx.commit().await?;
@@ -123,7 +124,7 @@ impl Connections {
     }
 
     /// What Nango holds with a user's and this installation's tags.
-    async fn held_of(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
+    async fn list_nango_connections(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
             (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
@@ -133,7 +134,7 @@ impl Connections {
             ..ListConnections::default()
         };
         // What cannot be read may be the user's as well: then nothing is confirmed.
-        let page = self.upstream()?.nango.connection_page(&filter).await?;
+        let page = self.nango_gateway()?.nango.connection_page(&filter).await?;
         Ok(page.complete()?)
     }
 
@@ -141,16 +142,16 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
-    pub async fn uses(
+    pub async fn token_accesses(
         &self,
         user: &UserId,
         id: Uuid,
         before: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<PastUse>> {
-        self.own(user, id).await?;
+    ) -> Result<Vec<RecordedAccess>> {
+        self.find_own(user, id).await?;
         let mut tx = self.begin_single().await?;
-        let uses = db::uses(&mut tx, id, before, limit).await?;
+        let uses = db::token_accesses(&mut tx, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)
     }

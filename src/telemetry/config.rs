@@ -33,7 +33,7 @@ const MIN_METRICS_TOKEN: usize = 16;
 
 impl Environment<'_> {
     pub(crate) fn metrics_tokens(&mut self) -> Vec<SecretString> {
-        let tokens = self.alternatives("METRICS_TOKEN");
+        let tokens = self.rotatable_secrets("METRICS_TOKEN");
         let short = |token: &SecretString| token.expose_secret().len() < MIN_METRICS_TOKEN;
         if tokens.iter().any(short) {
             self.problems.push(format!(
@@ -46,6 +46,6 @@ impl Environment<'_> {
     pub(crate) fn otlp_endpoint(&mut self) -> Option<Url> {
         const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
         let url = self.optional(NAME)?;
-        self.web_address(NAME, url)
+        self.http_url(NAME, url)
     }
 }

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 /// What every metric's name begins with.
 const PREFIX: &str = "patchbay";
 
-/// The content type of what [`text`] writes.
+/// The content type of what [`encode_text`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// One label: its name, and its value out of a closed set.
@@ -35,7 +35,7 @@ pub fn registry() -> Registry {
 
 /// A histogram of seconds, from a millisecond to ten seconds: what a request or a call takes.
 #[must_use]
-pub fn latency() -> Histogram {
+pub fn latency_histogram() -> Histogram {
     Histogram::new([
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     ])
@@ -76,7 +76,7 @@ pub fn register_runtime(registry: &mut Registry) {
 ///
 /// # Errors
 /// Writing to a string does not fail; a metric that cannot be encoded does.
-pub fn text(registries: &[&Registry]) -> Result<String, std::fmt::Error> {
+pub fn encode_text(registries: &[&Registry]) -> Result<String, std::fmt::Error> {
     let mut text = String::with_capacity(16 * 1024);
     for registry in registries {
         encode_registry(&mut text, registry)?;

@@ -28,7 +28,7 @@ const TRACES: &str = "traces";
 #[derive(Debug, Default)]
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
-    _traces: Option<otlp::Exporting>,
+    _traces: Option<otlp::TraceExporter>,
 }
 
 /// Writes logs to standard error, filtered by `RUST_LOG`, and sends traces to a collector if there is one.
@@ -51,13 +51,13 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
     let registry = tracing_subscriber::registry();
     #[cfg(feature = "otlp")]
     if let Some((layer, traces)) = otlp::layer(collector) {
-        begin(registry.with(lines.with_filter(filter)).with(layer));
+        install(registry.with(lines.with_filter(filter)).with(layer));
         return Telemetry {
             _traces: Some(traces),
         };
     }
     // A filter over everything, rather than over the lines alone: spans then cost nothing.
-    begin(registry.with(lines).with(filter));
+    install(registry.with(lines).with(filter));
     if cfg!(not(feature = "otlp")) && collector.is_some() {
         tracing::warn!(
             "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this program was built without traces"
@@ -66,7 +66,7 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
     Telemetry::default()
 }
 
-fn begin(subscriber: impl SubscriberInitExt) {
+fn install(subscriber: impl SubscriberInitExt) {
     if let Err(error) = subscriber.try_init() {
         tracing::debug!(%error, "logging was set up before");
     }
@@ -89,7 +89,7 @@ pub(crate) fn request_span(method: &str, route: &str, headers: &HeaderMap) -> Sp
 }
 
 /// Notes how a request was answered.
-pub(crate) fn answered(span: &Span, status: u16) {
+pub(crate) fn record_response(span: &Span, status: u16) {
     span.record("http.response.status_code", status);
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
@@ -106,7 +106,7 @@ pub(crate) fn nango_span(operation: &'static str) -> Span {
 }
 
 /// Notes that a call to Nango failed.
-pub(crate) fn failed(span: &Span, error: &'static str) {
+pub(crate) fn record_error(span: &Span, error: &'static str) {
     span.record("otel.status_code", "ERROR");
     span.record("error.type", error);
 }
@@ -125,14 +125,14 @@ pub(crate) fn statement_span() -> Span {
 }
 
 /// Notes a statement's text.
-pub(crate) fn statement(span: &Span, text: &str) {
+pub(crate) fn record_statement(span: &Span, text: &str) {
     span.record("db.query.text", text);
 }
 
 /// Names the current trace to who is called.
-pub(crate) fn propagate(headers: &mut HeaderMap) {
+pub(crate) fn inject_context(headers: &mut HeaderMap) {
     #[cfg(feature = "otlp")]
-    otlp::propagate(headers);
+    otlp::inject_context(headers);
     #[cfg(not(feature = "otlp"))]
     let _ = headers;
 }

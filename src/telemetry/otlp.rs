@@ -27,20 +27,20 @@ use crate::net::http_client;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest answer of a collector's that is read, in bytes.
-const MAX_BODY: usize = 64 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// How long the last traces may take to be sent.
-const LAST: Duration = Duration::from_secs(3);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Sends traces until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Exporting(SdkTracerProvider);
+pub(crate) struct TraceExporter(SdkTracerProvider);
 
-impl Drop for Exporting {
+impl Drop for TraceExporter {
     fn drop(&mut self) {
         let provider = self.0.clone();
         // The exporter's thread hands the last request to the runtime, which must not be blocked meanwhile.
-        let shut_down = move || provider.shutdown_with_timeout(LAST);
+        let shut_down = move || provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         let ended = match Handle::try_current() {
             Ok(_) => tokio::task::block_in_place(shut_down),
             Err(_no_runtime) => shut_down(),
@@ -52,7 +52,7 @@ impl Drop for Exporting {
 }
 
 /// The layer that turns spans into traces; `None` without a collector.
-pub(crate) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, Exporting)>
+pub(crate) fn layer<S>(collector: Option<&Url>) -> Option<(impl Layer<S> + use<S>, TraceExporter)>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
@@ -85,7 +85,7 @@ where
         .with_target(false)
         .with_tracked_inactivity(false)
         .with_filter(Targets::new().with_target(TRACES, Level::INFO));
-    Some((layer, Exporting(provider)))
+    Some((layer, TraceExporter(provider)))
 }
 
 /// The service's name, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` give another.
@@ -122,7 +122,7 @@ impl HttpClient for Client {
             if let Some(headers) = response.headers_mut() {
                 headers.clone_from(answer.headers());
             }
-            let body = http_client::read_body(answer, MAX_BODY).await?;
+            let body = http_client::read_body(answer, MAX_BODY_BYTES).await?;
             Ok::<_, HttpError>(response.body(Bytes::from(body))?)
         });
         sent.await?
@@ -140,7 +140,7 @@ pub(crate) fn continue_trace(span: &Span, headers: &HeaderMap) {
 }
 
 /// Names the current span to who is called.
-pub(crate) fn propagate(headers: &mut HeaderMap) {
+pub(crate) fn inject_context(headers: &mut HeaderMap) {
     let span = Span::current();
     if !span.is_disabled() {
         TraceContextPropagator::new().inject_context(&span.context(), &mut HeaderInjector(headers));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Result, Webhooks, row, signing};
 
 use crate::db::webhook_deliveries;
-use crate::db::webhook_deliveries::{Claimed, Sending};
+use crate::db::webhook_deliveries::{AttemptResult, ClaimedDelivery};
 use crate::db::webhook_endpoints;
 use crate::db::webhook_endpoints::Target;
 use crate::encryption;
@@ -23,19 +23,19 @@ use crate::net::http_client;
 const LEASE_SECONDS: f64 = 60.0;
 
 /// How many messages are under way to an endpoint at once, from all replicas together.
-const AT_ONCE: i64 = 8;
+const MAX_CONCURRENT: i64 = 8;
 
 /// How often what is due is looked for.
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The pauses after each attempt that failed, in seconds; after the last one a message is given
 /// up. As the specification suggests, and two days more: five days in all.
-const PAUSES: [i64; 11] = [
+const RETRY_DELAYS_SECONDS: [i64; 11] = [
     5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400, 86_400, 86_400,
 ];
 
 /// An endpoint where nothing has arrived for so long is switched off.
-const DEAD: TimeDelta = TimeDelta::days(5);
+const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
 /// What an endpoint says that wants no more: 410.
 const GONE: u16 = 410;
@@ -55,7 +55,7 @@ impl Webhooks {
                 Err(error) => tracing::warn!(%error, "webhooks: not this time, it is tried again"),
             }
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = stop.cancelled() => {}
                 Some(_) = sending.join_next() => {}
             }
@@ -64,15 +64,16 @@ impl Webhooks {
         while sending.join_next().await.is_some() {}
     }
 
-    async fn claim(&self) -> Result<Vec<Claimed>> {
+    async fn claim(&self) -> Result<Vec<ClaimedDelivery>> {
         let mut tx = self.database.begin().await?;
         let claimed =
-            webhook_deliveries::claim(&mut tx, self.clock.now(), LEASE_SECONDS, AT_ONCE).await?;
+            webhook_deliveries::claim(&mut tx, self.clock.now(), LEASE_SECONDS, MAX_CONCURRENT)
+                .await?;
         tx.commit().await?;
         Ok(claimed)
     }
 
-    async fn deliver(&self, claimed: Claimed) {
+    async fn deliver(&self, claimed: ClaimedDelivery) {
         let answer = self
             .post(
                 &claimed.endpoint,
@@ -82,12 +83,14 @@ impl Webhooks {
             )
             .await;
         let written = match answer {
-            Ok(status) if (200..300).contains(&status) => self.arrived(&claimed, status).await,
+            Ok(status) if (200..300).contains(&status) => {
+                self.mark_delivered(&claimed, status).await
+            }
             Ok(status) => {
                 let error = format!("the endpoint answered {status}");
-                self.failed(&claimed, Some(status), &error).await
+                self.mark_failed(&claimed, Some(status), &error).await
             }
-            Err(error) => self.failed(&claimed, None, &error).await,
+            Err(error) => self.mark_failed(&claimed, None, &error).await,
         };
         if let Err(error) = written {
             // Its lease ends, and then it is sent once more: its id tells the receiver.
@@ -104,7 +107,9 @@ impl Webhooks {
         message: &str,
         body: &str,
     ) -> Result<u16, String> {
-        let route = self.route(&target.url).map_err(|error| error.to_string())?;
+        let route = self
+            .client_for(&target.url)
+            .map_err(|error| error.to_string())?;
         let now = self.clock.now();
         let secrets = self.secrets(endpoint, target, now);
         let secrets = secrets.map_err(|error| error.to_string())?;
@@ -140,56 +145,64 @@ impl Webhooks {
             .collect()
     }
 
-    async fn arrived(&self, claimed: &Claimed, status: u16) -> Result<()> {
+    async fn mark_delivered(&self, claimed: &ClaimedDelivery, status: u16) -> Result<()> {
         let now = self.clock.now();
         let mut tx = self.database.begin().await?;
-        webhook_deliveries::endpoint_works(&mut tx, &claimed.endpoint).await?;
-        if !webhook_deliveries::still_ours(&mut tx, claimed).await? {
+        webhook_deliveries::mark_endpoint_working(&mut tx, &claimed.endpoint).await?;
+        if !webhook_deliveries::lock_if_leased(&mut tx, claimed).await? {
             return Ok(());
         }
-        let sent = Sending {
+        let sent = AttemptResult {
             status: Some(status),
             error: None,
             outcome: Some("delivered"),
         };
-        webhook_deliveries::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
-        webhook_deliveries::give_back(&mut tx, claimed, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::release(&mut tx, claimed, now).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    async fn failed(&self, claimed: &Claimed, status: Option<u16>, error: &str) -> Result<()> {
+    async fn mark_failed(
+        &self,
+        claimed: &ClaimedDelivery,
+        status: Option<u16>,
+        error: &str,
+    ) -> Result<()> {
         let now = self.clock.now();
         let endpoint = claimed.endpoint.as_str();
         let mut tx = self.database.begin().await?;
-        let failing_since = webhook_deliveries::endpoint_fails(&mut tx, endpoint, now).await?;
-        if !webhook_deliveries::still_ours(&mut tx, claimed).await? {
+        let failing_since =
+            webhook_deliveries::mark_endpoint_failing(&mut tx, endpoint, now).await?;
+        if !webhook_deliveries::lock_if_leased(&mut tx, claimed).await? {
             return Ok(());
         }
         let off = match failing_since {
             Some(_) if status == Some(GONE) => Some("it answered 410, Gone"),
-            Some(since) if now - since >= DEAD => Some("nothing has arrived there for days"),
+            Some(since) if now - since >= DISABLE_AFTER => {
+                Some("nothing has arrived there for days")
+            }
             _ => None,
         };
         if let Some(reason) = off {
-            webhook_endpoints::switch_off(&mut tx, endpoint, reason, now).await?;
+            webhook_endpoints::disable(&mut tx, endpoint, reason, now).await?;
         }
         let pause = usize::try_from(claimed.attempts)
             .ok()
-            .and_then(|attempts| PAUSES.get(attempts));
+            .and_then(|attempts| RETRY_DELAYS_SECONDS.get(attempts));
         // An endpoint that is off loses nothing: its messages wait.
         let waits = pause.is_some() || off.is_some() || failing_since.is_none();
-        let sent = Sending {
+        let sent = AttemptResult {
             status,
             error: Some(error),
             outcome: (!waits).then_some("given_up"),
         };
-        webhook_deliveries::write_sending(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
         let due = match pause {
             Some(seconds) => now + with_jitter(*seconds),
             None => now,
         };
-        webhook_deliveries::give_back(&mut tx, claimed, due).await?;
+        webhook_deliveries::release(&mut tx, claimed, due).await?;
         tx.commit().await?;
         let (message, attempts) = (&claimed.message, claimed.attempts + 1);
         if let Some(reason) = off {
@@ -219,7 +232,7 @@ fn signatures(
     message: &str,
     now: DateTime<Utc>,
     body: &str,
-) -> Result<String, signing::NotASecret> {
+) -> Result<String, signing::InvalidSecret> {
     let signed: Result<Vec<String>, _> = secrets
         .iter()
         .map(|secret| signing::signature(secret, message, now.timestamp(), body))

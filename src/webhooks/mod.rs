@@ -25,11 +25,11 @@ use crate::clock::Clock;
 use crate::db::Database;
 use crate::db::webhook_endpoints;
 use crate::db::webhook_endpoints::StoredSecrets;
-pub use crate::db::webhook_endpoints::{Delivery, Endpoint, Shown};
+pub use crate::db::webhook_endpoints::{Delivery, DeliveryFilter, Endpoint};
 use crate::domain::MessageType;
 use crate::encryption;
 use crate::encryption::{Encryption, is_encrypted};
-use crate::net::address_guard::{Forbidden, Guard, Networks, SystemResolver};
+use crate::net::address_guard::{AddressGuard, ForbiddenAddress, Networks, SystemResolver};
 use crate::net::http_client;
 
 /// How long an endpoint may take to answer.
@@ -39,10 +39,10 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 const REPLAY_BATCH: i64 = 1000;
 
 /// For how long what was delivered or given up is shown, and what waits for an endpoint that is off is kept.
-const KEPT: TimeDelta = TimeDelta::days(30);
+const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
 
 /// How many old deliveries are forgotten in one transaction.
-const FORGOTTEN: u32 = 1000;
+const PRUNE_BATCH: u32 = 1000;
 
 /// How many endpoints' secrets are read at once to be encrypted anew.
 const REENCRYPTED: i64 = 100;
@@ -68,7 +68,7 @@ pub enum Error {
     #[error(
         "nothing can be sent to this address: {0} (WEBHOOK_ALLOWED_NETWORKS allows private networks, and there http)"
     )]
-    Address(#[from] Forbidden),
+    Address(#[from] ForbiddenAddress),
     /// A secret cannot be encrypted or decrypted.
     #[error(transparent)]
     Encryption(#[from] encryption::Error),
@@ -88,22 +88,22 @@ pub struct Webhooks {
     database: Database,
     clock: Clock,
     encryption: Encryption,
-    secure: Route,
-    plain: Route,
+    secure: GuardedClient,
+    plain: GuardedClient,
 }
 
 /// A client, and what keeps it from going where it may not.
 #[derive(Debug)]
-struct Route {
-    guard: Guard,
+struct GuardedClient {
+    guard: AddressGuard,
     client: Client,
 }
 
-impl Route {
+impl GuardedClient {
     fn new(networks: &Networks, resolver: &Arc<dyn Resolve>, plain: bool) -> reqwest::Result<Self> {
-        let guard = Guard::new(networks.clone(), resolver.clone(), plain);
+        let guard = AddressGuard::new(networks.clone(), resolver.clone(), plain);
         Ok(Self {
-            client: http_client::guarded(TIMEOUT, guard.clone())?,
+            client: http_client::guarded_client(TIMEOUT, guard.clone())?,
             guard,
         })
     }
@@ -139,12 +139,12 @@ impl Webhooks {
             database,
             clock,
             encryption,
-            secure: Route::new(networks, resolver, false)?,
-            plain: Route::new(networks, resolver, true)?,
+            secure: GuardedClient::new(networks, resolver, false)?,
+            plain: GuardedClient::new(networks, resolver, true)?,
         })
     }
 
-    fn route(&self, url: &Url) -> Result<&Route, Forbidden> {
+    fn client_for(&self, url: &Url) -> Result<&GuardedClient, ForbiddenAddress> {
         let route = match url.scheme() {
             "http" => &self.plain,
             _ => &self.secure,
@@ -164,7 +164,7 @@ impl Webhooks {
         events: &[MessageType],
         with_config: bool,
     ) -> Result<(String, SecretString)> {
-        self.route(url)?;
+        self.client_for(url)?;
         let id = format!("whe_{}", &Uuid::new_v4().simple().to_string()[..12]);
         let secret = signing::new_secret()?;
         let stored = self.encrypted(&id, &secret)?;
@@ -201,7 +201,7 @@ impl Webhooks {
         let stored = self.encrypted(id, &secret)?;
         let until = self.clock.now() + grace;
         let mut tx = self.database.begin().await?;
-        found(
+        require_found(
             webhook_endpoints::rotate(&mut tx, id, &stored, until).await?,
             id,
         )?;
@@ -215,8 +215,8 @@ impl Webhooks {
     /// When there is no such endpoint.
     pub async fn enable(&self, id: &str) -> Result<()> {
         let mut tx = self.database.begin().await?;
-        found(
-            webhook_endpoints::switch_on(&mut tx, id, self.clock.now()).await?,
+        require_found(
+            webhook_endpoints::enable(&mut tx, id, self.clock.now()).await?,
             id,
         )?;
         tx.commit().await?;
@@ -230,8 +230,8 @@ impl Webhooks {
     pub async fn disable(&self, id: &str) -> Result<()> {
         let mut tx = self.database.begin().await?;
         let now = self.clock.now();
-        found(
-            webhook_endpoints::switch_off(&mut tx, id, "switched off by hand", now).await?,
+        require_found(
+            webhook_endpoints::disable(&mut tx, id, "switched off by hand", now).await?,
             id,
         )?;
         tx.commit().await?;
@@ -244,7 +244,7 @@ impl Webhooks {
     /// When there is no such endpoint.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let mut tx = self.database.begin().await?;
-        found(webhook_endpoints::remove(&mut tx, id).await?, id)?;
+        require_found(webhook_endpoints::remove(&mut tx, id).await?, id)?;
         tx.commit().await?;
         Ok(())
     }
@@ -264,7 +264,7 @@ impl Webhooks {
         let mut after = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
+            require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
             let now = self.clock.now();
             let batch =
                 webhook_endpoints::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH)
@@ -282,9 +282,9 @@ impl Webhooks {
     ///
     /// # Errors
     /// As the database.
-    pub async fn deliveries(&self, shown: &Shown) -> Result<Vec<Delivery>> {
+    pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
         let mut tx = self.database.begin().await?;
-        let deliveries = webhook_endpoints::deliveries(&mut tx, shown).await?;
+        let deliveries = webhook_endpoints::deliveries(&mut tx, filter).await?;
         tx.commit().await?;
         Ok(deliveries)
     }
@@ -393,15 +393,17 @@ impl Webhooks {
     ///
     /// # Errors
     /// As the database.
-    pub async fn forget_old(&self) -> Result<u64> {
-        let before = self.clock.now() - KEPT;
+    pub async fn prune_deliveries(&self) -> Result<u64> {
+        let before = self.clock.now() - DELIVERY_RETENTION;
         let mut all = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            let forgotten = webhook_endpoints::forget(&mut tx, before, FORGOTTEN.into()).await?;
+            let forgotten =
+                webhook_endpoints::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into())
+                    .await?;
             tx.commit().await?;
             all += forgotten;
-            if forgotten < FORGOTTEN.into() {
+            if forgotten < PRUNE_BATCH.into() {
                 return Ok(all);
             }
         }
@@ -413,7 +415,7 @@ fn row(id: &str) -> String {
     format!("webhook_endpoint {id}")
 }
 
-fn found(found: bool, id: &str) -> Result<()> {
+fn require_found(found: bool, id: &str) -> Result<()> {
     if found {
         Ok(())
     } else {

@@ -9,19 +9,19 @@ use secrecy::{ExposeSecret, SecretString};
 const PREFIX: &str = "whsec_";
 
 /// How many random bytes a secret has; the specification asks for 24 to 64.
-const BYTES: usize = 32;
+const SECRET_BYTES: usize = 32;
 
 /// A secret that is not one.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a secret of a webhook is not whsec_ and base64")]
-pub(crate) struct NotASecret;
+pub(crate) struct InvalidSecret;
 
 /// A new secret, as `whsec_` and base64.
 ///
 /// # Errors
 /// When the system has no randomness.
 pub(crate) fn new_secret() -> Result<SecretString, aws_lc_rs::error::Unspecified> {
-    let mut bytes = [0; BYTES];
+    let mut bytes = [0; SECRET_BYTES];
     rand::fill(&mut bytes)?;
     Ok(format!("{PREFIX}{}", STANDARD.encode(bytes)).into())
 }
@@ -32,11 +32,11 @@ pub(crate) fn signature(
     id: &str,
     timestamp: i64,
     body: &str,
-) -> Result<String, NotASecret> {
+) -> Result<String, InvalidSecret> {
     let encoded = secret.expose_secret().strip_prefix(PREFIX);
     let key = STANDARD
-        .decode(encoded.ok_or(NotASecret)?)
-        .map_err(|_not_base64| NotASecret)?;
+        .decode(encoded.ok_or(InvalidSecret)?)
+        .map_err(|_not_base64| InvalidSecret)?;
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
     let tag = hmac::sign(&key, format!("{id}.{timestamp}.{body}").as_bytes());
     Ok(format!("v1,{}", STANDARD.encode(tag)))

@@ -8,7 +8,7 @@ use patchbay::catalog::{AuthMode, Availability, Catalog, CatalogError, Connector
 const EXPECTED: &str = include_str!("../data/catalog/connectors.csv");
 
 #[test]
-fn every_connector_of_the_original_system_is_there_as_it_was() {
+fn builtin_catalog_matches_original_connectors() {
     let catalog = Catalog::builtin();
     let mut slugs = BTreeSet::new();
     for row in EXPECTED.lines().skip(1) {
@@ -53,7 +53,7 @@ fn every_connector_of_the_original_system_is_there_as_it_was() {
 }
 
 #[test]
-fn ids_are_the_same_everywhere_and_for_ever() {
+fn connector_ids_are_stable() {
     let catalog = Catalog::builtin();
     let ids = ["gmail", "zoom", "asana"].map(|slug| format!("{slug} {}", Connector::id_of(slug)));
     assert_snapshot!(ids.join("\n"), @r#"
@@ -69,7 +69,7 @@ fn ids_are_the_same_everywhere_and_for_ever() {
 }
 
 #[test]
-fn connectors_come_in_the_order_of_their_names_whatever_their_case() {
+fn connectors_are_sorted_by_name_ignoring_case() {
     let catalog = Catalog::builtin();
     let names: Vec<String> = catalog
         .iter()
@@ -79,7 +79,7 @@ fn connectors_come_in_the_order_of_their_names_whatever_their_case() {
 }
 
 #[test]
-fn search_looks_at_name_slug_and_category_and_ignores_case() {
+fn search_matches_name_slug_and_category_ignoring_case() {
     let catalog = Catalog::builtin();
     let search = |query, category| {
         let found: Vec<&str> = catalog
@@ -102,7 +102,7 @@ fn search_looks_at_name_slug_and_category_and_ignores_case() {
 }
 
 #[test]
-fn categories_are_counted() {
+fn categories_have_connector_counts() {
     let catalog = Catalog::builtin();
     let counts = catalog.categories();
     assert_eq!(counts["Payments"], 1);
@@ -111,7 +111,7 @@ fn categories_are_counted() {
 }
 
 #[test]
-fn a_manifest_holds_the_fields_of_the_file_and_no_empty_ones() {
+fn manifest_omits_empty_fields() {
     let catalog = Catalog::builtin();
     let manifest = |slug| catalog.get(slug).unwrap().manifest().to_string();
     assert_snapshot!(manifest("gmail"), @r#"{"auth_mode":"OAUTH2","category":"Communication & Collaboration","enabled":true,"integration_key":"gmail","name":"Gmail","provider":"google-mail","slug":"gmail"}"#);
@@ -134,7 +134,7 @@ fn load(text: &str) -> Result<Catalog, String> {
 }
 
 #[test]
-fn an_override_changes_the_fields_that_it_names_and_no_other() {
+fn override_changes_only_named_fields() {
     let catalog = load(
         r#"
         [[connector]]
@@ -171,7 +171,7 @@ fn an_override_changes_the_fields_that_it_names_and_no_other() {
 }
 
 #[test]
-fn an_operator_adds_connectors_and_finds_providers_for_those_that_had_none() {
+fn catalog_file_adds_connectors_and_providers() {
     let catalog = load(
         r#"
         [[connector]]
@@ -201,7 +201,7 @@ fn an_operator_adds_connectors_and_finds_providers_for_those_that_had_none() {
 }
 
 #[test]
-fn two_overrides_may_swap_integration_keys() {
+fn overrides_may_swap_integration_keys() {
     let swapped = load(
         r#"
         [[connector]]
@@ -216,7 +216,7 @@ fn two_overrides_may_swap_integration_keys() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_and_where_it_is() {
+fn catalog_errors_are_all_reported_with_position() {
     let text = r#"connectors = []
 
 [[connector]]
@@ -340,7 +340,7 @@ fn override_replaces_parameters_and_another_provider_drops_them() {
 }
 
 #[test]
-fn slugs_are_short_and_plain() {
+fn slug_format_is_enforced() {
     for slug in ["", "-a", "a_b", "é", "a/b", &"a".repeat(64)] {
         let error = load(&format!("[[connector]]\nslug = {slug:?}\n")).unwrap_err();
         assert!(error.starts_with("my.toml:2:8: slug"), "{error}");
@@ -352,7 +352,7 @@ fn slugs_are_short_and_plain() {
 }
 
 #[test]
-fn columns_count_characters_and_broken_toml_is_told_alone() {
+fn error_columns_count_characters_and_syntax_errors_come_alone() {
     let broken = "[[connector]]\nslug = \"gmail\" name = 'é'\n[[connector]\n";
     assert_snapshot!(load(broken).unwrap_err(), @r#"
     my.toml:2:16: unexpected key or value, expected newline, `#`
@@ -367,7 +367,7 @@ fn columns_count_characters_and_broken_toml_is_told_alone() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_catalog_file_is_named_in_error() {
     let error = Catalog::load(Some(Path::new("/nowhere/connectors.toml"))).unwrap_err();
     assert_snapshot!(error, @"cannot read the connector manifests in /nowhere/connectors.toml: No such file or directory (os error 2)");
 }

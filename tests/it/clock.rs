@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta};
 use patchbay::clock::Clock;
 
 #[test]
-fn clones_of_a_manual_clock_move_together() {
+fn manual_clock_clones_share_time() {
     let start = DateTime::from_timestamp(1_764_000_000, 0).unwrap();
     let clock = Clock::manual(start);
     let clone = clock.clone();

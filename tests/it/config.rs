@@ -10,10 +10,10 @@ use patchbay::config::Config;
 use patchbay::telemetry::LogFormat;
 use secrecy::ExposeSecret;
 
-use wrong::WRONG;
+use wrong::INVALID;
 
 /// Everything that has no default.
-const NEEDED: [(&str, &str); 5] = [
+const REQUIRED: [(&str, &str); 5] = [
     ("PUBLIC_URL", "https://connect.example.com"),
     (
         "DATABASE_URL",
@@ -24,9 +24,9 @@ const NEEDED: [(&str, &str); 5] = [
     ("AUTH_JWT_SECRET", "a secret that has more than 32 bytes"),
 ];
 
-/// Reads `NEEDED` with these changes; `None` unsets.
+/// Reads `REQUIRED` with these changes; `None` unsets.
 fn read(changes: &[(&str, Option<&str>)]) -> Result<Config, Vec<String>> {
-    let mut environment: HashMap<&str, &str> = NEEDED.into();
+    let mut environment: HashMap<&str, &str> = REQUIRED.into();
     for (name, value) in changes {
         match value {
             Some(value) => environment.insert(name, value),
@@ -38,7 +38,7 @@ fn read(changes: &[(&str, Option<&str>)]) -> Result<Config, Vec<String>> {
 }
 
 #[test]
-fn what_is_missing_is_told_all_at_once() {
+fn missing_variables_are_all_reported() {
     let error = Config::read(&|_| None).unwrap_err();
     let names: Vec<&str> = error
         .problems
@@ -60,10 +60,10 @@ fn what_is_missing_is_told_all_at_once() {
 }
 
 #[test]
-fn an_empty_value_counts_as_none() {
+fn empty_value_means_unset() {
     let with_empty: Vec<_> = Config::variables()
         .into_iter()
-        .filter(|name| !NEEDED.iter().any(|(needed, _)| needed == name))
+        .filter(|name| !REQUIRED.iter().any(|(needed, _)| needed == name))
         .map(|name| (name, Some(" ")))
         .collect();
     let config = read(&with_empty).unwrap();
@@ -71,12 +71,12 @@ fn an_empty_value_counts_as_none() {
     assert_eq!(config.log_format, LogFormat::Json);
     assert_eq!(config.auth.user_claim, "sub");
     assert_eq!(config.auth.leeway, Duration::from_secs(30));
-    assert_eq!(config.database.wait, Duration::from_secs(60));
+    assert_eq!(config.database.startup_timeout, Duration::from_secs(60));
     assert_eq!(
         config.nango.unwrap().client.base_url.as_str(),
         "https://api.nango.dev/"
     );
-    assert_eq!(config.history, TimeDelta::days(400));
+    assert_eq!(config.retention, TimeDelta::days(400));
     assert_eq!(config.catalog_file, None);
 
     let problems = read(&[("DATABASE_URL", Some(""))]).unwrap_err();
@@ -85,13 +85,13 @@ fn an_empty_value_counts_as_none() {
 }
 
 #[test]
-fn every_wrong_value_is_told_with_its_variable() {
-    for (name, value, told) in WRONG {
+fn invalid_values_are_reported_with_variable_name() {
+    for (name, value, reported) in INVALID {
         let problems = read(&[(name, Some(value))]).unwrap_err();
-        assert_eq!(problems, [*told], "{name}={value}");
-        assert!(!told.contains("hunter2"));
+        assert_eq!(problems, [*reported], "{name}={value}");
+        assert!(!reported.contains("hunter2"));
     }
-    let all: HashMap<&str, &str> = WRONG
+    let all: HashMap<&str, &str> = INVALID
         .iter()
         .map(|(name, value, _)| (*name, *value))
         .collect();
@@ -107,7 +107,7 @@ fn every_wrong_value_is_told_with_its_variable() {
 }
 
 #[test]
-fn nango_may_take_as_long_as_requests_can_wait_for_it() {
+fn nango_timeout_accepts_maximum() {
     let config = read(&[("NANGO_TIMEOUT_SECONDS", Some("14"))]).unwrap();
     assert_eq!(
         config.nango.unwrap().client.timeout,
@@ -116,7 +116,7 @@ fn nango_may_take_as_long_as_requests_can_wait_for_it() {
 }
 
 #[test]
-fn a_key_set_that_cannot_be_read_does_not_count_as_missing() {
+fn invalid_jwks_url_is_not_reported_as_missing() {
     let problems = read(&[("AUTH_JWT_SECRET", None), ("AUTH_JWKS_URL", Some("keys"))]).unwrap_err();
     assert_eq!(
         problems,
@@ -125,7 +125,7 @@ fn a_key_set_that_cannot_be_read_does_not_count_as_missing() {
 }
 
 #[test]
-fn render_tells_the_public_address_where_nobody_else_does() {
+fn public_url_falls_back_to_render_external_url() {
     let render = ("RENDER_EXTERNAL_URL", Some("https://patchbay.onrender.com"));
     let config = read(&[("PUBLIC_URL", None), render]).unwrap();
     assert_eq!(
@@ -205,7 +205,7 @@ fn secrets_of_the_example_file_are_refused() {
 }
 
 #[test]
-fn origins_are_what_browsers_call_so() {
+fn allowed_origins_are_normalized() {
     let list = "https://App.example.com/, http://localhost:5173,https://b.example.com:443";
     let config = read(&[("CORS_ALLOWED_ORIGINS", Some(list))]).unwrap();
     assert_eq!(
@@ -219,7 +219,7 @@ fn origins_are_what_browsers_call_so() {
 }
 
 #[test]
-fn while_a_signing_key_is_rotated_both_are_good() {
+fn signing_keys_are_both_accepted_during_rotation() {
     let config = read(&[(
         "NANGO_WEBHOOK_SIGNING_KEY",
         Some("the old signing key, the new signing key"),
@@ -236,7 +236,7 @@ fn while_a_signing_key_is_rotated_both_are_good() {
 }
 
 #[test]
-fn without_nango_its_keys_are_not_needed() {
+fn nango_keys_are_optional_when_nango_is_disabled() {
     let config = read(&[
         ("NANGO_ENABLED", Some("false")),
         ("NANGO_SECRET_KEY", None),
@@ -247,12 +247,18 @@ fn without_nango_its_keys_are_not_needed() {
 }
 
 #[test]
-fn no_secret_is_printed() {
-    let key = crate::house::ENCRYPTION_KEY;
+fn debug_output_contains_no_secrets() {
+    let key = crate::test_app::ENCRYPTION_KEY;
     let config = read(&[("ENCRYPTION_KEY", Some(key))]).unwrap();
-    assert_eq!(config.database.url.expose_secret(), NEEDED[1].1);
+    assert_eq!(config.database.url.expose_secret(), REQUIRED[1].1);
     let printed = format!("{config:?}");
-    for secret in ["hunter2", &key[..16], NEEDED[2].1, NEEDED[3].1, NEEDED[4].1] {
+    for secret in [
+        "hunter2",
+        &key[..16],
+        REQUIRED[2].1,
+        REQUIRED[3].1,
+        REQUIRED[4].1,
+    ] {
         assert!(!printed.contains(secret), "{printed}");
     }
 }
@@ -269,7 +275,7 @@ fn documented() -> Vec<String> {
 }
 
 /// The variable that a line of the example sets, or would set without its comment sign.
-fn assigned(line: &str) -> Option<&str> {
+fn assignment(line: &str) -> Option<&str> {
     let (name, _) = line.strip_prefix("# ").unwrap_or(line).split_once('=')?;
     is_name(name).then_some(name)
 }
@@ -280,14 +286,14 @@ fn is_name(text: &str) -> bool {
 }
 
 #[test]
-fn the_example_has_every_variable_once_with_a_line_about_it() {
+fn env_example_documents_every_variable() {
     let lines: Vec<&str> = include_str!("../../.env.example").lines().collect();
     let mut names = Vec::new();
     for pair in lines.windows(2) {
-        if let Some(name) = assigned(pair[1]) {
+        if let Some(name) = assignment(pair[1]) {
             names.push(name);
             assert!(
-                pair[0].starts_with("# ") && assigned(pair[0]).is_none(),
+                pair[0].starts_with("# ") && assignment(pair[0]).is_none(),
                 "{name}"
             );
         }
@@ -297,7 +303,7 @@ fn the_example_has_every_variable_once_with_a_line_about_it() {
 }
 
 #[test]
-fn the_readme_has_every_variable_once() {
+fn readme_lists_every_variable_once() {
     let text = include_str!("../../README.md");
     let first_cells = text
         .lines()

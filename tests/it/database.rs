@@ -1,6 +1,6 @@
 //! The schema, and replicas that start together.
 
-mod silence;
+mod hung_connections;
 mod tls;
 
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::task::JoinSet;
 
-use crate::house::House;
-use crate::postgres::{self, TestDatabase};
+use crate::test_app::TestApp;
+use crate::test_database::{self, TestDatabase};
 
 /// A database with the schema and the catalog in it, and a connection to it.
-async fn seeded() -> (TestDatabase, PgConnection) {
-    let database = postgres::database().await;
+async fn seeded_database() -> (TestDatabase, PgConnection) {
+    let database = test_database::database().await;
     start_replica(database.url().to_owned()).await;
     let connection = PgConnection::connect(database.url()).await.unwrap();
     (database, connection)
@@ -29,7 +29,7 @@ async fn seeded() -> (TestDatabase, PgConnection) {
 
 /// What a starting replica does with the database.
 async fn start_replica(url: String) {
-    let database = postgres::pool(url, 3).await.unwrap();
+    let database = test_database::pool(url, 3).await.unwrap();
     database.migrate().await.unwrap();
     let catalog = Arc::new(Catalog::builtin());
     let settings = Settings {
@@ -44,9 +44,9 @@ async fn start_replica(url: String) {
 }
 
 #[tokio::test]
-async fn replicas_that_start_together_find_one_schema_and_one_catalog() {
+async fn concurrent_starts_migrate_and_seed_once() {
     for _ in 0..5 {
-        let database = postgres::database().await;
+        let database = test_database::database().await;
         let mut replicas = JoinSet::new();
         for _ in 0..8 {
             replicas.spawn(start_replica(database.url().to_owned()));
@@ -76,34 +76,37 @@ async fn fingerprint(sql: &mut PgConnection) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_second_start_changes_nothing() {
-    let (database, mut sql) = seeded().await;
+async fn second_start_changes_nothing() {
+    let (database, mut sql) = seeded_database().await;
     let before = fingerprint(&mut sql).await;
     start_replica(database.url().to_owned()).await;
     assert_eq!(fingerprint(&mut sql).await, before);
 }
 
 #[tokio::test]
-async fn a_database_that_was_changed_otherwise_is_left_alone() {
-    let (database, mut sql) = seeded().await;
-    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
+async fn migrate_rejects_changed_checksum() {
+    let (database, mut sql) = seeded_database().await;
+    let patchbay = test_database::pool(database.url(), 3).await.unwrap();
     sqlx::raw_sql("update _sqlx_migrations set checksum = 'x' where version = 1")
         .execute(&mut sql)
         .await
         .unwrap();
     let changed = patchbay.migrate().await.unwrap_err();
-    assert!(matches!(changed, DatabaseError::Changed(1)), "{changed}");
+    assert!(
+        matches!(changed, DatabaseError::MigrationChanged(1)),
+        "{changed}"
+    );
 }
 
 #[tokio::test]
-async fn a_migration_that_fails_changes_nothing() {
-    let database = postgres::database().await;
+async fn failed_migration_is_rolled_back() {
+    let database = test_database::database().await;
     let mut sql = PgConnection::connect(database.url()).await.unwrap();
     sqlx::raw_sql("create table upstream_deletion (in_the_way int)")
         .execute(&mut sql)
         .await
         .unwrap();
-    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
+    let patchbay = test_database::pool(database.url(), 3).await.unwrap();
     let failed = patchbay.migrate().await.unwrap_err();
     assert!(
         matches!(failed, DatabaseError::Migration { version: 1, .. }),
@@ -118,7 +121,7 @@ async fn a_migration_that_fails_changes_nothing() {
 }
 
 /// A row that is right, changed by `case`, is refused by this constraint.
-async fn refused(sql: &mut PgConnection, base: &str, case: &str, constraint: &str) {
+async fn connect_error(sql: &mut PgConnection, base: &str, case: &str, constraint: &str) {
     let mut tx = sql.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(base.to_owned()))
         .execute(&mut *tx)
@@ -144,7 +147,7 @@ const CONNECTION: &str = "
     values ('00000000-0000-7000-8000-000000000001', 'ada', 1, 'started', 'pending', now());";
 
 /// Changes of the connection that no program may make, and the constraint that refuses each.
-const IMPOSSIBLE: &[(&str, &str)] = &[
+const INVALID_ROWS: &[(&str, &str)] = &[
     ("account_name = 'Ada'", "user_connector_connection_account"),
     ("found_account_id = '7'", "user_connector_connection_found"),
     (
@@ -219,7 +222,7 @@ const IMPOSSIBLE: &[(&str, &str)] = &[
 ];
 
 /// The same for the rows around it, as whole statements.
-const IMPOSSIBLE_AROUND_IT: &[(&str, &str)] = &[
+const INVALID_RELATED_ROWS: &[(&str, &str)] = &[
     (
         "insert into user_connector_connection select gen_random_uuid() as id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, version, created_at, updated_at from user_connector_connection",
         "user_connector_connection_instance_key",
@@ -251,29 +254,32 @@ const IMPOSSIBLE_AROUND_IT: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn impossible_rows_are_refused() {
-    let (_database, mut sql) = seeded().await;
-    for (columns, constraint) in IMPOSSIBLE {
+async fn constraints_reject_inconsistent_rows() {
+    let (_database, mut sql) = seeded_database().await;
+    for (columns, constraint) in INVALID_ROWS {
         let case = format!("update user_connector_connection set {columns}");
-        refused(&mut sql, CONNECTION, &case, constraint).await;
+        connect_error(&mut sql, CONNECTION, &case, constraint).await;
     }
-    for (case, constraint) in IMPOSSIBLE_AROUND_IT {
-        refused(&mut sql, CONNECTION, case, constraint).await;
+    for (case, constraint) in INVALID_RELATED_ROWS {
+        connect_error(&mut sql, CONNECTION, case, constraint).await;
     }
 }
 
 /// A change may come between two statements: what is told together must not be of two times.
 #[tokio::test]
-async fn a_connection_and_its_attempt_are_told_as_of_one_moment() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let mut sql = house.sql().await;
+async fn connection_and_attempt_are_read_from_one_snapshot() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let mut sql = app.sql().await;
     sqlx::raw_sql("begin; lock table connect_attempt in access exclusive mode")
         .execute(&mut sql)
         .await
         .unwrap();
-    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let path = format!(
+        "/connections/{}",
+        started["connection_id"].as_str().unwrap()
+    );
     let change = async {
         let waits = "select count(*) > 0 from pg_locks \
                      where not granted and relation = 'connect_attempt'::regclass";
@@ -293,20 +299,20 @@ async fn a_connection_and_its_attempt_are_told_as_of_one_moment() {
         .await
         .unwrap();
     };
-    let (told, ()) = tokio::join!(ada.get(&path), change);
-    let both = (&told["status"], &told["attempt"]["outcome"]);
+    let (reported, ()) = tokio::join!(ada.get(&path), change);
+    let both = (&reported["status"], &reported["attempt"]["outcome"]);
     let (before, after) = (
         (&json!("pending"), &json!(null)),
         (&json!("connected"), &json!("succeeded")),
     );
-    assert!(both == before || both == after, "{told:#}");
+    assert!(both == before || both == after, "{reported:#}");
 }
 
 /// The columns that the predecessor's table had an index each for. The unique key, the list's index and
 /// the two of their own serve them all.
 #[tokio::test]
-async fn every_look_up_that_had_an_index_has_one() {
-    let (_database, mut sql) = seeded().await;
+async fn connection_queries_use_indexes() {
+    let (_database, mut sql) = seeded_database().await;
     sqlx::raw_sql(
         "insert into user_connector_connection
            (id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at,
@@ -361,8 +367,8 @@ async fn plan(sql: &mut PgConnection, statement: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_jobs_look_for_has_an_index() {
-    let (_database, mut sql) = seeded().await;
+async fn job_queries_use_indexes() {
+    let (_database, mut sql) = seeded_database().await;
     sqlx::raw_sql(
         "insert into user_connector_connection
            (id, user_id, connector_id, nango_connection_id, nango_created_at, status, connected_at, created_at, updated_at)
@@ -396,9 +402,9 @@ async fn what_jobs_look_for_has_an_index() {
 
 #[tokio::test]
 #[should_panic(expected = "of one statement")]
-async fn a_transaction_of_one_statement_takes_no_second() {
-    let database = postgres::database().await;
-    let patchbay = postgres::pool(database.url(), 3).await.unwrap();
+async fn single_statement_transaction_rejects_second_statement() {
+    let database = test_database::database().await;
+    let patchbay = test_database::pool(database.url(), 3).await.unwrap();
     let mut single = patchbay.begin_single().await.unwrap();
     for _ in 0..2 {
         sqlx::query("select 1").execute(&mut single).await.unwrap();

@@ -9,9 +9,9 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::house::{House, free_port};
-use crate::postgres;
 use crate::process::{Process, new_folder};
+use crate::test_app::{TestApp, free_port};
+use crate::test_database;
 
 const API: &str = include_str!("../../docs/API.md");
 const CHECKLIST: &str = include_str!("../../docs/NANGO_SETUP_CHECKLIST.md");
@@ -28,7 +28,7 @@ fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
 
 /// Runs a document's `sh` blocks as one script, against a sandbox of their own.
 async fn runs(document: &str) {
-    let database = postgres::database().await;
+    let database = test_database::database().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
     let folder = new_folder();
@@ -49,28 +49,28 @@ async fn runs(document: &str) {
     }
     process.follows(&script, database.url()).await;
     process.signal("INT").await;
-    assert!(process.ended().await.success(), "{}", process.said());
+    assert!(process.ended().await.success(), "{}", process.output());
 }
 
 #[tokio::test]
-async fn the_apis_examples_run() {
+async fn api_examples_run() {
     runs(API).await;
 }
 
 #[tokio::test]
-async fn the_checklists_steps_run() {
+async fn setup_checklist_steps_run() {
     runs(CHECKLIST).await;
 }
 
 #[tokio::test]
-async fn the_runbooks_commands_run() {
+async fn runbook_commands_run() {
     runs(OPERATIONS).await;
 }
 
 #[tokio::test]
-async fn the_runbooks_queries_run() {
-    let house = House::new().await;
-    let mut sql: PgConnection = house.sql().await;
+async fn runbook_queries_run() {
+    let app = TestApp::new().await;
+    let mut sql: PgConnection = app.sql().await;
     let queries = blocks(OPERATIONS, "sql");
     assert!(queries.len() >= 5);
     for query in queries {
@@ -91,7 +91,7 @@ fn cells(document: &str, fits: impl Fn(&[&str]) -> Option<String>) -> BTreeSet<S
 }
 
 #[test]
-fn the_apis_tables_are_those_of_its_document() {
+fn api_tables_match_openapi_document() {
     let document: Value = serde_json::from_str(&http::openapi().to_json().unwrap()).unwrap();
     let methods = ["get", "put", "post", "delete", "patch"];
     let mut operations = BTreeSet::new();
@@ -136,7 +136,7 @@ fn names_of(schema: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_alert_has_its_page_in_the_runbook_and_every_page_its_alert() {
+fn runbook_has_one_section_per_alert() {
     let rules = include_str!("../../docs/monitoring/alerts.yaml");
     let alerts: BTreeSet<&str> = rules
         .lines()
@@ -153,7 +153,7 @@ fn every_alert_has_its_page_in_the_runbook_and_every_page_its_alert() {
 
 /// Every `module::test` that the threat model names is a test, in the file of its module.
 #[test]
-fn what_the_threat_model_names_is_a_test() {
+fn threat_model_references_existing_tests() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let threats = include_str!("../../docs/THREAT_MODEL.md");
     let named = threats.split('`').skip(1).step_by(2);
@@ -189,7 +189,7 @@ fn what_the_threat_model_names_is_a_test() {
 
 /// Links between the documents lead to files, and to headings, that are there.
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn document_links_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = fs::read_dir(root.join("docs")).unwrap();
     let mut documents: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();

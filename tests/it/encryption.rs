@@ -7,9 +7,9 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::check::{checked, only, wrong};
-use crate::house::{ENCRYPTION_KEY, House, Replica, User, read};
-use crate::outgoing;
+use crate::doctor::{failures, run_doctor, single_finding};
+use crate::outgoing_webhooks;
+use crate::test_app::{ENCRYPTION_KEY, Replica, TestApp, User, read};
 
 const KEY: &str = "ENCRYPTION_KEY";
 
@@ -24,10 +24,10 @@ async fn connect(user: &User<'_>, key: &str) -> (StatusCode, Value) {
 }
 
 /// All that is stored in a table, as text.
-async fn stored(house: &House, table: &str) -> String {
+async fn stored(app: &TestApp, table: &str) -> String {
     let rows = format!("select coalesce(string_agg(t::text, ' '), '') from {table} t");
     sqlx::query_scalar(sqlx::AssertSqlSafe(rows))
-        .fetch_one(&mut house.sql().await)
+        .fetch_one(&mut app.sql().await)
         .await
         .unwrap()
 }
@@ -40,13 +40,13 @@ fn session(answer: &Value) -> String {
     token.unwrap().1.into_owned()
 }
 
-/// The endpoints of a house, by other keys than its own.
-async fn webhooks_with(house: &House, keys: &str) -> Webhooks {
-    let config = read(&house.settings(&[(KEY, keys)]));
+/// The endpoints of a test app, by other keys than its own.
+async fn webhooks_with(app: &TestApp, keys: &str) -> Webhooks {
+    let config = read(&app.settings(&[(KEY, keys)]));
     let database = patchbay::db::Database::connect(&config.database);
     Webhooks::new(
         database.await.unwrap(),
-        house.clock.clone(),
+        app.clock.clone(),
         &config.webhook_networks,
         config.encryption,
     )
@@ -55,40 +55,40 @@ async fn webhooks_with(house: &House, keys: &str) -> Webhooks {
 
 #[tokio::test]
 async fn dump_holds_no_secret_of_an_endpoint_or_a_session() {
-    let house = House::new().await;
-    let hooks = outgoing::webhooks(&house).await;
+    let app = TestApp::new().await;
+    let hooks = outgoing_webhooks::webhooks(&app).await;
     let url = "https://hooks.example.com/".parse().unwrap();
     let (id, secret) = hooks.add(&url, &[], false).await.unwrap();
     let rotated = hooks.rotate(&id, TimeDelta::hours(1)).await.unwrap();
-    let ada = house.user("ada").await;
-    let (status, begun) = connect(&ada, "k").await;
-    assert_eq!(status, StatusCode::OK, "{begun}");
-    let endpoints = stored(&house, "webhook_endpoint").await;
+    let ada = app.user("ada").await;
+    let (status, started) = connect(&ada, "k").await;
+    assert_eq!(status, StatusCode::OK, "{started}");
+    let endpoints = stored(&app, "webhook_endpoint").await;
     for secret in [&secret, &rotated] {
         let secret = secret.expose_secret();
         let bare = secret.strip_prefix("whsec_").unwrap();
         assert!(!endpoints.contains(bare), "{endpoints}");
     }
-    let answers = stored(&house, "idempotency_key").await;
+    let answers = stored(&app, "idempotency_key").await;
     assert!(answers.contains("enc1:"), "{answers}");
-    for shown in [session(&begun), "oauth_url".to_owned()] {
+    for shown in [session(&started), "oauth_url".to_owned()] {
         assert!(!answers.contains(&shown), "{answers}");
     }
     // Both are what they were.
-    assert_eq!(connect(&ada, "k").await, (StatusCode::OK, begun));
+    assert_eq!(connect(&ada, "k").await, (StatusCode::OK, started));
     assert_eq!(connect(&ada, "other").await.0, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn values_are_bound_to_their_row() {
-    let house = House::new().await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let app = TestApp::new().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     connect(&ada, "k").await;
     connect(&bob, "k").await;
     let swap = "update idempotency_key set answer = (select answer from idempotency_key where user_id = 'ada') \
                 where user_id = 'bob'";
     sqlx::query(swap)
-        .execute(&mut house.sql().await)
+        .execute(&mut app.sql().await)
         .await
         .unwrap();
     let (status, refused) = connect(&bob, "k").await;
@@ -98,34 +98,30 @@ async fn values_are_bound_to_their_row() {
 
 #[tokio::test]
 async fn without_a_key_values_are_stored_as_they_are() {
-    let house = House::with(&[(KEY, "")]).await;
-    let hooks = outgoing::webhooks(&house).await;
+    let app = TestApp::with(&[(KEY, "")]).await;
+    let hooks = outgoing_webhooks::webhooks(&app).await;
     let url = "https://hooks.example.com/".parse().unwrap();
     let (_, secret) = hooks.add(&url, &[], false).await.unwrap();
-    let ada = house.user("ada").await;
-    let (_, begun) = connect(&ada, "k").await;
-    let endpoints = stored(&house, "webhook_endpoint").await;
+    let ada = app.user("ada").await;
+    let (_, started) = connect(&ada, "k").await;
+    let endpoints = stored(&app, "webhook_endpoint").await;
     assert!(endpoints.contains(secret.expose_secret()));
     assert!(
-        stored(&house, "idempotency_key")
+        stored(&app, "idempotency_key")
             .await
-            .contains(&session(&begun))
+            .contains(&session(&started))
     );
     // A key that comes later encrypts them, and reads what is there.
-    let encrypted = house.replica(&[(KEY, OTHER)]).await;
+    let encrypted = app.replica(&[(KEY, OTHER)]).await;
     assert_eq!(
         connect(&ada.at(&encrypted), "k").await,
-        (StatusCode::OK, begun)
+        (StatusCode::OK, started)
     );
     assert_eq!(
-        webhooks_with(&house, OTHER)
-            .await
-            .reencrypt()
-            .await
-            .unwrap(),
+        webhooks_with(&app, OTHER).await.reencrypt().await.unwrap(),
         1
     );
-    let endpoints = stored(&house, "webhook_endpoint").await;
+    let endpoints = stored(&app, "webhook_endpoint").await;
     assert!(!endpoints.contains(secret.expose_secret()), "{endpoints}");
 }
 
@@ -142,16 +138,16 @@ async fn answered(ada: &User<'_>, replicas: &[Replica], key: &str) -> Vec<bool> 
 
 #[tokio::test]
 async fn keys_are_rotated_while_replicas_run_side_by_side() {
-    let house = House::new().await;
+    let app = TestApp::new().await;
     let both = [
         format!("{ENCRYPTION_KEY},{OTHER}"),
         format!("{OTHER}, {ENCRYPTION_KEY}"),
     ];
     let mut replicas = Vec::new();
     for keys in [ENCRYPTION_KEY, &both[0], &both[1], OTHER] {
-        replicas.push(house.replica(&[(KEY, keys)]).await);
+        replicas.push(app.replica(&[(KEY, keys)]).await);
     }
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     for (n, reads) in [
         (0, [true, true, true, false]),
         (1, [true, true, true, false]),
@@ -166,20 +162,20 @@ async fn keys_are_rotated_while_replicas_run_side_by_side() {
 
 #[tokio::test]
 async fn endpoint_secrets_follow_the_first_key_and_sign_meanwhile() {
-    let house = House::with(&[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")]).await;
-    let hooks = outgoing::webhooks(&house).await;
+    let app = TestApp::with(&[("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")]).await;
+    let hooks = outgoing_webhooks::webhooks(&app).await;
     let url = "http://127.0.0.1:9/".parse().unwrap();
     let (id, _) = hooks.add(&url, &[], false).await.unwrap();
     let both = format!("{OTHER},{ENCRYPTION_KEY}");
-    let during = webhooks_with(&house, &both).await;
-    let after = webhooks_with(&house, OTHER).await;
-    let told = |sent: Result<u16, String>| sent.unwrap_err();
+    let during = webhooks_with(&app, &both).await;
+    let after = webhooks_with(&app, OTHER).await;
+    let reported = |sent: Result<u16, String>| sent.unwrap_err();
     // Nobody listens there; that it was tried means that it was signed.
     for able in [&hooks, &during] {
-        let told = told(able.test(&id).await.unwrap());
-        assert!(!told.contains("ENCRYPTION_KEY"), "{told}");
+        let reported = reported(able.test(&id).await.unwrap());
+        assert!(!reported.contains("ENCRYPTION_KEY"), "{reported}");
     }
-    let missing = told(after.test(&id).await.unwrap());
+    let missing = reported(after.test(&id).await.unwrap());
     assert!(
         missing.contains("ENCRYPTION_KEY does not hold"),
         "{missing}"
@@ -190,21 +186,21 @@ async fn endpoint_secrets_follow_the_first_key_and_sign_meanwhile() {
     assert_eq!(during.secrets_at_rest().await.unwrap().of_another_key, 1);
     assert_eq!(during.reencrypt().await.unwrap(), 1);
     assert_eq!(during.reencrypt().await.unwrap(), 0);
-    let told = told(after.test(&id).await.unwrap());
-    assert!(!told.contains("ENCRYPTION_KEY"), "{told}");
+    let reported = reported(after.test(&id).await.unwrap());
+    assert!(!reported.contains("ENCRYPTION_KEY"), "{reported}");
 }
 
 #[tokio::test]
 async fn old_secret_is_removed_when_it_signs_no_more() {
-    let house = House::new().await;
-    let hooks = outgoing::webhooks(&house).await;
+    let app = TestApp::new().await;
+    let hooks = outgoing_webhooks::webhooks(&app).await;
     let url = "https://hooks.example.com/".parse().unwrap();
     let (id, _) = hooks.add(&url, &[], false).await.unwrap();
     hooks.rotate(&id, TimeDelta::hours(1)).await.unwrap();
     let old = "select count(*) from webhook_endpoint where old_secret is not null";
-    let mut sql = house.sql().await;
+    let mut sql = app.sql().await;
     for (wait, left) in [(TimeDelta::minutes(59), 1_i64), (TimeDelta::minutes(1), 0)] {
-        house.pass(wait);
+        app.advance(wait);
         hooks.reencrypt().await.unwrap();
         let kept: i64 = sqlx::query_scalar(old).fetch_one(&mut sql).await.unwrap();
         assert_eq!(kept, left);
@@ -213,40 +209,40 @@ async fn old_secret_is_removed_when_it_signs_no_more() {
 
 #[tokio::test]
 async fn answer_is_deleted_when_its_session_expires() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let (_, first) = connect(&ada, "k").await;
-    house.pass(TimeDelta::minutes(29));
+    app.advance(TimeDelta::minutes(29));
     assert_eq!(connect(&ada, "k").await.1, first);
-    house.pass(TimeDelta::minutes(2));
+    app.advance(TimeDelta::minutes(2));
     // Its link is of no use any more: the same request makes another, whether or not it was deleted yet.
     let (status, second) = connect(&ada, "k").await;
     assert_eq!(status, StatusCode::OK, "{second}");
     assert_ne!(second["oauth_url"], first["oauth_url"]);
     assert_eq!(connect(&ada, "k").await.1, second);
-    house.pass(TimeDelta::minutes(31));
-    house.service().await.forget_old_keys().await.unwrap();
-    assert_eq!(stored(&house, "idempotency_key").await, "");
+    app.advance(TimeDelta::minutes(31));
+    app.service().await.delete_expired_keys().await.unwrap();
+    assert_eq!(stored(&app, "idempotency_key").await, "");
     // An answer without a session is kept for a day.
-    house.faults(json!({ "consent": "allow" })).await;
+    app.faults(json!({ "consent": "allow" })).await;
     ada.connected("gmail").await;
     assert_eq!(connect(&ada, "other").await.1["already_connected"], true);
-    house.pass(TimeDelta::hours(2));
-    house.service().await.forget_old_keys().await.unwrap();
-    assert_ne!(stored(&house, "idempotency_key").await, "");
+    app.advance(TimeDelta::hours(2));
+    app.service().await.delete_expired_keys().await.unwrap();
+    assert_ne!(stored(&app, "idempotency_key").await, "");
 }
 
 #[tokio::test]
 async fn check_says_how_secrets_are_stored() {
-    let house = House::now().await;
-    let hooks = outgoing::webhooks(&house).await;
+    let app = TestApp::with_system_clock().await;
+    let hooks = outgoing_webhooks::webhooks(&app).await;
     let url = "https://hooks.example.com/".parse().unwrap();
-    let report = checked(&house, &[], None).await;
-    assert_eq!(wrong(&report), []);
+    let report = run_doctor(&app, &[], None).await;
+    assert_eq!(failures(&report), []);
     let without = [(KEY, "")];
-    let report = checked(&house, &without, None).await;
+    let report = run_doctor(&app, &without, None).await;
     let mend = "openssl rand -base64 32";
-    only(
+    single_finding(
         &report,
         "encryption",
         Level::Warn,
@@ -255,8 +251,8 @@ async fn check_says_how_secrets_are_stored() {
     );
     hooks.add(&url, &[], false).await.unwrap();
     let both = format!("{OTHER},{ENCRYPTION_KEY}");
-    let report = checked(&house, &[(KEY, &both)], None).await;
-    only(
+    let report = run_doctor(&app, &[(KEY, &both)], None).await;
+    single_finding(
         &report,
         "encryption",
         Level::Warn,
@@ -264,9 +260,9 @@ async fn check_says_how_secrets_are_stored() {
         "within a minute",
     );
     for keys in ["", OTHER] {
-        let report = checked(&house, &[(KEY, keys)], None).await;
+        let report = run_doctor(&app, &[(KEY, keys)], None).await;
         let mend = "as the second one";
-        only(
+        single_finding(
             &report,
             "encryption",
             Level::Fail,

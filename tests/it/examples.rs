@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::house::House;
+use crate::test_app::TestApp;
 
 const KEY: &str = "pbk_example_0123456789abcdef0123456789abcdef";
 
@@ -33,19 +33,19 @@ async fn examples() -> [Vec<String>; 2] {
 
 /// How an example ends, and what it says, with these settings besides.
 async fn run(
-    house: &House,
+    app: &TestApp,
     example: &[String],
     settings: &[(&str, &str)],
 ) -> (Option<i32>, String) {
     let mut command = Command::new(&example[0]);
     command
         .args(&example[1..])
-        .env("PATCHBAY_URL", &house.url)
+        .env("PATCHBAY_URL", &app.url)
         .env("PATCHBAY_KEY", KEY)
         .env("PATCHBAY_USER", "ada")
         .env(
             "PROVIDER_API",
-            format!("http://{}/provider/userinfo", house.sandbox.address()),
+            format!("http://{}/provider/userinfo", app.sandbox.address()),
         )
         .envs(settings.iter().copied())
         .stdin(Stdio::null());
@@ -55,63 +55,63 @@ async fn run(
 }
 
 /// Runs both examples; each has to end with this code and say this.
-async fn both(house: &House, settings: &[(&str, &str)], code: i32, says: &[&str]) {
+async fn run_both(app: &TestApp, settings: &[(&str, &str)], code: i32, says: &[&str]) {
     for example in examples().await {
-        let (ended, said) = run(house, &example, settings).await;
-        assert_eq!(ended, Some(code), "{said}");
-        assert!(!said.contains("Traceback"), "{said}");
-        assert!(says.iter().all(|part| said.contains(part)), "{said}");
+        let (ended, output) = run(app, &example, settings).await;
+        assert_eq!(ended, Some(code), "{output}");
+        assert!(!output.contains("Traceback"), "{output}");
+        assert!(says.iter().all(|part| output.contains(part)), "{output}");
     }
 }
 
 #[tokio::test]
-async fn a_workflow_picks_an_account_uses_its_token_and_says_when_it_is_dead() {
-    let house = House::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
-    both(&house, &[], 2, &["ada has not connected gmail"]).await;
+async fn workflow_example_uses_token_and_reports_dead_connection() {
+    let app = TestApp::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    run_both(&app, &[], 2, &["ada has not connected gmail"]).await;
 
     let first = ada.connected("gmail").await;
     bob.connected("gmail").await;
-    both(&house, &[], 0, &["gmail answers ada", "Ada Lovelace"]).await;
+    run_both(&app, &[], 0, &["gmail answers ada", "Ada Lovelace"]).await;
 
-    let (_, begun) = ada
+    let (_, started) = ada
         .call(Method::POST, "/gmail/connect?instance_id=second", None)
         .await;
-    house.popup(begun["oauth_url"].as_str().unwrap()).await;
-    ada.until(begun["connection_id"].as_str().unwrap(), "connected")
+    app.popup(started["oauth_url"].as_str().unwrap()).await;
+    ada.wait_until(started["connection_id"].as_str().unwrap(), "connected")
         .await;
-    both(&house, &[], 2, &["several accounts"]).await;
+    run_both(&app, &[], 2, &["several accounts"]).await;
     let second = [("ACCOUNT", "second")];
-    both(&house, &second, 0, &["gmail answers ada"]).await;
+    run_both(&app, &second, 0, &["gmail answers ada"]).await;
 
     // The provider ends the token early: the workflow says so, and is given another.
     let named = json!({ "connection_id": first["nango_connection_id"] });
-    house.control("expire", Method::POST, named.clone()).await;
+    app.control("expire", Method::POST, named.clone()).await;
     ada.disconnect("gmail", "?instance_id=second").await;
-    both(&house, &[], 0, &["gmail answers ada"]).await;
+    run_both(&app, &[], 0, &["gmail answers ada"]).await;
 
-    house.control("revoke", Method::POST, named).await;
+    app.control("revoke", Method::POST, named).await;
     let path = format!("/connections/{}/check", first["id"].as_str().unwrap());
     let (_, dead) = ada.call(Method::POST, &path, None).await;
     assert_eq!(dead["status_reason"], "needs_reauthorization");
-    both(&house, &[], 2, &["needs_reauthorization", "/reconnect"]).await;
+    run_both(&app, &[], 2, &["needs_reauthorization", "/reconnect"]).await;
 }
 
 #[tokio::test]
-async fn a_workflow_tells_what_passes_from_what_an_operator_has_to_mend() {
-    let house = House::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
-    house.user("ada").await.connected("gmail").await;
-    let nobody = [(
+async fn workflow_example_distinguishes_transient_errors() {
+    let app = TestApp::with(&[("SERVICE_API_KEYS", &format!("example={KEY}"))]).await;
+    app.user("ada").await.connected("gmail").await;
+    let missing_user = [(
         "PATCHBAY_KEY",
         "pbk_nobody_0123456789abcdef0123456789abcdef",
     )];
-    both(&house, &nobody, 78, &["unauthenticated"]).await;
-    let replica = house.replica(&[("NANGO_ENABLED", "false")]).await;
+    run_both(&app, &missing_user, 78, &["unauthenticated"]).await;
+    let replica = app.replica(&[("NANGO_ENABLED", "false")]).await;
     let off = [("PATCHBAY_URL", &*replica.url)];
-    both(&house, &off, 78, &["nango_disabled"]).await;
+    run_both(&app, &off, 78, &["nango_disabled"]).await;
     // An id that a header cannot carry as it is.
     let odd = [("PATCHBAY_USER", "adèle, 100%")];
-    both(&house, &odd, 2, &["adèle, 100% has not connected gmail"]).await;
+    run_both(&app, &odd, 2, &["adèle, 100% has not connected gmail"]).await;
     let nowhere = [("PATCHBAY_URL", "http://127.0.0.1:9")];
-    both(&house, &nowhere, 75, &["127.0.0.1:9"]).await;
+    run_both(&app, &nowhere, 75, &["127.0.0.1:9"]).await;
 }

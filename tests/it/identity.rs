@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::house::{House, JWT_SECRET, User};
+use crate::test_app::{JWT_SECRET, TestApp, User};
 
 const KEY: &str = "pbk_identity_0123456789abcdef0123456789abcdef";
 
@@ -50,9 +50,9 @@ const REFUSED: [&str; 14] = [
     "..",
 ];
 
-async fn house() -> House {
+async fn app() -> TestApp {
     let keys = format!("identity={KEY}");
-    House::with(&[("SERVICE_API_KEYS", &keys), ("AUTH_USER_CLAIM", "user")]).await
+    TestApp::with(&[("SERVICE_API_KEYS", &keys), ("AUTH_USER_CLAIM", "user")]).await
 }
 
 /// As `encodeURIComponent` and Python's `quote` write it, with digits of either case.
@@ -66,20 +66,20 @@ fn encoded(id: &str, upper: bool) -> String {
 }
 
 /// The caller with a token whose claim `user` is this.
-fn caller<'a>(house: &'a House, claim: &Value) -> User<'a> {
-    let exp = house.clock.now().timestamp() + 3600;
+fn caller<'a>(app: &'a TestApp, claim: &Value) -> User<'a> {
+    let exp = app.clock.now().timestamp() + 3600;
     let claims = json!({ "sub": "somebody", "user": claim, "exp": exp });
     let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
     User::with_token(
-        house,
+        app,
         jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap(),
     )
 }
 
 /// A request of a service, which names a user only by the headers that are added.
-fn service(house: &House, method: Method, path: &str) -> RequestBuilder {
-    let url = format!("{}/api/v1{path}", house.url);
-    house.client.request(method, url).bearer_auth(KEY)
+fn service(app: &TestApp, method: Method, path: &str) -> RequestBuilder {
+    let url = format!("{}/api/v1{path}", app.url);
+    app.client.request(method, url).bearer_auth(KEY)
 }
 
 async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
@@ -87,9 +87,9 @@ async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     (response.status(), response.json().await.unwrap_or_default())
 }
 
-async fn users(house: &House) -> Vec<String> {
+async fn users(app: &TestApp) -> Vec<String> {
     let query = "select user_id from user_connector_connection order by user_id collate \"C\", id";
-    let mut sql = house.sql().await;
+    let mut sql = app.sql().await;
     sqlx::query_scalar(query).fetch_all(&mut sql).await.unwrap()
 }
 
@@ -104,35 +104,35 @@ fn ids(list: &Value) -> Vec<String> {
 
 #[tokio::test]
 async fn every_way_to_name_a_user_stores_the_same_id() {
-    let house = house().await;
+    let app = app().await;
     for id in IDS {
         // By a token, whose grant Nango stores with the user's tag.
-        let user = caller(&house, &json!(id));
+        let user = caller(&app, &json!(id));
         user.connected("gmail").await;
         // By the header, for reading and for writing.
         for (connector, upper) in [("github", true), ("notion", false)] {
             let request = service(
-                &house,
+                &app,
                 Method::POST,
                 &format!("/connectors/{connector}/connect"),
             );
             let request = request.header("patchbay-user", encoded(id, upper));
-            let (status, begun) = answer(request).await;
-            assert_eq!(status, StatusCode::OK, "{id:?}: {begun}");
+            let (status, started) = answer(request).await;
+            assert_eq!(status, StatusCode::OK, "{id:?}: {started}");
         }
-        let request = service(&house, Method::GET, "/connectors/connections");
+        let request = service(&app, Method::GET, "/connectors/connections");
         let (_, list) = answer(request.header("patchbay-user", encoded(id, true))).await;
         let own = ids(&user.get("/connections").await);
         assert_eq!((own.len(), &ids(&list)), (3, &own), "{id:?}");
         // By the header, for a token of the provider.
-        let request = service(&house, Method::POST, "/connectors/gmail/token");
+        let request = service(&app, Method::POST, "/connectors/gmail/token");
         let (status, token) = answer(request.header("patchbay-user", encoded(id, false))).await;
         assert_eq!(status, StatusCode::OK, "{id:?}: {token}");
     }
     let mut expected: Vec<&str> = IDS.iter().flat_map(|id| [*id; 3]).collect();
     expected.sort_unstable();
-    assert_eq!(users(&house).await, expected);
-    let (_, body) = house.nango(Method::GET, "/connections").await;
+    assert_eq!(users(&app).await, expected);
+    let (_, body) = app.nango(Method::GET, "/connections").await;
     let tag = |one: &Value| one["tags"]["end_user_id"].as_str().unwrap().to_owned();
     let mut tags: Vec<String> = body["connections"]
         .as_array()
@@ -146,65 +146,65 @@ async fn every_way_to_name_a_user_stores_the_same_id() {
     // By the path: each user is erased alone, here and at Nango.
     for (n, id) in IDS.iter().enumerate() {
         let path = format!("/users/{}/connections", encoded(id, n % 2 == 0));
-        let (status, erased) = answer(service(&house, Method::DELETE, &path)).await;
+        let (status, erased) = answer(service(&app, Method::DELETE, &path)).await;
         assert_eq!(
             (status, &erased["connections"]),
             (StatusCode::OK, &json!(3)),
             "{id:?}"
         );
-        assert!(!users(&house).await.iter().any(|user| user == id));
-        assert_eq!(users(&house).await.len(), 3 * (IDS.len() - n - 1), "{id:?}");
+        assert!(!users(&app).await.iter().any(|user| user == id));
+        assert_eq!(users(&app).await.len(), 3 * (IDS.len() - n - 1), "{id:?}");
     }
-    house.until_nango_holds(&[]).await;
+    app.wait_for_nango_connections(&[]).await;
 }
 
 #[tokio::test]
 async fn numeric_claim_and_its_decimal_text_are_the_same_user() {
-    let house = house().await;
-    caller(&house, &json!(7)).connect("gmail").await;
-    let list = caller(&house, &json!("7")).get("/connections").await;
+    let app = app().await;
+    caller(&app, &json!(7)).connect("gmail").await;
+    let list = caller(&app, &json!("7")).get("/connections").await;
     assert_eq!(list["total_count"], 1);
-    assert_eq!(users(&house).await, ["7"]);
+    assert_eq!(users(&app).await, ["7"]);
 }
 
 #[tokio::test]
 async fn refused_ids_are_refused_in_every_way() {
-    let house = house().await;
+    let app = app().await;
     let longer = "x".repeat(256);
     for id in REFUSED.into_iter().chain([longer.as_str(), ""]) {
-        let user = caller(&house, &json!(id));
+        let user = caller(&app, &json!(id));
         let (status, problem) = user.call(Method::POST, "/gmail/connect", None).await;
-        let told = (status.as_u16(), &problem["code"]);
-        assert_eq!(told, (401, &json!("unauthenticated")), "{id:?}");
+        let reported = (status.as_u16(), &problem["code"]);
+        assert_eq!(reported, (401, &json!("unauthenticated")), "{id:?}");
         for (method, path) in [
             (Method::POST, "/connectors/gmail/connect"),
             (Method::GET, "/connectors/connections"),
             (Method::GET, "/connectors/connections/events"),
             (Method::POST, "/connectors/gmail/token"),
         ] {
-            let request = service(&house, method, path);
+            let request = service(&app, method, path);
             let request = request.header("patchbay-user", encoded(id, true));
             let (status, problem) = answer(request).await;
-            let told = (status.as_u16(), &problem["code"]);
-            assert_eq!(told, (400, &json!("user_required")), "{id:?} {path}");
+            let reported = (status.as_u16(), &problem["code"]);
+            assert_eq!(reported, (400, &json!("user_required")), "{id:?} {path}");
         }
         // A client drops `.` and `..` from a path, and an empty segment is no user.
         if !matches!(id, "" | "." | "..") {
             let path = format!("/users/{}/connections", encoded(id, true));
-            let (status, problem) = answer(service(&house, Method::DELETE, &path)).await;
-            let told = (status.as_u16(), &problem["code"]);
-            assert_eq!(told, (400, &json!("invalid_request")), "{id:?}");
+            let (status, problem) = answer(service(&app, Method::DELETE, &path)).await;
+            let reported = (status.as_u16(), &problem["code"]);
+            assert_eq!(reported, (400, &json!("invalid_request")), "{id:?}");
         }
     }
-    assert_eq!(users(&house).await, [""; 0]);
-    assert!(house.nango_calls("POST", "/connect/sessions").await == 0);
+    assert_eq!(users(&app).await, [""; 0]);
+    assert!(app.nango_calls("POST", "/connect/sessions").await == 0);
 }
 
 /// What clients send who do not encode: read as anything, it could be another user.
 #[tokio::test]
 async fn user_header_must_be_percent_encoded() {
-    let house = house().await;
-    caller(&house, &json!("adèle")).connect("gmail").await;
+    let app = app().await;
+    caller(&app, &json!("adèle")).connect("gmail").await;
     let values: [&[u8]; 15] = [
         "adèle".as_bytes(),
         b"ad\xe8le",
@@ -223,12 +223,12 @@ async fn user_header_must_be_percent_encoded() {
         b"ad%u00e8le",
     ];
     for value in values {
-        let request = service(&house, Method::GET, "/connectors/connections");
+        let request = service(&app, Method::GET, "/connectors/connections");
         let request = request.header("patchbay-user", HeaderValue::from_bytes(value).unwrap());
         let (status, problem) = answer(request).await;
-        let told = (status.as_u16(), &problem["code"]);
+        let reported = (status.as_u16(), &problem["code"]);
         assert_eq!(
-            told,
+            reported,
             (400, &json!("user_required")),
             "{:?}",
             String::from_utf8_lossy(value)
@@ -245,7 +245,7 @@ async fn user_header_must_be_percent_encoded() {
         "ada@example.com",
         "a:b/c;d=e\"f'(g)*!~+h\\<i>{j}[k]^`&?#$",
     ] {
-        let request = service(&house, Method::GET, "/connectors/connections");
+        let request = service(&app, Method::GET, "/connectors/connections");
         let (status, list) = answer(request.header("patchbay-user", plain)).await;
         assert_eq!(
             (status, &list["total_count"]),
@@ -253,7 +253,7 @@ async fn user_header_must_be_percent_encoded() {
             "{plain}"
         );
     }
-    let request = service(&house, Method::GET, "/connectors/connections");
+    let request = service(&app, Method::GET, "/connectors/connections");
     let (_, list) = answer(request.header("patchbay-user", "ad%C3%a8le")).await;
     assert_eq!(list["total_count"], 1);
 }
@@ -320,17 +320,17 @@ const REPEATED: [(&str, [&str; 2], &str, &str); 10] = [
 /// Of two headers, a proxy in front may have read the other one.
 #[tokio::test]
 async fn repeated_headers_are_refused() {
-    let house = house().await;
-    let before = house.nango_calls("POST", "").await;
+    let app = app().await;
+    let before = app.nango_calls("POST", "").await;
     for (name, values, method, path) in REPEATED {
-        let url = format!("{}/api/v1{path}", house.url);
-        let mut request = house.client.request(method.parse().unwrap(), url);
+        let url = format!("{}/api/v1{path}", app.url);
+        let mut request = app.client.request(method.parse().unwrap(), url);
         if name != "authorization" {
             request = request.bearer_auth(KEY);
         }
         for value in values {
             request = match name {
-                "authorization" => request.bearer_auth(caller(&house, &json!(value)).token),
+                "authorization" => request.bearer_auth(caller(&app, &json!(value)).token),
                 _ => request.header(name, value),
             };
         }
@@ -340,29 +340,26 @@ async fn repeated_headers_are_refused() {
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(name), "{detail}");
     }
-    assert_eq!(users(&house).await, [""; 0]);
-    assert_eq!(house.nango_calls("POST", "").await, before);
+    assert_eq!(users(&app).await, [""; 0]);
+    assert_eq!(app.nango_calls("POST", "").await, before);
 }
 
 /// Identity providers put a user's groups into tokens: 200 of them have 12 KB.
 #[tokio::test]
 async fn token_of_12_kb_is_accepted_over_http_1_and_2() {
-    let house = house().await;
+    let app = app().await;
     let groups: Vec<String> = (0..230).map(|_| Uuid::new_v4().to_string()).collect();
     let claims =
-        json!({ "user": "ada", "groups": groups, "exp": house.clock.now().timestamp() + 3600 });
+        json!({ "user": "ada", "groups": groups, "exp": app.clock.now().timestamp() + 3600 });
     let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
     assert!((12_000..14_000).contains(&token.len()), "{}", token.len());
     let http_2 = Client::builder().http2_prior_knowledge().build().unwrap();
-    for client in [&house.client, &http_2] {
-        let list = client.get(format!("{}/api/v1/connectors/connections", house.url));
+    for client in [&app.client, &http_2] {
+        let list = client.get(format!("{}/api/v1/connectors/connections", app.url));
         let answer = list.bearer_auth(&token).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
-        let stream = client.get(format!(
-            "{}/api/v1/connectors/connections/events",
-            house.url
-        ));
+        let stream = client.get(format!("{}/api/v1/connectors/connections/events", app.url));
         let mut stream = stream.bearer_auth(&token).send().await.unwrap();
         let first = tokio::time::timeout(Duration::from_secs(15), stream.chunk()).await;
         let first = first.unwrap().unwrap().unwrap();

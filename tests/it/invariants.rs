@@ -29,7 +29,7 @@ struct Row {
 }
 
 #[derive(FromRow)]
-struct Told {
+struct EventSummary {
     id: i64,
     connection_id: Uuid,
     version: i64,
@@ -57,30 +57,30 @@ pub(crate) async fn violations(
     .fetch_all(&mut *sql)
     .await
     .unwrap();
-    let ours = ours(sql, nango).await;
-    let mut wrong = Vec::new();
+    let ours = is_ours(sql, nango).await;
+    let mut failures = Vec::new();
     for connection in ours.values() {
-        orphan(connection, &rows, &mut wrong);
+        orphan(connection, &rows, &mut failures);
     }
     for row in &rows {
-        let held = row.nango_connection_id.as_ref().and_then(|id| ours.get(id));
-        agrees(row, held, nango, deleted_elsewhere, &mut wrong).await;
-        errors(row, &mut wrong);
+        let stored = row.nango_connection_id.as_ref().and_then(|id| ours.get(id));
+        matches_nango(row, stored, nango, deleted_elsewhere, &mut failures).await;
+        errors(row, &mut failures);
     }
-    attempts(sql, &ours, &mut wrong).await;
-    events(sql, &rows, &mut wrong).await;
+    attempts(sql, &ours, &mut failures).await;
+    events(sql, &rows, &mut failures).await;
     let left: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
         .fetch_one(sql)
         .await
         .unwrap();
     if left > 0 {
-        wrong.push(format!("{left} connections wait to be deleted at Nango"));
+        failures.push(format!("{left} connections wait to be deleted at Nango"));
     }
-    wrong
+    failures
 }
 
 /// What Nango holds for this installation, by Nango's ids.
-async fn ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, ConnectionSummary> {
+async fn is_ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, ConnectionSummary> {
     let installation: Uuid = sqlx::query_scalar("select id from installation")
         .fetch_one(sql)
         .await
@@ -109,16 +109,16 @@ async fn ours(sql: &mut PgConnection, nango: &Nango) -> HashMap<String, Connecti
 }
 
 /// No connection of ours at Nango without a row that holds it.
-fn orphan(connection: &ConnectionSummary, rows: &[Row], wrong: &mut Vec<String>) {
+fn orphan(connection: &ConnectionSummary, rows: &[Row], violations: &mut Vec<String>) {
     let id = &connection.connection_id;
     let tag = connection.tags.get(CONNECTION_TAG);
     let row = rows.iter().find(|row| Some(&row.id.to_string()) == tag);
     match row {
         None => {
             let user = connection.tags.get(USER_TAG).map_or("nobody", |user| user);
-            wrong.push(format!("Nango holds {id} of {user}, of no row at all"));
+            violations.push(format!("Nango holds {id} of {user}, of no row at all"));
         }
-        Some(row) if row.nango_connection_id.as_ref() != Some(id) => wrong.push(format!(
+        Some(row) if row.nango_connection_id.as_ref() != Some(id) => violations.push(format!(
             "Nango holds {id} for {}, which is {} and holds {:?}",
             row.id, row.status, row.nango_connection_id
         )),
@@ -127,30 +127,30 @@ fn orphan(connection: &ConnectionSummary, rows: &[Row], wrong: &mut Vec<String>)
 }
 
 /// A row's status is what Nango says of its connection.
-async fn agrees(
+async fn matches_nango(
     row: &Row,
-    held: Option<&ConnectionSummary>,
+    stored: Option<&ConnectionSummary>,
     nango: &Nango,
     deleted_elsewhere: &HashSet<String>,
-    wrong: &mut Vec<String>,
+    violations: &mut Vec<String>,
 ) {
     let mut complain = |what: &str| {
         let reason = row.status_reason.as_deref().unwrap_or("no reason");
-        wrong.push(format!(
+        violations.push(format!(
             "{} is {} ({reason}), but {what}",
             row.id, row.status
         ));
     };
-    if let Some(held) = held
-        && (held.provider_config_key != row.integration_key
-            || held.tags.get(USER_TAG) != Some(&row.user_id)
-            || held.tags.get(CONNECTION_TAG) != Some(&row.id.to_string()))
+    if let Some(stored) = stored
+        && (stored.provider_config_key != row.integration_key
+            || stored.tags.get(USER_TAG) != Some(&row.user_id)
+            || stored.tags.get(CONNECTION_TAG) != Some(&row.id.to_string()))
     {
         complain("Nango holds it as something else");
     }
-    let refreshed = match held {
-        Some(held) => {
-            let id = &held.connection_id;
+    let refreshed = match stored {
+        Some(stored) => {
+            let id = &stored.connection_id;
             Some(
                 nango
                     .connection(id, &row.integration_key, Refresh::Force)
@@ -197,18 +197,18 @@ fn account(connection: &nango::Connection) -> Option<String> {
 }
 
 /// The complaint and its count come and go together.
-fn errors(row: &Row, wrong: &mut Vec<String>) {
+fn errors(row: &Row, violations: &mut Vec<String>) {
     if (row.error_count > 0) != row.last_error.is_some() {
-        wrong.push(format!(
+        violations.push(format!(
             "{} counts {} errors and says {:?}",
             row.id, row.error_count, row.last_error
         ));
     }
     if row.status == "error" && row.last_error.is_none() {
-        wrong.push(format!("{} is in error and does not say why", row.id));
+        violations.push(format!("{} is in error and does not say why", row.id));
     }
     if row.failing_since.is_some() && (row.status != "connected" || row.error_count == 0) {
-        wrong.push(format!(
+        violations.push(format!(
             "{} is failing, but {} and without errors",
             row.id, row.status
         ));
@@ -219,7 +219,7 @@ fn errors(row: &Row, wrong: &mut Vec<String>) {
 async fn attempts(
     sql: &mut PgConnection,
     ours: &HashMap<String, ConnectionSummary>,
-    wrong: &mut Vec<String>,
+    violations: &mut Vec<String>,
 ) {
     let waiting: Vec<(Uuid, String, Vec<Uuid>)> = sqlx::query_as(
         "select c.id, c.status, array(select a.id from connect_attempt a \
@@ -230,7 +230,7 @@ async fn attempts(
     .unwrap();
     for (id, status, open) in waiting {
         if open.len() > 1 || (status == "pending" && open.is_empty()) {
-            wrong.push(format!(
+            violations.push(format!(
                 "{id} is {status} with {} open attempts",
                 open.len()
             ));
@@ -240,7 +240,7 @@ async fn attempts(
                 |one: &&ConnectionSummary| one.tags.get(ATTEMPT_TAG) == Some(&attempt.to_string());
             if let Some(granted) = ours.values().find(granted) {
                 let nango_id = &granted.connection_id;
-                wrong.push(format!(
+                violations.push(format!(
                     "{id} waits for {attempt}, which brought {nango_id}"
                 ));
             }
@@ -249,26 +249,26 @@ async fn attempts(
 }
 
 /// Each connection's events are an unbroken chain that ends where the row stands.
-async fn events(sql: &mut PgConnection, rows: &[Row], wrong: &mut Vec<String>) {
-    let told: Vec<Told> =
+async fn events(sql: &mut PgConnection, rows: &[Row], violations: &mut Vec<String>) {
+    let reported: Vec<EventSummary> =
         sqlx::query_as("select * from connection_event order by connection_id, version")
             .fetch_all(sql)
             .await
             .unwrap();
     for row in rows {
-        let of_row: Vec<&Told> = told
+        let of_row: Vec<&EventSummary> = reported
             .iter()
             .filter(|event| event.connection_id == row.id)
             .collect();
         let versions: Vec<i64> = of_row.iter().map(|event| event.version).collect();
         if !versions.iter().copied().eq(1..=row.version) {
-            wrong.push(format!(
+            violations.push(format!(
                 "{} has version {}, its events {versions:?}",
                 row.id, row.version
             ));
         }
         if !of_row.is_sorted_by_key(|event| event.id) {
-            wrong.push(format!(
+            violations.push(format!(
                 "{}'s events came in another order than its versions",
                 row.id
             ));
@@ -277,7 +277,7 @@ async fn events(sql: &mut PgConnection, rows: &[Row], wrong: &mut Vec<String>) {
             .last()
             .map(|event| (&event.status, &event.status_reason));
         if last != Some((&row.status, &row.status_reason)) {
-            wrong.push(format!(
+            violations.push(format!(
                 "{} is {}, its last event says {last:?}",
                 row.id, row.status
             ));

@@ -94,14 +94,14 @@ fn named(line: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn modules_import_only_from_layers_below() {
-    let mut wrong = Vec::new();
+    let mut failures = Vec::new();
     for (file, lines) in code() {
         let own = module(&file);
         for line in &lines {
             for used in named(line).filter(|used| *used != own) {
                 let known = LAYERS.iter().any(|layer| layer.contains(&used));
                 if known && layer(used) >= layer(&own) && layer(&own) < LAYERS.len() - 1 {
-                    wrong.push(format!("{}: {}", file.display(), line.trim()));
+                    failures.push(format!("{}: {}", file.display(), line.trim()));
                 }
             }
             assert!(
@@ -112,9 +112,9 @@ fn modules_import_only_from_layers_below() {
         }
     }
     assert!(
-        wrong.is_empty(),
+        failures.is_empty(),
         "imports from above:\n{}",
-        wrong.join("\n")
+        failures.join("\n")
     );
 }
 

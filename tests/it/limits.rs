@@ -1,6 +1,6 @@
 //! How much a caller may ask for, and what is told to who asks for more.
 
-mod places;
+mod concurrency;
 mod shares;
 mod updates;
 
@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::house::{House, ORIGIN, PROMPTLY, User};
-use crate::isolation::ways::tapped;
-use crate::postgres;
+use crate::isolation::query_parity::with_statement_log;
+use crate::test_app::{ORIGIN, PROMPT_TIMEOUT, TestApp, User};
+use crate::test_database;
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
 
@@ -65,9 +65,9 @@ async fn list(user: &User<'_>) -> Answer {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_requests_a_minute_and_is_told_how_many_are_left() {
-    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn user_rate_limit_is_enforced_and_reported_in_headers() {
+    let app = TestApp::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     for left in [
         "\"user\";r=2;t=20",
         "\"user\";r=1;t=40",
@@ -82,7 +82,7 @@ async fn a_user_has_so_many_requests_a_minute_and_is_told_how_many_are_left() {
     refused.is_refused("rate_limited", "20");
     assert_eq!(refused.header("ratelimit"), Some("\"user\";r=0;t=60"));
     assert_eq!(list(&bob).await.status, 200);
-    house.pass(TimeDelta::seconds(20));
+    app.advance(TimeDelta::seconds(20));
     assert_eq!(list(&ada).await.status, 200);
     list(&ada).await.is_refused("rate_limited", "20");
     // Browsers can read why, and when to come again.
@@ -93,13 +93,13 @@ async fn a_user_has_so_many_requests_a_minute_and_is_told_how_many_are_left() {
 }
 
 #[tokio::test]
-async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
-    let house = House::with(&[("LIMIT_CONNECT_PER_MINUTE", "2")]).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
+async fn connect_rate_limit_applies_to_users_and_services() {
+    let app = TestApp::with(&[("LIMIT_CONNECT_PER_MINUTE", "2")]).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
     ada.connect("github").await;
-    let id = begun["connection_id"].as_str().unwrap();
-    let sessions = house.nango_calls("POST", "/connect/sessions").await;
+    let id = started["connection_id"].as_str().unwrap();
+    let sessions = app.nango_calls("POST", "/connect/sessions").await;
     for path in [
         "/notion/connect".to_owned(),
         format!("/connections/{id}/reconnect"),
@@ -112,34 +112,31 @@ async fn what_makes_nango_work_has_a_limit_of_its_own_whoever_asks() {
             Some("\"connect\";q=2;w=60")
         );
     }
-    let keys = house.keys().await;
+    let keys = app.keys().await;
     let scopes = [Scope::ConnectionsWrite, Scope::ConnectionsRead].into();
     let key = keys.create("backend", &scopes).await.unwrap();
     let for_user = |method: Method, path: &str, user: &str| {
-        let url = format!("{}/api/v1/connectors{path}", house.url);
-        let request = house.client.request(method, url);
+        let url = format!("{}/api/v1/connectors{path}", app.url);
+        let request = app.client.request(method, url);
         let request = request.bearer_auth(key.expose_secret());
         Answer::to(request.header("patchbay-user", user))
     };
     let refused = for_user(Method::POST, "/notion/connect", "ada").await;
     refused.is_refused("rate_limited", "30");
-    assert_eq!(
-        house.nango_calls("POST", "/connect/sessions").await,
-        sessions
-    );
+    assert_eq!(app.nango_calls("POST", "/connect/sessions").await, sessions);
     let other = for_user(Method::POST, "/notion/connect", "bob").await;
     assert_eq!(other.status, 200, "{}", other.body);
     assert_eq!(list(&ada).await.status, 200);
 }
 
 #[tokio::test]
-async fn returns_take_little_of_what_nango_allows_however_many_there_are() {
+async fn callbacks_use_bounded_nango_calls() {
     const MANY: usize = 50;
-    let house = House::with(&[("LIMIT_CONNECT_PER_MINUTE", "3")]).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let id = begun["connection_id"].as_str().unwrap();
-    let looks = async || house.nango_calls("GET", "/connections").await;
+    let app = TestApp::with(&[("LIMIT_CONNECT_PER_MINUTE", "3")]).await;
+    let ada = app.user("ada").await;
+    let opened = ada.connect("gmail").await;
+    let id = opened["connection_id"].as_str().unwrap();
+    let looks = async || app.nango_calls("GET", "/connections").await;
     // Each with an id that only Nango could know.
     let before = looks().await;
     for n in 0..MANY {
@@ -158,9 +155,9 @@ async fn returns_take_little_of_what_nango_allows_however_many_there_are() {
     for _ in 0..MANY {
         let returned = Answer::to(ada.request(Method::GET, &path)).await;
         assert_eq!(returned.body["status"], "pending");
-        let page = house
+        let page = app
             .client
-            .get(format!("{}/api/v1/connectors{path}", house.url));
+            .get(format!("{}/api/v1/connectors{path}", app.url));
         let page = page
             .header("accept", "text/html")
             .header("authorization", "x");
@@ -173,17 +170,17 @@ async fn returns_take_little_of_what_nango_allows_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn the_products_own_services_are_not_limited() {
-    let house = House::with(&[
+async fn service_keys_are_exempt_from_rate_limits() {
+    let app = TestApp::with(&[
         ("LIMIT_USER_PER_MINUTE", "1"),
         ("LIMIT_ADDRESS_PER_MINUTE", "1"),
     ])
     .await;
     let scopes = [Scope::ConnectionsRead].into();
-    let key = house.keys().await.create("backend", &scopes).await.unwrap();
+    let key = app.keys().await.create("backend", &scopes).await.unwrap();
     for _ in 0..5 {
-        let url = format!("{}/api/v1/connectors/connections", house.url);
-        let request = house.client.get(url).bearer_auth(key.expose_secret());
+        let url = format!("{}/api/v1/connectors/connections", app.url);
+        let request = app.client.get(url).bearer_auth(key.expose_secret());
         let answer = Answer::to(request.header("patchbay-user", "ada")).await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("ratelimit"), None);
@@ -191,47 +188,47 @@ async fn the_products_own_services_are_not_limited() {
 }
 
 /// A request of nobody, which comes by these proxies.
-fn by(house: &House, proxies: &[&str]) -> RequestBuilder {
-    let url = format!("{}/api/v1/connectors/callback", house.url);
-    let request = house.client.get(url);
+fn send_as(app: &TestApp, proxies: &[&str]) -> RequestBuilder {
+    let url = format!("{}/api/v1/connectors/callback", app.url);
+    let request = app.client.get(url);
     proxies.iter().fold(request, |request, proxy| {
         request.header("x-forwarded-for", *proxy)
     })
 }
 
 #[tokio::test]
-async fn who_does_not_say_who_he_is_is_limited_by_his_address() {
-    let house = House::with(&[("LIMIT_ADDRESS_PER_MINUTE", "2")]).await;
-    let ada = house.user("ada").await;
-    let connectors = format!("{}/api/v1/connectors", house.url);
-    let bad_token = || Answer::to(house.client.get(&connectors).bearer_auth("not.a.token"));
+async fn unauthenticated_requests_are_limited_by_address() {
+    let app = TestApp::with(&[("LIMIT_ADDRESS_PER_MINUTE", "2")]).await;
+    let ada = app.user("ada").await;
+    let connectors = format!("{}/api/v1/connectors", app.url);
+    let bad_token = || Answer::to(app.client.get(&connectors).bearer_auth("not.a.token"));
     assert_eq!(bad_token().await.status, 401);
     // Without a trusted proxy, what the header says is anybody's word.
-    assert_eq!(Answer::to(by(&house, &["192.0.2.1"])).await.status, 400);
-    Answer::to(by(&house, &["192.0.2.2"]))
+    assert_eq!(Answer::to(send_as(&app, &["192.0.2.1"])).await.status, 400);
+    Answer::to(send_as(&app, &["192.0.2.2"]))
         .await
         .is_refused("rate_limited", "30");
     bad_token().await.is_refused("rate_limited", "30");
     // Who proves who he is, is not made to pay for others.
     assert_eq!(list(&ada).await.status, 200);
     for path in ["/healthz", "/readyz"] {
-        let url = format!("{}{path}", house.url);
-        assert_eq!(house.client.get(url).send().await.unwrap().status(), 200);
+        let url = format!("{}{path}", app.url);
+        assert_eq!(app.client.get(url).send().await.unwrap().status(), 200);
     }
-    house.pass(TimeDelta::seconds(30));
+    app.advance(TimeDelta::seconds(30));
     assert_eq!(bad_token().await.status, 401);
 }
 
 #[tokio::test]
-async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
-    let house = House::with(&[
+async fn public_endpoints_are_limited_by_address() {
+    let app = TestApp::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
     let scopes = [Scope::ConnectionsRead].into();
-    let key = house.keys().await.create("backend", &scopes).await.unwrap();
-    let ada = house.user("ada").await;
+    let key = app.keys().await.create("backend", &scopes).await.unwrap();
+    let ada = app.user("ada").await;
     let mut from = (1..).map(|n| format!("192.0.2.{n}"));
     for path in [
         "/api/v1/openapi.json",
@@ -245,7 +242,7 @@ async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
         for header in ["x", "Bearer a.b.c", &made_up] {
             let from = from.next().unwrap();
             let ask = || {
-                let request = house.client.get(format!("{}{path}", house.url));
+                let request = app.client.get(format!("{}{path}", app.url));
                 let request = request.header("x-forwarded-for", &from);
                 Answer::to(
                     request
@@ -267,7 +264,7 @@ async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
             let list = ada.request(Method::GET, "/connections");
             let list = Answer::to(list.header("x-forwarded-for", &from)).await;
             assert_eq!(list.status, 200);
-            let list = house.client.get(format!("{}/api/v1/connectors", house.url));
+            let list = app.client.get(format!("{}/api/v1/connectors", app.url));
             let list = list.bearer_auth(key.expose_secret());
             let list = Answer::to(list.header("x-forwarded-for", &from)).await;
             assert_eq!(list.status, 200);
@@ -276,11 +273,11 @@ async fn who_proves_nothing_is_limited_where_nothing_has_to_be_proved() {
 }
 
 #[tokio::test]
-async fn what_a_user_asks_for_counts_as_theirs_wherever_it_is() {
-    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "2")]).await;
-    let ada = house.user("ada").await;
+async fn public_endpoints_count_toward_authenticated_user() {
+    let app = TestApp::with(&[("LIMIT_USER_PER_MINUTE", "2")]).await;
+    let ada = app.user("ada").await;
     let ask = |path: &str| {
-        let request = house.client.get(format!("{}{path}", house.url));
+        let request = app.client.get(format!("{}{path}", app.url));
         Answer::to(request.bearer_auth(&ada.token))
     };
     assert_eq!(ask("/api/v1/openapi.json").await.status, 200);
@@ -291,15 +288,15 @@ async fn what_a_user_asks_for_counts_as_theirs_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn keys_that_are_made_up_take_one_connection_to_the_database_at_the_most() {
+async fn unknown_keys_use_at_most_one_database_connection() {
     const MANY: usize = 50;
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let mut sql = house.sql().await;
-    let held = "begin; lock table service_key in access exclusive mode";
-    sqlx::raw_sql(held).execute(&mut sql).await.unwrap();
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let mut sql = app.sql().await;
+    let stored = "begin; lock table service_key in access exclusive mode";
+    sqlx::raw_sql(stored).execute(&mut sql).await.unwrap();
     let forged = (0..MANY).map(|n| {
-        let request = house.client.get(format!("{}/api/v1/connectors", house.url));
+        let request = app.client.get(format!("{}/api/v1/connectors", app.url));
         let key = MADE_UP_KEY.replace("aaaaaaaa", &format!("{n:08}"));
         Answer::to(request.bearer_auth(key))
     });
@@ -314,7 +311,7 @@ async fn keys_that_are_made_up_take_one_connection_to_the_database_at_the_most()
                 .await
                 .unwrap();
             most = most.max(count);
-            let answer = timeout(PROMPTLY, list(&ada)).await;
+            let answer = timeout(PROMPT_TIMEOUT, list(&ada)).await;
             assert_eq!(answer.expect("an answer in time").status, 200);
         }
         sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
@@ -326,22 +323,19 @@ async fn keys_that_are_made_up_take_one_connection_to_the_database_at_the_most()
 }
 
 #[tokio::test]
-async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
-    let house = House::with(&[
+async fn provider_401_does_not_count_toward_address_limit() {
+    let app = TestApp::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "1"),
         ("SERVICE_API_KEYS", &format!("workflow={MADE_UP_KEY}")),
     ])
     .await;
-    let gmail = house.user("ada").await.connected("gmail").await;
+    let gmail = app.user("ada").await.connected("gmail").await;
     let upstream = json!({ "connection_id": gmail["nango_connection_id"] });
-    house.control("revoke", Method::POST, upstream).await;
+    app.control("revoke", Method::POST, upstream).await;
     let id = gmail["id"].as_str().unwrap();
-    let url = format!(
-        "{}/api/v1/connectors/connections/{id}/proxy/echo",
-        house.url
-    );
+    let url = format!("{}/api/v1/connectors/connections/{id}/proxy/echo", app.url);
     for _ in 0..3 {
-        let request = house.client.get(&url).bearer_auth(MADE_UP_KEY);
+        let request = app.client.get(&url).bearer_auth(MADE_UP_KEY);
         let refused = Answer::to(request.header("patchbay-user", "ada")).await;
         assert_eq!(
             (refused.status, &refused.body["error"]),
@@ -351,31 +345,31 @@ async fn what_a_provider_refuses_is_not_counted_as_the_services_doing() {
 }
 
 #[tokio::test]
-async fn however_many_ask_whether_it_is_ready_the_database_is_asked_seldom() {
+async fn readiness_checks_share_one_database_ping() {
     const MANY: usize = 200;
-    let database = postgres::database().await;
-    let (url, statements) = tapped(&database).await;
-    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
-    let ready = format!("{}/readyz", house.url);
+    let database = test_database::database().await;
+    let (url, statements) = with_statement_log(&database).await;
+    let app = TestApp::build_on(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let ready = format!("{}/readyz", app.url);
     statements.lock().unwrap().clear();
     let started = Instant::now();
-    let answers = join_all((0..MANY).map(|_| Answer::to(house.client.get(&ready)))).await;
+    let answers = join_all((0..MANY).map(|_| Answer::to(app.client.get(&ready)))).await;
     let took = started.elapsed();
     assert!(answers.iter().all(|answer| answer.status == 200));
     let statements = statements.lock().unwrap();
-    let asked = statements.iter().filter(|text| *text == "select 1").count();
+    let pings = statements.iter().filter(|text| *text == "select 1").count();
     let allowed = took.as_millis() as usize / 500 + 2;
-    assert!(asked <= allowed, "asked {asked} times in {took:?}");
+    assert!(pings <= allowed, "asked {pings} times in {took:?}");
 }
 
 #[tokio::test]
-async fn an_address_is_what_the_outermost_trusted_proxy_saw() {
-    let house = House::with(&[
+async fn client_address_comes_from_outermost_trusted_proxy() {
+    let app = TestApp::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "1"),
         ("TRUSTED_PROXY_HOPS", "2"),
     ])
     .await;
-    let first_of = async |proxies: &[&str]| Answer::to(by(&house, proxies)).await.status == 400;
+    let first_of = async |proxies: &[&str]| Answer::to(send_as(&app, proxies)).await.status == 400;
     assert!(first_of(&["192.0.2.1, 10.0.0.1"]).await);
     assert!(!first_of(&["192.0.2.1, 10.0.0.2"]).await);
     // What a client writes itself stands before that.
@@ -395,15 +389,15 @@ async fn an_address_is_what_the_outermost_trusted_proxy_saw() {
 }
 
 #[tokio::test]
-async fn forged_webhooks_shut_out_their_sender_and_not_nango() {
-    let house = House::with(&[
+async fn forged_webhooks_limit_their_sender_but_not_nango() {
+    let app = TestApp::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
     let hook = |from: &str| {
-        let url = format!("{}/api/v1/webhooks/nango", house.url);
-        Answer::to(house.client.post(url).header("x-forwarded-for", from))
+        let url = format!("{}/api/v1/webhooks/nango", app.url);
+        Answer::to(app.client.post(url).header("x-forwarded-for", from))
     };
     for _ in 0..2 {
         let forged = hook("192.0.2.1").await;
@@ -417,16 +411,16 @@ async fn forged_webhooks_shut_out_their_sender_and_not_nango() {
     hook("192.0.2.1").await.is_refused("overloaded", "30");
     assert_eq!(hook("192.0.2.2").await.status, 401);
     // The sandbox's Nango comes past the proxy, and sends more than two.
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     for connector in ["gmail", "github", "notion"] {
         ada.connected(connector).await;
     }
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
-    let house = House::with(&[("LIMIT_STREAMS_PER_USER", "2")]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn stream_limit_frees_slot_when_stream_closes() {
+    let app = TestApp::with(&[("LIMIT_STREAMS_PER_USER", "2")]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let open = async |user: &User<'_>| {
         let stream = user.request(Method::GET, "/connections/events");
         stream.send().await.unwrap()
@@ -446,45 +440,41 @@ async fn a_user_has_so_many_streams_and_a_closed_one_makes_room() {
 }
 
 #[tokio::test]
-async fn more_than_is_taken_on_is_sent_away_and_the_platform_is_answered() {
-    let house = House::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn overload_sheds_requests_but_not_health_checks() {
+    let app = TestApp::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let busy = busy(&ada).await;
     list(&bob).await.is_refused("overloaded", "1");
     // Beyond the user's own share, the limit is the user's.
     list(&ada).await.is_refused("rate_limited", "1");
     for path in ["/healthz", "/readyz"] {
-        let url = format!("{}{path}", house.url);
-        assert_eq!(house.client.get(url).send().await.unwrap().status(), 200);
+        let url = format!("{}{path}", app.url);
+        assert_eq!(app.client.get(url).send().await.unwrap().status(), 200);
     }
     // The place of one who has gone is free.
     busy.abort();
     assert!(busy.await.unwrap_err().is_cancelled());
-    until_metrics_say(&house, "patchbay_http_requests_under_way 0").await;
+    until_metrics_say(&app, "patchbay_http_requests_under_way 0").await;
     assert_eq!(list(&bob).await.status, 200);
-    until_metrics_say(
-        &house,
-        "patchbay_limit_refusals_total{limit=\"requests\"} 1",
-    )
-    .await;
+    until_metrics_say(&app, "patchbay_limit_refusals_total{limit=\"requests\"} 1").await;
 }
 
 /// Starts a request of a user, the only one in progress, which takes as long as Nango does.
 async fn busy(user: &User<'_>) -> JoinHandle<reqwest::Result<reqwest::Response>> {
     let slow = json!({ "latency_ms": 7000, "only": "POST /connect/sessions" });
-    user.house.faults(slow).await;
+    user.app.faults(slow).await;
     let busy = tokio::spawn(user.request(Method::POST, "/gmail/connect").send());
-    until_metrics_say(user.house, "patchbay_http_requests_under_way 1").await;
+    until_metrics_say(user.app, "patchbay_http_requests_under_way 1").await;
     busy
 }
 
-async fn until_metrics_say(house: &House, line: &str) {
+async fn until_metrics_say(app: &TestApp, line: &str) {
     let mut text = String::new();
     for _ in 0..400 {
-        let request = house.client.get(format!("{}/metrics", house.url));
+        let request = app.client.get(format!("{}/metrics", app.url));
         let answer = request.bearer_auth(METRICS_TOKEN).send().await.unwrap();
         text = answer.text().await.unwrap();
-        if text.lines().any(|said| said == line) {
+        if text.lines().any(|output| output == line) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

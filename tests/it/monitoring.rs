@@ -9,16 +9,16 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::house::{AT_ONCE, House};
+use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
 
 const TOKEN: &str = "a token that only Prometheus has";
 
-async fn house() -> House {
-    House::with(&[("METRICS_TOKEN", TOKEN)]).await
+async fn app() -> TestApp {
+    TestApp::with(&[("METRICS_TOKEN", TOKEN)]).await
 }
 
-async fn ask(house: &House, token: Option<&str>) -> Response {
-    let request = house.client.get(format!("{}/metrics", house.url));
+async fn ask(app: &TestApp, token: Option<&str>) -> Response {
+    let request = app.client.get(format!("{}/metrics", app.url));
     let request = match token {
         Some(token) => request.bearer_auth(token),
         None => request,
@@ -26,8 +26,8 @@ async fn ask(house: &House, token: Option<&str>) -> Response {
     request.send().await.unwrap()
 }
 
-async fn scrape(house: &House) -> String {
-    let answer = ask(house, Some(TOKEN)).await;
+async fn scrape(app: &TestApp) -> String {
+    let answer = ask(app, Some(TOKEN)).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.headers()["content-type"], metrics::CONTENT_TYPE);
     answer.text().await.unwrap()
@@ -40,54 +40,54 @@ fn value(text: &str, series: &str) -> Option<f64> {
     found.next().map(|(_, value)| value.parse().unwrap())
 }
 
-fn is(text: &str, series: &str, expected: f64) {
+fn assert_value(text: &str, series: &str, expected: f64) {
     assert_eq!(value(text, series), Some(expected), "{series} in\n{text}");
 }
 
 /// A user who connects, one who says no, a workflow, a sweep, and one whose signature is forged.
-async fn eventful(house: &House) {
-    let ada = house.user("ada@user.example").await;
-    house.faults(json!({ "consent": "allow" })).await;
-    let begun = ada.connect("gmail").await;
-    house.pass(TimeDelta::seconds(7));
-    house.popup(begun["oauth_url"].as_str().unwrap()).await;
-    let id = begun["connection_id"].as_str().unwrap();
-    ada.until(id, "connected").await;
-    house.faults(json!({ "consent": "deny" })).await;
+async fn app_with_activity(app: &TestApp) {
+    let ada = app.user("ada@user.example").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = ada.connect("gmail").await;
+    app.advance(TimeDelta::seconds(7));
+    app.popup(started["oauth_url"].as_str().unwrap()).await;
+    let id = started["connection_id"].as_str().unwrap();
+    ada.wait_until(id, "connected").await;
+    app.faults(json!({ "consent": "deny" })).await;
     let denied = ada.connect("github").await;
-    house.popup(denied["oauth_url"].as_str().unwrap()).await;
-    ada.until(denied["connection_id"].as_str().unwrap(), "error")
+    app.popup(denied["oauth_url"].as_str().unwrap()).await;
+    ada.wait_until(denied["connection_id"].as_str().unwrap(), "error")
         .await;
-    let key = house.keys().await;
+    let key = app.keys().await;
     let scopes = [patchbay::auth::service_keys::Scope::TokensRead].into();
     let key = key.create("engine", &scopes).await.unwrap();
     for _ in 0..3 {
-        let url = format!("{}/api/v1/connectors/gmail/token", house.url);
-        let asked = house.client.post(url).bearer_auth(key.expose_secret());
-        let answer = asked.header("patchbay-user", "ada@user.example").send();
+        let url = format!("{}/api/v1/connectors/gmail/token", app.url);
+        let request = app.client.post(url).bearer_auth(key.expose_secret());
+        let answer = request.header("patchbay-user", "ada@user.example").send();
         assert_eq!(answer.await.unwrap().status(), StatusCode::OK);
     }
-    let forged = house
+    let forged = app
         .client
-        .post(format!("{}/api/v1/webhooks/nango", house.url))
+        .post(format!("{}/api/v1/webhooks/nango", app.url))
         .send();
     assert_eq!(forged.await.unwrap().status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
-async fn only_who_has_the_token_reads_the_metrics() {
-    let house = house().await;
+async fn metrics_require_token() {
+    let app = app().await;
     for token in [None, Some("another"), Some(&TOKEN[1..])] {
-        let answer = ask(&house, token).await;
+        let answer = ask(&app, token).await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(
             answer.headers()["www-authenticate"],
             "Bearer realm=\"metrics\""
         );
     }
-    assert_eq!(ask(&house, Some(TOKEN)).await.status(), StatusCode::OK);
+    assert_eq!(ask(&app, Some(TOKEN)).await.status(), StatusCode::OK);
 
-    let without = House::new().await;
+    let without = TestApp::new().await;
     for token in [None, Some(""), Some(TOKEN)] {
         let answer = ask(&without, token).await;
         assert_eq!(answer.status(), StatusCode::NOT_FOUND);
@@ -95,84 +95,84 @@ async fn only_who_has_the_token_reads_the_metrics() {
 }
 
 #[tokio::test]
-async fn what_happens_is_counted_and_nobody_is_named() {
-    let house = house().await;
-    eventful(&house).await;
-    let text = scrape(&house).await;
-    is(&text, "patchbay_connections{status=\"connected\"}", 1.0);
-    is(&text, "patchbay_connections{status=\"error\"}", 1.0);
-    is(&text, "patchbay_connections{status=\"pending\"}", 0.0);
-    is(
+async fn metrics_count_events_without_personal_data() {
+    let app = app().await;
+    app_with_activity(&app).await;
+    let text = scrape(&app).await;
+    assert_value(&text, "patchbay_connections{status=\"connected\"}", 1.0);
+    assert_value(&text, "patchbay_connections{status=\"error\"}", 1.0);
+    assert_value(&text, "patchbay_connections{status=\"pending\"}", 0.0);
+    assert_value(
         &text,
         "patchbay_attempts_begun_total{kind=\"connect\"}",
         2.0,
     );
-    is(
+    assert_value(
         &text,
         "patchbay_attempts_ended_total{outcome=\"succeeded\",reason=\"\"}",
         1.0,
     );
-    is(
+    assert_value(
         &text,
         "patchbay_attempts_ended_total{outcome=\"failed\",reason=\"authorization_denied\"}",
         1.0,
     );
-    is(&text, "patchbay_time_to_connect_seconds_sum", 7.0);
-    is(&text, "patchbay_tokens_total{source=\"nango\"}", 1.0);
-    is(&text, "patchbay_tokens_total{source=\"memory\"}", 2.0);
-    is(
+    assert_value(&text, "patchbay_time_to_connect_seconds_sum", 7.0);
+    assert_value(&text, "patchbay_tokens_total{source=\"nango\"}", 1.0);
+    assert_value(&text, "patchbay_tokens_total{source=\"memory\"}", 2.0);
+    assert_value(
         &text,
         "patchbay_nango_calls_total{operation=\"create_session\",outcome=\"ok\"}",
         2.0,
     );
     let webhook = "patchbay_http_requests_total{route=\"/api/v1/webhooks/nango\",method=\"POST\",status=\"401\"}";
-    is(&text, webhook, 1.0);
+    assert_value(&text, webhook, 1.0);
     let connect = "route=\"/api/v1/connectors/{connector}/connect\",method=\"POST\"";
-    is(
+    assert_value(
         &text,
         &format!("patchbay_http_requests_total{{{connect},status=\"200\"}}"),
         2.0,
     );
-    is(
+    assert_value(
         &text,
         &format!("patchbay_http_request_duration_seconds_count{{{connect}}}"),
         2.0,
     );
-    is(&text, "patchbay_database_up", 1.0);
-    is(
+    assert_value(&text, "patchbay_database_up", 1.0);
+    assert_value(
         &text,
         "patchbay_queue_waiting{queue=\"event_deliveries\"}",
         0.0,
     );
-    is(
+    assert_value(
         &text,
         "patchbay_queue_waiting{queue=\"open_attempts\"}",
         0.0,
     );
     assert!(value(&text, "patchbay_sweep_age_seconds").unwrap() >= 0.0);
     assert!(text.ends_with("# EOF\n"));
-    for secret in ["ada", "engine", TOKEN, &house.secret_key, "pbk_"] {
+    for secret in ["ada", "engine", TOKEN, &app.secret_key, "pbk_"] {
         assert!(!text.contains(secret), "{secret} in\n{text}");
     }
 }
 
 #[tokio::test]
-async fn what_waits_is_counted_with_the_age_of_its_oldest() {
-    let house = house().await;
-    let ada = house.user("ada").await;
+async fn queue_metrics_report_size_and_oldest_age() {
+    let app = app().await;
+    let ada = app.user("ada").await;
     ada.connected("gmail").await;
-    house.faults(json!({ "refuse_delete": true })).await;
+    app.faults(json!({ "refuse_delete": true })).await;
     ada.disconnect("gmail", "").await;
     ada.connect("github").await;
-    house.pass(TimeDelta::minutes(5));
-    let text = scrape(&house).await;
+    app.advance(TimeDelta::minutes(5));
+    let text = scrape(&app).await;
     for queue in ["upstream_deletions", "open_attempts"] {
-        is(
+        assert_value(
             &text,
             &format!("patchbay_queue_waiting{{queue=\"{queue}\"}}"),
             1.0,
         );
-        is(
+        assert_value(
             &text,
             &format!("patchbay_queue_oldest_seconds{{queue=\"{queue}\"}}"),
             300.0,
@@ -181,9 +181,9 @@ async fn what_waits_is_counted_with_the_age_of_its_oldest() {
 }
 
 #[tokio::test]
-async fn two_services_of_a_process_count_each_its_own() {
-    let (one, other) = (house().await, house().await);
-    eventful(&one).await;
+async fn metrics_are_separate_per_service_instance() {
+    let (one, other) = (app().await, app().await);
+    app_with_activity(&one).await;
     let text = scrape(&other).await;
     assert_eq!(
         value(&text, "patchbay_attempts_begun_total{kind=\"connect\"}"),
@@ -192,11 +192,11 @@ async fn two_services_of_a_process_count_each_its_own() {
 }
 
 #[tokio::test]
-async fn many_connections_are_estimated_rather_than_counted() {
-    let house = house().await;
-    let ada = house.user("ada").await;
+async fn connection_counts_are_estimated_for_large_tables() {
+    let app = app().await;
+    let ada = app.user("ada").await;
     ada.connected("gmail").await;
-    let mut sql = house.sql().await;
+    let mut sql = app.sql().await;
     let fill = "insert into user_connector_connection \
            (id, user_id, connector_id, status, status_reason, disconnected_at, created_at, updated_at) \
          select gen_random_uuid(), 'u' || n, connector_id, s, 'user_disconnected', now(), now(), now() \
@@ -204,7 +204,7 @@ async fn many_connections_are_estimated_rather_than_counted() {
            lateral (select case when n % 4 = 0 then 'error' else 'disconnected' end as s) k; \
          analyze user_connector_connection";
     sqlx::raw_sql(fill).execute(&mut sql).await.unwrap();
-    let text = scrape(&house).await;
+    let text = scrape(&app).await;
     for (status, share) in [("disconnected", 45_000.0), ("error", 15_000.0)] {
         let series = format!("patchbay_connections{{status=\"{status}\"}}");
         let estimate = value(&text, &series).unwrap();
@@ -213,14 +213,16 @@ async fn many_connections_are_estimated_rather_than_counted() {
 }
 
 /// The names of all metrics there are, those of a sweep included.
-async fn all_names(house: &House) -> BTreeSet<String> {
-    eventful(house).await;
-    let service = house.service().await;
-    let swept = service.sweep(AT_ONCE, &CancellationToken::new()).await;
-    swept.unwrap().unwrap();
+async fn all_names(app: &TestApp) -> BTreeSet<String> {
+    app_with_activity(app).await;
+    let service = app.service().await;
+    let report = service
+        .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
+        .await;
+    report.unwrap().unwrap();
     let mut registry = metrics::registry();
     service.register_metrics(&mut registry);
-    let text = scrape(house).await + &metrics::text(&[&registry]).unwrap();
+    let text = scrape(app).await + &metrics::encode_text(&[&registry]).unwrap();
     text.lines()
         .filter(|line| !line.starts_with('#'))
         .map(|line| line.split(['{', ' ']).next().unwrap().to_owned())
@@ -236,19 +238,19 @@ fn names_in(text: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
-async fn the_dashboard_and_the_alerts_name_metrics_that_there_are_and_leave_none_out() {
-    let house = house().await;
+async fn dashboard_and_alerts_match_exported_metrics() {
+    let app = app().await;
     // A limit that refuses something.
-    let limited = house
+    let limited = app
         .replica(&[("LIMIT_ADDRESS_PER_MINUTE", "1"), ("METRICS_TOKEN", TOKEN)])
         .await;
     for _ in 0..2 {
-        house.client.get(&limited.url).send().await.unwrap();
+        app.client.get(&limited.url).send().await.unwrap();
     }
-    let of_limited = house.client.get(format!("{}/metrics", limited.url));
+    let of_limited = app.client.get(format!("{}/metrics", limited.url));
     let of_limited = of_limited.bearer_auth(TOKEN).send().await.unwrap();
     let mut real = names_in(&of_limited.text().await.unwrap());
-    real.extend(all_names(&house).await);
+    real.extend(all_names(&app).await);
 
     let dashboard: Value =
         serde_json::from_str(include_str!("../../docs/monitoring/grafana.json")).unwrap();
@@ -272,19 +274,19 @@ async fn the_dashboard_and_the_alerts_name_metrics_that_there_are_and_leave_none
 }
 
 #[tokio::test]
-async fn requests_that_wait_do_not_count_as_slow() {
-    let house = house().await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
+async fn long_polls_are_excluded_from_request_durations() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
     let path = format!(
         "/connections/{}?wait=1",
-        begun["connection_id"].as_str().unwrap()
+        started["connection_id"].as_str().unwrap()
     );
     let (status, _) = ada.call(Method::GET, &path, None).await;
     assert_eq!(status, StatusCode::OK);
-    let text = scrape(&house).await;
+    let text = scrape(&app).await;
     let route = "route=\"/api/v1/connectors/connections/{id}\",method=\"GET\"";
-    is(
+    assert_value(
         &text,
         &format!("patchbay_http_requests_total{{{route},status=\"200\"}}"),
         1.0,

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
-use crate::server::serve;
+use crate::test_server::serve;
 
 mod filters;
 mod odd_answers;
@@ -40,12 +40,12 @@ fn client(base_url: Url, timeout: Duration) -> Nango {
 
 /// A client of a Nango that gives these answers, one a request, and then 410;
 /// and how often it was asked.
-async fn scripted<const N: usize>(answers: [Response; N]) -> (Nango, Arc<AtomicUsize>) {
+async fn scripted_server<const N: usize>(answers: [Response; N]) -> (Nango, Arc<AtomicUsize>) {
     let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
     let count = Arc::new(AtomicUsize::new(0));
-    let asked = Arc::clone(&count);
+    let request_count = Arc::clone(&count);
     let router = Router::new().fallback(move || async move {
-        asked.fetch_add(1, Ordering::SeqCst);
+        request_count.fetch_add(1, Ordering::SeqCst);
         let next = answers.lock().unwrap().pop_front();
         next.unwrap_or_else(|| StatusCode::GONE.into_response())
     });
@@ -61,7 +61,7 @@ fn rate_limited(seconds: &'static str) -> Response {
 }
 
 /// An answer as Nango gives it, after which so many calls are left for half a minute.
-fn leaving(calls: &'static str) -> Response {
+fn remaining_headers(calls: &'static str) -> Response {
     let headers = [
         ("x-ratelimit-limit", "200"),
         ("x-ratelimit-remaining", calls),
@@ -81,19 +81,20 @@ fn github() -> SessionRequest {
 }
 
 #[tokio::test]
-async fn a_failing_nango_is_asked_again() {
+async fn server_errors_are_retried() {
     for status in [500, 502, 503, 504] {
         let failure = StatusCode::from_u16(status).unwrap().into_response();
-        let (nango, count) = scripted([failure, no_integrations()]).await;
+        let (nango, count) = scripted_server([failure, no_integrations()]).await;
         assert_eq!(nango.integrations().await, Ok(vec![]), "{status}");
         assert_eq!(count.load(Ordering::SeqCst), 2, "{status}");
     }
 }
 
 #[tokio::test]
-async fn a_nango_that_keeps_failing_is_given_up() {
+async fn retries_stop_after_limit() {
     let failure = || StatusCode::SERVICE_UNAVAILABLE.into_response();
-    let (nango, count) = scripted([failure(), failure(), failure(), no_integrations()]).await;
+    let (nango, count) =
+        scripted_server([failure(), failure(), failure(), no_integrations()]).await;
     let error = nango.session(&github()).await.unwrap_err();
     assert_eq!(error, Error::Unavailable { status: 503 });
     assert!(error.is_transient());
@@ -101,10 +102,10 @@ async fn a_nango_that_keeps_failing_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_will_not_change_is_asked_once() {
+async fn client_errors_are_not_retried() {
     for status in [400, 401, 403, 404, 415, 424] {
         let refusal = StatusCode::from_u16(status).unwrap().into_response();
-        let (nango, count) = scripted([refusal, no_integrations()]).await;
+        let (nango, count) = scripted_server([refusal, no_integrations()]).await;
         let error = nango.integrations().await.unwrap_err();
         assert!(!error.is_transient(), "{status}: {error}");
         assert_eq!(count.load(Ordering::SeqCst), 1, "{status}");
@@ -112,8 +113,8 @@ async fn what_will_not_change_is_asked_once() {
 }
 
 #[tokio::test]
-async fn a_short_retry_after_is_waited_for() {
-    let (nango, count) = scripted([rate_limited("1"), no_integrations()]).await;
+async fn short_retry_after_is_honored() {
+    let (nango, count) = scripted_server([rate_limited("1"), no_integrations()]).await;
     let start = Instant::now();
     assert_eq!(nango.integrations().await, Ok(vec![]));
     assert!(start.elapsed() >= Duration::from_secs(1));
@@ -121,8 +122,8 @@ async fn a_short_retry_after_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_long_retry_after_is_the_callers_to_wait_for() {
-    let (nango, count) = scripted([rate_limited("3"), no_integrations()]).await;
+async fn long_retry_after_is_returned_to_caller() {
+    let (nango, count) = scripted_server([rate_limited("3"), no_integrations()]).await;
     let error = nango.integrations().await.unwrap_err();
     let retry_after = Some(Duration::from_secs(3));
     assert_eq!(error, Error::RateLimited { retry_after });
@@ -130,28 +131,33 @@ async fn a_long_retry_after_is_the_callers_to_wait_for() {
 }
 
 #[tokio::test]
-async fn what_an_answer_leaves_of_the_rate_limit_is_remembered() {
+async fn rate_budget_follows_rate_limit_headers() {
     let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    let (nango, _) = scripted([leaving("60"), leaving("59"), no_integrations()]).await;
-    assert!(nango.leaves_room(now), "nothing is known yet");
+    let (nango, _) = scripted_server([
+        remaining_headers("60"),
+        remaining_headers("59"),
+        no_integrations(),
+    ])
+    .await;
+    assert!(nango.has_rate_budget(now), "nothing is known yet");
     nango.integrations().await.unwrap();
-    assert!(nango.leaves_room(now));
+    assert!(nango.has_rate_budget(now));
     // Three tenths are for those who wait for an answer.
     nango.integrations().await.unwrap();
-    assert!(!nango.leaves_room(now));
+    assert!(!nango.has_rate_budget(now));
     nango.integrations().await.unwrap();
-    assert!(!nango.leaves_room(now), "the last answer said nothing");
-    assert!(nango.leaves_room(now + TimeDelta::seconds(30)));
+    assert!(!nango.has_rate_budget(now), "the last answer said nothing");
+    assert!(nango.has_rate_budget(now + TimeDelta::seconds(30)));
     // Nango's clock and ours are not the same: then it is not known when it is over.
-    assert!(nango.leaves_room(now - TimeDelta::hours(1)));
+    assert!(nango.has_rate_budget(now - TimeDelta::hours(1)));
 }
 
 #[tokio::test]
-async fn a_nango_that_does_not_answer_times_out_once() {
+async fn timeout_is_not_retried() {
     let count = Arc::new(AtomicUsize::new(0));
-    let asked = Arc::clone(&count);
+    let request_count = Arc::clone(&count);
     let router = Router::new().fallback(move || async move {
-        asked.fetch_add(1, Ordering::SeqCst);
+        request_count.fetch_add(1, Ordering::SeqCst);
         std::future::pending::<()>().await;
     });
     let nango = client(serve(router).await, Duration::from_millis(300));
@@ -160,7 +166,7 @@ async fn a_nango_that_does_not_answer_times_out_once() {
 }
 
 #[tokio::test]
-async fn a_retry_that_would_come_too_late_is_not_waited_for() {
+async fn retry_beyond_deadline_is_skipped() {
     let router = Router::new().fallback(|| async { rate_limited("2") });
     let nango = client(serve(router).await, Duration::from_millis(1900));
     let error = nango.integrations().await.unwrap_err();
@@ -169,7 +175,7 @@ async fn a_retry_that_would_come_too_late_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_is_tried_again_and_then_unreachable() {
+async fn dropped_connection_is_retried_then_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let count = Arc::new(AtomicUsize::new(0));
@@ -188,7 +194,7 @@ async fn a_dropped_connection_is_tried_again_and_then_unreachable() {
 }
 
 #[tokio::test]
-async fn a_closed_port_is_unreachable() {
+async fn closed_port_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -199,7 +205,7 @@ async fn a_closed_port_is_unreachable() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_nangos_is_unexpected() {
+async fn non_nango_response_is_unexpected() {
     let redirect = (StatusCode::FOUND, [(LOCATION, "https://example.com/")]);
     let answers = [
         (200, Html("<h1>Welcome</h1>").into_response(), "text/html"),
@@ -221,7 +227,7 @@ async fn an_answer_that_is_no_nangos_is_unexpected() {
         ),
     ];
     for (expected, answer, about) in answers {
-        let (nango, count) = scripted([answer]).await;
+        let (nango, count) = scripted_server([answer]).await;
         let error = nango.integrations().await.unwrap_err();
         let Error::Unexpected { status, detail } = error else {
             panic!("{about}: {error:?}");
@@ -234,7 +240,7 @@ async fn an_answer_that_is_no_nangos_is_unexpected() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_kept_short_and_without_the_key() {
+async fn error_detail_is_shortened_and_redacts_key() {
     let router = Router::new().fallback(|request: Request| async move {
         let key = request.headers()[AUTHORIZATION]
             .to_str()
@@ -254,12 +260,12 @@ async fn a_refusal_is_kept_short_and_without_the_key() {
 }
 
 #[tokio::test]
-async fn an_older_nango_names_the_field_it_refuses() {
+async fn unsupported_field_is_detected_for_older_nango() {
     let message = "Unrecognized key(s) in object: 'webhook_url_override'";
     let issue = json!({"code": "unrecognized_keys", "message": message, "path": []});
     let body = json!({"error": {"code": "invalid_body", "errors": [issue]}});
     let refusal = (StatusCode::BAD_REQUEST, axum::Json(body)).into_response();
-    let (nango, _) = scripted([refusal]).await;
+    let (nango, _) = scripted_server([refusal]).await;
     let error = nango.session(&github()).await.unwrap_err();
     let field = "webhook_url_override".to_owned();
     assert_eq!(error, Error::UnsupportedField(field));
@@ -302,7 +308,7 @@ fn session_answer() -> Value {
 }
 
 #[tokio::test]
-async fn sessions_are_asked_for_in_nangos_words() {
+async fn session_requests_match_nango_format() {
     let (nango, _, requests) = recording(session_answer()).await;
     let create = SessionRequest {
         tags: [("end_user_id".to_owned(), "ada".to_owned())].into(),
@@ -345,7 +351,7 @@ async fn sessions_are_asked_for_in_nangos_words() {
 }
 
 #[tokio::test]
-async fn ids_and_tags_stay_in_their_place_in_the_url() {
+async fn ids_and_tags_are_escaped_in_url() {
     let (nango, _, requests) = recording(json!({"connections": []})).await;
     let filter = ListConnections {
         tags: [("a&b".to_owned(), "c=d e".to_owned())].into(),
@@ -371,7 +377,7 @@ async fn ids_and_tags_stay_in_their_place_in_the_url() {
 }
 
 #[tokio::test]
-async fn browsers_are_sent_to_the_configured_nango() {
+async fn browser_urls_point_to_configured_nango() {
     let (nango, base, _) = recording(session_answer()).await;
     let session: Session = nango.session(&github()).await.unwrap();
     assert_eq!(
@@ -400,7 +406,7 @@ async fn browsers_are_sent_to_the_configured_nango() {
 }
 
 #[test]
-fn a_configuration_that_cannot_work_is_refused() {
+fn invalid_configuration_is_rejected() {
     let new = |base_url: &str, secret_key: &str| {
         Nango::new(Config {
             base_url: base_url.parse().unwrap(),
@@ -428,10 +434,10 @@ fn a_configuration_that_cannot_work_is_refused() {
 }
 
 #[tokio::test]
-async fn credentials_without_a_recording_are_read_too() {
+async fn unrecorded_credential_types_are_parsed() {
     let credentials = async |credentials: Value| {
         let connection = json!({ "connection_id": "c-1", "credentials": credentials });
-        let (nango, _) = scripted([axum::Json(connection).into_response()]).await;
+        let (nango, _) = scripted_server([axum::Json(connection).into_response()]).await;
         let connection = nango.connection("c-1", "x", Refresh::WhenDue).await?;
         Ok::<_, Error>(connection.credentials)
     };

@@ -18,7 +18,7 @@ use patchbay::nango::{
 };
 use serde_json::Value;
 
-use crate::server::serve;
+use crate::test_server::serve;
 use answers::Answer;
 
 const SECRET_KEY: &str = "6f1c4bb5-8d9e-4a37-9a53-0c1f3d2e4b5a";
@@ -118,7 +118,7 @@ const REFUSALS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn every_recorded_answer_reads_as_what_it_means() {
+async fn recorded_responses_map_to_expected_outcomes() {
     let mut expected: BTreeMap<&str, &str> = BTreeMap::new();
     for (outcome, names) in REFUSALS {
         expected.extend(names.split_whitespace().map(|name| (name, *outcome)));

@@ -6,8 +6,8 @@ use std::process::Command;
 use patchbay::config::Config;
 use reqwest::StatusCode;
 
-use crate::house::{House, free_port};
 use crate::process::Process;
+use crate::test_app::{TestApp, free_port};
 
 /// The names that stand in capitals before a colon, or after `key:`.
 fn names(text: &str) -> BTreeSet<&str> {
@@ -27,7 +27,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_the_blueprint_and_the_compose_file_set_is_read() {
+fn blueprint_and_compose_set_known_variables() {
     let known: BTreeSet<&str> = Config::variables().into_iter().collect();
     let blueprint = names(include_str!("../../render.yaml"));
     let unknown: Vec<_> = blueprint.difference(&known).collect();
@@ -50,29 +50,33 @@ fn what_the_blueprint_and_the_compose_file_set_is_read() {
 }
 
 #[tokio::test]
-async fn a_container_is_healthy_while_the_process_runs() {
-    let mut house = House::new().await;
-    let port = house.url.rsplit(':').next().unwrap().to_owned();
+async fn health_command_reports_running_process() {
+    let mut app = TestApp::new().await;
+    let port = app.url.rsplit(':').next().unwrap().to_owned();
     let mut healthy = Process::start(&["health"], &[("PORT", &port)]);
-    assert!(healthy.ended().await.success(), "{}", healthy.said());
+    assert!(healthy.ended().await.success(), "{}", healthy.output());
     let mut healthy = Process::start(&["health"], &[("PORT", &port), ("HOST", "0.0.0.0")]);
-    assert!(healthy.ended().await.success(), "{}", healthy.said());
-    house.stop().await.unwrap();
-    let mut dead = Process::start(&["health"], &[("PORT", &port)]);
-    assert_eq!(dead.ended().await.code(), Some(1));
-    assert!(dead.said().contains("does not answer"), "{}", dead.said());
+    assert!(healthy.ended().await.success(), "{}", healthy.output());
+    app.stop().await.unwrap();
+    let mut failing = Process::start(&["health"], &[("PORT", &port)]);
+    assert_eq!(failing.ended().await.code(), Some(1));
+    assert!(
+        failing.output().contains("does not answer"),
+        "{}",
+        failing.output()
+    );
     let mut other = Process::start(&["health"], &[("HOST", "no address")]);
     assert!(!other.ended().await.success());
     assert!(
-        other.said().contains("HOST cannot be read"),
+        other.output().contains("HOST cannot be read"),
         "{}",
-        other.said()
+        other.output()
     );
 }
 
 /// While it waits for its database, the process is alive and not ready.
 #[tokio::test]
-async fn a_container_that_waits_for_its_database_is_healthy() {
+async fn health_command_succeeds_while_waiting_for_database() {
     let (port, nobody) = (free_port().to_string(), free_port());
     let database = format!("postgres://nobody@127.0.0.1:{nobody}/nothing");
     let settings = [
@@ -81,16 +85,16 @@ async fn a_container_that_waits_for_its_database_is_healthy() {
         ("PUBLIC_URL", "http://localhost"),
         ("DATABASE_URL", &*database),
         ("NANGO_ENABLED", "false"),
-        ("AUTH_JWT_SECRET", crate::house::JWT_SECRET),
+        ("AUTH_JWT_SECRET", crate::test_app::JWT_SECRET),
     ];
     let mut process = Process::start(&["serve"], &settings);
     let url = format!("http://127.0.0.1:{port}");
     process
         .until_ready_is(&url, StatusCode::SERVICE_UNAVAILABLE)
         .await;
-    let asked = Command::new(env!("CARGO_BIN_EXE_patchbay"))
+    let health_check = Command::new(env!("CARGO_BIN_EXE_patchbay"))
         .arg("health")
         .env("PORT", &port)
         .status();
-    assert!(asked.unwrap().success());
+    assert!(health_check.unwrap().success());
 }

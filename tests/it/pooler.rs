@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use crate::house::{self, House, free_port};
-use crate::postgres::{self, TestDatabase};
-use crate::truth::streams::Reader;
+use crate::reliability::event_streams::StreamReader;
+use crate::test_app::{self, TestApp, free_port};
+use crate::test_database::{self, TestDatabase};
 
 /// A PgBouncer in front of the test server; it ends with the value.
 pub(crate) struct Pooler {
@@ -52,7 +52,7 @@ impl Pooler {
             .arg(folder.join("pgbouncer.ini"))
             .stderr(Stdio::null());
         // It refuses to be root.
-        if let Some(nobody) = nobody_for_root() {
+        if let Some(nobody) = unprivileged_user() {
             std::os::unix::fs::chown(&folder, Some(nobody), None).unwrap();
             command.uid(nobody);
         }
@@ -118,7 +118,7 @@ impl Drop for Pooler {
     }
 }
 
-fn nobody_for_root() -> Option<u32> {
+fn unprivileged_user() -> Option<u32> {
     let id = |arguments: &[&str]| {
         let output = Command::new("id").args(arguments).output().unwrap();
         String::from_utf8(output.stdout)
@@ -139,10 +139,10 @@ async fn raw(url: &str) -> PgConnection {
 }
 
 #[tokio::test]
-async fn a_pooler_that_switches_servers_is_told_from_one_that_does_not() {
-    let database = postgres::database().await;
-    let direct = postgres::pool(database.url(), 5).await.unwrap();
-    assert!(!direct.switches_servers());
+async fn transaction_mode_pooler_is_detected() {
+    let database = test_database::database().await;
+    let direct = test_database::pool(database.url(), 5).await.unwrap();
+    assert!(!direct.is_transaction_pooled());
     let session = "pool_mode = session\ndefault_pool_size = 10";
     let transaction = "pool_mode = transaction\ndefault_pool_size =";
     let round_robin = "server_round_robin = 1\npool_mode = transaction\ndefault_pool_size =";
@@ -165,9 +165,9 @@ async fn a_pooler_that_switches_servers_is_told_from_one_that_does_not() {
             return;
         };
         pooler.warm(&database, servers).await;
-        let connected = postgres::pool(pooler.url(&database), 5).await.unwrap();
+        let connected = test_database::pool(pooler.url(&database), 5).await.unwrap();
         assert_eq!(
-            connected.switches_servers(),
+            connected.is_transaction_pooled(),
             switches,
             "{settings} with {servers} servers"
         );
@@ -176,8 +176,8 @@ async fn a_pooler_that_switches_servers_is_told_from_one_that_does_not() {
 }
 
 #[tokio::test]
-async fn other_clients_of_the_pooler_do_not_hide_that_it_switches() {
-    let database = postgres::database().await;
+async fn pooler_detection_works_with_other_clients() {
+    let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 4\nserver_round_robin = 1";
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
@@ -196,8 +196,8 @@ async fn other_clients_of_the_pooler_do_not_hide_that_it_switches() {
         });
     }
     for _ in 0..25 {
-        let connected = postgres::pool(pooler.url(&database), 5).await.unwrap();
-        assert!(connected.switches_servers());
+        let connected = test_database::pool(pooler.url(&database), 5).await.unwrap();
+        assert!(connected.is_transaction_pooled());
         connected.close().await;
     }
     others.abort_all();
@@ -205,26 +205,28 @@ async fn other_clients_of_the_pooler_do_not_hide_that_it_switches() {
 
 /// Supabase adds this to the addresses of its pooler: then nothing has to be found out.
 #[tokio::test]
-async fn an_address_may_say_that_it_is_a_poolers() {
-    let database = postgres::database().await;
+async fn pooler_can_be_declared_in_database_url() {
+    let database = test_database::database().await;
     let mut url = Url::parse(database.url()).unwrap();
     url.query_pairs_mut().append_pair("pgbouncer", "true");
-    let told = postgres::pool(url, 5).await.unwrap();
-    assert!(told.switches_servers());
-    told.ping().await.unwrap();
+    let reported = test_database::pool(url, 5).await.unwrap();
+    assert!(reported.is_transaction_pooled());
+    reported.ping().await.unwrap();
 }
 
 #[tokio::test]
-async fn sixteen_callers_over_four_servers_each_get_their_own_rows() {
+async fn concurrent_queries_through_pooler_return_own_rows() {
     const CALLERS: i64 = 16;
     // Of three queries each: 20,016 in all.
     const ROUNDS: i64 = 417;
-    let database = postgres::database().await;
+    let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 4";
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let pooled = postgres::pool(pooler.url(&database), 16).await.unwrap();
+    let pooled = test_database::pool(pooler.url(&database), 16)
+        .await
+        .unwrap();
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let pooled = pooled.clone();
@@ -269,9 +271,9 @@ async fn sixteen_callers_over_four_servers_each_get_their_own_rows() {
 
 /// What makes the difference: the same over a direct connection keeps its statements.
 #[tokio::test]
-async fn without_a_pooler_statements_are_prepared_once() {
-    let database = postgres::database().await;
-    let direct = postgres::pool(database.url(), 1).await.unwrap();
+async fn statements_are_prepared_once_without_pooler() {
+    let database = test_database::database().await;
+    let direct = test_database::pool(database.url(), 1).await.unwrap();
     for _ in 0..3 {
         let mut tx = direct.begin().await.unwrap();
         sqlx::query("select $1::int8")
@@ -289,13 +291,13 @@ async fn without_a_pooler_statements_are_prepared_once() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_breaks_off_leaves_nothing_behind_for_the_next_client() {
-    let database = postgres::database().await;
+async fn failed_transaction_leaves_no_state_in_pooled_server() {
+    let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 1";
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let pooled = postgres::pool(pooler.url(&database), 3).await.unwrap();
+    let pooled = test_database::pool(pooler.url(&database), 3).await.unwrap();
     pooled.migrate().await.unwrap();
     for _ in 0..10 {
         let mut broken = pooled.begin().await.unwrap();
@@ -318,51 +320,50 @@ async fn a_transaction_that_breaks_off_leaves_nothing_behind_for_the_next_client
 }
 
 #[tokio::test]
-async fn the_whole_service_works_behind_it() {
-    let database = postgres::database().await;
+async fn service_works_behind_pooler() {
+    let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 2";
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
-    let mut house = House::with(&[("DATABASE_URL", &pooler.url(&database))]).await;
-    let mut other = house
+    let mut app = TestApp::with(&[("DATABASE_URL", &pooler.url(&database))]).await;
+    let mut other = app
         .replica(&[("DATABASE_URL", &pooler.url(&database))])
         .await;
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let seen = ada.at(&other).get("/connections").await;
     assert_eq!(seen["connections"][0]["id"], connected["id"]);
     let (status, ended) = ada.at(&other).disconnect("gmail", "").await;
     assert_eq!(status, StatusCode::OK, "{ended}");
-    assert_eq!(house.nango_connections().await, [""; 0]);
+    assert_eq!(app.nango_connections().await, [""; 0]);
     other.stop().await.unwrap();
-    house.stop().await.unwrap();
+    app.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_happens_at_one_replica_reaches_who_waits_at_the_other_without_announcements() {
-    let database = postgres::database().await;
+async fn changes_reach_other_replica_by_polling_behind_pooler() {
+    let database = test_database::database().await;
     let settings = "pool_mode = transaction\ndefault_pool_size = 4";
     let Some(pooler) = Pooler::start(&database, settings).await else {
         return;
     };
     let url = pooler.url(&database);
-    let house = House::with(&[("DATABASE_URL", &url)]).await;
-    let other = house.replica(&[("DATABASE_URL", &url)]).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let there = ada.at(&other);
-    let mut stream = Reader::open(&there, None).await;
+    let app = TestApp::with(&[("DATABASE_URL", &url)]).await;
+    let other = app.replica(&[("DATABASE_URL", &url)]).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let ada_on_replica = ada.at(&other);
+    let mut stream = StreamReader::open(&ada_on_replica, None).await;
     // The other replica learns nothing from looking at Nango by itself.
-    house
-        .faults(json!({ "consent": "allow", "only": "tags", "status": 500 }))
+    app.faults(json!({ "consent": "allow", "only": "tags", "status": 500 }))
         .await;
     let path = format!(
         "/connections/{}?wait=25",
-        begun["connection_id"].as_str().unwrap()
+        started["connection_id"].as_str().unwrap()
     );
     let waiting = async {
-        let waited = there.get(&path).await;
+        let waited = ada_on_replica.get(&path).await;
         (waited, Instant::now())
     };
     let reading = async {
@@ -370,7 +371,7 @@ async fn what_happens_at_one_replica_reaches_who_waits_at_the_other_without_anno
         (event, Instant::now())
     };
     let granting = async {
-        house.popup(begun["oauth_url"].as_str().unwrap()).await;
+        app.popup(started["oauth_url"].as_str().unwrap()).await;
         Instant::now()
     };
     let ((waited, ended), (event, read), granted) = tokio::join!(waiting, reading, granting);
@@ -378,6 +379,6 @@ async fn what_happens_at_one_replica_reaches_who_waits_at_the_other_without_anno
     assert_eq!(event["kind"], "connected");
     for (what, when) in [("the wait", ended), ("the stream", read)] {
         let delay = when.saturating_duration_since(granted);
-        assert!(delay < house::PROMPTLY, "{what}: {delay:?}");
+        assert!(delay < test_app::PROMPT_TIMEOUT, "{what}: {delay:?}");
     }
 }

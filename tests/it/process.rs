@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use crate::house::client;
+use crate::test_app::client;
 
 /// A running `patchbay`, with nothing in its environment but what it is given. It ends with the value.
 pub(crate) struct Process {
@@ -39,7 +39,7 @@ impl Process {
     }
 
     /// Starts the program with outputs that nobody reads any more.
-    pub(crate) fn start_unread(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start_with_closed_output(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
         let outputs = [writer.try_clone().unwrap().into(), writer.into()];
@@ -88,7 +88,7 @@ impl Process {
             "{}\n{}\n{}",
             String::from_utf8_lossy(&ran.stdout),
             String::from_utf8_lossy(&ran.stderr),
-            self.said()
+            self.output()
         );
     }
 
@@ -112,12 +112,12 @@ impl Process {
         let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
         match ended {
             Ok(status) => status.unwrap(),
-            Err(_elapsed) => panic!("it goes on: {}", self.said()),
+            Err(_elapsed) => panic!("it goes on: {}", self.output()),
         }
     }
 
     /// All that it has written, to either output.
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(self.folder.join("output")).unwrap_or_else(|_unread| String::new())
     }
 
@@ -125,7 +125,7 @@ impl Process {
     pub(crate) async fn until_ready_is(&mut self, url: &str, status: StatusCode) -> Value {
         for _ in 0..1500 {
             if let Ok(Some(ended)) = self.child.try_wait() {
-                panic!("it ended with {ended}: {}", self.said());
+                panic!("it ended with {ended}: {}", self.output());
             }
             let answer = client().get(format!("{url}/readyz")).send().await;
             match answer {
@@ -133,7 +133,7 @@ impl Process {
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        panic!("{url}/readyz was never {status}: {}", self.said());
+        panic!("{url}/readyz was never {status}: {}", self.output());
     }
 }
 

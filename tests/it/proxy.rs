@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::house::{House, PROMPTLY};
+use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
 /// A key of the environment's that allows everything.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
@@ -24,7 +24,7 @@ const MAX_BODY: usize = 64 << 20;
 
 /// A service with one connected user, and a service key.
 struct Caller {
-    house: House,
+    app: TestApp,
     /// The id of ada's connection.
     id: String,
     /// Its id at Nango.
@@ -39,15 +39,11 @@ impl Caller {
     async fn with(settings: &[(&'static str, &str)]) -> Self {
         let keys = format!("workflow={KEY}");
         let settings = [&[("SERVICE_API_KEYS", keys.as_str())], settings].concat();
-        let house = House::with(&settings).await;
-        let gmail = house.user("ada").await.connected("gmail").await;
+        let app = TestApp::with(&settings).await;
+        let gmail = app.user("ada").await.connected("gmail").await;
         let text = |field: &str| gmail[field].as_str().unwrap().to_owned();
         let (id, nango_id) = (text("id"), text("nango_connection_id"));
-        Self {
-            house,
-            id,
-            nango_id,
-        }
+        Self { app, id, nango_id }
     }
 
     fn path(&self, path: &str) -> String {
@@ -56,8 +52,8 @@ impl Caller {
 
     /// A call to a path that the client's library leaves as it is.
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let url = format!("{}{}", self.house.url, self.path(path));
-        let request = self.house.client.request(method, url).bearer_auth(KEY);
+        let url = format!("{}{}", self.app.url, self.path(path));
+        let request = self.app.client.request(method, url).bearer_auth(KEY);
         request.header("patchbay-user", "ada")
     }
 
@@ -71,7 +67,7 @@ impl Caller {
 
     /// Sends a GET byte for byte; the answer's status and its body, if that is JSON.
     async fn raw(&self, path: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(self.house.url.trim_start_matches("http://"))
+        let mut stream = TcpStream::connect(self.app.url.trim_start_matches("http://"))
             .await
             .unwrap();
         let head = format!(
@@ -81,7 +77,7 @@ impl Caller {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        let read = timeout(4 * PROMPTLY, stream.read_to_end(&mut answer)).await;
+        let read = timeout(4 * PROMPT_TIMEOUT, stream.read_to_end(&mut answer)).await;
         read.expect("an answer in time").unwrap();
         let text = String::from_utf8(answer).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
@@ -91,10 +87,7 @@ impl Caller {
 
     /// The paths and queries of the calls that Nango's proxy received.
     async fn received(&self) -> Vec<String> {
-        let calls = self
-            .house
-            .control("requests", Method::GET, Value::Null)
-            .await;
+        let calls = self.app.control("requests", Method::GET, Value::Null).await;
         let calls = calls.as_array().unwrap().iter().map(|call| {
             let text = |field: &str| call[field].as_str().unwrap();
             format!("{}?{}", text("path"), text("query"))
@@ -141,7 +134,7 @@ async fn exchange(url: &str, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16,
     let mut answer = Vec::new();
     tokio::select! {
         () = sending => unreachable!("it waits for the end of the answer"),
-        read = timeout(4 * PROMPTLY, reading.read_to_end(&mut answer)) => {
+        read = timeout(4 * PROMPT_TIMEOUT, reading.read_to_end(&mut answer)) => {
             // A reset ends a connection, too.
             let _ = read.expect("an answer in time");
         }
@@ -154,10 +147,10 @@ async fn exchange(url: &str, pieces: impl IntoIterator<Item = Vec<u8>>) -> (u16,
 
 #[tokio::test]
 async fn body_over_64_mib_is_rejected_or_aborted() {
-    let house = House::with(&[("SERVICE_API_KEYS", &format!("workflow={KEY}"))]).await;
-    let gmail = house.user("ada").await.connected("gmail").await;
+    let app = TestApp::with(&[("SERVICE_API_KEYS", &format!("workflow={KEY}"))]).await;
+    let gmail = app.user("ada").await.connected("gmail").await;
     let (nango, taking) = silent_nango().await;
-    let replica = house.replica(&[("NANGO_BASE_URL", &nango)]).await;
+    let replica = app.replica(&[("NANGO_BASE_URL", &nango)]).await;
     let head = |length: &str| {
         let id = gmail["id"].as_str().unwrap();
         let path = format!("/api/v1/connectors/connections/{id}/proxy/files");
@@ -169,8 +162,8 @@ async fn body_over_64_mib_is_rejected_or_aborted() {
         head.into_bytes()
     };
     // One that says how long it is does not even begin.
-    let told = head(&format!("content-length: {}", MAX_BODY + 1));
-    let (status, problem) = exchange(&replica.url, [told]).await;
+    let reported = head(&format!("content-length: {}", MAX_BODY + 1));
+    let (status, problem) = exchange(&replica.url, [reported]).await;
     assert_eq!(
         (status, &problem["code"]),
         (413, &"payload_too_large".into())
@@ -184,7 +177,7 @@ async fn body_over_64_mib_is_rejected_or_aborted() {
         (status, &problem["code"]),
         (413, &"payload_too_large".into())
     );
-    let taken = timeout(PROMPTLY, taking)
+    let taken = timeout(PROMPT_TIMEOUT, taking)
         .await
         .expect("it is broken off")
         .unwrap();

@@ -8,19 +8,19 @@ use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::house::{House, client};
-use crate::truth::eventually;
+use crate::reliability::wait_for;
+use crate::test_app::{TestApp, client};
 
 mod names;
-mod refused;
+mod rejected;
 mod uses;
 
 /// A key of the environment's that allows everything, and one that allows nothing but reading connections.
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 const READER: &str = "pbk_reader_0123456789abcdef0123456789abcdef";
 
-async fn house() -> House {
-    House::with(&[
+async fn app() -> TestApp {
+    TestApp::with(&[
         ("DATABASE_POOL_SIZE", "10"),
         (
             "SERVICE_API_KEYS",
@@ -58,9 +58,9 @@ async fn call(
     )
 }
 
-async fn token(house: &House, user: &str, connection: &Value) -> (StatusCode, Value) {
+async fn token(app: &TestApp, user: &str, connection: &Value) -> (StatusCode, Value) {
     let path = format!("/connectors/connections/{}/token", text(connection, "id"));
-    call(&house.url, KEY, user, Method::POST, &path, None).await
+    call(&app.url, KEY, user, Method::POST, &path, None).await
 }
 
 fn text<'a>(body: &'a Value, field: &str) -> &'a str {
@@ -70,8 +70,8 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 }
 
 /// How often Nango was asked for one connection's credentials.
-async fn asked(house: &House) -> usize {
-    let requests = house.control("requests", Method::GET, Value::Null).await;
+async fn nango_token_calls(app: &TestApp) -> usize {
+    let requests = app.control("requests", Method::GET, Value::Null).await;
     let of_one = |request: &&Value| {
         request["method"] == "GET"
             && request["path"]
@@ -83,11 +83,11 @@ async fn asked(house: &House) -> usize {
 }
 
 #[tokio::test]
-async fn a_workflow_gets_a_token_that_the_provider_accepts() {
-    let house = house().await;
-    let ada = house.user("ada").await;
+async fn workflow_receives_working_token() {
+    let app = app().await;
+    let ada = app.user("ada").await;
     let gmail = ada.connected("gmail").await;
-    let (status, given) = token(&house, "ada", &gmail).await;
+    let (status, given) = token(&app, "ada", &gmail).await;
     assert_eq!(status, StatusCode::OK, "{given}");
     assert_eq!(
         (&given["type"], &given["token_type"]),
@@ -96,7 +96,7 @@ async fn a_workflow_gets_a_token_that_the_provider_accepts() {
     let account = client()
         .get(format!(
             "http://{}/provider/userinfo",
-            house.sandbox.address()
+            app.sandbox.address()
         ))
         .bearer_auth(text(&given, "access_token"))
         .send()
@@ -105,7 +105,7 @@ async fn a_workflow_gets_a_token_that_the_provider_accepts() {
     assert_eq!(account.status(), StatusCode::OK);
 
     let (status, same) = call(
-        &house.url,
+        &app.url,
         KEY,
         "ada",
         Method::POST,
@@ -130,13 +130,13 @@ async fn a_workflow_gets_a_token_that_the_provider_accepts() {
 }
 
 #[tokio::test]
-async fn only_a_key_with_the_scope_opens_it_for_the_user_that_it_names() {
-    let house = house().await;
-    let ada = house.user("ada").await;
+async fn token_requires_scoped_key_and_named_user() {
+    let app = app().await;
+    let ada = app.user("ada").await;
     let gmail = ada.connected("gmail").await;
     let path = format!("/connectors/connections/{}/token", text(&gmail, "id"));
     let post =
-        async |key: &str, user: &str| call(&house.url, key, user, Method::POST, &path, None).await;
+        async |key: &str, user: &str| call(&app.url, key, user, Method::POST, &path, None).await;
     let cases = [
         (
             ada.token.as_str(),
@@ -159,7 +159,7 @@ async fn only_a_key_with_the_scope_opens_it_for_the_user_that_it_names() {
         assert_eq!((answer.0, text(&answer.1, "code")), (status, code));
     }
     let (status, list) = call(
-        &house.url,
+        &app.url,
         READER,
         "ada",
         Method::GET,
@@ -169,7 +169,7 @@ async fn only_a_key_with_the_scope_opens_it_for_the_user_that_it_names() {
     .await;
     assert_eq!((status, &list["total_count"]), (StatusCode::OK, &json!(1)));
     let (status, _) = call(
-        &house.url,
+        &app.url,
         READER,
         "ada",
         Method::DELETE,
@@ -181,30 +181,30 @@ async fn only_a_key_with_the_scope_opens_it_for_the_user_that_it_names() {
 }
 
 #[tokio::test]
-async fn two_hundred_who_ask_at_once_cost_one_upstream_call() {
-    let house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
-    house.faults(json!({ "latency_ms": 100 })).await;
-    let before = asked(&house).await;
-    let answers = join_all((0..200).map(|_| token(&house, "ada", &gmail))).await;
+async fn concurrent_token_requests_share_one_nango_call() {
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    app.faults(json!({ "latency_ms": 100 })).await;
+    let before = nango_token_calls(&app).await;
+    let answers = join_all((0..90).map(|_| token(&app, "ada", &gmail))).await;
     let first = &answers[0];
     assert_eq!(first.0, StatusCode::OK, "{}", first.1);
     assert!(answers.iter().all(|answer| answer == first));
-    assert_eq!(asked(&house).await - before, 1);
+    assert_eq!(nango_token_calls(&app).await - before, 1);
 }
 
 #[tokio::test]
-async fn a_disconnect_empties_what_is_held_at_once_on_every_replica() {
-    let house = house().await;
+async fn disconnect_invalidates_token_cache_on_all_replicas() {
+    let app = app().await;
     let key = format!("workflow={KEY}");
-    let other = house.replica(&[("SERVICE_API_KEYS", &key)]).await;
-    let ada = house.user("ada").await;
+    let other = app.replica(&[("SERVICE_API_KEYS", &key)]).await;
+    let ada = app.user("ada").await;
     let gmail = ada.connected("gmail").await;
     let path = format!("/connectors/connections/{}/token", text(&gmail, "id"));
-    let there = async || call(&other.url, KEY, "ada", Method::POST, &path, None).await;
-    assert_eq!(there().await.0, StatusCode::OK);
+    let call_replica = async || call(&other.url, KEY, "ada", Method::POST, &path, None).await;
+    assert_eq!(call_replica().await.0, StatusCode::OK);
     ada.disconnect("gmail", "").await;
-    let (status, gone) = there().await;
+    let (status, gone) = call_replica().await;
     assert_eq!(
         (status, text(&gone, "code")),
         (StatusCode::NOT_FOUND, "not_connected")
@@ -213,12 +213,12 @@ async fn a_disconnect_empties_what_is_held_at_once_on_every_replica() {
 }
 
 #[tokio::test]
-async fn why_there_is_no_token_is_told_precisely() {
-    let house = house().await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn token_errors_state_precise_reason() {
+    let app = app().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let of_gmail = async |user: &str, query: &str| {
         let path = format!("/connectors/gmail/token{query}");
-        let (status, body) = call(&house.url, KEY, user, Method::POST, &path, None).await;
+        let (status, body) = call(&app.url, KEY, user, Method::POST, &path, None).await;
         (
             status.as_u16(),
             body["code"].as_str().unwrap_or_default().to_owned(),
@@ -228,11 +228,12 @@ async fn why_there_is_no_token_is_told_precisely() {
     assert_eq!(of_gmail("ada", "").await.1, "not_connected");
 
     let hers = ada.connected("gmail").await;
-    let (_, begun) = ada
+    let (_, started) = ada
         .call(Method::POST, "/gmail/connect?instance_id=second", None)
         .await;
-    house.popup(text(&begun, "oauth_url")).await;
-    ada.until(text(&begun, "connection_id"), "connected").await;
+    app.popup(text(&started, "oauth_url")).await;
+    ada.wait_until(text(&started, "connection_id"), "connected")
+        .await;
     let (status, code, body) = of_gmail("ada", "").await;
     assert_eq!((status, code.as_str()), (409, "ambiguous_connection"));
     assert_eq!(body["candidates"].as_array().unwrap().len(), 2);
@@ -243,15 +244,14 @@ async fn why_there_is_no_token_is_told_precisely() {
     );
 
     bob.connected("gmail").await;
-    house
-        .control(
-            "revoke",
-            Method::POST,
-            json!({ "connection_id": hers["nango_connection_id"] }),
-        )
-        .await;
-    house.pass(TimeDelta::minutes(50));
-    let (status, dead) = token(&house, "ada", &hers).await;
+    app.control(
+        "revoke",
+        Method::POST,
+        json!({ "connection_id": hers["nango_connection_id"] }),
+    )
+    .await;
+    app.advance(TimeDelta::minutes(50));
+    let (status, dead) = token(&app, "ada", &hers).await;
     assert_eq!(
         (status, text(&dead, "code")),
         (StatusCode::CONFLICT, "needs_reauthorization")
@@ -259,28 +259,28 @@ async fn why_there_is_no_token_is_told_precisely() {
     assert!(text(&dead, "connect").ends_with("/reconnect"));
 
     // Whosever credentials were refreshed meanwhile, to tell whether the provider is out of order.
-    house.pass(TimeDelta::minutes(50));
-    house.faults(json!({ "refuse_refresh": true })).await;
+    app.advance(TimeDelta::minutes(50));
+    app.faults(json!({ "refuse_refresh": true })).await;
     let (status, code, _) = of_gmail("bob", "").await;
     assert_eq!((status, code.as_str()), (503, "provider_unavailable"));
-    house.faults(json!({ "status": 500 })).await;
-    house.pass(TimeDelta::minutes(2));
+    app.faults(json!({ "status": 500 })).await;
+    app.advance(TimeDelta::minutes(2));
     let (status, code, _) = of_gmail("bob", "").await;
     assert_eq!((status, code.as_str()), (503, "nango_unavailable"));
-    house.faults(json!({})).await;
+    app.faults(json!({})).await;
     assert_eq!(of_gmail("bob", "").await.0, 200);
 }
 
 #[tokio::test]
-async fn keys_are_made_rotated_and_revoked() {
-    let house = house().await;
-    house.user("ada").await.connected("gmail").await;
-    let keys = house.keys().await;
+async fn service_keys_are_created_rotated_and_revoked() {
+    let app = app().await;
+    app.user("ada").await.connected("gmail").await;
+    let keys = app.keys().await;
     let all = patchbay::auth::service_keys::Scope::ALL.into();
     let first = keys.create("engine", &all).await.unwrap();
     let opens = async |key: &str| {
         call(
-            &house.url,
+            &app.url,
             key,
             "ada",
             Method::POST,
@@ -298,7 +298,7 @@ async fn keys_are_made_rotated_and_revoked() {
         (opens(&first).await, opens(&second).await),
         (StatusCode::OK, StatusCode::OK)
     );
-    house.pass(TimeDelta::hours(2));
+    app.advance(TimeDelta::hours(2));
     keys.revoke("engine").await.unwrap();
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     assert_eq!(
@@ -309,7 +309,7 @@ async fn keys_are_made_rotated_and_revoked() {
     assert_eq!(listed.len(), 2);
     assert!(listed[0].revoked_at.is_some() && listed[1].expires_at.is_some());
 
-    let mut sql = house.sql().await;
+    let mut sql = app.sql().await;
     let kept: String =
         sqlx::query_scalar("select string_agg(service_key::text, ' ') from service_key")
             .fetch_one(&mut sql)
@@ -320,15 +320,15 @@ async fn keys_are_made_rotated_and_revoked() {
 
 #[tokio::test]
 async fn narrowed_key_allows_less_within_two_seconds() {
-    let house = house().await;
-    house.user("ada").await.connected("gmail").await;
-    let keys = house.keys().await;
+    let app = app().await;
+    app.user("ada").await.connected("gmail").await;
+    let keys = app.keys().await;
     let all = patchbay::auth::service_keys::Scope::ALL.into();
     let first = keys.create("engine", &all).await.unwrap();
     let second = keys.rotate("engine", TimeDelta::hours(1)).await.unwrap();
     let opens = async |key: &str| {
         let path = "/connectors/gmail/token";
-        let (status, body) = call(&house.url, key, "ada", Method::POST, path, None).await;
+        let (status, body) = call(&app.url, key, "ada", Method::POST, path, None).await;
         (status, body["code"].as_str().unwrap_or_default().to_owned())
     };
     let both = [first.expose_secret(), second.expose_secret()];
@@ -352,20 +352,20 @@ async fn narrowed_key_allows_less_within_two_seconds() {
 }
 
 #[tokio::test]
-async fn a_call_whose_caller_goes_away_is_on_record() {
-    let house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
+async fn abandoned_proxy_call_is_recorded() {
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
     let faults = json!({ "only": "/proxy/", "hold_answers_ms": 60_000 });
-    house.faults(faults).await;
+    app.faults(faults).await;
     let path = format!("/connectors/connections/{}/proxy/echo", text(&gmail, "id"));
-    let url = house.url.clone();
+    let url = app.url.clone();
     let calling =
         tokio::spawn(async move { call(&url, KEY, "ada", Method::GET, &path, None).await });
-    eventually(async || house.nango_calls("GET", "/proxy/").await > 0).await;
+    wait_for(async || app.nango_calls("GET", "/proxy/").await > 0).await;
     calling.abort();
     assert!(calling.await.unwrap_err().is_cancelled());
-    let mut sql = house.sql().await;
-    eventually(async || {
+    let mut sql = app.sql().await;
+    wait_for(async || {
         let written = sqlx::query_scalar("select service || ' ' || purpose from token_use");
         let written: Vec<String> = written.fetch_all(&mut sql).await.unwrap();
         written == ["workflow proxy"]
@@ -374,43 +374,42 @@ async fn a_call_whose_caller_goes_away_is_on_record() {
 }
 
 #[tokio::test]
-async fn a_users_data_is_removed_here_and_at_nango() {
-    let house = house().await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn erase_deletes_user_data_here_and_at_nango() {
+    let app = app().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     ada.connected("gmail").await;
     ada.connected("github").await;
     let his = bob.connected("gmail").await;
-    let begun = ada.connect("dropbox").await;
-    house
-        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+    let started = ada.connect("dropbox").await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
-    house.popup(text(&begun, "oauth_url")).await;
+    app.popup(text(&started, "oauth_url")).await;
     // The grant that nobody has told of is among them: what is called deleted is.
-    erases_ada(&house, 3, true).await;
+    erases_ada(&app, 3, true).await;
     assert_eq!(
-        house.nango_connections().await,
+        app.nango_connections().await,
         [text(&his, "nango_connection_id")]
     );
     assert_eq!(ada.get("/connections").await["total_count"], 0);
-    erases_ada(&house, 0, true).await;
+    erases_ada(&app, 0, true).await;
 }
 
 #[tokio::test]
-async fn a_user_is_not_called_erased_while_nango_holds_anything() {
-    let house = house().await;
-    house.user("ada").await.connected("gmail").await;
-    house.faults(json!({ "refuse_delete": true })).await;
-    erases_ada(&house, 1, false).await;
+async fn erase_is_unconfirmed_while_nango_holds_data() {
+    let app = app().await;
+    app.user("ada").await.connected("gmail").await;
+    app.faults(json!({ "refuse_delete": true })).await;
+    erases_ada(&app, 1, false).await;
     // No row tells of it any more.
-    erases_ada(&house, 0, false).await;
-    house.faults(json!({})).await;
-    erases_ada(&house, 0, true).await;
-    assert_eq!(house.nango_connections().await, [""; 0]);
+    erases_ada(&app, 0, false).await;
+    app.faults(json!({})).await;
+    erases_ada(&app, 0, true).await;
+    assert_eq!(app.nango_connections().await, [""; 0]);
 }
 
-async fn erases_ada(house: &House, connections: usize, upstream_deleted: bool) {
+async fn erases_ada(app: &TestApp, connections: usize, upstream_deleted: bool) {
     let path = "/users/ada/connections";
-    let (status, erased) = call(&house.url, KEY, "", Method::DELETE, path, None).await;
+    let (status, erased) = call(&app.url, KEY, "", Method::DELETE, path, None).await;
     assert_eq!(
         (status, erased),
         (
@@ -421,11 +420,11 @@ async fn erases_ada(house: &House, connections: usize, upstream_deleted: bool) {
 }
 
 #[tokio::test]
-async fn a_clean_stop_loses_no_line_of_the_audit_trail() {
-    let mut house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
-    let answers = join_all((0..50).map(|_| token(&house, "ada", &gmail))).await;
+async fn clean_shutdown_loses_no_token_access() {
+    let mut app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    let answers = join_all((0..50).map(|_| token(&app, "ada", &gmail))).await;
     assert!(answers.iter().all(|(status, _)| *status == StatusCode::OK));
-    house.stop().await.unwrap();
-    assert_eq!(uses::written(&house).await, 50);
+    app.stop().await.unwrap();
+    assert_eq!(uses::written(&app).await, 50);
 }

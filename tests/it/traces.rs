@@ -15,9 +15,9 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
 use reqwest::Method;
 
-use crate::house::{House, free_port};
 use crate::process::Process;
-use crate::server::serve;
+use crate::test_app::{TestApp, free_port};
+use crate::test_server::serve;
 
 /// What a collector was sent.
 type Collected = Arc<Mutex<Vec<ExportTraceServiceRequest>>>;
@@ -30,11 +30,12 @@ async fn collect(State(all): State<Collected>, headers: HeaderMap, body: Bytes) 
 }
 
 /// What a Nango that is failing was told about whose trace a call belongs to.
-type Told = Arc<Mutex<Vec<String>>>;
+type SpanFields = Arc<Mutex<Vec<String>>>;
 
-async fn fail(State(told): State<Told>, headers: HeaderMap) -> StatusCode {
+async fn fail(State(reported): State<SpanFields>, headers: HeaderMap) -> StatusCode {
     let trace = headers.get("traceparent").map(|it| it.to_str().unwrap());
-    told.lock()
+    reported
+        .lock()
         .unwrap()
         .push(trace.unwrap_or_default().to_owned());
     StatusCode::INTERNAL_SERVER_ERROR
@@ -60,14 +61,14 @@ const CALLER: &str = "b7ad6b7169203331";
 /// Begins to connect at a Nango that is failing, and answers what the collector got of that, all of it
 /// as text, and what Nango was told.
 async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
-    let house = House::now().await;
-    let (collected, told) = (Collected::default(), Told::default());
+    let app = TestApp::with_system_clock().await;
+    let (collected, reported) = (Collected::default(), SpanFields::default());
     let collector = Router::new().route("/v1/traces", post(collect));
     let collector = serve(collector.with_state(collected.clone())).await;
-    let nango = serve(Router::new().fallback(fail).with_state(told.clone())).await;
+    let nango = serve(Router::new().fallback(fail).with_state(reported.clone())).await;
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
-    let settings = house.settings(&[
+    let settings = app.settings(&[
         ("PORT", &port),
         ("PUBLIC_URL", &url),
         ("NANGO_BASE_URL", nango.as_str()),
@@ -79,13 +80,13 @@ async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
         .collect();
     let mut process = Process::start(&["serve"], &settings);
     process.until_ready_is(&url, StatusCode::OK).await;
-    let ada = house.user("ada@user.example").await;
+    let ada = app.user("ada@user.example").await;
     let connect = ada.at_url(&url).request(Method::POST, "/gmail/connect");
     let traceparent = format!("00-{TRACE}-{CALLER}-01");
     let answer = connect.header("traceparent", traceparent).send().await;
     assert_eq!(answer.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     process.signal("TERM").await;
-    assert!(process.ended().await.success(), "{}", process.said());
+    assert!(process.ended().await.success(), "{}", process.output());
 
     let all = collected.lock().unwrap();
     let resources = all.iter().flat_map(|request| &request.resource_spans);
@@ -98,16 +99,16 @@ async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
     let spans = spans.flat_map(|scope| scope.spans.iter().cloned());
     let spans = spans.filter(|span| hex::encode(&span.trace_id) == TRACE);
     let text = format!("{all:?}");
-    for secret in [ada.token.as_str(), &house.secret_key, "ada", "%40"] {
+    for secret in [ada.token.as_str(), &app.secret_key, "ada", "%40"] {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
-    let told = told.lock().unwrap().clone();
-    (spans.collect(), text, told, process.said())
+    let reported = reported.lock().unwrap().clone();
+    (spans.collect(), text, reported, process.output())
 }
 
 #[tokio::test]
-async fn a_callers_trace_goes_through_sql_to_nango() {
-    let (spans, _, told, said) = traced().await;
+async fn trace_spans_request_sql_and_nango_calls() {
+    let (spans, _, reported, output) = traced().await;
     let named = |name: &str| -> Vec<&Span> {
         let found = spans.iter().filter(|span| span.name == name);
         found.collect()
@@ -149,10 +150,10 @@ async fn a_callers_trace_goes_through_sql_to_nango() {
         let error = attribute(&call.attributes, "error.type");
         assert_eq!(error.as_deref(), Some("unavailable"));
         let name = format!("00-{TRACE}-{}-01", hex::encode(&call.span_id));
-        assert!(told.contains(&name), "{name} in {told:?}");
+        assert!(reported.contains(&name), "{name} in {reported:?}");
     }
     // The log's lines are as they are without traces.
-    let line = said
+    let line = output
         .lines()
         .find(|line| line.contains(r#""message":"request""#));
     let line: serde_json::Value = serde_json::from_str(line.unwrap()).unwrap();

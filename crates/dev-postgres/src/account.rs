@@ -10,17 +10,17 @@ use std::process::{Command, Output, Stdio};
 use crate::Error;
 
 /// Whom the server runs as. PostgreSQL refuses to run as root, so root lends it another user.
-pub(super) struct Account {
+pub(super) struct OsUser {
     name: String,
     uid: u32,
     gid: u32,
     is_root: bool,
 }
 
-impl Account {
+impl OsUser {
     /// The current user, or for root an unprivileged one.
     pub(super) fn current() -> Result<Self, Error> {
-        let (name, uid, gid) = look_up(None)?;
+        let (name, uid, gid) = find_user(None)?;
         if uid != 0 {
             return Ok(Self {
                 name,
@@ -29,7 +29,8 @@ impl Account {
                 is_root: false,
             });
         }
-        let (name, uid, gid) = look_up(Some("postgres")).or_else(|_| look_up(Some("nobody")))?;
+        let (name, uid, gid) =
+            find_user(Some("postgres")).or_else(|_| find_user(Some("nobody")))?;
         Ok(Self {
             name,
             uid,
@@ -49,7 +50,7 @@ impl Account {
     }
 
     /// Whether this process is root and the server's user is somebody else.
-    pub(super) fn is_lent_by_root(&self) -> bool {
+    pub(super) fn runs_as_other_user(&self) -> bool {
         self.is_root
     }
 
@@ -79,7 +80,7 @@ impl Account {
     }
 
     /// Gives a file or folder that this process made to the user.
-    pub(super) fn give(&self, path: &Path) -> std::io::Result<()> {
+    pub(super) fn chown_to(&self, path: &Path) -> std::io::Result<()> {
         if self.is_root {
             lchown(path, Some(self.uid), Some(self.gid))?;
         }
@@ -87,7 +88,7 @@ impl Account {
     }
 
     /// Gives a whole tree that this process made to the user.
-    pub(super) fn give_tree(&self, path: &Path) -> Result<(), Error> {
+    pub(super) fn chown_tree(&self, path: &Path) -> Result<(), Error> {
         if !self.is_root {
             return Ok(());
         }
@@ -97,7 +98,7 @@ impl Account {
 }
 
 /// Name, user and group number of `user`, or of the current user.
-fn look_up(user: Option<&str>) -> Result<(String, u32, u32), Error> {
+fn find_user(user: Option<&str>) -> Result<(String, u32, u32), Error> {
     let ask = |option: &str| {
         let output = run(Command::new("id").arg(option).args(user))?;
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -126,12 +127,12 @@ pub(super) fn run(command: &mut Command) -> Result<Output, Error> {
     if output.status.success() {
         return Ok(output);
     }
-    let mut said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if said.is_empty() {
-        said = output.status.to_string();
+    let mut message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if message.is_empty() {
+        message = output.status.to_string();
     }
     Err(Error::Program {
         program,
-        output: said,
+        output: message,
     })
 }

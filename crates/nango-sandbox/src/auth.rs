@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::control::ReceivedCall;
 use crate::error::Failure;
 use crate::faults::{too_many_requests, unknown_account};
-use crate::front::ForeignBody;
-use crate::server::HangUp;
+use crate::front::NonJsonBody;
+use crate::server::DropConnection;
 use crate::state::App;
 
 /// What every session token begins with; 64 hexadecimal digits follow.
@@ -21,7 +21,7 @@ pub(super) const SESSION_PREFIX: &str = "nango_connect_session_";
 
 /// The calls made in the current minute.
 #[derive(Default)]
-pub(super) struct Budget {
+pub(super) struct RateBudget {
     used: u32,
     ends_at: Option<DateTime<Utc>>,
 }
@@ -29,7 +29,7 @@ pub(super) struct Budget {
 impl App {
     /// Counts one call and lets it be answered; a 429 when the minute's budget is used up.
     /// Either way the answer says in `x-ratelimit-…` what is left.
-    pub(super) async fn within_budget(
+    pub(super) async fn with_rate_limit(
         &self,
         method: &str,
         path: &str,
@@ -51,7 +51,7 @@ impl App {
     }
 }
 
-impl Budget {
+impl RateBudget {
     /// Counts a call: how many the minute has seen, and when it ends.
     fn count(&mut self, now: DateTime<Utc>) -> (u32, DateTime<Utc>) {
         let ends_at = match self.ends_at {
@@ -72,13 +72,17 @@ impl Budget {
 pub(super) struct SessionToken(pub(super) String);
 
 /// Lets through what carries the secret key.
-pub(super) async fn keyed(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn require_secret_key(
+    State(app): State<App>,
+    request: Request,
+    next: Next,
+) -> Response {
     let allowed = secret_key(&app, request.headers());
     call(app, request, next, allowed).await
 }
 
 /// Lets through what carries the secret key or a live session token.
-pub(super) async fn keyed_or_session(
+pub(super) async fn require_key_or_session(
     State(app): State<App>,
     mut request: Request,
     next: Next,
@@ -107,18 +111,18 @@ async fn call(app: App, request: Request, next: Next, allowed: Result<(), Failur
     let response = match admit(&request, allowed) {
         Err(failure) => failure.into_response(),
         Ok(()) => {
-            let answer = spoiled(&app, request, next, &method, &path);
-            app.within_budget(&method, &path, answer).await
+            let answer = with_faults(&app, request, next, &method, &path);
+            app.with_rate_limit(&method, &path, answer).await
         }
     };
-    let hung_up = response.extensions().get::<HangUp>().is_some();
+    let hung_up = response.extensions().get::<DropConnection>().is_some();
     let status = (!hung_up).then(|| response.status().as_u16());
     app.lock().finish_call(call, status);
     response
 }
 
 fn admit(request: &Request, allowed: Result<(), Failure>) -> Result<(), Failure> {
-    if request.extensions().get::<ForeignBody>().is_some() {
+    if request.extensions().get::<NonJsonBody>().is_some() {
         return Err(
             Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_content_type")
                 .message("Content-Type header must be application/json"),
@@ -127,7 +131,13 @@ fn admit(request: &Request, allowed: Result<(), Failure>) -> Result<(), Failure>
     allowed
 }
 
-async fn spoiled(app: &App, request: Request, next: Next, method: &str, path: &str) -> Response {
+async fn with_faults(
+    app: &App,
+    request: Request,
+    next: Next,
+    method: &str,
+    path: &str,
+) -> Response {
     let faults = app.lock().faults.clone();
     let query = request.uri().query().unwrap_or_default();
     if !faults.hit(&format!("{method} {path}?{query}")) {
@@ -145,7 +155,7 @@ async fn spoiled(app: &App, request: Request, next: Next, method: &str, path: &s
         tokio::time::sleep(Duration::from_millis(faults.hold_answers_ms)).await;
     }
     if faults.hang_up || faults.lose_answer {
-        response.extensions_mut().insert(HangUp);
+        response.extensions_mut().insert(DropConnection);
     }
     response
 }

@@ -19,7 +19,7 @@ pub(super) fn success() -> Response {
         error: None,
         message: script_safe(&json!({ "type": "nango_oauth_callback_success" })),
     };
-    show(StatusCode::OK, &page)
+    render_page(StatusCode::OK, &page)
 }
 
 /// The popup stays open until its opener has heard.
@@ -32,7 +32,7 @@ pub(super) fn failure(message: &str) -> Response {
             "payload": payload,
         })),
     };
-    show(StatusCode::BAD_REQUEST, &page)
+    render_page(StatusCode::BAD_REQUEST, &page)
 }
 
 /// JSON without the one character that could end a script element.
@@ -41,7 +41,7 @@ fn script_safe(value: &Value) -> String {
 }
 
 /// A rendered page with its status.
-pub(super) fn show(status: StatusCode, page: &impl Template) -> Response {
+pub(super) fn render_page(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
         Ok(html) => (status, Html(html)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::auth::live_session;
-use crate::callback_page::{initial, show};
+use crate::callback_page::{initial, render_page};
 use crate::credentials::{Credentials, fields, is_oauth};
 use crate::integrations::StoredIntegration;
 use crate::query::Query;
@@ -69,7 +69,7 @@ impl Choice {
 
 /// What the form posts: the session, the integration, and its credentials.
 #[derive(Deserialize)]
-pub(super) struct Submitted {
+pub(super) struct SubmittedForm {
     session_token: String,
     integration: String,
     #[serde(flatten)]
@@ -83,7 +83,7 @@ pub(super) async fn page(State(app): State<App>, query: Query) -> Response {
 }
 
 /// `POST /connect-ui/`: credentials that somebody typed.
-pub(super) async fn submit(State(app): State<App>, Form(form): Form<Submitted>) -> Response {
+pub(super) async fn submit(State(app): State<App>, Form(form): Form<SubmittedForm>) -> Response {
     match connect(&app, &form) {
         Ok(name) => render(
             &app,
@@ -105,7 +105,7 @@ fn render(app: &App, token: &str, outcome: Outcome, status: StatusCode) -> Respo
             token: String::new(),
             choices: Vec::new(),
         };
-        return show(StatusCode::UNAUTHORIZED, &page);
+        return render_page(StatusCode::UNAUTHORIZED, &page);
     }
     let state = app.lock();
     let session = state.session(token, app.now());
@@ -119,11 +119,11 @@ fn render(app: &App, token: &str, outcome: Outcome, status: StatusCode) -> Respo
         choices: state.integrations.iter().filter_map(choice).collect(),
     };
     drop(state);
-    show(status, &page)
+    render_page(status, &page)
 }
 
 /// Makes the connection; the name of what was connected, or why not.
-fn connect(app: &App, form: &Submitted) -> Result<String, String> {
+fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
     let now = app.now();
     let mut state = app.lock();
     let session = state.session(&form.session_token, now).cloned();
@@ -148,7 +148,7 @@ fn connect(app: &App, form: &Submitted) -> Result<String, String> {
         return Err(format!("{name} is missing."));
     }
     let credentials = Credentials::Other(credentials);
-    if integration.tests_credentials() && credentials.fail_their_test() {
+    if integration.tests_credentials() && credentials.are_invalid() {
         return Err(format!(
             "{} did not accept these credentials.",
             integration.display_name
@@ -159,6 +159,6 @@ fn connect(app: &App, form: &Submitted) -> Result<String, String> {
     let granted = (config, credentials);
     let event = state.grant(&session, &connection_id, &integration, granted, now);
     drop(state);
-    app.announce(&event);
+    app.send_webhook(&event);
     Ok(integration.display_name)
 }

@@ -183,9 +183,9 @@ pub(super) async fn get(
         .connection_mut(&id, &integration)
         .ok_or_else(not_found)?;
     connection.last_fetched_at = now;
-    let credentials = connection.credentials.show(with_refresh_token);
+    let credentials = connection.credentials.to_json(with_refresh_token);
     let connection = state.connection(&id, &integration).ok_or_else(not_found)?;
-    Ok(Json(view::whole(&state, connection, credentials)).into_response())
+    Ok(Json(view::connection_body(&state, connection, credentials)).into_response())
 }
 
 /// `PATCH /connections/{id}`. New tags replace all old ones, and so does a new end user.
@@ -268,7 +268,7 @@ pub(super) async fn delete(
         .retain(|it| it.connection_id != id || it.integration != integration);
     drop(state);
     if let Some(event) = event {
-        app.announce(&event);
+        app.send_webhook(&event);
     }
     Ok(Json(json!({ "success": true })).into_response())
 }

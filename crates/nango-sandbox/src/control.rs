@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::callback_page::show;
+use crate::callback_page::render_page;
 use crate::credentials::Credentials;
 use crate::faults::Faults;
 use crate::front::JsonBody;
@@ -21,7 +21,7 @@ use crate::state::{App, State as Stored};
 use crate::{times, view};
 
 /// How many received calls are remembered.
-const CALLS_KEPT: usize = 10_000;
+const MAX_CALLS: usize = 10_000;
 
 /// How many lines the log has at the most.
 const LOG_LINES: usize = 100;
@@ -73,7 +73,7 @@ impl Stored {
         self.last_call += 1;
         call.number = self.last_call;
         self.calls.push_back(call);
-        if self.calls.len() > CALLS_KEPT {
+        if self.calls.len() > MAX_CALLS {
             self.calls.pop_front();
         }
         self.last_call
@@ -112,7 +112,7 @@ struct HomePage<'a> {
 }
 
 async fn home(State(app): State<App>) -> Response {
-    show(
+    render_page(
         StatusCode::OK,
         &HomePage {
             url: &app.public_url,
@@ -141,14 +141,14 @@ struct Claims {
 
 /// `POST /sandbox/token`: an application token for any user, good for twelve hours.
 async fn token(State(app): State<App>, JsonBody(body): JsonBody) -> Result<Json<Value>, Refusal> {
-    let asked: TokenFor = parse(body)?;
+    let request: TokenFor = parse(body)?;
     let now = app.now();
     let claims = Claims {
-        sub: asked.user,
+        sub: request.user,
         iat: now.timestamp(),
         exp: (now + TimeDelta::hours(12)).timestamp(),
-        aud: asked.audience,
-        iss: asked.issuer,
+        aud: request.audience,
+        iss: request.issuer,
     };
     let secret = app.config.jwt_secret.expose_secret().as_bytes();
     let key = EncodingKey::from_secret(secret);
@@ -226,7 +226,7 @@ async fn age(
     Path(action): Path<String>,
     JsonBody(body): JsonBody,
 ) -> Result<StatusCode, Refusal> {
-    let named: ConnectionNamed = parse(body)?;
+    let request: ConnectionNamed = parse(body)?;
     let now = app.now();
     let mut state = app.lock();
     let Stored {
@@ -236,7 +236,7 @@ async fn age(
     } = &mut *state;
     let connection = connections
         .iter_mut()
-        .find(|it| it.connection_id == named.connection_id)
+        .find(|it| it.connection_id == request.connection_id)
         .ok_or_else(|| refuse(StatusCode::NOT_FOUND, "No such connection."))?;
     let Credentials::OAuth2 {
         access_token,

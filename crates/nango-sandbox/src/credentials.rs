@@ -49,7 +49,7 @@ impl Credentials {
     }
 
     /// The `credentials` of an answer; the refresh token only when it was asked for.
-    pub(super) fn show(&self, with_refresh_token: bool) -> Value {
+    pub(super) fn to_json(&self, with_refresh_token: bool) -> Value {
         let Self::OAuth2 {
             access_token,
             refresh_token,
@@ -98,7 +98,7 @@ impl Credentials {
 
     /// Whether a provider that tests credentials would refuse these. The sandbox has no such
     /// provider to ask: what is bad is what says so.
-    pub(super) fn fail_their_test(&self) -> bool {
+    pub(super) fn are_invalid(&self) -> bool {
         let Self::Other(fields) = self else {
             return false;
         };

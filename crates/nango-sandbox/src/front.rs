@@ -31,11 +31,11 @@ impl<S: Sync> FromRequestParts<S> for JsonBody {
 
 /// Put into a request's extensions: its body is not JSON, though there is one.
 #[derive(Clone)]
-pub(super) struct ForeignBody;
+pub(super) struct NonJsonBody;
 
-const EXPOSED: &str = "Authorization, Etag, Content-Type, Content-Length, X-Nango-Signature, \
+const EXPOSED_HEADERS: &str = "Authorization, Etag, Content-Type, Content-Length, X-Nango-Signature, \
      X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset";
-const ALLOWED: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
+const ALLOWED_HEADERS: &str = "Authorization, Content-Type, Accept, Origin, X-Requested-With, \
      Nango-Activity-Log-Id, Nango-Is-Dry-Run, Nango-Is-Sync, Provider-Config-Key, Connection-Id, \
      Sentry-Trace, Baggage";
 /// More headers of every answer, unless a provider's answer has others.
@@ -53,7 +53,7 @@ const SECURITY: [(HeaderName, &str); 4] = [
 ];
 const BODY_LIMIT: usize = 1 << 20;
 
-pub(super) async fn healthy() -> Json<Value> {
+pub(super) async fn health() -> Json<Value> {
     Json(json!({ "result": "ok" }))
 }
 
@@ -81,14 +81,7 @@ pub(super) async fn receive(State(app): State<App>, request: Request, next: Next
                 next.run(request).await
             };
             if controls {
-                response
-                    .headers_mut()
-                    .insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
-                if let Some(origin) = origin {
-                    response
-                        .headers_mut()
-                        .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-                }
+                allow_origin(response.headers_mut(), origin);
             } else if path != "/health" && path != "/ready" {
                 set(
                     response.headers_mut(),
@@ -98,7 +91,7 @@ pub(super) async fn receive(State(app): State<App>, request: Request, next: Next
                 set(
                     response.headers_mut(),
                     header::ACCESS_CONTROL_EXPOSE_HEADERS,
-                    EXPOSED,
+                    EXPOSED_HEADERS,
                 );
             }
             response
@@ -122,6 +115,13 @@ pub(super) async fn receive(State(app): State<App>, request: Request, next: Next
         );
     }
     response
+}
+
+fn allow_origin(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    headers.insert(header::VARY, HeaderValue::from_name(header::ORIGIN));
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
 }
 
 /// Refuses a request for the controls from a foreign page, or under a name that an attacker's DNS may point here.
@@ -174,7 +174,7 @@ fn preflight_answer() -> Response {
             header::ACCESS_CONTROL_ALLOW_METHODS,
             "GET,HEAD,PUT,PATCH,POST,DELETE",
         ),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
         (header::ACCESS_CONTROL_MAX_AGE, "600"),
         (header::CONTENT_LENGTH, "0"),
     ];
@@ -211,7 +211,7 @@ async fn read_body(request: Request) -> Result<Request, Failure> {
         })?;
         parts.extensions.insert(JsonBody(Some(value)));
     } else if !bytes.is_empty() {
-        parts.extensions.insert(ForeignBody);
+        parts.extensions.insert(NonJsonBody);
     }
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }

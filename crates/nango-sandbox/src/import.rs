@@ -56,7 +56,7 @@ pub(super) async fn import(
         return Err(Failure::invalid_body(message));
     }
     let credentials = credentials(&import.credentials);
-    if integration.tests_credentials() && credentials.fail_their_test() {
+    if integration.tests_credentials() && credentials.are_invalid() {
         return Err(test_failed());
     }
     let (connection_id, operation) = state.store(import, credentials, now);
@@ -75,7 +75,7 @@ pub(super) async fn import(
         integration,
     };
     drop(state);
-    app.announce(&event);
+    app.send_webhook(&event);
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 

@@ -34,7 +34,7 @@ const PROVIDERS: [(&str, &str, &str); 6] = [
 ];
 
 /// Providers that Nango has no way to ask whether credentials are good.
-const UNTESTED: [&str; 2] = ["airtable-pat", "customer-io"];
+const PROVIDERS_WITHOUT_TEST: [&str; 2] = ["airtable-pat", "customer-io"];
 
 /// An integration of the environment.
 #[derive(Clone)]
@@ -79,10 +79,10 @@ impl StoredIntegration {
 
     /// Whether Nango tries credentials at the provider before it takes them.
     pub(super) fn tests_credentials(&self) -> bool {
-        !UNTESTED.contains(&self.provider.as_str())
+        !PROVIDERS_WITHOUT_TEST.contains(&self.provider.as_str())
     }
 
-    fn show(&self, app: &App, include: &[&str]) -> Value {
+    fn to_json(&self, app: &App, include: &[&str]) -> Value {
         let mut shown = json!({
             "unique_key": self.unique_key,
             "provider": self.provider,
@@ -127,7 +127,7 @@ pub(super) async fn list(
         .filter(|it| session.is_none_or(|session| session.allows(&it.unique_key)))
         .collect();
     shown.sort_by(|a, b| a.provider.cmp(&b.provider));
-    let data: Vec<_> = shown.into_iter().map(|it| it.show(&app, &[])).collect();
+    let data: Vec<_> = shown.into_iter().map(|it| it.to_json(&app, &[])).collect();
     Ok(Json(json!({ "data": data })).into_response())
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn get(
     let include: Vec<_> = query.all("include").collect();
     let state = app.lock();
     let integration = state.integration(&key).ok_or_else(|| unknown(&key))?;
-    Ok(Json(json!({ "data": integration.show(&app, &include) })).into_response())
+    Ok(Json(json!({ "data": integration.to_json(&app, &include) })).into_response())
 }
 
 /// `GET /config/{key}`, the legacy form.
@@ -216,7 +216,7 @@ pub(super) async fn create(
         created_at: now,
         updated_at: now,
     };
-    let shown = integration.show(&app, &[]);
+    let shown = integration.to_json(&app, &[]);
     state.integrations.push(integration);
     Ok(Json(json!({ "data": shown })).into_response())
 }
@@ -248,7 +248,7 @@ pub(super) async fn update(
         integration.credentials = credentials;
     }
     integration.updated_at = app.now();
-    Ok(Json(json!({ "data": integration.show(&app, &[]) })).into_response())
+    Ok(Json(json!({ "data": integration.to_json(&app, &[]) })).into_response())
 }
 
 /// `DELETE /integrations/{key}`. Its connections go with it, and no webhook is sent of them.

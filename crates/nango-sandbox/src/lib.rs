@@ -1,6 +1,6 @@
 //! A Nango and an OAuth provider in one process, to develop and test against.
 //!
-//! It behaves as the recordings of a real Nango server do (`tests/it/contract`
+//! It behaves as the recordings of a real Nango server do (`tests/it/nango_contract`
 //! replays them), knows nothing of the rest of Patchbay, and is talked to over
 //! HTTP only. Three parts share one port: Nango's API and popup pages, the
 //! provider under `/provider`, and under `/sandbox` the controls: tokens for the

@@ -128,11 +128,11 @@ fn change_all(
     }
     for id in ids {
         if let Some(connection) = state.connection_mut(id, integration) {
-            let held = connection.metadata.get_or_insert_default();
+            let stored = connection.metadata.get_or_insert_default();
             if matches!(change, Change::Replace) {
-                held.clear();
+                stored.clear();
             }
-            held.extend(metadata.clone());
+            stored.extend(metadata.clone());
         }
     }
     Ok(())

@@ -30,13 +30,13 @@ impl App {
 }
 
 /// Why a browser is not sent to the provider.
-enum Obstacle {
+enum ConnectError {
     Json(Failure),
     /// Told by the popup page, with this message.
     Page(String),
 }
 
-impl IntoResponse for Obstacle {
+impl IntoResponse for ConnectError {
     fn into_response(self) -> Response {
         match self {
             Self::Json(failure) => failure.into_response(),
@@ -54,11 +54,11 @@ pub(super) async fn connect(
 ) -> Result<Response, Failure> {
     let token = authenticate(&app, &query)?;
     let answer = async {
-        let (state, location) = set_out(&app, &token, &key, &query)?;
-        Ok::<_, Obstacle>(leave_for(&headers, state, &location, app.now()))
+        let (state, location) = start_flow(&app, &token, &key, &query)?;
+        Ok::<_, ConnectError>(redirect_to_provider(&headers, state, &location, app.now()))
     };
     let path = format!("/oauth/connect/{key}");
-    Ok(app.within_budget("GET", &path, answer).await)
+    Ok(app.with_rate_limit("GET", &path, answer).await)
 }
 
 fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {
@@ -79,31 +79,36 @@ fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {
 }
 
 /// Begins a flow; its state and the provider's address to go to.
-fn set_out(app: &App, token: &str, key: &str, query: &Query) -> Result<(Uuid, String), Obstacle> {
+fn start_flow(
+    app: &App,
+    token: &str,
+    key: &str,
+    query: &Query,
+) -> Result<(Uuid, String), ConnectError> {
     if query.get("connection_id").is_some() {
         let message = "connection_id is forbidden when using session token";
         let path = ["connection_id"];
         let failure = Failure::issue("invalid_query_params", "custom", message, &path);
-        return Err(Obstacle::Json(failure));
+        return Err(ConnectError::Json(failure));
     }
     let now = app.now();
     let mut state = app.lock();
     let Some(integration) = state.integration(key).cloned() else {
         let message = format!("Could not find a Provider Config matching the \"{key}\" key.");
-        return Err(Obstacle::Page(message));
+        return Err(ConnectError::Page(message));
     };
     let session = state.session(token, now).cloned();
     let Some(session) = session.filter(|it| it.allows(key)) else {
         let failure = Failure::new(StatusCode::BAD_REQUEST, "integration_not_allowed");
-        return Err(Obstacle::Json(failure));
+        return Err(ConnectError::Json(failure));
     };
     if !is_oauth(&integration.auth_mode) {
         let message = format!("Auth mode {} not supported.", integration.auth_mode);
-        return Err(Obstacle::Page(message));
+        return Err(ConnectError::Page(message));
     }
     let config = session.config(key, query.nested("params"));
     if let Some(message) = Requirements::of(&integration.provider).authorization_error(&config) {
-        return Err(Obstacle::Page(message));
+        return Err(ConnectError::Page(message));
     }
     let flow_state = time_based_uuid(now);
     let code_verifier = [Uuid::new_v4(), Uuid::new_v4()]
@@ -171,7 +176,12 @@ fn time_based_uuid(now: DateTime<Utc>) -> Uuid {
     Builder::from_gregorian_timestamp(ticks, u16::from_be_bytes([a, b]), &node).into_uuid()
 }
 
-fn leave_for(headers: &HeaderMap, state: Uuid, to: &str, now: DateTime<Utc>) -> Response {
+fn redirect_to_provider(
+    headers: &HeaderMap,
+    state: Uuid,
+    to: &str,
+    now: DateTime<Utc>,
+) -> Response {
     let expires = (now + TimeDelta::hours(1)).format("%a, %d %b %Y %H:%M:%S GMT");
     let cookie = format!(
         "oauth2-{state}=1; Max-Age=3600; Path=/; Expires={expires}; HttpOnly; SameSite=Lax"
@@ -222,12 +232,12 @@ pub(super) async fn callback(State(app): State<App>, query: Query) -> Response {
 
 /// The provider sent the browser back without a code.
 fn refused(app: &App, flow: &Flow, query: &Query) -> Response {
-    let told: Vec<_> = query
+    let ordered: Vec<_> = query
         .pairs()
         .iter()
         .filter(|(name, _)| name != "state")
         .collect();
-    let listed: Vec<_> = told
+    let listed: Vec<_> = ordered
         .iter()
         .map(|(name, value)| format!("{name}: {value}"))
         .collect();
@@ -236,14 +246,14 @@ fn refused(app: &App, flow: &Flow, query: &Query) -> Response {
         listed.join("; ")
     );
     announce_failure(app, flow, "invalid_callback", description);
-    let shown = serde_json::to_string(&InOrder(&told)).unwrap_or_default();
+    let shown = serde_json::to_string(&SortedQuery(&ordered)).unwrap_or_default();
     callback_page::failure(&shown)
 }
 
 /// The query as a JSON object whose keys keep their order.
-struct InOrder<'a>(&'a [&'a (String, String)]);
+struct SortedQuery<'a>(&'a [&'a (String, String)]);
 
-impl Serialize for InOrder<'_> {
+impl Serialize for SortedQuery<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
@@ -280,19 +290,19 @@ fn exchange(app: &App, flow: &Flow, code: &str) -> Result<(), TokenError> {
         now,
     );
     drop(state);
-    app.announce(&event);
+    app.send_webhook(&event);
     Ok(())
 }
 
 fn exchange_failed(app: &App, flow: &Flow, error: &TokenError) -> Response {
     // The order of the fields is Nango's.
     #[derive(serde::Serialize)]
-    struct Shown<'a> {
+    struct RenderedError<'a> {
         name: &'a str,
         message: &'a str,
         provider_error_payload: &'a TokenError,
     }
-    let shown = Shown {
+    let shown = RenderedError {
         name: "Error",
         message: "Response Error: 400 Bad Request",
         provider_error_payload: error,
@@ -323,5 +333,5 @@ fn announce_failure(app: &App, flow: &Flow, kind: &'static str, description: Str
             .or_else(|| connection.and_then(|it| it.webhook_url_override.clone())),
     };
     drop(state);
-    app.announce(&event);
+    app.send_webhook(&event);
 }

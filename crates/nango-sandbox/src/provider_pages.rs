@@ -17,12 +17,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::callback_page::{initial, show};
+use crate::callback_page::{initial, render_page};
 use crate::credentials::Credentials;
 use crate::faults::Consent;
 use crate::provider::{ACCOUNTS, Account, AuthorizeRequest, TokenRequest, account};
 use crate::query::Query;
-use crate::server::HangUp;
+use crate::server::DropConnection;
 use crate::state::App;
 
 /// Everything under `/provider`.
@@ -91,7 +91,7 @@ impl App {
 
 fn bad_request(message: &str) -> Response {
     let title = "This sign-in cannot go on";
-    show(StatusCode::BAD_REQUEST, &MessagePage { title, message })
+    render_page(StatusCode::BAD_REQUEST, &MessagePage { title, message })
 }
 
 async fn ask(
@@ -122,7 +122,7 @@ async fn ask(
                 accounts: &ACCOUNTS,
                 chosen: chosen.id,
             };
-            show(StatusCode::OK, &page)
+            render_page(StatusCode::OK, &page)
         }
     }
 }
@@ -240,7 +240,7 @@ async fn answer(State(app): State<App>, query: Query, headers: HeaderMap) -> Res
         }
     }
     if query.get("hang_up").is_some() {
-        answer.extensions_mut().insert(HangUp);
+        answer.extensions_mut().insert(DropConnection);
     }
     answer
 }

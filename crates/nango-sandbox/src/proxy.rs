@@ -30,7 +30,7 @@ const BODY_LIMIT: usize = 75 * 1024 * 1024;
 
 const BACKING_OFF: &str = "A recent refresh attempt failed. Backing off before retrying.";
 
-pub(super) async fn pass(State(app): State<App>, request: Request) -> Response {
+pub(super) async fn handle(State(app): State<App>, request: Request) -> Response {
     match forward(&app, request).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.into_response(),
@@ -113,8 +113,8 @@ fn credentials(app: &App, headers: &HeaderMap) -> Result<(String, Value), Failur
         })?;
     let state = app.lock();
     let connection = state.connection(id, integration).ok_or_else(missing)?;
-    let shown = connection.credentials.show(true);
-    let mut fields = view::whole(&state, connection, shown.clone());
+    let shown = connection.credentials.to_json(true);
+    let mut fields = view::connection_body(&state, connection, shown.clone());
     if let (Some(fields), Value::Object(own)) = (fields.as_object_mut(), shown) {
         fields.extend(own);
     }

@@ -50,11 +50,11 @@ impl Query {
     }
 
     /// Refuses every parameter that is not named; `tags[a]` counts as `tags`.
-    pub(super) fn only(&self, reader: &mut Reader, known: &[&str]) {
+    pub(super) fn only(&self, reader: &mut Reader, allowed: &[&str]) {
         let mut unknown: Vec<&str> = Vec::new();
         for (name, _) in &self.0 {
             let base = name.split('[').next().unwrap_or(name);
-            if !known.contains(&base) && !unknown.contains(&base) {
+            if !allowed.contains(&base) && !unknown.contains(&base) {
                 unknown.push(base);
             }
         }

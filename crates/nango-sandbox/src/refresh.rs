@@ -17,7 +17,7 @@ use crate::webhooks::{Event, Operation, Outcome};
 /// A token with less than this left is refreshed when it is fetched.
 const MARGIN: TimeDelta = TimeDelta::minutes(15);
 /// After a failed refresh, fetching fails for this long without another try.
-const BACK_OFF: TimeDelta = TimeDelta::seconds(30);
+const BACKOFF: TimeDelta = TimeDelta::seconds(30);
 
 const REFUSED: &str = "The external API returned an error when trying to refresh the access \
      token. Please try again later.";
@@ -43,7 +43,7 @@ impl App {
         else {
             return Ok(());
         };
-        if let (Some(message), false) = (held_back(connection, now), force) {
+        if let (Some(message), false) = (refresh_blocked(connection, now), force) {
             let status = StatusCode::FAILED_DEPENDENCY;
             return Err(invalid_credentials(status, message, &state, connection));
         }
@@ -64,7 +64,7 @@ impl App {
         let Ok(answer) = state.provider_token(&request, now) else {
             let (failure, event) = state.refresh_refused(id, &integration, now)?;
             drop(state);
-            self.announce(&event);
+            self.send_webhook(&event);
             return Err(failure);
         };
         let recovery_webhooks = state.faults.recovery_webhooks;
@@ -85,18 +85,18 @@ impl App {
         });
         drop(state);
         if let Some(event) = event {
-            self.announce(&event);
+            self.send_webhook(&event);
         }
         Ok(())
     }
 }
 
 /// Why a connection is not refreshed although it could be.
-fn held_back(connection: &Connection, now: DateTime<Utc>) -> Option<&'static str> {
+fn refresh_blocked(connection: &Connection, now: DateTime<Utc>) -> Option<&'static str> {
     let failed = connection.refresh_failure.as_ref();
     if connection.refresh_exhausted {
         Some("The refresh limit has been reached for this connection.")
-    } else if failed.is_some_and(|it| now - it.at < BACK_OFF) {
+    } else if failed.is_some_and(|it| now - it.at < BACKOFF) {
         Some("A recent refresh attempt failed. Backing off before retrying.")
     } else {
         None
@@ -109,7 +109,7 @@ fn invalid_credentials(
     state: &State,
     connection: &Connection,
 ) -> Failure {
-    let shown = view::whole(state, connection, json!({}));
+    let shown = view::connection_body(state, connection, json!({}));
     Failure::new(status, "invalid_credentials")
         .message(message)
         .payload(json!({ "connection": shown }))

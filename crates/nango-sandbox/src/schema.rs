@@ -250,8 +250,8 @@ impl Reader {
     }
 
     /// Refuses every key that the schema does not name.
-    pub(super) fn only(&mut self, of: &Object<'_>, known: &[&str]) {
-        let unknown = of.map.keys().filter(|key| !known.contains(&key.as_str()));
+    pub(super) fn only(&mut self, of: &Object<'_>, allowed: &[&str]) {
+        let unknown = of.map.keys().filter(|key| !allowed.contains(&key.as_str()));
         self.unrecognized(unknown.map(String::as_str), of.path.clone());
     }
 

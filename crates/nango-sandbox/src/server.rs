@@ -26,14 +26,14 @@ use crate::{
 
 /// Put into a response's extensions: close the connection instead of sending it.
 #[derive(Clone)]
-pub(super) struct HangUp;
+pub(super) struct DropConnection;
 
 /// Why a connection was closed without an answer: a fault asked for it.
 #[derive(Debug, thiserror::Error)]
 #[error("the sandbox was told to hang up")]
-struct HungUp;
+struct ConnectionDropped;
 
-impl From<Infallible> for HungUp {
+impl From<Infallible> for ConnectionDropped {
     fn from(never: Infallible) -> Self {
         match never {}
     }
@@ -42,7 +42,7 @@ impl From<Infallible> for HungUp {
 /// Every route of the port.
 pub(super) fn router(app: App) -> Router {
     Router::new()
-        .merge(keyed(&app))
+        .merge(with_key(&app))
         .route(
             "/connect/session",
             get(sessions::get).delete(sessions::delete),
@@ -55,8 +55,8 @@ pub(super) fn router(app: App) -> Router {
         )
         .nest("/provider", provider_pages::routes())
         .merge(control::routes())
-        .route("/health", get(front::healthy))
-        .route("/ready", get(front::healthy))
+        .route("/health", get(front::health))
+        .route("/ready", get(front::health))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(from_fn_with_state(app.clone(), front::receive))
@@ -64,16 +64,16 @@ pub(super) fn router(app: App) -> Router {
 }
 
 /// The API proper, called with the secret key.
-fn keyed(app: &App) -> Router<App> {
+fn with_key(app: &App) -> Router<App> {
     let mut router = Router::new()
         .route("/connect/sessions", post(sessions::create))
         .route("/connect/sessions/reconnect", post(sessions::reconnect))
         .route("/connections", post(import::import))
         .route("/config/{key}", get(integrations::legacy_get))
         .route("/integrations", post(integrations::create))
-        .route("/proxy", any(proxy::pass))
-        .route("/proxy/", any(proxy::pass))
-        .route("/proxy/{*path}", any(proxy::pass))
+        .route("/proxy", any(proxy::handle))
+        .route("/proxy/", any(proxy::handle))
+        .route("/proxy/{*path}", any(proxy::handle))
         .route(
             "/integrations/{key}",
             get(integrations::get)
@@ -101,9 +101,12 @@ fn keyed(app: &App) -> Router<App> {
     }
     let both = Router::new()
         .route("/integrations", get(integrations::list))
-        .route_layer(from_fn_with_state(app.clone(), auth::keyed_or_session));
+        .route_layer(from_fn_with_state(
+            app.clone(),
+            auth::require_key_or_session,
+        ));
     router
-        .route_layer(from_fn_with_state(app.clone(), auth::keyed))
+        .route_layer(from_fn_with_state(app.clone(), auth::require_secret_key))
         .merge(both)
 }
 
@@ -130,9 +133,9 @@ pub(super) async fn serve(
     stop: CancellationToken,
 ) {
     let service = AndThen::new(router, |response: Response| {
-        ready(match response.extensions().get::<HangUp>() {
+        ready(match response.extensions().get::<DropConnection>() {
             None => Ok(response),
-            Some(HangUp) => Err(HungUp),
+            Some(DropConnection) => Err(ConnectionDropped),
         })
     });
     let http = http1::Builder::new();

@@ -257,11 +257,11 @@ fn open(app: &App, common: Common, allowed: Vec<String>, reconnect: Option<Strin
 /// `GET /connect/session`, with the session token.
 pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {
     let token = session_token(&app, &headers)?;
-    let answer = async { Json(json!({ "data": show(&app, &token) })) };
-    Ok(app.within_budget("GET", "/connect/session", answer).await)
+    let answer = async { Json(json!({ "data": to_json(&app, &token) })) };
+    Ok(app.with_rate_limit("GET", "/connect/session", answer).await)
 }
 
-fn show(app: &App, token: &str) -> Value {
+fn to_json(app: &App, token: &str) -> Value {
     let state = app.lock();
     let session = state.session(token, app.now());
     let mut data = json!({
@@ -305,6 +305,6 @@ pub(super) async fn delete(
         StatusCode::NO_CONTENT
     };
     Ok(app
-        .within_budget("DELETE", "/connect/session", answer)
+        .with_rate_limit("DELETE", "/connect/session", answer)
         .await)
 }

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::Config;
-use crate::auth::Budget;
+use crate::auth::RateBudget;
 use crate::control::ReceivedCall;
 use crate::credentials::Credentials;
 use crate::faults::Faults;
@@ -41,7 +41,7 @@ pub(super) struct Shared {
 /// The part that changes.
 pub(super) struct State {
     pub(super) faults: Faults,
-    pub(super) budget: Budget,
+    pub(super) budget: RateBudget,
     pub(super) webhook_signing_key: String,
     pub(super) integrations: Vec<StoredIntegration>,
     pub(super) sessions: HashMap<String, Session>,
@@ -171,7 +171,7 @@ impl App {
         let now = (config.clock)();
         let state = State {
             faults: Faults::default(),
-            budget: Budget::default(),
+            budget: RateBudget::default(),
             webhook_signing_key: config.webhook_signing_key.clone(),
             integrations: StoredIntegration::from_config(&config.integrations, now),
             sessions: HashMap::new(),

@@ -46,7 +46,7 @@ pub(super) fn list_entry(state: &State, connection: &Connection) -> Value {
 }
 
 /// `GET /connections/{id}`, with these credentials.
-pub(super) fn whole(state: &State, connection: &Connection, credentials: Value) -> Value {
+pub(super) fn connection_body(state: &State, connection: &Connection, credentials: Value) -> Value {
     let mut whole = base(state, connection);
     whole["connection_config"] = json!(connection.connection_config);
     whole["webhook_url_override"] = json!(connection.webhook_url_override);
@@ -59,7 +59,7 @@ pub(super) fn whole(state: &State, connection: &Connection, credentials: Value) 
 
 /// The answer to an import: the times as JavaScript has them, and nothing held back.
 pub(super) fn imported(state: &State, connection: &Connection) -> Value {
-    let mut whole = whole(state, connection, connection.credentials.show(true));
+    let mut whole = connection_body(state, connection, connection.credentials.to_json(true));
     whole["created_at"] = times::javascript(connection.created_at).into();
     whole["updated_at"] = times::javascript(connection.updated_at).into();
     whole["last_fetched_at"] = times::javascript(connection.last_fetched_at).into();

@@ -123,7 +123,7 @@ impl Event {
 impl App {
     /// Sends the webhook of an event in the background, if the environment sends such events and there is anywhere to
     /// send it.
-    pub(super) fn announce(&self, event: &Event) {
+    pub(super) fn send_webhook(&self, event: &Event) {
         let faults = self.lock().faults.clone();
         if !is_on(event.operation, &faults) {
             return;
@@ -138,7 +138,7 @@ impl App {
         let body = event.body();
         let copies = if faults.duplicate_webhooks { 2 } else { 1 };
         for _ in 0..copies {
-            let delivery = self.remember(&url, &body);
+            let delivery = self.record_delivery(&url, &body);
             if faults.drop_webhooks {
                 continue;
             }
@@ -152,7 +152,7 @@ impl App {
     }
 
     /// Its place in the list of deliveries.
-    fn remember(&self, url: &str, body: &str) -> usize {
+    fn record_delivery(&self, url: &str, body: &str) -> usize {
         let due_at = self.now();
         let mut state = self.lock();
         state.deliveries.push(Delivery {

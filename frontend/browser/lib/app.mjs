@@ -10,7 +10,7 @@ const ROOT = resolve(import.meta.dirname, "../app");
 export async function productionPages() {
   const outDir = await mkdtemp(join(tmpdir(), "patchbay-app-"));
   try {
-    await build({ root: ROOT, logLevel: "warn", build: { outDir, emptyOutDir: true } });
+    await build({ root: ROOT, logLevel: "error", build: { outDir, emptyOutDir: true } });
     const pages = { "/app": { html: await readFile(join(outDir, "index.html"), "utf8") } };
     for (const name of await readdir(join(outDir, "assets"))) {
       const type = name.endsWith(".css") ? "text/css" : "text/javascript";

@@ -8,7 +8,7 @@ const { test } = house();
 const GENEROUS = 2_000;
 const CONNECTORS = ["gmail", "github", "notion", "linear", "dropbox", "asana", "hubspot", "zoom", "salesforce"];
 
-test("from the click to “Connected”, beyond the grant itself", async ({ visit, sandbox }) => {
+test("connect latency: time from click to “Connected” excluding the grant", async ({ visit, sandbox }) => {
   await sandbox.faults({ consent: "allow" });
   const { context, page } = await visit();
   const added = [];

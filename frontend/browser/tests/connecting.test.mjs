@@ -6,7 +6,7 @@ import { connect, house } from "../lib/setup.mjs";
 
 const { test } = house();
 
-test("connect: from the catalog, in a window, to an account with a name", async ({ visit, sandbox, user }) => {
+test("connect: opens a popup from the catalog and shows the account name", async ({ visit, sandbox, user }) => {
   const { context, page } = await visit();
   const card = page.getByRole("listitem").filter({ hasText: "Gmail" });
   const popup = await windowOf(context, () => card.getByRole("button", { name: "Connect Gmail" }).click());
@@ -17,7 +17,7 @@ test("connect: from the catalog, in a window, to an account with a name", async 
   assert.deepEqual(connections.map((one) => [one.connector_slug, one.status]), [["gmail", "connected"]]);
 });
 
-test("deny: said as that, and tried again with one click", async ({ visit }) => {
+test("connect: reports a denial and retries with one click", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
   await decide(popup, "Deny");
@@ -29,7 +29,7 @@ test("deny: said as that, and tried again with one click", async ({ visit }) => 
   await page.getByRole("link", { name: "Grace Hopper" }).waitFor();
 });
 
-test("close early: the page offers to open it again, and goes on", async ({ visit }) => {
+test("connect: offers to reopen a popup that was closed early", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/dropbox" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Dropbox" }).click());
   await popup.getByRole("button", { name: "Allow" }).waitFor();
@@ -40,7 +40,7 @@ test("close early: the page offers to open it again, and goes on", async ({ visi
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("blocked window: a link instead, and the page waits all the same", async ({ visit }) => {
+test("connect: shows a link when the popup is blocked and keeps waiting", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/notion" });
   // A click may open one window. Another script has used it up, so that Chromium blocks ours.
   await page.evaluate(() => document.addEventListener("click", () => window.open("about:blank")?.close(), { capture: true, once: true }));
@@ -51,7 +51,7 @@ test("blocked window: a link instead, and the page waits all the same", async ({
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("reload midway: it is still under way, and ends well", async ({ visit }) => {
+test("connect: resumes after a page reload", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/asana" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Asana" }).click());
   await popup.getByRole("button", { name: "Allow" }).waitFor();
@@ -61,7 +61,7 @@ test("reload midway: it is still under way, and ends well", async ({ visit }) =>
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("reload midway, the window lost: it is opened again for the same attempt", async ({ visit, sandbox, user }) => {
+test("connect: reopens the popup for the same attempt after a reload", async ({ visit, sandbox, user }) => {
   const { context, page } = await visit({ path: "connectors/asana" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Asana" }).click());
   await popup.getByRole("button", { name: "Allow" }).waitFor();
@@ -74,7 +74,7 @@ test("reload midway, the window lost: it is opened again for the same attempt", 
   assert.equal((await sandbox.api(user, "/connections")).connections[0].attempt.id, before);
 });
 
-test("two accounts of one connector, each with its name", async ({ visit, sandbox, user }) => {
+test("connect: supports two named accounts of one connector", async ({ visit, sandbox, user }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   await connect(visitor, "Ada Lovelace (work)");
   await connect(visitor, "Ada Lovelace (private)");
@@ -84,7 +84,7 @@ test("two accounts of one connector, each with its name", async ({ visit, sandbo
   assert.equal(await names.count(), 2);
 });
 
-test("reconnect: the same connection, authorized again", async ({ visit, sandbox, user }) => {
+test("reconnect: reauthorizes the same connection", async ({ visit, sandbox, user }) => {
   const visitor = await visit({ path: "connectors/hubspot" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
@@ -97,7 +97,7 @@ test("reconnect: the same connection, authorized again", async ({ visit, sandbox
   assert.deepEqual([after.id, after.nango_connection_id], [before.id, before.nango_connection_id]);
 });
 
-test("reconnect as another account: the user decides which it is", async ({ visit }) => {
+test("reconnect: asks the user when the account differs", async ({ visit }) => {
   const visitor = await visit({ path: "connectors/hubspot" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
@@ -110,7 +110,7 @@ test("reconnect as another account: the user decides which it is", async ({ visi
   await page.getByText("Connected", { exact: true }).first().waitFor();
 });
 
-test("disconnect in one tab is seen in another", async ({ visit, sandbox, user }) => {
+test("disconnect: appears in another tab", async ({ visit, sandbox, user }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { context, page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
@@ -129,7 +129,7 @@ test("disconnect in one tab is seen in another", async ({ visit, sandbox, user }
   });
 });
 
-test("a second user sees nothing of the first one's", async ({ visit }) => {
+test("connections: are not visible to another user", async ({ visit }) => {
   const visitor = await visit({ user: "ada", path: "connectors/gmail" });
   const { page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
@@ -143,7 +143,7 @@ test("a second user sees nothing of the first one's", async ({ visit }) => {
   await page.getByText("Ada Lovelace (work)").first().waitFor();
 });
 
-test("a name of one's own is kept, and taken back", async ({ visit }) => {
+test("rename: saves and removes a custom name", async ({ visit }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { page } = visitor;
   await connect(visitor, "Grace Hopper");
@@ -156,13 +156,15 @@ test("a name of one's own is kept, and taken back", async ({ visit }) => {
   await page.getByRole("heading", { level: 1, name: "Grace Hopper" }).waitFor();
 });
 
-test("a key instead of a sign-in: Nango's own page asks for it", async ({ visit }) => {
+test("connect: uses Nango's page for an API key connector", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/anthropic-claude" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Anthropic Claude" }).click());
   await popup.getByLabel("API key").fill("invalid");
+  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await popup.getByText("did not accept").waitFor();
   await popup.getByLabel("API key").fill("made-up");
+  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await page.getByText("Connected", { exact: true }).waitFor();
 });

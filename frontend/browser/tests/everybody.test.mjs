@@ -9,7 +9,7 @@ const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.
 
 const { test } = house();
 
-test("phone-sized: in a tab instead of a window, and nothing is cut off", async ({ visit }) => {
+test("phone viewport: opens a tab and clips nothing", async ({ visit }) => {
   const phone = { viewport: { width: 375, height: 720 }, hasTouch: true, isMobile: true };
   const { context, page } = await visit(phone);
   await fits(page);
@@ -39,7 +39,7 @@ async function fits(page) {
   assert.ok(wide <= room, `${page.url()} is ${wide} wide, in a window of ${room}`);
 }
 
-test("keyboard alone: found, connected, named and disconnected", async ({ visit }) => {
+test("keyboard: finds, connects, renames and disconnects", async ({ visit }) => {
   const { context, page } = await visit();
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
   await until(page, "Search the catalog");
@@ -101,7 +101,7 @@ async function until(page, name) {
 }
 
 for (const colorScheme of ["light", "dark"]) {
-  test(`axe finds nothing serious: ${colorScheme}`, async ({ visit, browser, sandbox }) => {
+  test(`axe: reports no serious issues (${colorScheme})`, async ({ visit, browser, sandbox }) => {
     const visitor = await visit({ colorScheme });
     const { context, page } = visitor;
     const go = (path) => page.goto(`${sandbox.url}/console/${path}`);

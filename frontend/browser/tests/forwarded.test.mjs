@@ -24,7 +24,7 @@ async function begin({ browser, sandbox, user }) {
   return { context, page, popup };
 }
 
-test("who began at a page of the same site is known when he comes back", async (given) => {
+test("browser binding: recognizes the browser that started on a page of the same site", async (given) => {
   const { context, page, popup } = await begin(given);
   try {
     const cookies = await context.cookies(given.sandbox.url);
@@ -56,7 +56,7 @@ async function goOn(forwarded) {
   await forwarded.waitForURL(/\/oauth\/callback/);
 }
 
-test("who is sent the popup's address is asked first, and what he does all the same is marked", async (given) => {
+test("browser binding: asks the recipient of a forwarded link and marks the grant", async (given) => {
   const { context, popup } = await begin(given);
   const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");
   try {
@@ -72,7 +72,7 @@ test("who is sent the popup's address is asked first, and what he does all the s
   }
 });
 
-test("the console's own page needs nothing for it", async ({ visit, sandbox, user }) => {
+test("browser binding: works in the console without configuration", async ({ visit, sandbox, user }) => {
   const { context, page } = await visit({ path: "connectors/gmail" });
   const button = page.getByRole("button", { name: /^Connect (another account|\S+)$/ });
   const popup = await windowOf(context, () => button.click());
@@ -83,7 +83,7 @@ test("the console's own page needs nothing for it", async ({ visit, sandbox, use
   assert.equal(connections[0].attempt.same_browser, true);
 });
 
-test("the console says what another browser has granted, and as whom, until it is granted here or ended", async (given) => {
+test("browser binding: console shows a grant from another browser until it is resolved", async (given) => {
   const { sandbox, user } = given;
   const { context, popup } = await begin(given);
   const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");
@@ -92,7 +92,10 @@ test("the console says what another browser has granted, and as whom, until it i
     const { connections } = await sandbox.api(user, "/connections");
     const { page, context: console } = await given.visit({ path: `connections/${connections[0].id}` });
     await page.getByText("Granted in another browser").waitFor();
-    await page.getByText(/another browser than the one that asked for it, as Ada Lovelace \(work\)\./).waitFor();
+    const warning = page.getByText(/another browser than the one that asked for it\./);
+    await warning.waitFor();
+    // The provider's name of the account stands apart from the sentence.
+    await warning.getByText("Ada Lovelace (work)").waitFor();
     // It was the user: granted here, it is like any other.
     const again = await windowOf(console, () => page.getByRole("button", { name: "It was me: reconnect here" }).click());
     await decide(again, "Allow", "Ada Lovelace (work)");
@@ -105,7 +108,7 @@ test("the console says what another browser has granted, and as whom, until it i
   }
 });
 
-test("what was not the user is ended from the notice", async (given) => {
+test("browser binding: notice disconnects a foreign grant", async (given) => {
   const { sandbox, user } = given;
   const { context, popup } = await begin(given);
   const { elsewhere, forwarded } = await forward(given, popup, "Ada Lovelace (work)");

@@ -27,7 +27,7 @@ async function productPage({ browser, sandbox, user }, path, run) {
   }
 }
 
-test("a page with Cross-Origin-Opener-Policy: same-origin connects all the same", async (given) => {
+test("product page: connects with Cross-Origin-Opener-Policy: same-origin", async (given) => {
   await productPage(given, "/isolated", async (context, page) => {
     const popup = await windowOf(context, () => page.getByRole("button").click());
     await popup.getByRole("button", { name: "Allow" }).waitFor();
@@ -40,7 +40,7 @@ test("a page with Cross-Origin-Opener-Policy: same-origin connects all the same"
   });
 });
 
-test("a client of the predecessor, unchanged: connected, and denied", async (given) => {
+test("original frontend: connects and reports a denial unmodified", async (given) => {
   await productPage(given, "/predecessor", async (context, page) => {
     await page.getByText("Gmail: not connected").waitFor();
     const denied = await windowOf(context, () => page.getByRole("button").click());
@@ -61,7 +61,7 @@ test("a client of the predecessor, unchanged: connected, and denied", async (giv
   });
 });
 
-test("the console of a product whose window hands over the token", async (given) => {
+test("console: receives the token from the product's window", async (given) => {
   await productPage(given, "/opener", async (context, page) => {
     await inProduction(context, product.origin);
     const console_ = await windowOf(context, () => page.getByRole("button").click());
@@ -72,7 +72,7 @@ test("the console of a product whose window hands over the token", async (given)
   });
 });
 
-test("the console of a product whose window does not answer: it says so, and a token by hand is still a way in", async (given) => {
+test("console: accepts a pasted token when the product's window does not answer", async (given) => {
   await productPage(given, "/silent", async (context, page) => {
     await inProduction(context, product.origin);
     const console_ = await windowOf(context, () => page.getByRole("button").click());
@@ -135,7 +135,7 @@ test("token_of_another_user_restarts_the_console", async (given) => {
   });
 });
 
-test("the console without such a window: a token by hand, and out again", async ({ browser, sandbox, user }) => {
+test("console: signs in with a pasted token and signs out", async ({ browser, sandbox, user }) => {
   const context = await newContext(browser);
   try {
     await inProduction(context, product.origin);

@@ -12,7 +12,7 @@ const refusal = (status, code) => ({
   body: JSON.stringify({ code, title: "", detail: "words for an operator", request_id: "0198-in-the-log" }),
 });
 
-test("the list of accounts not to be had: said so, and nothing is offered as if there were none", async ({ visit, sandbox }) => {
+test("account list: reports a failed load and offers no connect action", async ({ visit, sandbox }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { context, page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
@@ -28,7 +28,7 @@ test("the list of accounts not to be had: said so, and nothing is offered as if 
   await page.getByRole("listitem").filter({ hasText: "Gmail" }).getByText("Ada Lovelace (work)").waitFor();
 });
 
-test("a check that finds trouble says so, where something is already listening", async ({ visit, sandbox }) => {
+test("check: announces a problem in an existing live region", async ({ visit, sandbox }) => {
   const visitor = await visit({ path: "connectors/linear" });
   const { page } = visitor;
   await connect(visitor, "Grace Hopper");
@@ -44,7 +44,7 @@ test("a check that finds trouble says so, where something is already listening",
   await said.getByText("it works").waitFor();
 });
 
-test("what is refused says why: a connect on its card, a name beside its field, another account in its place", async ({ visit, sandbox }) => {
+test("rejections: are explained next to the action", async ({ visit, sandbox }) => {
   const visitor = await visit({ path: "connectors/hubspot" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
@@ -56,9 +56,9 @@ test("what is refused says why: a connect on its card, a name beside its field, 
     route.request().method() === "PATCH" ? route.fulfill(refusal(400, "invalid_request")) : route.fallback(),
   );
   await page.getByRole("button", { name: "Save" }).click();
-  await page.getByRole("alert").getByText("That cannot be done the way it was asked for.").waitFor();
+  await page.getByRole("alert").getByText("That cannot be done.").waitFor();
   const described = await name.evaluate((input) => document.getElementById(input.getAttribute("aria-describedby"))?.textContent);
-  assert.match(described, /That cannot be done the way it was asked for\..*Reference: 0198-in-the-log/);
+  assert.match(described, /That cannot be done\..*Reference: 0198-in-the-log/);
   assert.equal(await name.getAttribute("aria-invalid"), "true");
 
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
@@ -78,13 +78,13 @@ test("what is refused says why: a connect on its card, a name beside its field, 
   await card.getByText("This connector is not available.").waitFor();
 });
 
-test("webhooks dropped: connected all the same", async ({ visit, sandbox }) => {
+test("webhooks dropped: the connection is still detected", async ({ visit, sandbox }) => {
   await sandbox.faults({ drop_webhooks: true });
   const visitor = await visit({ path: "connectors/gmail" });
   await connect(visitor, "Ada Lovelace (work)");
 });
 
-test("Nango down: told so, nothing lost, and tried again with one click", async ({ visit, sandbox }) => {
+test("Nango down: is reported and retried with one click", async ({ visit, sandbox }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { context, page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
@@ -102,7 +102,7 @@ test("Nango down: told so, nothing lost, and tried again with one click", async 
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("Nango down while the user is at the provider: seen when it is back", async ({ visit, sandbox }) => {
+test("Nango down during consent: the grant is detected on recovery", async ({ visit, sandbox }) => {
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
   await popup.getByRole("button", { name: "Allow" }).waitFor();
@@ -113,7 +113,7 @@ test("Nango down while the user is at the provider: seen when it is back", async
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("a disconnect while Nango refuses to delete is final here", async ({ visit, sandbox, user }) => {
+test("disconnect: is final when Nango refuses to delete", async ({ visit, sandbox, user }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { page } = visitor;
   await connect(visitor, "Ada Lovelace (work)");
@@ -130,7 +130,7 @@ test("a disconnect while Nango refuses to delete is final here", async ({ visit,
   while ((await own()).length > 0) await new Promise((resolve) => setTimeout(resolve, 100));
 });
 
-test("session expired before it was used: told as expired, and begun again", async ({ visit, sandbox }) => {
+test("expired session: is reported and restarted", async ({ visit, sandbox }) => {
   await sandbox.faults({ expired_sessions: true });
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
@@ -143,7 +143,7 @@ test("session expired before it was used: told as expired, and begun again", asy
   await page.getByText("Connected", { exact: true }).waitFor();
 });
 
-test("the provider breaks off after the consent: failed, not denied", async ({ visit, sandbox }) => {
+test("provider failure after consent: is shown as failed, not denied", async ({ visit, sandbox }) => {
   await sandbox.faults({ refuse_code: true });
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
@@ -152,7 +152,7 @@ test("the provider breaks off after the consent: failed, not denied", async ({ v
   await page.getByText("Failed", { exact: true }).waitFor();
 });
 
-test("the user's own session ends: said once, and gone on with after signing in", async ({ visit, sandbox }) => {
+test("expired sign-in: is reported once and resumes after signing in", async ({ visit, sandbox }) => {
   const { context, page } = await visit();
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
   await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
@@ -165,7 +165,7 @@ test("the user's own session ends: said once, and gone on with after signing in"
   assert.ok(await sandbox.token("ada"));
 });
 
-test("access withdrawn at the provider: seen, with its reason, and repaired", async ({ visit }) => {
+test("revoked access: is shown with its reason and repaired", async ({ visit }) => {
   const visitor = await visit({ path: "connectors/gmail" });
   const { context, page } = visitor;
   // Another account that works shows that it is not the provider's trouble.
@@ -179,7 +179,7 @@ test("access withdrawn at the provider: seen, with its reason, and repaired", as
   await page.getByText("Connected", { exact: true }).first().waitFor();
 });
 
-test("faults are set in the console, shown on every page, and cleared", async ({ visit, sandbox }) => {
+test("faults: are set in the console, shown on every page and cleared", async ({ visit, sandbox }) => {
   const { page } = await visit();
   await page.getByRole("button", { name: "Sandbox controls" }).click();
   await page.getByRole("switch", { name: "Nango is down" }).check();

@@ -2,11 +2,24 @@ import { useConnections } from "@patchbay/react";
 import { useEffect, useRef, useState } from "react";
 import { standingOf } from "./words.js";
 
+let listener: (text: string) => void = () => {};
+
+/** Has a screen reader say what has happened, where nothing on the page says it. */
+export function announce(text: string): void {
+  listener(text);
+}
+
 /** Says aloud, to who does not see the page, what became of a connection. */
 export function Announcer() {
   const { connections } = useConnections();
   const before = useRef<Map<string, string> | null>(null);
   const [said, setSaid] = useState("");
+  useEffect(() => {
+    listener = setSaid;
+    return () => {
+      listener = () => {};
+    };
+  }, []);
   useEffect(() => {
     const now = new Map(connections.map((connection) => [connection.id, standingOf(connection).word]));
     const old = before.current;

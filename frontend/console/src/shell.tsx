@@ -14,6 +14,8 @@ import { ControlsContext } from "./sandbox/controls.js";
 import { SandboxPanel } from "./sandbox/panel.js";
 import { remember, remembered, type Person } from "./session.js";
 import { setTheme, useTheme } from "./theme.js";
+import { troubleText } from "./words.js";
+import { useFocusNearby } from "./ui/focus.js";
 import { Down, Flask, Moon, Sun } from "./ui/icons.js";
 import { Empty, Mark, Notice } from "./ui/parts.js";
 
@@ -34,6 +36,7 @@ export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls 
   const path = usePath();
   const route = routeOf(path);
   const main = useMainFocus(path);
+  useFocusNearby(main);
   const [panel, setPanel] = usePanel();
   const open = controls !== undefined && panel;
   return (
@@ -71,6 +74,7 @@ export function Shell({ person, people, onPerson, onSignOut, onSignIn, controls 
       <div className={open ? "ground with-panel" : "ground"}>
         <main id="main" ref={main} tabIndex={-1}>
           <SessionNotice onSignOut={onSignOut} onSignIn={onSignIn} />
+          <StaleNotice />
           <Page route={route} />
         </main>
         {open && <SandboxPanel onClose={() => setPanel(false)} />}
@@ -160,6 +164,24 @@ function SessionNotice({ onSignOut, onSignIn }: Pick<ShellProps, "onSignOut" | "
       >
         {asked ? WAY_IN[asked] : "What is shown may be out of date. Nothing of it is lost."}
       </Notice>
+    </div>
+  );
+}
+
+/** Says that what is shown may be out of date, while the connections cannot be fetched again. */
+function StaleNotice() {
+  const { error, isUnknown, isLoading } = useConnections();
+  const { expired } = useSession();
+  const stale = error && !isUnknown && !isLoading && !expired;
+  return (
+    <div role="status">
+      {stale && (
+        <div className="page above">
+          <Notice tone="warn" title="This may be out of date">
+            {troubleText(error)} Trying again.
+          </Notice>
+        </div>
+      )}
     </div>
   );
 }

@@ -575,7 +575,10 @@ export interface components {
         ConnectBody: {
             /** @description What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown>;
-            /** @description What the user calls the connection. */
+            /**
+             * @description What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+             *     marks beyond four in a row.
+             */
             label?: string | null;
             /** @description The account that the provider should offer, such as an e-mail address. */
             login_hint?: string | null;
@@ -897,7 +900,10 @@ export interface components {
         UpdateBody: {
             /** @description Merged into the config by key; null removes a key. At most 4 KiB of JSON in all. */
             config?: Record<string, unknown> | null;
-            /** @description What the user calls it; null removes it. */
+            /**
+             * @description What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
+             *     combining marks beyond four in a row.
+             */
             label?: string | null;
         };
         /** @description One use of a connection's credentials. */

@@ -34,10 +34,10 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
             ),
             Site::Other => {
                 let found = format!("{origin} is of another site than {own}: {nothing}");
-                let mend = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
+                let remediation = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
                 match http.connect_binding {
-                    ConnectBinding::Required => report.fail("binding", found, mend),
-                    _ => report.warn("binding", found, mend),
+                    ConnectBinding::Required => report.fail("binding", found, remediation),
+                    _ => report.warn("binding", found, remediation),
                 }
             }
         }
@@ -46,7 +46,7 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
         "binding",
         format!(
             "{level}: needs Nango's callback URL to be {}, and credentials: \"include\" in the page's requests. Neither shows from here: connect once, and the attempt has to say same_browser: true",
-            crate::cli::doctor::below(own, crate::cli::doctor::CALLBACK)
+            crate::cli::doctor::url_below(own, crate::cli::doctor::CALLBACK_PATH)
         ),
     );
 }

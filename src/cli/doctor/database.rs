@@ -3,20 +3,22 @@
 use super::Report;
 use crate::clock::Clock;
 use crate::db::DatabaseConfig;
-use crate::db::{CONTRACTION, Database, DatabaseError, Survey};
+use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
 /// The oldest server that is supported, as its own number.
-const OLDEST: i32 = 130_000;
+const MIN_SERVER_VERSION: i32 = 130_000;
 
 /// By how many seconds clocks may differ before somebody should know.
-pub(crate) const SKEW: i64 = 5;
+pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
     let database = match Database::connect(config).await {
         Ok(database) => database,
         Err(error) => {
-            let mend = match &error {
-                DatabaseError::Refused(_) => "correct user, password and database in DATABASE_URL",
+            let remediation = match &error {
+                DatabaseError::AccessDenied(_) => {
+                    "correct user, password and database in DATABASE_URL"
+                }
                 DatabaseError::Tls(_) => {
                     "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
                 }
@@ -24,11 +26,11 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
                     "start the database, and look at host and port in DATABASE_URL and at firewalls between"
                 }
             };
-            report.fail("database", error.to_string(), mend);
+            report.fail("database", error.to_string(), remediation);
             return;
         }
     };
-    match database.survey().await {
+    match database.schema_status().await {
         Ok(survey) => {
             describe(report, &survey, clock);
             pooler(report, &database);
@@ -42,9 +44,9 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
     database.close().await;
 }
 
-fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
+fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
     let found = format!("PostgreSQL {} answers", survey.version);
-    if survey.version_number >= OLDEST {
+    if survey.version_number >= MIN_SERVER_VERSION {
         report.ok("database", found);
     } else {
         report.fail("database", found, "update it to PostgreSQL 13 or newer");
@@ -52,7 +54,7 @@ fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
     let removed = survey
         .newer
         .iter()
-        .find(|(_, description)| description.starts_with(CONTRACTION));
+        .find(|(_, description)| description.starts_with(CONTRACT_PREFIX));
     match (survey.changed.first(), removed) {
         (Some(version), _) => report.fail(
             "migrations",
@@ -64,7 +66,7 @@ fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
             format!("migration {version} of a newer Patchbay has removed what this version needs"),
             "run that version, or a newer one",
         ),
-        (None, None) if survey.predecessor => report.warn(
+        (None, None) if survey.has_legacy_tables => report.warn(
             "migrations",
             "the tables are those of the service before Patchbay, and are not taken over yet",
             "back them up; `patchbay migrate` or the next start takes them over, or says why not and changes nothing (docs/UPGRADING.md)",
@@ -83,7 +85,7 @@ fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
         },
     }
     let skew = (survey.now - clock.now()).num_seconds();
-    if skew.abs() > SKEW {
+    if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
         report.warn(
             "database clock",
             format!("the database's clock differs by {skew} s from this machine's"),
@@ -95,7 +97,7 @@ fn describe(report: &mut Report, survey: &Survey, clock: &Clock) {
 }
 
 fn pooler(report: &mut Report, database: &Database) {
-    if database.switches_servers() {
+    if database.is_transaction_pooled() {
         report.warn(
             "pooler",
             "a pooler in transaction mode is in front: changes are asked for twice a second, and statements are prepared each time",

@@ -19,10 +19,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 
 /// Where providers return to, should they return to the product's own domain.
-const CALLBACK: &str = "/api/v1/connectors/callback";
+const CALLBACK_PATH: &str = "/api/v1/connectors/callback";
 
 /// An address below the public one.
-fn below(url: &Url, path: &str) -> String {
+fn url_below(url: &Url, path: &str) -> String {
     format!("{}{path}", url.as_str().trim_end_matches('/'))
 }
 
@@ -40,7 +40,7 @@ pub enum Level {
 
 /// A line of the checklist.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct Finding {
     /// What was looked at: a short name that does not change.
     pub check: &'static str,
     /// How good it is.
@@ -56,7 +56,7 @@ pub struct Line {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// The lines, in the order in which things depend on each other.
-    pub lines: Vec<Line>,
+    pub lines: Vec<Finding>,
 }
 
 impl Report {
@@ -67,7 +67,7 @@ impl Report {
     }
 
     fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.lines.push(Line {
+        self.lines.push(Finding {
             check,
             level: Level::Ok,
             found: found.into(),
@@ -75,21 +75,31 @@ impl Report {
         });
     }
 
-    fn warn(&mut self, check: &'static str, found: impl Into<String>, mend: impl Into<String>) {
-        self.lines.push(Line {
+    fn warn(
+        &mut self,
+        check: &'static str,
+        found: impl Into<String>,
+        remediation: impl Into<String>,
+    ) {
+        self.lines.push(Finding {
             check,
             level: Level::Warn,
             found: found.into(),
-            mend: Some(mend.into()),
+            mend: Some(remediation.into()),
         });
     }
 
-    fn fail(&mut self, check: &'static str, found: impl Into<String>, mend: impl Into<String>) {
-        self.lines.push(Line {
+    fn fail(
+        &mut self,
+        check: &'static str,
+        found: impl Into<String>,
+        remediation: impl Into<String>,
+    ) {
+        self.lines.push(Finding {
             check,
             level: Level::Fail,
             found: found.into(),
-            mend: Some(mend.into()),
+            mend: Some(remediation.into()),
         });
     }
 }
@@ -106,8 +116,8 @@ impl fmt::Display for Report {
                 Level::Fail => "FAIL",
             };
             writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.found)?;
-            if let Some(mend) = &line.mend {
-                writeln!(f, "{:<4}  {:<width$}  -> {mend}", "", "")?;
+            if let Some(remediation) = &line.mend {
+                writeln!(f, "{:<4}  {:<width$}  -> {remediation}", "", "")?;
             }
         }
         let count = |level| self.lines.iter().filter(|line| line.level == level).count();
@@ -132,8 +142,8 @@ pub async fn run(
         Ok(config) => config,
         Err(error) => {
             for problem in error.problems {
-                let mend = "set it, or correct it: the README has a table of all variables";
-                report.fail("configuration", problem, mend);
+                let remediation = "set it, or correct it: the README has a table of all variables";
+                report.fail("configuration", problem, remediation);
             }
             if let Ok(database) = Config::read_database(lookup) {
                 database::check(&mut report, &database, clock).await;

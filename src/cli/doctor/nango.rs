@@ -7,7 +7,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 
 use super::Report;
-use super::database::SKEW;
+use super::database::MAX_CLOCK_SKEW_SECONDS;
 use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::nango::NangoConfig;
@@ -19,7 +19,7 @@ use crate::nango::{
 use crate::net::http_client;
 
 /// Names that nothing at Nango has: what is asked for them finds nothing, and changes nothing.
-const NOBODY: &str = "patchbay-check-nobody";
+const NONEXISTENT_ID: &str = "patchbay-check-nobody";
 
 /// What Nango's page of keys is called.
 const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
@@ -41,62 +41,63 @@ pub(crate) async fn check(
     let nango = match Nango::new(config.client.clone()) {
         Ok(nango) => nango,
         Err(error) => {
-            let mend = "correct NANGO_BASE_URL or NANGO_SECRET_KEY";
-            report.fail("nango", error.to_string(), mend);
+            let remediation = "correct NANGO_BASE_URL or NANGO_SECRET_KEY";
+            report.fail("nango", error.to_string(), remediation);
             return;
         }
     };
     let integrations = match nango.integrations().await {
         Ok(integrations) => integrations,
         Err(error @ Error::Unauthorized { status: 401, .. }) => {
-            let mend = format!(
+            let remediation = format!(
                 "copy the secret key of the right environment to NANGO_SECRET_KEY ({KEYS_PAGE})"
             );
-            report.fail("nango key", error.to_string(), mend);
+            report.fail("nango key", error.to_string(), remediation);
             return;
         }
         Err(error @ Error::Unauthorized { .. }) => {
             report.fail(
                 "nango scopes",
                 error.to_string(),
-                scope_mend("list integrations"),
+                scope_remediation("list integrations"),
             );
             return;
         }
         Err(error) => {
-            let mend = "start Nango, or correct NANGO_BASE_URL: it is the address of Nango's API";
-            report.fail("nango", error.to_string(), mend);
+            let remediation =
+                "start Nango, or correct NANGO_BASE_URL: it is the address of Nango's API";
+            report.fail("nango", error.to_string(), remediation);
             return;
         }
     };
     report.ok("nango", format!("{} answers", config.client.base_url));
     report.ok("nango key", "Nango knows NANGO_SECRET_KEY");
     scopes(report, &nango).await;
-    let kept: HashMap<&str, &str> = integrations
+    let configured: HashMap<&str, &str> = integrations
         .iter()
         .map(|one| (one.unique_key.as_str(), one.provider.as_str()))
         .collect();
-    connectors(report, catalog, &kept);
+    connectors(report, catalog, &configured);
     time(report, config, clock).await;
 }
 
-fn scope_mend(what: &str) -> String {
+fn scope_remediation(what: &str) -> String {
     format!(
         "give the key of NANGO_SECRET_KEY the scope to {what}, or use one with all scopes ({KEYS_PAGE})"
     )
 }
 
 /// What the key has to allow, each tried with what is not there.
-async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
+async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
     let session = SessionRequest {
         reconnects: None,
-        integration: NOBODY.to_owned(),
-        tags: [("patchbay_check".to_owned(), NOBODY.to_owned())].into(),
+        integration: NONEXISTENT_ID.to_owned(),
+        tags: [("patchbay_check".to_owned(), NONEXISTENT_ID.to_owned())].into(),
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     };
     let reconnect = SessionRequest {
-        reconnects: Some(NOBODY.to_owned()),
+        reconnects: Some(NONEXISTENT_ID.to_owned()),
         ..session.clone()
     };
     [
@@ -110,7 +111,10 @@ async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
         ),
         (
             "delete connections",
-            nango.delete_connection(NOBODY, NOBODY).await.err(),
+            nango
+                .delete_connection(NONEXISTENT_ID, NONEXISTENT_ID)
+                .await
+                .err(),
         ),
         (
             "call providers through the proxy (environment:proxy)",
@@ -121,13 +125,16 @@ async fn tried(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
 
 /// Why Nango's proxy refuses a call for an integration that does not exist: for the lack of the scope, or for that.
 async fn proxy_error(nango: &Nango) -> Option<Error> {
-    let call = ProxyCall::new(Method::GET, (NOBODY, None), &HeaderMap::new());
+    let call = ProxyCall::new(Method::GET, (NONEXISTENT_ID, None), &HeaderMap::new());
     let call = call.expect("one plain segment is a safe path");
-    nango.proxy(NOBODY, NOBODY, call).await.err()
+    nango
+        .proxy(NONEXISTENT_ID, NONEXISTENT_ID, call)
+        .await
+        .err()
 }
 
 /// Whether credentials are withheld from the key, as far as there is a connection to tell by.
-async fn withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
+async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
     let Some(first) = listed.first() else {
         return false;
     };
@@ -146,13 +153,13 @@ async fn scopes(report: &mut Report, nango: &Nango) {
         Err(error) => (Vec::new(), Some(error)),
     };
     let before = report.lines.len();
-    let tried = tried(nango).await;
+    let tried = probe_permissions(nango).await;
     for (what, error) in tried.into_iter().chain([("list connections", list_error)]) {
         match error {
             Some(Error::Unauthorized { detail, .. }) => report.fail(
                 "nango scopes",
                 format!("the key may not {what}: {detail}"),
-                scope_mend(what),
+                scope_remediation(what),
             ),
             Some(error) if error.is_transient() => report.warn(
                 "nango scopes",
@@ -162,10 +169,10 @@ async fn scopes(report: &mut Report, nango: &Nango) {
             _ => {}
         }
     }
-    if withheld(nango, &listed).await {
+    if are_credentials_withheld(nango, &listed).await {
         let what = "read connections' credentials";
         let found = format!("the key may not {what}");
-        report.fail("nango scopes", found, scope_mend(what));
+        report.fail("nango scopes", found, scope_remediation(what));
     }
     if report.lines.len() == before {
         report.ok(
@@ -235,7 +242,7 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     };
     // The header has whole seconds, and the answer took some time.
     let skew = (date - asked + TimeDelta::milliseconds(500)).num_seconds();
-    if skew.abs() > SKEW + config.client.timeout.as_secs().cast_signed() {
+    if skew.abs() > MAX_CLOCK_SKEW_SECONDS + config.client.timeout.as_secs().cast_signed() {
         report.warn(
             "nango clock",
             format!("Nango's clock differs by {skew} s from this machine's"),

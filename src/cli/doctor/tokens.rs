@@ -19,8 +19,8 @@ pub(crate) async fn check(
     let auth = match Authenticator::new(config.clone(), clock.clone()) {
         Ok(auth) => auth,
         Err(error) => {
-            let mend = "correct AUTH_JWT_SECRET or AUTH_JWKS_URL";
-            report.fail("tokens", error.to_string(), mend);
+            let remediation = "correct AUTH_JWT_SECRET or AUTH_JWKS_URL";
+            report.fail("tokens", error.to_string(), remediation);
             return;
         }
     };
@@ -36,7 +36,7 @@ pub(crate) async fn check(
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
-    match auth.published_keys().await {
+    match auth.published_key_count().await {
         None => {}
         Some(Ok(keys)) => report.ok("jwks", format!("{keys} usable keys are published")),
         Some(Err(error)) => report.fail(
@@ -77,7 +77,29 @@ async fn explain(
         report.warn("token", "this is a service key", mend);
         return;
     }
-    let mut parts = token.split('.').map(object);
+    explain_claims(report, config, auth, token, clock);
+    match auth.authenticate(token).await {
+        Ok(caller) => report.ok(
+            "token",
+            format!("it is good: its bearer is the user {}", caller.user_id),
+        ),
+        Err(error) => report.fail(
+            "token",
+            format!("it is refused: {error}"),
+            remediation(error),
+        ),
+    }
+}
+
+/// Reports the header and the claims, as far as the token can be decoded.
+fn explain_claims(
+    report: &mut Report,
+    config: &Config,
+    auth: &Authenticator,
+    token: &str,
+    clock: &Clock,
+) {
+    let mut parts = token.split('.').map(decode_object);
     if let (Some(Some(header)), Some(Some(claims))) = (parts.next(), parts.next()) {
         let text = |value: Option<&Value>| value.map_or("missing".to_owned(), Value::to_string);
         report.ok("token alg", text(header.get("alg")));
@@ -119,24 +141,17 @@ async fn explain(
                 (true, true) => report.ok(check, format!("{found}; any is good")),
             }
         }
-        times(report, config, &claims, clock);
+        check_times(report, config, &claims, clock);
         let user = text(claims.get(&config.user_claim));
         report.ok("token user", format!("{}: {user}", config.user_claim));
     }
-    match auth.authenticate(token).await {
-        Ok(caller) => report.ok(
-            "token",
-            format!("it is good: its bearer is the user {}", caller.user_id),
-        ),
-        Err(error) => report.fail("token", format!("it is refused: {error}"), mend(error)),
-    }
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
+fn decode_object(part: &str) -> Option<Map<String, Value>> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
-fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, clock: &Clock) {
+fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>, clock: &Clock) {
     let now = clock.now();
     let leeway = config.leeway.as_secs().cast_signed();
     for (check, name) in [
@@ -148,8 +163,8 @@ fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, cloc
             let found = claims.get(name).filter(|value| !value.is_null());
             match (name, found) {
                 ("exp", None) => {
-                    let mend = "have the identity provider's tokens expire";
-                    report.fail(check, "missing: it would be good for ever", mend);
+                    let remediation = "have the identity provider's tokens expire";
+                    report.fail(check, "missing: it would be good for ever", remediation);
                 }
                 (_, Some(found)) => report.fail(
                     check,
@@ -163,22 +178,22 @@ fn times(report: &mut Report, config: &Config, claims: &Map<String, Value>, cloc
         let Some(at) = DateTime::from_timestamp(seconds as i64, 0) else {
             continue;
         };
-        let left = (at - now).num_seconds();
+        let remaining = (at - now).num_seconds();
         let (wrong, found) = if name == "exp" {
-            (left + leeway <= 0, format!("{at}, in {left} s"))
+            (remaining + leeway <= 0, format!("{at}, in {remaining} s"))
         } else {
-            (left > leeway, format!("{at}, {} s ago", -left))
+            (remaining > leeway, format!("{at}, {} s ago", -remaining))
         };
         if wrong {
-            let mend = "take a fresh token; if it is one, this machine's clock or the identity provider's is wrong";
-            report.fail(check, found, mend);
+            let remediation = "take a fresh token; if it is one, this machine's clock or the identity provider's is wrong";
+            report.fail(check, found, remediation);
         } else {
             report.ok(check, found);
         }
     }
 }
 
-fn mend(error: crate::auth::Error) -> &'static str {
+fn remediation(error: crate::auth::Error) -> &'static str {
     use crate::auth::Error;
     match error {
         Error::TooLarge => {

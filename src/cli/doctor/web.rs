@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use url::Url;
 use uuid::Uuid;
 
-use super::{CALLBACK, Report, below};
+use super::{CALLBACK_PATH, Report, url_below};
 use crate::config::Config;
 use crate::http::{ConnectBinding, HttpConfig};
 use crate::nango::NangoConfig;
@@ -19,7 +19,7 @@ use crate::net::http_client;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest page of a return that is read, in bytes.
-const MAX_PAGE: usize = 64 * 1024;
+const MAX_PAGE_BYTES: usize = 64 * 1024;
 
 /// Where Nango tells what it signs with.
 const SIGNING_KEY_PAGE: &str = "in Nango: Environment settings, Webhooks, signing key";
@@ -31,7 +31,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config) {
     let Ok(client) = http_client::client(TIMEOUT) else {
         return;
     };
-    if !reaches_us(report, &client, url).await {
+    if !is_reachable(report, &client, url).await {
         return;
     }
     if let Some(nango) = &config.nango {
@@ -83,8 +83,8 @@ fn origins(report: &mut Report, origins: &[String]) {
     }
 }
 
-async fn reaches_us(report: &mut Report, client: &Client, url: &Url) -> bool {
-    let address = below(url, "/healthz");
+async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
+    let address = url_below(url, "/healthz");
     let answer = match client.get(&address).send().await {
         Ok(answer) => answer,
         Err(error) => {
@@ -121,7 +121,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
         );
         return;
     }
-    let address = below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
+    let address = url_below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
     let body = r#"{"type":"patchbay_check"}"#;
     let signature = nango.signing_keys.sign(body.as_bytes());
     let request = client.post(&address).header(SIGNATURE_HEADER, signature);
@@ -130,7 +130,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
             "webhooks",
             format!(
                 "a signed one is taken; Nango's environment has to send its own to {} with the same key ({SIGNING_KEY_PAGE})",
-                below(url, "/api/v1/webhooks/nango")
+                url_below(url, "/api/v1/webhooks/nango")
             ),
         ),
         Ok(StatusCode::UNAUTHORIZED) => report.fail(
@@ -153,12 +153,12 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
 
 /// Goes where a provider returns to, as a browser in which nothing was begun.
 async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
-    let address = below(&http.public_url, CALLBACK);
+    let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
     let onward = format!("{base}/oauth/callback?state=patchbay-check");
     let asked = client.get(format!("{address}?state=patchbay-check")).send();
     let answers = match asked.await {
-        Ok(answer) => as_configured(answer, http.connect_binding, &onward).await,
+        Ok(answer) => matches_binding(answer, http.connect_binding, &onward).await,
         Err(_) => false,
     };
     match (http.connect_binding, answers) {
@@ -186,20 +186,20 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
 }
 
 /// Whether a return that nobody has begun is answered as it has to be.
-async fn as_configured(answer: Response, binding: ConnectBinding, onward: &str) -> bool {
+async fn matches_binding(answer: Response, binding: ConnectBinding, onward: &str) -> bool {
     let status = answer.status();
     let location = answer.headers().get("location");
     let sent_on = location.is_some_and(|location| location.as_bytes() == onward.as_bytes());
     match binding {
         ConnectBinding::Off => status == StatusCode::PERMANENT_REDIRECT && sent_on,
         ConnectBinding::Ask => {
-            let page = http_client::read_body(answer, MAX_PAGE)
+            let page = http_client::read_body(answer, MAX_PAGE_BYTES)
                 .await
                 .unwrap_or_default();
             status == StatusCode::OK && String::from_utf8_lossy(&page).contains(onward)
         }
         ConnectBinding::Required => {
-            let page = http_client::read_body(answer, MAX_PAGE)
+            let page = http_client::read_body(answer, MAX_PAGE_BYTES)
                 .await
                 .unwrap_or_default();
             let page = String::from_utf8_lossy(&page);

@@ -17,37 +17,37 @@ use crate::db;
 use crate::domain::UserId;
 
 /// How long is waited for whoever uses the tables.
-const PATIENCE: &str = "set local lock_timeout = '10s'";
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
 
 /// The time between two deletions at Nango of what was disconnected before, in milliseconds.
-const DELETION_PACE: i64 = 2_000;
+const DELETION_INTERVAL_MS: i64 = 2_000;
 
 /// PostgreSQL's code for a lock that was not to be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// What each column may be; of some it does not matter.
-const CONNECTIONS: [(&str, &[&str]); 13] = [
+const CONNECTION_COLUMNS: [(&str, &[&str]); 13] = [
     ("id", &["uuid"]),
     ("user_id", &["uuid", "text", "character varying"]),
     ("connector_id", &["uuid"]),
     ("nango_connection_id", &["text", "character varying"]),
     ("status", &[]),
-    ("connected_at", TIMES),
-    ("disconnected_at", TIMES),
-    ("last_synced_at", TIMES),
+    ("connected_at", TIME_TYPES),
+    ("disconnected_at", TIME_TYPES),
+    ("last_synced_at", TIME_TYPES),
     ("config", &["json", "jsonb"]),
     ("last_error", &["text", "character varying"]),
     ("error_count", &["integer", "smallint", "bigint"]),
-    ("created_at", TIMES),
-    ("updated_at", TIMES),
+    ("created_at", TIME_TYPES),
+    ("updated_at", TIME_TYPES),
 ];
-const CONNECTORS: [(&str, &[&str]); 2] =
+const CONNECTOR_COLUMNS: [(&str, &[&str]); 2] =
     [("id", &["uuid"]), ("slug", &["text", "character varying"])];
-const TIMES: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
+const TIME_TYPES: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
 
 /// What was taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Adopted {
+pub struct LegacyImport {
     /// How many connections there are, before and after.
     pub connections: i64,
     /// For how long their table was locked.
@@ -55,13 +55,13 @@ pub struct Adopted {
 }
 
 /// The predecessor's tables, locked, checked and set aside.
-pub(crate) struct Predecessor {
+pub(crate) struct LegacyTables {
     connections: i64,
     since: Instant,
 }
 
 /// Whether the predecessor's tables are there, and ours not yet. `_sqlx_migrations` has to be there.
-pub(crate) async fn is_there(tx: &mut Transaction) -> sqlx::Result<bool> {
+pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select (to_regclass('user_connector_connection') is not null or to_regclass('connector') is not null) \
            and not exists (select 1 from _sqlx_migrations)",
@@ -71,20 +71,20 @@ pub(crate) async fn is_there(tx: &mut Transaction) -> sqlx::Result<bool> {
 }
 
 /// Locks the tables, checks that all of it can be taken over, and sets them aside.
-pub(crate) async fn set_aside(
+pub(crate) async fn move_to_backup_schema(
     tx: &mut Transaction,
     catalog: &Catalog,
-) -> Result<Predecessor, DatabaseError> {
-    let mut problems = shape(tx).await?;
+) -> Result<LegacyTables, DatabaseError> {
+    let mut problems = check_columns(tx).await?;
     if !problems.is_empty() {
-        return Err(DatabaseError::Predecessor(problems));
+        return Err(DatabaseError::LegacyTables(problems));
     }
     let since = Instant::now();
-    lock(tx).await?;
-    problems.extend(references(tx).await?);
-    problems.extend(rows(tx, catalog).await?);
+    lock_tables(tx).await?;
+    problems.extend(check_foreign_keys(tx).await?);
+    problems.extend(check_rows(tx, catalog).await?);
     if !problems.is_empty() {
-        return Err(DatabaseError::Predecessor(problems));
+        return Err(DatabaseError::LegacyTables(problems));
     }
     let connections = sqlx::query_scalar("select count(*) from user_connector_connection")
         .fetch_one(&mut *tx)
@@ -92,16 +92,16 @@ pub(crate) async fn set_aside(
     sqlx::raw_sql(include_str!("set_aside.sql"))
         .execute(tx)
         .await?;
-    Ok(Predecessor { connections, since })
+    Ok(LegacyTables { connections, since })
 }
 
-impl Predecessor {
+impl LegacyTables {
     /// Copies the rows into our tables, which are there by now.
-    pub(crate) async fn take_over(
+    pub(crate) async fn import(
         self,
         tx: &mut Transaction,
         catalog: &Catalog,
-    ) -> Result<Adopted, DatabaseError> {
+    ) -> Result<LegacyImport, DatabaseError> {
         db::seed_connectors(tx, catalog).await?;
         let (slugs, ids): (Vec<&str>, Vec<Uuid>) = catalog
             .iter()
@@ -114,19 +114,19 @@ impl Predecessor {
         sqlx::query(include_str!("import.sql"))
             .bind(&slugs)
             .bind(&ids)
-            .bind(DELETION_PACE)
+            .bind(DELETION_INTERVAL_MS)
             .execute(&mut *tx)
             .await?;
         let taken: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
             .fetch_one(&mut *tx)
             .await?;
         if taken != self.connections {
-            return Err(DatabaseError::Predecessor(vec![format!(
+            return Err(DatabaseError::LegacyTables(vec![format!(
                 "of {} connections {taken} could be taken over",
                 self.connections
             )]));
         }
-        Ok(Adopted {
+        Ok(LegacyImport {
             connections: taken,
             locked: self.since.elapsed(),
         })
@@ -134,11 +134,11 @@ impl Predecessor {
 }
 
 /// What the tables lack, or have otherwise than it was.
-async fn shape(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
+async fn check_columns(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
     let mut problems = Vec::new();
     for (table, expected) in [
-        ("user_connector_connection", CONNECTIONS.as_slice()),
-        ("connector", CONNECTORS.as_slice()),
+        ("user_connector_connection", CONNECTION_COLUMNS.as_slice()),
+        ("connector", CONNECTOR_COLUMNS.as_slice()),
     ] {
         let columns: Vec<(String, String)> = sqlx::query_as(
             "select attname::text, format_type(atttypid, null) from pg_attribute \
@@ -177,8 +177,8 @@ async fn shape(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
     Ok(problems)
 }
 
-async fn lock(tx: &mut Transaction) -> Result<(), DatabaseError> {
-    sqlx::raw_sql(PATIENCE).execute(&mut *tx).await?;
+async fn lock_tables(tx: &mut Transaction) -> Result<(), DatabaseError> {
+    sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut *tx).await?;
     let locked =
         sqlx::raw_sql("lock table user_connector_connection, connector in access exclusive mode")
             .execute(&mut *tx)
@@ -189,7 +189,7 @@ async fn lock(tx: &mut Transaction) -> Result<(), DatabaseError> {
             .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
             .map(PgDatabaseError::code);
         return Err(match code {
-            Some(LOCK_NOT_AVAILABLE) => DatabaseError::Predecessor(vec![
+            Some(LOCK_NOT_AVAILABLE) => DatabaseError::LegacyTables(vec![
                 "somebody else uses the tables: stop the service that does".to_owned(),
             ]),
             _ => error.into(),
@@ -202,7 +202,7 @@ async fn lock(tx: &mut Transaction) -> Result<(), DatabaseError> {
 }
 
 /// The foreign keys of other tables to these: they would go on pointing to what is set aside.
-async fn references(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
+async fn check_foreign_keys(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
     let found: Vec<(String, String, String)> = sqlx::query_as(
         "select conrelid::regclass::text, conname::text, confrelid::regclass::text from pg_constraint \
          where contype = 'f' \
@@ -221,7 +221,7 @@ async fn references(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
 }
 
 /// The rows that have no place in our table.
-async fn rows(tx: &mut Transaction, catalog: &Catalog) -> sqlx::Result<Vec<String>> {
+async fn check_rows(tx: &mut Transaction, catalog: &Catalog) -> sqlx::Result<Vec<String>> {
     let slugs: Vec<&str> = catalog.iter().map(|one| one.slug.as_str()).collect();
     let unknown: Vec<(Option<String>, i64)> = sqlx::query_as(
         "select k.slug::text, count(*) from user_connector_connection o left join connector k on k.id = o.connector_id \

@@ -34,15 +34,15 @@ pub(crate) struct Path<T>(pub(crate) T);
 pub(crate) struct Query<T>(pub(crate) T);
 
 /// How many of a list a query asks for, or `default`; to ask for none or for more than `most` is not valid.
-pub(crate) fn page_limit<N>(asked: Option<N>, default: N, most: N) -> Result<N, Problem>
+pub(crate) fn page_limit<N>(requested: Option<N>, default: N, maximum: N) -> Result<N, Problem>
 where
     N: Copy + PartialOrd + From<u8> + fmt::Display,
 {
-    let limit = asked.unwrap_or(default);
-    if N::from(1) <= limit && limit <= most {
+    let limit = requested.unwrap_or(default);
+    if N::from(1) <= limit && limit <= maximum {
         Ok(limit)
     } else {
-        Err(Problem::invalid(format!("limit has to be 1 to {most}")))
+        Err(Problem::invalid(format!("limit has to be 1 to {maximum}")))
     }
 }
 
@@ -123,7 +123,7 @@ pub(crate) enum Identity {
 }
 
 /// Who sends a request, or why that is not known; among the request's extensions.
-pub(crate) type Sent = Result<Identity, Problem>;
+pub(crate) type AuthenticationResult = Result<Identity, Problem>;
 
 /// The token that a request is sent with.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
@@ -140,7 +140,10 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 /// Finds out who sends a request.
-pub(crate) async fn identify(headers: &HeaderMap, state: &AppState) -> Sent {
+pub(crate) async fn authenticate_request(
+    headers: &HeaderMap,
+    state: &AppState,
+) -> AuthenticationResult {
     let token = bearer(headers)?;
     if !token.starts_with(KEY_PREFIX) {
         let caller = state.auth.authenticate(token).await?;
@@ -149,35 +152,35 @@ pub(crate) async fn identify(headers: &HeaderMap, state: &AppState) -> Sent {
     match state.keys.authenticate(token).await {
         Ok(Some(service)) => Ok(Identity::Service(service)),
         Ok(None) => Err(Problem::unknown_key()),
-        Err(error) => Err(Problem::of_database(&error)),
+        Err(error) => Err(Problem::from_database(&error)),
     }
 }
 
 /// Who was found to send a request.
-fn sender(parts: &Parts) -> Sent {
-    let sent = parts.extensions.get::<Sent>().cloned();
+fn authentication_result(parts: &Parts) -> AuthenticationResult {
+    let sent = parts.extensions.get::<AuthenticationResult>().cloned();
     sent.unwrap_or_else(|| Err(Problem::no_token()))
 }
 
 /// Whether a user sends a request, or a service for a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sender {
+pub(crate) enum ActingAs {
     User,
     Service,
 }
 
 /// The user that a request is for: its sender, or whom a service with this scope names.
-fn acting_for(parts: &Parts, scope: Scope) -> Result<(UserId, Sender), Problem> {
-    match sender(parts)? {
-        Identity::User(caller) => Ok((caller.user_id, Sender::User)),
+fn authorize_user(parts: &Parts, scope: Scope) -> Result<(UserId, ActingAs), Problem> {
+    match authentication_result(parts)? {
+        Identity::User(caller) => Ok((caller.user_id, ActingAs::User)),
         Identity::Service(service) => {
-            allows(&service, scope)?;
-            Ok((named_user(parts)?, Sender::Service))
+            check_scope(&service, scope)?;
+            Ok((user_from_header(parts)?, ActingAs::Service))
         }
     }
 }
 
-fn allows(service: &Service, scope: Scope) -> Result<(), Problem> {
+fn check_scope(service: &Service, scope: Scope) -> Result<(), Problem> {
     if service.scopes.contains(&scope) {
         Ok(())
     } else {
@@ -185,7 +188,7 @@ fn allows(service: &Service, scope: Scope) -> Result<(), Problem> {
     }
 }
 
-fn named_user(parts: &Parts) -> Result<UserId, Problem> {
+fn user_from_header(parts: &Parts) -> Result<UserId, Problem> {
     let refused = |detail: &str| Problem::new(Code::UserRequired, detail);
     let value = parts.headers.get(USER_HEADER);
     let value = value.ok_or_else(|| refused("name the user you act for in Patchbay-User"))?;
@@ -212,56 +215,56 @@ fn percent_decoded(value: &[u8]) -> Option<String> {
 }
 
 /// Anybody who may call this service at all.
-pub(crate) struct Anybody;
+pub(crate) struct AnyCaller;
 
-impl FromRequestParts<AppState> for Anybody {
+impl FromRequestParts<AppState> for AnyCaller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        sender(parts).map(|_| Self)
+        authentication_result(parts).map(|_| Self)
     }
 }
 
 /// The user whose connections are read.
-pub(crate) struct Reader(pub(crate) UserId);
+pub(crate) struct ConnectionsReader(pub(crate) UserId);
 
-impl FromRequestParts<AppState> for Reader {
+impl FromRequestParts<AppState> for ConnectionsReader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, Scope::ConnectionsRead)?;
+        let (user, _) = authorize_user(parts, Scope::ConnectionsRead)?;
         Ok(Self(user))
     }
 }
 
 /// The user whose connections are read for as long as who asks may.
-pub(crate) struct Follower {
+pub(crate) struct StreamReader {
     pub(crate) user: UserId,
-    pub(crate) leave: Leave,
+    pub(crate) access: StreamAccess,
 }
 
 /// For how long somebody may go on with what they have begun.
-pub(crate) enum Leave {
+pub(crate) enum StreamAccess {
     /// A user, while the token is good.
-    For(Duration),
+    UntilExpiry(Duration),
     /// A service, until its key is revoked or ends.
-    With(SecretString),
+    WithKey(SecretString),
 }
 
-impl FromRequestParts<AppState> for Follower {
+impl FromRequestParts<AppState> for StreamReader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        match sender(parts)? {
+        match authentication_result(parts)? {
             Identity::User(caller) => Ok(Self {
                 user: caller.user_id,
-                leave: Leave::For(caller.good_for),
+                access: StreamAccess::UntilExpiry(caller.valid_for),
             }),
             Identity::Service(service) => {
-                allows(&service, Scope::ConnectionsRead)?;
+                check_scope(&service, Scope::ConnectionsRead)?;
                 Ok(Self {
-                    user: named_user(parts)?,
-                    leave: Leave::With(bearer(&parts.headers)?.into()),
+                    user: user_from_header(parts)?,
+                    access: StreamAccess::WithKey(bearer(&parts.headers)?.into()),
                 })
             }
         }
@@ -269,65 +272,65 @@ impl FromRequestParts<AppState> for Follower {
 }
 
 /// The user whose connections are changed.
-pub(crate) struct Writer(pub(crate) UserId);
+pub(crate) struct ConnectionsWriter(pub(crate) UserId);
 
-impl FromRequestParts<AppState> for Writer {
+impl FromRequestParts<AppState> for ConnectionsWriter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        let (user, _) = authorize_user(parts, Scope::ConnectionsWrite)?;
         Ok(Self(user))
     }
 }
 
-/// The user whose label or config is changed: a [`Writer`] with a limit of its own.
+/// The user whose label or config is changed: a [`ConnectionsWriter`] with a limit of its own.
 pub(crate) struct Updater(pub(crate) UserId);
 
 impl FromRequestParts<AppState> for Updater {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = acting_for(parts, Scope::ConnectionsWrite)?;
+        let (user, _) = authorize_user(parts, Scope::ConnectionsWrite)?;
         state.limits.of_update(&user, parts)?;
         Ok(Self(user))
     }
 }
 
-/// The user for whom Nango is to do something: a [`Writer`] with a limit of its own.
-pub(crate) struct Connecter(pub(crate) UserId, pub(crate) Sender);
+/// The user for whom Nango is to do something: a [`ConnectionsWriter`] with a limit of its own.
+pub(crate) struct RateLimitedWriter(pub(crate) UserId, pub(crate) ActingAs);
 
-impl FromRequestParts<AppState> for Connecter {
+impl FromRequestParts<AppState> for RateLimitedWriter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, sender) = acting_for(parts, Scope::ConnectionsWrite)?;
-        state.limits.of_connect(&user, parts)?;
+        let (user, sender) = authorize_user(parts, Scope::ConnectionsWrite)?;
+        state.limits.check_connect(&user, parts)?;
         Ok(Self(user, sender))
     }
 }
 
 /// A service that may be given a user's tokens. A user's own token never is this.
-pub(crate) struct Workflow {
+pub(crate) struct TokenService {
     pub(crate) user: UserId,
     pub(crate) service: Arc<Service>,
 }
 
-impl FromRequestParts<AppState> for Workflow {
+impl FromRequestParts<AppState> for TokenService {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
         let service = service(parts, Scope::TokensRead)?;
         Ok(Self {
-            user: named_user(parts)?,
+            user: user_from_header(parts)?,
             service,
         })
     }
 }
 
 /// A service that may delete users' data.
-pub(crate) struct Administrator;
+pub(crate) struct UserAdmin;
 
-impl FromRequestParts<AppState> for Administrator {
+impl FromRequestParts<AppState> for UserAdmin {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
@@ -336,9 +339,9 @@ impl FromRequestParts<AppState> for Administrator {
 }
 
 fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
-    match sender(parts)? {
+    match authentication_result(parts)? {
         Identity::Service(service) => {
-            allows(&service, scope)?;
+            check_scope(&service, scope)?;
             Ok(service)
         }
         Identity::User(_) => Err(Problem::new(
@@ -349,9 +352,9 @@ fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
 }
 
 /// Whether the answer is for a person's browser rather than a program.
-pub(crate) struct WantsPage(pub(crate) bool);
+pub(crate) struct AcceptsHtml(pub(crate) bool);
 
-impl FromRequestParts<AppState> for WantsPage {
+impl FromRequestParts<AppState> for AcceptsHtml {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Self::Rejection> {

@@ -29,11 +29,11 @@ use crate::telemetry::metrics::{Durations, Label};
 /// What is counted of requests.
 #[derive(Debug)]
 pub struct HttpMetrics {
-    requests: Family<Answered, Counter>,
-    durations: Durations<Endpoint>,
+    requests: Family<ResponseLabels, Counter>,
+    durations: Durations<RouteLabels>,
     refused: Family<Label, Counter>,
     /// Requests in progress, until their responses have been sent.
-    pub(crate) under_way: Gauge,
+    pub(crate) in_flight: Gauge,
     /// Requests that wait for a change.
     pub(crate) waiting: Gauge,
     /// Event streams that are open.
@@ -43,13 +43,13 @@ pub struct HttpMetrics {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Endpoint {
+struct RouteLabels {
     route: String,
     method: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Answered {
+struct ResponseLabels {
     route: String,
     method: &'static str,
     status: u16,
@@ -57,15 +57,15 @@ struct Answered {
 
 /// Put into an answer's extensions: the caller had asked to wait, so how long it took says nothing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waited;
+pub(crate) struct LongPolled;
 
 impl Default for HttpMetrics {
     fn default() -> Self {
         Self {
             requests: Family::default(),
-            durations: Family::new_with_constructor(metrics::latency),
+            durations: Family::new_with_constructor(metrics::latency_histogram),
             refused: Family::default(),
-            under_way: Gauge::default(),
+            in_flight: Gauge::default(),
             waiting: Gauge::default(),
             streams: Gauge::default(),
             connections: Gauge::default(),
@@ -89,7 +89,7 @@ impl HttpMetrics {
         registry.register(
             "http_requests_under_way",
             "Requests in progress, without those that wait and event streams",
-            self.under_way.clone(),
+            self.in_flight.clone(),
         );
         registry.register(
             "http_requests_waiting",
@@ -121,16 +121,16 @@ impl HttpMetrics {
 
 /// Counts up while it lives.
 #[derive(Debug)]
-pub(crate) struct Counted(Gauge);
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Counted {
+impl GaugeGuard {
     pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -154,18 +154,18 @@ pub(crate) async fn observe(
     let started = Instant::now();
     let response = next.run(request).instrument(span.clone()).await;
     let (elapsed, status) = (started.elapsed(), response.status().as_u16());
-    telemetry::answered(&span, status);
+    telemetry::record_response(&span, status);
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let request_id = id.as_ref().and_then(|id| id.to_str().ok());
     tracing::info!(method, route, status, millis, request_id, "request");
-    let answered = Answered {
+    let answered = ResponseLabels {
         route,
         method,
         status,
     };
     metrics.requests.get_or_create(&answered).inc();
-    if response.extensions().get::<Waited>().is_none() {
-        let endpoint = Endpoint {
+    if response.extensions().get::<LongPolled>().is_none() {
+        let endpoint = RouteLabels {
             route: answered.route,
             method,
         };
@@ -200,17 +200,17 @@ pub(crate) async fn scrape(
     if state.metrics_tokens.is_empty() {
         return Err(Problem::new(Code::NotFound, "no endpoint has this path"));
     }
-    let is_right = || carries_one(&headers, &state.metrics_tokens);
+    let is_right = || matches_token(&headers, &state.metrics_tokens);
     let limits = &state.limits;
     limits.guess(address, is_right, Problem::no_metrics_token)?;
-    let known = state.connections.figures().await;
-    let text = metrics::text(&[&state.metrics, &known]).map_err(|error| {
+    let database_stats = state.connections.metrics().await;
+    let text = metrics::encode_text(&[&state.metrics, &database_stats]).map_err(|error| {
         Problem::internal(format_args!("the metrics cannot be written: {error}"))
     })?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
-fn carries_one(headers: &HeaderMap, tokens: &[SecretString]) -> bool {
+fn matches_token(headers: &HeaderMap, tokens: &[SecretString]) -> bool {
     let given = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));

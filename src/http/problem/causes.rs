@@ -14,7 +14,7 @@ impl From<service::Error> for Problem {
             Error::ConnectorNotFound(_) => Self::new(Code::ConnectorNotFound, detail),
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
-            Error::AnotherIntegration { .. } => {
+            Error::IntegrationChanged { .. } => {
                 tracing::warn!(%detail, "Nango did not do its part");
                 Self::new(Code::NangoError, detail)
             }
@@ -38,11 +38,11 @@ impl From<service::Error> for Problem {
                 Self::new(Code::ProviderUnavailable, detail).retry_after(30)
             }
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
-            Error::KeyUnderWay => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
+            Error::KeyInProgress => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
             Error::Encryption(_) => Self::internal(detail),
             Error::Nango(error) => error.into(),
-            Error::Database(error) => Self::of_database(&error),
+            Error::Database(error) => Self::from_database(&error),
         }
     }
 }
@@ -85,7 +85,7 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
-    pub(crate) fn of_database(error: &sqlx::Error) -> Self {
+    pub(crate) fn from_database(error: &sqlx::Error) -> Self {
         let code = error
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code);

@@ -155,7 +155,7 @@ impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             code,
-            detail: presentable(detail.into()),
+            detail: sanitize(detail.into()),
             candidates: None,
             connect: None,
             retry_after: None,
@@ -187,7 +187,7 @@ impl Problem {
 }
 
 /// A line of text that can be shown anywhere.
-fn presentable(text: String) -> String {
+fn sanitize(text: String) -> String {
     let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
     if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
         return text;
@@ -255,15 +255,15 @@ impl IntoResponse for Problem {
 
 /// Marks an answer that is passed on: its errors are not ours to put into words.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NotOurs;
+pub(crate) struct PassthroughResponse;
 
 /// Gives an error a problem's body, with the request's id, whether a handler's or a layer's.
-pub(crate) fn worded(mut response: Response, request_id: Option<&str>) -> Response {
+pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
         return response;
     }
-    if response.extensions().get::<NotOurs>().is_some() {
+    if response.extensions().get::<PassthroughResponse>().is_some() {
         return response;
     }
     let page = response
@@ -273,7 +273,7 @@ pub(crate) fn worded(mut response: Response, request_id: Option<&str>) -> Respon
     let problem = match response.extensions_mut().remove::<Box<Problem>>() {
         Some(problem) => Some(*problem),
         None if page => None,
-        None => bare(status),
+        None => problem_for_status(status),
     };
     let Some(problem) = problem else {
         return response;
@@ -293,7 +293,7 @@ pub(crate) fn worded(mut response: Response, request_id: Option<&str>) -> Respon
 }
 
 /// What axum and tower's layers answer by themselves.
-fn bare(status: StatusCode) -> Option<Problem> {
+fn problem_for_status(status: StatusCode) -> Option<Problem> {
     let (code, detail) = match status {
         StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
         StatusCode::METHOD_NOT_ALLOWED => {

@@ -18,17 +18,17 @@ use uuid::Uuid;
 
 use crate::domain::{Reason, State as ConnectionState, Status};
 use crate::http::AppState;
-use crate::http::browser_binding::Return;
-use crate::http::extract::{Query, Reader, WantsPage};
+use crate::http::browser_binding::ReturnDecision;
+use crate::http::extract::{AcceptsHtml, ConnectionsReader, Query};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::service::Error;
-use crate::views::Details;
+use crate::views::ConnectionView;
 
 /// The page's script and style; their hashes are all that the page's policy lets through.
 const SCRIPT: &str = include_str!("../../../templates/returned.js");
 const STYLE: &str = include_str!("../../../templates/returned.css");
 
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+static CSP: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| STANDARD.encode(digest(&SHA256, text.as_bytes()));
     let (script, style) = (hash(SCRIPT), hash(STYLE));
     let policy = format!(
@@ -40,7 +40,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 #[derive(Template)]
 #[template(path = "returned.html")]
-struct ReturnedPage<'a> {
+struct CallbackPage<'a> {
     title: &'a str,
     text: &'a str,
     success: bool,
@@ -51,7 +51,7 @@ struct ReturnedPage<'a> {
 
 #[derive(Template)]
 #[template(path = "elsewhere.html")]
-struct ElsewherePage<'a> {
+struct BrowserMismatchPage<'a> {
     location: Option<&'a str>,
     attacked: bool,
     style: &'a str,
@@ -95,8 +95,8 @@ pub(crate) struct CallbackAnswer {
 ))]
 pub(crate) async fn callback(
     State(app): State<AppState>,
-    page: WantsPage,
-    reader: Result<Reader, Problem>,
+    page: AcceptsHtml,
+    reader: Result<ConnectionsReader, Problem>,
     parts: Parts,
     RawQuery(raw): RawQuery,
     Query(query): Query<CallbackQuery>,
@@ -105,16 +105,22 @@ pub(crate) async fn callback(
         let nango = app.nango.as_ref().ok_or(Error::NangoDisabled)?;
         let location = nango.oauth_callback_url(&raw.unwrap_or_default());
         return match app
-            .browsers
-            .comes_back(&app.connections, &parts.headers)
+            .browser_binding
+            .on_provider_return(&app.connections, &parts.headers)
             .await?
         {
-            Return::GoesOn => {
+            ReturnDecision::Forward => {
                 Ok((StatusCode::PERMANENT_REDIRECT, [(LOCATION, location)]).into_response())
             }
-            Return::Asks => Ok(elsewhere(StatusCode::OK, Some(&location), false)),
-            Return::Ends => Ok(elsewhere(StatusCode::FORBIDDEN, None, false)),
-            Return::Attacked => Ok(elsewhere(StatusCode::FORBIDDEN, None, true)),
+            ReturnDecision::Confirm => Ok(browser_mismatch_page(
+                StatusCode::OK,
+                Some(&location),
+                false,
+            )),
+            ReturnDecision::Reject => Ok(browser_mismatch_page(StatusCode::FORBIDDEN, None, false)),
+            ReturnDecision::Attacked => {
+                Ok(browser_mismatch_page(StatusCode::FORBIDDEN, None, true))
+            }
         };
     }
     let id = query
@@ -123,26 +129,26 @@ pub(crate) async fn callback(
     if page.0 {
         // A browser's navigation carries no token. The page says no more than
         // whether it worked, and says it to the product's own origins only.
-        return Ok(match app.connections.returned(None, &id).await {
-            Ok(details) => page_of(&app, &details),
-            Err(Error::ConnectionNotFound) => page_of_nothing(&app),
+        return Ok(match app.connections.find_returned(None, &id).await {
+            Ok(details) => connection_page(&app, &details),
+            Err(Error::ConnectionNotFound) => not_found_page(&app),
             Err(error) => return Err(error.into()),
         });
     }
-    let Reader(user) = reader?;
-    let details = match app.connections.returned(Some(&user), &id).await {
+    let ConnectionsReader(user) = reader?;
+    let details = match app.connections.find_returned(Some(&user), &id).await {
         Err(Error::ConnectionNotFound) => {
             // Anybody can make up an id, and Nango would be asked for each.
-            app.limits.of_connect(&user, &parts)?;
-            app.connections.returned_at_nango(&user, &id).await?
+            app.limits.check_connect(&user, &parts)?;
+            app.connections.find_returned_at_nango(&user, &id).await?
         }
         known => known?,
     };
     Ok(axum::Json(CallbackAnswer::from(&details)).into_response())
 }
 
-impl From<&Details> for CallbackAnswer {
-    fn from(details: &Details) -> Self {
+impl From<&ConnectionView> for CallbackAnswer {
+    fn from(details: &ConnectionView) -> Self {
         let connection = &details.connection;
         let name = &connection.connector.name;
         let message = match connection.state.status() {
@@ -168,7 +174,7 @@ impl From<&Details> for CallbackAnswer {
     }
 }
 
-fn page_of(app: &AppState, details: &Details) -> Response {
+fn connection_page(app: &AppState, details: &ConnectionView) -> Response {
     let answer = CallbackAnswer::from(details);
     let (kind, title) = match answer.status {
         Status::Connected => ("OAUTH_SUCCESS", "Connected"),
@@ -185,7 +191,7 @@ fn page_of(app: &AppState, details: &Details) -> Response {
     page_response(app, StatusCode::OK, title, text, &message)
 }
 
-fn page_of_nothing(app: &AppState) -> Response {
+fn not_found_page(app: &AppState) -> Response {
     let message = json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" });
     let (title, text) = ("Connection not found", "There is no such connection.");
     page_response(app, StatusCode::NOT_FOUND, title, text, &message)
@@ -200,7 +206,7 @@ fn page_response(
 ) -> Response {
     let data = json!({ "message": message, "origins": *app.allowed_origins }).to_string();
     // Inside a script element only a `<` could end the data.
-    let page = ReturnedPage {
+    let page = CallbackPage {
         title,
         text,
         message: data.replace('<', "\\u003c"),
@@ -208,27 +214,22 @@ fn page_response(
         script: SCRIPT,
         style: STYLE,
     };
-    rendered(status, &page)
+    render(status, &page)
 }
 
 /// What a browser is shown in which nothing was begun, or that has our cookie more than once. With a `location` there is a way on.
-fn elsewhere(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
-    let page = ElsewherePage {
+fn browser_mismatch_page(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
+    let page = BrowserMismatchPage {
         location,
         attacked,
         style: STYLE,
     };
-    rendered(status, &page)
+    render(status, &page)
 }
 
-fn rendered(status: StatusCode, page: &impl Template) -> Response {
+fn render(status: StatusCode, page: &impl Template) -> Response {
     match page.render() {
-        Ok(html) => (
-            status,
-            [(CONTENT_SECURITY_POLICY, POLICY.clone())],
-            Html(html),
-        )
-            .into_response(),
+        Ok(html) => (status, [(CONTENT_SECURITY_POLICY, CSP.clone())], Html(html)).into_response(),
         Err(error) => {
             Problem::internal(format_args!("a page cannot be rendered: {error}")).into_response()
         }

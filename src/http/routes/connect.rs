@@ -14,17 +14,19 @@ use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::auth::Browser;
+use crate::auth::BrowserToken;
 use crate::domain::Status;
 use crate::domain::UserId;
 use crate::http::AppState;
-use crate::http::extract::{Connecter, IdempotencyKey, OptionalJson, Path, Query, Sender, Writer};
+use crate::http::extract::{
+    ActingAs, ConnectionsWriter, IdempotencyKey, OptionalJson, Path, Query, RateLimitedWriter,
+};
 use crate::http::problem::{Problem, ProblemBody};
-use crate::service::{Answer, Authorization, ConnectRequest, DisconnectTarget};
+use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget};
 use crate::text::displayable;
 
 /// The longest label, instance id, scope or hint, in characters.
-const MAX_NAME: usize = 255;
+const MAX_NAME_LENGTH: usize = 255;
 
 /// How many scopes may be asked for.
 const MAX_SCOPES: usize = 100;
@@ -71,7 +73,7 @@ pub struct ConnectBody {
 fn scopes() -> Array {
     let scope = ObjectBuilder::new()
         .schema_type(Type::String)
-        .max_length(Some(MAX_NAME))
+        .max_length(Some(MAX_NAME_LENGTH))
         .pattern(Some(r"^[^\u0000-\u001f\u007f-\u009f]*$"));
     ArrayBuilder::new()
         .items(scope)
@@ -82,16 +84,16 @@ fn scopes() -> Array {
 
 impl ConnectBody {
     fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
-        check_name("instance_id", &instance_id)?;
-        let label = self.label.map(|label| checked_label(&label)).transpose()?;
+        validate_name("instance_id", &instance_id)?;
+        let label = self.label.map(|label| validate_label(&label)).transpose()?;
         if let Some(hint) = &self.login_hint {
-            check_name("login_hint", hint)?;
+            validate_name("login_hint", hint)?;
         }
         if self.scopes.len() > MAX_SCOPES {
             return Err(Problem::invalid(format!("at most {MAX_SCOPES} scopes")));
         }
         for scope in &self.scopes {
-            check_name("a scope", scope)?;
+            validate_name("a scope", scope)?;
         }
         Ok(ConnectRequest {
             instance_id,
@@ -126,14 +128,14 @@ pub(crate) struct ConnectAnswer {
     expires_at: Option<DateTime<Utc>>,
 }
 
-impl From<Authorization> for ConnectAnswer {
-    fn from(authorization: Authorization) -> Self {
-        let (connection, begun, message) = match authorization {
-            Authorization::AlreadyConnected(connection) => {
+impl From<ConnectOutcome> for ConnectAnswer {
+    fn from(authorization: ConnectOutcome) -> Self {
+        let (connection, started, message) = match authorization {
+            ConnectOutcome::AlreadyConnected(connection) => {
                 let message = format!("{} is already connected", connection.connector.name);
                 (connection, None, message)
             }
-            Authorization::Begun {
+            ConnectOutcome::Started {
                 connection,
                 attempt,
                 url,
@@ -148,18 +150,18 @@ impl From<Authorization> for ConnectAnswer {
                 .state
                 .upstream()
                 .map(|upstream| upstream.id.clone()),
-            popup: begun.is_some(),
-            already_connected: begun.is_none(),
+            popup: started.is_some(),
+            already_connected: started.is_none(),
             message,
             status: connection.state.status(),
-            attempt_id: begun.as_ref().map(|(attempt, _)| attempt.id),
-            expires_at: begun.as_ref().map(|(attempt, _)| attempt.expires_at),
-            oauth_url: begun.map(|(_, url)| url.into()),
+            attempt_id: started.as_ref().map(|(attempt, _)| attempt.id),
+            expires_at: started.as_ref().map(|(attempt, _)| attempt.expires_at),
+            oauth_url: started.map(|(_, url)| url.into()),
         }
     }
 }
 
-fn answer(authorization: Authorization) -> Result<Answer, Problem> {
+fn response_body(authorization: ConnectOutcome) -> Result<Answer, Problem> {
     let answer = ConnectAnswer::from(authorization);
     let until = answer.expires_at;
     let answer = serde_json::to_value(answer).map_err(Problem::internal)?;
@@ -168,7 +170,7 @@ fn answer(authorization: Authorization) -> Result<Answer, Problem> {
 
 /// What of an answer says what was begun.
 #[derive(Deserialize)]
-struct Begun {
+struct StartedAttempt {
     connection_id: Uuid,
     attempt_id: Option<Uuid>,
 }
@@ -176,31 +178,31 @@ struct Begun {
 /// The browser that the attempt is bound to; `None` for a service, whose answer goes to no browser.
 fn browser(
     state: &AppState,
-    sender: Sender,
+    sender: ActingAs,
     headers: &HeaderMap,
-) -> Result<Option<Browser>, Problem> {
+) -> Result<Option<BrowserToken>, Problem> {
     match sender {
-        Sender::User => state.browsers.starting(headers),
-        Sender::Service => Ok(None),
+        ActingAs::User => state.browser_binding.starting(headers),
+        ActingAs::Service => Ok(None),
     }
 }
 
 /// The answer, also where it is an earlier one; its browser is known again where that is configured.
-async fn begun(
+async fn respond_and_bind(
     state: &AppState,
     user: &UserId,
-    browser: Option<Browser>,
+    browser: Option<BrowserToken>,
     answer: Value,
 ) -> Result<Response, Problem> {
-    let begun = Begun::deserialize(&answer).map_err(|error| {
+    let started = StartedAttempt::deserialize(&answer).map_err(|error| {
         Problem::internal(format_args!("the answer that was kept is none: {error}"))
     })?;
-    match (begun.attempt_id, browser) {
+    match (started.attempt_id, browser) {
         (Some(attempt), Some(browser)) => {
-            let attempt = (begun.connection_id, attempt);
-            let browsers = state.browsers;
+            let attempt = (started.connection_id, attempt);
+            let browsers = state.browser_binding;
             let cookie = browsers
-                .begins(&state.connections, user, attempt, &browser)
+                .bind_attempt(&state.connections, user, attempt, &browser)
                 .await?;
             Ok(([cookie], Json(answer)).into_response())
         }
@@ -224,7 +226,7 @@ async fn begun(
 )]
 pub(crate) async fn connect(
     State(state): State<AppState>,
-    Connecter(user, sender): Connecter,
+    RateLimitedWriter(user, sender): RateLimitedWriter,
     Path(connector): Path<String>,
     Query(query): Query<ConnectQuery>,
     key: IdempotencyKey,
@@ -234,11 +236,13 @@ pub(crate) async fn connect(
     let request = body.request(query.instance_id)?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("connect", &connector, &request));
-    to_the_end(async move {
+    spawn_uncancellable(async move {
         let connections = &state.connections;
-        let work = async { answer(connections.connect(&user, &connector, &request).await?) };
-        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, browser, answer).await
+        let work = async { response_body(connections.connect(&user, &connector, &request).await?) };
+        let answer = connections
+            .with_idempotency_key(&user, idempotency.as_ref(), work)
+            .await?;
+        respond_and_bind(&state, &user, browser, answer).await
     })
     .await
 }
@@ -257,7 +261,7 @@ pub(crate) async fn connect(
 )]
 pub(crate) async fn reconnect(
     State(state): State<AppState>,
-    Connecter(user, sender): Connecter,
+    RateLimitedWriter(user, sender): RateLimitedWriter,
     Path(id): Path<Uuid>,
     key: IdempotencyKey,
     headers: HeaderMap,
@@ -266,11 +270,13 @@ pub(crate) async fn reconnect(
     let request = body.request(String::new())?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("reconnect", id, &request));
-    to_the_end(async move {
+    spawn_uncancellable(async move {
         let connections = &state.connections;
-        let work = async { answer(connections.reconnect(&user, id, &request).await?) };
-        let answer = connections.once(&user, idempotency.as_ref(), work).await?;
-        begun(&state, &user, browser, answer).await
+        let work = async { response_body(connections.reconnect(&user, id, &request).await?) };
+        let answer = connections
+            .with_idempotency_key(&user, idempotency.as_ref(), work)
+            .await?;
+        respond_and_bind(&state, &user, browser, answer).await
     })
     .await
 }
@@ -307,19 +313,19 @@ pub(crate) struct DisconnectAnswer {
 )]
 pub(crate) async fn disconnect(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    ConnectionsWriter(user): ConnectionsWriter,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
     let target = match (query.connection_id, query.instance_id) {
         (Some(id), _) => DisconnectTarget::Connection(id),
         (None, Some(instance_id)) => {
-            check_name("instance_id", &instance_id)?;
+            validate_name("instance_id", &instance_id)?;
             DisconnectTarget::Instance(instance_id)
         }
         (None, None) => DisconnectTarget::Only,
     };
-    let ended = to_the_end(async move {
+    let ended = spawn_uncancellable(async move {
         let connections = &state.connections;
         Ok(connections.disconnect(&user, &connector, &target).await?)
     })
@@ -340,7 +346,7 @@ pub(crate) async fn disconnect(
 
 /// Does work to its end, whether or not its client is still there: what Nango has done is then
 /// written down at once, and the answer kept for a client that comes back with its key.
-async fn to_the_end<T: Send + 'static>(
+async fn spawn_uncancellable<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::spawn(work.in_current_span()).await {
@@ -353,9 +359,9 @@ async fn to_the_end<T: Send + 'static>(
 }
 
 /// A label as it may be shown, without the white space around it; an empty one is refused.
-pub(crate) fn checked_label(label: &str) -> Result<String, Problem> {
+pub(crate) fn validate_label(label: &str) -> Result<String, Problem> {
     let label = label.trim();
-    check_name("label", label)?;
+    validate_name("label", label)?;
     let shown: String = displayable(label).collect();
     let shown = shown.trim();
     if shown.is_empty() {
@@ -366,10 +372,10 @@ pub(crate) fn checked_label(label: &str) -> Result<String, Problem> {
     Ok(shown.to_owned())
 }
 
-fn check_name(field: &str, value: &str) -> Result<(), Problem> {
-    if value.chars().count() > MAX_NAME {
+fn validate_name(field: &str, value: &str) -> Result<(), Problem> {
+    if value.chars().count() > MAX_NAME_LENGTH {
         return Err(Problem::invalid(format!(
-            "{field}: at most {MAX_NAME} characters"
+            "{field}: at most {MAX_NAME_LENGTH} characters"
         )));
     }
     if value.chars().any(char::is_control) {

@@ -10,27 +10,28 @@ use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::connect::checked_label;
+use super::connect::validate_label;
 
 use crate::domain::Status;
 use crate::http::AppState;
 use crate::http::extract::{
-    Connecter, Json as Body, Path, Query, Reader, Updater, Writer, page_limit,
+    ConnectionsReader, ConnectionsWriter, Json as Body, Path, Query, RateLimitedWriter, Updater,
+    page_limit,
 };
 use crate::http::middleware::limits::RequestPermit;
-use crate::http::middleware::metrics::Waited;
+use crate::http::middleware::metrics::LongPolled;
 use crate::http::problem::{Problem, ProblemBody};
 
 use crate::service;
 use crate::service::{Page, Update};
-use crate::views::{ConnectionBody, Details};
+use crate::views::{ConnectionBody, ConnectionView};
 
 /// How many connections a page has at the most, and if nothing is said.
 const MAX_LIMIT: i64 = 500;
 const DEFAULT_LIMIT: i64 = 100;
 
 /// How long a request may wait for an attempt to end, in seconds.
-const MAX_WAIT: u64 = 30;
+const MAX_WAIT_SECONDS: u64 = 30;
 
 /// The most bytes of connections on a page, unless a single one has more.
 const MAX_PAGE: usize = 512 * 1024;
@@ -95,7 +96,7 @@ pub struct ListQuery {
 ))]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    Reader(user): Reader,
+    ConnectionsReader(user): ConnectionsReader,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ConnectionsBody>, Problem> {
     let limit = page_limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
@@ -133,26 +134,28 @@ pub struct GetQuery {
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
-    Reader(user): Reader,
+    ConnectionsReader(user): ConnectionsReader,
     Extension(permit): Extension<RequestPermit>,
     Path(id): Path<Uuid>,
     Query(query): Query<GetQuery>,
-) -> Result<(Option<Extension<Waited>>, Json<Details>), Problem> {
-    if query.wait > MAX_WAIT {
-        return Err(Problem::invalid(format!("wait has to be 0 to {MAX_WAIT}")));
+) -> Result<(Option<Extension<LongPolled>>, Json<ConnectionView>), Problem> {
+    if query.wait > MAX_WAIT_SECONDS {
+        return Err(Problem::invalid(format!(
+            "wait has to be 0 to {MAX_WAIT_SECONDS}"
+        )));
     }
     let place = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
     if place.is_some() {
         permit.release();
     }
-    let patience = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
-    let waiting = state.connections.wait(&user, id, patience);
+    let timeout = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
+    let waiting = state.connections.wait(&user, id, timeout);
     let details = tokio::select! {
         details = waiting => details?,
         // The service stops: the answer is how it stands.
-        () = state.stopping.closing.cancelled() => state.connections.get(&user, id).await?,
+        () = state.stopping.draining.cancelled() => state.connections.get(&user, id).await?,
     };
-    let waited = place.is_some().then_some(Extension(Waited));
+    let waited = place.is_some().then_some(Extension(LongPolled));
     Ok((waited, Json(details)))
 }
 
@@ -167,9 +170,9 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn check(
     State(state): State<AppState>,
-    Connecter(user, _): Connecter,
+    RateLimitedWriter(user, _): RateLimitedWriter,
     Path(id): Path<Uuid>,
-) -> Result<Json<Details>, Problem> {
+) -> Result<Json<ConnectionView>, Problem> {
     let details = state.connections.check(&user, id).await?;
     Ok(Json(details))
 }
@@ -193,10 +196,10 @@ pub(crate) struct AccountChoice {
 )]
 pub(crate) async fn accept_account(
     State(state): State<AppState>,
-    Writer(user): Writer,
+    ConnectionsWriter(user): ConnectionsWriter,
     Path(id): Path<Uuid>,
     Body(choice): Body<AccountChoice>,
-) -> Result<Json<Details>, Problem> {
+) -> Result<Json<ConnectionView>, Problem> {
     let details = state
         .connections
         .accept_account(&user, id, &choice.account_id)
@@ -210,7 +213,7 @@ pub(crate) async fn accept_account(
 pub struct UpdateBody {
     /// What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
     /// combining marks beyond four in a row.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
     /// Merged into the config by key; null removes a key. At most 4 KiB of JSON in all.
@@ -219,7 +222,9 @@ pub struct UpdateBody {
 }
 
 /// Tells a null, which is `Some(None)`, from a field that is left out.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+fn double_option<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
@@ -238,10 +243,10 @@ pub(crate) async fn update(
     Updater(user): Updater,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
-) -> Result<Json<Details>, Problem> {
+) -> Result<Json<ConnectionView>, Problem> {
     let label = body
         .label
-        .map(|label| label.map(|label| checked_label(&label)).transpose())
+        .map(|label| label.map(|label| validate_label(&label)).transpose())
         .transpose()?;
     let update = Update {
         label,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Availability, Connector, Parameter};
 use crate::http::AppState;
-use crate::http::extract::{Anybody, Path, Query, page_limit};
+use crate::http::extract::{AnyCaller, Path, Query, page_limit};
 use crate::http::problem::{Problem, ProblemBody};
 use crate::service;
 
@@ -107,7 +107,7 @@ pub struct CatalogQuery {
 ))]
 pub(crate) async fn list(
     State(state): State<AppState>,
-    _: Anybody,
+    _: AnyCaller,
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = page_limit(query.limit, 100, MAX_LIMIT)?;
@@ -158,7 +158,7 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
-    _: Anybody,
+    _: AnyCaller,
     Path(reference): Path<String>,
 ) -> Result<Json<ConnectorBody>, Problem> {
     let connector = state

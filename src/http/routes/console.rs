@@ -34,20 +34,20 @@ pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String]) -> Rout
     let controls = config.controls.as_ref();
     let controls = controls.map(|url| url.origin().ascii_serialization());
     let console = Console {
-        policy: policy(controls.as_deref()),
+        policy: content_security_policy(controls.as_deref()),
         told: json!({ "controls": controls, "origins": allowed_origins }),
     };
     Router::new()
         .route("/console", get(async || Redirect::temporary("/console/")))
         .route("/console/", get(page))
         .route("/console/{*path}", get(page))
-        .route("/console/config.json", get(told))
+        .route("/console/config.json", get(client_config))
         .route("/console/assets/{name}", get(asset))
         .with_state(Arc::new(console))
 }
 
 /// The page runs its own scripts and styles only, and talks to this service and its controls only.
-fn policy(controls: Option<&str>) -> HeaderValue {
+fn content_security_policy(controls: Option<&str>) -> HeaderValue {
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
          connect-src 'self' {}; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -66,7 +66,7 @@ async fn page(State(console): State<Arc<Console>>, headers: HeaderMap) -> Respon
 }
 
 /// Where there are demo users and faults, and which origins may hand over a user's token.
-async fn told(State(console): State<Arc<Console>>) -> Json<Value> {
+async fn client_config(State(console): State<Arc<Console>>) -> Json<Value> {
     Json(console.told.clone())
 }
 
@@ -80,7 +80,7 @@ fn file(path: &str, caching: &'static str, headers: &HeaderMap) -> Response {
     let Some(file) = Files::get(path) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let tag = tag(&file);
+    let tag = etag(&file);
     let has_it = |seen: &str| seen.split(',').any(|one| one.trim() == tag);
     let unchanged = headers
         .get(IF_NONE_MATCH)
@@ -94,6 +94,6 @@ fn file(path: &str, caching: &'static str, headers: &HeaderMap) -> Response {
 }
 
 /// Weak, for the same file may travel compressed.
-fn tag(file: &EmbeddedFile) -> String {
+fn etag(file: &EmbeddedFile) -> String {
     format!("W/\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]))
 }

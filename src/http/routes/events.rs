@@ -19,7 +19,9 @@ use uuid::Uuid;
 use crate::auth::service_keys::Scope;
 use crate::domain::Event;
 use crate::http::AppState;
-use crate::http::extract::{Follower, Leave, Path, Query, Reader, page_limit};
+use crate::http::extract::{
+    ConnectionsReader, Path, Query, StreamAccess, StreamReader, page_limit,
+};
 use crate::http::middleware::limits::RequestPermit;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -31,13 +33,13 @@ const _: () = assert!(
 );
 
 /// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
-const LIFETIME: Duration = Duration::from_secs(15 * 60);
+const MAX_STREAM_DURATION: Duration = Duration::from_secs(15 * 60);
 
 /// How often a stream looks whether the key that opened it still may read.
-const KEY_LOOK: Duration = Duration::from_secs(1);
+const KEY_RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon a reader comes again after the end of a stream.
-const RETRY: Duration = Duration::from_secs(1);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// How many events a page of the history has at the most.
 const MAX_LIMIT: i64 = 200;
@@ -59,32 +61,35 @@ const MAX_LIMIT: i64 = 200;
 )]
 pub(crate) async fn stream(
     State(state): State<AppState>,
-    Follower { user, leave }: Follower,
+    StreamReader {
+        user,
+        access: leave,
+    }: StreamReader,
     Extension(permit): Extension<RequestPermit>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
     let last = last_event_id(&headers)?;
     let place = state.limits.stream(&user)?;
-    let events = state.connections.events(&user, last).await?;
+    let events = state.connections.follow_events(&user, last).await?;
     permit.release();
     let ready = sse::Event::default()
         .event("ready")
         .id(events.last().to_string())
-        .retry(RETRY)
+        .retry(RECONNECT_DELAY)
         .data(json!({ "resumed": events.resumed() }).to_string());
     let ready = stream::once(std::future::ready(Ok(ready)));
-    let over = over(state.clone(), leave);
+    let over = until_expired(state.clone(), leave);
     let following = Some(Box::new((state, events, place)));
     let news = stream::unfold(following, move |following| async move {
         let mut following = following?;
         let (state, events, _) = &mut *following;
         let batch = tokio::select! {
             batch = state.connections.next_events(events) => batch,
-            () = state.stopping.closing.cancelled() => return Some((vec![goodbye()], None)),
+            () = state.stopping.draining.cancelled() => return Some((vec![closing_event()], None)),
         };
         match batch {
             Ok(batch) => {
-                let messages: Vec<_> = batch.iter().filter_map(message).collect();
+                let messages: Vec<_> = batch.iter().filter_map(to_sse_event).collect();
                 Some((messages, Some(following)))
             }
             Err(error) => {
@@ -100,10 +105,10 @@ pub(crate) async fn stream(
 }
 
 /// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.
-async fn over(state: AppState, leave: Leave) {
-    match leave {
-        Leave::For(time) => sleep(time.min(LIFETIME)).await,
-        Leave::With(key) => {
+async fn until_expired(state: AppState, access: StreamAccess) {
+    match access {
+        StreamAccess::UntilExpiry(time) => sleep(time.min(MAX_STREAM_DURATION)).await,
+        StreamAccess::WithKey(key) => {
             let revoked = async {
                 loop {
                     match state.keys.authenticate(key.expose_secret()).await {
@@ -112,11 +117,11 @@ async fn over(state: AppState, leave: Leave) {
                         Err(_) => {}
                         Ok(_) => break,
                     }
-                    sleep(KEY_LOOK).await;
+                    sleep(KEY_RECHECK_INTERVAL).await;
                 }
             };
             // Which of the two it was makes no difference. Apart, for most streams are opened with a token.
-            let _ = Box::pin(timeout(LIFETIME, revoked)).await;
+            let _ = Box::pin(timeout(MAX_STREAM_DURATION, revoked)).await;
         }
     }
 }
@@ -136,14 +141,14 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 
 /// The last words of a replica that stops. Its readers come again at different times, for they
 /// all go to the replicas that are left.
-fn goodbye() -> sse::Event {
+fn closing_event() -> sse::Event {
     let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
     sse::Event::default()
         .comment("this replica stops: come again")
-        .retry(RETRY.mul_f64(0.5 + 2.0 * share))
+        .retry(RECONNECT_DELAY.mul_f64(0.5 + 2.0 * share))
 }
 
-fn message(event: &Event) -> Option<sse::Event> {
+fn to_sse_event(event: &Event) -> Option<sse::Event> {
     sse::Event::default()
         .event("connection")
         .id(event.id.to_string())
@@ -180,7 +185,7 @@ pub(crate) struct HistoryBody {
 )]
 pub(crate) async fn history(
     State(state): State<AppState>,
-    Reader(user): Reader,
+    ConnectionsReader(user): ConnectionsReader,
     Path(id): Path<Uuid>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryBody>, Problem> {

@@ -10,28 +10,28 @@ use utoipa::ToSchema;
 use crate::http::AppState;
 use crate::http::problem::{Code, Problem, ProblemBody};
 use crate::service::Connections;
-use crate::single_flight::Momentary;
+use crate::single_flight::CachedValue;
 
 /// How long the database may take to say that it is there.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long its answer is told to others, who may be anybody and as many as there are.
-const SHARED: Duration = Duration::from_millis(500);
+const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// Whether the database is there, asked for by all together.
 #[derive(Debug)]
-pub struct Readiness(Momentary<Result<(), Problem>>);
+pub struct Readiness(CachedValue<Result<(), Problem>>);
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(Momentary::new(SHARED))
+        Self(CachedValue::new(READINESS_CACHE_TTL))
     }
 }
 
 impl Readiness {
     async fn of(&self, connections: &Connections) -> Result<(), Problem> {
         let ask = async {
-            match tokio::time::timeout(PATIENCE, connections.ping()).await {
+            match tokio::time::timeout(PING_TIMEOUT, connections.ping()).await {
                 Ok(answer) => answer.map_err(Problem::from),
                 Err(_elapsed) => Err(Problem::new(
                     Code::DatabaseUnavailable,
@@ -65,7 +65,7 @@ pub(crate) async fn healthz() -> &'static str {
     (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
 ))]
 pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
-    if state.stopping.told.is_cancelled() {
+    if state.stopping.requested.is_cancelled() {
         return Err(Problem::new(
             Code::Stopping,
             "the service stops: send requests elsewhere",

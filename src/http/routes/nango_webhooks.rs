@@ -17,9 +17,9 @@ use crate::nango::webhook::Event;
 use crate::service::Error;
 
 /// A webhook whose signature is Nango's.
-pub(crate) struct Verified(Event);
+pub(crate) struct VerifiedWebhook(Event);
 
-impl FromRequest<AppState> for Verified {
+impl FromRequest<AppState> for VerifiedWebhook {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
@@ -59,9 +59,9 @@ impl FromRequest<AppState> for Verified {
 pub(crate) async fn of_attempt(
     State(state): State<AppState>,
     Path(attempt): Path<Uuid>,
-    Verified(event): Verified,
+    VerifiedWebhook(event): VerifiedWebhook,
 ) -> Result<StatusCode, Problem> {
-    take(&state, Some(attempt), &event).await
+    handle(&state, Some(attempt), &event).await
 }
 
 /// Nango tells of an attempt, at the address that its environment was given.
@@ -75,17 +75,17 @@ pub(crate) async fn of_attempt(
 )]
 pub(crate) async fn of_environment(
     State(state): State<AppState>,
-    Verified(event): Verified,
+    VerifiedWebhook(event): VerifiedWebhook,
 ) -> Result<StatusCode, Problem> {
-    take(&state, None, &event).await
+    handle(&state, None, &event).await
 }
 
-async fn take(
+async fn handle(
     state: &AppState,
     attempt: Option<Uuid>,
     event: &Event,
 ) -> Result<StatusCode, Problem> {
-    match state.connections.webhook(attempt, event).await {
+    match state.connections.handle_webhook(attempt, event).await {
         Ok(believed) => {
             tracing::debug!(?believed, "a webhook of Nango's");
             Ok(StatusCode::NO_CONTENT)

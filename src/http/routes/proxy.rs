@@ -18,13 +18,13 @@ use tower::BoxError;
 use uuid::Uuid;
 
 use crate::http::AppState;
-use crate::http::extract::{Path, Workflow};
+use crate::http::extract::{Path, TokenService};
 use crate::nango;
 use crate::nango::proxy::{ProxyAnswer, ProxyCall};
 use crate::service;
 
 /// The largest body that is passed on, in either direction.
-const MAX_BODY: usize = 64 * 1024 * 1024;
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
 /// How far the body of a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ enum Upload {
     Open,
     /// All of it was passed on, or there was none.
     Complete,
-    /// It is larger than `MAX_BODY`.
+    /// It is larger than `MAX_BODY_BYTES`.
     TooLarge,
     /// The caller's connection failed, or its next piece did not come in time.
     Failed,
@@ -91,13 +91,13 @@ impl SharedUpload {
 )]
 pub(crate) async fn proxy(
     State(state): State<AppState>,
-    workflow: Workflow,
+    workflow: TokenService,
     path: Path<(Uuid, String)>,
     request: Request,
 ) -> Result<Response, Problem> {
     let Path((id, _)) = path;
     let (parts, body) = request.into_parts();
-    if length(&parts.headers).is_some_and(|length| length > MAX_BODY) {
+    if content_length(&parts.headers).is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(too_large());
     }
     let target = (provider_path(&parts.uri), parts.uri.query());
@@ -129,7 +129,7 @@ fn passed_on(answer: ProxyAnswer) -> Response {
         .insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     response
         .extensions_mut()
-        .insert(crate::http::problem::NotOurs);
+        .insert(crate::http::problem::PassthroughResponse);
     response
 }
 
@@ -156,24 +156,24 @@ async fn started(body: Body, upload: &SharedUpload) -> Result<Option<reqwest::Bo
     }
 }
 
-/// A body that ends with an error where it is larger than `MAX_BODY`.
+/// A body that ends with an error where it is larger than `MAX_BODY_BYTES`.
 fn bounded<E: Into<BoxError>>(
     body: impl Stream<Item = Result<Bytes, E>>,
     is_too_large: impl Fn(),
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    let mut left = MAX_BODY;
+    let mut remaining = MAX_BODY_BYTES;
     body.map_err(io::Error::other).and_then(move |piece| {
-        if piece.len() > left {
+        if piece.len() > remaining {
             is_too_large();
             return ready(Err(io::Error::other("the body is too large")));
         }
-        left -= piece.len();
+        remaining -= piece.len();
         ready(Ok(piece))
     })
 }
 
 /// The length that a request gives for its body.
-fn length(headers: &HeaderMap) -> Option<usize> {
+fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 

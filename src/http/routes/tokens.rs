@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::http::AppState;
-use crate::http::extract::{Json as Body, Path, Query, Workflow};
+use crate::http::extract::{Json as Body, Path, Query, TokenService};
 use crate::nango::Credentials;
 use crate::service::Token;
 
@@ -139,7 +139,7 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
 )]
 pub(crate) async fn of_connection(
     State(state): State<AppState>,
-    workflow: Workflow,
+    workflow: TokenService,
     Path(id): Path<Uuid>,
 ) -> Result<Json<TokenBody>, Problem> {
     let token = state
@@ -171,7 +171,7 @@ pub(crate) struct TokenQuery {
 )]
 pub(crate) async fn of_connector(
     State(state): State<AppState>,
-    workflow: Workflow,
+    workflow: TokenService,
     Path(connector): Path<String>,
     Query(query): Query<TokenQuery>,
 ) -> Result<Json<TokenBody>, Problem> {
@@ -211,7 +211,7 @@ pub(crate) struct RefusedAnswer {
 )]
 pub(crate) async fn refused(
     State(state): State<AppState>,
-    workflow: Workflow,
+    workflow: TokenService,
     Path(id): Path<Uuid>,
     Body(refused): Body<RefusedToken>,
 ) -> Result<Json<RefusedAnswer>, Problem> {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::db::token_accesses::PastUse;
+use crate::db::token_accesses::RecordedAccess;
 use crate::domain::UserId;
 use crate::http::AppState;
-use crate::http::extract::{Administrator, Path, Query, Reader, page_limit};
+use crate::http::extract::{ConnectionsReader, Path, Query, UserAdmin, page_limit};
 use crate::http::problem::{Problem, ProblemBody};
 
 /// How many uses a page has at the most.
@@ -36,7 +36,7 @@ pub(crate) struct ErasedBody {
 )]
 pub(crate) async fn erase(
     State(state): State<AppState>,
-    _: Administrator,
+    _: UserAdmin,
     Path(user): Path<String>,
 ) -> Result<Json<ErasedBody>, Problem> {
     let user = UserId::try_from(user).map_err(|error| Problem::invalid(error.to_string()))?;
@@ -88,18 +88,18 @@ pub(crate) struct UsesBody {
 )]
 pub(crate) async fn uses(
     State(state): State<AppState>,
-    Reader(user): Reader,
+    ConnectionsReader(user): ConnectionsReader,
     Path(id): Path<Uuid>,
     Query(query): Query<UsesQuery>,
 ) -> Result<Json<UsesBody>, Problem> {
     let limit = page_limit(query.limit, 50, MAX_LIMIT)?;
     let rows = state
         .connections
-        .uses(&user, id, query.cursor, limit)
+        .token_accesses(&user, id, query.cursor, limit)
         .await?;
     let full = i64::try_from(rows.len()).is_ok_and(|found| found == limit);
     let next_cursor = rows.last().filter(|_| full).map(|row| row.id);
-    let body = |row: PastUse| UseBody {
+    let body = |row: RecordedAccess| UseBody {
         service: row.service,
         purpose: row.purpose,
         times: row.times,

@@ -54,7 +54,7 @@ const FROM_PROVIDER: [&str; 17] = [
 ];
 
 /// The caller's headers as Nango forwards them. Nango keeps only the last of several of one name, so they are joined.
-pub(crate) fn for_provider(headers: &HeaderMap) -> HeaderMap {
+pub(crate) fn request_headers(headers: &HeaderMap) -> HeaderMap {
     let connection: Vec<String> = headers
         .get_all(CONNECTION)
         .iter()

@@ -99,7 +99,7 @@ pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Opti
         (400, "failed_to_get_connection") | (424, "connection_refresh_backoff") => refresh_failed(),
         (404, "unknown_provider_config") => Error::UnknownIntegration,
         (429, "too_many_request") if error.path.starts_with("/proxy") => {
-            Error::from_answer(status, headers, "")
+            Error::from_response(status, headers, "")
         }
         (403, "forbidden") if is_missing_scope(message) => of_answer(status, headers, body),
         (
@@ -122,5 +122,5 @@ fn is_missing_scope(message: &str) -> bool {
 }
 
 fn of_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
-    Error::from_answer(status, headers, &String::from_utf8_lossy(body))
+    Error::from_response(status, headers, &String::from_utf8_lossy(body))
 }

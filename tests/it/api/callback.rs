@@ -8,14 +8,14 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Answer, text};
-use crate::house::{House, ORIGIN, User};
+use super::{TestResponse, text};
+use crate::test_app::{ORIGIN, TestApp, User};
 
 /// Asks as a browser's navigation does: without a token.
-async fn page(house: &House, query: &str) -> Answer {
-    let url = format!("{}/api/v1/connectors/callback?{query}", house.url);
+async fn page(app: &TestApp, query: &str) -> TestResponse {
+    let url = format!("{}/api/v1/connectors/callback?{query}", app.url);
     let accept = "text/html,application/xhtml+xml,*/*;q=0.8";
-    Answer::to(house.client.get(url).header("accept", accept)).await
+    TestResponse::to(app.client.get(url).header("accept", accept)).await
 }
 
 /// The text between two marks of a page.
@@ -25,46 +25,48 @@ fn between<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
 }
 
 /// What the page tells its opener, and at which origins.
-fn told(answer: &Answer) -> Value {
+fn message_data(answer: &TestResponse) -> Value {
     let data = between(&answer.text, r#"id="message">"#, "</script>");
     serde_json::from_str(data).unwrap()
 }
 
 /// Goes through the popup with no webhook sent.
-async fn granted_in_silence(user: &User<'_>) -> Value {
+async fn grant_without_webhook(user: &User<'_>) -> Value {
     let faults = json!({ "consent": "allow", "drop_webhooks": true });
-    user.house.faults(faults).await;
-    let begun = user.connect("gmail").await;
-    user.house.popup(&text(&begun, "oauth_url")).await;
-    begun
+    user.app.faults(faults).await;
+    let started = user.connect("gmail").await;
+    user.app.popup(&text(&started, "oauth_url")).await;
+    started
 }
 
 #[tokio::test]
-async fn without_webhooks_the_list_knows() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = granted_in_silence(&ada).await;
+async fn list_detects_grant_without_webhook() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = grant_without_webhook(&ada).await;
     let list = ada.get("/connections").await;
-    assert_eq!(list["connections"][0]["id"], begun["connection_id"]);
+    assert_eq!(list["connections"][0]["id"], started["connection_id"]);
     assert_eq!(list["connections"][0]["status"], "connected");
 }
 
 #[tokio::test]
-async fn without_webhooks_the_callback_knows_at_once() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    house
-        .faults(json!({ "consent": "allow", "drop_webhooks": true }))
+async fn callback_detects_grant_without_webhook() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
-    let begun = ada.connect("gmail").await;
+    let started = ada.connect("gmail").await;
     // Somebody has just looked, and found nothing: that does not count any more.
     assert_eq!(
         ada.get("/connections").await["connections"][0]["status"],
         "pending"
     );
-    house.popup(&text(&begun, "oauth_url")).await;
-    let path = format!("/callback?connection_id={}", text(&begun, "connection_id"));
-    assert_snapshot!(ada.ask_get(&path).await, @r#"
+    app.popup(&text(&started, "oauth_url")).await;
+    let path = format!(
+        "/callback?connection_id={}",
+        text(&started, "connection_id")
+    );
+    assert_snapshot!(ada.send_get(&path).await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -78,29 +80,32 @@ async fn without_webhooks_the_callback_knows_at_once() {
 }
 
 #[tokio::test]
-async fn the_callback_knows_nangos_ids_too() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = granted_in_silence(&ada).await;
-    let nango_id = house.nango_connections().await.remove(0);
+async fn callback_accepts_nango_connection_id() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = grant_without_webhook(&ada).await;
+    let nango_id = app.nango_connections().await.remove(0);
     let answer = ada
-        .ask_get(&format!("/callback?connection_id={nango_id}"))
+        .send_get(&format!("/callback?connection_id={nango_id}"))
         .await
         .json();
     assert_eq!(
         (&answer["success"], &answer["connection_id"]),
-        (&json!(true), &begun["connection_id"])
+        (&json!(true), &started["connection_id"])
     );
     assert_eq!(answer["nango_connection_id"], nango_id);
 }
 
 #[tokio::test]
-async fn the_callback_says_how_it_stands_if_not_connected() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let path = format!("/callback?connection_id={}", text(&begun, "connection_id"));
-    assert_snapshot!(ada.ask_get(&path).await, @r#"
+async fn callback_reports_status_when_not_connected() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let path = format!(
+        "/callback?connection_id={}",
+        text(&started, "connection_id")
+    );
+    assert_snapshot!(ada.send_get(&path).await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -111,10 +116,11 @@ async fn the_callback_says_how_it_stands_if_not_connected() {
       "success": false
     }
     "#);
-    house.faults(json!({ "consent": "deny" })).await;
-    house.popup(&text(&begun, "oauth_url")).await;
-    ada.until(&text(&begun, "connection_id"), "error").await;
-    assert_snapshot!(ada.ask_get(&path).await, @r#"
+    app.faults(json!({ "consent": "deny" })).await;
+    app.popup(&text(&started, "oauth_url")).await;
+    ada.wait_until(&text(&started, "connection_id"), "error")
+        .await;
+    assert_snapshot!(ada.send_get(&path).await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -126,7 +132,7 @@ async fn the_callback_says_how_it_stands_if_not_connected() {
     }
     "#);
     ada.disconnect("gmail", "").await;
-    assert_snapshot!(ada.ask_get(&path).await, @r#"
+    assert_snapshot!(ada.send_get(&path).await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -137,8 +143,13 @@ async fn the_callback_says_how_it_stands_if_not_connected() {
       "success": false
     }
     "#);
+}
 
-    assert_snapshot!(ada.ask_get("/callback").await, @r#"
+#[tokio::test]
+async fn callback_rejects_missing_and_unknown_ids() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    assert_snapshot!(ada.send_get("/callback").await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -150,25 +161,25 @@ async fn the_callback_says_how_it_stands_if_not_connected() {
     }
     "#);
     for id in [&Uuid::now_v7().to_string(), "nope"] {
-        let answer = ada.ask_get(&format!("/callback?connection_id={id}")).await;
+        let answer = ada.send_get(&format!("/callback?connection_id={id}")).await;
         answer.is_problem(404, "connection_not_found");
     }
-    let answer = ada.ask_get("/callback?connection_id=a%00b").await;
+    let answer = ada.send_get("/callback?connection_id=a%00b").await;
     answer.is_problem(400, "invalid_request");
 }
 
 #[tokio::test]
-async fn a_browser_gets_a_page_that_tells_its_opener_and_nobody_else() {
-    let house = House::with(&[(
+async fn callback_page_posts_result_to_allowed_origins_only() {
+    let app = TestApp::with(&[(
         "CORS_ALLOWED_ORIGINS",
         "https://app.example.com, https://admin.example.com/",
     )])
     .await;
-    let grace = house.user("grace").await;
-    let begun = granted_in_silence(&grace).await;
+    let grace = app.user("grace").await;
+    let started = grant_without_webhook(&grace).await;
     let answer = page(
-        &house,
-        &format!("connection_id={}", text(&begun, "connection_id")),
+        &app,
+        &format!("connection_id={}", text(&started, "connection_id")),
     )
     .await;
     assert_eq!(answer.status, 200);
@@ -177,10 +188,10 @@ async fn a_browser_gets_a_page_that_tells_its_opener_and_nobody_else() {
         Some("text/html; charset=utf-8")
     );
     assert_eq!(
-        told(&answer),
+        message_data(&answer),
         json!({
             "message": {
-                "type": "OAUTH_SUCCESS", "connection_id": begun["connection_id"],
+                "type": "OAUTH_SUCCESS", "connection_id": started["connection_id"],
                 "status": "connected", "error": null,
             },
             "origins": [ORIGIN, "https://admin.example.com"],
@@ -206,45 +217,45 @@ async fn a_browser_gets_a_page_that_tells_its_opener_and_nobody_else() {
     assert!(script.ends_with("}\nwindow.close();\n"), "{script}");
     assert!(!answer.text.contains('*'));
     // A page that anybody may ask for says nothing of the user or the account. Neither name is one that an id could hold by chance.
-    for secret in ["grace", "gmail", &house.nango_connections().await[0]] {
+    for secret in ["grace", "gmail", &app.nango_connections().await[0]] {
         assert!(!answer.text.to_lowercase().contains(secret), "{secret}");
     }
 }
 
 #[tokio::test]
-async fn a_browsers_page_tells_failures_and_unknown_ids() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    house.faults(json!({ "consent": "deny" })).await;
-    let begun = ada.connect("gmail").await;
-    let id = text(&begun, "connection_id");
-    house.popup(&text(&begun, "oauth_url")).await;
-    ada.until(&id, "error").await;
-    let denied = page(&house, &format!("connection_id={id}")).await;
+async fn callback_page_reports_failures_and_unknown_ids() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "deny" })).await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    app.popup(&text(&started, "oauth_url")).await;
+    ada.wait_until(&id, "error").await;
+    let denied = page(&app, &format!("connection_id={id}")).await;
     assert_eq!(denied.status, 200);
     assert_eq!(
-        told(&denied)["message"],
+        message_data(&denied)["message"],
         json!({
             "type": "OAUTH_ERROR", "connection_id": id,
             "status": "error", "error": "authorization_denied",
         })
     );
     // Nango's ids are no secret: those of imported connections name the user and the connector.
-    let grace = house.user("grace").await;
-    let granted = granted_in_silence(&grace).await;
+    let grace = app.user("grace").await;
+    let granted = grant_without_webhook(&grace).await;
     let own = text(&granted, "connection_id");
-    let connected = page(&house, &format!("connection_id={own}")).await;
-    assert_eq!(told(&connected)["message"]["type"], "OAUTH_SUCCESS");
-    let nango_id = house.nango_connections().await.remove(0);
-    let answer = page(&house, &format!("connection_id={nango_id}")).await;
+    let connected = page(&app, &format!("connection_id={own}")).await;
+    assert_eq!(message_data(&connected)["message"]["type"], "OAUTH_SUCCESS");
+    let nango_id = app.nango_connections().await.remove(0);
+    let answer = page(&app, &format!("connection_id={nango_id}")).await;
     assert_eq!(answer.status, 404);
     assert_eq!(
-        told(&answer)["message"],
+        message_data(&answer)["message"],
         json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" })
     );
     let attack = "%3C%2Fscript%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for unknown in [&Uuid::now_v7().to_string(), attack] {
-        let answer = page(&house, &format!("connection_id={unknown}")).await;
+        let answer = page(&app, &format!("connection_id={unknown}")).await;
         assert_eq!(answer.status, 404);
         assert_eq!(
             answer.header("content-type"),
@@ -252,38 +263,38 @@ async fn a_browsers_page_tells_failures_and_unknown_ids() {
         );
         assert!(!answer.text.contains("alert"));
         assert_eq!(
-            told(&answer)["message"],
+            message_data(&answer)["message"],
             json!({ "type": "OAUTH_ERROR", "error": "connection_not_found" })
         );
     }
 }
 
 #[tokio::test]
-async fn who_shows_no_token_makes_nobody_ask_nango_for_ids_of_his_own() {
-    let house = House::new().await;
+async fn unauthenticated_callback_does_not_query_nango() {
+    let app = TestApp::new().await;
     let calls = async || {
-        let calls = house.control("requests", Method::GET, json!(null)).await;
+        let calls = app.control("requests", Method::GET, json!(null)).await;
         calls.as_array().unwrap().len()
     };
     let before = calls().await;
     for _ in 0..3 {
-        page(&house, &format!("connection_id={}", Uuid::new_v4())).await;
+        page(&app, &format!("connection_id={}", Uuid::new_v4())).await;
     }
     assert_eq!(calls().await, before);
 }
 
 #[tokio::test]
-async fn a_providers_return_goes_on_to_nango_byte_for_byte() {
-    let house = House::new().await;
-    let nango = format!("http://{}/oauth/callback", house.sandbox.address());
+async fn provider_redirect_is_forwarded_to_nango_unmodified() {
+    let app = TestApp::new().await;
+    let nango = format!("http://{}/oauth/callback", app.sandbox.address());
     for query in [
         "state=1b4e28ba-2fa1-11d2-883f-0016d3cca427&code=4%2F0Ab%20c+d",
         "code=a%2fb%2Fc&state=x&scope=a%20b+c&&empty=&flag",
         "error=access_denied&error_description=The%20user+said%20no&state=",
         "state=x&connection_id=y&code=%E2%9C%93",
     ] {
-        let url = format!("{}/api/v1/connectors/callback?{query}", house.url);
-        let answer = Answer::to(house.client.get(url)).await;
+        let url = format!("{}/api/v1/connectors/callback?{query}", app.url);
+        let answer = TestResponse::to(app.client.get(url)).await;
         assert_eq!(answer.status, 308);
         assert_eq!(
             answer.header("location"),
@@ -295,12 +306,12 @@ async fn a_providers_return_goes_on_to_nango_byte_for_byte() {
 /// Any stranger can ask: an address in a private network is not for them.
 #[tokio::test]
 async fn return_goes_to_the_address_for_browsers() {
-    let house = House::with(&[("NANGO_PUBLIC_URL", "https://nango.example.com/base/")]).await;
-    let url = format!("{}/api/v1/connectors/callback?state=x", house.url);
-    let answer = Answer::to(house.client.get(url)).await;
+    let app = TestApp::with(&[("NANGO_PUBLIC_URL", "https://nango.example.com/base/")]).await;
+    let url = format!("{}/api/v1/connectors/callback?state=x", app.url);
+    let answer = TestResponse::to(app.client.get(url)).await;
     let location = "https://nango.example.com/base/oauth/callback?state=x";
     assert_eq!(answer.header("location"), Some(location));
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     // The popup's address, and the one that Nango's own page calls.
     let popup = text(&ada.connect("gmail").await, "oauth_url");
     assert!(
@@ -314,26 +325,26 @@ async fn return_goes_to_the_address_for_browsers() {
     );
     let stored = "select string_agg(c::text, ' ') from user_connector_connection c";
     let stored: String = sqlx::query_scalar(stored)
-        .fetch_one(&mut house.sql().await)
+        .fetch_one(&mut app.sql().await)
         .await
         .unwrap();
-    let internal = house.sandbox.address().to_string();
+    let internal = app.sandbox.address().to_string();
     assert!(!stored.contains(&internal) && !page.contains(&internal));
 }
 
 #[tokio::test]
-async fn with_nangos_callback_set_to_ours_the_popup_works_from_end_to_end() {
-    let house = House::build(&[], |nango| {
+async fn popup_works_end_to_end_with_own_callback_url() {
+    let app = TestApp::build(&[], |nango| {
         let webhook_url = nango.webhook_url.as_ref().unwrap();
         let origin = webhook_url.strip_suffix("/api/v1/webhooks/nango").unwrap();
         nango.callback_url = Some(format!("{origin}/api/v1/connectors/callback"));
     })
     .await;
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     assert_eq!(connected["status"], "connected");
     assert_eq!(
-        house.nango_connections().await,
+        app.nango_connections().await,
         [text(&connected, "nango_connection_id")]
     );
 }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::text;
-use crate::house::House;
+use crate::test_app::TestApp;
 
 fn slugs(body: &Value) -> Vec<String> {
     let connectors = body["connectors"].as_array().unwrap();
@@ -19,9 +19,9 @@ fn slugs(body: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn pages_of_the_catalog_have_no_gap_and_no_repeat() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn catalog_pagination_has_no_gaps_or_duplicates() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let whole = ada.get("").await;
     let all = slugs(&whole);
     assert_eq!(all.len(), 99);
@@ -49,9 +49,9 @@ async fn pages_of_the_catalog_have_no_gap_and_no_repeat() {
 }
 
 #[tokio::test]
-async fn the_catalog_is_searched_and_filtered() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn catalog_supports_search_and_filters() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     assert_eq!(slugs(&ada.get("?search=GMail").await), ["gmail"]);
     assert_eq!(
         slugs(
@@ -66,7 +66,7 @@ async fn the_catalog_is_searched_and_filtered() {
     assert_eq!(none["categories"], whole["categories"]);
     assert_eq!(slugs(&ada.get("?unknown=x&page=7").await).len(), 99);
 
-    let refused = ada.ask_get("?search=google&cursor=github").await;
+    let refused = ada.send_get("?search=google&cursor=github").await;
     assert_snapshot!(refused, @r#"
     400 Bad Request
     {
@@ -86,16 +86,16 @@ async fn the_catalog_is_searched_and_filtered() {
         "cursor=nope",
         "limit=1&limit=2",
     ] {
-        let answer = ada.ask_get(&format!("?{query}")).await;
+        let answer = ada.send_get(&format!("?{query}")).await;
         answer.is_problem(400, "invalid_request");
     }
 }
 
 #[tokio::test]
-async fn one_connector_is_found_by_slug_and_by_id() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let gmail = ada.ask_get("/gmail").await;
+async fn connector_is_found_by_slug_and_by_id() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let gmail = ada.send_get("/gmail").await;
     assert_snapshot!(gmail, @r#"
     200 OK
     {
@@ -114,10 +114,10 @@ async fn one_connector_is_found_by_slug_and_by_id() {
     }
     "#);
     let by_id = ada
-        .ask_get(&format!("/{}", text(&gmail.json(), "id")))
+        .send_get(&format!("/{}", text(&gmail.json(), "id")))
         .await;
     assert_eq!(by_id.json(), gmail.json());
-    assert_snapshot!(ada.ask_get("/no-such-thing").await, @r#"
+    assert_snapshot!(ada.send_get("/no-such-thing").await, @r#"
     404 Not Found
     {
       "code": "connector_not_found",
@@ -129,22 +129,24 @@ async fn one_connector_is_found_by_slug_and_by_id() {
     }
     "#);
     for other in [&Uuid::new_v4().to_string(), "GMAIL", "%00", "..%2F"] {
-        let answer = ada.ask_get(&format!("/{other}")).await;
+        let answer = ada.send_get(&format!("/{other}")).await;
         answer.is_problem(404, "connector_not_found");
     }
-    ada.ask_get("/%FF").await.is_problem(400, "invalid_request");
+    ada.send_get("/%FF")
+        .await
+        .is_problem(400, "invalid_request");
 }
 
 #[tokio::test]
-async fn what_nango_has_not_configured_says_so_until_it_has() {
-    let house = House::build(&[], |nango| {
+async fn connector_is_unconfigured_until_nango_has_integration() {
+    let app = TestApp::build(&[], |nango| {
         nango.integrations.retain(|one| one.unique_key != "github");
     })
     .await;
-    let ada = house.user("ada").await;
+    let ada = app.user("ada").await;
     assert_eq!(ada.get("/github").await["configured"], false);
     assert_eq!(ada.get("/gmail").await["configured"], true);
-    let refused = ada.ask_post("/github/connect", json!({})).await;
+    let refused = ada.send_post("/github/connect", json!({})).await;
     assert_snapshot!(refused, @r#"
     409 Conflict
     {
@@ -158,10 +160,10 @@ async fn what_nango_has_not_configured_says_so_until_it_has() {
     "#);
     assert_eq!(ada.count().await, 0);
 
-    let added = house
+    let added = app
         .client
-        .post(format!("http://{}/integrations", house.sandbox.address()))
-        .bearer_auth(&house.secret_key)
+        .post(format!("http://{}/integrations", app.sandbox.address()))
+        .bearer_auth(&app.secret_key)
         .json(&json!({
             "provider": "mock-oauth2", "unique_key": "github",
             "credentials": { "type": "OAUTH2", "client_id": "id", "client_secret": "secret" },
@@ -183,22 +185,22 @@ async fn what_nango_has_not_configured_says_so_until_it_has() {
 }
 
 #[tokio::test]
-async fn while_nango_is_silent_the_catalog_answers_everybody_at_once() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    house.faults(json!({ "latency_ms": 60_000 })).await;
-    let before = house.nango_calls("GET", "/integrations").await;
+async fn catalog_answers_with_one_nango_call_when_nango_hangs() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "latency_ms": 60_000 })).await;
+    let before = app.nango_calls("GET", "/integrations").await;
     let gets = futures::future::join_all((0..6).map(|_| ada.get("/gmail"))).await;
     assert!(gets.iter().all(|one| one["configured"].is_null()));
     // One call that is waited for by all of them, not one for each.
-    let asked = house.nango_calls("GET", "/integrations").await - before;
-    assert_eq!(asked, 1);
+    let calls = app.nango_calls("GET", "/integrations").await - before;
+    assert_eq!(calls, 1);
 }
 
 #[tokio::test]
-async fn what_nango_has_no_provider_for_is_listed_and_refused() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn unavailable_connectors_are_listed_but_rejected() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let all = ada.get("").await;
     let unavailable: Vec<&Value> = all["connectors"]
         .as_array()
@@ -215,13 +217,13 @@ async fn what_nango_has_no_provider_for_is_listed_and_refused() {
             format!("Nango has no provider for {name} (August 2026)")
         );
         let slug = text(connector, "slug");
-        let answer = ada.ask_post(&format!("/{slug}/connect"), json!({})).await;
+        let answer = ada.send_post(&format!("/{slug}/connect"), json!({})).await;
         let body = answer.is_problem(409, "connector_unavailable");
         assert_eq!(body["detail"], reason);
-        let answer = ada.ask_delete(&format!("/{slug}/disconnect")).await;
+        let answer = ada.send_delete(&format!("/{slug}/disconnect")).await;
         answer.is_problem(404, "connection_not_found");
     }
-    assert_snapshot!(ada.ask_post("/cohere/connect", json!({})).await, @r#"
+    assert_snapshot!(ada.send_post("/cohere/connect", json!({})).await, @r#"
     409 Conflict
     {
       "code": "connector_unavailable",
@@ -259,14 +261,14 @@ impl Drop for CatalogFile {
 }
 
 #[tokio::test]
-async fn an_operator_switches_connectors_off_and_adds_some() {
+async fn catalog_file_disables_and_adds_connectors() {
     let file = CatalogFile::new(
         "[[connector]]\nslug = \"gmail\"\nenabled = false\n\n\
          [[connector]]\nslug = \"intranet\"\nname = \"Our intranet\"\ncategory = \"Ours\"\n\
          provider = \"github\"\nintegration_key = \"intranet-key\"\nauth_mode = \"OAUTH2\"\n",
     );
-    let house = House::with(&[("CATALOG_FILE", file.path())]).await;
-    let ada = house.user("ada").await;
+    let app = TestApp::with(&[("CATALOG_FILE", file.path())]).await;
+    let ada = app.user("ada").await;
     assert_eq!(ada.get("").await["total_count"], 100);
     let gmail = ada.get("/gmail").await;
     assert_eq!(
@@ -277,7 +279,7 @@ async fn an_operator_switches_connectors_off_and_adds_some() {
         gmail["unavailable_reason"],
         "The operator has switched it off"
     );
-    assert_snapshot!(ada.ask_post("/gmail/connect", json!({})).await, @r#"
+    assert_snapshot!(ada.send_post("/gmail/connect", json!({})).await, @r#"
     409 Conflict
     {
       "code": "connector_unavailable",
@@ -289,18 +291,18 @@ async fn an_operator_switches_connectors_off_and_adds_some() {
     }
     "#);
     assert_eq!(ada.get("/intranet").await["configured"], false);
-    let refused = ada.ask_post("/intranet/connect", json!({})).await;
+    let refused = ada.send_post("/intranet/connect", json!({})).await;
     refused.is_problem(409, "connector_not_configured");
     assert_eq!(ada.count().await, 0);
 }
 
 #[tokio::test]
-async fn what_is_switched_off_can_still_be_seen_and_disconnected() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disabled_connector_can_be_listed_and_disconnected() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let file = CatalogFile::new("[[connector]]\nslug = \"gmail\"\nenabled = false\n");
-    let replica = house.replica(&[("CATALOG_FILE", file.path())]).await;
+    let replica = app.replica(&[("CATALOG_FILE", file.path())]).await;
     let ada = ada.at(&replica);
     assert_eq!(ada.connection(&text(&connected, "id")).await, connected);
     let (status, ended) = ada.disconnect("gmail", "").await;
@@ -308,11 +310,11 @@ async fn what_is_switched_off_can_still_be_seen_and_disconnected() {
         (status, &ended["upstream_deleted"]),
         (StatusCode::OK, &json!(true))
     );
-    assert_eq!(house.nango_connections().await, [""; 0]);
+    assert_eq!(app.nango_connections().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_wrong_catalog_file_stops_the_start_and_tells_every_mistake() {
+async fn invalid_catalog_file_prevents_start_and_lists_all_errors() {
     let file = CatalogFile::new(
         "[[connector]]\nslug = \"gmail\"\nenabled = \"no\"\n\n\
          [[connector]]\nslug = \"Not A Slug\"\n\n\
@@ -324,7 +326,7 @@ async fn a_wrong_catalog_file_stops_the_start_and_tells_every_mistake() {
             ("PUBLIC_URL", "http://localhost"),
             ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"),
             ("NANGO_ENABLED", "false"),
-            ("AUTH_JWT_SECRET", crate::house::JWT_SECRET),
+            ("AUTH_JWT_SECRET", crate::test_app::JWT_SECRET),
             ("CATALOG_FILE", file.path()),
             ("PORT", "0"),
             ("HOST", "127.0.0.1"),
@@ -335,10 +337,10 @@ async fn a_wrong_catalog_file_stops_the_start_and_tells_every_mistake() {
         .await
         .unwrap();
     assert_eq!(status.code(), Some(1));
-    let told = String::from_utf8(stderr)
+    let reported = String::from_utf8(stderr)
         .unwrap()
         .replace(file.path(), "FILE");
-    assert_snapshot!(told, @r#"
+    assert_snapshot!(reported, @r#"
     patchbay: FILE:3:11: enabled must be true or false
     FILE:6:8: slug "Not A Slug" must be 1 to 63 of a-z, 0-9 and '-', the first not '-'
     FILE:9:8: the new connector "new-one" lacks category, provider, auth_mode

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{events, text};
-use crate::house::House;
+use crate::test_app::TestApp;
 
 /// Follows the popup's address to where the provider asks, as its query.
-async fn authorize_query(house: &House, oauth_url: &str) -> Vec<(String, String)> {
-    let response = house.client.get(oauth_url).send().await.unwrap();
+async fn authorize_query(app: &TestApp, oauth_url: &str) -> Vec<(String, String)> {
+    let response = app.client.get(oauth_url).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::FOUND);
     let location = response.headers()["location"].to_str().unwrap();
     Url::parse(location)
@@ -20,19 +20,19 @@ async fn authorize_query(house: &House, oauth_url: &str) -> Vec<(String, String)
         .collect()
 }
 
-pub(super) async fn held_by_nango(house: &House, id: &str, key: &str) -> Value {
+pub(super) async fn nango_connection_ids(app: &TestApp, id: &str, key: &str) -> Value {
     let path = format!("/connections/{id}?provider_config_key={key}");
-    let (status, body) = house.nango(Method::GET, &path).await;
+    let (status, body) = app.nango(Method::GET, &path).await;
     assert_eq!(status, StatusCode::OK, "{body}");
     body
 }
 
 #[tokio::test]
-async fn a_begun_connection_is_as_clients_read_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = ada.ask_post("/gmail/connect", json!({})).await;
-    assert_snapshot!(begun, @r#"
+async fn connect_response_matches_snapshot() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = ada.send_post("/gmail/connect", json!({})).await;
+    assert_snapshot!(started, @r#"
     200 OK
     {
       "already_connected": false,
@@ -49,11 +49,11 @@ async fn a_begun_connection_is_as_clients_read_it() {
 }
 
 #[tokio::test]
-async fn a_page_of_connections_is_as_clients_read_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn list_response_matches_snapshot() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     ada.connect("gmail").await;
-    assert_snapshot!(ada.ask_get("/connections").await, @r#"
+    assert_snapshot!(ada.send_get("/connections").await, @r#"
     200 OK
     {
       "connections": [
@@ -102,11 +102,11 @@ async fn a_page_of_connections_is_as_clients_read_it() {
 }
 
 #[tokio::test]
-async fn a_connected_account_is_as_clients_read_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn connected_response_matches_snapshot() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
-    assert_snapshot!(ada.ask_post("/gmail/connect", json!({})).await, @r#"
+    assert_snapshot!(ada.send_post("/gmail/connect", json!({})).await, @r#"
     200 OK
     {
       "already_connected": true,
@@ -120,7 +120,7 @@ async fn a_connected_account_is_as_clients_read_it() {
       "status": "connected"
     }
     "#);
-    assert_snapshot!(ada.ask_get(&format!("/connections/{id}")).await, @r#"
+    assert_snapshot!(ada.send_get(&format!("/connections/{id}")).await, @r#"
     200 OK
     {
       "account": null,
@@ -163,11 +163,11 @@ async fn a_connected_account_is_as_clients_read_it() {
 }
 
 #[tokio::test]
-async fn a_disconnected_account_is_as_clients_read_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnected_response_matches_snapshot() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
-    assert_snapshot!(ada.ask_delete("/gmail/disconnect").await, @r#"
+    assert_snapshot!(ada.send_delete("/gmail/disconnect").await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -176,7 +176,7 @@ async fn a_disconnected_account_is_as_clients_read_it() {
       "upstream_deleted": true
     }
     "#);
-    assert_snapshot!(ada.ask_get(&format!("/connections/{id}")).await, @r#"
+    assert_snapshot!(ada.send_get(&format!("/connections/{id}")).await, @r#"
     200 OK
     {
       "account": null,
@@ -217,23 +217,25 @@ async fn a_disconnected_account_is_as_clients_read_it() {
     }
     "#);
     assert_eq!(
-        events(&house, &id).await,
+        events(&app, &id).await,
         ["attempt_started", "connected", "disconnected"]
     );
 }
 
 #[tokio::test]
-async fn an_instance_is_an_account_of_its_own() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn instance_id_creates_separate_connection() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let first = ada.connected("notion").await;
-    let begun = ada
-        .ask_post("/notion/connect?instance_id=work", json!({}))
+    let started = ada
+        .send_post("/notion/connect?instance_id=work", json!({}))
         .await
         .json();
-    assert_eq!(begun["already_connected"], false);
-    house.popup(&text(&begun, "oauth_url")).await;
-    let second = ada.until(&text(&begun, "connection_id"), "connected").await;
+    assert_eq!(started["already_connected"], false);
+    app.popup(&text(&started, "oauth_url")).await;
+    let second = ada
+        .wait_until(&text(&started, "connection_id"), "connected")
+        .await;
     assert_ne!(first["id"], second["id"]);
     assert_eq!(
         (&first["instance_id"], &first["config"]),
@@ -245,9 +247,9 @@ async fn an_instance_is_an_account_of_its_own() {
     );
     let list = ada.get("/connections").await;
     assert_eq!(list["connections"], json!([second, first]));
-    assert_eq!(house.nango_connections().await.len(), 2);
+    assert_eq!(app.nango_connections().await.len(), 2);
     let again = ada
-        .ask_post("/notion/connect?instance_id=work", json!({}))
+        .send_post("/notion/connect?instance_id=work", json!({}))
         .await
         .json();
     assert_eq!(again["connection_id"], second["id"]);
@@ -255,19 +257,19 @@ async fn an_instance_is_an_account_of_its_own() {
 }
 
 #[tokio::test]
-async fn what_is_sent_with_a_connect_arrives() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    house.faults(json!({ "consent": "allow" })).await;
+async fn connect_options_reach_provider_and_nango() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
     let body = json!({
         "label": "  Ada's work mail ",
         "config": { "workspace": "engine", "depth": { "n": [1, null] } },
         "scopes": ["mail.read", "mail.send"],
         "login_hint": "ada@lovelace.example",
     });
-    let begun = ada.ask_post("/gmail/connect", body).await.json();
-    let (id, url) = (text(&begun, "connection_id"), text(&begun, "oauth_url"));
-    let query = authorize_query(&house, &url).await;
+    let started = ada.send_post("/gmail/connect", body).await.json();
+    let (id, url) = (text(&started, "connection_id"), text(&started, "oauth_url"));
+    let query = authorize_query(&app, &url).await;
     let find = |name: &str| {
         let found = query.iter().find(|(one, _)| one == name);
         found.map(|(_, value)| value.as_str())
@@ -275,27 +277,28 @@ async fn what_is_sent_with_a_connect_arrives() {
     assert_eq!(find("scope"), Some("mail.read mail.send"));
     assert_eq!(find("login_hint"), Some("ada@lovelace.example"));
 
-    house.popup(&url).await;
-    let connected = ada.until(&id, "connected").await;
+    app.popup(&url).await;
+    let connected = ada.wait_until(&id, "connected").await;
     assert_eq!(connected["label"], "Ada's work mail");
     assert_eq!(
         connected["config"],
         json!({ "workspace": "engine", "depth": { "n": [1, null] } })
     );
-    let held = held_by_nango(&house, &text(&connected, "nango_connection_id"), "gmail").await;
+    let stored =
+        nango_connection_ids(&app, &text(&connected, "nango_connection_id"), "gmail").await;
     assert_eq!(
-        held["connection_config"],
+        stored["connection_config"],
         json!({ "oauth_scopes_override": "mail.read,mail.send" })
     );
-    assert_eq!(held["tags"]["end_user_id"], "ada");
-    assert_eq!(held["tags"]["patchbay_connection"], id);
-    assert_eq!(held["tags"]["patchbay_attempt"], begun["attempt_id"]);
+    assert_eq!(stored["tags"]["end_user_id"], "ada");
+    assert_eq!(stored["tags"]["patchbay_connection"], id);
+    assert_eq!(stored["tags"]["patchbay_attempt"], started["attempt_id"]);
 }
 
 #[tokio::test]
-async fn what_cannot_be_kept_is_refused_before_anything_happens() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn connect_rejects_invalid_input_without_side_effects() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let long = "x".repeat(256);
     let large = json!({ "config": { "key": "x".repeat(4 * 1024) } });
     let refused = [
@@ -319,15 +322,14 @@ async fn what_cannot_be_kept_is_refused_before_anything_happens() {
         ("/gmail/connect?instance_id=a%00b".to_owned(), json!({})),
     ];
     for (path, body) in refused {
-        let answer = ada.ask_post(&path, body).await;
+        let answer = ada.send_post(&path, body).await;
         answer.is_problem(400, "invalid_request");
     }
-    let answer = ada.ask_post("/nothing/connect", json!({})).await;
+    let answer = ada.send_post("/nothing/connect", json!({})).await;
     answer.is_problem(404, "connector_not_found");
     assert_eq!(ada.count().await, 0);
     assert_eq!(
-        house
-            .control("requests", Method::GET, json!(null))
+        app.control("requests", Method::GET, json!(null))
             .await
             .as_array()
             .unwrap()
@@ -339,9 +341,9 @@ async fn what_cannot_be_kept_is_refused_before_anything_happens() {
 }
 
 #[tokio::test]
-async fn a_user_has_so_many_connections_and_connects_those_again() {
-    let house = House::new().await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+async fn connection_limit_allows_reconnecting_existing_ones() {
+    let app = TestApp::new().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let first = ada.connect("gmail").await;
     sqlx::query(
         "insert into user_connector_connection \
@@ -349,48 +351,48 @@ async fn a_user_has_so_many_connections_and_connects_those_again() {
          select gen_random_uuid(), user_id, connector_id, 'old ' || n, 'disconnected', 'user_disconnected', now(), now(), now() \
          from user_connector_connection, generate_series(1, 498) n",
     )
-    .execute(&mut house.sql().await)
+    .execute(&mut app.sql().await)
     .await
     .unwrap();
     ada.connect("github").await;
     let refused = ada
-        .ask_post("/gmail/connect?instance_id=new", json!({}))
+        .send_post("/gmail/connect?instance_id=new", json!({}))
         .await;
     refused.is_problem(400, "invalid_request");
     assert_eq!(ada.count().await, 500);
     let again = ada.connect("gmail").await;
     assert_eq!(again["connection_id"], first["connection_id"]);
     let ended = ada
-        .ask_post("/gmail/connect?instance_id=old%207", json!({}))
+        .send_post("/gmail/connect?instance_id=old%207", json!({}))
         .await;
     assert_eq!(ended.json()["status"], "pending");
     bob.connect("gmail").await;
 }
 
 #[tokio::test]
-async fn what_was_sent_before_is_kept_and_added_to() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn connect_merges_config_and_keeps_label() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let first = json!({ "label": "Mail", "config": { "a": 1, "b": 2 } });
-    let begun = ada.ask_post("/gmail/connect", first).await.json();
+    let started = ada.send_post("/gmail/connect", first).await.json();
     let second = json!({ "config": { "b": null, "c": 3 } });
-    ada.ask_post("/gmail/connect", second).await;
-    let row = ada.connection(&text(&begun, "connection_id")).await;
+    ada.send_post("/gmail/connect", second).await;
+    let row = ada.connection(&text(&started, "connection_id")).await;
     assert_eq!(row["label"], "Mail");
     assert_eq!(row["config"], json!({ "a": 1, "c": 3 }));
 }
 
 #[tokio::test]
-async fn a_connection_keeps_its_id_whatever_became_of_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn connection_id_is_stable_across_disconnect_and_failure() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let first = ada.connected("gmail").await;
     ada.disconnect("gmail", "").await;
-    house.faults(json!({ "consent": "deny" })).await;
-    let begun = ada.connect("gmail").await;
-    assert_eq!(begun["connection_id"], first["id"]);
-    house.popup(&text(&begun, "oauth_url")).await;
-    let failed = ada.until(&text(&first, "id"), "error").await;
+    app.faults(json!({ "consent": "deny" })).await;
+    let started = ada.connect("gmail").await;
+    assert_eq!(started["connection_id"], first["id"]);
+    app.popup(&text(&started, "oauth_url")).await;
+    let failed = ada.wait_until(&text(&first, "id"), "error").await;
     assert_eq!(
         (&failed["id"], &failed["error_count"]),
         (&first["id"], &json!(1))
@@ -403,11 +405,11 @@ async fn a_connection_keeps_its_id_whatever_became_of_it() {
 }
 
 #[tokio::test]
-async fn a_key_is_asked_for_on_nangos_own_page() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = ada.ask_post("/openai/connect", json!({})).await;
-    assert_snapshot!(begun, @r#"
+async fn api_key_connector_uses_nango_connect_page() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = ada.send_post("/openai/connect", json!({})).await;
+    assert_snapshot!(started, @r#"
     200 OK
     {
       "already_connected": false,
@@ -421,8 +423,8 @@ async fn a_key_is_asked_for_on_nangos_own_page() {
       "status": "pending"
     }
     "#);
-    let url: Url = text(&begun.json(), "oauth_url").parse().unwrap();
-    let page = house.client.get(url.clone()).send().await.unwrap();
+    let url: Url = text(&started.json(), "oauth_url").parse().unwrap();
+    let page = app.client.get(url.clone()).send().await.unwrap();
     assert_eq!(page.status(), StatusCode::OK);
     let token = url
         .query_pairs()
@@ -434,7 +436,7 @@ async fn a_key_is_asked_for_on_nangos_own_page() {
         ("integration", "openai"),
         ("apiKey", "sk-of-ada"),
     ];
-    let page = house
+    let page = app
         .client
         .post(url.join("/connect-ui/").unwrap())
         .form(&form)
@@ -443,11 +445,12 @@ async fn a_key_is_asked_for_on_nangos_own_page() {
         .unwrap();
     assert_eq!(page.status(), StatusCode::OK);
     let connected = ada
-        .until(&text(&begun.json(), "connection_id"), "connected")
+        .wait_until(&text(&started.json(), "connection_id"), "connected")
         .await;
-    let held = held_by_nango(&house, &text(&connected, "nango_connection_id"), "openai").await;
+    let stored =
+        nango_connection_ids(&app, &text(&connected, "nango_connection_id"), "openai").await;
     assert_eq!(
-        held["credentials"],
+        stored["credentials"],
         json!({ "type": "API_KEY", "apiKey": "sk-of-ada" })
     );
 }

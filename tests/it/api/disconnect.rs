@@ -5,28 +5,28 @@ use nango_sandbox::Integration;
 use serde_json::{Value, json};
 
 use super::{events, text};
-use crate::house::{House, User};
+use crate::test_app::{TestApp, User};
 
 /// Connects an account of a connector.
 async fn connected(user: &User<'_>, connector: &str, instance: &str) -> Value {
-    user.house.faults(json!({ "consent": "allow" })).await;
+    user.app.faults(json!({ "consent": "allow" })).await;
     let path = format!("/{connector}/connect?instance_id={instance}");
-    let begun = user.ask_post(&path, json!({})).await.json();
-    user.house.popup(&text(&begun, "oauth_url")).await;
-    user.until(&text(&begun, "connection_id"), "connected")
+    let started = user.send_post(&path, json!({})).await.json();
+    user.app.popup(&text(&started, "oauth_url")).await;
+    user.wait_until(&text(&started, "connection_id"), "connected")
         .await
 }
 
 #[tokio::test]
-async fn which_one_is_meant_has_to_be_said_when_several_fit() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_requires_id_when_ambiguous() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let home = connected(&ada, "gmail", "").await;
     let work = connected(&ada, "gmail", "work").await;
     let third = connected(&ada, "gmail", "third").await;
     let before = ada.get("/connections").await;
 
-    let refused = ada.ask_delete("/gmail/disconnect").await;
+    let refused = ada.send_delete("/gmail/disconnect").await;
     assert_snapshot!(refused, @r#"
     409 Conflict
     {
@@ -47,97 +47,95 @@ async fn which_one_is_meant_has_to_be_said_when_several_fit() {
         refused.json()["candidates"],
         json!([third["id"], work["id"], home["id"]])
     );
-    let nope = ada.ask_delete("/gmail/disconnect?instance_id=nope").await;
+    let nope = ada.send_delete("/gmail/disconnect?instance_id=nope").await;
     nope.is_problem(404, "connection_not_found");
     let elsewhere = format!("/github/disconnect?connection_id={}", text(&home, "id"));
-    ada.ask_delete(&elsewhere)
+    ada.send_delete(&elsewhere)
         .await
         .is_problem(404, "connection_not_found");
-    let bad = ada.ask_delete("/gmail/disconnect?connection_id=nope").await;
+    let bad = ada
+        .send_delete("/gmail/disconnect?connection_id=nope")
+        .await;
     bad.is_problem(400, "invalid_request");
-    let unknown = ada.ask_delete("/nothing/disconnect").await;
+    let unknown = ada.send_delete("/nothing/disconnect").await;
     unknown.is_problem(404, "connector_not_found");
     assert_eq!(ada.get("/connections").await, before);
-    assert_eq!(house.nango_connections().await.len(), 3);
+    assert_eq!(app.nango_connections().await.len(), 3);
 }
 
 #[tokio::test]
-async fn the_one_that_is_named_is_ended_and_no_other() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_ends_only_the_named_connection() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let home = connected(&ada, "gmail", "").await;
     let work = connected(&ada, "gmail", "work").await;
     let third = connected(&ada, "gmail", "third").await;
     let by_instance = ada
-        .ask_delete("/gmail/disconnect?instance_id=work")
+        .send_delete("/gmail/disconnect?instance_id=work")
         .await
         .json();
     assert_eq!(by_instance["connection_id"], work["id"]);
     let by_id = format!("/gmail/disconnect?connection_id={}", text(&third, "id"));
     assert_eq!(
-        ada.ask_delete(&by_id).await.json()["connection_id"],
+        ada.send_delete(&by_id).await.json()["connection_id"],
         third["id"]
     );
-    house
-        .until_nango_holds(&[&text(&home, "nango_connection_id")])
+    app.wait_for_nango_connections(&[&text(&home, "nango_connection_id")])
         .await;
     // The only one that is left needs no name, and an empty instance is the first account's.
     let last = ada
-        .ask_delete("/gmail/disconnect?instance_id=")
+        .send_delete("/gmail/disconnect?instance_id=")
         .await
         .json();
     assert_eq!(
         (&last["connection_id"], &last["upstream_deleted"]),
         (&home["id"], &json!(true))
     );
-    assert_eq!(house.nango_connections().await, [""; 0]);
+    assert_eq!(app.nango_connections().await, [""; 0]);
     // All are ended: none is the obvious one any more.
-    let refused = ada.ask_delete("/gmail/disconnect").await;
+    let refused = ada.send_delete("/gmail/disconnect").await;
     refused.is_problem(409, "ambiguous_connection");
 }
 
 #[tokio::test]
-async fn a_repeated_disconnect_says_the_same_and_changes_nothing() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_is_idempotent() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&connected(&ada, "gmail", "").await, "id");
-    let first = ada.ask_delete("/gmail/disconnect").await.json();
-    let before = (ada.connection(&id).await, events(&house, &id).await);
-    house.pass(chrono::TimeDelta::seconds(9));
+    let first = ada.send_delete("/gmail/disconnect").await.json();
+    let before = (ada.connection(&id).await, events(&app, &id).await);
+    app.advance(chrono::TimeDelta::seconds(9));
     for path in [
         "/gmail/disconnect".to_owned(),
         format!("/gmail/disconnect?connection_id={id}"),
     ] {
-        assert_eq!(ada.ask_delete(&path).await.json(), first);
+        assert_eq!(ada.send_delete(&path).await.json(), first);
     }
-    assert_eq!(
-        (ada.connection(&id).await, events(&house, &id).await),
-        before
-    );
+    assert_eq!((ada.connection(&id).await, events(&app, &id).await), before);
 }
 
 #[tokio::test]
-async fn a_connection_that_was_never_made_can_be_disconnected() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let ended = ada.ask_delete("/gmail/disconnect").await.json();
+async fn disconnect_cancels_pending_connection() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let ended = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(
         (&ended["status"], &ended["upstream_deleted"]),
         (&json!("disconnected"), &json!(true))
     );
-    let row = ada.connection(&text(&begun, "connection_id")).await;
+    let row = ada.connection(&text(&started, "connection_id")).await;
     assert_eq!(row["attempt"]["outcome"], "superseded");
 }
 
 #[tokio::test]
-async fn what_nango_does_not_delete_at_once_is_deleted_later() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn deletion_is_retried_when_nango_fails() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let before = connected(&ada, "gmail", "").await;
-    let (id, held) = (text(&before, "id"), text(&before, "nango_connection_id"));
-    house.faults(json!({ "refuse_delete": true })).await;
-    assert_snapshot!(ada.ask_delete("/gmail/disconnect").await, @r#"
+    let (id, stored) = (text(&before, "id"), text(&before, "nango_connection_id"));
+    app.faults(json!({ "refuse_delete": true })).await;
+    assert_snapshot!(ada.send_delete("/gmail/disconnect").await, @r#"
     200 OK
     {
       "connection_id": "[id]",
@@ -151,34 +149,32 @@ async fn what_nango_does_not_delete_at_once_is_deleted_later() {
         (&row["status"], &row["nango_connection_id"]),
         (&json!("disconnected"), &json!(null))
     );
-    assert_eq!(house.nango_connections().await, [held]);
+    assert_eq!(app.nango_connections().await, [stored]);
     // Asked again while Nango still refuses: still the truth.
     assert_eq!(
-        ada.ask_delete("/gmail/disconnect").await.json()["upstream_deleted"],
+        ada.send_delete("/gmail/disconnect").await.json()["upstream_deleted"],
         false
     );
 
-    house.faults(json!({ "consent": "allow" })).await;
-    house.pass(chrono::TimeDelta::minutes(10));
-    house.until_nango_holds(&[]).await;
-    let confirmed = ada.ask_delete("/gmail/disconnect").await.json();
+    app.faults(json!({ "consent": "allow" })).await;
+    app.advance(chrono::TimeDelta::minutes(10));
+    app.wait_for_nango_connections(&[]).await;
+    let confirmed = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(confirmed["upstream_deleted"], true);
-    assert_eq!(events(&house, &id).await.last().unwrap(), "disconnected");
+    assert_eq!(events(&app, &id).await.last().unwrap(), "disconnected");
 }
 
 #[tokio::test]
-async fn a_new_connection_outlives_what_is_left_of_the_last_one() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn new_connection_survives_deletion_of_previous_one() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     connected(&ada, "gmail", "").await;
-    house
-        .faults(json!({ "refuse_delete": true, "consent": "allow" }))
+    app.faults(json!({ "refuse_delete": true, "consent": "allow" }))
         .await;
-    ada.ask_delete("/gmail/disconnect").await;
+    ada.send_delete("/gmail/disconnect").await;
     let again = connected(&ada, "gmail", "").await;
-    house.pass(chrono::TimeDelta::minutes(10));
-    house
-        .until_nango_holds(&[&text(&again, "nango_connection_id")])
+    app.advance(chrono::TimeDelta::minutes(10));
+    app.wait_for_nango_connections(&[&text(&again, "nango_connection_id")])
         .await;
     assert_eq!(
         ada.connection(&text(&again, "id")).await["status"],
@@ -187,60 +183,60 @@ async fn a_new_connection_outlives_what_is_left_of_the_last_one() {
 }
 
 #[tokio::test]
-async fn what_is_gone_at_nango_already_counts_as_deleted() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_confirms_when_already_deleted_at_nango() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let before = connected(&ada, "gmail", "").await;
     let path = format!(
         "/connections/{}?provider_config_key=gmail",
         text(&before, "nango_connection_id")
     );
-    house.nango(reqwest::Method::DELETE, &path).await;
-    let ended = ada.ask_delete("/gmail/disconnect").await.json();
+    app.nango(reqwest::Method::DELETE, &path).await;
+    let ended = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(ended["upstream_deleted"], true);
 }
 
 #[tokio::test]
-async fn a_deletion_that_another_replica_is_at_is_waited_for() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_waits_for_deletion_by_other_replica() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     connected(&ada, "gmail", "").await;
-    house.faults(json!({ "refuse_delete": true })).await;
-    let refused = ada.ask_delete("/gmail/disconnect").await.json();
+    app.faults(json!({ "refuse_delete": true })).await;
+    let refused = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(refused["upstream_deleted"], false);
-    house.faults(json!({})).await;
+    app.faults(json!({})).await;
     // As by a replica that has claimed it, and is done in a moment.
     let leased = "update upstream_deletion set leased_until = clock_timestamp() + interval '0.3 s'";
     sqlx::query(leased)
-        .execute(&mut house.sql().await)
+        .execute(&mut app.sql().await)
         .await
         .unwrap();
-    let again = ada.ask_delete("/gmail/disconnect").await.json();
+    let again = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(again["upstream_deleted"], true);
 }
 
 #[tokio::test]
-async fn what_nobody_could_look_for_is_not_called_deleted() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn disconnect_is_unconfirmed_when_nango_poll_fails() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let unheard = json!({ "consent": "allow", "drop_webhooks": true });
-    house.faults(unheard).await;
-    let begun = ada.connect("gmail").await;
-    house.popup(&text(&begun, "oauth_url")).await;
+    app.faults(unheard).await;
+    let started = ada.connect("gmail").await;
+    app.popup(&text(&started, "oauth_url")).await;
     let blind = json!({ "status": 500, "only": "GET /connections" });
-    house.faults(blind).await;
+    app.faults(blind).await;
     for _ in 0..2 {
-        let ended = ada.ask_delete("/gmail/disconnect").await.json();
+        let ended = ada.send_delete("/gmail/disconnect").await.json();
         assert_eq!(
             (&ended["status"], &ended["upstream_deleted"]),
             (&json!("disconnected"), &json!(false))
         );
     }
-    house.faults(json!({})).await;
-    assert_eq!(house.nango_connections().await.len(), 1);
-    let confirmed = ada.ask_delete("/gmail/disconnect").await.json();
+    app.faults(json!({})).await;
+    assert_eq!(app.nango_connections().await.len(), 1);
+    let confirmed = ada.send_delete("/gmail/disconnect").await.json();
     assert_eq!(confirmed["upstream_deleted"], true);
-    assert_eq!(house.nango_connections().await, [""; 0]);
+    assert_eq!(app.nango_connections().await, [""; 0]);
 }
 
 /// A connector of the operator's own.
@@ -254,10 +250,10 @@ auth_mode = "OAUTH2"
 "#;
 
 #[tokio::test]
-async fn a_connector_that_is_in_the_catalog_no_more_is_listed_and_disconnected() {
+async fn removed_connector_can_be_listed_and_disconnected() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ACME).unwrap();
-    let house = House::build(&[], |nango| {
+    let app = TestApp::build(&[], |nango| {
         nango.integrations.push(Integration {
             unique_key: "acme".to_owned(),
             provider: "github".to_owned(),
@@ -267,18 +263,18 @@ async fn a_connector_that_is_in_the_catalog_no_more_is_listed_and_disconnected()
     })
     .await;
     let catalog_file = file.path().to_str().unwrap();
-    let having = house.replica(&[("CATALOG_FILE", catalog_file)]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
+    let having = app.replica(&[("CATALOG_FILE", catalog_file)]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     // At a replica that was there before the connector.
-    let begun = bob.at(&having).connect("acme").await;
-    let ended = bob.ask_delete("/acme/disconnect").await.json();
-    assert_eq!(ended["connection_id"], begun["connection_id"]);
+    let started = bob.at(&having).connect("acme").await;
+    let ended = bob.send_delete("/acme/disconnect").await.json();
+    assert_eq!(ended["connection_id"], started["connection_id"]);
 
-    let held = connected(&ada.at(&having), "acme", "").await;
-    let (id, connector) = (text(&held, "id"), text(&held, "connector_id"));
-    let left = house.replica(&[]).await;
+    let stored = connected(&ada.at(&having), "acme", "").await;
+    let (id, connector) = (text(&stored, "id"), text(&stored, "connector_id"));
+    let left = app.replica(&[]).await;
     let ada = ada.at(&left);
-    let refused = ada.ask_post("/acme/connect", json!({})).await;
+    let refused = ada.send_post("/acme/connect", json!({})).await;
     refused.is_problem(404, "connector_not_found");
     // As one of few, and as one of very many.
     for others in [0, 200] {
@@ -290,7 +286,7 @@ async fn a_connector_that_is_in_the_catalog_no_more_is_listed_and_disconnected()
         )
         .bind(&id)
         .bind(others)
-        .execute(&mut house.sql().await)
+        .execute(&mut app.sql().await)
         .await
         .unwrap();
         for reference in ["acme", &connector, &connector.to_uppercase()] {
@@ -303,7 +299,7 @@ async fn a_connector_that_is_in_the_catalog_no_more_is_listed_and_disconnected()
         assert_eq!(none["total_count"], 0);
     }
     let path = format!("/acme/disconnect?connection_id={id}");
-    let ended = ada.ask_delete(&path).await.json();
+    let ended = ada.send_delete(&path).await.json();
     assert_eq!(ended["connection_id"], id);
-    house.until_nango_holds(&[]).await;
+    app.wait_for_nango_connections(&[]).await;
 }

@@ -8,16 +8,16 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use url::Url;
 
-use super::{Answer, text};
-use crate::house::{House, JWT_SECRET, User, free_port};
-use crate::matrix::killed::replica_process;
+use super::{TestResponse, text};
+use crate::fault_table::process_killed::replica_process;
+use crate::test_app::{JWT_SECRET, TestApp, User, free_port};
 
 #[tokio::test]
-async fn not_even_debug_logs_hold_secrets_or_addresses() {
-    let house = House::new().await;
+async fn debug_logs_contain_no_secrets_or_addresses() {
+    let app = TestApp::new().await;
     let port = free_port();
     let url = format!("http://127.0.0.1:{port}");
-    let settings = house.settings(&[
+    let settings = app.settings(&[
         ("PORT", &port.to_string()),
         ("PUBLIC_URL", &url),
         ("CONNECT_BINDING", "ask"),
@@ -26,7 +26,7 @@ async fn not_even_debug_logs_hold_secrets_or_addresses() {
         .env_clear()
         .envs(settings)
         .env("RUST_LOG", "debug")
-        // The house's time stands still at a day to come: its tokens are of tomorrow.
+        // The test app's time stands still at a day to come: its tokens are of tomorrow.
         .env("AUTH_LEEWAY_SECONDS", "4000000000")
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stderr(Stdio::piped())
@@ -39,8 +39,8 @@ async fn not_even_debug_logs_hold_secrets_or_addresses() {
         stderr.read_to_string(&mut text).await.unwrap();
         text
     });
-    until_ready(&house, &url).await;
-    let secrets = flow(&house, &url).await;
+    until_ready(&app, &url).await;
+    let secrets = flow(&app, &url).await;
     child.start_kill().unwrap();
     child.wait().await.unwrap();
     let logs = logs.await.unwrap();
@@ -58,34 +58,34 @@ async fn not_even_debug_logs_hold_secrets_or_addresses() {
 }
 
 #[tokio::test]
-async fn what_broke_is_in_the_log_under_the_requests_id_and_not_in_the_answer() {
-    let house = House::now().await;
-    let (process, url) = replica_process(&house).await;
-    let ada = house.user("ada").await.at_url(&url);
+async fn internal_error_is_logged_with_request_id_and_not_returned() {
+    let app = TestApp::with_system_clock().await;
+    let (process, url) = replica_process(&app).await;
+    let ada = app.user("ada").await.at_url(&url);
     let connect = async || {
         let request = ada.request(Method::POST, "/gmail/connect");
-        Answer::to(request.header("idempotency-key", "once")).await
+        TestResponse::to(request.header("idempotency-key", "once")).await
     };
     assert_eq!(connect().await.status, 200);
     // An answer that no version has kept.
     sqlx::query("update idempotency_key set answer = '{}'")
-        .execute(&mut house.sql().await)
+        .execute(&mut app.sql().await)
         .await
         .unwrap();
-    let told = connect().await.is_problem(500, "internal");
+    let reported = connect().await.is_problem(500, "internal");
     assert_eq!(
-        told["detail"],
+        reported["detail"],
         "the log has the detail under this request's id"
     );
-    let said = process.said();
-    let lines = said
+    let text = process.output();
+    let lines = text
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let lines: Vec<Value> = lines
-        .filter(|line| line["request_id"] == told["request_id"] && line["level"] == "ERROR")
+        .filter(|line| line["request_id"] == reported["request_id"] && line["level"] == "ERROR")
         .collect();
     let [line] = lines.as_slice() else {
-        panic!("not one line but {lines:#?}\n{said}");
+        panic!("not one line but {lines:#?}\n{text}");
     };
     assert!(
         line["error"].as_str().unwrap().contains("`connection_id`"),
@@ -93,9 +93,9 @@ async fn what_broke_is_in_the_log_under_the_requests_id_and_not_in_the_answer() 
     );
 }
 
-async fn until_ready(house: &House, url: &str) {
+async fn until_ready(app: &TestApp, url: &str) {
     for _ in 0..200 {
-        let answer = house.client.get(format!("{url}/readyz")).send().await;
+        let answer = app.client.get(format!("{url}/readyz")).send().await;
         if answer.is_ok_and(|answer| answer.status() == 200) {
             return;
         }
@@ -105,8 +105,8 @@ async fn until_ready(house: &House, url: &str) {
 }
 
 /// Goes through all that a user does and much that goes wrong, and answers what must not be logged.
-async fn flow(house: &House, url: &str) -> Vec<(&'static str, String)> {
-    let user = house.user("ada@user.example").await;
+async fn flow(app: &TestApp, url: &str) -> Vec<(&'static str, String)> {
+    let user = app.user("ada@user.example").await;
     let ada = user.at_url(url);
     let mut secrets = vec![
         ("a user's token", ada.token.clone()),
@@ -116,8 +116,8 @@ async fn flow(house: &House, url: &str) -> Vec<(&'static str, String)> {
         ),
         ("a refused token", "token-of-anybody".to_owned()),
         ("the tokens' secret", JWT_SECRET.to_owned()),
-        ("Nango's key", house.secret_key.clone()),
-        ("the signing key", house.signing_key.clone()),
+        ("Nango's key", app.secret_key.clone()),
+        ("the signing key", app.signing_key.clone()),
         ("a forged signature", "ab".repeat(32)),
         ("an API key", "sk-of-ada".to_owned()),
         ("a code", "the-code-of-a-flow".to_owned()),
@@ -130,36 +130,36 @@ async fn flow(house: &House, url: &str) -> Vec<(&'static str, String)> {
     secrets.push(("a browser's cookie", browser));
     secrets.push(("a session's token for a key", type_key(&ada).await));
     fail(&ada).await;
-    intrude(house, url, &ada.token).await;
+    send_unauthenticated(app, url, &ada.token).await;
     secrets
 }
 
 /// Connects, changes and asks for a connection; answers the session's token, and the browser's cookie.
 async fn connect(ada: &User<'_>) -> (String, String) {
-    ada.house.faults(json!({ "consent": "allow" })).await;
+    ada.app.faults(json!({ "consent": "allow" })).await;
     let body = json!({
         "label": "ada@label.example", "config": { "mail": "ada@config.example" },
         "login_hint": "ada@hint.example",
     });
     let path = "/gmail/connect?instance_id=ada@instance.example";
-    let answer = ada.ask_post(path, body).await;
+    let answer = ada.send_post(path, body).await;
     let cookie = answer.header("set-cookie").unwrap();
     let cookie = cookie.split(['=', ';']).nth(1).unwrap().to_owned();
-    let begun = answer.json();
-    let oauth_url: Url = text(&begun, "oauth_url").parse().unwrap();
-    ada.house.popup(oauth_url.as_str()).await;
-    let id = text(&begun, "connection_id");
-    ada.until(&id, "connected").await;
-    ada.ask_patch(&id, json!({ "label": "\u{0}" })).await;
+    let started = answer.json();
+    let oauth_url: Url = text(&started, "oauth_url").parse().unwrap();
+    ada.app.popup(oauth_url.as_str()).await;
+    let id = text(&started, "connection_id");
+    ada.wait_until(&id, "connected").await;
+    ada.send_patch(&id, json!({ "label": "\u{0}" })).await;
     let unstorable = json!({ "config": { "k": "ada@config.example\u{0}" } });
-    ada.ask_patch(&id, unstorable).await;
+    ada.send_patch(&id, unstorable).await;
     for path in [
         "/connections?cursor=ada@cursor.example",
         "/ada@connector.example",
         "/callback?connection_id=ada@callback.example",
         "/callback?state=the-state-of-a-flow&code=the-code-of-a-flow",
     ] {
-        ada.ask_get(path).await;
+        ada.send_get(path).await;
     }
     let session = oauth_url.query_pairs().next().unwrap().1.into_owned();
     (session, cookie)
@@ -177,38 +177,42 @@ async fn type_key(ada: &User<'_>) -> String {
         ("apiKey", "sk-of-ada"),
     ];
     let page = link.join("/connect-ui/").unwrap();
-    let posted = Answer::to(ada.house.client.post(page).form(&form)).await;
+    let posted = TestResponse::to(ada.app.client.post(page).form(&form)).await;
     assert_eq!(posted.status, 200);
-    ada.until(&text(&keyed, "connection_id"), "connected").await;
+    ada.wait_until(&text(&keyed, "connection_id"), "connected")
+        .await;
     session.into_owned()
 }
 
 /// Is denied by a provider and refused by Nango.
 async fn fail(ada: &User<'_>) {
-    ada.house.faults(json!({ "consent": "deny" })).await;
+    ada.app.faults(json!({ "consent": "deny" })).await;
     let denied = ada.connect("github").await;
-    ada.house.popup(&text(&denied, "oauth_url")).await;
-    ada.until(&text(&denied, "connection_id"), "error").await;
+    ada.app.popup(&text(&denied, "oauth_url")).await;
+    ada.wait_until(&text(&denied, "connection_id"), "error")
+        .await;
     for status in [401, 429, 500] {
-        ada.house.faults(json!({ "status": status })).await;
+        ada.app.faults(json!({ "status": status })).await;
         let hint = json!({ "login_hint": "ada@hint.example" });
-        ada.ask_post("/notion/connect", hint).await;
+        ada.send_post("/notion/connect", hint).await;
     }
-    ada.house.faults(json!({ "refuse_delete": true })).await;
-    ada.ask_delete("/gmail/disconnect").await;
+    ada.app.faults(json!({ "refuse_delete": true })).await;
+    ada.send_delete("/gmail/disconnect").await;
 }
 
 /// Comes with tokens that are not good, and with a webhook that Nango has not signed.
-async fn intrude(house: &House, url: &str, token: &str) {
+async fn send_unauthenticated(app: &TestApp, url: &str, token: &str) {
     for bad in ["not.a.token-of-anybody", &format!("{token}x")] {
-        let request = house.client.get(format!("{url}/api/v1/connectors"));
-        let answer = Answer::to(request.bearer_auth(bad)).await;
+        let request = app.client.get(format!("{url}/api/v1/connectors"));
+        let answer = TestResponse::to(request.bearer_auth(bad)).await;
         answer.is_problem(401, "unauthenticated");
     }
-    let hook = house
+    let hook = app
         .client
         .post(format!("{url}/api/v1/webhooks/nango"))
         .header("x-nango-hmac-sha256", "ab".repeat(32))
         .body(r#"{"type":"auth","mail":"ada@webhook.example"}"#);
-    Answer::to(hook).await.is_problem(401, "invalid_signature");
+    TestResponse::to(hook)
+        .await
+        .is_problem(401, "invalid_signature");
 }

@@ -1,21 +1,21 @@
 //! The API as its callers see it: every endpoint over real HTTP, with the exact
 //! answers where programs read them.
 
-mod attempts;
+mod attempt_expiry;
+mod authentication;
 mod callback;
 mod catalog;
 mod connect;
 mod console;
-mod disabled;
 mod disconnect;
-mod document;
-mod faults;
 mod grants;
-mod listing;
+mod http_conventions;
+mod list;
 mod logs;
-mod manners;
+mod nango_disabled;
+mod nango_errors;
+mod openapi;
 mod parameters;
-mod tokens;
 mod update;
 mod webhooks;
 
@@ -28,20 +28,20 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use crate::house::{House, User};
+use crate::test_app::{TestApp, User};
 
 /// The OpenAPI document, as JSON.
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(patchbay::http::openapi()).unwrap());
 
 /// An answer, shown with what matters to a client and without what differs from run to run.
-struct Answer {
+struct TestResponse {
     status: StatusCode,
     headers: HeaderMap,
     text: String,
 }
 
-impl Answer {
+impl TestResponse {
     async fn to(request: RequestBuilder) -> Self {
         let response = request.send().await.unwrap();
         Self {
@@ -86,7 +86,7 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for TestResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.status)?;
         for name in ["allow", "location", "retry-after", "www-authenticate"] {
@@ -146,13 +146,13 @@ fn redacted_url(mut url: Url) -> String {
 
 impl User<'_> {
     /// Sends a request below `/api/v1/connectors`; that the answer has this status has to be documented.
-    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+    async fn send(&self, method: Method, path: &str, body: Option<Value>) -> TestResponse {
         let request = self.request(method.clone(), path);
         let request = match body {
             Some(body) => request.json(&body),
             None => request,
         };
-        let answer = Answer::to(request).await;
+        let answer = TestResponse::to(request).await;
         let path = format!("/api/v1/connectors{path}");
         let path = path.split('?').next().unwrap();
         let template = template(path).unwrap_or_else(|| panic!("{path} is not documented"));
@@ -166,21 +166,21 @@ impl User<'_> {
         answer
     }
 
-    async fn ask_get(&self, path: &str) -> Answer {
-        self.ask(Method::GET, path, None).await
+    async fn send_get(&self, path: &str) -> TestResponse {
+        self.send(Method::GET, path, None).await
     }
 
-    async fn ask_post(&self, path: &str, body: Value) -> Answer {
-        self.ask(Method::POST, path, Some(body)).await
+    async fn send_post(&self, path: &str, body: Value) -> TestResponse {
+        self.send(Method::POST, path, Some(body)).await
     }
 
-    async fn ask_patch(&self, id: &str, body: Value) -> Answer {
-        self.ask(Method::PATCH, &format!("/connections/{id}"), Some(body))
+    async fn send_patch(&self, id: &str, body: Value) -> TestResponse {
+        self.send(Method::PATCH, &format!("/connections/{id}"), Some(body))
             .await
     }
 
-    async fn ask_delete(&self, path: &str) -> Answer {
-        self.ask(Method::DELETE, path, None).await
+    async fn send_delete(&self, path: &str) -> TestResponse {
+        self.send(Method::DELETE, path, None).await
     }
 
     /// How many connections the user has.
@@ -208,10 +208,10 @@ fn template(path: &str) -> Option<String> {
 }
 
 /// What the events of a connection were, oldest first.
-async fn events(house: &House, connection: &str) -> Vec<String> {
+async fn events(app: &TestApp, connection: &str) -> Vec<String> {
     sqlx::query_scalar("select kind from connection_event where connection_id = $1 order by id")
         .bind(connection.parse::<Uuid>().unwrap())
-        .fetch_all(&mut house.sql().await)
+        .fetch_all(&mut app.sql().await)
         .await
         .unwrap()
 }

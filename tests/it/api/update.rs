@@ -5,16 +5,16 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{events, text};
-use crate::house::House;
+use crate::test_app::TestApp;
 
 #[tokio::test]
-async fn labels_and_configs_are_set_merged_and_removed() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_sets_label_and_config() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
-    house.pass(chrono::TimeDelta::seconds(5));
+    app.advance(chrono::TimeDelta::seconds(5));
     let body = json!({ "label": " Work ", "config": { "a": 1, "b": { "c": true } } });
-    assert_snapshot!(ada.ask_patch(&id, body).await, @r#"
+    assert_snapshot!(ada.send_patch(&id, body).await, @r#"
     200 OK
     {
       "account": null,
@@ -62,69 +62,69 @@ async fn labels_and_configs_are_set_merged_and_removed() {
 }
 
 #[tokio::test]
-async fn what_is_left_out_stays_and_a_null_removes() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_keeps_omitted_fields_and_null_removes() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let body = json!({ "label": "Work", "config": { "a": 1, "b": { "c": true } } });
-    ada.ask_patch(&id, body).await;
+    ada.send_patch(&id, body).await;
     let body = json!({ "config": { "a": null, "b": { "d": false }, "none": null } });
-    let changed = ada.ask_patch(&id, body).await.json();
+    let changed = ada.send_patch(&id, body).await.json();
     assert_eq!(changed["label"], "Work");
     assert_eq!(changed["config"], json!({ "b": { "d": false } }));
-    let changed = ada.ask_patch(&id, json!({ "label": null })).await.json();
+    let changed = ada.send_patch(&id, json!({ "label": null })).await.json();
     assert_eq!(changed["label"], json!(null));
     assert_eq!(changed["config"], json!({ "b": { "d": false } }));
     assert_eq!(ada.connection(&id).await, changed);
     assert_eq!(
-        events(&house, &id).await,
+        events(&app, &id).await,
         ["attempt_started", "connected", "updated"]
     );
 }
 
 /// The newest event of a connection: its id, version and kind.
-async fn newest(house: &House, id: &str) -> (i64, i64, String) {
+async fn newest(app: &TestApp, id: &str) -> (i64, i64, String) {
     sqlx::query_as(
         "select id, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
     )
     .bind(id.parse::<uuid::Uuid>().unwrap())
-    .fetch_one(&mut house.sql().await)
+    .fetch_one(&mut app.sql().await)
     .await
     .unwrap()
 }
 
 #[tokio::test]
 async fn changes_within_a_minute_are_one_event() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let label = async |label: &str| {
-        let changed = ada.ask_patch(&id, json!({ "label": label })).await;
+        let changed = ada.send_patch(&id, json!({ "label": label })).await;
         changed.json()
     };
     let first = label("one").await;
-    let before = newest(&house, &id).await;
+    let before = newest(&app, &id).await;
     assert_eq!((before.1, before.2.as_str()), (3, "updated"));
-    house.pass(chrono::TimeDelta::seconds(59));
+    app.advance(chrono::TimeDelta::seconds(59));
     let second = label("two").await;
     assert_eq!(second["label"], "two");
     assert_eq!(ada.connection(&id).await, second);
     assert_ne!(second["updated_at"], first["updated_at"]);
     // The same event, behind all that its readers have read.
-    let merged = newest(&house, &id).await;
+    let merged = newest(&app, &id).await;
     assert_eq!((merged.1, merged.2.as_str()), (3, "updated"));
     assert!(merged.0 > before.0);
     // The minute is that of the first change: changes without end are an event a minute.
-    house.pass(chrono::TimeDelta::seconds(2));
+    app.advance(chrono::TimeDelta::seconds(2));
     label("three").await;
-    assert_eq!(newest(&house, &id).await.1, 4);
+    assert_eq!(newest(&app, &id).await.1, 4);
     // Whatever else happens ends it, too.
     let reconnect = format!("/connections/{id}/reconnect");
-    ada.ask_post(&reconnect, json!({})).await;
+    ada.send_post(&reconnect, json!({})).await;
     label("four").await;
-    assert_eq!(newest(&house, &id).await.1, 6);
+    assert_eq!(newest(&app, &id).await.1, 6);
     assert_eq!(
-        events(&house, &id).await,
+        events(&app, &id).await,
         [
             "attempt_started",
             "connected",
@@ -138,8 +138,8 @@ async fn changes_within_a_minute_are_one_event() {
 
 #[tokio::test]
 async fn text_that_turns_text_around_is_taken_out_of_labels() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let marks = "\u{301}".repeat(60);
     for (label, shown) in [
@@ -147,46 +147,46 @@ async fn text_that_turns_text_around_is_taken_out_of_labels() {
         (&format!("e{marks}"), format!("e{}", "\u{301}".repeat(4))),
         ("\u{202e} Work \u{202c}", "Work".to_owned()),
     ] {
-        let changed = ada.ask_patch(&id, json!({ "label": label })).await.json();
+        let changed = ada.send_patch(&id, json!({ "label": label })).await.json();
         assert_eq!(changed["label"], shown);
         let body = json!({ "label": label });
-        let begun = ada.ask_post("/notion/connect", body).await.json();
-        let notion = ada.connection(&text(&begun, "connection_id")).await;
+        let started = ada.send_post("/notion/connect", body).await.json();
+        let notion = ada.connection(&text(&started, "connection_id")).await;
         assert_eq!(notion["label"], shown);
     }
     let empty = json!({ "label": "\u{202e}\u{2069}" });
-    ada.ask_patch(&id, empty)
+    ada.send_patch(&id, empty)
         .await
         .is_problem(400, "invalid_request");
 }
 
 #[tokio::test]
-async fn a_change_that_changes_nothing_is_no_event() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_without_change_writes_no_event() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let set = json!({ "label": "Work", "config": { "a": 1 } });
-    let before = ada.ask_patch(&id, set.clone()).await.json();
-    house.pass(chrono::TimeDelta::seconds(5));
+    let before = ada.send_patch(&id, set.clone()).await.json();
+    app.advance(chrono::TimeDelta::seconds(5));
     for body in [
         json!({}),
         set,
         json!({ "label": " Work " }),
         json!({ "config": { "b": null } }),
     ] {
-        assert_eq!(ada.ask_patch(&id, body).await.json(), before);
+        assert_eq!(ada.send_patch(&id, body).await.json(), before);
     }
-    assert_eq!(events(&house, &id).await.len(), 3);
+    assert_eq!(events(&app, &id).await.len(), 3);
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_rejects_invalid_values_and_changes_nothing() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let large = |bytes: usize| json!({ "config": { "k": "x".repeat(bytes) } });
     // The largest that fits: {"k":"…"} is eight bytes more.
-    let before = ada.ask_patch(&id, large(4 * 1024 - 8)).await.json();
+    let before = ada.send_patch(&id, large(4 * 1024 - 8)).await.json();
     let refused: [Value; 13] = [
         json!({ "label": "" }),
         json!({ "label": " \t " }),
@@ -205,21 +205,21 @@ async fn what_cannot_be_stored_is_refused_and_changes_nothing() {
         json!({ "label": "ok", "user_id": "bob" }),
     ];
     for body in refused {
-        ada.ask_patch(&id, body)
+        ada.send_patch(&id, body)
             .await
             .is_problem(400, "invalid_request");
     }
     assert_eq!(ada.connection(&id).await, before);
-    assert_eq!(events(&house, &id).await.len(), 3);
+    assert_eq!(events(&app, &id).await.len(), 3);
 }
 
 #[tokio::test]
-async fn a_refusal_says_what_to_do() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_rejection_explains_remedy() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let large = json!({ "config": { "k": "x".repeat(20_000) } });
-    assert_snapshot!(ada.ask_patch(&id, json!({ "label": " " })).await, @r#"
+    assert_snapshot!(ada.send_patch(&id, json!({ "label": " " })).await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -230,7 +230,7 @@ async fn a_refusal_says_what_to_do() {
       "type": "urn:patchbay:problem:invalid_request"
     }
     "#);
-    assert_snapshot!(ada.ask_patch(&id, json!({ "colour": "red" })).await, @r#"
+    assert_snapshot!(ada.send_patch(&id, json!({ "colour": "red" })).await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -241,7 +241,7 @@ async fn a_refusal_says_what_to_do() {
       "type": "urn:patchbay:problem:invalid_request"
     }
     "#);
-    assert_snapshot!(ada.ask_patch(&id, large).await, @r#"
+    assert_snapshot!(ada.send_patch(&id, large).await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -252,7 +252,7 @@ async fn a_refusal_says_what_to_do() {
       "type": "urn:patchbay:problem:invalid_request"
     }
     "#);
-    assert_snapshot!(ada.ask_patch(&id, json!({ "config": { "k": "\u{0}" } })).await, @r#"
+    assert_snapshot!(ada.send_patch(&id, json!({ "config": { "k": "\u{0}" } })).await, @r#"
     400 Bad Request
     {
       "code": "invalid_request",
@@ -266,9 +266,9 @@ async fn a_refusal_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_refused_and_changes_nothing() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn update_rejects_malformed_json_and_changes_nothing() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let before = ada.connected("gmail").await;
     let id = text(&before, "id");
     let path = format!("/connections/{id}");
@@ -277,7 +277,7 @@ async fn what_is_not_json_is_refused_and_changes_nothing() {
             .request(Method::PATCH, &path)
             .header("content-type", kind)
             .body(body);
-        super::Answer::to(request).await
+        super::TestResponse::to(request).await
     };
     let json = "application/json";
     raw("text/plain", "{}")
@@ -298,9 +298,9 @@ async fn what_is_not_json_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_config_comes_back_as_it_went_whatever_is_in_it() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn config_round_trips_unusual_values() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let id = text(&ada.connected("gmail").await, "id");
     let config = json!({
         "greatest": f64::MAX,
@@ -311,7 +311,7 @@ async fn a_config_comes_back_as_it_went_whatever_is_in_it() {
         "\u{fd}\u{9a}\u{10fffd}": "\u{1f}\u{7f}\u{feff}\\u0000",
         "": { "'; drop table connector; --": [[], {}, null, true] },
     });
-    let answer = ada.ask_patch(&id, json!({ "config": config })).await;
+    let answer = ada.send_patch(&id, json!({ "config": config })).await;
     assert_eq!(answer.status, 200, "{answer}");
     let connections = ada.get("/connections").await;
     assert_eq!(connections["connections"][0]["config"], config);
@@ -319,9 +319,9 @@ async fn a_config_comes_back_as_it_went_whatever_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_body_is_an_object_and_no_list_of_its_fields() {
-    let house = House::new().await;
-    let ada = house.user("ada").await;
+async fn request_body_must_be_an_object() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
     for body in [
@@ -330,20 +330,20 @@ async fn a_body_is_an_object_and_no_list_of_its_fields() {
         json!("Work"),
         json!(1),
     ] {
-        let refused = ada.ask_patch(&id, body.clone()).await;
+        let refused = ada.send_patch(&id, body.clone()).await;
         refused.is_problem(400, "invalid_request");
         for path in [
             "/notion/connect".to_owned(),
             format!("/connections/{id}/reconnect"),
             format!("/connections/{id}/account"),
         ] {
-            let refused = ada.ask_post(&path, body.clone()).await;
+            let refused = ada.send_post(&path, body.clone()).await;
             refused.is_problem(400, "invalid_request");
         }
     }
     assert_eq!(ada.connection(&id).await, connected);
     assert_eq!(ada.count().await, 1);
     // Nothing to say is the same as saying nothing.
-    let begun = ada.ask_post("/notion/connect", Value::Null).await;
-    assert_eq!(begun.status, 200, "{begun}");
+    let started = ada.send_post("/notion/connect", Value::Null).await;
+    assert_eq!(started.status, 200, "{started}");
 }

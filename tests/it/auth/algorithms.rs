@@ -19,7 +19,7 @@ use super::{
     NOW, Provider, SECRET, Signer, ada, authenticator, claims, claims_with, clock, outcome,
     with_jwks, with_secret,
 };
-use crate::server::serve;
+use crate::test_server::serve;
 
 /// A JWKS of these keys, and its address.
 pub(super) async fn publishing(keys: Vec<Value>) -> (Provider, Url) {
@@ -182,7 +182,7 @@ async fn weak_or_broken_keys_are_left_out_of_the_set() {
         good,
     ];
     let (_, url) = publishing(keys).await;
-    let usable = authenticator(with_jwks(url)).published_keys().await;
+    let usable = authenticator(with_jwks(url)).published_key_count().await;
     assert_eq!(usable.unwrap().unwrap(), 1);
 }
 
@@ -208,8 +208,12 @@ async fn empty_key_set_does_not_replace_good_keys() {
         clock.advance(TimeDelta::minutes(1));
         let refused = outcome(&authenticator, &token).await;
         assert_eq!(refused, Err(Error::KeysUnavailable));
-        let told = authenticator.published_keys().await.unwrap().unwrap_err();
-        assert!(told.contains("has no key"), "{told}");
+        let reported = authenticator
+            .published_key_count()
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert!(reported.contains("has no key"), "{reported}");
     }
 }
 
@@ -265,7 +269,7 @@ async fn typ_is_that_of_a_token_for_an_api() {
         let token = pair.token(json!({"typ": typ}), &claims());
         assert_eq!(outcome(&authenticator, &token).await, ada(), "{typ}");
     }
-    let wrong = [
+    let failures = [
         "logout+jwt",
         "dpop+jwt",
         "oauth-authz-req+jwt",
@@ -273,7 +277,7 @@ async fn typ_is_that_of_a_token_for_an_api() {
         "JOSE",
         "",
     ];
-    for typ in wrong {
+    for typ in failures {
         let token = pair.token(json!({"typ": typ}), &claims());
         let refused = outcome(&authenticator, &token).await;
         assert_eq!(refused, Err(Error::WrongType), "{typ}");
@@ -302,11 +306,15 @@ async fn numbers_that_name_users_are_decimal_text() {
         "-0",
         "-9223372036854775809",
     ];
-    for wrong in rounded
+    for failures in rounded
         .into_iter()
         .chain(["true", "[\"ada\"]", "{\"id\":7}"])
     {
-        assert_eq!(judged(wrong).await, Err(Error::UserNotText), "{wrong}");
+        assert_eq!(
+            judged(failures).await,
+            Err(Error::UserNotText),
+            "{failures}"
+        );
     }
 }
 

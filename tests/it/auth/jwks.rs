@@ -21,10 +21,10 @@ use tokio::time::timeout;
 use super::{
     NOW, Provider, Signer, ada, authenticator, claims, claims_with, clock, outcome, with_jwks,
 };
-use crate::server::serve;
+use crate::test_server::serve;
 
 #[tokio::test]
-async fn a_new_key_is_picked_up_and_an_old_one_is_dropped() {
+async fn jwks_refetch_adds_new_and_drops_removed_key() {
     let (old, new) = (Signer::p256("old"), Signer::ed25519("new"));
     let (provider, url) = Provider::new(&[&old]).await;
     let clock = clock();
@@ -51,7 +51,7 @@ async fn a_new_key_is_picked_up_and_an_old_one_is_dropped() {
 }
 
 #[tokio::test]
-async fn while_the_identity_provider_publishes_two_keys_both_are_good() {
+async fn jwks_accepts_all_published_keys() {
     let (old, new) = (Signer::p256("old"), Signer::p256("new"));
     let (provider, url) = Provider::new(&[&old]).await;
     let clock = clock();
@@ -74,7 +74,7 @@ async fn while_the_identity_provider_publishes_two_keys_both_are_good() {
 }
 
 #[tokio::test]
-async fn a_set_is_fetched_again_when_it_is_no_longer_fresh() {
+async fn jwks_is_refetched_after_ttl() {
     let signer = Signer::p256("p");
     let (provider, url) = Provider::new(&[&signer]).await;
     let clock = clock();
@@ -88,7 +88,7 @@ async fn a_set_is_fetched_again_when_it_is_no_longer_fresh() {
 }
 
 #[tokio::test]
-async fn many_callers_share_one_fetch() {
+async fn concurrent_callers_share_one_jwks_fetch() {
     let signer = Signer::p256("p");
     let (provider, url) = Provider::new(&[&signer]).await;
     let clock = clock();
@@ -110,7 +110,7 @@ async fn many_callers_share_one_fetch() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_down_is_no_fault_of_the_token() {
+async fn jwks_outage_returns_keys_unavailable() {
     let signer = Signer::p256("p");
     let (provider, url) = Provider::new(&[&signer]).await;
     provider.down.store(true, Ordering::SeqCst);
@@ -134,7 +134,7 @@ async fn a_provider_that_is_down_is_no_fault_of_the_token() {
 }
 
 #[tokio::test]
-async fn known_keys_outlive_an_outage_for_an_hour() {
+async fn cached_keys_stay_valid_for_one_hour_of_outage() {
     let signer = Signer::p256("p");
     let (provider, url) = Provider::new(&[&signer]).await;
     let clock = clock();
@@ -204,7 +204,7 @@ async fn corrected_clock_does_not_delay_the_next_fetch() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_does_not_end_the_fetch() {
+async fn jwks_fetch_survives_cancelled_caller() {
     let signer = Signer::p256("p");
     let (provider, _) = Provider::new(&[&signer]).await;
     let (asked, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -232,7 +232,7 @@ async fn a_caller_that_goes_away_does_not_end_the_fetch() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_for_verifying_is_not_used() {
+async fn unsuitable_keys_are_ignored() {
     let (p256, named) = (Signer::p256("p"), Signer::p256("named"));
     let (provider, url) = Provider::new(&[]).await;
     let encryption = with(named.jwk(), &json!({"use": "enc"}));
@@ -267,7 +267,7 @@ fn with(mut object: Value, changes: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_jwks_is_unavailable() {
+async fn invalid_jwks_response_returns_keys_unavailable() {
     let signer = Signer::p256("p");
     let (_, elsewhere) = Provider::new(&[&signer]).await;
     let set = json!({"keys": [signer.jwk()], "pad": "x".repeat(256 * 1024)});

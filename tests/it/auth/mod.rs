@@ -2,11 +2,11 @@
 
 mod algorithms;
 mod jwks;
+mod jwks_address;
+mod jwt;
 mod pairs;
 mod providers;
-mod reach;
 mod reasons;
-mod tokens;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -30,7 +30,7 @@ use patchbay::clock::Clock;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::server::serve;
+use crate::test_server::serve;
 
 const SECRET: &str = "a secret that is long enough for HS256";
 

@@ -10,7 +10,7 @@ const WRONG_CHARACTERS: &str =
     "SERVICE_API_KEYS: the key of workflows must have only letters, digits, _ and - (ASCII)";
 
 /// A variable, a value that it cannot have, and what is said of it.
-pub(super) const WRONG: &[(&str, &str, &str)] = &[
+pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "HOST",
         "localhost",

@@ -1,16 +1,16 @@
 //! Attacks on the connect flow: a link that is forwarded, a return that is somebody else's, and
 //! whatever would carry an answer or a secret elsewhere.
 
-mod binding;
-mod browser;
+mod browser_binding;
 mod pages;
-mod returns;
+mod redirects;
+mod test_browser;
 
-use crate::house::House;
+use crate::test_app::TestApp;
 
-/// A house whose providers return to the service's own address, as `CONNECT_BINDING` needs it.
-async fn house(binding: &'static str) -> House {
-    House::build(&[("CONNECT_BINDING", binding)], |nango| {
+/// A test app whose providers return to the service's own address, as `CONNECT_BINDING` needs it.
+async fn app(binding: &'static str) -> TestApp {
+    TestApp::build(&[("CONNECT_BINDING", binding)], |nango| {
         let webhook_url = nango.webhook_url.as_ref().unwrap();
         let origin = webhook_url.strip_suffix("/api/v1/webhooks/nango").unwrap();
         nango.callback_url = Some(format!("{origin}/api/v1/connectors/callback"));

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use reqwest::header::HeaderMap;
 use serde_json::json;
 
-use super::browser::Browser;
-use crate::house::{House, ORIGIN};
+use super::test_browser::TestBrowser;
+use crate::test_app::{ORIGIN, TestApp};
 
 /// One page or file as it was answered.
 struct Page {
@@ -17,10 +17,10 @@ struct Page {
 }
 
 impl Page {
-    async fn get(house: &House, path: &str) -> Self {
-        let request = house
+    async fn get(app: &TestApp, path: &str) -> Self {
+        let request = app
             .client
-            .get(format!("{}{path}", house.url))
+            .get(format!("{}{path}", app.url))
             .header("accept", "text/html");
         let answer = request.send().await.unwrap();
         Self {
@@ -46,10 +46,10 @@ impl Page {
 }
 
 /// Every HTML page that the service has.
-async fn pages(house: &House) -> Vec<Page> {
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let id = begun["connection_id"].as_str().unwrap();
+async fn pages(app: &TestApp) -> Vec<Page> {
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let id = started["connection_id"].as_str().unwrap();
     let mut pages = Vec::new();
     for path in [
         "/console/".to_owned(),
@@ -60,7 +60,7 @@ async fn pages(house: &House) -> Vec<Page> {
         "/api/v1/connectors/callback?connection_id=nobodys".to_owned(),
         "/api/v1/connectors/callback?state=1&code=2".to_owned(),
     ] {
-        let page = Page::get(house, &path).await;
+        let page = Page::get(app, &path).await;
         assert!(
             page.header("content-type").starts_with("text/html"),
             "{path}"
@@ -71,9 +71,9 @@ async fn pages(house: &House) -> Vec<Page> {
 }
 
 #[tokio::test]
-async fn no_page_can_be_framed_or_kept_or_tells_where_one_came_from() {
-    let house = House::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
-    for page in pages(&house).await {
+async fn pages_prevent_framing_caching_and_referrers() {
+    let app = TestApp::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
+    for page in pages(&app).await {
         assert_eq!(
             page.policy().get("frame-ancestors"),
             Some(&"'none'"),
@@ -94,9 +94,9 @@ async fn no_page_can_be_framed_or_kept_or_tells_where_one_came_from() {
 }
 
 #[tokio::test]
-async fn no_page_runs_what_is_not_its_own_script() {
-    let house = House::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
-    for page in pages(&house).await {
+async fn pages_allow_only_their_own_scripts() {
+    let app = TestApp::with(&[("CONSOLE", "true"), ("CONNECT_BINDING", "ask")]).await;
+    for page in pages(&app).await {
         let policy = page.policy();
         assert_eq!(policy.get("base-uri"), Some(&"'none'"), "{}", page.path);
         let scripts = policy
@@ -142,9 +142,9 @@ async fn no_page_runs_what_is_not_its_own_script() {
 }
 
 #[tokio::test]
-async fn what_carries_a_sessions_token_is_neither_kept_nor_shown_to_a_foreign_origin() {
-    let house = House::with(&[("CONNECT_BINDING", "required")]).await;
-    let ada = house.user("ada").await;
+async fn session_token_responses_are_uncached_and_same_origin_only() {
+    let app = TestApp::with(&[("CONNECT_BINDING", "required")]).await;
+    let ada = app.user("ada").await;
     for (connector, origin, allowed) in [
         ("gmail", ORIGIN, Some(ORIGIN)),
         ("github", "https://evil.example", None),
@@ -176,23 +176,23 @@ async fn what_carries_a_sessions_token_is_neither_kept_nor_shown_to_a_foreign_or
 }
 
 #[tokio::test]
-async fn only_the_page_of_a_return_speaks_to_who_opened_it_and_names_whom_it_means() {
-    let house = House::with(&[("CONSOLE", "true")]).await;
-    house.faults(json!({ "consent": "allow" })).await;
-    let ada = house.user("ada").await;
-    let mut browser = Browser::new();
-    let begun = browser.connect(&ada, "gmail").await;
+async fn only_callback_page_posts_to_opener_with_target_origin() {
+    let app = TestApp::with(&[("CONSOLE", "true")]).await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let ada = app.user("ada").await;
+    let mut browser = TestBrowser::new();
+    let started = browser.connect(&ada, "gmail").await;
     let url = format!(
         "{}/api/v1/connectors/callback?connection_id={}",
-        house.url,
-        begun["connection_id"].as_str().unwrap()
+        app.url,
+        started["connection_id"].as_str().unwrap()
     );
     let page = browser.open(&url).await;
     assert_eq!(page.text.matches("postMessage(").count(), 1);
     assert!(page.text.contains("postMessage(message, origin)"));
     for path in ["/console/", "/docs/"] {
         assert!(
-            !Page::get(&house, path).await.text.contains("opener"),
+            !Page::get(&app, path).await.text.contains("opener"),
             "{path}"
         );
     }

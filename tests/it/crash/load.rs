@@ -31,18 +31,18 @@ pub(super) struct Counts {
 
 /// What the users were told, and may rely on.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Acknowledged {
     /// Connections and attempts of connects that were answered.
     pub(super) begun: Vec<(Uuid, Uuid)>,
     /// Requests with an Idempotency-Key, and the answer to each; `None` while it got none.
-    pub(super) keyed: Vec<Keyed>,
+    pub(super) keyed: Vec<KeyedRequest>,
     /// How connections have to stand in the end.
     pub(super) expected: Vec<(Uuid, &'static str)>,
 }
 
 /// A request that may be repeated.
 #[derive(Clone, Debug)]
-pub(super) struct Keyed {
+pub(super) struct KeyedRequest {
     pub(super) token: String,
     pub(super) path: String,
     pub(super) key: String,
@@ -50,17 +50,17 @@ pub(super) struct Keyed {
 }
 
 /// What all users share.
-pub(super) struct Scene {
+pub(super) struct Environment {
     pub(super) url: String,
     pub(super) client: Client,
     pub(super) counts: Counts,
-    pub(super) told: Mutex<Told>,
+    pub(super) acknowledged: Mutex<Acknowledged>,
     pub(super) stop: CancellationToken,
 }
 
 /// One user.
 pub(super) struct User<'a> {
-    scene: &'a Scene,
+    scene: &'a Environment,
     token: String,
     slots: [Slot; SLOTS],
     addresses: Vec<Address>,
@@ -95,7 +95,7 @@ impl Slot {
     }
 }
 
-impl Scene {
+impl Environment {
     /// Sends a request; `None` if it got no answer.
     pub(super) async fn send(
         &self,
@@ -122,13 +122,21 @@ impl Scene {
     }
 }
 
-impl Scene {
+impl Environment {
     /// Repeats what was never answered, waits until the service has nothing left to do, and says what is not as the
     /// users were told.
-    pub(super) async fn settle(&self, told: &Told, sql: &mut PgConnection) -> Vec<String> {
+    pub(super) async fn settle(
+        &self,
+        acknowledged: &Acknowledged,
+        sql: &mut PgConnection,
+    ) -> Vec<String> {
         let deadline = Instant::now() + SETTLING;
-        let mut wrong = Vec::new();
-        for keyed in told.keyed.iter().filter(|keyed| keyed.answer.is_none()) {
+        let mut failures = Vec::new();
+        for keyed in acknowledged
+            .keyed
+            .iter()
+            .filter(|keyed| keyed.answer.is_none())
+        {
             let answer = loop {
                 let answer = self.repeat(keyed).await;
                 if answer.0 != StatusCode::CONFLICT || Instant::now() >= deadline {
@@ -137,18 +145,22 @@ impl Scene {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             };
             if answer.0 != StatusCode::OK || self.repeat(keyed).await != answer {
-                wrong.push(format!("{} with an old key: {answer:?}", keyed.path));
+                failures.push(format!("{} with an old key: {answer:?}", keyed.path));
             }
         }
-        if !comes_to_rest(sql, deadline).await {
-            wrong.push("the service does not come to rest".to_owned());
+        if !settles(sql, deadline).await {
+            failures.push("the service does not come to rest".to_owned());
         }
-        wrong.extend(not_as_told(told, sql).await);
+        failures.extend(inconsistencies(acknowledged, sql).await);
         let before = attempts(sql).await.len();
-        for keyed in told.keyed.iter().filter(|keyed| keyed.answer.is_some()) {
+        for keyed in acknowledged
+            .keyed
+            .iter()
+            .filter(|keyed| keyed.answer.is_some())
+        {
             let (status, answer) = self.repeat(keyed).await;
             if keyed.answer.as_ref() != Some(&answer) {
-                wrong.push(format!(
+                failures.push(format!(
                     "{} was answered otherwise when repeated: {status} {answer}",
                     keyed.path
                 ));
@@ -156,15 +168,15 @@ impl Scene {
         }
         let after = attempts(sql).await.len();
         if after != before {
-            wrong.push(format!(
+            failures.push(format!(
                 "requests that were repeated made {before} attempts {after}"
             ));
         }
-        wrong
+        failures
     }
 
     /// Sends a request with its key again.
-    async fn repeat(&self, keyed: &Keyed) -> (StatusCode, Value) {
+    async fn repeat(&self, keyed: &KeyedRequest) -> (StatusCode, Value) {
         let url = format!("{}/api/v1/connectors{}", self.url, keyed.path);
         let request = self.client.post(url).bearer_auth(&keyed.token);
         let request = request.header("idempotency-key", &keyed.key);
@@ -174,7 +186,7 @@ impl Scene {
 }
 
 /// Waits until nothing is left to delete at Nango, and a sweep has found what was left behind.
-async fn comes_to_rest(sql: &mut PgConnection, deadline: Instant) -> bool {
+async fn settles(sql: &mut PgConnection, deadline: Instant) -> bool {
     let now = sqlx::query_scalar("select now()").fetch_one(&mut *sql);
     let since: chrono::DateTime<chrono::Utc> = now.await.unwrap();
     while Instant::now() < deadline {
@@ -195,10 +207,13 @@ async fn comes_to_rest(sql: &mut PgConnection, deadline: Instant) -> bool {
 }
 
 /// What differs from what the users were told.
-async fn not_as_told(told: &Told, sql: &mut PgConnection) -> Vec<String> {
+async fn inconsistencies(acknowledged: &Acknowledged, sql: &mut PgConnection) -> Vec<String> {
     let kept = attempts(sql).await;
-    let lost = told.begun.iter().filter(|begun| !kept.contains(begun));
-    let mut wrong: Vec<String> = lost
+    let lost = acknowledged
+        .begun
+        .iter()
+        .filter(|started| !kept.contains(started));
+    let mut failures: Vec<String> = lost
         .map(|(id, attempt)| format!("attempt {attempt} of {id} was answered and is lost"))
         .collect();
     let rows: Vec<(Uuid, String)> =
@@ -207,13 +222,13 @@ async fn not_as_told(told: &Told, sql: &mut PgConnection) -> Vec<String> {
             .await
             .unwrap();
     let rows: HashMap<Uuid, String> = rows.into_iter().collect();
-    for (id, expected) in &told.expected {
+    for (id, expected) in &acknowledged.expected {
         let status = rows.get(id).map(String::as_str);
         if status != Some(*expected) {
-            wrong.push(format!("{id} was told to be {expected}, and is {status:?}"));
+            failures.push(format!("{id} was told to be {expected}, and is {status:?}"));
         }
     }
-    wrong
+    failures
 }
 
 /// All connections and attempts.
@@ -226,7 +241,7 @@ async fn attempts(sql: &mut PgConnection) -> HashSet<(Uuid, Uuid)> {
 }
 
 impl<'a> User<'a> {
-    pub(super) fn new(scene: &'a Scene, token: String) -> Self {
+    pub(super) fn new(scene: &'a Environment, token: String) -> Self {
         Self {
             scene,
             token,
@@ -236,31 +251,31 @@ impl<'a> User<'a> {
     }
 
     /// Does one thing after the other until it is enough.
-    pub(super) async fn live(mut self) {
+    pub(super) async fn run(mut self) {
         while !self.scene.stop.is_cancelled() {
             let slot = random(SLOTS);
             match random(13) {
                 0..5 => self.connect(slot).await,
                 5 | 6 => self.reconnect(slot).await,
                 7 | 8 => self.disconnect(slot).await,
-                9 => self.open_an_old_address().await,
-                10 if random(3) == 0 => self.give_up(slot),
-                _ => self.look(slot).await,
+                9 => self.open_stale_url().await,
+                10 if random(3) == 0 => self.replace_slot(slot),
+                _ => self.read(slot).await,
             }
             tokio::time::sleep(Duration::from_millis(random(60) as u64)).await;
         }
         for slot in 0..SLOTS {
-            self.give_up(slot);
+            self.replace_slot(slot);
         }
     }
 
     /// Turns to another connection: what the user was told last of this one has to hold in the end.
-    fn give_up(&mut self, number: usize) {
+    fn replace_slot(&mut self, number: usize) {
         let slot = std::mem::replace(&mut self.slots[number], Slot::new(number));
         self.addresses.retain(|address| address.slot != number);
         if let (Some(id), Some(expected)) = (slot.id, slot.expected) {
             self.scene
-                .told
+                .acknowledged
                 .lock()
                 .unwrap()
                 .expected
@@ -286,22 +301,28 @@ impl<'a> User<'a> {
 
     async fn begin(&mut self, number: usize, path: String) {
         let answer = if random(2) == 0 {
-            self.once(number, path).await
+            self.send_once(number, path).await
         } else {
             self.scene
                 .send(Method::POST, &path, &self.token, None)
                 .await
         };
-        let Some((StatusCode::OK, begun)) = answer else {
+        let Some((StatusCode::OK, started)) = answer else {
             return;
         };
-        let id = uuid(&begun["connection_id"]).unwrap();
+        let id = uuid(&started["connection_id"]).unwrap();
         self.slots[number].id = Some(id);
-        let (Some(attempt), Some(url)) = (uuid(&begun["attempt_id"]), begun["oauth_url"].as_str())
+        let (Some(attempt), Some(url)) =
+            (uuid(&started["attempt_id"]), started["oauth_url"].as_str())
         else {
             return;
         };
-        self.scene.told.lock().unwrap().begun.push((id, attempt));
+        self.scene
+            .acknowledged
+            .lock()
+            .unwrap()
+            .begun
+            .push((id, attempt));
         let address = Address {
             url: url.to_owned(),
             slot: number,
@@ -314,14 +335,14 @@ impl<'a> User<'a> {
     }
 
     /// Sends a request with a key, again and again until it is answered.
-    async fn once(&mut self, number: usize, path: String) -> Option<(StatusCode, Value)> {
+    async fn send_once(&mut self, number: usize, path: String) -> Option<(StatusCode, Value)> {
         let key = Uuid::new_v4().to_string();
         loop {
             let answer = self
                 .scene
                 .send(Method::POST, &path, &self.token, Some(&key))
                 .await;
-            let mut keyed = Keyed {
+            let mut keyed = KeyedRequest {
                 token: self.token.clone(),
                 path: path.clone(),
                 key: key.clone(),
@@ -332,14 +353,14 @@ impl<'a> User<'a> {
                 // Killed halfway: it may be repeated when its lease is over. Nothing is known of it till then.
                 Some((StatusCode::CONFLICT, _)) => {
                     self.slots[number].expected = None;
-                    self.give_up(number);
-                    self.scene.told.lock().unwrap().keyed.push(keyed);
+                    self.replace_slot(number);
+                    self.scene.acknowledged.lock().unwrap().keyed.push(keyed);
                     return None;
                 }
                 Some((status, body)) => {
                     if status == StatusCode::OK {
                         keyed.answer = Some(body.clone());
-                        self.scene.told.lock().unwrap().keyed.push(keyed);
+                        self.scene.acknowledged.lock().unwrap().keyed.push(keyed);
                     }
                     return Some((status, body));
                 }
@@ -347,7 +368,7 @@ impl<'a> User<'a> {
         }
     }
 
-    async fn open_an_old_address(&mut self) {
+    async fn open_stale_url(&mut self) {
         if !self.addresses.is_empty() {
             let address = self.addresses[random(self.addresses.len())].clone();
             self.open(&address).await;
@@ -390,7 +411,7 @@ impl<'a> User<'a> {
         }
     }
 
-    async fn look(&mut self, number: usize) {
+    async fn read(&mut self, number: usize) {
         let path = match self.slots[number].id {
             Some(id) if random(2) == 0 => format!("/connections/{id}?wait=1"),
             Some(id) => format!("/connections/{id}"),

@@ -4,7 +4,7 @@
 //! Run by `scripts/crash`, with `PATCHBAY_BINARY` (the program to kill) and `KILLS`.
 
 mod load;
-mod victim;
+mod service_process;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -22,12 +22,12 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::house::{JWT_SECRET, free_port, integrations};
 use crate::invariants;
-use crate::postgres::{self, TestDatabase};
+use crate::test_app::{JWT_SECRET, free_port, integrations};
+use crate::test_database::{self, TestDatabase};
 
-use load::{Counts, Scene, Told, User, random, weather};
-use victim::Recipe;
+use load::{Acknowledged, Counts, Environment, User, random, weather};
+use service_process::LaunchConfig;
 
 const USERS: usize = 16;
 
@@ -35,17 +35,17 @@ const USERS: usize = 16;
 const AT_MOST: Duration = Duration::from_secs(900);
 
 /// The sandbox, the database and the service between them.
-struct Stage {
+struct Setup {
     sandbox: Sandbox,
     database: TestDatabase,
     nango: Nango,
-    recipe: Recipe,
+    recipe: LaunchConfig,
     client: Client,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes: scripts/crash runs it"]
-async fn no_kill_loses_or_forges_anything() {
+async fn random_kills_lose_and_invent_nothing() {
     tokio::time::timeout(AT_MOST, run())
         .await
         .expect("an end in time");
@@ -53,32 +53,41 @@ async fn no_kill_loses_or_forges_anything() {
 
 async fn run() {
     let kills = std::env::var("KILLS").map_or(100, |kills| kills.parse().unwrap());
-    let stage = Stage::new().await;
-    let scene = Scene {
-        url: stage.recipe.url.clone(),
-        client: stage.client.clone(),
+    let setup = Setup::new().await;
+    let environment = Environment {
+        url: setup.recipe.url.clone(),
+        client: setup.client.clone(),
         counts: Counts::default(),
-        told: Told::default().into(),
+        acknowledged: Acknowledged::default().into(),
         stop: CancellationToken::new(),
     };
     let mut users = Vec::new();
     for number in 0..USERS {
-        users.push(User::new(&scene, stage.token(&format!("user-{number}")).await).live());
+        users.push(User::new(&environment, setup.token(&format!("user-{number}")).await).run());
     }
     let began = Instant::now();
     let (last, _, ()) = tokio::join!(
-        stage.kill(kills, &scene.stop),
+        setup.kill(kills, &environment.stop),
         join_all(users),
-        stage.change_weather(&scene.stop)
+        setup.change_faults(&environment.stop)
     );
     println!("{kills} kills in {:.0?}", began.elapsed());
-    let told = std::mem::take(&mut *scene.told.lock().unwrap());
-    let unsettled = stage.violations().await;
-    let mut wrong = scene.settle(&told, &mut stage.sql().await).await;
-    wrong.extend(stage.violations().await);
+    let acknowledged = std::mem::take(&mut *environment.acknowledged.lock().unwrap());
+    let unsettled = setup.violations().await;
+    let mut failures = environment
+        .settle(&acknowledged, &mut setup.sql().await)
+        .await;
+    failures.extend(setup.violations().await);
     last.kill().await;
-    report(&scene.counts, &told, &stage, &unsettled, &wrong).await;
-    assert!(wrong.is_empty(), "{} violations", wrong.len());
+    report(
+        &environment.counts,
+        &acknowledged,
+        &setup,
+        &unsettled,
+        &failures,
+    )
+    .await;
+    assert!(failures.is_empty(), "{} violations", failures.len());
 }
 
 /// A client that follows no redirect, and has less patience than the callers of a service that lives.
@@ -90,9 +99,9 @@ fn client() -> Client {
         .unwrap()
 }
 
-impl Stage {
+impl Setup {
     async fn new() -> Self {
-        let database = postgres::database().await;
+        let database = test_database::database().await;
         let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
         let port = free_port();
         let url = format!("http://127.0.0.1:{port}");
@@ -130,7 +139,7 @@ impl Stage {
             ("SWEEP_INTERVAL_SECONDS", "2".to_owned()),
             ("LOG_FORMAT", "json".to_owned()),
         ];
-        let recipe = Recipe {
+        let recipe = LaunchConfig {
             binary: std::env::var_os("PATCHBAY_BINARY")
                 .map_or(env!("CARGO_BIN_EXE_patchbay").into(), Into::into),
             settings,
@@ -148,12 +157,16 @@ impl Stage {
     }
 
     /// Kills the service so many times, and leaves one running.
-    async fn kill(&self, kills: usize, stop: &CancellationToken) -> victim::Victim {
+    async fn kill(
+        &self,
+        kills: usize,
+        stop: &CancellationToken,
+    ) -> service_process::ServiceProcess {
         for kill in 1..=kills {
-            let victim = self.recipe.start().await;
+            let process = self.recipe.start().await;
             // Long enough to do something, and often too short to finish it.
             tokio::time::sleep(Duration::from_millis(random(1200) as u64)).await;
-            victim.kill().await;
+            process.kill().await;
             if kill % 25 == 0 {
                 println!("{kill} kills");
             }
@@ -164,7 +177,7 @@ impl Stage {
     }
 
     /// Now this is wrong with Nango, now that; in the end nothing.
-    async fn change_weather(&self, stop: &CancellationToken) {
+    async fn change_faults(&self, stop: &CancellationToken) {
         while !stop.is_cancelled() {
             self.control(Method::PUT, "faults", &weather()).await;
             let pause = Duration::from_millis(random(2000) as u64);
@@ -206,13 +219,13 @@ fn empty_folder() -> PathBuf {
 
 async fn report(
     counts: &Counts,
-    told: &Told,
-    stage: &Stage,
+    acknowledged: &Acknowledged,
+    setup: &Setup,
     unsettled: &[String],
-    wrong: &[String],
+    failures: &[String],
 ) {
     let number = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let mut sql = stage.sql().await;
+    let mut sql = setup.sql().await;
     let rows: Vec<(String, i64)> = sqlx::query_as(
         "select status, count(*) from user_connector_connection group by 1 order by 1",
     )
@@ -225,7 +238,7 @@ async fn report(
     .fetch_one(&mut sql)
     .await
     .unwrap();
-    let unanswered = told
+    let unanswered = acknowledged
         .keyed
         .iter()
         .filter(|keyed| keyed.answer.is_none())
@@ -243,11 +256,14 @@ async fn report(
     );
     println!(
         "connects answered {}, keys repeated {}, of them never answered before {unanswered}",
-        told.begun.len(),
-        told.keyed.len()
+        acknowledged.begun.len(),
+        acknowledged.keyed.len()
     );
     println!("rows {rows:?}, attempts {attempts}, events {events}");
-    println!("expectations held against the end {}", told.expected.len());
+    println!(
+        "expectations held against the end {}",
+        acknowledged.expected.len()
+    );
     let orphans = unsettled
         .iter()
         .filter(|what| what.starts_with("Nango holds"));
@@ -256,8 +272,8 @@ async fn report(
         unsettled.len(),
         orphans.count()
     );
-    println!("violations {}", wrong.len());
-    for wrong in wrong {
-        println!("  {wrong}");
+    println!("violations {}", failures.len());
+    for failures in failures {
+        println!("  {failures}");
     }
 }

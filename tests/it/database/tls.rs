@@ -6,16 +6,16 @@ use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
-use dev_postgres::{Durability, LocalPostgres};
+use dev_postgres::{DevPostgres, Durability};
 use patchbay::db::{Database, DatabaseError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use url::Url;
 
-use crate::postgres;
+use crate::test_database;
 
 /// A PostgreSQL that speaks TLS, with a certificate for 127.0.0.1 of an authority of its own.
 struct TlsServer {
-    server: LocalPostgres,
+    server: DevPostgres,
     authority: PathBuf,
 }
 
@@ -24,7 +24,7 @@ impl TlsServer {
     async fn start() -> Option<Self> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls");
         let _ = fs::remove_dir_all(&folder);
-        let server = LocalPostgres::start(&folder, Durability::Disposable)
+        let server = DevPostgres::start(&folder, Durability::Disposable)
             .await
             .unwrap();
         let home = server.folder();
@@ -71,14 +71,14 @@ impl TlsServer {
     async fn connect(&self, query: &str) -> Result<Database, DatabaseError> {
         let mut url = Url::parse(self.server.url()).unwrap();
         url.set_query(Some(query));
-        postgres::pool(url, 3).await
+        test_database::pool(url, 3).await
     }
 
     async fn connect_as(&self, host: &str, query: &str) -> Result<Database, DatabaseError> {
         let mut url = Url::parse(self.server.url()).unwrap();
         url.set_query(Some(query));
         url.set_host(Some(host)).unwrap();
-        postgres::pool(url, 3).await
+        test_database::pool(url, 3).await
     }
 }
 
@@ -137,7 +137,7 @@ fn openssl(arguments: &[&str]) -> io::Result<()> {
 }
 
 #[tokio::test]
-async fn tls_is_as_strict_as_the_address_asks() {
+async fn tls_mode_follows_sslmode() {
     let Some(server) = TlsServer::start().await else {
         return;
     };
@@ -164,10 +164,10 @@ async fn tls_is_as_strict_as_the_address_asks() {
 
     let unknown = server.connect("sslmode=verify-full").await.unwrap_err();
     assert!(matches!(unknown, DatabaseError::Tls(_)), "{unknown:?}");
-    let told = unknown.to_string();
+    let reported = unknown.to_string();
     assert!(
-        told.contains("UnknownIssuer") && told.contains("sslrootcert"),
-        "{told}"
+        reported.contains("UnknownIssuer") && reported.contains("sslrootcert"),
+        "{reported}"
     );
     let other_name = server.connect_as("localhost", &verified).await.unwrap_err();
     assert!(

@@ -8,11 +8,11 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{READ, TOKENS, WRITE};
-use crate::house::{House, JWT_SECRET};
+use crate::test_app::{JWT_SECRET, TestApp};
 
 /// A key that allows everything, and for each scope one that allows everything else.
 const KEY: &str = "pbk_everything_0123456789abcdef0123456789abcdef";
-const LACKING: [(&str, &str, &str); 3] = [
+const KEYS_WITHOUT_SCOPE: [(&str, &str, &str); 3] = [
     (
         TOKENS,
         "pbk_lackstokens_0123456789abcdef0123456789abcdef",
@@ -45,10 +45,10 @@ impl Caller {
     }
 
     /// A user with a good token.
-    pub(super) fn user(house: &House, user: &str) -> Self {
+    pub(super) fn user(app: &TestApp, user: &str) -> Self {
         Self::new(
             "a user",
-            format!("Bearer {}", token(house, user, JWT_SECRET, 600)),
+            format!("Bearer {}", token(app, user, JWT_SECRET, 600)),
         )
     }
 
@@ -58,8 +58,8 @@ impl Caller {
     }
 
     /// A service whose key allows everything but this.
-    pub(super) fn lacking(scope: &str, user: &str) -> Self {
-        let (_, key, _) = LACKING
+    pub(super) fn without_scope(scope: &str, user: &str) -> Self {
+        let (_, key, _) = KEYS_WITHOUT_SCOPE
             .into_iter()
             .find(|(lacks, ..)| *lacks == scope)
             .unwrap();
@@ -74,7 +74,7 @@ impl Caller {
         self
     }
 
-    pub(super) fn asks(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(super) fn authenticate(&self, request: RequestBuilder) -> RequestBuilder {
         let add =
             |request: RequestBuilder, (name, value): &(&str, String)| request.header(*name, value);
         self.headers.iter().fold(request, add)
@@ -83,14 +83,14 @@ impl Caller {
 
 /// The value of `SERVICE_API_KEYS` that the services of this module need.
 pub(super) fn service_keys() -> String {
-    let lacking = LACKING.iter().enumerate();
+    let lacking = KEYS_WITHOUT_SCOPE.iter().enumerate();
     let lacking = lacking.map(|(n, (_, key, scopes))| format!(",lacking{n}={key};{scopes}"));
     format!("everything={KEY}{}", lacking.collect::<String>())
 }
 
 /// A token of ada's or another user's that is good for so many seconds from now on.
-fn token(house: &House, user: &str, secret: &str, seconds: i64) -> String {
-    let now = house.clock.now();
+fn token(app: &TestApp, user: &str, secret: &str, seconds: i64) -> String {
+    let now = app.clock.now();
     let claims = json!({
         "sub": user, "iat": (now - TimeDelta::hours(2)).timestamp(), "exp": now.timestamp() + seconds,
     });
@@ -99,12 +99,12 @@ fn token(house: &House, user: &str, secret: &str, seconds: i64) -> String {
 }
 
 /// All who are nobody: what they show is not good, or no longer.
-pub(super) async fn nobodies(house: &House) -> Vec<Caller> {
-    let good = token(house, "ada", JWT_SECRET, 600);
+pub(super) async fn unauthenticated_callers(app: &TestApp) -> Vec<Caller> {
+    let good = token(app, "ada", JWT_SECRET, 600);
     let (head, signature) = good.rsplit_once('.').unwrap();
     let (_, claims) = head.split_once('.').unwrap();
     let turned: String = signature.chars().rev().collect();
-    let service_keys = house.keys().await;
+    let service_keys = app.keys().await;
     let all = Scope::ALL.into();
     let revoked = service_keys.create("revoked", &all).await.unwrap();
     service_keys.revoke("revoked").await.unwrap();
@@ -136,14 +136,9 @@ pub(super) async fn nobodies(house: &House) -> Vec<Caller> {
         ),
         bearer(
             "another's secret",
-            &token(
-                house,
-                "ada",
-                "a secret of somebody else, with 32 bytes",
-                600,
-            ),
+            &token(app, "ada", "a secret of somebody else, with 32 bytes", 600),
         ),
-        bearer("an expired token", &token(house, "ada", JWT_SECRET, -60)),
+        bearer("an expired token", &token(app, "ada", JWT_SECRET, -60)),
         bearer(
             "a key that nobody has",
             "pbk_nobody_0123456789abcdef0123456789abcdef",

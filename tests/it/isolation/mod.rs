@@ -1,11 +1,11 @@
 //! One user's connections are nobody else's: every operation of the OpenAPI document, asked by
 //! everybody who may not ask it.
 
+mod access_matrix;
+mod batched_reads;
 mod callers;
-mod company;
-mod lies;
-mod matrix;
-pub(crate) mod ways;
+mod database_confusion;
+pub(crate) mod query_parity;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -17,8 +17,8 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use self::callers::service_keys;
-use crate::house::House;
-use crate::postgres::{self, TestDatabase};
+use crate::test_app::TestApp;
+use crate::test_database::{self, TestDatabase};
 
 /// The OpenAPI document, as JSON.
 static DOCUMENT: LazyLock<Value> =
@@ -117,7 +117,7 @@ impl Operation {
     }
 
     /// A request for this connection, or attempt, from nobody yet.
-    fn request(&self, house: &House, id: &str) -> RequestBuilder {
+    fn request(&self, app: &TestApp, id: &str) -> RequestBuilder {
         let path = [self.path, self.query].concat();
         let path = path
             .replace("{id}", id)
@@ -125,9 +125,9 @@ impl Operation {
             .replace("{connector}", "gmail")
             .replace("{path}", "userinfo")
             .replace("{user}", "ada");
-        let request = house
+        let request = app
             .client
-            .request(self.method.clone(), house.url.clone() + &path);
+            .request(self.method.clone(), app.url.clone() + &path);
         match self.body {
             "" => request,
             body => request
@@ -139,13 +139,13 @@ impl Operation {
 
 /// An answer as a caller can tell it from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct ObservedResponse {
     status: StatusCode,
     headers: BTreeMap<String, String>,
     body: String,
 }
 
-impl Seen {
+impl ObservedResponse {
     /// What is answered, without what the caller sent himself and what is new in each answer.
     async fn of(request: RequestBuilder, id: &str) -> Self {
         let mut response = request.send().await.unwrap();
@@ -163,7 +163,7 @@ impl Seen {
         }
         Self {
             status,
-            headers: told(&headers),
+            headers: compared_headers(&headers),
             body: body.replace(id, "[id]"),
         }
     }
@@ -179,7 +179,7 @@ fn is_stream(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind == "text/event-stream")
 }
 
-fn told(headers: &HeaderMap) -> BTreeMap<String, String> {
+fn compared_headers(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers
         .iter()
         .filter(|(name, _)| !matches!(name.as_str(), "x-request-id" | "date"))
@@ -187,30 +187,30 @@ fn told(headers: &HeaderMap) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A house in which ada has connections of all kinds.
-struct Home {
-    house: House,
+/// A test app in which ada has connections of all kinds.
+struct IsolationFixture {
+    app: TestApp,
     /// The ids of her connections: a connected one, one that was denied, and one that waits.
     ids: Vec<String>,
     sql: PgConnection,
 }
 
-impl Home {
+impl IsolationFixture {
     async fn new() -> Self {
-        Self::over(postgres::database().await, &[]).await
+        Self::over(test_database::database().await, &[]).await
     }
 
     async fn over(database: TestDatabase, settings: &[(&'static str, &str)]) -> Self {
         let keys = service_keys();
         let settings = [&[("SERVICE_API_KEYS", keys.as_str())], settings].concat();
-        let house = House::build_over(database, None, &settings, |_| {}).await;
-        let ada = house.user("ada").await;
+        let app = TestApp::build_on(database, None, &settings, |_| {}).await;
+        let ada = app.user("ada").await;
         let connected = ada.connected("gmail").await;
-        house.faults(json!({ "consent": "deny" })).await;
+        app.faults(json!({ "consent": "deny" })).await;
         let denied = ada.connect("github").await;
-        house.popup(denied["oauth_url"].as_str().unwrap()).await;
+        app.popup(denied["oauth_url"].as_str().unwrap()).await;
         let id = denied["connection_id"].as_str().unwrap();
-        ada.until(id, "error").await;
+        ada.wait_until(id, "error").await;
         let pending = ada.connect("notion").await;
         let ids = [
             &connected["id"],
@@ -218,13 +218,13 @@ impl Home {
             &pending["connection_id"],
         ];
         let ids = ids.map(|id| id.as_str().unwrap().to_owned()).to_vec();
-        let sql = house.sql().await;
-        Self { house, ids, sql }
+        let sql = app.sql().await;
+        Self { app, ids, sql }
     }
 }
 
 /// A digest of everything that the database holds, but for when jobs were last done.
-async fn everything(sql: &mut PgConnection) -> String {
+async fn all_rows(sql: &mut PgConnection) -> String {
     let tables: Vec<String> = sqlx::query_scalar(
         "select tablename::text from pg_tables where schemaname = 'public' and tablename <> 'job' order by 1",
     )
@@ -244,12 +244,12 @@ async fn everything(sql: &mut PgConnection) -> String {
 }
 
 /// What only ada may be shown: her name, and the ids of what she has.
-async fn marks(house: &House, ids: &[String]) -> Vec<String> {
+async fn markers(app: &TestApp, ids: &[String]) -> Vec<String> {
     let attempts: Vec<Uuid> = sqlx::query_scalar("select id from connect_attempt")
-        .fetch_all(&mut house.sql().await)
+        .fetch_all(&mut app.sql().await)
         .await
         .unwrap();
-    let mut marks = house.nango_connections().await;
+    let mut marks = app.nango_connections().await;
     marks.extend_from_slice(ids);
     marks.extend(attempts.iter().map(Uuid::to_string));
     // Between quotes: an id may have these letters, too.
@@ -258,7 +258,7 @@ async fn marks(house: &House, ids: &[String]) -> Vec<String> {
 }
 
 /// All rows of one user, as text.
-async fn all_of(house: &House, user: &str) -> String {
+async fn all_of(app: &TestApp, user: &str) -> String {
     sqlx::query_scalar(
         r#"select concat(
              (select string_agg(c::text, '|' order by c.id) from user_connector_connection c
@@ -270,7 +270,7 @@ async fn all_of(house: &House, user: &str) -> String {
              (select string_agg(u::text, '|' order by u.id) from token_use u where user_id = $1 collate "C"))"#,
     )
     .bind(user)
-    .fetch_one(&mut house.sql().await)
+    .fetch_one(&mut app.sql().await)
     .await
     .unwrap()
 }

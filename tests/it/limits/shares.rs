@@ -19,10 +19,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Answer, METRICS_TOKEN, list};
-use crate::house::{House, PROMPTLY, User, client};
-use crate::isolation::ways::tapped;
-use crate::postgres;
-use crate::server::serve;
+use crate::isolation::query_parity::with_statement_log;
+use crate::test_app::{PROMPT_TIMEOUT, TestApp, User, client};
+use crate::test_database;
+use crate::test_server::serve;
 
 /// More requests than there are permits.
 const MANY: usize = 30;
@@ -83,9 +83,9 @@ fn clients() -> [Client; 2] {
 
 #[tokio::test]
 async fn slow_bodies_occupy_their_users_share_only() {
-    let house = House::with(&[("MAX_REQUESTS", "20")]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
-    let url = format!("{}/api/v1/connectors/gmail/connect", house.url);
+    let app = TestApp::with(&[("MAX_REQUESTS", "20")]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    let url = format!("{}/api/v1/connectors/gmail/connect", app.url);
     for client in clients() {
         let slow = || endless(client.post(&url).bearer_auth(&ada.token));
         let slow = until_refused((0..MANY).map(|_| slow()).collect(), 1, 429).await;
@@ -98,14 +98,14 @@ async fn slow_bodies_occupy_their_users_share_only() {
 
 #[tokio::test]
 async fn slow_bodies_occupy_their_keys_share_only() {
-    let house = House::with(&[("MAX_REQUESTS", "20")]).await;
+    let app = TestApp::with(&[("MAX_REQUESTS", "20")]).await;
     let scopes = [Scope::ConnectionsWrite].into();
-    let key = house.keys().await.create("backend", &scopes).await.unwrap();
-    let bob = house.user("bob").await;
-    let url = format!("{}/api/v1/connectors/gmail/connect", house.url);
+    let key = app.keys().await.create("backend", &scopes).await.unwrap();
+    let bob = app.user("bob").await;
+    let url = format!("{}/api/v1/connectors/gmail/connect", app.url);
     for client in clients() {
         // Until the key has been looked up, its requests count by address.
-        let known = client.get(format!("{}/api/v1/connectors", house.url));
+        let known = client.get(format!("{}/api/v1/connectors", app.url));
         let known = known.bearer_auth(key.expose_secret()).send().await;
         assert_eq!(known.unwrap().status(), 200);
         let slow = |n: usize| {
@@ -120,10 +120,10 @@ async fn slow_bodies_occupy_their_keys_share_only() {
 
 #[tokio::test]
 async fn slow_bodies_leave_requests_without_body_alone() {
-    let house = House::with(&[("MAX_REQUESTS", "2")]).await;
-    let users = [house.user("ada").await, house.user("bob").await];
+    let app = TestApp::with(&[("MAX_REQUESTS", "2")]).await;
+    let users = [app.user("ada").await, app.user("bob").await];
     let slow = users.map(|user| endless(user.request(Method::POST, "/gmail/connect")));
-    let carol = house.user("carol").await;
+    let carol = app.user("carol").await;
     for _ in 0..500 {
         let request = carol.request(Method::POST, "/gmail/connect");
         if Answer::to(request.json(&json!({}))).await.status == 503 {
@@ -145,8 +145,8 @@ fn forged() -> String {
     format!("{}.{}.c2lnbmVk", part(&header), part(&json!({})))
 }
 
-fn with_forged(house: &House, from: &str) -> RequestBuilder {
-    let request = house.client.get(format!("{}/api/v1/connectors", house.url));
+fn with_forged(app: &TestApp, from: &str) -> RequestBuilder {
+    let request = app.client.get(format!("{}/api/v1/connectors", app.url));
     request
         .bearer_auth(forged())
         .header("x-forwarded-for", from)
@@ -156,16 +156,16 @@ fn with_forged(house: &House, from: &str) -> RequestBuilder {
 async fn forged_tokens_hold_no_permits_while_keys_hang() {
     let hanging = Router::new().fallback(async || pending::<()>().await);
     let keys = serve(hanging).await;
-    let house = House::with(&[
+    let app = TestApp::with(&[
         ("AUTH_JWKS_URL", keys.as_str()),
         ("MAX_REQUESTS", "20"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
-    let ada = house.user("ada").await;
-    let sent = (0..MANY).map(|_| send(with_forged(&house, "192.0.2.1")));
+    let ada = app.user("ada").await;
+    let sent = (0..MANY).map(|_| send(with_forged(&app, "192.0.2.1")));
     let waiting = until_refused(sent.collect(), 2, 503).await;
-    let answer = timeout(PROMPTLY, list(&ada)).await;
+    let answer = timeout(PROMPT_TIMEOUT, list(&ada)).await;
     assert_eq!(answer.expect("an answer in time").status, 200);
     assert!(waiting.iter().any(|one| !one.is_finished()));
 }
@@ -174,30 +174,27 @@ async fn forged_tokens_hold_no_permits_while_keys_hang() {
 async fn forged_tokens_count_while_keys_cannot_be_had() {
     let failing = Router::new().fallback(async || StatusCode::BAD_GATEWAY);
     let keys = serve(failing).await;
-    let house = House::with(&[
+    let app = TestApp::with(&[
         ("AUTH_JWKS_URL", keys.as_str()),
         ("LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
     for _ in 0..2 {
-        let unknown = Answer::to(with_forged(&house, "192.0.2.1")).await;
+        let unknown = Answer::to(with_forged(&app, "192.0.2.1")).await;
         assert_eq!(
             (unknown.status, &unknown.body["code"]),
             (503, &json!("keys_unavailable"))
         );
     }
-    Answer::to(with_forged(&house, "192.0.2.1"))
+    Answer::to(with_forged(&app, "192.0.2.1"))
         .await
         .is_refused("rate_limited", "30");
-    assert_eq!(
-        Answer::to(with_forged(&house, "192.0.2.2")).await.status,
-        503
-    );
+    assert_eq!(Answer::to(with_forged(&app, "192.0.2.2")).await.status, 503);
 }
 
 /// Gives a user so many connections whose configs are as large as they may be.
-async fn with_large_configs(house: &House, user: &User<'_>, name: &str, count: i32) {
+async fn with_large_configs(app: &TestApp, user: &User<'_>, name: &str, count: i32) {
     user.connect("gmail").await;
     sqlx::query(
         "insert into user_connector_connection \
@@ -209,7 +206,7 @@ async fn with_large_configs(house: &House, user: &User<'_>, name: &str, count: i
     )
     .bind(name)
     .bind(count)
-    .execute(&mut house.sql().await)
+    .execute(&mut app.sql().await)
     .await
     .unwrap();
 }
@@ -217,10 +214,10 @@ async fn with_large_configs(house: &House, user: &User<'_>, name: &str, count: i
 #[tokio::test]
 async fn page_stops_at_its_bytes_and_continues() {
     const MOST: usize = 512 * 1024;
-    let house = House::new().await;
+    let app = TestApp::new().await;
     for (name, count) in [("ada", 100), ("bob", 300)] {
-        let user = house.user(name).await;
-        with_large_configs(&house, &user, name, count).await;
+        let user = app.user(name).await;
+        with_large_configs(&app, &user, name, count).await;
         for filter in ["", "&status=disconnected"] {
             let mut seen = Vec::new();
             let mut cursor = String::new();
@@ -247,10 +244,10 @@ async fn page_stops_at_its_bytes_and_continues() {
 }
 
 /// Requests the longest list, and reads only the beginning of the response.
-async fn unread_list(house: &House, user: &User<'_>) -> (TcpStream, String) {
+async fn unread_list(app: &TestApp, user: &User<'_>) -> (TcpStream, String) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let address = house.url.trim_start_matches("http://").parse().unwrap();
+    let address = app.url.trim_start_matches("http://").parse().unwrap();
     let mut socket = socket.connect(address).await.unwrap();
     let request = format!(
         "GET /api/v1/connectors/connections?limit=500 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
@@ -265,32 +262,32 @@ async fn unread_list(house: &House, user: &User<'_>) -> (TcpStream, String) {
 
 #[tokio::test]
 async fn unread_answers_occupy_their_callers_share() {
-    let house = House::with(&[("MAX_REQUESTS", "200")]).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
-    with_large_configs(&house, &ada, "ada", 300).await;
+    let app = TestApp::with(&[("MAX_REQUESTS", "200")]).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    with_large_configs(&app, &ada, "ada", 300).await;
     // Eight of ten permits: one for the request and seven for its bytes.
-    let (mut first, head) = unread_list(&house, &ada).await;
+    let (mut first, head) = unread_list(&app, &ada).await;
     assert_eq!(head, "HTTP/1.1 200 OK");
-    let (_, head) = unread_list(&house, &ada).await;
+    let (_, head) = unread_list(&app, &ada).await;
     assert_eq!(head, "HTTP/1.1 429 To");
     assert_eq!(list(&bob).await.status, 200);
     let one = ada.request(Method::GET, "/connections?limit=1");
     assert_eq!(Answer::to(one).await.status, 200);
     // A response that has been read returns its permits.
     let mut rest = Vec::new();
-    let read = timeout(PROMPTLY, first.read_to_end(&mut rest)).await;
+    let read = timeout(PROMPT_TIMEOUT, first.read_to_end(&mut rest)).await;
     read.expect("the answer's end").unwrap();
-    let (_, head) = unread_list(&house, &ada).await;
+    let (_, head) = unread_list(&app, &ada).await;
     assert_eq!(head, "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]
 async fn large_lists_are_read_apart() {
-    let database = postgres::database().await;
-    let (url, statements) = tapped(&database).await;
-    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
-    let (ada, bob) = (house.user("ada").await, house.user("bob").await);
-    with_large_configs(&house, &ada, "ada", 50).await;
+    let database = test_database::database().await;
+    let (url, statements) = with_statement_log(&database).await;
+    let app = TestApp::build_on(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    with_large_configs(&app, &ada, "ada", 50).await;
     bob.connect("gmail").await;
     let shared = async |user: &User<'_>| {
         statements.lock().unwrap().clear();
@@ -309,15 +306,15 @@ async fn large_lists_are_read_apart() {
 
 #[tokio::test]
 async fn waiting_request_costs_no_statements() {
-    let database = postgres::database().await;
-    let (url, statements) = tapped(&database).await;
-    let house = House::build_over(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let id = begun["connection_id"].as_str().unwrap();
+    let database = test_database::database().await;
+    let (url, statements) = with_statement_log(&database).await;
+    let app = TestApp::build_on(database, None, &[("DATABASE_URL", &url)], |_| {}).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let id = started["connection_id"].as_str().unwrap();
     // A known account takes no statement of its own.
     let known = "update user_connector_connection set account_id = 'ada@example.com'";
-    let mut sql = house.sql().await;
+    let mut sql = app.sql().await;
     sqlx::raw_sql(known).execute(&mut sql).await.unwrap();
     statements.lock().unwrap().clear();
     let waited = ada.get(&format!("/connections/{id}?wait=5")).await;
@@ -331,29 +328,29 @@ async fn waiting_request_costs_no_statements() {
 
 #[tokio::test]
 async fn corrected_clock_does_not_lock_users_out() {
-    let house = House::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
-    let ada = house.user("ada").await;
-    house.clock.correct(TimeDelta::hours(1));
+    let app = TestApp::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let ada = app.user("ada").await;
+    app.clock.correct(TimeDelta::hours(1));
     assert_eq!(list(&ada).await.status, 200);
-    house.clock.correct(TimeDelta::hours(-1));
+    app.clock.correct(TimeDelta::hours(-1));
     assert_eq!(list(&ada).await.status, 200);
     assert_eq!(list(&ada).await.status, 200);
     list(&ada).await.is_refused("rate_limited", "20");
     // Nor does it give back what was used.
-    house.clock.correct(TimeDelta::hours(1));
+    app.clock.correct(TimeDelta::hours(1));
     list(&ada).await.is_refused("rate_limited", "20");
 }
 
 #[tokio::test]
 async fn metrics_token_guesses_are_limited() {
-    let house = House::with(&[
+    let app = TestApp::with(&[
         ("LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("METRICS_TOKEN", METRICS_TOKEN),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
     let guess = |token: &str, from: &str| {
-        let request = house.client.get(format!("{}/metrics", house.url));
+        let request = app.client.get(format!("{}/metrics", app.url));
         let request = request.header("x-forwarded-for", from);
         Answer::to(request.bearer_auth(token))
     };
@@ -369,6 +366,6 @@ async fn metrics_token_guesses_are_limited() {
         refused.is_refused("rate_limited", "30");
     }
     assert_eq!(guess(METRICS_TOKEN, "192.0.2.2").await.status, 200);
-    house.pass(TimeDelta::seconds(30));
+    app.advance(TimeDelta::seconds(30));
     assert_eq!(guess(METRICS_TOKEN, "192.0.2.1").await.status, 200);
 }

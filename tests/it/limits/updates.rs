@@ -5,14 +5,17 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{Answer, list};
-use crate::house::House;
+use crate::test_app::TestApp;
 
 #[tokio::test]
 async fn changes_of_a_connection_have_a_limit_of_their_own() {
-    let house = House::with(&[("LIMIT_UPDATE_PER_MINUTE", "2")]).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("gmail").await;
-    let path = format!("/connections/{}", begun["connection_id"].as_str().unwrap());
+    let app = TestApp::with(&[("LIMIT_UPDATE_PER_MINUTE", "2")]).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let path = format!(
+        "/connections/{}",
+        started["connection_id"].as_str().unwrap()
+    );
     let change = |label: &str| {
         let request = ada.request(Method::PATCH, &path);
         Answer::to(request.json(&json!({ "label": label })))
@@ -31,11 +34,11 @@ async fn changes_of_a_connection_have_a_limit_of_their_own() {
         Some("\"update\";q=2;w=60")
     );
     assert_eq!(
-        ada.connection(begun["connection_id"].as_str().unwrap())
+        ada.connection(started["connection_id"].as_str().unwrap())
             .await["label"],
         "two"
     );
     assert_eq!(list(&ada).await.status, 200);
-    house.pass(TimeDelta::seconds(30));
+    app.advance(TimeDelta::seconds(30));
     assert_eq!(change("three").await.status, 200);
 }

@@ -4,7 +4,7 @@ use axum::response::IntoResponse;
 use patchbay::nango::{Error, ListConnections};
 use serde_json::json;
 
-use super::scripted;
+use super::scripted_server;
 
 #[tokio::test]
 async fn list_that_ignores_its_filter_is_filtered_here() {
@@ -17,7 +17,7 @@ async fn list_that_ignores_its_filter_is_filtered_here() {
     let all =
         json!({ "connections": [entry("one", "ada"), entry("two", "bob"), entry("three", "cem")] });
     let answer = || axum::Json(all.clone()).into_response();
-    let (nango, _) = scripted([answer(), answer(), answer(), answer(), answer()]).await;
+    let (nango, _) = scripted_server([answer(), answer(), answer(), answer(), answer()]).await;
     let ids = async |filter: ListConnections| {
         let found = nango.connections(&filter).await?;
         let ids = found.into_iter().map(|one| one.connection_id);

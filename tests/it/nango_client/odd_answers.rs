@@ -10,7 +10,7 @@ async fn rate_limit_without_seconds_is_not_retried() {
             let value = header.parse().unwrap();
             answer.headers_mut().insert("retry-after", value);
         }
-        let (nango, count) = scripted([answer, no_integrations()]).await;
+        let (nango, count) = scripted_server([answer, no_integrations()]).await;
         let error = nango.integrations().await.unwrap_err();
         assert_eq!(error, Error::RateLimited { retry_after: None });
         assert_eq!(count.load(Ordering::SeqCst), 1, "{header:?}");
@@ -22,7 +22,7 @@ async fn retry_after_is_bounded_by_a_minute() {
     for seconds in ["3600", "18446744073709551615"] {
         let answer = ([("retry-after", seconds)], StatusCode::TOO_MANY_REQUESTS);
         let answer = (answer.1, answer.0).into_response();
-        let (nango, _) = scripted([answer]).await;
+        let (nango, _) = scripted_server([answer]).await;
         let retry_after = Some(Duration::from_secs(60));
         let error = nango.integrations().await.unwrap_err();
         assert_eq!(error, Error::RateLimited { retry_after });
@@ -46,7 +46,7 @@ async fn each_entry_of_a_list_is_read_by_itself() {
         entry("odd", r#","tags":{"n":1e400}"#),
     );
     let json = [(CONTENT_TYPE, "application/json")];
-    let (nango, _) = scripted([(json, body).into_response()]).await;
+    let (nango, _) = scripted_server([(json, body).into_response()]).await;
     let page = nango.connection_page(&ListConnections::default()).await;
     let page = page.unwrap();
     let ids: Vec<&str> = page

@@ -8,7 +8,7 @@ use serde_json::Value;
 use url::form_urlencoded;
 
 use super::Caller;
-use crate::house::House;
+use crate::test_app::TestApp;
 
 /// What a provider may send to change how a client treats this service's origin, or to pretend to be it.
 const HOSTILE: [&str; 10] = [
@@ -25,7 +25,7 @@ const HOSTILE: [&str; 10] = [
 ];
 
 /// What belongs to the answer itself.
-const OWN: [&str; 8] = [
+const SCHEMA_MARKER: [&str; 8] = [
     "link: <https://api.example.com/?page=2>; rel=\"next\"",
     "location: https://api.example.com/items/1",
     "retry-after: 7",
@@ -97,16 +97,16 @@ async fn provider_headers_never_replace_ours() {
 async fn headers_of_the_answer_pass_where_nango_keeps_them() {
     let caller = Caller::new().await;
     // Of a buffered success, Nango keeps the type alone; its ETag is Nango's own.
-    let (status, headers, body) = sent(&caller, &answer(201, &OWN[..7], "")).await;
+    let (status, headers, body) = sent(&caller, &answer(201, &SCHEMA_MARKER[..7], "")).await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, "text"));
     assert_eq!(headers["content-type"], "text/plain");
     for name in ["link", "location", "retry-after", "etag"] {
         assert!(!headers.contains_key(name), "{name}");
     }
     for path in [
-        answer(201, &OWN, ""),
-        answer(503, &OWN, ""),
-        answer(202, &OWN[..7], "&chunked=1"),
+        answer(201, &SCHEMA_MARKER, ""),
+        answer(503, &SCHEMA_MARKER, ""),
+        answer(202, &SCHEMA_MARKER[..7], "&chunked=1"),
     ] {
         let (status, headers, body) = sent(&caller, &path).await;
         assert!(
@@ -114,7 +114,7 @@ async fn headers_of_the_answer_pass_where_nango_keeps_them() {
             "{path}: {status}"
         );
         assert_eq!(body, "text");
-        for line in &OWN[..7] {
+        for line in &SCHEMA_MARKER[..7] {
             let (name, value) = line.split_once(": ").unwrap();
             assert_eq!(headers[name], value, "{path}");
         }
@@ -146,10 +146,10 @@ async fn slow_provider_is_504() {
 #[tokio::test]
 async fn api_key_connection_can_be_called() {
     let key = super::KEY;
-    let house = House::with(&[("SERVICE_API_KEYS", &format!("workflow={key}"))]).await;
-    let ada = house.user("ada").await;
-    let begun = ada.connect("openai").await;
-    let link: url::Url = begun["oauth_url"].as_str().unwrap().parse().unwrap();
+    let app = TestApp::with(&[("SERVICE_API_KEYS", &format!("workflow={key}"))]).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("openai").await;
+    let link: url::Url = started["oauth_url"].as_str().unwrap().parse().unwrap();
     let (_, token) = link
         .query_pairs()
         .find(|(name, _)| name == "session_token")
@@ -159,19 +159,19 @@ async fn api_key_connection_can_be_called() {
         ("integration", "openai"),
         ("apiKey", "sk-of-ada"),
     ];
-    let page = house
+    let page = app
         .client
         .post(link.join("/connect-ui/").unwrap())
         .form(&form)
         .send();
     assert_eq!(page.await.unwrap().status(), StatusCode::OK);
-    let id = begun["connection_id"].as_str().unwrap();
-    ada.until(id, "connected").await;
+    let id = started["connection_id"].as_str().unwrap();
+    ada.wait_until(id, "connected").await;
     let url = format!(
         "{}/api/v1/connectors/connections/{id}/proxy/inspect",
-        house.url
+        app.url
     );
-    let request = house
+    let request = app
         .client
         .get(url)
         .bearer_auth(key)

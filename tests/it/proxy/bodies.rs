@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Caller, KEY, body};
-use crate::house::PROMPTLY;
+use crate::test_app::PROMPT_TIMEOUT;
 
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -168,7 +168,7 @@ async fn only_headers_for_provider_arrive() {
         authorization.starts_with("Bearer sandbox_access_"),
         "{authorization}"
     );
-    let address = caller.house.sandbox.address().port().to_string();
+    let address = caller.app.sandbox.address().port().to_string();
     assert!(
         headers["host"].as_str().unwrap().ends_with(&address),
         "{headers:?}"
@@ -190,7 +190,7 @@ async fn only_headers_for_provider_arrive() {
 #[tokio::test]
 async fn stalled_upload_is_408_and_not_504() {
     let caller = Caller::with(&[("NANGO_TIMEOUT_SECONDS", "1")]).await;
-    let address = caller.house.url.trim_start_matches("http://").to_owned();
+    let address = caller.app.url.trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
         "POST {} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {KEY}\r\n\
@@ -199,7 +199,7 @@ async fn stalled_upload_is_408_and_not_504() {
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    let read = timeout(PROMPTLY, stream.read_to_string(&mut answer)).await;
+    let read = timeout(PROMPT_TIMEOUT, stream.read_to_string(&mut answer)).await;
     read.expect("an answer in time").unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("request_timeout"), "{answer}");

@@ -222,7 +222,7 @@ async fn ordinary_paths_arrive_unchanged() {
 #[tokio::test]
 async fn ended_connection_cannot_be_called() {
     let caller = Caller::new().await;
-    let ada = caller.house.user("ada").await;
+    let ada = caller.app.user("ada").await;
     ada.disconnect("gmail", "").await;
     let answer = caller.request(Method::GET, "inspect").send().await.unwrap();
     assert_eq!(answer.status(), 404);

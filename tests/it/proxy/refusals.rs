@@ -25,7 +25,7 @@ async fn outcome(caller: &Caller) -> (u16, String, String) {
 }
 
 async fn stand(caller: &Caller) -> String {
-    let connection = caller.house.user("ada").await.connection(&caller.id).await;
+    let connection = caller.app.user("ada").await.connection(&caller.id).await;
     let word = |field: &str| connection[field].as_str().unwrap_or("-").to_owned();
     format!("{} {}", word("status"), word("status_reason"))
 }
@@ -37,16 +37,16 @@ fn expected(status: u16, code: &str, stand: &str) -> (u16, String, String) {
 /// The access token is over, so that the next call has it refreshed.
 async fn expire(caller: &Caller) {
     let named = json!({ "connection_id": caller.nango_id });
-    caller.house.control("expire", Method::POST, named).await;
+    caller.app.control("expire", Method::POST, named).await;
 }
 
 #[tokio::test]
 async fn dead_credentials_need_reauthorization() {
     let caller = Caller::new().await;
     // The provider refreshes another's credentials, so it is in order.
-    caller.house.user("bob").await.connected("gmail").await;
+    caller.app.user("bob").await.connected("gmail").await;
     let named = json!({ "connection_id": caller.nango_id });
-    caller.house.control("revoke", Method::POST, named).await;
+    caller.app.control("revoke", Method::POST, named).await;
     expire(&caller).await;
     let dead = expected(409, "needs_reauthorization", "error needs_reauthorization");
     assert_eq!(outcome(&caller).await, dead);
@@ -60,7 +60,7 @@ async fn dead_credentials_need_reauthorization() {
 async fn connection_deleted_at_nango_needs_reauthorization() {
     let caller = Caller::new().await;
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
-    let (status, _) = caller.house.nango(Method::DELETE, &path).await;
+    let (status, _) = caller.app.nango(Method::DELETE, &path).await;
     assert_eq!(status, StatusCode::OK);
     let missing = expected(409, "needs_reauthorization", "error missing_upstream");
     assert_eq!(outcome(&caller).await, missing);
@@ -70,15 +70,15 @@ async fn connection_deleted_at_nango_needs_reauthorization() {
 async fn calls_that_fail_at_once_cost_one_check() {
     let caller = Caller::new().await;
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
-    caller.house.nango(Method::DELETE, &path).await;
-    let held = json!({ "only": "/proxy/", "hold_answers_ms": 1_000 });
-    caller.house.faults(held).await;
-    let looked = caller.house.nango_calls("GET", "/connections/").await;
+    caller.app.nango(Method::DELETE, &path).await;
+    let stored = json!({ "only": "/proxy/", "hold_answers_ms": 1_000 });
+    caller.app.faults(stored).await;
+    let looked = caller.app.nango_calls("GET", "/connections/").await;
     let calls = (0..20).map(|_| caller.request(Method::GET, "inspect").send());
     for answer in futures::future::join_all(calls).await {
         assert_eq!(answer.unwrap().status(), StatusCode::CONFLICT);
     }
-    let looked = caller.house.nango_calls("GET", "/connections/").await - looked;
+    let looked = caller.app.nango_calls("GET", "/connections/").await - looked;
     // A straggler may come after the first check has ended.
     assert!((1..=4).contains(&looked), "{looked} checks");
 }
@@ -87,7 +87,7 @@ async fn calls_that_fail_at_once_cost_one_check() {
 async fn outage_of_refreshes_is_temporary() {
     let caller = Caller::new().await;
     expire(&caller).await;
-    caller.house.faults(json!({ "refuse_refresh": true })).await;
+    caller.app.faults(json!({ "refuse_refresh": true })).await;
     let outage = expected(503, "provider_unavailable", "connected -");
     assert_eq!(outcome(&caller).await, outage);
     // Nango backs off from refreshing.
@@ -99,11 +99,11 @@ async fn credentials_that_recover_are_called_with_again() {
     let caller = Caller::new().await;
     expire(&caller).await;
     // The provider fails for the automatic refresh alone: the check's succeeds.
-    caller.house.faults(json!({ "refuse_refresh": true })).await;
+    caller.app.faults(json!({ "refuse_refresh": true })).await;
     let path = format!("/connections/{}?provider_config_key=gmail", caller.nango_id);
-    let (status, _) = caller.house.nango(Method::GET, &path).await;
+    let (status, _) = caller.app.nango(Method::GET, &path).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
-    caller.house.faults(json!({})).await;
+    caller.app.faults(json!({})).await;
     let recovered = expected(503, "provider_unavailable", "connected -");
     assert_eq!(outcome(&caller).await, recovered);
     let request = caller.request(Method::GET, "inspect");
@@ -119,7 +119,7 @@ async fn nangos_own_errors_become_problems() {
         (401, "nango_misconfigured", 502),
     ] {
         caller
-            .house
+            .app
             .faults(json!({ "only": "/proxy/", "status": status }))
             .await;
         let answered = outcome(&caller).await;
@@ -130,7 +130,7 @@ async fn nangos_own_errors_become_problems() {
         );
     }
     caller
-        .house
+        .app
         .faults(json!({ "only": "/proxy/", "hang_up": true }))
         .await;
     assert_eq!(
@@ -138,7 +138,7 @@ async fn nangos_own_errors_become_problems() {
         expected(503, "nango_unavailable", "connected -")
     );
     caller
-        .house
+        .app
         .faults(json!({ "only": "/proxy/", "status": 429 }))
         .await;
     let limited = caller.request(Method::GET, "inspect").send().await.unwrap();

@@ -9,14 +9,16 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::configured;
-use crate::contract::world::World;
+use crate::nango_contract::scenario::Scenario;
 
 #[tokio::test]
-async fn application_tokens_are_signed_and_last_twelve_hours() {
-    let world =
+async fn application_tokens_are_signed_and_valid_twelve_hours() {
+    let scenario =
         configured(|config| config.jwt_secret = "the application's".to_owned().into()).await;
     let body = json!({ "user": "ada", "audience": "patchbay" });
-    let answer = world.call(Method::POST, "/sandbox/token", Some(body)).await;
+    let answer = scenario
+        .call(Method::POST, "/sandbox/token", Some(body))
+        .await;
     let mut validation = Validation::new(Algorithm::HS256);
     validation.validate_exp = false;
     validation.set_audience(&["patchbay"]);
@@ -32,9 +34,13 @@ async fn application_tokens_are_signed_and_last_twelve_hours() {
 }
 
 /// The status and the allowed origin that a page of `origin` gets for a token, under the name `host`.
-async fn token_for_page(world: &World, host: &str, origin: Option<&str>) -> (u16, Option<String>) {
-    let url = format!("http://{}/sandbox/token", world.sandbox.address());
-    let mut request = world.http.post(url).json(&json!({ "user": "ada" }));
+async fn token_for_page(
+    scenario: &Scenario,
+    host: &str,
+    origin: Option<&str>,
+) -> (u16, Option<String>) {
+    let url = format!("http://{}/sandbox/token", scenario.sandbox.address());
+    let mut request = scenario.http.post(url).json(&json!({ "user": "ada" }));
     request = request.header("host", host);
     if let Some(origin) = origin {
         request = request.header("origin", origin);
@@ -53,14 +59,20 @@ async fn token_for_page(world: &World, host: &str, origin: Option<&str>) -> (u16
 #[tokio::test]
 async fn controls_answer_pages_of_allowed_origins_only() {
     let console = "http://localhost:8000";
-    let world = configured(|config| config.allowed_origins = vec![console.to_owned()]).await;
-    let port = world.sandbox.address().port();
-    let (own, host) = (world.sandbox.url().to_owned(), format!("localhost:{port}"));
+    let scenario = configured(|config| config.allowed_origins = vec![console.to_owned()]).await;
+    let port = scenario.sandbox.address().port();
+    let (own, host) = (
+        scenario.sandbox.url().to_owned(),
+        format!("localhost:{port}"),
+    );
     for origin in [console, &own] {
         let expected = (200, Some(origin.to_owned()));
-        assert_eq!(token_for_page(&world, &host, Some(origin)).await, expected);
+        assert_eq!(
+            token_for_page(&scenario, &host, Some(origin)).await,
+            expected
+        );
     }
-    assert_eq!(token_for_page(&world, &host, None).await, (200, None));
+    assert_eq!(token_for_page(&scenario, &host, None).await, (200, None));
     let lookalike = format!("{own}.evil.test");
     let other_port = "http://localhost:1";
     for origin in [
@@ -71,12 +83,12 @@ async fn controls_answer_pages_of_allowed_origins_only() {
         other_port,
         "http://",
     ] {
-        let answer = token_for_page(&world, &host, Some(origin)).await;
+        let answer = token_for_page(&scenario, &host, Some(origin)).await;
         assert_eq!(answer, (403, None), "{origin:?}");
     }
     for (origin, status) in [(console, 204), ("https://evil.test", 403)] {
         let url = format!("{own}/sandbox/faults");
-        let preflight = world.http.request(Method::OPTIONS, url);
+        let preflight = scenario.http.request(Method::OPTIONS, url);
         let preflight = preflight.header("origin", origin);
         let preflight = preflight.header("access-control-request-method", "PUT");
         assert_eq!(preflight.send().await.unwrap().status(), status, "{origin}");
@@ -85,13 +97,13 @@ async fn controls_answer_pages_of_allowed_origins_only() {
 
 #[tokio::test]
 async fn controls_answer_under_loopback_names_only() {
-    let world = configured(|_| {}).await;
-    let port = world.sandbox.address().port();
+    let scenario = configured(|_| {}).await;
+    let port = scenario.sandbox.address().port();
     for name in ["localhost", "127.0.0.1", "127.8.0.1", "[::1]"] {
         let host = format!("{name}:{port}");
         // A page through a proxy of the developer's: its origin is the name that it is asked under.
         let origin = format!("http://{host}");
-        let (status, _) = token_for_page(&world, &host, Some(&origin)).await;
+        let (status, _) = token_for_page(&scenario, &host, Some(&origin)).await;
         assert_eq!(status, 200, "{host}");
     }
     for name in [
@@ -103,19 +115,21 @@ async fn controls_answer_under_loopback_names_only() {
     ] {
         let host = format!("{name}:{port}");
         for origin in [None, Some(format!("http://{host}"))] {
-            let (status, _) = token_for_page(&world, &host, origin.as_deref()).await;
+            let (status, _) = token_for_page(&scenario, &host, origin.as_deref()).await;
             assert_eq!(status, 403, "{host} {origin:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn calls_are_remembered_with_their_answers() {
-    let world = configured(|_| {}).await;
-    world.call(Method::GET, "/connections?limit=5", None).await;
-    let url = format!("{}/connections/nope", world.sandbox.url());
-    world.http.get(url).send().await.unwrap();
-    let calls = world.call(Method::GET, "/sandbox/requests", None).await;
+async fn api_calls_are_recorded_with_status() {
+    let scenario = configured(|_| {}).await;
+    scenario
+        .call(Method::GET, "/connections?limit=5", None)
+        .await;
+    let url = format!("{}/connections/nope", scenario.sandbox.url());
+    scenario.http.get(url).send().await.unwrap();
+    let calls = scenario.call(Method::GET, "/sandbox/requests", None).await;
     let expected = json!([
         { "method": "GET", "path": "/connections", "query": "limit=5", "status": 200 },
         { "method": "GET", "path": "/connections/nope", "query": "", "status": 401 },
@@ -124,18 +138,20 @@ async fn calls_are_remembered_with_their_answers() {
 }
 
 #[tokio::test]
-async fn the_log_has_what_was_received_and_sent_the_newest_first() {
-    let world = configured(|_| {}).await;
-    let session = world.session(json!({ "tags": {} })).await;
-    world.advance(TimeDelta::seconds(1));
-    world
+async fn log_lists_calls_and_webhooks_newest_first() {
+    let scenario = configured(|_| {}).await;
+    let session = scenario.session(json!({ "tags": {} })).await;
+    scenario.advance(TimeDelta::seconds(1));
+    scenario
         .faults(json!({ "drop_webhooks": true, "consent": "allow" }))
         .await;
-    let query = world.authorize(&session, "github").await;
-    world.callback(&query).await;
-    world.advance(TimeDelta::seconds(1));
-    world.call(Method::GET, "/connections?limit=5", None).await;
-    let log = world.call(Method::GET, "/sandbox/log", None).await;
+    let query = scenario.authorize(&session, "github").await;
+    scenario.callback(&query).await;
+    scenario.advance(TimeDelta::seconds(1));
+    scenario
+        .call(Method::GET, "/connections?limit=5", None)
+        .await;
+    let log = scenario.call(Method::GET, "/sandbox/log", None).await;
     let lines = log.as_array().unwrap();
     assert_eq!(lines[0]["call"]["query"], "limit=5");
     assert_eq!(lines[1]["kind"], "sent");
@@ -145,7 +161,7 @@ async fn the_log_has_what_was_received_and_sent_the_newest_first() {
 }
 
 #[tokio::test]
-async fn a_sandbox_ends_when_it_is_stopped_or_dropped() {
+async fn sandbox_closes_connections_when_stopped_or_dropped() {
     let sandbox = Sandbox::start(Config::default()).await.unwrap();
     let address = sandbox.address();
     let open = TcpStream::connect(address).await.unwrap();

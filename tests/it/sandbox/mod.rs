@@ -10,17 +10,17 @@ mod webhooks;
 use nango_sandbox::{Config, Integration};
 use serde_json::Value;
 
-use crate::contract::world::World;
+use crate::nango_contract::scenario::Scenario;
 
 /// A sandbox as it is configured rather than filled over its API.
-async fn configured(change: impl FnOnce(&mut Config)) -> World {
+async fn configured(change: impl FnOnce(&mut Config)) -> Scenario {
     let named = |key: &str, auth_mode: &str| Integration {
         unique_key: key.to_owned(),
         provider: key.to_owned(),
         display_name: format!("The {key}"),
         auth_mode: auth_mode.to_owned(),
     };
-    World::bare(&[], |config| {
+    Scenario::without_integrations(&[], |config| {
         config.integrations = vec![
             named("github", "OAUTH2"),
             named("trello", "OAUTH1"),

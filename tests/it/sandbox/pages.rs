@@ -3,44 +3,44 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::configured;
-use crate::contract::world::{World, location};
+use crate::nango_contract::scenario::{Scenario, location};
 
-async fn session(world: &World, integration: &str) -> (String, String) {
+async fn session(scenario: &Scenario, integration: &str) -> (String, String) {
     let body = json!({ "tags": { "end_user_id": "ada" }, "allowed_integrations": [integration] });
-    let answer = world
+    let answer = scenario
         .call(Method::POST, "/connect/sessions", Some(body))
         .await;
     let field = |name: &str| answer["data"][name].as_str().unwrap().to_owned();
     (field("token"), field("connect_link"))
 }
 
-async fn submit(world: &World, form: &[(&str, &str)]) -> (u16, String) {
-    let url = format!("{}/connect-ui/", world.sandbox.url());
-    let response = world.http.post(url).form(form).send().await.unwrap();
+async fn submit(scenario: &Scenario, form: &[(&str, &str)]) -> (u16, String) {
+    let url = format!("{}/connect-ui/", scenario.sandbox.url());
+    let response = scenario.http.post(url).form(form).send().await.unwrap();
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-async fn newest_credentials(world: &World) -> Value {
-    let list = world.call(Method::GET, "/connections", None).await;
+async fn newest_credentials(scenario: &Scenario) -> Value {
+    let list = scenario.call(Method::GET, "/connections", None).await;
     let newest = &list["connections"][0];
     let (id, key) = (&newest["connection_id"], &newest["provider_config_key"]);
     let (id, key) = (id.as_str().unwrap(), key.as_str().unwrap());
     let path = format!("/connections/{id}?provider_config_key={key}");
-    world.call(Method::GET, &path, None).await["credentials"].clone()
+    scenario.call(Method::GET, &path, None).await["credentials"].clone()
 }
 
 #[tokio::test]
-async fn a_person_chooses_an_account_and_allows_or_denies() {
-    let world = configured(|_| {}).await;
-    let (token, _) = session(&world, "github").await;
-    let url = format!("{}/oauth/connect/github", world.sandbox.url());
+async fn consent_page_offers_accounts_and_decision() {
+    let scenario = configured(|_| {}).await;
+    let (token, _) = session(&scenario, "github").await;
+    let url = format!("{}/oauth/connect/github", scenario.sandbox.url());
     for (decision, status) in [("deny", 400), ("allow", 200)] {
-        let request = world
+        let request = scenario
             .http
             .get(&url)
             .query(&[("connect_session_token", &token)]);
         let provider = location(&request.send().await.unwrap());
-        let page = world
+        let page = scenario
             .http
             .get(&provider)
             .send()
@@ -63,12 +63,12 @@ async fn a_person_chooses_an_account_and_allows_or_denies() {
         form.push(("account".into(), "ada-private".into()));
         form.push(("decision".into(), decision.into()));
         let action = provider.split('?').next().unwrap();
-        let answer = world.http.post(action).form(&form).send().await.unwrap();
+        let answer = scenario.http.post(action).form(&form).send().await.unwrap();
         let back = location(&answer);
-        let page = world.http.get(back).send().await.unwrap();
+        let page = scenario.http.get(back).send().await.unwrap();
         assert_eq!(page.status(), status, "{decision}");
     }
-    let credentials = newest_credentials(&world).await;
+    let credentials = newest_credentials(&scenario).await;
     assert_eq!(
         credentials["raw"]["account"]["name"],
         "Ada Lovelace (private)"
@@ -76,10 +76,10 @@ async fn a_person_chooses_an_account_and_allows_or_denies() {
 }
 
 #[tokio::test]
-async fn the_connect_page_asks_for_what_the_auth_mode_needs() {
-    let mut world = configured(|_| {}).await;
-    let (token, link) = session(&world, "stripe").await;
-    let page = world
+async fn connect_page_shows_fields_of_auth_mode() {
+    let mut scenario = configured(|_| {}).await;
+    let (token, link) = session(&scenario, "stripe").await;
+    let page = scenario
         .http
         .get(&link)
         .send()
@@ -96,34 +96,34 @@ async fn the_connect_page_asks_for_what_the_auth_mode_needs() {
             ("apiKey", value),
         ]
     };
-    let (status, page) = submit(&world, &form("invalid-key")).await;
+    let (status, page) = submit(&scenario, &form("invalid-key")).await;
     assert_eq!(status, 400);
     assert!(page.contains("did not accept"), "{page}");
-    let (status, page) = submit(&world, &form("sk_123")).await;
+    let (status, page) = submit(&scenario, &form("sk_123")).await;
     assert_eq!(status, 200);
     assert!(page.contains("Success!"), "{page}");
-    let hook: Value = serde_json::from_str(&world.next_hook().await.body).unwrap();
+    let hook: Value = serde_json::from_str(&scenario.next_hook().await.body).unwrap();
     assert_eq!(
         (&hook["authMode"], &hook["tags"]["end_user_id"]),
         (&json!("API_KEY"), &json!("ada"))
     );
-    let stored = newest_credentials(&world).await;
+    let stored = newest_credentials(&scenario).await;
     assert_eq!(stored, json!({ "type": "API_KEY", "apiKey": "sk_123" }));
 
-    let (token, _) = session(&world, "jira").await;
+    let (token, _) = session(&scenario, "jira").await;
     let form = [
         ("session_token", &*token),
         ("integration", "jira"),
         ("username", "ada"),
     ];
     assert_eq!(
-        submit(&world, &form).await.0,
+        submit(&scenario, &form).await.0,
         400,
         "the password is missing"
     );
     let form = [form[0], form[1], form[2], ("password", "secret")];
-    assert_eq!(submit(&world, &form).await.0, 200);
-    let stored = newest_credentials(&world).await;
+    assert_eq!(submit(&scenario, &form).await.0, 200);
+    let stored = newest_credentials(&scenario).await;
     assert_eq!(
         stored,
         json!({ "type": "BASIC", "username": "ada", "password": "secret" })
@@ -131,10 +131,10 @@ async fn the_connect_page_asks_for_what_the_auth_mode_needs() {
 }
 
 #[tokio::test]
-async fn the_connect_page_leads_to_the_popup_where_there_is_one() {
-    let world = configured(|_| {}).await;
-    let (token, link) = session(&world, "github").await;
-    let page = world
+async fn connect_page_links_to_popup_for_oauth() {
+    let scenario = configured(|_| {}).await;
+    let (token, link) = session(&scenario, "github").await;
+    let page = scenario
         .http
         .get(&link)
         .send()
@@ -150,18 +150,18 @@ async fn the_connect_page_leads_to_the_popup_where_there_is_one() {
         "it tells its opener nothing"
     );
     let form = [("session_token", &*token), ("integration", "github")];
-    assert_eq!(submit(&world, &form).await.0, 400);
-    world.advance(TimeDelta::minutes(30));
-    assert_eq!(world.http.get(&link).send().await.unwrap().status(), 401);
+    assert_eq!(submit(&scenario, &form).await.0, 400);
+    scenario.advance(TimeDelta::minutes(30));
+    assert_eq!(scenario.http.get(&link).send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]
-async fn credentials_of_the_older_oauth_have_their_own_shape() {
-    let mut world = configured(|_| {}).await;
-    world
+async fn oauth1_credentials_have_their_own_format() {
+    let mut scenario = configured(|_| {}).await;
+    scenario
         .connect("trello", "first", json!({ "tags": {} }))
         .await;
-    let credentials = newest_credentials(&world).await;
+    let credentials = newest_credentials(&scenario).await;
     assert_eq!(credentials["type"], "OAUTH1");
     assert!(
         credentials["oauth_token"].is_string() && credentials["oauth_token_secret"].is_string()
@@ -169,9 +169,14 @@ async fn credentials_of_the_older_oauth_have_their_own_shape() {
 }
 
 #[tokio::test]
-async fn the_front_page_says_what_this_is() {
-    let world = configured(|_| {}).await;
-    let page = world.http.get(world.sandbox.url()).send().await.unwrap();
+async fn front_page_describes_sandbox() {
+    let scenario = configured(|_| {}).await;
+    let page = scenario
+        .http
+        .get(scenario.sandbox.url())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(page.status(), 200);
     let page = page.text().await.unwrap();
     assert!(page.contains("Patchbay sandbox") && page.contains("/sandbox/faults"));

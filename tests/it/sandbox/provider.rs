@@ -5,23 +5,23 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{code, configured};
-use crate::contract::world::{World, location};
+use crate::nango_contract::scenario::{Scenario, location};
 
 const VERIFIER: &str = "a-verifier-that-only-the-client-knows-and-tells-at-the-end";
 
 /// An application of its own at the sandbox's provider.
 struct Client {
-    world: World,
+    world: Scenario,
     id: String,
     secret: String,
 }
 
 impl Client {
     async fn new() -> Self {
-        let world = configured(|_| {}).await;
-        world.faults(json!({ "consent": "allow" })).await;
+        let scenario = configured(|_| {}).await;
+        scenario.faults(json!({ "consent": "allow" })).await;
         let path = "/integrations/github?include=credentials";
-        let shown = world.call(Method::GET, path, None).await;
+        let shown = scenario.call(Method::GET, path, None).await;
         let field = |name: &str| {
             shown["data"]["credentials"][name]
                 .as_str()
@@ -29,7 +29,11 @@ impl Client {
                 .to_owned()
         };
         let (id, secret) = (field("client_id"), field("client_secret"));
-        Self { world, id, secret }
+        Self {
+            world: scenario,
+            id,
+            secret,
+        }
     }
 
     fn redirect_uri(&self) -> String {
@@ -108,7 +112,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn a_code_is_exchanged_once_and_only_by_who_asked_for_it() {
+async fn authorization_code_is_single_use_and_bound_to_verifier() {
     let client = Client::new().await;
     let refused = (400, "invalid_grant");
     let outcome = |(status, body): &(u16, Value)| {
@@ -147,7 +151,7 @@ async fn a_code_is_exchanged_once_and_only_by_who_asked_for_it() {
 }
 
 #[tokio::test]
-async fn refresh_tokens_rotate_and_access_tokens_run_out() {
+async fn refresh_tokens_rotate_and_access_tokens_expire() {
     let client = Client::new().await;
     let code = client.code().await;
     let (_, first) = client.exchange(&code, VERIFIER).await;
@@ -168,7 +172,7 @@ async fn refresh_tokens_rotate_and_access_tokens_run_out() {
 }
 
 #[tokio::test]
-async fn nobody_is_sent_to_an_address_that_is_not_registered() {
+async fn unregistered_redirect_uri_is_rejected() {
     let client = Client::new().await;
     let url = format!("{}/provider/authorize", client.world.sandbox.url());
     let foreign = client.request("https://evil.example/", "challenge");
@@ -197,50 +201,50 @@ async fn nobody_is_sent_to_an_address_that_is_not_registered() {
 }
 
 #[tokio::test]
-async fn a_revoked_grant_refreshes_no_more_until_it_is_given_again() {
-    let mut world = configured(|_| {}).await;
+async fn revoked_grant_stops_refreshing_until_reauthorized() {
+    let mut scenario = configured(|_| {}).await;
     let body = json!({ "tags": { "end_user_id": "ada" } });
-    let id = world.connect("github", "first", body).await;
+    let id = scenario.connect("github", "first", body).await;
     let named = json!({ "connection_id": id });
-    world
+    scenario
         .call(Method::POST, "/sandbox/revoke", Some(named))
         .await;
     let path = format!(
         "{}/connections/{id}?provider_config_key=github",
-        world.sandbox.url()
+        scenario.sandbox.url()
     );
     let forced = format!("{path}&force_refresh=true");
-    let response = world.get(&forced).await;
+    let response = scenario.get(&forced).await;
     assert_eq!(response.status(), 400);
     assert_eq!(code(&response.json().await.unwrap()), "invalid_credentials");
-    assert_eq!(world.get(&path).await.status(), 424);
+    assert_eq!(scenario.get(&path).await.status(), 424);
 
     let body = json!({ "connection_id": id, "integration_id": "github" });
-    let answer = world
+    let answer = scenario
         .call(Method::POST, "/connect/sessions/reconnect", Some(body))
         .await;
-    let query = world
+    let query = scenario
         .authorize(answer["data"]["token"].as_str().unwrap(), "github")
         .await;
-    assert_eq!(world.callback(&query).await.status(), 200);
-    assert_eq!(world.get(&forced).await.status(), 200);
+    assert_eq!(scenario.callback(&query).await.status(), 200);
+    assert_eq!(scenario.get(&forced).await.status(), 200);
 }
 
 #[tokio::test]
-async fn however_many_ask_an_old_token_is_refreshed_once() {
-    let mut world = configured(|_| {}).await;
+async fn concurrent_requests_share_one_token_refresh() {
+    let mut scenario = configured(|_| {}).await;
     let body = json!({ "tags": { "end_user_id": "ada" } });
-    let id = world.connect("github", "first", body).await;
+    let id = scenario.connect("github", "first", body).await;
     let named = json!({ "connection_id": id });
-    world
+    scenario
         .call(Method::POST, "/sandbox/expire", Some(named))
         .await;
     let url = format!(
         "{}/connections/{id}?provider_config_key=github",
-        world.sandbox.url()
+        scenario.sandbox.url()
     );
     let answers = futures::future::join_all((0..8).map(|_| async {
-        let answer: Value = world.get(&url).await.json().await.unwrap();
+        let answer: Value = scenario.get(&url).await.json().await.unwrap();
         answer["credentials"]["access_token"].clone()
     }))
     .await;
@@ -252,25 +256,25 @@ async fn however_many_ask_an_old_token_is_refreshed_once() {
 }
 
 #[tokio::test]
-async fn a_session_presets_scopes_and_parameters() {
-    let world = configured(|_| {}).await;
-    world.faults(json!({ "consent": "allow" })).await;
+async fn session_presets_scopes_and_parameters() {
+    let scenario = configured(|_| {}).await;
+    scenario.faults(json!({ "consent": "allow" })).await;
     let preset = json!({
         "authorization_params": { "login_hint": "grace" },
         "connection_config": { "oauth_scopes_override": "repo,user" },
     });
-    let token = world
+    let token = scenario
         .session(json!({
             "tags": { "end_user_id": "ada" },
             "integrations_config_defaults": { "github": preset },
         }))
         .await;
-    let query = world.authorize(&token, "github").await;
-    assert_eq!(world.callback(&query).await.status(), 200);
-    let list = world.call(Method::GET, "/connections", None).await;
+    let query = scenario.authorize(&token, "github").await;
+    assert_eq!(scenario.callback(&query).await.status(), 200);
+    let list = scenario.call(Method::GET, "/connections", None).await;
     let id = list["connections"][0]["connection_id"].as_str().unwrap();
     let path = format!("/connections/{id}?provider_config_key=github");
-    let connection = world.call(Method::GET, &path, None).await;
+    let connection = scenario.call(Method::GET, &path, None).await;
     let raw = &connection["credentials"]["raw"];
     assert_eq!(raw["account"]["name"], "Grace Hopper");
     assert_eq!(raw["scope"], "repo user");

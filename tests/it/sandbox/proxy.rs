@@ -12,24 +12,24 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::{code, configured};
-use crate::contract::world::World;
+use crate::nango_contract::scenario::Scenario;
 
 /// A world with one connection of an integration, and that connection's id.
-async fn connected() -> (World, String) {
-    let mut world = configured(|_| {}).await;
-    let id = world
+async fn connected() -> (Scenario, String) {
+    let mut scenario = configured(|_| {}).await;
+    let id = scenario
         .connect("github", "first", json!({ "tags": {} }))
         .await;
-    (world, id)
+    (scenario, id)
 }
 
 /// A call to Nango's proxy, as its API documents it.
-fn proxied(world: &World, id: &str, method: Method, path: &str) -> RequestBuilder {
-    let url = format!("{}/proxy/{path}", world.sandbox.url());
-    world
+fn proxied(scenario: &Scenario, id: &str, method: Method, path: &str) -> RequestBuilder {
+    let url = format!("{}/proxy/{path}", scenario.sandbox.url());
+    scenario
         .http
         .request(method, url)
-        .bearer_auth(World::KEY)
+        .bearer_auth(Scenario::KEY)
         .header("connection-id", id)
         .header("provider-config-key", "github")
 }
@@ -55,8 +55,8 @@ async fn answered(request: RequestBuilder) -> (StatusCode, HeaderMap, Value) {
 
 #[tokio::test]
 async fn proxy_evaluates_templates_with_credentials_in_scope() {
-    let (world, id) = connected().await;
-    let get = |path: &str| proxied(&world, &id, Method::GET, path);
+    let (scenario, id) = connected().await;
+    let get = |path: &str| proxied(&scenario, &id, Method::GET, path);
     let seen = inspected(get("inspect/$%7Bx%7D?q=${access_token}&c=connectionConfig")).await;
     let query = seen["query"].as_str().unwrap();
     assert!(query.starts_with("q=sandbox_access_"), "{query}");
@@ -85,8 +85,8 @@ async fn proxy_evaluates_templates_with_credentials_in_scope() {
 
 #[tokio::test]
 async fn proxy_forwards_every_prefixed_header() {
-    let (world, id) = connected().await;
-    let request = proxied(&world, &id, Method::GET, "inspect")
+    let (scenario, id) = connected().await;
+    let request = proxied(&scenario, &id, Method::GET, "inspect")
         .header("x-not-prefixed", "1")
         .header("nango-proxy-host", "elsewhere.example")
         .header("nango-proxy-x-custom", "first")
@@ -100,9 +100,9 @@ async fn proxy_forwards_every_prefixed_header() {
 
 #[tokio::test]
 async fn proxy_rewrites_json_and_forms() {
-    let (world, id) = connected().await;
+    let (scenario, id) = connected().await;
     let send = async |kind: &str, sent: &str| {
-        let request = proxied(&world, &id, Method::POST, "inspect")
+        let request = proxied(&scenario, &id, Method::POST, "inspect")
             .header("content-type", kind)
             .header("nango-proxy-content-type", kind)
             .body(sent.to_owned());
@@ -121,11 +121,11 @@ async fn proxy_rewrites_json_and_forms() {
     assert_eq!(send("application/octet-stream", "{ }").await, "{ }");
     assert_eq!(send("no-known-type", "lost").await, "");
 
-    let empty = proxied(&world, &id, Method::POST, "inspect")
+    let empty = proxied(&scenario, &id, Method::POST, "inspect")
         .header("content-type", json)
         .header("content-length", "0");
     assert_eq!(body(&inspected(empty).await), "{}");
-    let primitive = proxied(&world, &id, Method::POST, "inspect")
+    let primitive = proxied(&scenario, &id, Method::POST, "inspect")
         .header("content-type", json)
         .body("1");
     let (status, _, refused) = answered(primitive).await;
@@ -133,15 +133,15 @@ async fn proxy_rewrites_json_and_forms() {
         (status, code(&refused)),
         (StatusCode::BAD_REQUEST, "invalid_json")
     );
-    let ignored = proxied(&world, &id, Method::GET, "inspect").body("lost");
+    let ignored = proxied(&scenario, &id, Method::GET, "inspect").body("lost");
     assert_eq!(body(&inspected(ignored).await), "");
 }
 
 #[tokio::test]
 async fn proxy_keeps_forwarded_content_length() {
-    let (world, id) = connected().await;
+    let (scenario, id) = connected().await;
     let send = |length: &str| {
-        proxied(&world, &id, Method::POST, "inspect")
+        proxied(&scenario, &id, Method::POST, "inspect")
             .header("content-type", "application/json")
             .header("nango-proxy-content-length", length)
             .body(r#"{"a": 1}"#)
@@ -153,8 +153,8 @@ async fn proxy_keeps_forwarded_content_length() {
 
 #[tokio::test]
 async fn proxy_turns_successes_into_200_without_most_headers() {
-    let (world, id) = connected().await;
-    let get = |query: &str| proxied(&world, &id, Method::GET, &format!("answer?{query}"));
+    let (scenario, id) = connected().await;
+    let get = |query: &str| proxied(&scenario, &id, Method::GET, &format!("answer?{query}"));
     let headers = "header=link:%20a&header=location:%20b&header=retry-after:%201&header=etag:%20%22own%22&body=x";
     let (status, seen, _) = answered(get(&format!("status=201&{headers}"))).await;
     assert_eq!(status, StatusCode::OK);
@@ -185,8 +185,8 @@ async fn proxy_turns_successes_into_200_without_most_headers() {
 
 #[tokio::test]
 async fn proxy_answers_its_own_errors_as_recorded() {
-    let (world, id) = connected().await;
-    let get = |id: &str| proxied(&world, id, Method::GET, "inspect");
+    let (scenario, id) = connected().await;
+    let get = |id: &str| proxied(&scenario, id, Method::GET, "inspect");
     let (status, _, error) = answered(get("no-such-connection")).await;
     assert_eq!(
         (status, &error),
@@ -195,10 +195,10 @@ async fn proxy_answers_its_own_errors_as_recorded() {
             &json!({ "error": { "code": "server_error", "message": "Failed to get connection" } })
         )
     );
-    let unknown = world
+    let unknown = scenario
         .http
-        .get(format!("{}/proxy/inspect", world.sandbox.url()))
-        .bearer_auth(World::KEY)
+        .get(format!("{}/proxy/inspect", scenario.sandbox.url()))
+        .bearer_auth(Scenario::KEY)
         .header("connection-id", &id)
         .header("provider-config-key", "nothing");
     let (status, _, error) = answered(unknown).await;
@@ -208,10 +208,10 @@ async fn proxy_answers_its_own_errors_as_recorded() {
     );
 
     let named = json!({ "connection_id": id });
-    world
+    scenario
         .call(Method::POST, "/sandbox/expire", Some(named))
         .await;
-    world.faults(json!({ "refuse_refresh": true })).await;
+    scenario.faults(json!({ "refuse_refresh": true })).await;
     let (status, _, error) = answered(get(&id)).await;
     let message = error["error"]["message"].as_str().unwrap();
     assert_eq!(
@@ -228,7 +228,7 @@ async fn proxy_answers_its_own_errors_as_recorded() {
         (StatusCode::FAILED_DEPENDENCY, "connection_refresh_backoff")
     );
 
-    let (status, _, error) = answered(proxied(&world, "x", Method::GET, "%ff")).await;
+    let (status, _, error) = answered(proxied(&scenario, "x", Method::GET, "%ff")).await;
     assert_eq!(
         (status, code(&error)),
         (StatusCode::INTERNAL_SERVER_ERROR, "generic_error_support")
@@ -237,8 +237,8 @@ async fn proxy_answers_its_own_errors_as_recorded() {
 
 #[tokio::test]
 async fn proxy_reports_a_provider_that_does_not_answer() {
-    let (world, id) = connected().await;
-    let request = proxied(&world, &id, Method::GET, "answer?hang_up=1");
+    let (scenario, id) = connected().await;
+    let request = proxied(&scenario, &id, Method::GET, "answer?hang_up=1");
     let (status, _, error) = answered(request).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(
@@ -249,7 +249,7 @@ async fn proxy_reports_a_provider_that_does_not_answer() {
 
 #[tokio::test]
 async fn proxy_calls_with_api_keys_and_passwords() {
-    let world = configured(|_| {}).await;
+    let scenario = configured(|_| {}).await;
     for (integration, credentials) in [
         ("stripe", json!({ "type": "API_KEY", "apiKey": "sk_1" })),
         (
@@ -262,11 +262,13 @@ async fn proxy_calls_with_api_keys_and_passwords() {
             "connection_id": "imported",
             "credentials": credentials,
         });
-        world.call(Method::POST, "/connections", Some(import)).await;
-        let request = world
+        scenario
+            .call(Method::POST, "/connections", Some(import))
+            .await;
+        let request = scenario
             .http
-            .get(format!("{}/proxy/inspect", world.sandbox.url()))
-            .bearer_auth(World::KEY)
+            .get(format!("{}/proxy/inspect", scenario.sandbox.url()))
+            .bearer_auth(Scenario::KEY)
             .header("connection-id", "imported")
             .header("provider-config-key", integration);
         assert_eq!(inspected(request).await["caller"], "key", "{integration}");

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::configured;
-use crate::contract::world::World;
+use crate::nango_contract::scenario::Scenario;
 
 /// A server that answers every webhook so.
 async fn answering(status: StatusCode) -> String {
@@ -20,10 +20,10 @@ async fn answering(status: StatusCode) -> String {
 }
 
 /// The deliveries, as soon as they look as expected.
-async fn deliveries(world: &World, ready: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+async fn deliveries(scenario: &Scenario, ready: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let look = async {
         loop {
-            let list = world.call(Method::GET, "/sandbox/webhooks", None).await;
+            let list = scenario.call(Method::GET, "/sandbox/webhooks", None).await;
             let list = list.as_array().unwrap().clone();
             if ready(&list) {
                 return list;
@@ -44,7 +44,7 @@ fn statuses(delivery: &Value) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_server_error_is_tried_again_twice_and_a_refusal_never() {
+async fn webhooks_are_retried_only_after_server_errors() {
     let soon = [Duration::from_millis(1), Duration::from_millis(2)];
     for (status, expected) in [
         (StatusCode::BAD_GATEWAY, vec![502, 502, 502]),
@@ -52,16 +52,16 @@ async fn a_server_error_is_tried_again_twice_and_a_refusal_never() {
         (StatusCode::FOUND, vec![302]),
     ] {
         let url = answering(status).await;
-        let mut world = configured(|config| {
+        let mut scenario = configured(|config| {
             config.webhook_url = Some(url.clone());
             config.webhook_retries = soon.to_vec();
         })
         .await;
-        world
+        scenario
             .connect("github", "first", json!({ "tags": {} }))
             .await;
         let done = |list: &[Value]| statuses(&list[0]).len() == expected.len();
-        let list = deliveries(&world, done).await;
+        let list = deliveries(&scenario, done).await;
         assert_eq!((list.len(), &statuses(&list[0])), (1, &expected));
         assert_eq!(list[0]["url"], url);
         assert_eq!(list[0]["body"]["success"], true);
@@ -69,40 +69,44 @@ async fn a_server_error_is_tried_again_twice_and_a_refusal_never() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_an_error_in_the_list() {
-    let mut world = configured(|config| {
+async fn unreachable_receiver_is_listed_as_error() {
+    let mut scenario = configured(|config| {
         config.webhook_url = Some("http://127.0.0.1:1/hook".into());
         config.webhook_retries = Vec::new();
     })
     .await;
-    world
+    scenario
         .connect("github", "first", json!({ "tags": {} }))
         .await;
     let tried = |list: &[Value]| !list[0]["attempts"].as_array().unwrap().is_empty();
-    let list = deliveries(&world, tried).await;
+    let list = deliveries(&scenario, tried).await;
     assert!(list[0]["attempts"][0]["error"].is_string(), "{list:?}");
 }
 
 #[tokio::test]
-async fn webhooks_can_be_dropped_and_doubled() {
-    let mut world = configured(|_| {}).await;
-    let connect = async |world: &World, faults: Value| {
-        world.faults(faults).await;
-        let token = world.session(json!({ "tags": {} })).await;
-        let query = world.authorize(&token, "github").await;
-        assert_eq!(world.callback(&query).await.status(), 200);
+async fn webhook_faults_drop_and_duplicate() {
+    let mut scenario = configured(|_| {}).await;
+    let connect = async |scenario: &Scenario, faults: Value| {
+        scenario.faults(faults).await;
+        let token = scenario.session(json!({ "tags": {} })).await;
+        let query = scenario.authorize(&token, "github").await;
+        assert_eq!(scenario.callback(&query).await.status(), 200);
     };
-    connect(&world, json!({ "consent": "allow", "drop_webhooks": true })).await;
     connect(
-        &world,
+        &scenario,
+        json!({ "consent": "allow", "drop_webhooks": true }),
+    )
+    .await;
+    connect(
+        &scenario,
         json!({ "consent": "allow", "duplicate_webhooks": true }),
     )
     .await;
     let sent = |list: &[Value]| list[1..].iter().all(|it| statuses(it) == [200]);
-    let list = deliveries(&world, |list| list.len() == 3 && sent(list)).await;
+    let list = deliveries(&scenario, |list| list.len() == 3 && sent(list)).await;
     assert!(statuses(&list[0]).is_empty());
     assert_eq!(list[1]["body"], list[2]["body"]);
-    let (first, second) = (world.next_hook().await, world.next_hook().await);
+    let (first, second) = (scenario.next_hook().await, scenario.next_hook().await);
     assert_eq!(
         first.body, second.body,
         "the doubled one, and nothing of the dropped one"

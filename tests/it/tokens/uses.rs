@@ -5,30 +5,30 @@ use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use super::{KEY, call, house, text, token};
-use crate::house::{House, PROMPTLY};
+use super::{KEY, app, call, text, token};
+use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
 /// How often tokens were used, as far as it is written down.
-pub(super) async fn written(house: &House) -> i64 {
+pub(super) async fn written(app: &TestApp) -> i64 {
     sqlx::query_scalar("select coalesce(sum(times), 0) from token_use")
-        .fetch_one(&mut house.sql().await)
+        .fetch_one(&mut app.sql().await)
         .await
         .unwrap()
 }
 
 #[tokio::test]
 async fn token_use_is_written_before_the_answer() {
-    let house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
     for round in 1..=3 {
-        let answers = join_all((0..20).map(|_| token(&house, "ada", &gmail))).await;
+        let answers = join_all((0..20).map(|_| token(&app, "ada", &gmail))).await;
         assert!(answers.iter().all(|(status, _)| *status == StatusCode::OK));
-        assert_eq!(written(&house).await, round * 20);
-        house.pass(TimeDelta::milliseconds(700));
+        assert_eq!(written(&app).await, round * 20);
+        app.advance(TimeDelta::milliseconds(700));
     }
     // Those of a second are one row.
     let rows: Vec<i32> = sqlx::query_scalar("select times from token_use order by id")
-        .fetch_all(&mut house.sql().await)
+        .fetch_all(&mut app.sql().await)
         .await
         .unwrap();
     assert_eq!(rows, [40, 20]);
@@ -36,31 +36,31 @@ async fn token_use_is_written_before_the_answer() {
 
 #[tokio::test]
 async fn token_is_not_issued_when_its_use_cannot_be_written() {
-    let house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
-    assert_eq!(token(&house, "ada", &gmail).await.0, StatusCode::OK);
-    let mut sql = house.sql().await;
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    assert_eq!(token(&app, "ada", &gmail).await.0, StatusCode::OK);
+    let mut sql = app.sql().await;
     let rename = "alter table token_use rename to hidden";
     sqlx::raw_sql(rename).execute(&mut sql).await.unwrap();
-    let (status, refused) = token(&house, "ada", &gmail).await;
+    let (status, refused) = token(&app, "ada", &gmail).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(refused["access_token"], Value::Null);
     let path = format!("/connectors/connections/{}/proxy/echo", text(&gmail, "id"));
-    let (status, _) = call(&house.url, KEY, "ada", Method::GET, &path, None).await;
+    let (status, _) = call(&app.url, KEY, "ada", Method::GET, &path, None).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
-    assert_eq!(house.nango_calls("GET", "/proxy/").await, 0);
+    assert_eq!(app.nango_calls("GET", "/proxy/").await, 0);
 }
 
 #[tokio::test]
 async fn token_use_waits_for_no_change_of_the_connection() {
-    let house = house().await;
-    let gmail = house.user("ada").await.connected("gmail").await;
-    let mut sql = house.sql().await;
+    let app = app().await;
+    let gmail = app.user("ada").await.connected("gmail").await;
+    let mut sql = app.sql().await;
     // As a change holds it: a replica that hangs may do so for long.
     let lock = "begin; select from user_connector_connection for no key update";
     sqlx::raw_sql(lock).execute(&mut sql).await.unwrap();
-    let answered = tokio::time::timeout(PROMPTLY, token(&house, "ada", &gmail));
+    let answered = tokio::time::timeout(PROMPT_TIMEOUT, token(&app, "ada", &gmail));
     assert_eq!(answered.await.unwrap().0, StatusCode::OK);
     sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
-    assert_eq!(written(&house).await, 1);
+    assert_eq!(written(&app).await, 1);
 }

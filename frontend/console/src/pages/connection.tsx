@@ -65,6 +65,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
   const mismatch = connection.status_reason === "account_mismatch";
   const [checked, setChecked] = useState<ReactNode>(null);
   const check = async () => {
+    if (held.busy !== null) return;
     setChecked(null);
     try {
       const now = await held.check();
@@ -111,7 +112,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
         <section className="panel block" aria-labelledby="what-to-do">
           <h2 id="what-to-do">What you can do</h2>
           <div className="stack">
-            <Rename key={connection.label ?? ""} connection={connection} held={held} />
+            <Rename connection={connection} held={held} />
             <div className="actions">
               {connected && (
                 <button className="button" onClick={connect.start}>
@@ -119,7 +120,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
                 </button>
               )}
               {connected && (
-                <button className="button" disabled={held.busy !== null} onClick={() => void check()}>
+                <button className="button" aria-disabled={held.busy !== null} onClick={() => void check()}>
                   {held.busy === "check" ? "Checking…" : "Check now"}
                 </button>
               )}

@@ -8,7 +8,7 @@ import { AccountRow } from "./account-row.js";
 /** All accounts of the user: first those that need them, then those that work, last those that were ended. */
 export function ConnectionsPage() {
   useTitle("Connections");
-  const { connections, isLoading, error, refetch } = useConnections();
+  const { connections, isLoading, isUnknown, error, refetch } = useConnections();
   const ended = connections.filter((connection) => connection.status === "disconnected");
   const working = connections.filter((connection) => standingOf(connection).tone === "good");
   const others = connections.filter((connection) => !ended.includes(connection) && !working.includes(connection));
@@ -23,9 +23,9 @@ export function ConnectionsPage() {
           Connect an account
         </Link>
       </div>
-      {isLoading && !error && <Bones rows={3} label="Your connections are loading" />}
-      {error && <Trouble what="Your connections cannot be shown" error={error} retry={() => void refetch()} />}
-      {!isLoading && !error && connections.length === 0 && (
+      {isLoading && !isUnknown && <Bones rows={3} label="Your connections are loading" />}
+      {isUnknown && error && <Trouble what="Your connections cannot be shown" error={error} retry={() => void refetch()} />}
+      {!isLoading && connections.length === 0 && (
         <Empty
           title="Nothing is connected yet"
           action={

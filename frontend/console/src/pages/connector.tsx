@@ -24,7 +24,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
       <nav className="crumbs" aria-label="Where this is">
         <Link href={paths.catalog}>Catalog</Link> / {query.data?.name ?? slug}
       </nav>
-      {query.error && isNotThere(query.error) && (
+      {query.error && !query.data && isNotThere(query.error) && (
         <Empty
           title="There is no such connector"
           action={
@@ -34,15 +34,15 @@ export function ConnectorPage({ slug }: { slug: string }) {
           }
         />
       )}
-      {query.error && !isNotThere(query.error) && (
+      {query.error && !query.data && !isNotThere(query.error) && (
         <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
       )}
-      {query.isPending && <Bones rows={2} label="The connector is loading" />}
-      {query.data && connections.isLoading && !connections.error && <Bones rows={2} label="The accounts are loading" />}
-      {connections.error && (
+      {query.isPending && !query.error && <Bones rows={2} label="The connector is loading" />}
+      {query.data && connections.isLoading && !connections.isUnknown && <Bones rows={2} label="The accounts are loading" />}
+      {connections.isUnknown && connections.error && (
         <Trouble what="Your accounts cannot be shown" error={connections.error} retry={() => void connections.refetch()} />
       )}
-      {query.data && !connections.isLoading && !connections.error && <Accounts connector={query.data} connections={own} />}
+      {query.data && !connections.isLoading && !connections.isUnknown && <Accounts connector={query.data} connections={own} />}
     </div>
   );
 }

@@ -8,6 +8,7 @@ export function Disconnect({ connection, held, words }: { connection: Connection
   const [asking, setAsking] = useState(false);
   const [trouble, setTrouble] = useState<Error | null>(null);
   const end = async () => {
+    if (held.busy !== null) return;
     setTrouble(null);
     try {
       await held.disconnect();
@@ -38,7 +39,7 @@ export function Disconnect({ connection, held, words }: { connection: Connection
             <button className="button" autoFocus onClick={() => setAsking(false)}>
               Keep it
             </button>
-            <button className="button primary danger" disabled={held.busy !== null} onClick={() => void end()}>
+            <button className="button primary danger" aria-disabled={held.busy !== null} onClick={() => void end()}>
               {held.busy === "disconnect" ? "Disconnecting…" : "Disconnect"}
             </button>
           </div>

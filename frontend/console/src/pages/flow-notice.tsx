@@ -1,4 +1,5 @@
 import type { FlowState, UseConnect } from "@patchbay/react";
+import { announce } from "../announcer.js";
 import { Away } from "../ui/icons.js";
 import { Notice, Why } from "../ui/parts.js";
 import { flowWords, type Tone } from "../words.js";
@@ -30,9 +31,14 @@ export function toneOf(state: FlowState): Tone {
 
 function Actions({ connect }: { connect: UseConnect }) {
   const { state } = connect;
+  const busy = state.phase === "waiting" || state.phase === "starting";
+  const dismiss = () => {
+    connect.dismiss();
+    if (busy) announce("Canceled.");
+  };
   const cancel = (
-    <button className="button compact bare" onClick={connect.dismiss}>
-      {state.phase === "waiting" || state.phase === "starting" ? "Cancel" : "Dismiss"}
+    <button className="button compact bare" onClick={dismiss}>
+      {busy ? "Cancel" : "Dismiss"}
     </button>
   );
   if (state.phase === "starting" && state.window !== "closed") return cancel;

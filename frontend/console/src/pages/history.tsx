@@ -24,7 +24,7 @@ export function History({ id }: { id: string }) {
         })}
       </ol>
       {hasMore && (
-        <button className="button" disabled={isLoadingMore} onClick={() => void loadMore()}>
+        <button className="button" aria-disabled={isLoadingMore} onClick={() => void loadMore()}>
           Show what was before
         </button>
       )}

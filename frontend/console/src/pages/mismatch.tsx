@@ -7,6 +7,7 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
   const { acceptAccount, busy } = useConnection(connection.id);
   const [trouble, setTrouble] = useState<Error | null>(null);
   const accept = (account: string) => {
+    if (busy !== null) return;
     setTrouble(null);
     acceptAccount(account).catch(setTrouble);
   };
@@ -21,7 +22,7 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
         actions={
           <>
             {found && (
-              <button className="button compact" disabled={busy !== null} onClick={() => accept(found.id)}>
+              <button className="button compact" aria-disabled={busy !== null} onClick={() => accept(found.id)}>
                 Use <bdi>{other ?? "the other account"}</bdi>
               </button>
             )}

@@ -38,6 +38,8 @@ export class Cache {
   onNew: () => void = () => {};
   #cleared = false;
   readonly #newest = new Map<string, Connection>();
+  /** Connections to fetch although their version is known: updates within a minute share one. */
+  readonly #stale = new Set<string>();
   /** Connections to fetch, each with the version that it has at least. */
   readonly #wanted = new Map<string, number>();
   #everything = false;
@@ -143,6 +145,7 @@ export class Cache {
   /** Takes what the event stream tells. */
   take(notice: Notice): void {
     if (notice.type === "event") {
+      if (notice.event.kind === "updated") this.#stale.add(notice.event.connection_id);
       this.#want(notice.event.connection_id, notice.event.version);
     } else if (notice.type === "state") {
       if (notice.state !== "live") return;
@@ -187,7 +190,11 @@ export class Cache {
   async #fetchWanted(): Promise<boolean> {
     const fetched = await Promise.all(
       [...this.#wanted].map(async ([id, version]) => {
-        if ((version === 0 || !this.#has(id, version)) && !(await this.#fetch(id))) return false;
+        const stale = this.#stale.delete(id) || version === 0;
+        if ((stale || !this.#has(id, version)) && !(await this.#fetch(id))) {
+          if (stale) this.#stale.add(id);
+          return false;
+        }
         await this.#renew(this.history(id));
         return this.#has(id, version) || !this.#wanted.has(id);
       }),
@@ -245,7 +252,8 @@ export class Cache {
 
   #note(told: Connection): Connection {
     const known = this.#newest.get(told.id);
-    if (known && known.version > told.version) return known;
+    const ahead = known && (known.version - told.version || Date.parse(known.updated_at) - Date.parse(told.updated_at));
+    if (known && Number(ahead) > 0) return known;
     this.#newest.set(told.id, told);
     if (!known) queueMicrotask(() => this.onNew());
     return told;
@@ -274,7 +282,8 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
 
 /** How every query recovers: by itself, in growing pauses, for as long as nothing is known and it may pass. */
 export const RECOVERING = {
-  retry: (failures: number, error: Error) => failures < 2 && error instanceof PatchbayError && error.transient,
+  retry: (failures: number, error: Error) =>
+    failures < 1 && error instanceof PatchbayError && error.transient && error.code !== "token_unavailable",
   retryDelay: (failures: number, error: Error) => Math.max(askedFor(error), backoff(failures + 1, 1_000, LONGEST_PAUSE)),
   refetchInterval: ({ state }: { state: { data: unknown; error: Error | null; errorUpdateCount: number; errorUpdatedAt: number } }) => {
     const { data, error, errorUpdateCount, errorUpdatedAt } = state;

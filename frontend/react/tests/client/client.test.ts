@@ -37,7 +37,7 @@ async function failure(promise: Promise<unknown>): Promise<PatchbayError> {
   return error;
 }
 
-test("speaks to every endpoint of a user", async () => {
+test("calls every user endpoint", async () => {
   const ada = await client();
   const page = await ada.listConnectors({ search: "gmail" });
   expect(page.connectors.map((connector) => connector.slug)).toEqual(["gmail"]);
@@ -56,7 +56,7 @@ test("speaks to every endpoint of a user", async () => {
   expect(await ada.disconnect("gmail", { instanceId: "work" })).toMatchObject({ status: "disconnected" });
 });
 
-test("puts the service's problems into errors", async () => {
+test("maps problem responses to errors", async () => {
   const error = await failure((await client()).getConnector("no-such"));
   expect(error).toMatchObject({ status: 404, code: "connector_not_found", title: "There is no such connector" });
   expect(error.message).toBe(error.detail);
@@ -67,7 +67,7 @@ test("puts the service's problems into errors", async () => {
   expect(down).toMatchObject({ status: 503, code: "nango_unavailable", retryAfter: 5, transient: true });
 });
 
-test("tells what is not Patchbay's answer from no answer", async () => {
+test("distinguishes a foreign response from no response", async () => {
   const proxy = await Proxy.start();
   const ada = await client(proxy.url);
   proxy.fate = () => 502;
@@ -80,7 +80,7 @@ test("tells what is not Patchbay's answer from no answer", async () => {
   await expect(ada.listConnections({}, { signal: giveUp })).rejects.toMatchObject({ name: "AbortError" });
 });
 
-test("replaces a refused token once, and then says that the session is over", async () => {
+test("refreshes a rejected token once, then reports an expired session", async () => {
   const good = await tokenFor(newUser());
   const asked: boolean[] = [];
   const tokens = { stale: "stale", fresh: good as string | null };
@@ -139,7 +139,7 @@ test("another_user_is_noticed_on_return_to_the_tab", async () => {
   leave();
 });
 
-test("tells a token that cannot be had from a session that is over", async () => {
+test("distinguishes an unavailable token from an expired session", async () => {
   const broken = createClient({
     baseUrl: inject("patchbay"),
     getToken: () => {
@@ -151,7 +151,7 @@ test("tells a token that cannot be had from a session that is over", async () =>
   expect(broken.session.expired).toBe(false);
 });
 
-test("begins one attempt even when the answer is lost", async () => {
+test("starts one attempt when the response is lost", async () => {
   const proxy = await Proxy.start();
   const ada = await client(proxy.url);
   let lost = 0;
@@ -262,7 +262,7 @@ test("clock_of_the_service_counts", async () => {
   expect(Math.abs(near.now() - Date.now())).toBeLessThan(100);
 });
 
-test("keeps a path in its base, and asks nobody else", async () => {
+test("keeps the base path and calls no other host", async () => {
   const paths: string[] = [];
   const server = createServer((request, response) => {
     paths.push(request.url ?? "");
@@ -276,7 +276,7 @@ test("keeps a path in its base, and asks nobody else", async () => {
   expect(paths).toEqual(["/patchbay/api/v1/connectors/connections/a%2F..%2Fb"]);
 });
 
-test("sends cookies to another origin only where it is told to", async () => {
+test("sends cross-origin cookies only when configured", async () => {
   const seen: unknown[] = [];
   const answer = (_: unknown, init?: RequestInit) => {
     seen.push(init?.credentials);

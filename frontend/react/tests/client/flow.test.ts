@@ -51,8 +51,8 @@ function seen(): void {
   document.dispatchEvent(new Event("visibilitychange"));
 }
 
-describe("a connect", () => {
-  test("opens its window in the click, and is connected when the service says so", async () => {
+describe("connect", () => {
+  test("opens the popup on click and completes when the service confirms", async () => {
     const { client } = await tab();
     const onConnected = vi.fn();
     const flow = flowOf(client, { connectorId: "gmail" }, { onConnected });
@@ -73,7 +73,7 @@ describe("a connect", () => {
     expect(sessionStorage).toHaveLength(0);
   });
 
-  test("that is denied says so, and is tried again by one click", async () => {
+  test("reports a denial and retries with one click", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("deny");
@@ -84,7 +84,7 @@ describe("a connect", () => {
     await until(flow, "connected");
   });
 
-  test("that is granted after a denial is connected after all", async () => {
+  test("completes when granted after a denial", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("deny");
@@ -93,7 +93,7 @@ describe("a connect", () => {
     await until(flow, "connected");
   });
 
-  test("of what is connected already opens nothing for long", async () => {
+  test("closes the popup when already connected", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("allow");
@@ -105,7 +105,7 @@ describe("a connect", () => {
     expect(browser.popup.visited).toEqual([]);
   });
 
-  test("that the service refuses closes the window, and tells why", async () => {
+  test("closes the popup and reports the reason when the service rejects it", async () => {
     const { client } = await tab();
     await faults({ status: 503, only: "POST /connect/sessions" });
     const flow = flowOf(client, { connectorId: "gmail" });
@@ -117,7 +117,7 @@ describe("a connect", () => {
     await waiting(flow);
   });
 
-  test("sends no window to an address that would run here", async () => {
+  test("does not open script URLs", async () => {
     const { client, proxy } = await tab();
     const { flow } = await begun(client);
     flow.dismiss();
@@ -135,7 +135,7 @@ describe("a connect", () => {
   });
 });
 
-describe("a window", () => {
+describe("popup", () => {
   test("has no opener that its pages could navigate, and is focused rather than opened twice", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
@@ -154,7 +154,7 @@ describe("a window", () => {
     expect(browser.popup).toMatchObject({ closed: true, visited: [] });
   });
 
-  test("that is closed makes it look at once, and can be opened again for the same attempt", async () => {
+  test("polls immediately when closed and can be reopened for the same attempt", async () => {
     const { client, proxy } = await tab();
     const { flow, attempt } = await begun(client);
     vi.setSystemTime(Date.now() + 10_000);
@@ -173,7 +173,7 @@ describe("a window", () => {
     expect(proxy.count("POST /gmail/connect")).toBe(1);
   });
 
-  test("that a policy cuts off is not taken for closed, and what is done in it counts", async () => {
+  test("is not treated as closed when severed by an opener policy", async () => {
     browser.cutsOff = true;
     const { client } = await tab();
     const { flow } = await begun(client);
@@ -183,7 +183,7 @@ describe("a window", () => {
     await until(flow, "connected");
   });
 
-  test("that is blocked leaves a link", async () => {
+  test("leaves a link when blocked", async () => {
     browser.blocks = true;
     const { client } = await tab();
     const flow = flowOf(client, { connectorId: "gmail" });
@@ -197,7 +197,7 @@ describe("a window", () => {
     await until(flow, "connected");
   });
 
-  test("is a tab where a popup would fill the screen", async () => {
+  test("opens as a tab on small screens", async () => {
     const matchMedia = vi.fn((query: string) => ({ matches: query === "(pointer: coarse)" }));
     vi.stubGlobal("matchMedia", matchMedia);
     const { client } = await tab();
@@ -207,8 +207,8 @@ describe("a window", () => {
   });
 });
 
-describe("a message", () => {
-  test("is not needed, and neither are webhooks", async () => {
+describe("message", () => {
+  test("is optional, as are webhooks", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await faults({ drop_webhooks: true });
@@ -218,7 +218,7 @@ describe("a message", () => {
 });
 
 describe("without an event stream", () => {
-  test("the service is asked, and answers as soon as it knows", async () => {
+  test("long-polls the service until the attempt ends", async () => {
     const { client, proxy } = await tab();
     proxy.fate = ({ path }) => (path.endsWith("/events") ? 502 : "pass");
     proxy.cutStreams();
@@ -243,7 +243,7 @@ describe("without an event stream", () => {
     await until(flow, "connected");
   });
 
-  test("a service that cannot be reached is trouble, and no verdict", async () => {
+  test("treats an unreachable service as a transient problem", async () => {
     const { client, proxy } = await tab();
     const { flow } = await begun(client);
     proxy.fate = () => "cut";
@@ -257,7 +257,7 @@ describe("without an event stream", () => {
 });
 
 describe("after a reload", () => {
-  test("it is still under way, without a secret kept, and the same address can be had again", async () => {
+  test("resumes without a stored secret and can reopen the same URL", async () => {
     const { client } = await tab();
     const { flow, attempt } = await begun(client);
     flow.dispose();
@@ -276,7 +276,7 @@ describe("after a reload", () => {
     await until(after, "connected");
   });
 
-  test("it hears of what was granted meanwhile", async () => {
+  test("detects a grant made meanwhile", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     flow.dispose();
@@ -393,7 +393,7 @@ describe("while it starts", () => {
 });
 
 describe("two tabs", () => {
-  test("the older attempt is told that it is superseded, and both of the grant", async () => {
+  test("mark the older attempt superseded and both see the grant", async () => {
     const first = await tab();
     const second = await tab(first.user);
     const { flow } = await begun(first.client);
@@ -403,7 +403,7 @@ describe("two tabs", () => {
     await Promise.all([until(newer, "connected"), until(flow, "connected")]);
   });
 
-  test("a disconnect in the other ends it", async () => {
+  test("end the flow when the other tab disconnects", async () => {
     const first = await tab();
     const { flow } = await begun(first.client);
     await first.client.disconnect("gmail");
@@ -411,8 +411,8 @@ describe("two tabs", () => {
   });
 });
 
-describe("a reconnect", () => {
-  test("keeps the connection, which works whatever comes of it", async () => {
+describe("reconnect", () => {
+  test("keeps the connection usable whatever the outcome", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("allow");
@@ -428,7 +428,7 @@ describe("a reconnect", () => {
     expect(await until(again, "connected")).toMatchObject({ connection: { id: connection.id } });
   });
 
-  test("that comes back as another account waits for the user to decide", async () => {
+  test("waits for the user's decision when the account differs", async () => {
     const { client } = await tab();
     const { flow } = await begun(client);
     await browser.popup.decide("allow");
@@ -444,7 +444,7 @@ describe("a reconnect", () => {
   });
 });
 
-test("a flow that is disposed of leaves nothing running", async () => {
+test("disposed flow leaves nothing running", async () => {
   const { client, proxy, leave } = await tab();
   const { flow } = await begun(client);
   await vi.waitFor(() => expect(client.stream.state).toBe("live"), 20_000);

@@ -3,7 +3,7 @@ import { SseParser } from "../../src/client/sse.js";
 
 const TEXT = "event: ready\nid: 7\nretry: 1000\ndata: {}\n\n: alive\n\nevent: connection\r\nid: 8\r\ndata: a\r\ndata:b\r\n\r\ndata\n\n";
 
-test("is understood wherever its chunks are cut", () => {
+test("parses events across chunk boundaries", () => {
   const whole = new SseParser().push(TEXT);
   expect(whole).toEqual([
     { event: "ready", data: "{}", id: "7", retry: 1000 },
@@ -18,7 +18,7 @@ test("is understood wherever its chunks are cut", () => {
   }
 });
 
-test("tells of nothing before its blank line, and of nothing without data", () => {
+test("emits events only after a blank line and with data", () => {
   const parser = new SseParser();
   expect(parser.push("event: connection\nid: 3\n\ndata: x\n")).toEqual([]);
   expect(parser.push("\n")).toEqual([{ event: "message", data: "x", id: "3", retry: undefined }]);

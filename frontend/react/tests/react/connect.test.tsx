@@ -8,11 +8,11 @@ import { connected, page } from "../support/render.js";
 
 const SOON = { timeout: 20_000 };
 
-test("this is the React that it is said to be", () => {
+test("React version matches the tested version", () => {
   expect(version.split(".")[0]).toBe(process.env["REACT_MAJOR"] ?? "19");
 });
 
-test("a button connects, and everything that shows the connection follows", async () => {
+test("ConnectButton connects and updates every component", async () => {
   const onConnected = vi.fn();
   const { person, elsewhere, proxy } = await page(
     <>
@@ -43,7 +43,7 @@ test("a button connects, and everything that shows the connection follows", asyn
   expect(screen.getByRole("status").textContent).toBe("");
 });
 
-test("a denial is told as one, and trying again is one click", async () => {
+test("ConnectButton reports a denial and retries with one click", async () => {
   const { person } = await page(<ConnectButton connectorId="github" connectorName="GitHub" />);
   await person.click(await screen.findByRole("button", { name: "Connect GitHub" }));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
@@ -55,7 +55,7 @@ test("a denial is told as one, and trying again is one click", async () => {
   await screen.findByRole("button", { name: "GitHub connected" }, SOON);
 });
 
-test("a blocked window leaves a link to the provider", async () => {
+test("ConnectButton shows a link when the popup is blocked", async () => {
   browser.blocks = true;
   const { person } = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />);
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
@@ -66,7 +66,7 @@ test("a blocked window leaves a link to the provider", async () => {
   await screen.findByRole("button", { name: "Gmail connected" }, SOON);
 });
 
-test("what is under way is so after the page was loaded again, and can be dismissed", async () => {
+test("flow resumes after a reload and can be dismissed", async () => {
   const button = <ConnectButton connectorId="gmail" connectorName="Gmail" />;
   const first = await page(button);
   await first.person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
@@ -83,7 +83,7 @@ test("what is under way is so after the page was loaded again, and can be dismis
   expect(sessionStorage).toHaveLength(0);
 });
 
-test("a refusal is told in words, which may be the product's own", async () => {
+test("error messages can be customized", async () => {
   await faults({ status: 503, only: "POST /connect/sessions" });
   const messages = { errors: { nango_unavailable: "Später noch einmal." }, connect: (name: string) => `${name} verbinden` };
   const { person } = await page(<ConnectButton connectorId="gmail" connectorName="Gmail" />, { messages });
@@ -120,7 +120,7 @@ function List() {
   );
 }
 
-test("the hook keeps the names that it always had", async () => {
+test("useConnect keeps its original property names", async () => {
   const { person } = await page(<List />);
   const shown = () => JSON.parse(screen.getByRole("status").textContent ?? "") as unknown;
   await waitFor(() => expect(shown()).toMatchObject({ totalCount: 0, any: false, status: "disconnected" }), SOON);
@@ -134,7 +134,7 @@ test("the hook keeps the names that it always had", async () => {
   await waitFor(() => expect(shown()).toMatchObject({ any: false, totalCount: 1, isDisconnecting: false }), SOON);
 });
 
-test("another user sees nothing of the one before", async () => {
+test("provider resets state when the user changes", async () => {
   const first = await page(<List />);
   await connected(first.elsewhere, "gmail", "secret");
   await screen.findByText(/secret/, undefined, SOON);
@@ -173,7 +173,7 @@ function Usual({ onConnected }: { onConnected: () => void }) {
   return <ConnectButton connectorId="gmail" connectorName="Gmail" onConnected={onConnected} />;
 }
 
-test("a button that goes as soon as the list says so has told before", async () => {
+test("ConnectButton calls onConnected before it unmounts", async () => {
   const onConnected = vi.fn();
   const { person } = await page(<Usual onConnected={onConnected} />);
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }));
@@ -189,7 +189,7 @@ function Session() {
   return expired ? <button onClick={() => void retry()}>Signed in again</button> : <p>fine</p>;
 }
 
-test("a session that is over is told of, and everything goes on after signing in", async () => {
+test("expired session is reported and requests resume after signing in", async () => {
   let token = "refused";
   const { person, elsewhere, user } = await page(
     <>

@@ -34,7 +34,7 @@ const controls: Omit<UseConnect, "state" | "dismiss"> = {
   followed: () => {},
 };
 
-test("the manager shows every account, and what can be done with it", async () => {
+test("ConnectionManager shows accounts and their actions", async () => {
   const { person, elsewhere } = await page(<ConnectionManager />);
   await screen.findByText("Nothing is connected yet.", undefined, SOON);
   const id = await connected(elsewhere, "gmail", "work", "Work");
@@ -72,7 +72,7 @@ test("the manager shows every account, and what can be done with it", async () =
   expect(await elsewhere.getConnection(id)).toMatchObject({ status: "disconnected" });
 });
 
-test("the manager reconnects what works, and says that it goes on working when it is denied", async () => {
+test("ConnectionManager keeps a working connection when a reconnect is denied", async () => {
   const { person, elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
   const id = await connected(elsewhere, "gmail");
   await person.click(await screen.findByRole("button", { name: "Reconnect Gmail" }, SOON));
@@ -86,7 +86,7 @@ test("the manager reconnects what works, and says that it goes on working when i
   expect((await elsewhere.history(id)).events[0]).toMatchObject({ kind: "reauthorized" });
 });
 
-test("a check says that it works only where it does", async () => {
+test("check reports success only for a working connection", async () => {
   const { person, elsewhere } = await page(<ConnectionManager connectorId="hubspot" />);
   await connected(elsewhere, "hubspot", "", "Team");
   const card = within(await screen.findByRole("listitem", { name: "Team" }, SOON));
@@ -105,7 +105,7 @@ test("a check says that it works only where it does", async () => {
 /** The list of connections is not to be had, and everything else is. */
 const noList = ({ path }: Seen) => (path.startsWith("/connections?") ? 404 : "pass");
 
-test("an error says what it is, and is tried again by one click", async () => {
+test("ErrorNotice explains the error and retries with one click", async () => {
   const proxy = await Proxy.start();
   proxy.fate = noList;
   const { person } = await page(<ConnectionManager />, { proxy });
@@ -119,7 +119,7 @@ test("an error says what it is, and is tried again by one click", async () => {
   expect(screen.queryByRole("alert")).toBeNull();
 });
 
-test("what could not be fetched is unknown rather than not connected, until it could", async () => {
+test("status is unknown until the list is loaded", async () => {
   const proxy = await Proxy.start();
   proxy.fate = noList;
   const { person, elsewhere } = await page(
@@ -144,13 +144,13 @@ test("what could not be fetched is unknown rather than not connected, until it c
   expect(screen.queryByText("Status unknown. Trying again.")).toBeNull();
 });
 
-test("what is not known for want of a session says that, for it is not asked for again", async () => {
+test("status reports a missing session without retrying", async () => {
   await page(<ConnectionStatus connectorId="gmail" />, { getToken: () => null });
   await screen.findByText("Your session has ended. Sign in again.", undefined, SOON);
   expect(screen.queryByText("Not connected")).toBeNull();
 });
 
-test("every code of an error has words for a user, and its id can be read and copied", async () => {
+test("every error code has a message and a copyable request id", async () => {
   const error = (code: string, requestId?: string) =>
     new PatchbayError({ status: 502, code: code as ErrorCode, title: "", detail: "for an operator", requestId });
   for (const code of ["nango_error", "connector_unavailable", "token_unavailable", "unreadable", "invalid_request"]) {
@@ -174,7 +174,7 @@ test("every code of an error has words for a user, and its id can be read and co
   expect(network?.textContent).toBe(defaultMessages.errors.network);
 });
 
-test("the catalog is searched, sorted into categories, fetched page by page, and connects", async () => {
+test("ConnectorCatalog searches, groups, paginates and connects", async () => {
   const { person } = await page(<ConnectorCatalog pageSize={10} />);
   await screen.findByText("99 connectors", undefined, SOON);
   expect(screen.getAllByRole("listitem")).toHaveLength(10);
@@ -207,7 +207,7 @@ function Step() {
   );
 }
 
-test("the picker connects the first account, then another, and yields the connection's id", async () => {
+test("ConnectionPicker connects accounts and returns the connection id", async () => {
   const { person, elsewhere } = await page(<Step />);
   const chosen = () => screen.getByTestId("chosen").textContent;
   await person.click(await screen.findByRole("button", { name: "Connect Gmail" }, SOON));
@@ -229,7 +229,7 @@ test("the picker connects the first account, then another, and yields the connec
   expect(chosen()).toBe(first);
 });
 
-test("the picker keeps what was chosen while the list cannot be had, and offers no account to connect", async () => {
+test("ConnectionPicker keeps its selection when the list fails to load", async () => {
   const { elsewhere, user, unmount } = await page(null);
   const id = await connected(elsewhere, "gmail", "", "Mine");
   unmount();
@@ -256,7 +256,7 @@ test("names_lose_what_reverses_the_text_around_them", async () => {
   expect(accountName({ id: "\u061C7", name: null })).toBe("7");
 });
 
-test("what will be read out is there before it has anything to say, in the package's own looks, too", async () => {
+test("live regions exist before they announce anything", async () => {
   const styles = await readFile("src/styles.css", "utf8");
   render(<style>{styles}</style>);
   const { elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
@@ -266,7 +266,7 @@ test("what will be read out is there before it has anything to say, in the packa
   expect([connect?.textContent, others?.textContent]).toEqual(["", ""]);
 });
 
-test("what was granted in another browser is said to be so wherever it is shown, and can be ended", async () => {
+test("grant from another browser is marked everywhere and can be disconnected", async () => {
   const { person, elsewhere, user, unmount } = await page(null);
   const id = await connected(elsewhere, "gmail");
   const held = await elsewhere.getConnection(id);

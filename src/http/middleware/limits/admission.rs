@@ -16,18 +16,23 @@ use futures::future::poll_immediate;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bodies::{ArrivingBody, SentBody};
-use super::{CallerAddress, Limits, SOON, Told, Unverified, with_headers};
+use super::{
+    CallerAddress, Limits, OVERLOAD_RETRY_SECONDS, RateLimitStatus, Unverified,
+    add_rate_limit_headers,
+};
 use crate::http::AppState;
-use crate::http::extract::{Identity, Sent, check_singletons, identify};
-use crate::http::middleware::metrics::Counted;
+use crate::http::extract::{
+    AuthenticationResult, Identity, authenticate_request, check_singletons,
+};
+use crate::http::middleware::metrics::GaugeGuard;
 use crate::http::problem::Problem;
-use crate::server::Place;
+use crate::server::Permit;
 
 /// Where Nango's webhooks come in.
-const WEBHOOKS: &str = "/api/v1/webhooks/";
+const WEBHOOK_PATH_PREFIX: &str = "/api/v1/webhooks/";
 
 /// The paths of the platform and the operator, which are served under any load.
-const ALWAYS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+const UNLIMITED_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The largest request body that is read into memory, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -60,20 +65,20 @@ impl Lane {
 
 /// What a request in progress occupies.
 #[derive(Debug)]
-struct Permit {
-    caller: Place,
+struct Admission {
+    caller: Permit,
     /// The most places that the caller may take.
     most: u32,
     replica: OwnedSemaphorePermit,
-    _counted: Counted,
+    _counted: GaugeGuard,
 }
 
 /// The permit of a request, among its extensions. The response's body takes it over, unless it was released before.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestPermit(Arc<Mutex<Option<Permit>>>);
+pub(crate) struct RequestPermit(Arc<Mutex<Option<Admission>>>);
 
 impl RequestPermit {
-    fn take(&self) -> Option<Permit> {
+    fn take(&self) -> Option<Admission> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -84,7 +89,7 @@ impl RequestPermit {
 }
 
 /// Admits a request, or refuses it with the time to retry after.
-pub(crate) async fn admit(
+pub(crate) async fn limit_requests(
     State(state): State<AppState>,
     mut request: Request,
     next: Next,
@@ -93,24 +98,29 @@ pub(crate) async fn admit(
         return problem.into_response();
     }
     let limits = &state.limits;
-    let address = limits.address(&request);
+    let address = limits.address_key(&request);
     request.extensions_mut().insert(address);
     let path = request.uri().path();
-    if ALWAYS.contains(&path) {
+    if UNLIMITED_PATHS.contains(&path) {
         return next.run(request).await;
     }
-    let is_webhook = path.starts_with(WEBHOOKS);
-    let patience = state.client_timeout;
+    let is_webhook = path.starts_with(WEBHOOK_PATH_PREFIX);
+    let timeout = state.client_timeout;
     if !request.body().is_end_stream() {
-        request = request.map(|body| Body::new(ArrivingBody::new(body, patience)));
+        request = request.map(|body| Body::new(ArrivingBody::new(body, timeout)));
     }
     if is_webhook {
         let answer = limits.webhook(address, request, next).await;
         return answer.unwrap_or_else(IntoResponse::into_response);
     }
-    let told = Told::default();
-    let answer = limits.request(&state, address, request, next, &told).await;
-    with_headers(answer.unwrap_or_else(IntoResponse::into_response), &told)
+    let reported = RateLimitStatus::default();
+    let answer = limits
+        .request(&state, address, request, next, &reported)
+        .await;
+    add_rate_limit_headers(
+        answer.unwrap_or_else(IntoResponse::into_response),
+        &reported,
+    )
 }
 
 impl Limits {
@@ -120,26 +130,26 @@ impl Limits {
         address: CallerAddress,
         mut request: Request,
         next: Next,
-        told: &Told,
+        reported: &RateLimitStatus,
     ) -> Result<Response, Problem> {
         let sent = self.identified(state, address, request.headers()).await?;
-        self.of_sender(&sent, address, told)?;
+        self.check_caller(&sent, address, reported)?;
         let (caller, most) = match &sent {
-            Ok(identity) => self.place_of(identity)?,
+            Ok(identity) => self.permit_of(identity)?,
             Err(_unknown) => (self.unidentified(address)?, self.address_share()),
         };
         // Nothing reads the body of an unidentified request, and the proxy passes bodies on as they arrive.
         if sent.is_ok() && !is_streamed(&request) {
             request = self.receive(&self.requests, request).await?;
         }
-        let permit = RequestPermit(Arc::new(Mutex::new(Some(Permit {
+        let permit = RequestPermit(Arc::new(Mutex::new(Some(Admission {
             caller,
             most,
             replica: self.enter(&self.requests)?,
-            _counted: Counted::new(&self.metrics.under_way),
+            _counted: GaugeGuard::new(&self.metrics.in_flight),
         }))));
         request.extensions_mut().insert(sent);
-        request.extensions_mut().insert(told.clone());
+        request.extensions_mut().insert(reported.clone());
         request.extensions_mut().insert(permit.clone());
         let answer = next.run(request).await;
         match permit.take() {
@@ -155,8 +165,8 @@ impl Limits {
         state: &AppState,
         address: CallerAddress,
         headers: &HeaderMap,
-    ) -> Result<Sent, Problem> {
-        let mut identifying = pin!(identify(headers, state));
+    ) -> Result<AuthenticationResult, Problem> {
+        let mut identifying = pin!(authenticate_request(headers, state));
         if let Some(sent) = poll_immediate(&mut identifying).await {
             return Ok(sent);
         }
@@ -165,9 +175,9 @@ impl Limits {
     }
 
     /// Takes a place among the requests in progress of an address.
-    fn unidentified(&self, address: CallerAddress) -> Result<Place, Problem> {
+    fn unidentified(&self, address: CallerAddress) -> Result<Permit, Problem> {
         let key = self.key("address", &address);
-        let place = self.in_progress.take(key, self.address_share());
+        let place = self.in_progress.acquire(key, self.address_share());
         place.ok_or_else(|| self.full("callers"))
     }
 
@@ -179,7 +189,7 @@ impl Limits {
         next: Next,
     ) -> Result<Response, Problem> {
         let key = self.key("webhook", &address);
-        let place = self.in_progress.take(key, self.address_share());
+        let place = self.in_progress.acquire(key, self.address_share());
         let place = place.ok_or_else(|| self.full("callers"))?;
         if let Some(wait) = self.charge(address) {
             // Nango sends again what a 5xx answers, and drops the rest.
@@ -187,14 +197,14 @@ impl Limits {
         }
         let mut request = self.receive(&self.webhooks, request).await?;
         let _permit = self.enter(&self.webhooks)?;
-        let _counted = Counted::new(&self.metrics.under_way);
+        let _counted = GaugeGuard::new(&self.metrics.in_flight);
         let unverified = Unverified::new(address, place);
         request.extensions_mut().insert(unverified);
         Ok(next.run(request).await)
     }
 
     /// Takes a place among the requests in progress of an identified caller. Also returns the most places it may take.
-    fn place_of(&self, identity: &Identity) -> Result<(Place, u32), Problem> {
+    fn permit_of(&self, identity: &Identity) -> Result<(Permit, u32), Problem> {
         let (key, most) = match identity {
             Identity::User(caller) => (
                 self.key("user", &caller.user_id.as_str()),
@@ -204,7 +214,7 @@ impl Limits {
                 (self.key("service", &service.name), self.address_share())
             }
         };
-        let place = self.in_progress.take(key, most).ok_or_else(|| {
+        let place = self.in_progress.acquire(key, most).ok_or_else(|| {
             self.metrics.refused("callers");
             Problem::too_many_in_progress(most)
         })?;
@@ -231,7 +241,7 @@ impl Limits {
     }
 
     /// Returns the response with the permit in it: it is returned when the response has been sent.
-    fn send(&self, mut permit: Permit, answer: Response) -> Result<Response, Problem> {
+    fn send(&self, mut permit: Admission, answer: Response) -> Result<Response, Problem> {
         if answer.body().is_end_stream() {
             return Ok(answer);
         }
@@ -261,7 +271,7 @@ impl Limits {
 
     fn full(&self, limit: &'static str) -> Problem {
         self.metrics.refused(limit);
-        Problem::overloaded(SOON)
+        Problem::overloaded(OVERLOAD_RETRY_SECONDS)
     }
 }
 

@@ -32,10 +32,10 @@ struct Wait {
 }
 
 impl ArrivingBody {
-    pub(crate) fn new(body: Body, patience: Duration) -> Self {
+    pub(crate) fn new(body: Body, timeout: Duration) -> Self {
         Self {
             body,
-            patience,
+            patience: timeout,
             received: 0,
             waited: Duration::ZERO,
             wait: None,

@@ -22,15 +22,15 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 
 use self::admission::Lane;
-use self::rate_limiter::{Buckets, Standing};
-use super::metrics::{Counted, HttpMetrics};
+use self::rate_limiter::{QuotaBuckets, QuotaState};
+use super::metrics::{GaugeGuard, HttpMetrics};
 use crate::clock::Clock;
 use crate::domain::UserId;
-use crate::http::extract::{Identity, Sent};
+use crate::http::extract::{AuthenticationResult, Identity};
 use crate::http::problem::{Code, Problem};
+pub(crate) use crate::server::{ConcurrencyLimiter, Permit};
 use crate::server::{Peer, network};
-pub(crate) use crate::server::{Place, Places};
-pub(crate) use admission::{RequestPermit, admit};
+pub(crate) use admission::{RequestPermit, limit_requests};
 
 /// The header to which each proxy adds the address that it sees.
 const FORWARDED_FOR: &str = "x-forwarded-for";
@@ -42,7 +42,7 @@ const USERS: u32 = 20;
 const ADDRESSES: u32 = 10;
 
 /// How soon to come again where there is too much to do.
-const SOON: u64 = 1;
+const OVERLOAD_RETRY_SECONDS: u64 = 1;
 
 /// The limits of one replica.
 #[derive(Debug)]
@@ -51,16 +51,16 @@ pub struct Limits {
     clock: Clock,
     metrics: Arc<HttpMetrics>,
     hasher: RandomState,
-    users: Buckets,
-    connects: Buckets,
-    updates: Buckets,
-    addresses: Buckets,
+    users: QuotaBuckets,
+    connects: QuotaBuckets,
+    updates: QuotaBuckets,
+    addresses: QuotaBuckets,
     /// Wrong metrics tokens of each address, apart from its other requests: Prometheus may share the address.
-    guesses: Buckets,
-    streams: Places,
-    waits: Places,
+    guesses: QuotaBuckets,
+    streams: ConcurrencyLimiter,
+    waits: ConcurrencyLimiter,
     /// The requests in progress of each caller.
-    in_progress: Places,
+    in_progress: ConcurrencyLimiter,
     requests: Lane,
     /// Webhooks have permits of their own, as many: other callers must not keep Nango out, which drops a webhook after
     /// three refusals.
@@ -73,10 +73,10 @@ pub(crate) struct CallerAddress(u64);
 
 /// How a request's caller stands, for the answer's headers; among the request's extensions.
 #[derive(Clone, Debug, Default)]
-struct Told(Arc<Mutex<Option<Standing>>>);
+struct RateLimitStatus(Arc<Mutex<Option<QuotaState>>>);
 
-impl Told {
-    fn set(&self, standing: Standing) {
+impl RateLimitStatus {
+    fn set(&self, standing: QuotaState) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
     }
 }
@@ -85,11 +85,11 @@ impl Told {
 #[derive(Clone, Debug)]
 pub(crate) struct Unverified {
     address: CallerAddress,
-    place: Arc<Mutex<Option<Place>>>,
+    place: Arc<Mutex<Option<Permit>>>,
 }
 
 impl Unverified {
-    fn new(address: CallerAddress, place: Place) -> Self {
+    fn new(address: CallerAddress, place: Permit) -> Self {
         Self {
             address,
             place: Arc::new(Mutex::new(Some(place))),
@@ -102,16 +102,16 @@ impl Limits {
     #[must_use]
     pub fn new(config: LimitsConfig, clock: Clock, metrics: Arc<HttpMetrics>) -> Self {
         Self {
-            users: Buckets::new("user", config.user),
-            connects: Buckets::new("connect", config.connect),
-            updates: Buckets::new("update", config.update),
-            addresses: Buckets::new("address", config.address),
-            guesses: Buckets::new("metrics", config.address),
-            streams: Places::default(),
-            waits: Places::default(),
-            in_progress: Places::default(),
-            requests: Lane::new(config.requests),
-            webhooks: Lane::new(config.requests),
+            users: QuotaBuckets::new("user", config.user_per_minute),
+            connects: QuotaBuckets::new("connect", config.connect_per_minute),
+            updates: QuotaBuckets::new("update", config.update),
+            addresses: QuotaBuckets::new("address", config.address_per_minute),
+            guesses: QuotaBuckets::new("metrics", config.address_per_minute),
+            streams: ConcurrencyLimiter::default(),
+            waits: ConcurrencyLimiter::default(),
+            in_progress: ConcurrencyLimiter::default(),
+            requests: Lane::new(config.max_concurrent_requests),
+            webhooks: Lane::new(config.max_concurrent_requests),
             hasher: RandomState::new(),
             config,
             clock,
@@ -120,27 +120,40 @@ impl Limits {
     }
 
     /// Counts a request for a user that makes Nango work, whoever sends it.
-    pub(crate) fn of_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
+    pub(crate) fn check_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
-        self.count(&self.connects, key, parts.extensions.get::<Told>())
+        self.count(
+            &self.connects,
+            key,
+            parts.extensions.get::<RateLimitStatus>(),
+        )
     }
 
     /// Counts a change of a user's connection, whoever sends it: each is stored for long.
     pub(crate) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
-        self.count(&self.updates, key, parts.extensions.get::<Told>())
+        self.count(
+            &self.updates,
+            key,
+            parts.extensions.get::<RateLimitStatus>(),
+        )
     }
 
     /// Counts a request by its sender. An unidentified sender counts by address, for whatever reason: forged tokens are
     /// limited also while the keys cannot be fetched or the database is down.
-    fn of_sender(&self, sent: &Sent, address: CallerAddress, told: &Told) -> Result<(), Problem> {
+    fn check_caller(
+        &self,
+        sent: &AuthenticationResult,
+        address: CallerAddress,
+        status: &RateLimitStatus,
+    ) -> Result<(), Problem> {
         match sent {
             Ok(Identity::User(caller)) => {
                 let key = self.hasher.hash_one(caller.user_id.as_str());
-                self.count(&self.users, key, Some(told))
+                self.count(&self.users, key, Some(status))
             }
             Ok(Identity::Service(_)) => Ok(()),
-            Err(_unknown) => self.count(&self.addresses, address.0, Some(told)),
+            Err(_unknown) => self.count(&self.addresses, address.0, Some(status)),
         }
     }
 
@@ -183,12 +196,17 @@ impl Limits {
         Err(wrong())
     }
 
-    fn count(&self, buckets: &Buckets, key: u64, told: Option<&Told>) -> Result<(), Problem> {
+    fn count(
+        &self,
+        buckets: &QuotaBuckets,
+        key: u64,
+        status: Option<&RateLimitStatus>,
+    ) -> Result<(), Problem> {
         let Some(standing) = buckets.take(key, self.clock.monotonic()) else {
             return Ok(());
         };
-        if let Some(told) = told {
-            told.set(standing);
+        if let Some(status) = status {
+            status.set(standing);
         }
         let Some(wait) = standing.wait else {
             return Ok(());
@@ -198,23 +216,28 @@ impl Limits {
     }
 
     /// Makes room for one more event stream of a user's; it is given back when the value is dropped.
-    pub(crate) fn stream(&self, user: &UserId) -> Result<(Place, Counted), Problem> {
-        let most = self.config.streams;
-        let Some(place) = self.streams.take(self.hasher.hash_one(user.as_str()), most) else {
+    pub(crate) fn stream(&self, user: &UserId) -> Result<(Permit, GaugeGuard), Problem> {
+        let limit = self.config.max_streams_per_user;
+        let Some(place) = self
+            .streams
+            .acquire(self.hasher.hash_one(user.as_str()), limit)
+        else {
             self.metrics.refused("streams");
-            return Err(Problem::too_many_streams(most));
+            return Err(Problem::too_many_streams(limit));
         };
-        Ok((place, Counted::new(&self.metrics.streams)))
+        Ok((place, GaugeGuard::new(&self.metrics.streams)))
     }
 
     /// Takes a place among a user's waiting requests until the value is dropped; `None` if all are taken.
-    pub(crate) fn wait(&self, user: &UserId) -> Option<(Place, Counted)> {
-        let most = self.config.streams;
-        let place = self.waits.take(self.hasher.hash_one(user.as_str()), most);
+    pub(crate) fn wait(&self, user: &UserId) -> Option<(Permit, GaugeGuard)> {
+        let limit = self.config.max_streams_per_user;
+        let place = self
+            .waits
+            .acquire(self.hasher.hash_one(user.as_str()), limit);
         if place.is_none() {
             self.metrics.refused("waits");
         }
-        Some((place?, Counted::new(&self.metrics.waiting)))
+        Some((place?, GaugeGuard::new(&self.metrics.waiting)))
     }
 
     fn key(&self, kind: &str, caller: &impl Hash) -> u64 {
@@ -232,17 +255,20 @@ impl Limits {
     }
 
     fn share(&self, one_in: u32) -> u32 {
-        match self.config.requests {
+        match self.config.max_concurrent_requests {
             0 => 0,
             all => (all / one_in).max(1),
         }
     }
 
     /// The key of the caller's address.
-    fn address(&self, request: &Request) -> CallerAddress {
+    fn address_key(&self, request: &Request) -> CallerAddress {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-        let said = forwarded(request.headers(), self.config.trusted_hops);
-        CallerAddress(self.hasher.hash_one(said.or(peer).map(network)))
+        let forwarded_address = forwarded(request.headers(), self.config.trusted_proxy_hops);
+        CallerAddress(
+            self.hasher
+                .hash_one(forwarded_address.or(peer).map(network)),
+        )
     }
 }
 
@@ -260,9 +286,9 @@ fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
 }
 
 /// The headers of the IETF's draft "RateLimit header fields for HTTP".
-fn with_headers(mut response: Response, told: &Told) -> Response {
-    let told = *told.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(standing) = told {
+fn add_rate_limit_headers(mut response: Response, status: &RateLimitStatus) -> Response {
+    let status = *status.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(standing) = status {
         let headers = response.headers_mut();
         for (name, value) in [
             ("ratelimit-policy", standing.policy_header()),
@@ -285,22 +311,22 @@ impl Problem {
         .retry_after(wait)
     }
 
-    fn too_many_streams(most: u32) -> Self {
+    fn too_many_streams(limit: u32) -> Self {
         Self::new(
             Code::RateLimited,
-            format!("{most} event streams of this user are open: end one of them first"),
+            format!("{limit} event streams of this user are open: end one of them first"),
         )
-        .retry_after(SOON)
+        .retry_after(OVERLOAD_RETRY_SECONDS)
     }
 
-    fn too_many_in_progress(most: u32) -> Self {
+    fn too_many_in_progress(limit: u32) -> Self {
         Self::new(
             Code::RateLimited,
             format!(
-                "{most} requests of this caller are in progress. Wait until one has been answered."
+                "{limit} requests of this caller are in progress. Wait until one has been answered."
             ),
         )
-        .retry_after(SOON)
+        .retry_after(OVERLOAD_RETRY_SECONDS)
     }
 
     fn too_much_unread() -> Self {
@@ -308,7 +334,7 @@ impl Problem {
             Code::RateLimited,
             "Too many bytes of answers to this caller have not been read. Read them before asking for more.",
         )
-        .retry_after(SOON)
+        .retry_after(OVERLOAD_RETRY_SECONDS)
     }
 
     fn overloaded(wait: u64) -> Self {

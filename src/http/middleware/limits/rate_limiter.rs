@@ -9,17 +9,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The time that a quota is for, in nanoseconds.
-const WINDOW: i64 = 60_000_000_000;
+const WINDOW_NANOS: i64 = 60_000_000_000;
 
 /// A power of two, so that keys' callers seldom wait for each other.
 const SHARDS: usize = 16;
 
 /// How many keys a shard remembers: with all of them, some two megabytes.
-const KEYS: usize = 4096;
+const MAX_KEYS_PER_SHARD: usize = 4096;
 
 /// One quota for each key.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub(crate) struct QuotaBuckets {
     policy: &'static str,
     quota: u32,
     /// Nanoseconds of the window that one request takes.
@@ -29,7 +29,7 @@ pub(crate) struct Buckets {
 
 /// How a key stands after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct QuotaState {
     /// The quota's name.
     pub(crate) policy: &'static str,
     quota: u32,
@@ -40,7 +40,7 @@ pub(crate) struct Standing {
     pub(crate) wait: Option<u64>,
 }
 
-impl Standing {
+impl QuotaState {
     pub(crate) fn policy_header(&self) -> String {
         format!("{:?};q={};w=60", self.policy, self.quota)
     }
@@ -50,19 +50,19 @@ impl Standing {
     }
 }
 
-impl Buckets {
+impl QuotaBuckets {
     /// `quota` requests a minute; any number where it is 0.
     pub(crate) fn new(policy: &'static str, quota: u32) -> Self {
         Self {
             policy,
             quota,
-            cost: WINDOW / i64::from(quota.max(1)),
+            cost: WINDOW_NANOS / i64::from(quota.max(1)),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
         }
     }
 
     /// Counts a request at this monotonic time; one that does not fit is not counted. `None` if there is no limit.
-    pub(crate) fn take(&self, key: u64, now: Duration) -> Option<Standing> {
+    pub(crate) fn take(&self, key: u64, now: Duration) -> Option<QuotaState> {
         if self.quota == 0 {
             return None;
         }
@@ -70,17 +70,21 @@ impl Buckets {
         let mut shard = self.shard(key);
         let full_at = usage(shard.get(&key), now);
         let after = full_at + self.cost;
-        let fits = after <= now + WINDOW;
-        if fits && (shard.len() < KEYS || shard.contains_key(&key) || forget(&mut shard, now)) {
+        let fits = after <= now + WINDOW_NANOS;
+        if fits
+            && (shard.len() < MAX_KEYS_PER_SHARD
+                || shard.contains_key(&key)
+                || evict_full(&mut shard, now))
+        {
             shard.insert(key, after);
         }
         let used = if fits { after } else { full_at } - now;
-        Some(Standing {
+        Some(QuotaState {
             policy: self.policy,
             quota: self.quota,
-            remaining: (WINDOW - used) / self.cost,
+            remaining: (WINDOW_NANOS - used) / self.cost,
             reset: seconds(used),
-            wait: (!fits).then(|| seconds(after - now - WINDOW).max(1)),
+            wait: (!fits).then(|| seconds(after - now - WINDOW_NANOS).max(1)),
         })
     }
 
@@ -90,7 +94,7 @@ impl Buckets {
             return None;
         }
         let now = nanos(now);
-        let beyond = usage(self.shard(key).get(&key), now) + self.cost - now - WINDOW;
+        let beyond = usage(self.shard(key).get(&key), now) + self.cost - now - WINDOW_NANOS;
         (beyond > 0).then(|| seconds(beyond).max(1))
     }
 
@@ -114,9 +118,9 @@ fn usage(full_at: Option<&i64>, now: i64) -> i64 {
 
 /// Forgets the keys that have their whole quota again. Says whether that has made room. Where it
 /// has not, what is new is let in uncounted: memory is bounded, and those that are known stay so.
-fn forget(shard: &mut HashMap<u64, i64>, now: i64) -> bool {
+fn evict_full(shard: &mut HashMap<u64, i64>, now: i64) -> bool {
     shard.retain(|_, full_at| *full_at > now);
-    shard.len() < KEYS
+    shard.len() < MAX_KEYS_PER_SHARD
 }
 
 fn nanos(time: Duration) -> i64 {
@@ -137,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_is_used_up_and_comes_back_bit_by_bit() {
-        let buckets = Buckets::new("test", 60);
+    fn quota_is_consumed_and_refills_gradually() {
+        let buckets = QuotaBuckets::new("test", 60);
         for left in (0..60).rev() {
             let standing = buckets.take(1, at(0)).expect("there is a limit");
             assert_eq!((standing.remaining, standing.wait), (left, None));
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn refund_takes_back_one_request() {
-        let buckets = Buckets::new("test", 2);
+        let buckets = QuotaBuckets::new("test", 2);
         buckets.take(1, at(0));
         buckets.take(1, at(0));
         assert_eq!(buckets.wait(1, at(0)), Some(30));
@@ -174,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_the_known_stay_known() {
-        let buckets = Buckets::new("test", 1);
-        for key in 0..(2 * KEYS * SHARDS) as u64 {
+    fn bucket_count_is_bounded_and_known_keys_are_kept() {
+        let buckets = QuotaBuckets::new("test", 1);
+        for key in 0..(2 * MAX_KEYS_PER_SHARD * SHARDS) as u64 {
             buckets.take(key, at(0));
         }
-        let held: usize = (0..SHARDS as u64).map(|key| buckets.shard(key).len()).sum();
-        assert_eq!(held, KEYS * SHARDS);
+        let stored: usize = (0..SHARDS as u64).map(|key| buckets.shard(key).len()).sum();
+        assert_eq!(stored, MAX_KEYS_PER_SHARD * SHARDS);
         assert_eq!(buckets.take(5, at(0)).and_then(|it| it.wait), Some(60));
         // A minute later nobody's matters any more.
         assert_eq!(
@@ -191,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn no_quota_is_no_limit() {
-        let buckets = Buckets::new("test", 0);
+    fn zero_quota_disables_limit() {
+        let buckets = QuotaBuckets::new("test", 0);
         assert_eq!(buckets.take(1, at(0)), None);
         assert_eq!(buckets.wait(1, at(0)), None);
     }

@@ -1,0 +1,178 @@
+// No hammering, and always a way out: how often is asked while something fails, and how it ends.
+import assert from "node:assert/strict";
+import { decide, windowOf } from "../lib/browser.mjs";
+import { connected, failingHouse, isCatalog, isList, isStream, sleep } from "../lib/failing.mjs";
+import { gateway, otherJson, problem } from "../lib/proxy.mjs";
+import { eventually } from "../lib/sandbox.mjs";
+
+const test = failingHouse(60);
+
+/** What may fail, and how. */
+const FAILURES = {
+  "nothing fails": () => "pass",
+  "no answer at all": ({ isApi }) => (isApi ? "cut" : "pass"),
+  "a gateway's 502 to everything": ({ isApi }) => (isApi ? gateway(502) : "pass"),
+  "the service starts (503)": ({ isApi }) => (isApi ? problem(503, "starting", { "retry-after": "1" }) : "pass"),
+  "too many requests (429)": ({ isApi }) => (isApi ? problem(429, "rate_limited", { "retry-after": "2" }) : "pass"),
+  "a gateway's 401 to everything": ({ isApi }) => (isApi ? gateway(401) : "pass"),
+  "the session has ended (401)": ({ isApi }) => (isApi ? problem(401, "unauthenticated") : "pass"),
+  "other JSON to everything": ({ isApi }) => (isApi ? otherJson : "pass"),
+  "the list of connections": (one) => (isList(one) ? gateway(502) : "pass"),
+  "the catalog": (one) => (isCatalog(one) ? gateway(502) : "pass"),
+  "the event stream": (one) => (isStream(one) ? gateway(502) : "pass"),
+  "the event stream, which ends at once": (one) => (isStream(one) ? "cut" : "pass"),
+};
+
+/** The most requests that a page makes in its first minute, whatever fails. They grow fewer with each minute. */
+const MOST = 80;
+
+test("requests_in_a_minute_are_few_whatever_fails", async (given) => {
+  const states = Object.entries(FAILURES);
+  const rows = [];
+  await Promise.all(
+    states.map(async ([what, fate]) => {
+      const console_ = await given.behind({ path: "", fate });
+      const product = await given.behind({ views: "manager,catalog,button", fate });
+      await sleep(60_000);
+      rows.push([what, console_.proxy.seen.length, product.proxy.seen.length]);
+    }),
+  );
+  rows.sort(([one], [other]) => Object.keys(FAILURES).indexOf(one) - Object.keys(FAILURES).indexOf(other));
+  console.log("| What fails | Console | Package |\n|---|---|---|");
+  for (const row of rows) console.log(`| ${row.join(" | ")} |`);
+  for (const [what, ...counts] of rows) for (const count of counts) assert.ok(count <= MOST, `${what}: ${count} requests`);
+});
+
+test("refused_second_page_of_catalog_is_no_loop", async (given) => {
+  let pages = 0;
+  const { page, proxy } = await given.behind({
+    path: "",
+    fate: ({ path }) => {
+      if (!path.startsWith("?")) return "pass";
+      if (path.includes("cursor")) return problem(429, "rate_limited", { "retry-after": "1" });
+      pages += 1;
+      return { status: 200, type: "application/json", body: JSON.stringify(FIRST_PAGE) };
+    },
+  });
+  await page.getByText("The catalog cannot be shown").waitFor();
+  await page.getByText("That was too often. Wait a minute.").waitFor();
+  const before = proxy.seen.length;
+  await sleep(6_000);
+  assert.ok(proxy.seen.length - before <= 10, `${proxy.seen.length - before} requests in 6 s`);
+  assert.ok(pages > 0);
+  proxy.fate = () => "pass";
+  await page.getByText("99 connectors").waitFor({ state: "attached" });
+});
+
+const FIRST_PAGE = { connectors: [], categories: [], total_count: 300, next_cursor: "gmail" };
+
+test("many_changes_are_fetched_in_batches_by_each_tab", async (given) => {
+  const { sandbox, user } = given;
+  const ids = [];
+  for (let number = 0; number < 20; number += 1) ids.push(await connected(given, "gmail", String(number)));
+  const { context, page, proxy } = await given.behind({ views: "manager" });
+  const others = [await context.newPage(), await context.newPage()];
+  for (const other of others) await other.goto(page.url());
+  await page.getByRole("listitem").nth(19).waitFor();
+  await eventually("all tabs have their stream", () => proxy.streams === 3);
+  const headers = { authorization: `Bearer ${await sandbox.token(user)}`, "content-type": "application/json" };
+  const change = (id, label) =>
+    fetch(`${sandbox.url}/api/v1/connectors/connections/${id}`, { method: "PATCH", headers, body: JSON.stringify({ label }) });
+  const [before, began] = [proxy.seen.length, performance.now()];
+  for (let round = 0; round < 15; round += 1) await Promise.all(ids.map((id) => change(id, `name ${round}`)));
+  for (const tab of [page, ...others]) await tab.getByText("name 14").nth(19).waitFor();
+  const seconds = (performance.now() - began) / 1_000;
+  const requests = proxy.seen.length - before;
+  console.log(`300 changes with three tabs: ${requests} requests in ${seconds.toFixed(1)} s`);
+  assert.ok(requests <= 3 * (2 * seconds + 6), `${requests} requests`);
+});
+
+for (const [kind, where] of [["console", { path: "" }], ["package", { views: "catalog" }]]) {
+  test(`catalog_comes_back_after_outage_at_load (${kind})`, async (given) => {
+    const { page, proxy } = await given.behind({ ...where, fate: ({ isApi }) => (isApi ? gateway(502) : "pass") });
+    await page.getByText("The server's answer is not the expected one.").first().waitFor();
+    proxy.fate = () => "pass";
+    await page.getByText("99 connectors").first().waitFor({ state: "attached" });
+    await page.getByRole("button", { name: /^Connect / }).first().waitFor({ state: "attached" });
+  });
+}
+
+for (const [kind, where] of [["console", { path: "connectors/gmail" }], ["package", { views: "button" }]]) {
+  const connect = (page) => page.getByRole("button", { name: "Connect Gmail" });
+
+  test(`connect_during_restart_goes_on (${kind})`, async (given) => {
+    const { context, page, proxy } = await given.behind(where);
+    await connect(page).waitFor();
+    const end = performance.now() + 3_000;
+    const restarting = ({ isApi }) => isApi && performance.now() < end;
+    proxy.fate = (one) => (restarting(one) ? problem(503, "starting", { "retry-after": "1" }) : "pass");
+    const popup = await windowOf(context, () => connect(page).click());
+    await decide(popup, "Allow", "Grace Hopper");
+    await page.getByText(/^(Connected|Gmail connected)$/).first().waitFor();
+    assert.equal(new Set(proxy.seen.filter(({ method }) => method === "POST").map(({ key }) => key)).size, 1);
+  });
+
+  test(`starting_can_be_canceled_and_notices_its_window (${kind})`, async (given) => {
+    const { context, page, proxy } = await given.behind(where);
+    await connect(page).waitFor();
+    proxy.fate = ({ method }) => (method === "POST" ? "hang" : "pass");
+    const popup = await windowOf(context, () => connect(page).click());
+    await popup.close();
+    await page.getByText(/[Tt]he window (was|is) closed/).first().waitFor();
+    const again = await windowOf(context, () => page.getByRole("button", { name: "Open it again" }).click());
+    await page.getByRole("button", { name: "Cancel" }).first().click();
+    await eventually("the window is closed", () => again.isClosed());
+    await connect(page).waitFor();
+    assert.equal(await page.getByText("Starting…").count(), 0);
+  });
+
+  test(`reload_before_the_answer_leaves_no_window (${kind})`, async (given) => {
+    const { context, page, proxy } = await given.behind(where);
+    await connect(page).waitFor();
+    proxy.fate = ({ method }) => (method === "POST" ? { late: 3_000 } : "pass");
+    const popup = await windowOf(context, () => connect(page).click());
+    await eventually("the click has arrived", () => proxy.count("POST") === 1);
+    await page.reload();
+    await eventually("the empty window is closed", () => popup.isClosed());
+    proxy.fate = () => "pass";
+    const again = await windowOf(context, () => page.getByRole("button", { name: "Open it again" }).first().click());
+    await decide(again, "Allow", "Grace Hopper");
+    await page.getByText(/^(Connected|Gmail connected)$/).first().waitFor();
+    const keys = new Set(proxy.seen.filter(({ method }) => method === "POST").map(({ key }) => key));
+    assert.equal(keys.size, 1);
+  });
+
+  test(`reason_shown_while_waiting_holds (${kind})`, async (given) => {
+    const { context, page, proxy } = await given.behind(where);
+    await windowOf(context, () => connect(page).click());
+    await eventually("it waits", () => proxy.count("GET /connections/") > 1);
+    for (const [fate, text] of [
+      [problem(429, "rate_limited"), "That was too often. Wait a minute. Trying again."],
+      [gateway(403), "The server's answer is not the expected one. Trying again."],
+      ["cut", "The server could not be reached. Trying again."],
+      [problem(401, "unauthenticated"), "Your session has ended. Sign in again."],
+    ]) {
+      proxy.fate = ({ isApi }) => (isApi ? fate : "pass");
+      proxy.cutStreams();
+      await page.getByText(text).first().waitFor();
+    }
+  });
+}
+
+test("token_that_never_comes_is_said", async (given) => {
+  const never = "Object.defineProperty(window, 'getToken', { get: () => () => new Promise(() => {}), set: () => {} })";
+  const { page } = await given.behind({ views: "manager,button", before: never });
+  await page.getByText("Your sign-in could not be renewed.").first().waitFor();
+});
+
+test("grant_during_outage_shows_soon_after", async (given) => {
+  const { context, page, proxy } = await given.behind({ views: "button" });
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Gmail" }).click());
+  await popup.getByRole("button", { name: "Allow" }).waitFor();
+  proxy.fate = ({ isApi }) => (isApi ? "cut" : "pass");
+  proxy.cutStreams();
+  await decide(popup, "Allow", "Grace Hopper");
+  await sleep(5_000);
+  proxy.fate = () => "pass";
+  await page.getByRole("button", { name: "Gmail connected" }).waitFor();
+});

@@ -1,0 +1,94 @@
+//! Attempts that nobody finishes.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+
+use super::{events, text};
+use crate::test_app::TestApp;
+
+#[tokio::test]
+async fn unfinished_attempt_expires() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connections = app.service().await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    assert_eq!(started["expires_at"], "2027-01-15T08:30:00Z");
+    app.advance(TimeDelta::minutes(29));
+    connections.expire_attempts().await.unwrap();
+    assert_eq!(ada.connection(&id).await["status"], "pending");
+    app.advance(TimeDelta::minutes(1));
+    connections.expire_attempts().await.unwrap();
+    let row = ada.wait_until(&id, "error").await;
+    assert_eq!(
+        (&row["status"], &row["status_reason"]),
+        (&json!("error"), &json!("attempt_expired"))
+    );
+    assert_eq!(
+        row["last_error"],
+        "The authorization was not finished in time"
+    );
+    assert_eq!(row["attempt"]["outcome"], "expired");
+    assert_eq!(row["attempt"]["error_code"], "attempt_expired");
+    // Again, and for two at once, there is nothing left to do.
+    connections.expire_attempts().await.unwrap();
+    assert_eq!(
+        events(&app, &id).await,
+        ["attempt_started", "attempt_failed"]
+    );
+    let again = ada.connected("gmail").await;
+    assert_eq!(
+        (&again["id"], &again["error_count"]),
+        (&json!(id), &json!(0))
+    );
+}
+
+#[tokio::test]
+async fn expiry_poll_finds_grant_without_webhook() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connections = app.service().await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    app.popup(&text(&started, "oauth_url")).await;
+    app.advance(TimeDelta::minutes(31));
+    connections.expire_attempts().await.unwrap();
+    // Asked of the database: whoever asks the service makes it look. The running replica may be at it instead.
+    for _ in 0..100 {
+        if events(&app, &id).await.len() > 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(events(&app, &id).await, ["attempt_started", "connected"]);
+}
+
+#[tokio::test]
+async fn attempt_does_not_expire_while_nango_is_unavailable() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connections = app.service().await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    app.popup(&text(&started, "oauth_url")).await;
+    app.faults(json!({ "status": 500 })).await;
+    app.advance(TimeDelta::minutes(31));
+    connections.expire_attempts().await.unwrap();
+    assert_eq!(events(&app, &id).await, ["attempt_started"]);
+    app.faults(json!({})).await;
+    // The answer of a moment ago is good for a second.
+    for _ in 0..100 {
+        connections.expire_attempts().await.unwrap();
+        if events(&app, &id).await.len() > 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(events(&app, &id).await, ["attempt_started", "connected"]);
+}

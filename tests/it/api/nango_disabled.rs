@@ -1,0 +1,79 @@
+//! With `NANGO_ENABLED=false`: what is known can be read, and nothing is begun or ended.
+
+use insta::assert_snapshot;
+use reqwest::Method;
+use serde_json::json;
+
+use super::{TestResponse, text};
+use crate::test_app::TestApp;
+
+#[tokio::test]
+async fn api_is_read_only_when_nango_is_disabled() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let pending = ada.connect("github").await;
+    let replica = app.replica(&[("NANGO_ENABLED", "false")]).await;
+    let ada = ada.at(&replica);
+    let id = text(&connected, "id");
+    let before = ada.get("/connections").await;
+    assert_eq!(before["total_count"], 2);
+    assert_eq!(ada.connection(&id).await, connected);
+    let waiting = ada.connection(&text(&pending, "connection_id")).await;
+    assert_eq!(waiting["status"], "pending");
+    assert_eq!(ada.get("/gmail").await["configured"], json!(null));
+    assert_eq!(ada.get("").await["total_count"], 99);
+
+    assert_snapshot!(ada.send_post("/notion/connect", json!({})).await, @r#"
+    503 Service Unavailable
+    {
+      "code": "nango_disabled",
+      "detail": "connecting is switched off: set NANGO_ENABLED to true",
+      "request_id": "[id]",
+      "status": 503,
+      "title": "Connecting is switched off",
+      "type": "urn:patchbay:problem:nango_disabled"
+    }
+    "#);
+    let nango_id = text(&connected, "nango_connection_id");
+    for (method, path) in [
+        (Method::POST, format!("/connections/{id}/reconnect")),
+        (Method::DELETE, "/gmail/disconnect".to_owned()),
+        (Method::GET, format!("/callback?connection_id={id}")),
+        (Method::GET, format!("/callback?connection_id={nango_id}")),
+        (Method::GET, "/callback?state=x&code=y".to_owned()),
+    ] {
+        let answer = ada.send(method, &path, None).await;
+        answer.is_problem(503, "nango_disabled");
+    }
+    for path in ["", &format!("/{}", text(&pending, "attempt_id"))] {
+        let url = format!("{}/api/v1/webhooks/nango{path}", replica.url);
+        let body = json!({ "type": "auth" }).to_string();
+        let answer = TestResponse::to(app.client.post(url).body(body)).await;
+        answer.is_problem(503, "nango_disabled");
+    }
+    assert_eq!(ada.get("/connections").await, before);
+    let ready = TestResponse::to(app.client.get(format!("{}/readyz", replica.url))).await;
+    assert_snapshot!(ready, @r#"
+    200 OK
+    {
+      "nango": false,
+      "status": "ready"
+    }
+    "#);
+    // A label needs no Nango.
+    let labelled = ada.send_patch(&id, json!({ "label": "Work" })).await.json();
+    assert_eq!(labelled["label"], "Work");
+}
+
+#[tokio::test]
+async fn nango_settings_are_optional_when_nango_is_disabled() {
+    let app = TestApp::with(&[
+        ("NANGO_ENABLED", "false"),
+        ("NANGO_SECRET_KEY", ""),
+        ("NANGO_WEBHOOK_SIGNING_KEY", ""),
+    ])
+    .await;
+    let ada = app.user("ada").await;
+    assert_eq!(ada.count().await, 0);
+}

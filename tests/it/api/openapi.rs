@@ -1,0 +1,166 @@
+//! The OpenAPI document and the page that shows it.
+
+use std::collections::HashSet;
+
+use reqwest::Method;
+use serde_json::Value;
+use url::Url;
+use uuid::Uuid;
+
+use super::{DOCUMENT, TestResponse};
+use crate::test_app::TestApp;
+
+#[tokio::test]
+async fn openapi_document_is_served() {
+    let app = TestApp::new().await;
+    let url = format!("{}/api/v1/openapi.json", app.url);
+    let answer = TestResponse::to(app.client.get(url)).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert_eq!(answer.json(), *DOCUMENT);
+    assert!(DOCUMENT["openapi"].as_str().unwrap().starts_with("3.1."));
+}
+
+#[test]
+fn openapi_file_in_repository_is_current() {
+    let current = patchbay::http::openapi().to_pretty_json().unwrap();
+    assert!(
+        include_str!("../../../docs/openapi.json").trim_end() == current,
+        "the API has changed: cargo run -- openapi > docs/openapi.json"
+    );
+}
+
+#[tokio::test]
+async fn documented_operations_return_documented_statuses() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    for (template, methods) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let path: Vec<String> = template
+                .split('/')
+                .map(|segment| match segment {
+                    "{connector}" => "gmail".to_owned(),
+                    segment if segment.starts_with('{') => Uuid::now_v7().to_string(),
+                    segment => segment.to_owned(),
+                })
+                .collect();
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let url = format!("{}{}", app.url, path.join("/"));
+            let request = app
+                .client
+                .request(method.clone(), url)
+                .bearer_auth(&ada.token);
+            // Only its head: the events' answer does not end.
+            let answer = request.send().await.unwrap();
+            let status = answer.status();
+            assert!(
+                !operation["responses"][status.as_str()].is_null(),
+                "{method} {template} may not answer {status}, by its documentation"
+            );
+            if matches!(status.as_u16(), 404 | 405) {
+                let code = answer.json::<Value>().await.unwrap()["code"].clone();
+                let there = code == "connection_not_found" || code == "connector_not_found";
+                assert!(there, "{method} {template} is not there: {code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn operations_document_summary_and_errors() {
+    let mut ids = HashSet::new();
+    for (template, methods) in DOCUMENT["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let name = format!("{method} {template}");
+            assert!(operation["summary"].is_string(), "{name}");
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{name}: there is another {id}");
+            assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{name}");
+            let responses = operation["responses"].as_object().unwrap();
+            for (status, response) in responses {
+                if status.starts_with(['4', '5']) {
+                    let problem =
+                        &response["content"]["application/problem+json"]["schema"]["$ref"];
+                    assert_eq!(problem, "#/components/schemas/Problem", "{name} {status}");
+                }
+            }
+            let secured = !template.contains("webhooks") && template.starts_with("/api/v1/");
+            assert_eq!(operation.get("security").is_some(), secured, "{name}");
+            assert_eq!(
+                responses.contains_key("401"),
+                secured || template.contains("webhooks"),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// The `src` and `href` of a page.
+fn schema_name(page: &str) -> Vec<String> {
+    ["src=\"", "href=\""]
+        .iter()
+        .flat_map(|attribute| page.split(attribute).skip(1))
+        .map(|rest| rest.split('"').next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test]
+async fn docs_page_loads_no_external_resources() {
+    let app = TestApp::new().await;
+    let first = app.client.get(&app.url).send().await.unwrap();
+    assert_eq!(first.headers()["location"], "/docs");
+    let mut url: Url = format!("{}/docs", app.url).parse().unwrap();
+    let page = loop {
+        let response = app.client.get(url.clone()).send().await.unwrap();
+        match response.headers().get("location") {
+            Some(next) => url = url.join(next.to_str().unwrap()).unwrap(),
+            None => break response,
+        }
+    };
+    assert_eq!(page.status(), 200);
+    let policy = page.headers()["content-security-policy"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        policy.starts_with("default-src 'self'; style-src 'self' 'unsafe-inline'"),
+        "{policy}"
+    );
+    let page = page.text().await.unwrap();
+    // The policy lets no script run that stands in the page itself.
+    assert!(!page.contains("<script>"), "{page}");
+    let named = schema_name(&page);
+    assert!(named.len() >= 4, "{named:?}");
+    for name in named {
+        let asset = url.join(&name).unwrap();
+        assert_eq!(asset.origin(), url.origin(), "{name}");
+        let answer = TestResponse::to(app.client.get(asset)).await;
+        assert_eq!(answer.status, 200, "{name}");
+        if name.ends_with("initializer.js") {
+            assert!(answer.text.contains("/api/v1/openapi.json"));
+            assert!(!answer.text.contains("https://"), "{}", answer.text);
+        }
+    }
+}
+
+#[test]
+fn problem_codes_are_documented() {
+    let codes: Vec<Value> = DOCUMENT["components"]["schemas"]["Code"]["enum"]
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| {
+            let several = DOCUMENT["components"]["schemas"]["Code"]["oneOf"]
+                .as_array()
+                .unwrap();
+            several.iter().map(|one| one["enum"][0].clone()).collect()
+        });
+    for code in [
+        "invalid_request",
+        "unauthenticated",
+        "nango_rate_limited",
+        "starting",
+        "internal",
+    ] {
+        assert!(codes.contains(&code.into()), "{code}: {codes:?}");
+    }
+}

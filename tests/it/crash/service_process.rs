@@ -1,0 +1,70 @@
+//! The service as a process of its own, that is killed and started again.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use reqwest::Client;
+use tokio::process::{Child, Command};
+
+/// How long a start may take, in tries that are 20 ms apart.
+const MAX_START_ATTEMPTS: usize = 1500;
+
+/// A running `patchbay serve`. It is killed when the value is dropped, too.
+pub(super) struct ServiceProcess {
+    child: Child,
+}
+
+/// How the service is started, each time in the same way.
+pub(super) struct LaunchConfig {
+    pub(super) binary: PathBuf,
+    pub(super) settings: Vec<(&'static str, String)>,
+    /// Where it runs, and leaves its log.
+    pub(super) folder: PathBuf,
+    pub(super) url: String,
+    pub(super) client: Client,
+}
+
+impl LaunchConfig {
+    /// Starts the service, and waits until it is ready.
+    pub(super) async fn start(&self) -> ServiceProcess {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("service.log"))
+            .unwrap();
+        let child = Command::new(&self.binary)
+            .arg("serve")
+            .current_dir(&self.folder)
+            .env_clear()
+            .envs(self.settings.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut process = ServiceProcess { child };
+        for _ in 0..MAX_START_ATTEMPTS {
+            let answer = self.client.get(format!("{}/readyz", self.url)).send().await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return process;
+            }
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!(
+                    "the service ended by itself ({status}): see {:?}",
+                    self.folder
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the service did not become ready: see {:?}", self.folder);
+    }
+}
+
+impl ServiceProcess {
+    /// Ends it with SIGKILL, whatever it is doing.
+    pub(super) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+}

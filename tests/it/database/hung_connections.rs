@@ -1,0 +1,160 @@
+//! Connections to the database that die without a word, as a firewall's do, or those to a server whose host is gone.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use uuid::Uuid;
+
+use crate::reliability::event_streams::StreamReader;
+use crate::reliability::wait_for;
+use crate::test_app::TestApp;
+use crate::test_database::{self, TestDatabase};
+
+/// Stands between the service and PostgreSQL.
+struct HangingProxy {
+    address: SocketAddr,
+    silenced: Arc<Mutex<CancellationToken>>,
+}
+
+impl HangingProxy {
+    async fn in_front_of(database: &TestDatabase) -> Self {
+        let options: PgConnectOptions = database.url().parse().unwrap();
+        let server = (options.get_host().to_owned(), options.get_port());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silenced = Arc::new(Mutex::new(CancellationToken::new()));
+        let current = silenced.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut client, _) = listener.accept().await.unwrap();
+                let mut server = TcpStream::connect((server.0.as_str(), server.1))
+                    .await
+                    .unwrap();
+                let silenced = current.lock().unwrap().clone();
+                tokio::spawn(async move {
+                    let copying = copy_bidirectional(&mut client, &mut server);
+                    if silenced.run_until_cancelled(copying).await.is_none() {
+                        // Neither side is told.
+                        std::future::pending::<()>().await;
+                    }
+                });
+            }
+        });
+        Self { address, silenced }
+    }
+
+    /// The database's address by this way.
+    fn url(&self, database: &TestDatabase) -> String {
+        let mut url = Url::parse(database.url()).unwrap();
+        url.set_host(Some(&self.address.ip().to_string())).unwrap();
+        url.set_port(Some(self.address.port())).unwrap();
+        url.into()
+    }
+
+    /// Nothing passes any more on the connections that there are. New ones work.
+    fn hang(&self) {
+        let mut silenced = self.silenced.lock().unwrap();
+        std::mem::take(&mut *silenced).cancel();
+    }
+}
+
+/// A test app that reaches its database through a relay, and the database's own address.
+async fn app_behind_proxy() -> (TestApp, HangingProxy, String) {
+    let database = test_database::database().await;
+    let relay = HangingProxy::in_front_of(&database).await;
+    let (direct, url) = (database.url().to_owned(), relay.url(&database));
+    let settings = [("DATABASE_URL", url.as_str()), ("DATABASE_POOL_SIZE", "20")];
+    let app = TestApp::build_on(database, None, &settings, |_| {}).await;
+    (app, relay, direct)
+}
+
+#[tokio::test]
+async fn list_recovers_when_database_connection_hangs() {
+    let (app, relay, direct) = app_behind_proxy().await;
+    let ada = app.user("ada").await;
+    let list = async || {
+        let request = ada.request(Method::GET, "/connections");
+        request.send().await.unwrap().status()
+    };
+    let mut sql = PgConnection::connect(&direct).await.unwrap();
+    let lock = "begin; lock table user_connector_connection";
+    sqlx::raw_sql(lock).execute(&mut sql).await.unwrap();
+    let losing = async {
+        let waits = "select exists (select from pg_locks where not granted and database = \
+                     (select oid from pg_database where datname = current_database()))";
+        wait_for(async || sqlx::query_scalar(waits).fetch_one(&mut sql).await.unwrap()).await;
+        relay.hang();
+        sqlx::raw_sql("rollback").execute(&mut sql).await.unwrap();
+    };
+    let (first, ()) = tokio::join!(list(), losing);
+    assert_eq!(first, StatusCode::SERVICE_UNAVAILABLE);
+    // The pool's other connections are as dead.
+    for _ in 0..10 {
+        match list().await {
+            StatusCode::OK => return,
+            status => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+    panic!("no list is answered");
+}
+
+#[tokio::test]
+async fn stream_receives_events_when_listener_connection_hangs() {
+    let (app, relay, direct) = app_behind_proxy().await;
+    let elsewhere = app.replica(&[("DATABASE_URL", &direct)]).await;
+    let ada = app.user("ada").await;
+    let started = ada.connect("gmail").await;
+    let path = format!(
+        "/connections/{}",
+        started["connection_id"].as_str().unwrap()
+    );
+    let ada_on_replica = ada.at(&elsewhere);
+    let rename = async || {
+        let label = json!({ "label": Uuid::new_v4() });
+        let (status, reported) = ada_on_replica.call(Method::PATCH, &path, Some(label)).await;
+        assert_eq!(status, StatusCode::OK, "{reported}");
+    };
+    let mut reader = StreamReader::open(&ada, None).await;
+    relay.hang();
+    rename().await;
+    let event = match reader.next().await {
+        Some(event) => event,
+        // It was reading just then. The next has to be told of something, too.
+        None => {
+            reader = StreamReader::open(&ada, None).await;
+            rename().await;
+            reader.next().await.expect("the stream goes on")
+        }
+    };
+    assert_eq!(event["kind"], "updated");
+}
+
+#[tokio::test]
+async fn hung_connection_returns_its_pool_slot() {
+    let database = test_database::database().await;
+    let relay = HangingProxy::in_front_of(&database).await;
+    // Three places, of which each is in use when the server falls silent.
+    let patchbay = test_database::pool(relay.url(&database), 3).await.unwrap();
+    let mut used = Vec::new();
+    for _ in 0..3 {
+        let mut tx = patchbay.begin_single().await.unwrap();
+        sqlx::query("select 1").execute(&mut tx).await.unwrap();
+        used.push(tx);
+    }
+    relay.hang();
+    drop(used);
+    for _ in 0..5 {
+        if patchbay.ping().await.is_ok() {
+            return;
+        }
+    }
+    panic!("the pool has no place");
+}

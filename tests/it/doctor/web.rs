@@ -1,0 +1,93 @@
+//! The public address, whose pages may call, and webhooks.
+
+use axum::Router;
+use axum::routing::get;
+use patchbay::cli::doctor::Level;
+
+use super::{failures, run_doctor, single_finding};
+use crate::test_app::TestApp;
+use crate::test_server::serve;
+
+#[tokio::test]
+async fn public_url_check_reports_each_problem() {
+    let app = TestApp::with_system_clock().await;
+    let gone = "http://127.0.0.1:9";
+    let report = run_doctor(&app, &[("PUBLIC_URL", gone)], None).await;
+    single_finding(
+        &report,
+        "reachable",
+        Level::Fail,
+        "/healthz",
+        "start the service",
+    );
+    let other = serve(Router::new().route("/healthz", get(async || "hello"))).await;
+    let report = run_doctor(&app, &[("PUBLIC_URL", other.as_str())], None).await;
+    single_finding(
+        &report,
+        "reachable",
+        Level::Fail,
+        "not as this service does",
+        "correct PUBLIC_URL",
+    );
+    let deaf = serve(Router::new().route("/healthz", get(async || "ok\n"))).await;
+    let report = run_doctor(&app, &[("PUBLIC_URL", deaf.as_str())], None).await;
+    let all = failures(&report);
+    assert_eq!((all[0].0, all[0].1), ("webhooks", Level::Fail));
+    assert_eq!((all[1].0, all[1].1), ("callback", Level::Warn));
+
+    let changes = [("PUBLIC_URL", "http://connect.invalid")];
+    let report = run_doctor(&app, &changes, None).await;
+    let (check, level, found, mend) = failures(&report)[0];
+    assert_eq!((check, level), ("public url", Level::Fail));
+    assert!(found.contains("not https") && mend.contains("certificate"));
+    // A Nango that is elsewhere cannot call this machine's own address.
+    let changes = [("NANGO_BASE_URL", "http://nango.invalid")];
+    let report = run_doctor(&app, &changes, None).await;
+    let all = failures(&report);
+    let local = all.iter().find(|line| line.0 == "public url").unwrap();
+    assert!(local.2.contains("which Nango cannot reach"), "{local:?}");
+
+    let report = run_doctor(&app, &[("CORS_ALLOWED_ORIGINS", "")], None).await;
+    single_finding(
+        &report,
+        "cors",
+        Level::Warn,
+        "no origin",
+        "CORS_ALLOWED_ORIGINS",
+    );
+    let open = [(
+        "CORS_ALLOWED_ORIGINS",
+        "http://localhost:5173, http://app.example.com",
+    )];
+    let report = run_doctor(&app, &open, None).await;
+    single_finding(
+        &report,
+        "cors",
+        Level::Warn,
+        "http://app.example.com is not https",
+        "https",
+    );
+}
+
+#[tokio::test]
+async fn webhook_check_detects_wrong_signing_key() {
+    let app = TestApp::with_system_clock().await;
+    let report = run_doctor(
+        &app,
+        &[("NANGO_WEBHOOK_SIGNING_KEY", "another signing key")],
+        None,
+    )
+    .await;
+    single_finding(
+        &report,
+        "webhooks",
+        Level::Fail,
+        "takes no webhook",
+        "the same NANGO_WEBHOOK_SIGNING_KEY",
+    );
+    let same = app.secret_key.clone();
+    let report = run_doctor(&app, &[("NANGO_WEBHOOK_SIGNING_KEY", &same)], None).await;
+    let all = failures(&report);
+    assert_eq!((all[0].0, all[0].1), ("webhook key", Level::Fail));
+    assert!(all[0].3.contains("Environment settings, Webhooks"));
+}

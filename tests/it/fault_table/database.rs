@@ -1,0 +1,154 @@
+//! The connection to the database breaks in the middle of a request, at a statement that is named.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+
+use super::{
+    check, deliveries, describe_status, event_kinds, expire_leases, popup, read_column, reconnect,
+    revoked, text, wait_for, wait_until_settled,
+};
+use crate::test_app::TestApp;
+
+/// Lets the server end the connection on which this happens, before the statement is done.
+///
+/// `when` is a trigger's time, event and condition.
+async fn stop_database(app: &TestApp, table: &str, event: &str, condition: &str) {
+    let statement = format!(
+        "create function lose() returns trigger language plpgsql as $$ begin \
+           perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(5); return null; end $$; \
+         create trigger lose before {event} on {table} for each row when ({condition}) \
+           execute function lose()"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+}
+
+/// The database is all right again.
+async fn restore_database(app: &TestApp) {
+    sqlx::raw_sql("drop function lose cascade")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+}
+
+fn is_reported(reported: &(StatusCode, Value)) {
+    let (status, body) = reported;
+    assert_eq!(
+        (*status, text(body, "code")),
+        (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable")
+    );
+}
+
+/// Waits until a webhook has been refused, for Nango to send it again.
+async fn webhook_is_rejected(app: &TestApp) {
+    wait_for("a webhook meets no database", async || {
+        let all = deliveries(app).await;
+        let mut tries = all
+            .iter()
+            .flat_map(|delivery| delivery["attempts"].as_array().unwrap());
+        tries.any(|attempt| attempt["status"] == 503)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connect_database_lost() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    // That the attempt begins cannot be written down.
+    let begins = "new.kind = 'attempt_started'";
+    stop_database(&app, "connection_event", "insert", begins).await;
+    is_reported(&ada.call(Method::POST, "/gmail/connect", None).await);
+    restore_database(&app).await;
+    assert_eq!(ada.get("/connections").await["total_count"], 0);
+
+    // Nango holds the grant, and that it does cannot be written down.
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = ada.connect("gmail").await;
+    let id = text(&started, "connection_id");
+    let granted = "new.kind = 'connected'";
+    stop_database(&app, "connection_event", "insert", granted).await;
+    popup(&app, &started).await;
+    webhook_is_rejected(&app).await;
+    assert_eq!(read_column(&app, "status").await, "pending");
+    restore_database(&app).await;
+    ada.wait_until(id, "connected").await;
+    assert_eq!(event_kinds(&ada, id).await, "attempt_started connected");
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn reconnect_database_lost() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    let started = reconnect(&ada, id).await;
+    let granted = "new.kind = 'reauthorized'";
+    stop_database(&app, "connection_event", "insert", granted).await;
+    popup(&app, &started).await;
+    webhook_is_rejected(&app).await;
+    assert_eq!(read_column(&app, "status").await, "connected");
+    restore_database(&app).await;
+    let after = ada.get(&format!("/connections/{id}?wait=25")).await;
+    assert_eq!(after["attempt"]["outcome"], "succeeded");
+    assert_eq!(
+        event_kinds(&ada, id).await,
+        "attempt_started connected attempt_started reauthorized"
+    );
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn refresh_database_lost() {
+    let app = TestApp::new().await;
+    let (ada, id) = revoked(&app).await;
+    let dead = "new.kind = 'needs_reauthorization'";
+    stop_database(&app, "connection_event", "insert", dead).await;
+    is_reported(&check(&ada, &id).await);
+    assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
+    restore_database(&app).await;
+    let (_, dead) = check(&ada, &id).await;
+    assert_eq!(dead["status_reason"], "needs_reauthorization");
+    assert_eq!(
+        event_kinds(&ada, &id).await,
+        "attempt_started connected needs_reauthorization"
+    );
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn disconnect_database_lost() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    // Nothing has happened: the disconnect itself is not written down.
+    let ended = "new.kind = 'disconnected'";
+    stop_database(&app, "connection_event", "insert", ended).await;
+    is_reported(&ada.disconnect("gmail", "").await);
+    restore_database(&app).await;
+    assert_eq!(describe_status(&ada, id).await, "connected - succeeded");
+    assert_eq!(app.nango_connections().await.len(), 1);
+
+    // Nango has deleted its part, and that it has cannot be written down.
+    stop_database(&app, "upstream_deletion", "delete", "true").await;
+    is_reported(&ada.disconnect("gmail", "").await);
+    restore_database(&app).await;
+    assert_eq!(app.nango_connections().await.len(), 0);
+    assert_eq!(
+        describe_status(&ada, id).await,
+        "disconnected user_disconnected succeeded"
+    );
+    expire_leases(&app).await;
+    wait_until_settled(&app).await;
+    let (_, again) = ada.disconnect("gmail", "").await;
+    assert_eq!(again["upstream_deleted"], true);
+    assert_eq!(
+        event_kinds(&ada, id).await,
+        "attempt_started connected disconnected"
+    );
+}

@@ -1,0 +1,189 @@
+//! The process is killed after Nango has done what it was asked, and before that is written down.
+//!
+//! The real program runs as a replica of its own. Nango holds its answer back until
+//! SIGKILL has come; then the other replica goes on.
+
+use chrono::TimeDelta;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    describe_status, event_kinds, expire_leases, popup, read_column, reconnect, revoked, text,
+    wait_for_nango_call, wait_until_settled,
+};
+use crate::process::Process;
+use crate::test_app::{TestApp, User, free_port};
+
+/// A replica in a process of its own, which is to die.
+struct KillableProcess {
+    url: String,
+    process: Process,
+}
+
+impl KillableProcess {
+    async fn start(app: &TestApp) -> Self {
+        let (process, url) = replica_process(app).await;
+        Self { url, process }
+    }
+
+    /// SIGKILL.
+    async fn kill(&mut self, app: &TestApp) {
+        self.process.signal("KILL").await;
+        self.process.ended().await;
+        app.faults(json!({ "consent": "allow" })).await;
+        // The other replica's clock stands still; this is later by it, too.
+        app.advance(TimeDelta::minutes(2));
+    }
+}
+
+/// The program as one more replica, and its address. It waits longer for Nango than the others do.
+pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
+    let port = free_port().to_string();
+    let url = format!("http://127.0.0.1:{port}");
+    let settings = app.settings(&[
+        ("PORT", &port),
+        ("PUBLIC_URL", &url),
+        ("NANGO_TIMEOUT_SECONDS", "14"),
+    ]);
+    let settings: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let mut process = Process::start(&["serve"], &settings);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    (process, url)
+}
+
+/// Nango does what such calls ask for, and does not answer.
+async fn hold_lock(app: &TestApp, call: &str) {
+    let faults = json!({ "consent": "allow", "only": call, "hold_answers_ms": 60_000 });
+    app.faults(faults).await;
+}
+
+/// Sends a request to the program, which dies of it.
+async fn is_killed_by(
+    process: &mut KillableProcess,
+    app: &TestApp,
+    request: reqwest::RequestBuilder,
+    (method, call): (&str, &str),
+) {
+    let asking = tokio::spawn(request.send());
+    wait_for_nango_call(app, method, call).await;
+    process.kill(app).await;
+    assert!(asking.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn connect_process_killed() {
+    let app = TestApp::with_system_clock().await;
+    let ada = app.user("ada").await;
+    let mut process = KillableProcess::start(&app).await;
+    let connect = |user: &User<'_>| {
+        user.request(Method::POST, "/gmail/connect")
+            .header("idempotency-key", "the same")
+    };
+    hold_lock(&app, "POST /connect/sessions").await;
+    let request = connect(&ada.at_url(&process.url));
+    let call = ("POST", "/connect/sessions");
+    is_killed_by(&mut process, &app, request, call).await;
+    assert_eq!(read_column(&app, "status").await, "pending");
+
+    let under_way = connect(&ada).send().await.unwrap();
+    assert_eq!(under_way.status(), StatusCode::CONFLICT);
+    expire_leases(&app).await;
+    let started: Value = connect(&ada).send().await.unwrap().json().await.unwrap();
+    popup(&app, &started).await;
+    let id = text(&started, "connection_id");
+    ada.wait_until(id, "connected").await;
+    assert_eq!(
+        event_kinds(&ada, id).await,
+        "attempt_started attempt_started connected"
+    );
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn reconnect_process_killed() {
+    let app = TestApp::with_system_clock().await;
+    let ada = app.user("ada").await;
+    let before = ada.connected("gmail").await;
+    let id = text(&before, "id");
+    app.advance(TimeDelta::minutes(1));
+    let mut process = KillableProcess::start(&app).await;
+    // Nango tells the program of the grant, and the program asks whether that is true.
+    let started = reconnect(&ada.at_url(&process.url), id).await;
+    hold_lock(&app, "&connectionId=").await;
+    let version = read_column(&app, "version").await;
+    popup(&app, &started).await;
+    let nango_id = text(&before, "nango_connection_id");
+    wait_for_nango_call(&app, "GET", &format!("connectionId={nango_id}")).await;
+    process.kill(&app).await;
+    assert_eq!(read_column(&app, "version").await, version);
+
+    assert_eq!(app.sweep().await.found, 1);
+    assert_eq!(describe_status(&ada, id).await, "connected - succeeded");
+    let after = ada.connection(id).await;
+    assert_eq!(after["nango_connection_id"], before["nango_connection_id"]);
+    assert_eq!(
+        event_kinds(&ada, id).await,
+        "attempt_started connected attempt_started reauthorized"
+    );
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn refresh_process_killed() {
+    let app = TestApp::with_system_clock().await;
+    let (ada, id) = revoked(&app).await;
+    let mut process = KillableProcess::start(&app).await;
+    // Nango's own word of the refusal is lost, too.
+    let faults =
+        json!({ "only": "force_refresh", "hold_answers_ms": 60_000, "drop_webhooks": true });
+    app.faults(faults).await;
+    let path = format!("/connections/{id}/check");
+    let request = ada.at_url(&process.url).request(Method::POST, &path);
+    is_killed_by(&mut process, &app, request, ("GET", "force_refresh")).await;
+    assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
+
+    // Nango remembers the refusal, and nobody has to ask again.
+    assert_eq!(app.sweep().await.checked, 1);
+    assert_eq!(
+        describe_status(&ada, &id).await,
+        "error needs_reauthorization succeeded"
+    );
+    assert_eq!(
+        event_kinds(&ada, &id).await,
+        "attempt_started connected needs_reauthorization"
+    );
+    wait_until_settled(&app).await;
+}
+
+#[tokio::test]
+async fn disconnect_process_killed() {
+    let app = TestApp::with_system_clock().await;
+    let ada = app.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    let mut process = KillableProcess::start(&app).await;
+    hold_lock(&app, "DELETE").await;
+    let at_process = ada.at_url(&process.url);
+    let request = at_process.request(Method::DELETE, "/gmail/disconnect");
+    is_killed_by(&mut process, &app, request, ("DELETE", "/connections/")).await;
+    assert_eq!(
+        describe_status(&ada, id).await,
+        "disconnected user_disconnected succeeded"
+    );
+    // It is deleted at Nango, but nobody knows, and the dead process has the job.
+    assert_eq!(app.nango_connections().await.len(), 0);
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], false);
+
+    expire_leases(&app).await;
+    wait_until_settled(&app).await;
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(
+        event_kinds(&ada, id).await,
+        "attempt_started connected disconnected"
+    );
+}

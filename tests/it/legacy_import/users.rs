@@ -1,0 +1,96 @@
+//! The users of the service before: which ids are taken over, and what the old ids at Nango tell.
+
+use patchbay::db::DatabaseError;
+use reqwest::StatusCode;
+
+use super::{ADA, BEN, dump, id, import, imported_app, legacy_database, run};
+
+/// Makes the ids of users texts, as they may be.
+const TEXTS: &str = "alter table user_connector_connection drop constraint user_connector_connection_user_id_fkey; \
+    alter table user_connector_connection alter column user_id type text; ";
+
+#[tokio::test]
+async fn refused_user_ids_are_not_taken_over() {
+    let refused = |count: u8, why: &str| {
+        format!("{count} connections have a user_id that is refused: a user id {why}")
+    };
+    let cases = [
+        (
+            "update user_connector_connection set user_id = '.' where status = 'disconnected'; \
+             update user_connector_connection set user_id = '..' where status = 'pending'",
+            refused(3, "is neither . nor .., which no URL can carry"),
+        ),
+        (
+            "update user_connector_connection set user_id = user_id || U&'\\00a0' where status = 'pending'; \
+             update user_connector_connection set user_id = ' ' || user_id where status = 'connected'",
+            refused(4, "has no white space at its beginning or end"),
+        ),
+        (
+            "update user_connector_connection set user_id = E'a\\tb' where status = 'connected'",
+            refused(2, "has no control characters"),
+        ),
+        (
+            "update user_connector_connection set user_id = repeat('x', 256) where status = 'pending'; \
+             update user_connector_connection set user_id = '' where status = 'connected'",
+            refused(4, "has 1 to 255 characters"),
+        ),
+        (
+            "alter table user_connector_connection alter column user_id drop not null; \
+             update user_connector_connection set user_id = null where status = 'connected'",
+            "2 connections have a user_id that is missing".to_owned(),
+        ),
+    ];
+    for (change, reported) in cases {
+        let (database, mut sql) =
+            legacy_database(include_str!("../../data/predecessor/rows.sql")).await;
+        run(&mut sql, &format!("{TEXTS}{change}")).await;
+        let before = dump(&mut sql).await;
+        match import(database.url()).await {
+            Err(DatabaseError::LegacyTables(problems)) => assert_eq!(problems, [reported]),
+            other => panic!("{change}: {other:?}"),
+        }
+        assert_eq!(dump(&mut sql).await, before, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn odd_user_ids_are_taken_over_as_they_are() {
+    let (database, mut sql) =
+        legacy_database(include_str!("../../data/predecessor/rows.sql")).await;
+    let change = "update user_connector_connection set user_id = 'adèle|1 \"x\"' where status = 'connected'; \
+                  update user_connector_connection set user_id = 'é' where status = 'pending'; \
+                  update user_connector_connection set user_id = 'x' where status = 'error'";
+    run(&mut sql, &format!("{TEXTS}{change}")).await;
+    import(database.url()).await.unwrap();
+    let users = "select user_id from user_connector_connection where user_id <> $1 \
+                 group by user_id order by user_id collate \"C\"";
+    let users: Vec<String> = sqlx::query_scalar(users)
+        .bind(BEN)
+        .fetch_all(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(users, ["adèle|1 \"x\"", "x", "é"]);
+}
+
+/// The old ids at Nango name the user and the connector: anybody could find out who is connected to what.
+#[tokio::test]
+async fn callback_page_does_not_know_the_old_ids() {
+    let app = imported_app().await;
+    let url = format!("{}/api/v1/connectors/callback", app.url);
+    let page = async |id: &str| {
+        let request = app.client.get(format!("{url}?connection_id={id}"));
+        let answer = request.header("accept", "text/html").send().await.unwrap();
+        answer.status()
+    };
+    for old in [
+        format!("{ADA}_gmail_default"),
+        format!("{BEN}_notion_default"),
+    ] {
+        assert_eq!(page(&old).await, StatusCode::NOT_FOUND, "{old}");
+    }
+    assert_eq!(page(&id(1)).await, StatusCode::OK);
+    // With the user's token it is still known.
+    let ada = app.user(ADA).await;
+    let path = format!("/callback?connection_id={ADA}_gmail_default");
+    assert_eq!(ada.get(&path).await["connection_id"], id(1));
+}

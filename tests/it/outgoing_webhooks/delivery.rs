@@ -1,0 +1,299 @@
+//! Receivers that fail, and replicas that share the work.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use chrono::TimeDelta;
+use patchbay::domain::MessageType;
+use patchbay::webhooks::{DeliveryFilter, Endpoint};
+use serde_json::json;
+
+use super::receiver::Receiver;
+use super::{
+    ALLOWED, add, advance_until, app, deny, end_attempt, only, wait_until, webhooks,
+    with_system_clock,
+};
+use crate::pooler::Pooler;
+use crate::test_app::{POOLER_SETTINGS, TestApp};
+use crate::test_database;
+
+/// What has happened to each connection, as far as it is told, from the history.
+async fn events_of(app: &TestApp) -> BTreeMap<String, Vec<(i64, String)>> {
+    let rows: Vec<(String, i64, String)> = sqlx::query_as(
+        "select connection_id::text, version, webhook->>'type' from connection_event \
+         where webhook is not null order by id",
+    )
+    .fetch_all(&mut app.sql().await)
+    .await
+    .unwrap();
+    let mut happened = BTreeMap::<_, Vec<_>>::new();
+    for (connection, version, reported) in rows {
+        happened
+            .entry(connection)
+            .or_default()
+            .push((version, reported));
+    }
+    happened
+}
+
+/// Kills the receiver again and again while things happen, and compares in the end.
+async fn assert_all_delivered(app: &TestApp) {
+    let hooks = webhooks(app).await;
+    let mut receiver = Receiver::answering(Duration::from_millis(5));
+    add(&hooks, &receiver, &[]).await;
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ada.connected("gmail").await;
+    receiver.kill();
+    ben.connected("gmail").await;
+    end_attempt(&ada, "gmail").await;
+    deny(&ada, "github").await;
+    receiver.restart();
+    end_attempt(&ben, "gmail").await;
+    app.advance(TimeDelta::seconds(7));
+    ada.connected("gmail").await;
+    receiver.kill();
+    ada.connected("github").await;
+    end_attempt(&ada, "github").await;
+    deny(&ben, "gmail").await;
+    let happened = events_of(app).await;
+    receiver.restart();
+    advance_until(app, TimeDelta::minutes(1), async || {
+        receiver.accepted() == happened
+    })
+    .await;
+    assert_eq!(receiver.count(), 9);
+    wait_until(async || only(&hooks).await.waiting == 0).await;
+    assert_eq!(only(&hooks).await.failing_since, None);
+    for one in receiver.received() {
+        assert!(one.status.is_success(), "{one:?}");
+    }
+}
+
+#[tokio::test]
+async fn messages_survive_receiver_restarts_in_order() {
+    assert_all_delivered(&app().await).await;
+}
+
+#[tokio::test]
+async fn messages_survive_receiver_restarts_behind_pooler() {
+    let database = test_database::database().await;
+    let Some(pooler) = Pooler::start(&database, POOLER_SETTINGS).await else {
+        return;
+    };
+    let app = TestApp::build_on(database, Some(pooler), &ALLOWED, with_system_clock).await;
+    assert_all_delivered(&app).await;
+}
+
+#[tokio::test]
+async fn replicas_share_delivery_and_keep_order_per_connection() {
+    let app = app().await;
+    let others = [app.replica(&[]).await, app.replica(&[]).await];
+    let hooks = webhooks(&app).await;
+    // It answers 409 to two messages of one connection at once.
+    let receiver = Receiver::answering(Duration::from_millis(60));
+    add(&hooks, &receiver, &[]).await;
+    let mut users = Vec::new();
+    for name in ["ada", "ben", "cleo", "dan"] {
+        users.push(app.user(name).await);
+    }
+    for user in &users {
+        for connector in ["gmail", "github", "notion"] {
+            user.connected(connector).await;
+            end_attempt(&user.at(&others[0]), connector).await;
+            user.connected(connector).await;
+        }
+    }
+    let happened = events_of(&app).await;
+    wait_until(async || receiver.count() == 36).await;
+    assert_eq!(receiver.accepted(), happened);
+    // Nothing failed, so nothing was sent twice.
+    assert_eq!(receiver.received().len(), 36);
+}
+
+#[tokio::test]
+async fn undeliverable_message_blocks_only_its_connection() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    add(&hooks, &receiver, &[]).await;
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    receiver.answers(|one| {
+        let poison =
+            one.json["data"]["user_id"] == "ada" && one.message() == "connection.connected";
+        if poison {
+            StatusCode::INTERNAL_SERVER_ERROR
+        } else {
+            StatusCode::OK
+        }
+    });
+    ada.connected("gmail").await;
+    end_attempt(&ada, "gmail").await;
+    for _ in 0..3 {
+        ben.connected("gmail").await;
+        end_attempt(&ben, "gmail").await;
+    }
+    wait_until(async || receiver.count() == 6).await;
+    let of_ada = |reported: &str| {
+        let received = receiver.received();
+        let fits = |one: &&super::receiver::Received| {
+            one.json["data"]["user_id"] == "ada" && one.message() == reported
+        };
+        received.iter().filter(fits).count()
+    };
+    assert_eq!(of_ada("connection.disconnected"), 0);
+    // Ben's goes on arriving all the while, so that the endpoint is not taken for dead.
+    let mut ends = false;
+    advance_until(&app, TimeDelta::hours(2), async || {
+        sqlx::query("update webhook_endpoint set failing_since = null")
+            .execute(&mut app.sql().await)
+            .await
+            .unwrap();
+        ends = of_ada("connection.disconnected") == 1;
+        ends
+    })
+    .await;
+    assert_eq!(of_ada("connection.connected"), 12);
+    let failed = DeliveryFilter {
+        failed: true,
+        limit: 10,
+        ..DeliveryFilter::default()
+    };
+    let failed = hooks.deliveries(&failed).await.unwrap();
+    assert_eq!(failed.len(), 1);
+    assert_eq!(failed[0].outcome.as_deref(), Some("given_up"));
+    assert_eq!((failed[0].attempts, failed[0].last_status), (12, Some(500)));
+    let days = failed[0].last_attempt_at.unwrap() - failed[0].created_at;
+    assert!(days >= TimeDelta::days(5), "{days}");
+}
+
+#[tokio::test]
+async fn endpoint_is_disabled_when_it_answers_410() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    let id = add(&hooks, &receiver, &[]).await;
+    receiver.answers(|_| StatusCode::GONE);
+    let ada = app.user("ada").await;
+    ada.connected("gmail").await;
+    wait_until(async || only(&hooks).await.off.is_some()).await;
+    let (_, reason) = only(&hooks).await.off.unwrap();
+    assert_eq!(reason, "it answered 410, Gone");
+    end_attempt(&ada, "gmail").await;
+    app.advance(TimeDelta::hours(3));
+    receiver.answers(|_| StatusCode::OK);
+    // Whoever looks for what is due finds nothing: another test app's worth of looks goes by.
+    let other = Receiver::start();
+    add(&hooks, &other, &[]).await;
+    deny(&ada, "github").await;
+    wait_until(async || other.count() == 1).await;
+    assert_eq!(receiver.received().len(), 1);
+    hooks.enable(&id).await.unwrap();
+    wait_until(async || receiver.count() == 3).await;
+    assert_eq!(receiver.accepted(), events_of(&app).await);
+    let refused = &receiver.received()[0].id;
+    let again = |one: &super::receiver::Received| one.id == *refused && one.status.is_success();
+    assert!(receiver.received().iter().any(again));
+}
+
+#[tokio::test]
+async fn endpoint_is_disabled_after_days_of_failures() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    let id = add(&hooks, &receiver, &[]).await;
+    // A redirect is not followed, and is no success.
+    receiver.answers(|_| StatusCode::FOUND);
+    let ada = app.user("ada").await;
+    ada.connected("gmail").await;
+    end_attempt(&ada, "gmail").await;
+    wait_until(async || only(&hooks).await.failing_since.is_some()).await;
+    advance_until(&app, TimeDelta::hours(2), async || {
+        only(&hooks).await.off.is_some()
+    })
+    .await;
+    let endpoint = only(&hooks).await;
+    let (since, reason) = endpoint.off.unwrap();
+    assert_eq!(reason, "nothing has arrived there for days");
+    assert!(since - endpoint.failing_since.unwrap() >= TimeDelta::days(5));
+    assert_eq!(endpoint.waiting, 2);
+    receiver.answers(|_| StatusCode::OK);
+    hooks.enable(&id).await.unwrap();
+    wait_until(async || receiver.count() == 2).await;
+    wait_until(async || only(&hooks).await.waiting == 0).await;
+    assert_eq!(only(&hooks).await.off, None);
+}
+
+#[tokio::test]
+async fn slow_endpoints_do_not_delay_others() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let endless = axum::Router::new().route(
+        "/hook",
+        axum::routing::post(|| async {
+            let chunks =
+                futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 65536]));
+            axum::body::Body::from_stream(chunks)
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, endless).await });
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    for address in [address, silent_address] {
+        let url = format!("http://{address}/hook").parse().unwrap();
+        hooks.add(&url, &[], false).await.unwrap();
+    }
+    let receiver = Receiver::start();
+    add(&hooks, &receiver, &[]).await;
+    app.user("ada").await.connected("gmail").await;
+    wait_until(async || receiver.count() == 1).await;
+    // The one of the body without end has taken it, too; the silent one has not yet.
+    wait_until(async || {
+        let all = hooks.list().await.unwrap();
+        let waiting = |port| {
+            let is = |one: &&Endpoint| one.url.port() == Some(port);
+            all.iter().find(is).unwrap().waiting
+        };
+        waiting(address.port()) == 0 && waiting(silent_address.port()) == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn erased_and_expired_messages_are_not_sent() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let mut receiver = Receiver::start();
+    add(
+        &hooks,
+        &receiver,
+        &[MessageType::Connected, MessageType::Disconnected],
+    )
+    .await;
+    receiver.kill();
+    let (ada, ben) = (app.user("ada").await, app.user("ben").await);
+    ada.connected("gmail").await;
+    ben.connected("gmail").await;
+    assert_eq!(only(&hooks).await.waiting, 2);
+    app.service()
+        .await
+        .erase(&"ada".to_owned().try_into().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(only(&hooks).await.waiting, 1);
+    app.advance(TimeDelta::days(31));
+    assert_eq!(hooks.prune_deliveries().await.unwrap(), 1);
+    let endpoint = only(&hooks).await;
+    assert_eq!(endpoint.waiting, 0);
+    receiver.restart();
+    // The message may have been tried after those days, before it was forgotten: then the endpoint is switched off.
+    hooks.enable(&endpoint.id).await.unwrap();
+    // The empty queue is taken away, and does not stand in the way of the next message.
+    let ben = app.user("ben").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    end_attempt(&ben, "gmail").await;
+    wait_until(async || receiver.count() == 1).await;
+    assert_eq!(receiver.received()[0].message(), "connection.disconnected");
+}

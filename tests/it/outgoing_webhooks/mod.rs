@@ -1,0 +1,106 @@
+//! What the product is told: every message once it can be, in order for each connection.
+
+mod address_guard;
+mod delivery;
+mod endpoints;
+mod receiver;
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use patchbay::clock::Clock;
+use patchbay::db::Database;
+use patchbay::domain::MessageType;
+
+use patchbay::webhooks::{Endpoint, Webhooks};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use url::Url;
+
+use crate::test_app::{Setup, TestApp, User, read};
+use receiver::Receiver;
+
+const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
+
+/// A test app that may call this machine, at the system's time until it is moved.
+async fn app() -> TestApp {
+    TestApp::build(&ALLOWED, with_system_clock).await
+}
+
+fn with_system_clock(setup: &mut Setup) {
+    setup.clock = Clock::manual(Clock::System.now());
+}
+
+/// The endpoints of the same database, as the command sees them.
+pub(crate) async fn webhooks(app: &TestApp) -> Webhooks {
+    let config = read(&app.settings(&[]));
+    let database = Database::connect(&config.database).await.unwrap();
+    Webhooks::new(
+        database,
+        app.clock.clone(),
+        &config.webhook_networks,
+        config.encryption,
+    )
+    .unwrap()
+}
+
+/// Adds an endpoint, whose messages the receiver verifies from now on.
+async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[MessageType]) -> String {
+    let (id, secret) = webhooks.add(&receiver.url(), events, false).await.unwrap();
+    receiver.verify_with(&secret);
+    id
+}
+
+async fn only(webhooks: &Webhooks) -> Endpoint {
+    let mut all = webhooks.list().await.unwrap();
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+/// Moves the time on, a step each time, until a condition holds.
+async fn advance_until(app: &TestApp, step: TimeDelta, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..4000 {
+        if holds().await {
+            return;
+        }
+        app.advance(step);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    panic!("it never came to be");
+}
+
+/// Waits until a condition holds.
+async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..6000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it never came to be");
+}
+
+/// Ends a connection that the user has; answers its id.
+async fn end_attempt(user: &User<'_>, connector: &str) {
+    let (status, ended) = user.disconnect(connector, "").await;
+    assert_eq!(status, 200, "{ended}");
+}
+
+/// An attempt that the user denies.
+async fn deny(user: &User<'_>, connector: &str) -> String {
+    user.app.faults(json!({ "consent": "deny" })).await;
+    let started = user.connect(connector).await;
+    let popup = started["oauth_url"].as_str().unwrap();
+    user.app.popup(popup).await;
+    let id = started["connection_id"].as_str().unwrap().to_owned();
+    user.wait_until(&id, "error").await;
+    id
+}
+
+fn text(secret: &SecretString) -> &str {
+    secret.expose_secret()
+}
+
+fn address(text: &str) -> Url {
+    text.parse().unwrap()
+}

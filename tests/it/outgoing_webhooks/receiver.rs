@@ -1,0 +1,214 @@
+//! The product's side: takes messages, verifies them with a public library, and can be killed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use standardwebhooks::Webhook;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use url::Url;
+
+use crate::test_app::free_port;
+
+/// A message that arrived.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub(super) id: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+    pub(super) json: Value,
+    /// What it was answered.
+    pub(super) status: StatusCode,
+}
+
+impl Received {
+    pub(super) fn message(&self) -> &str {
+        self.json["type"].as_str().unwrap()
+    }
+
+    pub(super) fn connection(&self) -> &str {
+        self.json["data"]["id"].as_str().unwrap()
+    }
+
+    pub(super) fn version(&self) -> i64 {
+        self.json["data"]["version"].as_i64().unwrap()
+    }
+
+    pub(super) fn signatures(&self) -> Vec<&str> {
+        let header = self.headers["webhook-signature"].to_str().unwrap();
+        header.split(' ').collect()
+    }
+
+    /// The signature that the public library makes with this secret.
+    pub(super) fn signed_with(&self, secret: &str) -> String {
+        let timestamp = self.headers["webhook-timestamp"].to_str().unwrap();
+        let timestamp = timestamp.parse().unwrap();
+        let library = Webhook::new(secret).unwrap();
+        library
+            .sign(&self.id, timestamp, self.body.as_bytes())
+            .unwrap()
+    }
+}
+
+type Answer = Box<dyn Fn(&Received) -> StatusCode + Send>;
+
+struct Shared {
+    received: Mutex<Vec<Received>>,
+    secret: Mutex<Option<String>>,
+    answer: Mutex<Answer>,
+    /// The connections of which a message is being taken.
+    busy: Mutex<HashSet<String>>,
+    takes: Duration,
+}
+
+/// An endpoint of the product.
+pub(super) struct Receiver {
+    port: u16,
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+impl Receiver {
+    /// One that takes what comes.
+    pub(super) fn start() -> Self {
+        Self::answering(Duration::ZERO)
+    }
+
+    /// One that needs so long for each message.
+    pub(super) fn answering(takes: Duration) -> Self {
+        let shared = Shared {
+            received: Mutex::default(),
+            secret: Mutex::default(),
+            answer: Mutex::new(Box::new(|_| StatusCode::NO_CONTENT)),
+            busy: Mutex::default(),
+            takes,
+        };
+        let mut receiver = Self {
+            port: free_port(),
+            shared: Arc::new(shared),
+            runtime: None,
+        };
+        receiver.restart();
+        receiver
+    }
+
+    pub(super) fn url(&self) -> Url {
+        format!("http://127.0.0.1:{}/hook", self.port)
+            .parse()
+            .unwrap()
+    }
+
+    /// Listens at the same port.
+    pub(super) fn restart(&mut self) {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (shared, port) = (self.shared.clone(), self.port);
+        let (listens, wait) = std::sync::mpsc::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .await
+                .unwrap();
+            listens.send(()).unwrap();
+            let app = Router::new().route("/hook", post(take)).with_state(shared);
+            axum::serve(listener, app).await.unwrap();
+        });
+        wait.recv().unwrap();
+        self.runtime = Some(runtime);
+    }
+
+    /// Ends at once, with whatever it was doing.
+    pub(super) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Waited for on a thread that may wait.
+            let end = move || runtime.shutdown_timeout(Duration::from_secs(10));
+            std::thread::spawn(end).join().unwrap();
+        }
+        self.shared.busy.lock().unwrap().clear();
+    }
+
+    /// What the messages are to be signed with.
+    pub(super) fn verify_with(&self, secret: &SecretString) {
+        *self.shared.secret.lock().unwrap() = Some(secret.expose_secret().to_owned());
+    }
+
+    /// Answers with this from now on.
+    pub(super) fn answers(&self, answer: impl Fn(&Received) -> StatusCode + Send + 'static) {
+        *self.shared.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    /// All that came, in order.
+    pub(super) fn received(&self) -> Vec<Received> {
+        self.shared.received.lock().unwrap().clone()
+    }
+
+    /// What was taken with 2xx, by connection: the versions and types, in order.
+    pub(super) fn accepted(&self) -> BTreeMap<String, Vec<(i64, String)>> {
+        let mut taken = BTreeMap::<_, Vec<_>>::new();
+        for one in self.received() {
+            if one.status.is_success() {
+                let own = taken.entry(one.connection().to_owned()).or_default();
+                own.push((one.version(), one.message().to_owned()));
+            }
+        }
+        taken
+    }
+
+    /// How many messages were taken.
+    pub(super) fn count(&self) -> usize {
+        self.accepted().values().map(Vec::len).sum()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: String) -> Response {
+    let mut received = Received {
+        id: headers["webhook-id"].to_str().unwrap().to_owned(),
+        json: serde_json::from_str(&body).unwrap(),
+        headers,
+        body,
+        status: StatusCode::OK,
+    };
+    let secret = shared.secret.lock().unwrap().clone();
+    let signed = secret.is_none_or(|secret| {
+        let signature = received.signed_with(&secret);
+        received.signatures().contains(&signature.as_str())
+    });
+    let connection = received.json["data"]["id"].to_string();
+    let alone = shared.busy.lock().unwrap().insert(connection.clone());
+    tokio::time::sleep(shared.takes).await;
+    received.status = if !signed {
+        StatusCode::UNAUTHORIZED
+    } else if !alone {
+        // Two at once of one connection.
+        StatusCode::CONFLICT
+    } else {
+        (shared.answer.lock().unwrap())(&received)
+    };
+    let status = received.status;
+    shared.received.lock().unwrap().push(received);
+    shared.busy.lock().unwrap().remove(&connection);
+    let location = [("location", "/elsewhere")];
+    match status {
+        StatusCode::FOUND => (status, location).into_response(),
+        status => status.into_response(),
+    }
+}

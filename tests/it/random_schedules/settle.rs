@@ -1,0 +1,110 @@
+//! How a schedule ends: all settles, and is as it should be.
+
+use chrono::TimeDelta;
+use patchbay::domain::State;
+use patchbay::domain::UserId;
+use patchbay::service::{DisconnectTarget, Query};
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+
+use super::run::{Expected, Run, UNPACED, USERS, user};
+use crate::invariants;
+
+/// Rounds after which a service that has no faults to cope with has to be quiet.
+const ROUNDS: usize = 12;
+
+impl Run<'_> {
+    /// Lets the worker do its passes until there is nothing to do, and says what is wrong then.
+    pub(super) async fn settle(&self) -> Vec<String> {
+        let service = self.service();
+        let sql = &mut self.environment.sql().await;
+        for _ in 0..ROUNDS {
+            let before = changes(sql).await;
+            self.environment.advance(TimeDelta::minutes(31));
+            self.environment.retry_failed_refreshes().await;
+            let deleted = service.delete_due().await.unwrap();
+            let expired = service.expire_attempts().await.unwrap();
+            let report = service.sweep(UNPACED, &CancellationToken::new()).await;
+            let report = report.unwrap().expect("nobody else sweeps");
+            let found = report.found + report.missing + report.checked + report.orphans;
+            // A grant that the last look at an overdue attempt has found is a change, too.
+            if deleted + expired + found == 0 && changes(sql).await == before {
+                return self.violations().await;
+            }
+        }
+        vec!["the service does not come to rest".to_owned()]
+    }
+
+    async fn violations(&self) -> Vec<String> {
+        let (sql, deleted) = (
+            &mut self.environment.sql().await,
+            self.deleted.borrow().clone(),
+        );
+        let mut failures = self.surprises.take();
+        failures.extend(invariants::violations(sql, &self.environment.nango, &deleted).await);
+        let slots = *self.slots.borrow();
+        for (number, slot) in slots.iter().enumerate() {
+            let Some(id) = slot.id else {
+                continue;
+            };
+            let details = self.service().get(&user(number), id).await.unwrap();
+            let connection = details.connection;
+            let as_expected = match (slot.expected, &connection.state) {
+                (Expected::Anything, _)
+                | (Expected::Connected, State::Connected { .. })
+                | (Expected::Disconnected, State::Disconnected { .. }) => true,
+                // Theirs to decide.
+                (Expected::Connected, _) => connection.found_account.is_some(),
+                _ => false,
+            };
+            if !as_expected {
+                let expected = match slot.expected {
+                    Expected::Connected => "granted, and nobody took it away",
+                    _ => "disconnected, and not connected since",
+                };
+                let state = connection.state;
+                failures.push(format!("slot {number} was {expected}: it is {state:?}"));
+            }
+        }
+        failures
+    }
+
+    /// Ends every connection: nothing may be left at Nango.
+    pub(super) async fn assert_ended(&self) -> Vec<String> {
+        let mut everything = Query {
+            connector: None,
+            status: None,
+            limit: 100,
+            after: None,
+        };
+        let service = self.service();
+        for name in USERS {
+            let user = UserId::try_from(name.to_owned()).unwrap();
+            everything.after = None;
+            let page = service.list(&user, &everything).await.unwrap();
+            for details in page.connections {
+                let target = DisconnectTarget::Connection(details.connection.id);
+                let slug = &details.connection.connector.slug;
+                let ended = service.disconnect(&user, slug, &target).await.unwrap();
+                assert!(ended.confirmed, "Nango had no fault");
+            }
+        }
+        let left = self
+            .environment
+            .nango
+            .connections(&Default::default())
+            .await
+            .unwrap();
+        left.iter()
+            .map(|one| format!("{} is left at Nango after the end", one.connection_id))
+            .collect()
+    }
+}
+
+/// How many changes there have been.
+async fn changes(sql: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("select count(*) from connection_event")
+        .fetch_one(sql)
+        .await
+        .unwrap()
+}

@@ -1,0 +1,186 @@
+//! What Nango holds that no row knows, and listings that break.
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use nango_sandbox::Integration;
+use patchbay::domain::UserId;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{text, wait_for};
+use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
+
+/// A connection of ours at Nango, of which the table has forgotten everything.
+async fn orphan(app: &TestApp) -> String {
+    let ada = app.user("ada").await;
+    let connected = ada.connected("gmail").await;
+    // A webhook that came later would tell of it.
+    wait_for(async || {
+        let hooks = app.control("webhooks", Method::GET, Value::Null).await;
+        let mut hooks = hooks.as_array().unwrap().iter();
+        hooks.all(|hook| hook["attempts"][0]["status"] == 204)
+    })
+    .await;
+    sqlx::query("delete from user_connector_connection")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    text(&connected, "nango_connection_id").to_owned()
+}
+
+#[tokio::test]
+async fn orphan_is_deleted_after_one_hour_grace() {
+    let app = TestApp::new().await;
+    orphan(&app).await;
+    app.advance(TimeDelta::minutes(59));
+    assert_eq!(app.sweep().await.orphans, 0);
+    app.advance(TimeDelta::minutes(1));
+    assert_eq!(app.sweep().await.orphans, 1);
+    app.service().await.delete_due().await.unwrap();
+    assert_eq!(app.nango_connections().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn late_grant_of_erased_user_is_deleted() {
+    let app = TestApp::new().await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = app.user("ada").await.connect("gmail").await;
+    let ada = UserId::try_from("ada".to_owned()).unwrap();
+    let erased = app.service().await.erase(&ada).await.unwrap();
+    assert_eq!((erased.connections, erased.confirmed), (1, true));
+    app.popup(text(&started, "oauth_url")).await;
+    wait_for(async || app.nango_calls("DELETE", "/connections/").await > 0).await;
+    app.wait_for_nango_connections(&[]).await;
+}
+
+#[tokio::test]
+async fn foreign_nango_connections_are_kept() {
+    let app = TestApp::new().await;
+    let theirs = orphan(&app).await;
+    app.import_with(json!({ "end_user_id": "ada" })).await;
+    let before = app.nango_connections().await;
+    assert!(before.len() == 2 && before.contains(&theirs));
+    sqlx::query("update installation set id = gen_random_uuid()")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    let installed_later = app.service().await;
+    app.advance(TimeDelta::hours(3));
+    let stop = CancellationToken::new();
+    let report = installed_later.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap();
+    let report = report.unwrap();
+    assert_eq!((report.listed, report.orphans, report.found), (2, 0, 0));
+    installed_later.delete_due().await.unwrap();
+    assert_eq!(app.nango_connections().await, before);
+}
+
+#[tokio::test]
+async fn copied_database_deletes_nothing_of_original() {
+    let app = TestApp::new().await;
+    let theirs = orphan(&app).await;
+    app.advance(TimeDelta::hours(3));
+    let elsewhere = [("PUBLIC_URL", "https://staging.example.com")];
+    let copy = app.service_with(&elsewhere).await;
+    let report = copy.sweep(IMMEDIATE_SWEEP, &CancellationToken::new()).await;
+    assert_eq!(report.unwrap().unwrap().orphans, 0);
+    copy.delete_due().await.unwrap();
+    assert_eq!(app.nango_connections().await, [theirs]);
+    assert_eq!(app.sweep().await.orphans, 1);
+}
+
+#[tokio::test]
+async fn partial_listing_changes_nothing() {
+    let app = TestApp::new().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    let (hers, his) = (ada.connected("gmail").await, bob.connected("gmail").await);
+    app.advance(TimeDelta::minutes(5));
+    // Newer connections, of somebody else, fill the first page.
+    for _ in 0..20 {
+        join_all((0..50).map(|_| app.import_with(json!({})))).await;
+    }
+    let gone = text(&hers, "nango_connection_id");
+    let path = format!("/connections/{gone}?provider_config_key=gmail");
+    app.nango(Method::DELETE, &path).await;
+
+    let faults = json!({ "status": 500, "only": "page=1" });
+    app.faults(faults).await;
+    let stop = CancellationToken::new();
+    let broken = app.service().await.sweep(IMMEDIATE_SWEEP, &stop).await;
+    assert!(broken.is_err(), "{broken:?}");
+    for (user, connection) in [(&ada, &hers), (&bob, &his)] {
+        let now = user.connection(text(connection, "id")).await;
+        assert_eq!(now["status"], "connected");
+    }
+
+    app.faults(json!({})).await;
+    let report = app.sweep().await;
+    assert_eq!(
+        (report.listed, report.missing, report.orphans),
+        (1001, 1, 0)
+    );
+    assert_eq!(
+        ada.connection(text(&hers, "id")).await["status_reason"],
+        "missing_upstream"
+    );
+    assert_eq!(
+        bob.connection(text(&his, "id")).await["status"],
+        "connected"
+    );
+}
+
+#[tokio::test]
+async fn sweep_continues_when_one_check_fails() {
+    let app = TestApp::new().await;
+    let (ada, bob) = (app.user("ada").await, app.user("bob").await);
+    let revoked = ada.connected("github").await;
+    bob.connected("github").await;
+    let unanswered = ada.connected("gmail").await;
+    app.faults(json!({ "drop_webhooks": true })).await;
+    for (connection, key) in [(&revoked, "github"), (&unanswered, "gmail")] {
+        let nango_id = text(connection, "nango_connection_id");
+        let body = json!({ "connection_id": nango_id });
+        app.control("revoke", Method::POST, body).await;
+        let path = format!("/connections/{nango_id}?provider_config_key={key}&force_refresh=true");
+        assert_ne!(app.nango(Method::GET, &path).await.0, StatusCode::OK);
+    }
+    app.advance(TimeDelta::minutes(5));
+    let faults = json!({ "status": 500, "only": "provider_config_key=gmail" });
+    app.faults(faults).await;
+    assert_eq!(app.sweep().await.checked, 1);
+    let status = async |connection| ada.connection(text(connection, "id")).await["status"].clone();
+    assert_eq!(status(&revoked).await, "error");
+    assert_eq!(status(&unanswered).await, "connected");
+}
+
+#[tokio::test]
+async fn connection_of_replaced_integration_is_kept_and_deletable() {
+    let app = TestApp::build(&[], |nango| {
+        let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
+        let production = Integration {
+            unique_key: "gmail-production".to_owned(),
+            ..gmail.unwrap().clone()
+        };
+        nango.integrations.push(production);
+    })
+    .await;
+    let connected = app.user("ada").await.connected("gmail").await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";
+    std::fs::write(file.path(), changed).unwrap();
+    let catalog = file.path().to_str().unwrap();
+    let restarted = app.replica(&[("CATALOG_FILE", catalog)]).await;
+    let ada = app.user("ada").await;
+    let ada = ada.at(&restarted);
+    let id = text(&connected, "id");
+    let check = format!("/connections/{id}/check");
+    let (status, reported) = ada.call(Method::POST, &check, None).await;
+    assert_eq!(
+        (status, text(&reported, "code")),
+        (StatusCode::BAD_GATEWAY, "nango_error")
+    );
+    assert_eq!(ada.connection(id).await["status"], "connected");
+    let (_, ended) = ada.disconnect("gmail", "").await;
+    assert_eq!(ended["upstream_deleted"], true);
+    assert_eq!(app.nango_connections().await, [""; 0]);
+}

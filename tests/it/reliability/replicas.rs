@@ -1,0 +1,207 @@
+//! Several replicas over one database.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures::FutureExt;
+use patchbay::clock::Clock;
+use patchbay::service::SweepSchedule;
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::event_streams::StreamReader;
+use super::{text, wait_for};
+use crate::test_app::{self, IMMEDIATE_SWEEP, Replica, TestApp};
+
+/// As many connectors as one batch of deletions has not room for.
+const CONNECTORS: [&str; 6] = ["gmail", "github", "asana", "box", "bitbucket", "airtable"];
+
+#[tokio::test]
+async fn webhook_at_one_replica_notifies_the_other() {
+    let app = TestApp::new().await;
+    let other = app.replica(&[]).await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = ada.connect("gmail").await;
+    let ada_on_replica = ada.at(&other);
+    let mut stream = StreamReader::open(&ada_on_replica, None).await;
+    // Whether the other replica looks at Nango by itself must not matter here.
+    let faults = json!({ "consent": "allow", "only": "tags", "status": 500 });
+    app.faults(faults).await;
+    let path = format!("/connections/{}?wait=25", text(&started, "connection_id"));
+    let waiting = async {
+        let waited = ada_on_replica.get(&path).await;
+        assert_eq!(waited["status"], "connected");
+        Instant::now()
+    };
+    let reading = async {
+        let event = stream.next().await.expect("the stream goes on");
+        assert_eq!(event["kind"], "connected");
+        Instant::now()
+    };
+    let granting = async {
+        app.popup(text(&started, "oauth_url")).await;
+        Instant::now()
+    };
+    let (waited, read, granted) = tokio::join!(waiting, reading, granting);
+    for (what, when) in [("the wait", waited), ("the stream", read)] {
+        let delay = when.saturating_duration_since(granted);
+        assert!(delay < test_app::PROMPT_TIMEOUT, "{what}: {delay:?}");
+    }
+}
+
+#[tokio::test]
+async fn concurrent_sweeps_run_once() {
+    let app = TestApp::new().await;
+    let (one, other) = (app.service().await, app.service().await);
+    // Due for these two, which sweep every hour, and not for the running replica.
+    sqlx::query("update job set finished_at = now() - interval '2 hours'")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    app.faults(json!({ "latency_ms": 300 })).await;
+    let stop = CancellationToken::new();
+    let hourly = SweepSchedule::every(Duration::from_secs(3600));
+    let report = tokio::join!(one.sweep(hourly, &stop), other.sweep(hourly, &stop));
+    let done = [report.0.unwrap(), report.1.unwrap()];
+    assert_eq!(done.iter().flatten().count(), 1);
+    assert_eq!(app.nango_calls("GET", "/connections").await, 1);
+    // It is not due again for an hour.
+    assert_eq!(one.sweep(hourly, &stop).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn deletions_are_requested_once_across_replicas() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    for connector in CONNECTORS {
+        ada.connected(connector).await;
+    }
+    app.faults(json!({ "refuse_delete": true })).await;
+    for connector in CONNECTORS {
+        let (_, ended) = ada.disconnect(connector, "").await;
+        assert_eq!(ended["upstream_deleted"], false);
+    }
+    let refused = app.nango_calls("DELETE", "/connections/").await;
+    app.faults(json!({})).await;
+    app.advance(TimeDelta::hours(1));
+    let (one, other) = (app.service().await, app.service().await);
+    let (first, second) = tokio::join!(one.delete_due(), other.delete_due());
+    // The running replica may have taken its share as well.
+    assert!(first.unwrap() + second.unwrap() <= CONNECTORS.len());
+    wait_for(async || app.nango_connections().await.is_empty()).await;
+    let calls = app.nango_calls("DELETE", "/connections/").await - refused;
+    assert_eq!(calls, CONNECTORS.len());
+}
+
+#[tokio::test]
+async fn attempts_expire_once_across_replicas() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    for connector in ["gmail", "github", "asana", "box"] {
+        ada.connect(connector).await;
+    }
+    app.advance(TimeDelta::minutes(31));
+    let (one, other) = (app.service().await, app.service().await);
+    let (first, second) = tokio::join!(one.expire_attempts(), other.expire_attempts());
+    assert!(first.unwrap() + second.unwrap() <= 4);
+    let mut sql = app.sql().await;
+    let mut count = async |query: &'static str| -> i64 {
+        sqlx::query_scalar(query).fetch_one(&mut sql).await.unwrap()
+    };
+    // The running replica may be at it instead.
+    let expired = "select count(*) from connect_attempt where outcome = 'expired'";
+    wait_for(async || count(expired).await == 4).await;
+    let reported = "select count(*) from connection_event where kind = 'attempt_failed'";
+    assert_eq!(count(reported).await, 4);
+    // Each was looked for once, though the service's answers are good for a second only.
+    assert!(app.nango_calls("GET", "/connections").await <= 4);
+}
+
+#[tokio::test]
+async fn deletions_reserve_rate_budget_for_interactive_requests() {
+    let app = TestApp::build(&[], |nango| nango.rate_limit = 200).await;
+    sqlx::query(
+        "insert into upstream_deletion (nango_connection_id, integration_key, next_attempt_at, created_at) \
+         select gen_random_uuid()::text, 'gmail', $1, $1 from generate_series(1, 500)",
+    )
+    .bind(app.clock.now())
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    let (one, other) = (app.service().await, app.service().await);
+    while one.delete_due().await.unwrap() + other.delete_due().await.unwrap() > 0 {}
+    // Each takes two calls, for Nango says that it does not know them. What is reserved is missed by what each
+    // replica's last pass did not know of the others.
+    let calls = app.nango_calls("DELETE", "/connections/").await;
+    assert!((60..=85).contains(&calls), "{calls}");
+    app.user("ada").await.connect("gmail").await;
+    app.advance(TimeDelta::minutes(1));
+    assert!(one.delete_due().await.unwrap() > 0);
+}
+
+#[tokio::test]
+async fn deletion_batches_continue_while_rate_budget_allows() {
+    let app = TestApp::new().await;
+    let service = app.service().await;
+    sqlx::query(
+        "insert into upstream_deletion (nango_connection_id, integration_key, next_attempt_at, created_at) \
+         select gen_random_uuid()::text, 'gmail', $1, $1 from generate_series(1, 500)",
+    )
+    .bind(app.clock.now())
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    assert_eq!(service.delete_due().await.unwrap(), 5);
+    assert!(service.wait_for_deletions().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn sweep_pauses_when_rate_budget_is_low() {
+    let app = TestApp::build(&[], |nango| nango.rate_limit = 100).await;
+    let ada = app.user("ada").await;
+    for connector in CONNECTORS {
+        let nango_id = ada.connected(connector).await["nango_connection_id"].clone();
+        let nango_id = nango_id.as_str().unwrap();
+        let path = format!("/connections/{nango_id}?provider_config_key={connector}");
+        app.nango(Method::DELETE, &path).await;
+        app.advance(TimeDelta::minutes(5));
+    }
+    for _ in 0..67 {
+        app.nango_connections().await;
+    }
+    let calls = async || app.nango_calls("GET", "/connections").await;
+    // The listing, and three of the six that it does not have: then fewer than thirty calls are left.
+    let most = calls().await + 4;
+    let (service, stop) = (app.service().await, CancellationToken::new());
+    let mut sweeping = pin!(service.sweep(IMMEDIATE_SWEEP, &stop));
+    let waiting = async {
+        wait_for(async || calls().await >= most).await;
+        for _ in 0..20 {
+            calls().await;
+        }
+    };
+    tokio::select! {
+        swept = &mut sweeping => panic!("it did not wait: {swept:?}"),
+        () = waiting => {}
+    }
+    assert_eq!(calls().await, most);
+    app.advance(TimeDelta::minutes(1));
+    assert_eq!(sweeping.await.unwrap().unwrap().missing, CONNECTORS.len());
+}
+
+#[tokio::test]
+async fn newest_attempt_is_shown_despite_clock_skew() {
+    let app = TestApp::new().await;
+    let behind = Clock::manual(app.clock.now() - TimeDelta::milliseconds(300));
+    let other = Replica::start(&app.settings(&[("PORT", "0")]), behind).await;
+    let ada = app.user("ada").await;
+    ada.connect("gmail").await;
+    let second = ada.at(&other).connect("gmail").await;
+    let shown = ada.connection(text(&second, "connection_id")).await["attempt"].clone();
+    assert_eq!(shown["id"], second["attempt_id"]);
+    assert_eq!(shown["outcome"], json!(null));
+}

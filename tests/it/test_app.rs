@@ -1,0 +1,543 @@
+//! A whole Patchbay for one test: the real service over its own database, and
+//! the sandbox's Nango, both over real HTTP.
+
+mod user;
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta};
+use nango_sandbox::{Integration, Sandbox};
+use patchbay::app::App;
+use patchbay::catalog::Catalog;
+use patchbay::clock::Clock;
+use patchbay::config::Config;
+use patchbay::db::Database;
+use patchbay::nango::Nango;
+use patchbay::service::service_keys::ServiceKeys;
+use patchbay::service::{Connections, Settings, SweepReport, SweepSchedule};
+use reqwest::{Client, Method, Response, StatusCode};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::pooler::Pooler;
+use crate::test_database::{self, TestDatabase};
+
+pub(crate) use user::{User, popup};
+
+/// The secret with which the tests' users' tokens are signed.
+pub(crate) const JWT_SECRET: &str = "a secret of the tests that has more than 32 bytes";
+
+/// What the secrets in the tests' databases are encrypted with.
+pub(crate) const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// The product's origin.
+pub(crate) const ORIGIN: &str = "https://app.example.com";
+
+/// Long before a wait of 25 seconds ends by itself, and long enough for a busy machine:
+/// what comes sooner was told, not found at the end.
+pub(crate) const PROMPT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Set, every test app is behind a PgBouncer that gives it another server for each transaction:
+/// `TEST_THROUGH_POOLER=1 cargo test --test it -- api:: isolation::`.
+const THROUGH_POOLER: &str = "TEST_THROUGH_POOLER";
+
+/// Fewer servers than the service has connections.
+pub(crate) const POOLER_SETTINGS: &str = "pool_mode = transaction\ndefault_pool_size = 4";
+
+/// A sweep that is due, and takes no account of Nango's rate limit.
+pub(crate) const IMMEDIATE_SWEEP: SweepSchedule = SweepSchedule {
+    every: Duration::ZERO,
+    pause: Duration::ZERO,
+};
+
+/// One replica that runs, its Nango, and its database.
+pub(crate) struct TestApp {
+    pub(crate) url: String,
+    pub(crate) clock: Clock,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) signing_key: String,
+    pub(crate) secret_key: String,
+    pub(crate) client: Client,
+    /// Faults that stay in force whatever else is set.
+    lasting_faults: Value,
+    settings: Vec<(&'static str, String)>,
+    replica: Replica,
+    _pooler: Option<Pooler>,
+    database: TestDatabase,
+}
+
+/// A running service; it ends with the value.
+pub(crate) struct Replica {
+    pub(crate) url: String,
+    stop: CancellationToken,
+    running: Option<JoinHandle<Result<(), patchbay::app::Error>>>,
+}
+
+impl Replica {
+    pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
+        // Port 0 is not a public address: the listener is asked for its own.
+        let config = read(settings);
+        let catalog = Catalog::load(config.catalog_file.as_deref()).unwrap();
+        let app = App::bind(config, catalog, clock).await.unwrap();
+        let url = format!("http://{}", app.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone()));
+        let mut replica = Self {
+            url,
+            stop,
+            running: Some(running),
+        };
+        replica.ready().await;
+        replica
+    }
+
+    async fn ready(&mut self) {
+        let client = client();
+        for _ in 0..1500 {
+            let answer = client.get(format!("{}/readyz", self.url)).send().await;
+            if answer.is_ok_and(|answer| answer.status() == StatusCode::OK) {
+                return;
+            }
+            if self.running.as_ref().is_some_and(JoinHandle::is_finished) {
+                panic!("the service has ended: {:?}", self.stop().await);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the service did not become ready");
+    }
+
+    /// Stops as a signal would, and answers how it ended.
+    pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
+        self.stop.cancel();
+        match self.running.take() {
+            Some(running) => running.await.unwrap(),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A client that follows no redirect and keeps no cookie.
+pub(crate) fn client() -> Client {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(90))
+        .build()
+        .unwrap()
+}
+
+/// The time at which every test begins.
+pub(crate) fn test_clock() -> Clock {
+    Clock::manual(DateTime::from_timestamp(1_800_000_000, 0).unwrap())
+}
+
+/// The sandbox's view of a clock.
+pub(crate) fn sandbox_clock(clock: &Clock) -> nango_sandbox::Clock {
+    let clock = clock.clone();
+    Arc::new(move || clock.now())
+}
+
+/// The fake Nango of a service at `url`.
+fn sandbox_config(url: &str, secret_key: &str, signing_key: &str) -> nango_sandbox::Config {
+    nango_sandbox::Config {
+        secret_key: secret_key.to_owned(),
+        webhook_signing_key: signing_key.to_owned(),
+        webhook_url: Some(format!("{url}/api/v1/webhooks/nango")),
+        jwt_secret: JWT_SECRET.into(),
+        integrations: integrations(),
+        rate_limit: 1_000_000,
+        webhook_retries: vec![Duration::from_millis(100), Duration::from_millis(300)],
+        ..nango_sandbox::Config::default()
+    }
+}
+
+/// What a test may change before the service and its Nango start: the clock of both, and the sandbox's configuration.
+pub(crate) struct Setup {
+    pub(crate) clock: Clock,
+    nango: nango_sandbox::Config,
+}
+
+impl Deref for Setup {
+    type Target = nango_sandbox::Config;
+
+    fn deref(&self) -> &nango_sandbox::Config {
+        &self.nango
+    }
+}
+
+impl DerefMut for Setup {
+    fn deref_mut(&mut self) -> &mut nango_sandbox::Config {
+        &mut self.nango
+    }
+}
+
+impl TestApp {
+    /// A test app with nothing special about it.
+    pub(crate) async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A test app with these variables set besides, or instead.
+    pub(crate) async fn with(settings: &[(&'static str, &str)]) -> Self {
+        Self::build(settings, |_| {}).await
+    }
+
+    /// A test app whose time is the system's, as that of the program's own processes is, until it is moved.
+    pub(crate) async fn with_system_clock() -> Self {
+        Self::build(&[], |nango| {
+            nango.clock = Clock::manual(Clock::System.now());
+        })
+        .await
+    }
+
+    /// The same with another Nango, whose clock is the service's, too. The service's own
+    /// address is the origin of the `webhook_url` that the configuration comes with.
+    pub(crate) async fn build(
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut Setup),
+    ) -> Self {
+        let database = test_database::database().await;
+        let pooler = match std::env::var_os(THROUGH_POOLER) {
+            Some(_) => {
+                let pooler = Pooler::start(&database, POOLER_SETTINGS).await;
+                Some(pooler.expect("PgBouncer is installed: without it nothing is tested"))
+            }
+            None => None,
+        };
+        Self::build_on(database, pooler, settings, change).await
+    }
+
+    /// The same over this database, through this pooler if there is one.
+    pub(crate) async fn build_on(
+        database: TestDatabase,
+        pooler: Option<Pooler>,
+        settings: &[(&'static str, &str)],
+        change: impl FnOnce(&mut Setup),
+    ) -> Self {
+        let database_url = match &pooler {
+            Some(pooler) => pooler.url(&database),
+            None => database.url().to_owned(),
+        };
+        let (secret_key, signing_key) = (Uuid::new_v4().to_string(), Uuid::new_v4().to_string());
+        // The service's address goes into what it asks Nango for, so it is taken before.
+        let port = free_port();
+        let url = format!("http://127.0.0.1:{port}");
+        let nango = sandbox_config(&url, &secret_key, &signing_key);
+        let mut setup = Setup {
+            clock: test_clock(),
+            nango,
+        };
+        change(&mut setup);
+        let Setup { clock, mut nango } = setup;
+        nango.clock = sandbox_clock(&clock);
+        let sandbox = Sandbox::start(nango).await.unwrap();
+        let mut all = vec![
+            ("HOST", Ipv4Addr::LOCALHOST.to_string()),
+            ("PORT", port.to_string()),
+            ("PUBLIC_URL", url.clone()),
+            ("DATABASE_URL", database_url),
+            ("DATABASE_POOL_SIZE", "5".to_owned()),
+            ("NANGO_BASE_URL", format!("http://{}", sandbox.address())),
+            // Some tests have a PUBLIC_URL that is not local.
+            ("NANGO_PUBLIC_URL", format!("http://{}", sandbox.address())),
+            ("NANGO_SECRET_KEY", secret_key.clone()),
+            ("NANGO_WEBHOOK_SIGNING_KEY", signing_key.clone()),
+            // Long enough for a busy machine, and shorter than any made-up slowness.
+            ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
+            ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
+            ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
+            // Tests sweep when they want to.
+            ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
+            ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
+            // Time stands still in most tests: what is used up would not come back.
+            ("LIMIT_USER_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
+            ("LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
+            ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
+        ];
+        extend(&mut all, settings);
+        let replica = Replica::start(&all, clock.clone()).await;
+        suppress_initial_sweep(read(&all).database.url.expose_secret()).await;
+        Self {
+            url,
+            clock,
+            sandbox,
+            signing_key,
+            secret_key,
+            client: client(),
+            lasting_faults: json!({}),
+            settings: all,
+            replica,
+            _pooler: pooler,
+            database,
+        }
+    }
+
+    /// The variables that the service was started with; a later one of the same name counts.
+    pub(crate) fn settings(&self, others: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+        let mut all = self.settings.clone();
+        extend(&mut all, others);
+        all
+    }
+
+    /// A second replica over the same database and Nango, with a port of its own.
+    pub(crate) async fn replica(&self, settings: &[(&'static str, &str)]) -> Replica {
+        let mut all = self.settings(&[("PORT", "0")]);
+        extend(&mut all, settings);
+        Replica::start(&all, self.clock.clone()).await
+    }
+
+    /// Stops the service as a signal would.
+    pub(crate) async fn stop(&mut self) -> Result<(), patchbay::app::Error> {
+        self.replica.stop().await
+    }
+
+    /// The use cases over the same database and Nango, for what no request asks for.
+    pub(crate) async fn service(&self) -> Connections {
+        self.service_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
+        let config = read(&self.settings(others));
+        let settings = Settings {
+            public_url: config.http.public_url,
+            token_cache: config.token_cache_ttl,
+            history: config.retention,
+            encryption: config.encryption,
+        };
+        Connections::new(
+            Database::connect(&config.database).await.unwrap(),
+            Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
+            Some(Nango::new(config.nango.unwrap().client).unwrap()),
+            self.clock.clone(),
+            settings,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// The service keys of the same database.
+    pub(crate) async fn keys(&self) -> ServiceKeys {
+        let database = test_database::pool(self.database.url(), 1).await.unwrap();
+        ServiceKeys::new(database, Vec::new(), self.clock.clone())
+    }
+
+    /// One sweep over all that Nango holds.
+    pub(crate) async fn sweep(&self) -> SweepReport {
+        let service = self.service().await;
+        let report = service
+            .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
+            .await;
+        report.unwrap().expect("no other sweep is under way")
+    }
+
+    /// A connection to the test app's database.
+    pub(crate) async fn sql(&self) -> PgConnection {
+        PgConnection::connect(self.database.url()).await.unwrap()
+    }
+
+    /// A user of the product.
+    pub(crate) async fn user(&self, name: &str) -> User<'_> {
+        let token = self
+            .control("token", Method::POST, json!({ "user": name }))
+            .await["token"]
+            .clone();
+        User {
+            app: self,
+            token: token.as_str().unwrap().to_owned(),
+            url: self.url.clone(),
+        }
+    }
+
+    /// A test app whose Nango refuses the service's address for webhooks, and so sends it none.
+    pub(crate) async fn without_webhooks() -> Self {
+        let mut app = Self::new().await;
+        app.refuse_webhooks().await;
+        app
+    }
+
+    /// Nango refuses the service's address for webhooks from now on, and so sends it none.
+    pub(crate) async fn refuse_webhooks(&mut self) {
+        self.lasting_faults = json!({ "refuse_private_webhook_urls": true });
+        self.faults(json!({})).await;
+    }
+
+    /// Whether Nango's webhooks arrive.
+    pub(crate) fn has_webhooks(&self) -> bool {
+        self.lasting_faults == json!({})
+    }
+
+    /// Plays these faults at Nango from now on, and no others but those that last.
+    pub(crate) async fn faults(&self, mut faults: Value) {
+        let lasting = self.lasting_faults.as_object().unwrap().clone();
+        faults.as_object_mut().unwrap().extend(lasting);
+        self.control("faults", Method::PUT, faults).await;
+    }
+
+    /// Calls the sandbox's controls.
+    pub(crate) async fn control(&self, what: &str, method: Method, body: Value) -> Value {
+        let url = format!("http://{}/sandbox/{what}", self.sandbox.address());
+        let request = self.client.request(method.clone(), url);
+        let request = if method == Method::GET {
+            request
+        } else {
+            request.json(&body)
+        };
+        let response = request.send().await.unwrap();
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert!(status.is_success(), "{what}: {status} {text}");
+        if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text).unwrap()
+        }
+    }
+
+    /// Calls Nango's API as the service does.
+    pub(crate) async fn nango(&self, method: Method, path: &str) -> (StatusCode, Value) {
+        let url = format!("http://{}{path}", self.sandbox.address());
+        let request = self
+            .client
+            .request(method, url)
+            .bearer_auth(&self.secret_key);
+        let response = request.send().await.unwrap();
+        (
+            response.status(),
+            response.json().await.unwrap_or(Value::Null),
+        )
+    }
+
+    /// Puts a connection with these tags into Nango, past the service.
+    pub(crate) async fn import_with(&self, tags: Value) {
+        self.import(json!({
+            "provider_config_key": "gmail",
+            "credentials": { "type": "OAUTH2", "access_token": "imported" },
+            "tags": tags,
+        }))
+        .await;
+    }
+
+    /// Puts a connection into Nango as it is, or over one that is there, past the service.
+    pub(crate) async fn import(&self, body: Value) {
+        let url = format!("http://{}/connections", self.sandbox.address());
+        let request = self.client.post(url).bearer_auth(&self.secret_key);
+        let response = request.json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::CREATED);
+    }
+
+    /// How often Nango's API was called by this method at a path that contains `part`.
+    pub(crate) async fn nango_calls(&self, method: &str, part: &str) -> usize {
+        let calls = self.control("requests", Method::GET, Value::Null).await;
+        let fits = |call: &&Value| {
+            call["method"] == method && call["path"].as_str().unwrap().contains(part)
+        };
+        calls.as_array().unwrap().iter().filter(fits).count()
+    }
+
+    /// The ids of all connections that Nango holds, newest first.
+    pub(crate) async fn nango_connections(&self) -> Vec<String> {
+        let (status, body) = self.nango(Method::GET, "/connections").await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        let connections = body["connections"].as_array().unwrap();
+        connections
+            .iter()
+            .map(|one| one["connection_id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Waits until Nango holds these connections and no others, newest first.
+    pub(crate) async fn wait_for_nango_connections(&self, ids: &[&str]) {
+        let mut last = Vec::new();
+        for _ in 0..400 {
+            last = self.nango_connections().await;
+            if last == ids {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("Nango holds {last:?}, not {ids:?}");
+    }
+
+    /// Goes through the popup as a browser does, and answers the last page.
+    ///
+    /// With `consent` set to `allow` or `deny` by the faults, no page asks.
+    pub(crate) async fn popup(&self, oauth_url: &str) -> Response {
+        popup(&self.client, oauth_url).await
+    }
+
+    /// Moves the time forward for the service and Nango.
+    pub(crate) fn advance(&self, time: TimeDelta) {
+        self.clock.advance(time);
+    }
+}
+
+/// An integration for every connector that a Nango can have one for.
+pub(crate) fn integrations() -> Vec<Integration> {
+    let catalog = Catalog::builtin();
+    let of = |connector: &patchbay::catalog::Connector| {
+        Some(Integration {
+            unique_key: connector.integration_key.clone(),
+            provider: connector.provider.clone()?,
+            display_name: connector.name.clone(),
+            auth_mode: connector.auth_mode?.to_string(),
+        })
+    };
+    catalog.iter().filter_map(of).collect()
+}
+
+/// A sweep that was never done is due at once, and tests sweep when they want to.
+async fn suppress_initial_sweep(database: &str) {
+    // A pooler may be in front of the database: no settings of a session, and nothing prepared.
+    let options: PgConnectOptions = database.parse().unwrap();
+    let mut sql = options.extra_float_digits(None).connect().await.unwrap();
+    let done = "insert into job (name, finished_at) values ('sweep', now()) on conflict do nothing";
+    sqlx::raw_sql(done).execute(&mut sql).await.unwrap();
+}
+
+/// A port that was free a moment ago, below those that the system gives out
+/// by itself: none of the many sockets that ask for any port takes it meanwhile.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different ports.
+    let start = std::process::id() * 131;
+    loop {
+        let offset = start + u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 20_000 + u16::try_from(offset % 12_000).unwrap();
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Reads variables as the program does its environment's; a later one of the same name counts.
+pub(crate) fn read(settings: &[(&str, String)]) -> Config {
+    let lookup = |name: &str| {
+        let found = settings.iter().rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    Config::read(&lookup).unwrap()
+}
+
+fn extend(all: &mut Vec<(&'static str, String)>, settings: &[(&'static str, &str)]) {
+    all.extend(
+        settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    );
+}

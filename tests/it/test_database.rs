@@ -1,0 +1,157 @@
+//! A fresh database for every test, on one private server a test process.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use dev_postgres::{DevPostgres, Durability, Error};
+use patchbay::db::DatabaseConfig;
+use patchbay::db::{Database, DatabaseError};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::sync::OnceCell;
+use url::Url;
+use uuid::Uuid;
+
+/// An empty database that is dropped soon after the value, whoever is still connected to it.
+pub(crate) struct TestDatabase {
+    url: Url,
+    server: Url,
+}
+
+/// Makes an empty database: on the server that `TEST_DATABASE_URL` names, else on a private one.
+pub(crate) async fn database() -> TestDatabase {
+    let server = Url::parse(server_url().await).unwrap();
+    let name = format!("test_{}", Uuid::new_v4().simple());
+    execute(&server, format!("create database {name}")).await;
+    let mut url = server.clone();
+    url.set_path(&name);
+    TestDatabase { url, server }
+}
+
+/// So many connections, as the service has them, to a database that has to be there.
+pub(crate) async fn pool(url: impl Into<String>, size: u32) -> Result<Database, DatabaseError> {
+    let config = DatabaseConfig {
+        url: url.into().into(),
+        pool_size: size,
+        startup_timeout: Duration::ZERO,
+    };
+    Database::connect(&config).await
+}
+
+impl TestDatabase {
+    /// Where the database is, as `postgres://…`.
+    pub(crate) fn url(&self) -> &str {
+        self.url.as_str()
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let name = self.url.path().trim_start_matches('/').to_owned();
+        let server = self.server.clone();
+        // Not waited for: the server waits for connections that are just being made, and those
+        // of this test's own runtime are made no further while it is blocked.
+        std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(execute(
+                    &server,
+                    format!("drop database {name} with (force)"),
+                ));
+        });
+    }
+}
+
+/// Lives as long as the process: nothing drops a static, and the server ends with the process.
+static SERVER: OnceCell<DevPostgres> = OnceCell::const_new();
+static GIVEN_SERVER_URL: OnceCell<Option<String>> = OnceCell::const_new();
+
+async fn server_url() -> &'static str {
+    let given = GIVEN_SERVER_URL.get_or_init(async || std::env::var("TEST_DATABASE_URL").ok());
+    match given.await {
+        Some(url) => url,
+        None => SERVER.get_or_init(start).await.url(),
+    }
+}
+
+/// Takes the first folder that no other test process uses at the moment.
+async fn start() -> DevPostgres {
+    for number in 1.. {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{number}"));
+        match DevPostgres::start(&folder, Durability::Disposable).await {
+            Err(Error::InUse { .. }) => {}
+            started => {
+                let server = started.unwrap();
+                drop_leftovers(&server).await;
+                return server;
+            }
+        }
+    }
+    unreachable!("some folder is free")
+}
+
+/// Tests that were killed could not drop theirs.
+async fn drop_leftovers(server: &DevPostgres) {
+    let url = Url::parse(server.url()).unwrap();
+    let mut connection = connect(server.url()).await;
+    let leftovers: Vec<String> =
+        sqlx::query_scalar("select datname::text from pg_database where datname like 'test\\_%'")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    for name in leftovers {
+        execute(&url, format!("drop database {name} with (force)")).await;
+    }
+}
+
+async fn execute(server: &Url, statement: String) {
+    let mut connection = connect(server.as_str()).await;
+    sqlx::query(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
+
+async fn connect(url: &str) -> sqlx::PgConnection {
+    PgConnectOptions::from_str(url)
+        .unwrap()
+        .disable_statement_logging()
+        .connect()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn test_databases_are_empty_isolated_and_dropped() {
+    let (one, other) = (database().await, database().await);
+    let mut connection = connect(one.url()).await;
+    sqlx::query("create table thing ()")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let elsewhere: bool = sqlx::query_scalar("select to_regclass('thing') is null")
+        .fetch_one(&mut connect(other.url()).await)
+        .await
+        .unwrap();
+    assert!(elsewhere);
+
+    let gone = one.url.path().trim_start_matches('/').to_owned();
+    drop(one);
+    let mut connection = connect(other.url()).await;
+    loop {
+        let exists: bool =
+            sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+                .bind(&gone)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        if !exists {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! Tokens that their provider does not take, or that are over.
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{KEY, app, call, text, token};
+use crate::test_app::{TestApp, User};
+
+#[tokio::test]
+async fn refused_token_is_refreshed_once_for_concurrent_reports() {
+    let app = app().await;
+    let key = format!("workflow={KEY}");
+    let other = app.replica(&[("SERVICE_API_KEYS", &key)]).await;
+    let ada = app.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let (_, old) = token(&app, "ada", &gmail).await;
+    let path = format!(
+        "/connectors/connections/{}/token/invalid",
+        text(&gmail, "id")
+    );
+    let report = async |url: String| {
+        let body = json!({ "token_id": old["token_id"] });
+        call(&url, KEY, "ada", Method::POST, &path, Some(body)).await
+    };
+    let urls = (0..50).map(|n| {
+        if n % 2 == 0 {
+            app.url.clone()
+        } else {
+            other.url.clone()
+        }
+    });
+    let answers = join_all(urls.map(report)).await;
+    assert!(
+        answers.iter().all(|(status, _)| *status == StatusCode::OK),
+        "{answers:?}"
+    );
+    let refreshed = answers
+        .iter()
+        .filter(|(_, body)| body["refreshed"] == true)
+        .count();
+    assert!((1..=2).contains(&refreshed), "{refreshed}");
+    let (status, new) = token(&app, "ada", &gmail).await;
+    assert_eq!(status, StatusCode::OK, "{new}");
+    assert_ne!(new["access_token"], old["access_token"]);
+    assert_eq!(
+        ada.connection(text(&gmail, "id")).await["status"],
+        "connected"
+    );
+}
+
+/// What the provider gave with neither an end nor anything to refresh it by, as GitHub does.
+async fn with_long_lived_tokens(app: &TestApp, user: &User<'_>) -> Value {
+    let lasting = json!({ "consent": "allow", "no_refresh_token": true });
+    app.faults(lasting).await;
+    let started = user.connect("github").await;
+    app.popup(text(&started, "oauth_url")).await;
+    user.wait_until(text(&started, "connection_id"), "connected")
+        .await
+}
+
+#[tokio::test]
+async fn refused_unrefreshable_token_requires_reauthorization() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    let github = with_long_lived_tokens(&app, &ada).await;
+    let id = text(&github, "id");
+    let (_, old) = token(&app, "ada", &github).await;
+    let refused = json!({ "token_id": old["token_id"] });
+    let path = format!("/connectors/connections/{id}/token/invalid");
+    for _ in 0..2 {
+        let body = Some(refused.clone());
+        let (status, body) = call(&app.url, KEY, "ada", Method::POST, &path, body).await;
+        assert_eq!(
+            (status, text(&body, "code")),
+            (StatusCode::CONFLICT, "needs_reauthorization")
+        );
+    }
+    // That Nango still holds it is no reason to believe in it again.
+    app.advance(TimeDelta::minutes(10));
+    app.sweep().await;
+    let check = format!("/connections/{id}/check");
+    let (status, checked) = ada.call(Method::POST, &check, None).await;
+    assert_eq!(status, StatusCode::OK, "{checked}");
+    assert_eq!(
+        (text(&checked, "status"), text(&checked, "status_reason")),
+        ("error", "needs_reauthorization")
+    );
+    let (status, _) = token(&app, "ada", &github).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+
+    let again = format!("/connections/{id}/reconnect");
+    let (_, started) = ada.call(Method::POST, &again, None).await;
+    app.popup(text(&started, "oauth_url")).await;
+    ada.wait_until(id, "connected").await;
+    let (status, new) = token(&app, "ada", &github).await;
+    assert_eq!(status, StatusCode::OK, "{new}");
+    assert_ne!(new["token_id"], old["token_id"]);
+}
+
+#[tokio::test]
+async fn expired_token_is_not_issued() {
+    let app = app().await;
+    let ada = app.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    let ended = app.clock.now() - TimeDelta::hours(1);
+    app.import(json!({
+        "provider_config_key": "gmail",
+        "connection_id": gmail["nango_connection_id"],
+        "credentials": { "type": "OAUTH2", "access_token": "over", "expires_at": ended },
+    }))
+    .await;
+    let (status, refused) = token(&app, "ada", &gmail).await;
+    assert_eq!(
+        (status, text(&refused, "code")),
+        (StatusCode::CONFLICT, "needs_reauthorization")
+    );
+    let now = ada.connection(text(&gmail, "id")).await;
+    assert_eq!(now["status_reason"], "needs_reauthorization");
+}
