@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Attacks on what is stored, erased, recorded and caused by one user. One line each: `name: ok` or `name: FAILED …`.
 
-Starts the program's sandbox over a PostgreSQL of its own and ends both. PATCHBAY_BINARY names the program, else it is
-target/release/patchbay. Needs PostgreSQL's server programs and nothing but Python's own library.
+Starts the program's sandbox over a PostgreSQL of its own and ends both. PATCHBAY_BIN names the program, else it is
+target/debug/patchbay. Needs PostgreSQL's server programs and nothing but Python's own library.
 """
 
 import base64
@@ -28,7 +28,7 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("PATCHBAY_BINARY", str(ROOT / "target/release/patchbay"))
+PROGRAM = str(ROOT / os.environ.get("PATCHBAY_BIN", "target/debug/patchbay"))
 KEY = "pbk_sandbox_0123456789abcdef0123456789abcdef"
 
 
