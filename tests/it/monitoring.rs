@@ -242,7 +242,10 @@ async fn dashboard_and_alerts_match_exported_metrics() {
     let app = app().await;
     // A limit that refuses something.
     let limited = app
-        .replica(&[("LIMIT_ADDRESS_PER_MINUTE", "1"), ("METRICS_TOKEN", TOKEN)])
+        .replica(&[
+            ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),
+            ("METRICS_TOKEN", TOKEN),
+        ])
         .await;
     for _ in 0..2 {
         app.client.get(&limited.url).send().await.unwrap();

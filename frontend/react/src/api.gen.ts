@@ -1232,7 +1232,7 @@ export interface operations {
             query?: {
                 /**
                  * @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-                 *     wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
+                 *     wait as may (`MAX_STREAMS_PER_USER`), one more is answered at once.
                  */
                 wait?: number;
             };
