@@ -458,7 +458,7 @@ async fn overload_sheds_requests_but_not_health_checks() {
     // The place of one who has gone is free.
     busy.abort();
     assert!(busy.await.unwrap_err().is_cancelled());
-    until_metrics_say(&app, "patchbay_http_requests_under_way 0").await;
+    until_metrics_say(&app, "patchbay_http_requests_in_flight 0").await;
     assert_eq!(list(&bob).await.status, 200);
     until_metrics_say(&app, "patchbay_limit_refusals_total{limit=\"requests\"} 1").await;
 }
@@ -468,7 +468,7 @@ async fn busy(user: &User<'_>) -> JoinHandle<reqwest::Result<reqwest::Response>>
     let slow = json!({ "latency_ms": 7000, "only": "POST /connect/sessions" });
     user.app.faults(slow).await;
     let busy = tokio::spawn(user.request(Method::POST, "/gmail/connect").send());
-    until_metrics_say(user.app, "patchbay_http_requests_under_way 1").await;
+    until_metrics_say(user.app, "patchbay_http_requests_in_flight 1").await;
     busy
 }
 
