@@ -1,8 +1,7 @@
 //! The users of the service before: which ids are taken over, and what the old ids at Nango tell.
 
 use patchbay::db::DatabaseError;
-use reqwest::StatusCode;
-use serde_json::json;
+use reqwest::{Method, StatusCode};
 
 use super::{ADA, BEN, dump, id, import, imported_app, legacy_database, run};
 
@@ -96,6 +95,6 @@ async fn callback_page_does_not_know_the_old_ids() {
     // By its own id, the page knows it while an attempt may be granted.
     assert_eq!(page(&id(1)).await, StatusCode::NOT_FOUND);
     let reconnect = format!("/connections/{}/reconnect", id(1));
-    ada.send_post(&reconnect, json!({})).await;
+    ada.call(Method::POST, &reconnect, None).await;
     assert_eq!(page(&id(1)).await, StatusCode::OK);
 }
