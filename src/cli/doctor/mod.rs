@@ -49,7 +49,7 @@ pub struct Finding {
     pub found: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub remediation: Option<String>,
 }
 
 /// All that was found.
@@ -71,7 +71,7 @@ impl Report {
             check,
             level: Level::Ok,
             found: found.into(),
-            mend: None,
+            remediation: None,
         });
     }
 
@@ -85,7 +85,7 @@ impl Report {
             check,
             level: Level::Warn,
             found: found.into(),
-            mend: Some(remediation.into()),
+            remediation: Some(remediation.into()),
         });
     }
 
@@ -99,7 +99,7 @@ impl Report {
             check,
             level: Level::Fail,
             found: found.into(),
-            mend: Some(remediation.into()),
+            remediation: Some(remediation.into()),
         });
     }
 }
@@ -116,7 +116,7 @@ impl fmt::Display for Report {
                 Level::Fail => "FAIL",
             };
             writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.found)?;
-            if let Some(remediation) = &line.mend {
+            if let Some(remediation) = &line.remediation {
                 writeln!(f, "{:<4}  {:<width$}  -> {remediation}", "", "")?;
             }
         }

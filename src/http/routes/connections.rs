@@ -180,7 +180,7 @@ pub(crate) async fn check(
 /// The account that a user takes for a connection's.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct AccountChoice {
-    /// The `found_account`'s id.
+    /// The `pending_account`'s id.
     account_id: String,
 }
 

@@ -43,7 +43,7 @@ async fn update_sets_label_and_config() {
       "disconnected_at": null,
       "error_count": 0,
       "failing_since": null,
-      "found_account": null,
+      "pending_account": null,
       "id": "[id]",
       "instance_id": "",
       "label": "Work",

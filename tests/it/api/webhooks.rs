@@ -186,7 +186,7 @@ async fn duplicate_failure_webhook_counts_once() {
       "disconnected_at": null,
       "error_count": 1,
       "failing_since": null,
-      "found_account": null,
+      "pending_account": null,
       "id": "[id]",
       "instance_id": "",
       "label": null,

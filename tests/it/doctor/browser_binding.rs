@@ -16,7 +16,7 @@ fn lines(report: &Report) -> Vec<(Level, &str, &str)> {
     let lines = report.lines.iter().filter(|line| line.check == "binding");
     lines
         .map(|line| {
-            let mend = line.mend.as_deref().unwrap_or_default();
+            let mend = line.remediation.as_deref().unwrap_or_default();
             (line.level, line.found.as_str(), mend)
         })
         .collect()

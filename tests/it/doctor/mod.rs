@@ -35,7 +35,10 @@ pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report.lines.iter().filter(|line| line.level != Level::Ok);
     lines
         .map(|line| {
-            let mend = line.mend.as_deref().expect("what is wrong can be mended");
+            let mend = line
+                .remediation
+                .as_deref()
+                .expect("what is wrong can be mended");
             (line.check, line.level, line.found.as_str(), mend)
         })
         .collect()
@@ -127,7 +130,7 @@ async fn doctor_prints_table_or_json_and_sets_exit_code() {
     let lines = report["lines"].as_array().unwrap();
     let line = lines.iter().find(|line| line["check"] == "nango key");
     assert_eq!(line.unwrap()["level"], "fail");
-    assert!(line.unwrap()["mend"].is_string());
+    assert!(line.unwrap()["remediation"].is_string());
 }
 
 #[tokio::test]
