@@ -4,16 +4,23 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::Transaction;
+use super::{Transaction, connections_by_status};
+use crate::domain::Brake;
+
+/// How many changes of a kind may happen within an hour, whatever the share.
+const MIN_LIMIT: i64 = 10;
+
+/// One in so many connections may change within an hour: 2 %.
+const SHARE: i64 = 50;
 
 /// How far a brake is from being engaged.
 #[derive(Clone, Copy, Debug, FromRow)]
-pub(crate) struct BrakeState {
-    pub(crate) is_engaged: bool,
+struct BrakeState {
+    is_engaged: bool,
     /// `true` for an hour after an operator released it: until then it is not engaged again.
-    pub(crate) is_released: bool,
+    is_released: bool,
     /// The changes of the current hour.
-    pub(crate) count: i64,
+    count: i64,
 }
 
 /// An engaged brake.
@@ -23,22 +30,51 @@ pub(crate) struct EngagedBrake {
     pub(crate) engaged_at: DateTime<Utc>,
 }
 
-/// Returns a brake's state. No other transaction counts changes of its kind until this one ends.
-pub(crate) async fn lock_brake(db: &mut Transaction, kind: &str) -> sqlx::Result<BrakeState> {
-    sqlx::query_as(
+/// Returns whether so many changes that no user asked for may be made within the hour. If not, the brake is engaged when
+/// the transaction commits. No other transaction counts changes of the kind until this one ends.
+pub(crate) async fn has_room(
+    db: &mut Transaction,
+    brake: Brake,
+    changes: i64,
+) -> sqlx::Result<bool> {
+    let state: BrakeState = sqlx::query_as(
         "select engaged_at is not null as is_engaged, coalesce(released_until > now(), false) as is_released, \
            case when counted_since > now() - interval '1 hour' then count else 0 end as count \
          from brake where kind = $1 for update",
     )
-    .bind(kind)
-    .fetch_one(db)
-    .await
+    .bind(brake.as_str())
+    .fetch_one(&mut *db)
+    .await?;
+    if state.is_engaged || state.is_released {
+        return Ok(!state.is_engaged);
+    }
+    let wanted = state.count + changes;
+    if wanted <= MIN_LIMIT {
+        return Ok(true);
+    }
+    let by_status = connections_by_status(db).await?;
+    let total: i64 = by_status.iter().map(|(_, count)| count).sum();
+    if wanted <= total / SHARE {
+        return Ok(true);
+    }
+    sqlx::query("update brake set engaged_at = now() where kind = $1")
+        .bind(brake.as_str())
+        .execute(db)
+        .await?;
+    tracing::error!(
+        brake = brake.as_str(),
+        changes = wanted,
+        connections = total,
+        "too many connections would change within an hour without their users' doing: nothing more of the kind is done. \
+         Run `patchbay brake`"
+    );
+    Ok(false)
 }
 
 /// Counts changes. An hour begins with the first change after the previous hour has ended.
 pub(crate) async fn count_changes(
     db: &mut Transaction,
-    kind: &str,
+    brake: Brake,
     changes: i64,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -47,28 +83,20 @@ pub(crate) async fn count_changes(
            counted_since = case when counted_since > now() - interval '1 hour' then counted_since else now() end \
          where kind = $1",
     )
-    .bind(kind)
+    .bind(brake.as_str())
     .bind(changes)
     .execute(db)
     .await?;
     Ok(())
 }
 
-pub(crate) async fn engage_brake(db: &mut Transaction, kind: &str) -> sqlx::Result<()> {
-    sqlx::query("update brake set engaged_at = now() where kind = $1")
-        .bind(kind)
-        .execute(db)
-        .await?;
-    Ok(())
-}
-
 /// Releases a brake and lets changes of its kind pass for an hour, however many.
-pub(crate) async fn release_brake(db: &mut Transaction, kind: &str) -> sqlx::Result<()> {
+pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
     sqlx::query(
         "update brake set engaged_at = null, count = 0, counted_since = now(), \
            released_until = now() + interval '1 hour' where kind = $1",
     )
-    .bind(kind)
+    .bind(brake.as_str())
     .execute(db)
     .await?;
     Ok(())
@@ -198,15 +226,15 @@ pub(crate) async fn confirm_environment(
     Ok(())
 }
 
-/// Returns Nango's ids of connections that became connected last, without those in `except`.
+/// Returns Nango's ids of the connections that became connected last, without `except`.
 pub(crate) async fn confirmed_lately(
     db: &mut Transaction,
-    except: &[&str],
+    except: Option<&str>,
     limit: i64,
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "select c.nango_connection_id from user_connector_connection c \
-         where c.status = 'connected' and c.nango_connection_id <> all($1) \
+         where c.status = 'connected' and c.nango_connection_id is distinct from $1 \
            and c.connected_at > coalesce((select nango_confirmed_at from installation), '-infinity') \
          order by c.connected_at desc limit $2",
     )
@@ -216,13 +244,13 @@ pub(crate) async fn confirmed_lately(
     .await
 }
 
-/// Records how many connections of this installation at Nango belong to no row.
-pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Result<()> {
-    sqlx::query("update installation set orphans = $1 where orphans <> $1")
+/// Records how many connections of this installation at Nango belong to no row. Returns whether the number has changed.
+pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query("update installation set orphans = $1 where orphans <> $1")
         .bind(count)
         .execute(db)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
 pub(crate) async fn orphan_count(db: &mut Transaction) -> sqlx::Result<i64> {

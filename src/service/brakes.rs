@@ -8,54 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 use url::Url;
 
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::{Database, Identity, Transaction};
+use crate::db::{Database, Identity};
+use crate::domain::Brake;
 use crate::nango::{ListConnections, Nango};
 use crate::single_flight::CachedValue;
-
-/// How many changes of a kind may happen within an hour, whatever the share.
-const MIN_LIMIT: i64 = 10;
-
-/// One in so many connections may change within an hour: 2 %.
-const SHARE: i64 = 50;
 
 /// How many connections are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
 
 /// How long the database's identity is cached.
 const IDENTITY_TTL: Duration = Duration::from_secs(2);
-
-/// A brake.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames,
-)]
-#[strum(serialize_all = "snake_case")]
-pub enum Brake {
-    /// The database is not the one that the installation had, as after a restore or in a copy: no sweep, no deletion at
-    /// Nango and no webhook to the product.
-    Database,
-    /// Nango has none of the connections that were connected last: no sweep, no deletion and no connect.
-    Nango,
-    /// Too many connections would become `missing_upstream`.
-    Missing,
-    /// Too many connections would become `needs_reauthorization`.
-    Dead,
-    /// Too many connections at Nango would be deleted although no user asked for it.
-    Deletions,
-}
-
-impl Brake {
-    /// The name in the database, in metrics and in commands.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
 
 /// An engaged brake.
 #[derive(Clone, Debug)]
@@ -139,19 +106,29 @@ impl Brakes {
         Ok(())
     }
 
-    /// Looks up connections that became connected last, without those in `except`, until Nango has one of them.
+    /// Looks up connections that were confirmed lately, until Nango has one of them: those in `seen`, or else those that
+    /// became connected last, without the one that is in doubt.
     ///
     /// Without any there is nothing to recognize the environment by, and it counts as known.
     ///
     /// # Errors
     /// [`Error::UnknownEnvironment`] if Nango has none; as Nango and the database.
-    pub(crate) async fn verify_environment(&self, except: &[&str]) -> Result<()> {
+    pub(crate) async fn verify_environment(
+        &self,
+        seen: &[String],
+        doubted: Option<&str>,
+    ) -> Result<()> {
         let Some(nango) = &self.nango else {
             return Ok(());
         };
-        let mut tx = self.database.begin_single().await?;
-        let sample = db::confirmed_lately(&mut tx, except, SAMPLE).await?;
-        tx.commit().await?;
+        let sample = if seen.is_empty() {
+            let mut tx = self.database.begin_single().await?;
+            let sample = db::confirmed_lately(&mut tx, doubted, SAMPLE).await?;
+            tx.commit().await?;
+            sample
+        } else {
+            seen.to_vec()
+        };
         for id in &sample {
             let filter = ListConnections {
                 connection_id: Some(id.clone()),
@@ -166,6 +143,17 @@ impl Brakes {
         self.check_environment()
     }
 
+    /// Looks up whether Nango has this installation's connections.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub async fn probe(&self) -> Result<()> {
+        match self.verify_environment(&[], None).await {
+            Err(Error::UnknownEnvironment) => Ok(()),
+            verified => verified,
+        }
+    }
+
     /// Notes whether Nango has connections of this installation.
     pub(crate) fn recognize_environment(&self, is_known: bool) {
         let was_unknown = self.is_environment_unknown.swap(!is_known, Ordering::Relaxed);
@@ -178,49 +166,6 @@ impl Brakes {
             (true, true) => tracing::info!("Nango has this installation's connections again"),
             _ => {}
         }
-    }
-
-    /// Counts changes that no user asked for, in the transaction that makes them. Returns `false` if they must not be
-    /// made; the brake is engaged when the transaction commits.
-    pub(crate) async fn admit(
-        tx: &mut Transaction,
-        brake: Brake,
-        changes: i64,
-    ) -> sqlx::Result<bool> {
-        let admitted = Self::has_room(tx, brake, changes).await?;
-        if admitted {
-            db::count_changes(tx, brake.as_str(), changes).await?;
-        }
-        Ok(admitted)
-    }
-
-    /// Returns whether so many changes may be made within the hour. If not, the brake is engaged when the transaction
-    /// commits.
-    pub(crate) async fn has_room(
-        tx: &mut Transaction,
-        brake: Brake,
-        changes: i64,
-    ) -> sqlx::Result<bool> {
-        let state = db::lock_brake(tx, brake.as_str()).await?;
-        if state.is_engaged || state.is_released {
-            return Ok(!state.is_engaged);
-        }
-        let wanted = state.count + changes;
-        if wanted <= MIN_LIMIT {
-            return Ok(true);
-        }
-        let by_status = db::connections_by_status(tx).await?;
-        let total: i64 = by_status.iter().map(|(_, count)| count).sum();
-        if wanted <= total / SHARE {
-            return Ok(true);
-        }
-        db::engage_brake(tx, brake.as_str()).await?;
-        tracing::error!(
-            brake = brake.as_str(), changes = wanted, connections = total,
-            "too many connections would change within an hour without their users' doing: nothing more of the kind \
-             is done. Run `patchbay brake`"
-        );
-        Ok(false)
     }
 
     /// Returns the brakes that are engaged.
@@ -256,6 +201,17 @@ impl Brakes {
         Ok(engaged)
     }
 
+    /// Returns how many connections of this installation at Nango belong to no row, by the last sweep.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn orphans(&self) -> Result<i64> {
+        let mut tx = self.database.begin_single().await?;
+        let orphans = db::orphan_count(&mut tx).await?;
+        tx.commit().await?;
+        Ok(orphans)
+    }
+
     /// Releases a brake: what it stopped is right. Of the database this says that it is the installation's, moved or
     /// restored.
     ///
@@ -269,7 +225,7 @@ impl Brakes {
                 db::record_identity(&mut tx, &actual).await?;
             }
             Brake::Nango => db::confirm_environment(&mut tx, self.clock.now()).await?,
-            counted => db::release_brake(&mut tx, counted.as_str()).await?,
+            counted => db::release_brake(&mut tx, counted).await?,
         }
         tx.commit().await?;
         Ok(())
