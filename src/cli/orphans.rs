@@ -67,7 +67,10 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
         OrphansCommand::Delete(chosen) => {
             for orphan in choose(orphans, &chosen)? {
                 service.delete_orphan(&orphan).await?;
-                print_line(format_args!("{}  is deleted by the service", orphan.nango.id))?;
+                print_line(format_args!(
+                    "{}  is deleted by the service",
+                    orphan.nango.id
+                ))?;
             }
         }
     }
@@ -77,7 +80,9 @@ pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
 async fn service() -> Result<Connections, Failure> {
     let config = Config::read(&variable)?;
     let catalog = Catalog::load(config.catalog_file.as_deref())?;
-    let nango = config.nango.ok_or("NANGO_ENABLED is false: set it to true")?;
+    let nango = config
+        .nango
+        .ok_or("NANGO_ENABLED is false: set it to true")?;
     let database = Database::connect(&config.database).await?;
     database.migrate().await?;
     let settings = Settings {

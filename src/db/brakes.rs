@@ -103,11 +103,9 @@ pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::R
 }
 
 pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<EngagedBrake>> {
-    sqlx::query_as(
-        "select kind, engaged_at from brake where engaged_at is not null order by kind",
-    )
-    .fetch_all(db)
-    .await
+    sqlx::query_as("select kind, engaged_at from brake where engaged_at is not null order by kind")
+        .fetch_all(db)
+        .await
 }
 
 /// What identifies a database and the address it is served at. A restored or copied database differs in one of them.
@@ -142,7 +140,11 @@ impl Identity {
         compare("the database", text(before), text(now));
         let oids = |of: &Self| format!("{}/{}", show(of.database_oid), show(of.table_oid));
         compare("the object identifier", oids(recorded), oids(self));
-        compare("PUBLIC_URL", text(&recorded.public_url), text(&self.public_url));
+        compare(
+            "PUBLIC_URL",
+            text(&recorded.public_url),
+            text(&self.public_url),
+        );
         (!differences.is_empty()).then(|| differences.join(", "))
     }
 }
@@ -162,11 +164,10 @@ pub(crate) async fn actual_identity(
     db: &mut Transaction,
     public_url: &str,
 ) -> sqlx::Result<Identity> {
-    let is_readable: bool = sqlx::query_scalar(
-        "select has_function_privilege('pg_control_system()', 'execute')",
-    )
-    .fetch_one(&mut *db)
-    .await?;
+    let is_readable: bool =
+        sqlx::query_scalar("select has_function_privilege('pg_control_system()', 'execute')")
+            .fetch_one(&mut *db)
+            .await?;
     let system_identifier = if is_readable {
         sqlx::query_scalar("select system_identifier from pg_control_system()")
             .fetch_one(&mut *db)

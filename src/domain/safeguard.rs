@@ -5,7 +5,16 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 
 /// A brake: stops what could harm many users by mistake.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Display, EnumString, IntoStaticStr, VariantArray, VariantNames,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+    VariantNames,
 )]
 #[strum(serialize_all = "snake_case")]
 pub enum Brake {

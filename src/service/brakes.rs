@@ -95,7 +95,7 @@ impl Brakes {
             tx.commit().await?;
             Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
         });
-        Ok(compared.await.map_err(|error: sqlx::Error| Arc::new(error))?)
+        Ok(compared.await?)
     }
 
     /// Fails if the Nango environment is unknown: a connect there would be lost when the right one is back.
@@ -156,7 +156,9 @@ impl Brakes {
 
     /// Notes whether Nango has connections of this installation.
     pub(crate) fn recognize_environment(&self, is_known: bool) {
-        let was_unknown = self.is_environment_unknown.swap(!is_known, Ordering::Relaxed);
+        let was_unknown = self
+            .is_environment_unknown
+            .swap(!is_known, Ordering::Relaxed);
         match (was_unknown, is_known) {
             (false, false) => tracing::error!(
                 brake = Brake::Nango.as_str(),
@@ -195,7 +197,8 @@ impl Brakes {
             Some(EngagedBrake {
                 brake: row.kind.parse().ok()?,
                 since: Some(row.engaged_at),
-                reason: "more than 10 and more than 2 % of all connections within an hour".to_owned(),
+                reason: "more than 10 and more than 2 % of all connections within an hour"
+                    .to_owned(),
             })
         }));
         Ok(engaged)

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{ConnectionView, Connections, Error, Result};
@@ -49,6 +51,34 @@ pub(crate) enum CredentialHealth {
     Missing,
 }
 
+/// What a check found at this moment, whatever the connection's status is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// The credentials were refreshed, or need no refresh.
+    Working,
+    /// The provider refused to refresh them. After three refusals over five minutes, the user has to authorize again.
+    Refused,
+    /// The provider refuses to refresh others' credentials as well.
+    ProviderOutage,
+    /// They were not refreshed, and nothing says why.
+    Unknown,
+    /// Nango does not have the connection.
+    Missing,
+}
+
+impl From<CredentialHealth> for Health {
+    fn from(found: CredentialHealth) -> Self {
+        match found {
+            CredentialHealth::Working(_) => Self::Working,
+            CredentialHealth::Refused => Self::Refused,
+            CredentialHealth::ProviderOutage => Self::ProviderOutage,
+            CredentialHealth::Unknown | CredentialHealth::Reported => Self::Unknown,
+            CredentialHealth::Missing => Self::Missing,
+        }
+    }
+}
+
 /// What was found of each connector whose provider, a moment ago, refreshed the credentials of nobody who was asked about.
 #[derive(Debug)]
 pub(crate) struct SuspectCredentials(Cache<Uuid, CredentialHealth>);
@@ -60,15 +90,16 @@ impl Default for SuspectCredentials {
 }
 
 impl Connections {
-    /// Asks Nango now how a connection is, by a forced refresh.
+    /// Asks Nango now how a connection is, by a forced refresh. Returns what it found; `None` while the connection waits for
+    /// its user.
     ///
     /// # Errors
     /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
         self.nango_gateway()?;
         let connection = self.find_own(user, id).await?;
-        match &connection.state {
-            State::Pending { .. } => {}
+        let health = match &connection.state {
+            State::Pending { .. } => None,
             State::Disconnected { .. } => {
                 return Err(Error::Invalid(
                     "a disconnected connection has nothing to check".to_owned(),
@@ -79,11 +110,9 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => {
-                self.check_connection(&connection).await?;
-            }
-        }
-        self.get(user, id).await
+            _ => Some(self.check_connection(&connection).await?.0.into()),
+        };
+        Ok((self.get(user, id).await?, health))
     }
 
     /// Finds out how a connection is, and writes it down. Returns what was found, and the connection as it is now.
@@ -161,6 +190,15 @@ impl Connections {
             // It is no news of one that does not work anyway: nobody else's are refreshed for it.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
+            {
+                Ok(CredentialHealth::Refused)
+            }
+            // Others' are refreshed once a minute at most, however often one is checked.
+            Err(nango::Error::InvalidCredentials { .. })
+                if connection
+                    .refusals
+                    .last()
+                    .is_some_and(|last| now - *last < MIN_CHECK_INTERVAL) =>
             {
                 Ok(CredentialHealth::Refused)
             }
@@ -344,7 +382,9 @@ impl Connections {
             return Ok(Some(connection));
         }
         let transition = change(&connection);
-        let brake = transition.as_ref().and_then(|change| brake_of(change.event));
+        let brake = transition
+            .as_ref()
+            .and_then(|change| brake_of(change.event));
         let has_room = match brake {
             Some(brake) => db::has_room(&mut tx, brake, 1).await?,
             None => true,

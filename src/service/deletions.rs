@@ -111,22 +111,30 @@ impl Connections {
         let is_in_use = db::is_in_use(&mut tx, id).await?;
         tx.commit().await?;
         if is_in_use {
-            tracing::warn!(nango_connection = id, "a connection at nango is in use and is not deleted");
+            tracing::warn!(
+                nango_connection = id,
+                "a connection at nango is in use and is not deleted"
+            );
             return Ok(());
         }
         if deletion.reason == DeletionReason::Replaced.as_str()
             && !self.has_working_successor(deletion).await?
         {
-            return Err(Error::Unconfirmed("the grant that replaced it has not been seen to work"));
+            return Err(Error::Unconfirmed(
+                "the grant that replaced it has not been seen to work",
+            ));
         }
         let nango = &self.nango_gateway()?.nango;
-        let (stored, _) = self.stored_for(deletion).await?;
+        let (stored, mut is_others) = self.stored_for(deletion).await?;
+        let mut left = Vec::new();
         for summary in &stored {
             nango
                 .delete_connection(id, &summary.provider_config_key)
                 .await?;
         }
-        let (left, is_others) = self.stored_for(deletion).await?;
+        if !stored.is_empty() {
+            (left, is_others) = self.stored_for(deletion).await?;
+        }
         let key = &deletion.integration_key;
         if !left.is_empty() || !(is_others || self.is_unknown_to_nango(id, key).await?) {
             return Err(Error::Unconfirmed("nango still has the connection"));
@@ -174,9 +182,8 @@ impl Connections {
         let (stored, others): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|summary| self.is_meant(deletion, summary));
-        let is_others = |summary: &ConnectionSummary| {
-            summary.provider_config_key == deletion.integration_key
-        };
+        let is_others =
+            |summary: &ConnectionSummary| summary.provider_config_key == deletion.integration_key;
         Ok((stored, others.iter().any(is_others)))
     }
 

@@ -58,6 +58,7 @@ use crate::nango::integration_cache::IntegrationCache;
 use crate::views::ConnectionView;
 
 pub use connect::{ConnectOutcome, ConnectRequest};
+pub use credential_check::Health;
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use event_stream::Events;
 pub use idempotency::{Answer, Idempotency};
@@ -323,7 +324,9 @@ impl Connections {
                 tracing::warn!(%error, "could not look up whether nango has this installation's connections");
             }
             Err(_elapsed) => {
-                tracing::warn!("nango did not answer whether it has this installation's connections");
+                tracing::warn!(
+                    "nango did not answer whether it has this installation's connections"
+                );
             }
         }
     }

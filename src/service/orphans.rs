@@ -102,7 +102,10 @@ impl Connections {
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
         tx.commit().await?;
-        let used: HashSet<&str> = rows.iter().map(|it| it.nango_connection_id.as_str()).collect();
+        let used: HashSet<&str> = rows
+            .iter()
+            .map(|it| it.nango_connection_id.as_str())
+            .collect();
         let is_orphan = |summary: &&ConnectionSummary| {
             let id = summary.connection_id.as_str();
             // A known attempt's grant is the sweep's to apply.

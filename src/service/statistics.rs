@@ -99,7 +99,6 @@ impl ServiceMetrics {
             ("found", report.found),
             ("checked", report.checked),
             ("missing", report.missing),
-            ("orphan", report.orphans),
             ("unreadable", report.unreadable),
         ] {
             self.findings
@@ -199,10 +198,10 @@ impl Connections {
                 .get_or_create(&queue)
                 .set(age(figures.oldest, now).as_secs_f64());
         };
-        if let Ok(engaged) = self.brakes.engaged().await {
-            register_brakes(&mut registry, &engaged);
-        }
         if let Some(stats) = stats {
+            if let Ok(engaged) = self.brakes.engaged().await {
+                register_brakes(&mut registry, &engaged);
+            }
             note("upstream_deletions", stats.deletions);
             note("open_attempts", stats.attempts);
             note("event_deliveries", stats.deliveries);

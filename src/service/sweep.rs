@@ -335,8 +335,7 @@ impl Connections {
         let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
-        if self.apply_grant(attempt, summary).await?
-            || self.delete_erased(attempt, summary).await?
+        if self.apply_grant(attempt, summary).await? || self.delete_erased(attempt, summary).await?
         {
             report.found += 1;
         }

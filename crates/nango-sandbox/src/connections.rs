@@ -262,9 +262,7 @@ pub(super) async fn delete(
         }
         None => {}
     }
-    let connection = state
-        .connection(&id, &integration)
-        .ok_or_else(unknown)?;
+    let connection = state.connection(&id, &integration).ok_or_else(unknown)?;
     let event = state.integration(&integration).map(|it| Event {
         integration: it.clone(),
         connection_id: id.clone(),

@@ -28,9 +28,15 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
                 Brake::Nango => {
                     "correct NANGO_SECRET_KEY; if the environment is right: `patchbay brake release nango`"
                 }
-                _ => "find out what happened (docs/OPERATIONS.md); if it is right: `patchbay brake release`",
+                _ => {
+                    "find out what happened (docs/OPERATIONS.md); if it is right: `patchbay brake release`"
+                }
             };
-            report.fail("brakes", format!("{}: {}", one.brake, one.reason), remediation);
+            report.fail(
+                "brakes",
+                format!("{}: {}", one.brake, one.reason),
+                remediation,
+            );
         }
         if engaged.is_empty() {
             report.ok("brakes", "no brake is engaged");
@@ -44,7 +50,10 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
                 "`patchbay orphans list` shows them, `restore` brings them back, `delete` deletes them at Nango",
             );
         } else {
-            report.ok("orphans", "every connection of this installation at Nango belongs to a row");
+            report.ok(
+                "orphans",
+                "every connection of this installation at Nango belongs to a row",
+            );
         }
     }
     database.close().await;

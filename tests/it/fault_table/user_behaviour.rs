@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     assert_status, check, describe_status, event_kinds, noticed, popup, read_column, reconnect,
-    revoked, text, wait_for, wait_for_nango_call, wait_until_settled,
+    refused_until_dead, revoked, text, wait_for, wait_for_nango_call, wait_until_settled,
 };
 use crate::test_app::TestApp;
 
@@ -92,13 +92,14 @@ async fn refresh_tab_closed() {
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(2));
     app.sweep().await;
+    refused_until_dead(&app).await;
     assert_eq!(
         describe_status(&ada, &id).await,
         "error needs_reauthorization succeeded"
     );
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }
@@ -357,11 +358,15 @@ async fn refresh_two_tabs() {
     let (one, other) = tokio::join!(check(&ada, &id), check(&ada, &id));
     for (status, body) in [one, other] {
         assert_eq!(status, StatusCode::OK, "{body}");
-        assert_eq!(body["status_reason"], "needs_reauthorization");
+        assert_eq!(
+            (&body["status"], &body["health"]),
+            (&json!("connected"), &json!("refused"))
+        );
     }
+    refused_until_dead(&app).await;
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }
