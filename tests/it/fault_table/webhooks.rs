@@ -146,7 +146,10 @@ async fn refresh_webhook_twice() {
     let (ada, id) = revoked(&app).await;
     app.faults(json!({ "duplicate_webhooks": true })).await;
     nango_refreshes(&app, &ada, &id).await;
-    wait_for(async || ada.connection(&id).await["failing_since"].is_string()).await;
+    super::wait_for("the failure is seen", async || {
+        ada.connection(&id).await["failing_since"].is_string()
+    })
+    .await;
     assert_status(&app).await;
     refused_until_dead(&app).await;
     let dead = ada.connection(&id).await;
