@@ -21,6 +21,9 @@ use crate::single_flight::CachedValue;
 /// How many connections are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
 
+/// How many connections have to be absent, and none present, for an environment to be unknown.
+const MIN_ABSENT: usize = 2;
+
 /// How long the database's identity is cached.
 const IDENTITY_TTL: Duration = Duration::from_secs(2);
 
@@ -45,6 +48,8 @@ pub struct Brakes {
     identity: CachedValue<Result<Option<String>, Arc<sqlx::Error>>>,
     /// The secret key opens another Nango environment, as far as is known.
     is_environment_unknown: AtomicBool,
+    /// What requests found that looked it up again.
+    reverified: CachedValue<Result<()>>,
 }
 
 impl Brakes {
@@ -58,6 +63,7 @@ impl Brakes {
             clock,
             identity: CachedValue::new(IDENTITY_TTL),
             is_environment_unknown: AtomicBool::new(false),
+            reverified: CachedValue::new(IDENTITY_TTL),
         }
     }
 
@@ -98,7 +104,17 @@ impl Brakes {
         Ok(compared.await?)
     }
 
-    /// Fails if the Nango environment is unknown: a connect there would be lost when the right one is back.
+    /// Fails if the Nango environment is unknown, which is looked up again: a connect there would be lost when the right
+    /// one is back.
+    pub(crate) async fn require_environment(&self) -> Result<()> {
+        if self.check_environment().is_ok() {
+            return Ok(());
+        }
+        let verify = self.verify_environment(&[], None);
+        self.reverified.get(verify).await
+    }
+
+    /// Fails if the Nango environment was unknown when it was last looked up.
     pub(crate) fn check_environment(&self) -> Result<()> {
         if self.is_environment_unknown.load(Ordering::Relaxed) {
             return Err(Error::UnknownEnvironment);
@@ -139,7 +155,9 @@ impl Brakes {
                 return Ok(());
             }
         }
-        self.recognize_environment(sample.is_empty());
+        // One connection alone may be gone for a reason of its own.
+        let absent = sample.len() + usize::from(doubted.is_some());
+        self.recognize_environment(sample.is_empty() || absent < MIN_ABSENT);
         self.check_environment()
     }
 

@@ -87,7 +87,7 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
-        self.brakes.check_environment()?;
+        self.brakes.require_environment().await?;
         let connector = self.connector(connector)?;
         check_parameters(connector, request)?;
         available(connector)?;
@@ -135,7 +135,7 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
-        self.brakes.check_environment()?;
+        self.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
             let (connection, newest) = self.find_with_attempt(user, id).await?;
             let connector = self.connector(&connection.connector.slug)?;

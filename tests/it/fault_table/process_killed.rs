@@ -42,7 +42,6 @@ pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     let url = format!("http://127.0.0.1:{port}");
     let settings = app.settings(&[
         ("PORT", &port),
-        ("PUBLIC_URL", &url),
         ("NANGO_TIMEOUT_SECONDS", "14"),
     ]);
     let settings: Vec<(&str, &str)> = settings

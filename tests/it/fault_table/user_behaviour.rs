@@ -315,6 +315,7 @@ pub(super) async fn two_tabs(app: TestApp) {
     app.advance(TimeDelta::seconds(1));
     popup(&app, &open).await;
     noticed(&app).await;
+    replaced_grants_are_due(&app).await;
     wait_for("the newest is kept alone", async || {
         let stored = app.nango_connections().await;
         stored.len() == 1 && stored[0] != text(&waited, "nango_connection_id")
@@ -393,6 +394,12 @@ async fn disconnect_two_tabs() {
     wait_until_settled(&app).await;
 }
 
+/// A grant that was replaced stays for ten minutes, until the newer one has been seen to work.
+async fn replaced_grants_are_due(app: &TestApp) {
+    app.advance(TimeDelta::minutes(11));
+    app.service().await.delete_due().await.unwrap();
+}
+
 #[tokio::test]
 async fn connect_two_grants() {
     two_grants(TestApp::new().await).await;
@@ -406,6 +413,7 @@ pub(super) async fn two_grants(app: TestApp) {
     let started = ada.connect("gmail").await;
     tokio::join!(popup(&app, &started), popup(&app, &started));
     noticed(&app).await;
+    replaced_grants_are_due(&app).await;
     wait_for("one of the two is kept", async || {
         app.nango_connections().await.len() == 1
     })

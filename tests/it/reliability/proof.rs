@@ -28,6 +28,7 @@ async fn connected(app: &TestApp, count: usize) -> Vec<(User<'_>, Value)> {
         let user = app.user(&format!("user-{number}")).await;
         let connection = user.connected("gmail").await;
         all.push((user, connection));
+        app.advance(TimeDelta::seconds(1));
     }
     app.advance(TimeDelta::minutes(5));
     all
@@ -101,7 +102,7 @@ async fn grants_newer_than_a_restored_backup_are_kept_and_restored() {
     let all = connected(&app, 4).await;
     let before = app.nango_connections().await;
     restore_backup_without(&app, &all[1..]).await;
-    app.advance(TimeDelta::days(2));
+    app.advance(TimeDelta::hours(6));
     // Nango sends the webhooks of their grants again.
     let service = app.service().await;
     let hooks = app.control("webhooks", Method::GET, Value::Null).await;

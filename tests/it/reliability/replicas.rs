@@ -174,7 +174,7 @@ async fn sweep_pauses_when_rate_budget_is_low() {
         app.nango_connections().await;
     }
     let calls = async || app.nango_calls("GET", "/connections").await;
-    // The listing, and three of the six that it does not have: then fewer than thirty calls are left.
+    // The listing, and some of the six that it does not have: then fewer than thirty calls are left.
     let most = calls().await + 4;
     let (service, stop) = (app.service().await, CancellationToken::new());
     let mut sweeping = pin!(service.sweep(IMMEDIATE_SWEEP, &stop));
