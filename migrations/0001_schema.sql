@@ -18,19 +18,19 @@ create domain user_id_text as text
     );
 
 -- The closed sets of names that the program knows. A migration that adds a name replaces the constraint.
-create domain connection_status as text
+create domain connection_status_text as text
     constraint connection_status_known check (value in ('pending', 'connected', 'disconnected', 'error'));
 
-create domain status_reason as text
+create domain status_reason_text as text
     constraint status_reason_known check (value in (
         'awaiting_authorization', 'authorization_denied', 'authorization_failed', 'attempt_expired', 'nango_unavailable',
         'nango_refused', 'needs_reauthorization', 'missing_upstream', 'account_mismatch', 'user_disconnected'
     ));
 
-create domain attempt_kind as text
+create domain attempt_kind_text as text
     constraint attempt_kind_known check (value in ('connect', 'reconnect'));
 
-create domain attempt_outcome as text
+create domain attempt_outcome_text as text
     constraint attempt_outcome_known check (value in ('succeeded', 'failed', 'expired', 'superseded'));
 
 -- This installation. `id` marks its connections at Nango; the next columns identify the database it was last served
@@ -95,8 +95,8 @@ create table user_connector_connection (
     integration_key text,
     provider text,
 
-    status connection_status not null,
-    status_reason status_reason,
+    status connection_status_text not null,
+    status_reason status_reason_text,
     connected_at utc_time,
     disconnected_at utc_time,
     last_synced_at utc_time,
@@ -120,10 +120,10 @@ create table user_connector_connection (
     -- A copy of the newest attempt, kept by the statements that write attempts. Whoever reads connections reads how
     -- each was last authorized; a look-up row by row cost as much as the rest of a list.
     attempt_id uuid,
-    attempt_kind attempt_kind,
+    attempt_kind attempt_kind_text,
     attempt_expires_at utc_time,
-    attempt_outcome attempt_outcome,
-    attempt_error_code status_reason,
+    attempt_outcome attempt_outcome_text,
+    attempt_error_code status_reason_text,
     attempt_error_message text,
     attempt_invalidated boolean,
     -- Whether the browser that started it came back; null if that is not known.
@@ -194,13 +194,13 @@ create table connect_attempt (
     -- A UUIDv7: ids are in order of creation.
     id uuid not null,
     connection_id uuid not null,
-    kind attempt_kind not null,
+    kind attempt_kind_text not null,
     -- The integration and provider of its session.
     integration_key text not null,
     provider text,
     expires_at utc_time not null,
-    outcome attempt_outcome,
-    error_code status_reason,
+    outcome attempt_outcome_text,
+    error_code status_reason_text,
     error_message text,
     nango_connection_id text,
     -- A disconnect followed: a grant of this attempt no longer connects.
@@ -254,8 +254,8 @@ create table connection_event (
         'credentials_failing', 'needs_reauthorization', 'missing_upstream', 'recovered', 'account_mismatched',
         'account_accepted', 'token_refreshed', 'adopted', 'restored'
     )),
-    status connection_status not null,
-    status_reason status_reason,
+    status connection_status_text not null,
+    status_reason status_reason_text,
     attempt_id uuid,
     detail text,
     -- The whole webhook message, as it was then. Null if webhooks do not report the event.

@@ -262,7 +262,7 @@ impl Connections {
         let current = integration_of(connector);
         if let Some(stored) = connection.state.upstream() {
             let integration = &stored.integration;
-            if *integration == current || has_integration(upstream, &integration.key).await {
+            if has_integration(upstream, &integration.key).await {
                 return Ok((AttemptKind::Reconnect, integration.clone()));
             }
         }

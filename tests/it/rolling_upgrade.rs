@@ -117,7 +117,7 @@ async fn connector_added_by_newer_program_is_shown_by_name() {
 async fn unreadable_row_does_not_block_webhooks_of_other_users() {
     // What only a newer program knows, whose migration has extended what may be there, and what no program can hold.
     for unreadable in [
-        "alter domain status_reason drop constraint status_reason_known; \
+        "alter domain status_reason_text drop constraint status_reason_known; \
          update user_connector_connection set status = 'error', status_reason = 'of_tomorrow' where user_id = 'ada'",
         "alter domain utc_time drop constraint utc_time_range; \
          update user_connector_connection set created_at = 'infinity' where user_id = 'ada'",

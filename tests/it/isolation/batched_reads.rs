@@ -14,7 +14,7 @@ async fn unreadable_row_fails_only_its_own_user() {
     bob.connect("gmail").await;
     app.faults(json!({ "only": "tags", "status": 500 })).await;
     sqlx::raw_sql(
-        "alter domain status_reason drop constraint status_reason_known; \
+        "alter domain status_reason_text drop constraint status_reason_known; \
          update user_connector_connection set status = 'error', status_reason = 'of another version' \
          where user_id = 'ada'",
     )
