@@ -40,10 +40,7 @@ impl KillableProcess {
 pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
-    let settings = app.settings(&[
-        ("PORT", &port),
-        ("NANGO_TIMEOUT_SECONDS", "14"),
-    ]);
+    let settings = app.settings(&[("PORT", &port), ("NANGO_TIMEOUT_SECONDS", "14")]);
     let settings: Vec<(&str, &str)> = settings
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
