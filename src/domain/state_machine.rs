@@ -477,3 +477,58 @@ impl Attempt {
         self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time")
+    }
+
+    fn connection(refusals: Vec<DateTime<Utc>>) -> Connection {
+        let connector = ConnectorRef {
+            id: Uuid::nil(),
+            slug: "gmail".to_owned(),
+            name: "Gmail".to_owned(),
+        };
+        let user = UserId::try_from("ada".to_owned()).expect("a valid user id");
+        Connection {
+            refusals,
+            ..Connection::new(user, connector.into(), String::new(), at(0))
+        }
+    }
+
+    #[test]
+    fn three_refusals_over_five_minutes_mean_dead() {
+        for (times, expected) in [
+            (vec![0, 300], false),
+            (vec![0, 1, 300], false),
+            (vec![0, 60, 120], false),
+            (vec![0, 60, 299], false),
+            (vec![0, 60, 300], true),
+            (vec![0, 150, 300], true),
+        ] {
+            let mut connection = connection(Vec::new());
+            let mut is_dead = false;
+            for seconds in &times {
+                (connection.refusals, is_dead) = connection.refused(at(*seconds));
+            }
+            assert_eq!(is_dead, expected, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn dead_credentials_are_retried_for_a_week() {
+        let mut refusals = vec![at(0), at(150), at(300)];
+        let mut now = at(300);
+        while refusals.len() < MAX_REFUSALS {
+            now += TimeDelta::minutes(1);
+            if is_retry_due(&refusals, now) {
+                refusals.push(now);
+            }
+        }
+        assert!((now - at(0)).num_days() >= 7, "{}", now - at(0));
+        assert!(!is_retry_due(&refusals, now + TimeDelta::days(30)));
+    }
+}
