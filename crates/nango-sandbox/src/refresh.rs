@@ -61,7 +61,13 @@ impl App {
             client_id: integration.credentials.client_id.clone(),
             client_secret: integration.credentials.client_secret.clone(),
         };
-        let Ok(answer) = state.provider_token(&request, now) else {
+        let is_refused = state.faults.refuse_refresh_of.iter().any(|it| it == id);
+        let answer = if is_refused {
+            None
+        } else {
+            state.provider_token(&request, now).ok()
+        };
+        let Some(answer) = answer else {
             let (failure, event) = state.refresh_refused(id, &integration, now)?;
             drop(state);
             self.send_webhook(&event);

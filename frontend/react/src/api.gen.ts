@@ -798,7 +798,7 @@ export interface components {
          * @description What a change of a connection was.
          * @enum {string}
          */
-        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
+        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
         /** @description A page of a connection's history, the newest first. */
         HistoryBody: {
             events: components["schemas"]["Event"][];

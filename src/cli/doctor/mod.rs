@@ -3,6 +3,7 @@
 //! Nothing is changed by it, neither in the database nor at Nango.
 
 mod binding;
+mod brakes;
 mod database;
 mod encryption;
 mod nango;
@@ -167,6 +168,7 @@ pub async fn run(
     database::check(&mut report, &config.database, clock).await;
     encryption::check(&mut report, &config, clock).await;
     nango::check(&mut report, config.nango.as_ref(), &catalog, clock).await;
+    brakes::check(&mut report, &config, clock).await;
     web::check(&mut report, &config).await;
     if config.nango.is_some() {
         binding::check(&mut report, &config.http);
