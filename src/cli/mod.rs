@@ -16,6 +16,7 @@ mod webhooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::catalog::Catalog;
@@ -84,6 +85,9 @@ impl Command {
     }
 }
 
+/// How long threads that are still at work may hold up the exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Does what the command line says, and answers with what the process is to end with.
@@ -103,7 +107,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(command)) {
+    let ended = runtime.block_on(run(command));
+    // Name look-ups that never end would hold up the exit.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    match ended {
         Ok(code) => code,
         Err(error) => {
             print_note(format_args!("patchbay: {error}"));
@@ -129,7 +136,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = load_config()?;
             let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
             let catalog = Catalog::load(config.catalog_file.as_deref())?;
-            let app = App::bind(config, catalog, Clock::System).await?;
+            let app = App::bind(config, catalog, Clock::database()).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
             drop(telemetry);

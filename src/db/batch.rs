@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
-use super::connection_health::{PooledConnection, STATEMENT_TIMEOUT, is_unreachable, with_timeout};
+use super::connection_health::{Outage, STATEMENT_TIMEOUT, with_timeout};
+use super::pooled_connection::PooledConnection;
 
 /// How many questions one statement answers at the most.
 const MAX_BATCH: usize = 64;
@@ -125,7 +126,7 @@ async fn load_batch<Q: BatchQuery>(
     };
     // Whether or not it ever answers, the next are asked on another.
     reader.held = None;
-    let is_refused = error.as_database_error().is_some() && !is_unreachable(&error);
+    let is_refused = error.as_database_error().is_some() && Outage::of(&error).is_none();
     if is_refused && questions.len() > 1 {
         let (some, others) = questions.split_at(questions.len() / 2);
         let mut all = Box::pin(load_batch(reader, some, by)).await;
@@ -162,18 +163,17 @@ impl BatchReader {
             tx.commit().await?;
             return Ok(answers);
         }
-        if let Some(stored) = self
-            .held
-            .as_mut()
-            .filter(|stored| Instant::now() < stored.until)
-            && let Ok(answers) = Q::load_many(&mut *stored.connection, questions).await
-        {
-            return Ok(answers);
+        let now = Instant::now();
+        if let Some(stored) = self.held.as_mut().filter(|stored| now < stored.until) {
+            stored.connection.set_deadline(now + STATEMENT_TIMEOUT);
+            if let Ok(answers) = Q::load_many(&mut stored.connection, questions).await {
+                return Ok(answers);
+            }
         }
         // Its time is over, or it was lost, which a new one tells.
         self.held = None;
         let mut connection = self.database.acquire().await?;
-        let answers = Q::load_many(&mut *connection, questions).await?;
+        let answers = Q::load_many(&mut connection, questions).await?;
         self.held = Some(PooledReader {
             connection,
             until: Instant::now() + HOLD_TIME,

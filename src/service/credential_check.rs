@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
 use uuid::Uuid;
 
+use super::tokens::with_deadline;
 use super::{ConnectionView, Connections, Error, Result};
 use crate::catalog::AccountPointers;
 use crate::db;
@@ -78,7 +79,7 @@ impl Connections {
                 ));
             }
             _ => {
-                self.check_connection(&connection).await?;
+                with_deadline(self.check_connection(&connection)).await?;
             }
         }
         self.get(user, id).await

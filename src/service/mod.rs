@@ -4,6 +4,7 @@
 //! change what is there by then, under the row's lock.
 
 mod account;
+mod clock_offset;
 mod connect;
 mod credential_check;
 mod disconnect;
@@ -29,9 +30,11 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
+use self::reconcile::AttemptTurns;
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
@@ -40,7 +43,7 @@ use crate::clock::Clock;
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connector_cache::ConnectorCache;
-use crate::db::{Database, Transaction};
+use crate::db::{Database, DatabaseError, Transaction};
 use crate::domain::Connection;
 use crate::domain::UserId;
 use crate::encryption;
@@ -89,6 +92,8 @@ pub struct Connections {
     doubts: SuspectCredentials,
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
+    attempt_turns: AttemptTurns,
+    clock_offset: ClockOffset,
     counts: ServiceMetrics,
 }
 
@@ -234,6 +239,8 @@ impl Connections {
             after: BatchLoader::new(&database),
             large_lists: LargeLists::new(),
             uses: BatchLoader::new(&database),
+            attempt_turns: AttemptTurns::default(),
+            clock_offset: ClockOffset::default(),
             database,
             catalog,
             upstream,
@@ -251,12 +258,12 @@ impl Connections {
         })
     }
 
-    /// Answers if the database does.
+    /// Checks that the database accepts writes and has the schema.
     ///
     /// # Errors
-    /// As the database.
-    pub async fn ping(&self) -> Result<()> {
-        Ok(self.database.ping().await?)
+    /// When it does not, or does not answer.
+    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
+        self.database.check_ready().await
     }
 
     /// The catalog.

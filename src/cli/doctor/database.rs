@@ -5,9 +5,6 @@ use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
-/// The oldest server that is supported, as its own number.
-const MIN_SERVER_VERSION: i32 = 130_000;
-
 /// By how many seconds clocks may differ before somebody should know.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
@@ -22,6 +19,10 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
                 DatabaseError::Tls(_) => {
                     "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
                 }
+                DatabaseError::ReadOnly => {
+                    "promote a standby or switch default_transaction_read_only off, and let DATABASE_URL name the primary"
+                }
+                DatabaseError::TooOld(_) => "update the server to PostgreSQL 13 or newer",
                 _ => {
                     "start the database, and look at host and port in DATABASE_URL and at firewalls between"
                 }
@@ -33,8 +34,10 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
     match database.schema_status().await {
         Ok(survey) => {
             describe(report, &survey, clock);
+            check_write(report, &database, &survey).await;
             pooler(report, &database);
         }
+        Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
         Err(error) => report.fail(
             "database",
             format!("the database answers no question: {error}"),
@@ -45,17 +48,14 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
 }
 
 fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
-    let found = format!("PostgreSQL {} answers", survey.version);
-    if survey.version_number >= MIN_SERVER_VERSION {
-        report.ok("database", found);
-    } else {
-        report.fail("database", found, "update it to PostgreSQL 13 or newer");
-    }
+    // Older servers are refused before.
+    report.ok("database", format!("PostgreSQL {} answers", survey.version));
     let removed = survey
         .newer
         .iter()
         .find(|(_, description)| description.starts_with(CONTRACT_PREFIX));
     match (survey.changed.first(), removed) {
+        _ if !survey.damage.is_empty() => fail_damaged(report, &survey.damage),
         (Some(version), _) => report.fail(
             "migrations",
             format!("migration {version} is not what this program applied"),
@@ -93,6 +93,43 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
         );
     } else {
         report.ok("database clock", "the database has the same time");
+    }
+}
+
+fn fail_damaged(report: &mut Report, damage: &[String]) {
+    report.fail(
+        "migrations",
+        format!("the schema is damaged: {}", damage.join("; ")),
+        "restore the database from a backup",
+    );
+}
+
+/// Whether the role can do what the start and the service do.
+async fn check_write(report: &mut Report, database: &Database, survey: &SchemaStatus) {
+    let (role, path) = (&survey.role, &survey.search_path);
+    let Some(schema) = &survey.schema else {
+        report.fail(
+            "database write",
+            format!(
+                "no schema of the search_path {path} exists, or the role {role} may not use it"
+            ),
+            "create the schema, or set another one by DATABASE_URL's parameter `schema`",
+        );
+        return;
+    };
+    match database.test_write().await {
+        Ok(()) => report.ok(
+            "database write",
+            format!("the role {role} can write to the schema {schema}"),
+        ),
+        Err(error) => report.fail(
+            "database write",
+            format!("the role {role} cannot write to the schema {schema}: {error}"),
+            format!(
+                "grant it what it lacks: usage and create on the schema {schema}, and select, insert, update and delete \
+                 on its tables"
+            ),
+        ),
     }
 }
 

@@ -64,7 +64,7 @@ pub(crate) struct LegacyTables {
 pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select (to_regclass('user_connector_connection') is not null or to_regclass('connector') is not null) \
-           and not exists (select 1 from _sqlx_migrations)",
+           and to_regclass('installation') is null and not exists (select 1 from _sqlx_migrations)",
     )
     .fetch_one(tx)
     .await
