@@ -20,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::DatabaseConfig;
-use crate::db::{Database, DatabaseError};
+use crate::db::{Database, DatabaseError, InvalidRows};
 use crate::http;
 use crate::http::{BrowserBinding, HttpMetrics, Limits, Readiness};
 use crate::nango;
@@ -301,7 +301,7 @@ fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, a
 
 /// Brings the schema up to date, and says so if it was the predecessor's.
 async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
-    if let Some(imported) = database.import_legacy(catalog).await? {
+    if let Some(imported) = database.import_legacy(catalog, InvalidRows::Refuse).await? {
         tracing::info!(
             ?imported,
             "took over the predecessor's connections; its tables are kept in the schema before_patchbay"

@@ -146,3 +146,27 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn database_time_replaces_a_wrong_system_time() {
+        let wrong = TimeDelta::days(40);
+        let clock = Clock::database_with_system_error(wrong);
+        let before = Clock::System.now();
+        assert!(clock.now() - before >= wrong);
+        let offset = clock.set_database_time(before).unwrap();
+        assert!(
+            offset <= -wrong && offset > -wrong - TimeDelta::seconds(5),
+            "{offset}"
+        );
+        let now = clock.now();
+        assert!(
+            now >= before && now < before + TimeDelta::seconds(5),
+            "{now}"
+        );
+        assert_eq!(Clock::System.set_database_time(before), None);
+    }
+}

@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::Database;
+use crate::db::{Database, InvalidRows};
 use crate::http;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
@@ -48,7 +48,11 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Sandbox,
     /// Bring the database's schema up to date, and end.
-    Migrate,
+    Migrate {
+        /// Leave out rows of the service before Patchbay that cannot be imported: they stay in the schema `before_patchbay`.
+        #[arg(long)]
+        skip_invalid_rows: bool,
+    },
     /// Make, list, rotate, narrow and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -143,21 +147,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         #[cfg(feature = "sandbox")]
         Command::Sandbox => sandbox::run(stop_on_signal()?).await?,
-        Command::Migrate => {
-            let config = Config::read_database(&variable)?;
-            let _telemetry = telemetry::init(LogFormat::Pretty, None);
-            let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
-            let catalog = Catalog::load(catalog_file.as_deref())?;
-            let database = Database::connect(&config).await?;
-            if let Some(adopted) = database.import_legacy(&catalog).await? {
-                print_line(format_args!(
-                    "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
-                    adopted.connections,
-                    adopted.locked.as_secs_f64()
-                ))?;
-            }
-            print_line("the database's schema is up to date")?;
-        }
+        Command::Migrate { skip_invalid_rows } => migrate(skip_invalid_rows).await?,
         Command::Keys(command) => keys::run(command).await?,
         Command::Webhooks(command) => webhooks::run(command).await?,
         Command::Health => health::run()?,
@@ -167,6 +157,32 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Brings the schema up to date, and imports the legacy tables if they are there.
+async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
+    let config = Config::read_database(&variable)?;
+    let _telemetry = telemetry::init(LogFormat::Pretty, None);
+    let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
+    let catalog = Catalog::load(catalog_file.as_deref())?;
+    let database = Database::connect(&config).await?;
+    let invalid = if skip_invalid_rows {
+        InvalidRows::Skip
+    } else {
+        InvalidRows::Refuse
+    };
+    if let Some(adopted) = database.import_legacy(&catalog, invalid).await? {
+        print_line(format_args!(
+            "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+            adopted.connections,
+            adopted.locked.as_secs_f64()
+        ))?;
+        for row in &adopted.skipped {
+            print_line(format_args!("left out, and kept in before_patchbay: {row}"))?;
+        }
+    }
+    print_line("the database's schema is up to date")?;
+    Ok(())
 }
 
 /// Prints the setup's checklist; fails if any of its lines does.

@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError as DatabaseErrorTrait;
 use sqlx::migrate::{Migration, Migrator};
 use tokio::time::Instant;
 
-use super::legacy_import::{self, LegacyImport};
+use super::legacy_import::{self, InvalidRows, LegacyImport};
 use super::schema_status::damage;
 use super::{Database, DatabaseError, Transaction};
 use crate::catalog::Catalog;
@@ -62,10 +62,11 @@ impl Database {
     pub async fn import_legacy(
         &self,
         catalog: &Catalog,
+        invalid: InvalidRows,
     ) -> Result<Option<LegacyImport>, DatabaseError> {
         let mut tx = self.begin_migration().await?;
         let predecessor = if legacy_import::exists(&mut tx).await? {
-            Some(legacy_import::move_to_backup_schema(&mut tx, catalog).await?)
+            Some(legacy_import::move_to_backup_schema(&mut tx, catalog, invalid).await?)
         } else {
             None
         };

@@ -45,7 +45,7 @@ use uuid::Uuid;
 pub use config::DatabaseConfig;
 pub use database::Database;
 pub use error::DatabaseError;
-pub use legacy_import::LegacyImport;
+pub use legacy_import::{InvalidRows, LegacyImport};
 pub(crate) use migrate::CONTRACT_PREFIX;
 pub use migrate::MIGRATOR;
 pub use schema_status::{COLUMNS, SchemaStatus};

@@ -1,7 +1,6 @@
 //! How far this machine's clock is from the database's, by whose time leases, due times and ages go.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::TimeDelta;
 use tokio::time::Instant;
@@ -67,9 +66,8 @@ impl Connections {
     }
 
     /// The last measured offset in seconds: positive if the database's clock is ahead.
-    #[must_use]
-    pub fn clock_offset_seconds(&self) -> Option<f64> {
-        Some(self.clock_offset.get()?.as_seconds_f64())
+    pub(crate) fn clock_offset_seconds(&self) -> f64 {
+        self.clock_offset.get().unwrap_or_default().as_seconds_f64()
     }
 
     /// Whether this machine's clock is too far from the database's for the replica to be ready.

@@ -186,13 +186,11 @@ impl Connections {
             "Connections to the database that nobody uses",
             ConstGauge::new(idle),
         );
-        if let Some(offset) = self.clock_offset_seconds() {
-            registry.register(
-                "database_clock_offset_seconds",
-                "How far the database's clock is ahead of this machine's",
-                ConstGauge::new(offset),
-            );
-        }
+        registry.register(
+            "database_clock_offset_seconds",
+            "How far the database's clock is ahead of this machine's",
+            ConstGauge::new(self.clock_offset_seconds()),
+        );
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
         let now = self.clock.now();

@@ -1,5 +1,6 @@
 //! The schema, and replicas that start together.
 
+mod clocks;
 pub(crate) mod hung_connections;
 mod locks;
 mod read_only;
