@@ -3,6 +3,9 @@
 use std::io;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::RootCertStore;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, PgConnection, Row};
@@ -38,6 +41,23 @@ impl Server {
                 "DATABASE_URL has a parameter that has no effect"
             );
         }
+        let roots = if url.trusts_system {
+            system_roots()
+        } else {
+            String::new()
+        };
+        let options = |server: &PgConnectOptions| {
+            // No column is a float, and poolers refuse parameters that they do not know.
+            let options = server
+                .clone()
+                .application_name("patchbay")
+                .extra_float_digits(None);
+            if roots.is_empty() {
+                options
+            } else {
+                options.ssl_root_cert_from_pem(roots.clone().into_bytes())
+            }
+        };
         let mut refused = None;
         for (number, server) in url.servers.iter().enumerate() {
             match probe(&options(server)).await {
@@ -62,9 +82,22 @@ impl Server {
     }
 }
 
-fn options(server: &PgConnectOptions) -> PgConnectOptions {
-    // No column is a float, and poolers refuse parameters that they do not know.
-    (server.clone().application_name("patchbay")).extra_float_digits(None)
+/// Returns the certificates of the system's authorities in PEM, without those that TLS cannot use. sqlx adds them to those of
+/// public authorities.
+fn system_roots() -> String {
+    let mut pem = String::new();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        if RootCertStore::empty().add(certificate.clone()).is_ok() {
+            pem.push_str("-----BEGIN CERTIFICATE-----\n");
+            let text = STANDARD.encode(&certificate);
+            for line in text.as_bytes().chunks(64) {
+                pem.push_str(&String::from_utf8_lossy(line));
+                pem.push('\n');
+            }
+            pem.push_str("-----END CERTIFICATE-----\n");
+        }
+    }
+    pem
 }
 
 /// Returns the options with which this server was reached, and whether a transaction-mode pooler is in front of it.

@@ -33,6 +33,8 @@ pub(crate) struct DatabaseUrl {
     pub(crate) servers: Vec<PgConnectOptions>,
     /// The settings of each session, by name: those of `options`, and `search_path` for `schema`.
     pub(crate) settings: Vec<(String, String)>,
+    /// `true` if the server's certificate is verified and no file names the authorities.
+    pub(crate) trusts_system: bool,
     /// `true` if `pgbouncer=true` says that a transaction-mode pooler is in front.
     pub(crate) declares_pooler: bool,
     /// The names of parameters that have no effect here.
@@ -79,6 +81,7 @@ impl FromStr for DatabaseUrl {
         });
         Ok(Self {
             servers: servers.collect::<Result<_, String>>()?,
+            trusts_system: parameters.trusts_system(),
             settings: parameters.settings,
             declares_pooler: parameters.declares_pooler,
             ignored: parameters.ignored,

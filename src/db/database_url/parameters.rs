@@ -186,6 +186,13 @@ impl Parameters {
         Ok(())
     }
 
+    pub(super) fn trusts_system(&self) -> bool {
+        let is_verified = self
+            .get("sslmode")
+            .is_some_and(|mode| mode.starts_with("verify"));
+        is_verified && self.get("sslrootcert").is_none()
+    }
+
     /// The hosts with their ports, decoded. The parameters `host` and `port` override those before the `?`.
     pub(super) fn hosts(&self, before: &str) -> Result<Vec<(String, String)>, String> {
         let mut hosts = Vec::new();
