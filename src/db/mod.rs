@@ -61,6 +61,7 @@ pub(crate) use jobs::*;
 pub(crate) use parameters::*;
 pub(crate) use reads::*;
 pub(crate) use retention::*;
+pub(crate) use rows::{note_unreadable_row, unreadable_rows};
 pub(crate) use start_attempt::*;
 pub(crate) use statistics::*;
 pub(crate) use sweep::*;

@@ -42,6 +42,7 @@ use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::batch::BatchLoader;
+use crate::db::connection_health::Outage;
 use crate::db::connector_cache::ConnectorCache;
 use crate::db::{Database, DatabaseError, Transaction};
 use crate::domain::Connection;
@@ -325,6 +326,20 @@ impl Connections {
         let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
         self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
             .await
+    }
+
+    /// The same of a row among many: `None`, logged and counted, if it cannot be read.
+    async fn readable(
+        &self,
+        row: &db::ConnectionWithAttemptRow,
+    ) -> Result<Option<db::ConnectionWithAttempt>> {
+        match self.with_connector(row).await {
+            Err(Error::Database(error)) if Outage::of(&error).is_none() => {
+                db::note_unreadable_row("user_connector_connection", row.id().ok(), &error);
+                Ok(None)
+            }
+            read => Ok(Some(read?)),
+        }
     }
 
     /// What a row says, with what its connector is called.

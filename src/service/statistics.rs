@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -185,6 +185,11 @@ impl Connections {
             "database_pool_idle",
             "Connections to the database that nobody uses",
             ConstGauge::new(idle),
+        );
+        registry.register(
+            "database_unreadable_rows",
+            "Rows that were skipped because they cannot be read",
+            ConstCounter::new(db::unreadable_rows()),
         );
         registry.register(
             "database_clock_offset_seconds",

@@ -3,6 +3,7 @@
 mod clocks;
 pub(crate) mod hung_connections;
 mod locks;
+mod odd_rows;
 mod read_only;
 mod roles;
 mod schema_damage;

@@ -69,6 +69,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "database",
             "migrations",
             "database clock",
+            "database write",
             "pooler",
             "encryption",
             "nango",
