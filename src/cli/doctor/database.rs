@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
-/// By how many seconds clocks may differ before somebody should know.
+/// By how many seconds Nango's clock may differ before an operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
@@ -85,14 +85,13 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
         },
     }
     let skew = (survey.now - clock.now()).num_seconds();
-    if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
-        report.warn(
-            "database clock",
-            format!("the database's clock differs by {skew} s from this machine's"),
-            "set both by NTP: tokens' times are judged by this one's, leases by the database's",
-        );
-    } else {
-        report.ok("database clock", "the database has the same time");
+    let found = format!("the database's clock differs by {skew} s from this machine's");
+    let remediation =
+        "set both by NTP; a replica whose clock differs by more than a minute is not ready";
+    match skew.abs() {
+        0..=2 => report.ok("database clock", "the database has the same time"),
+        3..=60 => report.warn("database clock", found, remediation),
+        _ => report.fail("database clock", found, remediation),
     }
 }
 

@@ -156,7 +156,7 @@ async fn doctor_warns_about_clock_skew() {
     assert_eq!(
         reported,
         [
-            ("database clock", Level::Warn),
+            ("database clock", Level::Fail),
             ("nango clock", Level::Warn)
         ]
     );
