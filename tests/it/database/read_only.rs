@@ -42,28 +42,35 @@ impl Server {
         server
     }
 
+    /// Runs these one by one, whether or not the server lets others write.
     async fn execute(&self, statements: &str) {
         let mut sql = PgConnection::connect(self.postgres.url()).await.unwrap();
-        for statement in statements.split("; ") {
-            let statement = AssertSqlSafe(format!(
-                "set default_transaction_read_only = off; {statement}"
-            ));
-            // `alter system` and `create database` refuse to be in a transaction, as several statements together are.
-            for one in statement.0.split("; ") {
-                sqlx::raw_sql(AssertSqlSafe(one.to_owned()))
-                    .execute(&mut sql)
-                    .await
-                    .unwrap();
-            }
+        for statement in
+            std::iter::once("set default_transaction_read_only = off").chain(statements.split("; "))
+        {
+            let statement = AssertSqlSafe(statement.to_owned());
+            sqlx::raw_sql(statement).execute(&mut sql).await.unwrap();
         }
     }
 
     /// Lets all sessions of the service read only from now on, or write again.
     async fn set_read_only(&self, read_only: bool) {
+        let value = if read_only { "on" } else { "off" };
         let change = format!(
-            "alter system set default_transaction_read_only = {read_only}; select pg_reload_conf()"
+            "alter system set default_transaction_read_only = {value}; select pg_reload_conf()"
         );
         self.execute(&change).await;
+        loop {
+            let mut new = PgConnection::connect(self.postgres.url()).await.unwrap();
+            let now: String = sqlx::query_scalar("show default_transaction_read_only")
+                .fetch_one(&mut new)
+                .await
+                .unwrap();
+            if now == value {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     fn url(&self) -> Url {
@@ -168,22 +175,16 @@ async fn pool_follows_the_primary_among_several_hosts() {
         Server::start("first-host").await,
         Server::start("second-host").await,
     ];
-    let [first, second] = [servers[0].url(), servers[1].url()];
-    for (server, url) in servers.iter().zip([&first, &second]) {
-        let password = first.password().unwrap();
+    let ports = [0, 1].map(|number: usize| servers[number].url().port().unwrap());
+    for (server, port) in servers.iter().zip(ports) {
+        // A user and a database of the same name on both.
         server
-            .execute(&format!("alter role patchbay password '{password}'"))
+            .execute("drop database if exists app; drop role if exists app")
             .await;
-        if server.database != servers[0].database {
-            let rename = format!(
-                "alter database {} rename to {}",
-                server.database, servers[0].database
-            );
-            server.execute(&rename).await;
-        }
-        let mut url = url.clone();
-        url.set_password(Some(password)).unwrap();
-        url.set_path(&servers[0].database);
+        server
+            .execute("create role app superuser login password 'app'; create database app")
+            .await;
+        let url = format!("postgres://app:app@127.0.0.1:{port}/app");
         test_database::pool(url, 1)
             .await
             .unwrap()
@@ -191,14 +192,10 @@ async fn pool_follows_the_primary_among_several_hosts() {
             .await
             .unwrap();
     }
-    let ports = [first.port().unwrap(), second.port().unwrap()];
     servers[0].set_read_only(true).await;
     let url = format!(
-        "postgres://patchbay:{}@127.0.0.1:{},127.0.0.1:{}/{}?target_session_attrs=read-write&sslmode=disable",
-        first.password().unwrap(),
-        ports[0],
-        ports[1],
-        servers[0].database
+        "postgres://app:app@127.0.0.1:{},127.0.0.1:{}/app?target_session_attrs=read-write&sslmode=disable",
+        ports[0], ports[1]
     );
     let patchbay = test_database::pool(url.clone(), 3).await.unwrap();
     assert_eq!(write(&patchbay).await.unwrap(), i32::from(ports[1]));
@@ -217,27 +214,6 @@ async fn pool_follows_the_primary_among_several_hosts() {
     }
     assert_eq!(written.unwrap(), i32::from(ports[0]));
     patchbay.check_ready().await.unwrap();
-    for (server, url) in servers.iter().zip([first, second]) {
-        let password = url.password().unwrap();
-        // The folder's next start logs in by it.
-        let mut sql = PgConnection::connect_with(&{
-            let mut url = url.clone();
-            url.set_password(Some(servers[0].url().password().unwrap()))
-                .unwrap();
-            url.set_path("postgres");
-            url.as_str().parse().unwrap()
-        })
-        .await
-        .unwrap();
-        let _ = server;
-        let reset = format!(
-            "set default_transaction_read_only = off; alter role patchbay password '{password}'"
-        );
-        sqlx::raw_sql(AssertSqlSafe(reset))
-            .execute(&mut sql)
-            .await
-            .unwrap();
-    }
 }
 
 #[tokio::test]
