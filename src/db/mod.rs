@@ -2,6 +2,7 @@
 //!
 //! Every SQL statement stands here. A repository's functions take the [`Transaction`] that a service owns.
 
+pub(crate) mod attempt_owners;
 pub(crate) mod attempts;
 pub(crate) mod batch;
 pub(crate) mod config;
@@ -51,6 +52,7 @@ pub use migrate::MIGRATOR;
 pub use schema_status::{COLUMNS, SchemaStatus};
 pub use transaction::Transaction;
 
+pub(crate) use attempt_owners::*;
 pub(crate) use attempts::*;
 pub(crate) use connections::*;
 pub(crate) use connectors::*;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
-use crate::domain::{Connection, NangoConnectionRef, UserId};
+use crate::domain::{Connection, Integration, NangoConnectionRef, UserId};
 
 /// A connection that was read for a user. That it is theirs stands in every statement; this is the
 /// second wall, for a statement that lost its condition and a database that takes one user for another.
@@ -36,9 +36,9 @@ pub(crate) async fn find_own(
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let connection = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
-        .bind(id)
+    let connection = sqlx::query_as(select_connections!("where c.user_id = $1 and c.id = $2"))
         .bind(user.as_str())
+        .bind(id)
         .fetch_optional(db)
         .await?;
     ensure_owned_if_any(user, connection)
@@ -51,10 +51,10 @@ pub(crate) async fn find_own_by_nango_id(
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
-        "where c.nango_connection_id = $1 and c.user_id = $2"
+        "where c.user_id = $1 and c.nango_connection_id = $2"
     ))
-    .bind(nango_id)
     .bind(user.as_str())
+    .bind(nango_id)
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)
@@ -68,39 +68,44 @@ pub(crate) async fn lock_own(
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
-        "where c.id = $1 and c.user_id = $2 for no key update of c"
+        "where c.user_id = $1 and c.id = $2 for no key update of c"
     ))
-    .bind(id)
     .bind(user.as_str())
+    .bind(id)
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)
 }
 
 /// Locks a user's connection to be deleted: no row that refers to it is written meanwhile. Returns what Nango stores for it,
-/// if anything, with the integration's key. Only that is read, so that a row is deleted too whose other columns cannot be read.
+/// if anything. Only that is read, so that a row is deleted too whose other columns cannot be read.
 pub(crate) async fn lock_own_to_delete(
     db: &mut Transaction,
     user: &UserId,
     id: Uuid,
-) -> sqlx::Result<Option<Option<(NangoConnectionRef, String)>>> {
-    let row: Option<(Option<String>, DateTime<Utc>, Option<i64>, String)> = sqlx::query_as(
-        "select c.nango_connection_id, case when c.nango_created_at < '9999-01-01' then c.nango_created_at else now() end, \
-           c.nango_serial, k.integration_key \
-         from user_connector_connection c join connector k on k.id = c.connector_id \
-         where c.id = $1 and c.user_id = $2 for update of c",
+) -> sqlx::Result<Option<Option<NangoConnectionRef>>> {
+    let row: Option<(
+        Option<String>,
+        DateTime<Utc>,
+        Option<i64>,
+        String,
+        Option<String>,
+    )> = sqlx::query_as(
+        "select nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
+           coalesce(integration_key, ''), provider \
+         from user_connector_connection where user_id = $1 and id = $2 for update",
     )
-    .bind(id)
     .bind(user.as_str())
+    .bind(id)
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|(id, created_at, serial, key)| {
-        let upstream = NangoConnectionRef {
+    Ok(row.map(|(id, created_at, serial, key, provider)| {
+        Some(NangoConnectionRef {
             id: id?,
             created_at,
             serial,
-        };
-        Some((upstream, key))
+            integration: Integration { key, provider },
+        })
     }))
 }
 

@@ -132,12 +132,6 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
             {
                 report("forgot old answers", &forgotten, |count| *count > 0);
             }
-            if let Some(forgotten) = stopping
-                .run_until_cancelled(service.forget_erased_attempts())
-                .await
-            {
-                report("forgot erased attempts", &forgotten, |_| false);
-            }
         },
     ));
     let (service, stopping) = (connections.clone(), jobs.stop.clone());

@@ -368,6 +368,12 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
             "updated_at \"infinity\" has to be between",
         ),
         (
+            "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
+             update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
+            1,
+            "nango_connection_id \"shared\" is also that of another row",
+        ),
+        (
             "update user_connector_connection set created_at = '20000-01-01' where status = 'pending'",
             2,
             "created_at \"20000-01-01",
@@ -410,6 +416,23 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
                 .unwrap();
         assert_eq!(kept, 7, "{change}");
     }
+}
+
+#[tokio::test]
+async fn import_queues_no_deletion_of_what_another_row_uses() {
+    let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    run(
+        &mut sql,
+        "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
+         update user_connector_connection set nango_connection_id = 'an-id-of-nangos-own' where status = 'disconnected'",
+    )
+    .await;
+    import(database.url()).await.unwrap();
+    let deletions: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(deletions, 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ begin
     if char_length(config::jsonb ->> 'instance_id') > 255 then
         return 'has an instance_id of more than 255 characters';
     end if;
-    if config ~ '[eE]\+?[0-9]{3}|[0-9]{300}' then
+    if config ~ '[eE]\+?[0-9]{3}|[0-9]{250}' then
         return 'has a number that is too large';
     end if;
     if char_length(regexp_replace(config, '[^\[{]', '', 'g')) > 100 then
@@ -19,7 +19,7 @@ exception when others then
 end
 $$;
 
--- What is wrong with a time: it has to have a year of four digits.
-create function pg_temp.patchbay_time_problem(time text) returns text language sql immutable as $$
-    select case when time !~ '^[0-9]{4}-' or time ~ 'BC$' then 'has to be between the years 1 and 9999' end
+-- What is wrong with a time: our table refuses it.
+create function pg_temp.patchbay_time_problem(at timestamptz) returns text language sql immutable as $$
+    select case when at < '1970-01-02' or at > '9999-12-30' then 'has to be between the years 1970 and 9999' end
 $$;

@@ -9,6 +9,7 @@ mod rows;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 

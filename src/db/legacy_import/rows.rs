@@ -47,7 +47,7 @@ pub(crate) async fn odd_values(
         .bind(i64::from(limit));
     let found: Vec<(Uuid, String, Option<String>, String)> = found.fetch_all(&mut *tx).await?;
     sqlx::raw_sql(
-        "drop function pg_temp.patchbay_config_problem(text), pg_temp.patchbay_time_problem(text)",
+        "drop function pg_temp.patchbay_config_problem(text), pg_temp.patchbay_time_problem(timestamptz)",
     )
     .execute(&mut *tx)
     .await?;

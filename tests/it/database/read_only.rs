@@ -109,7 +109,7 @@ async fn read_only_server_is_unavailable_until_it_accepts_writes() {
         unready["detail"].as_str().unwrap().contains("read-only"),
         "{unready}"
     );
-    let (mut starting, _) = serve(&url, &[("DATABASE_WAIT_SECONDS", "1")]);
+    let (mut starting, _) = serve(&url, &[("DATABASE_STARTUP_TIMEOUT_SECONDS", "1")]);
     assert_eq!(starting.ended().await.code(), Some(1));
     let output = starting.output();
     assert!(
