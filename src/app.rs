@@ -12,7 +12,6 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tower::{ServiceExt, service_fn};
 
 use crate::auth;
@@ -21,7 +20,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::DatabaseConfig;
-use crate::db::{Database, DatabaseError};
+use crate::db::{Database, DatabaseError, InvalidRows};
 use crate::http;
 use crate::http::{BrowserBinding, HttpMetrics, Limits, Readiness};
 use crate::nango;
@@ -35,9 +34,14 @@ use crate::service::service_keys::ServiceKeys;
 use crate::telemetry::metrics;
 use crate::webhooks::Webhooks;
 use crate::worker;
+use crate::worker::Scheduler;
 
 /// How long requests that are under way may take after a signal to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the connections of clients and of the database may take to close after that.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
 const _: () = assert!(
     DRAIN_TIMEOUT.as_secs() > MAX_NANGO_TIMEOUT.as_secs(),
     "a call to Nango comes to its end"
@@ -119,7 +123,6 @@ impl App {
             clock,
         } = self;
         let ready = Arc::new(OnceLock::new());
-        let tasks = TaskTracker::new();
         let metrics = Arc::new(HttpMetrics::default());
         let shutdown = Shutdown {
             requested: stop,
@@ -143,29 +146,44 @@ impl App {
             clock,
             metrics,
         };
-        let database = match startup.start(&ready, &tasks, &shutdown).await {
+        let jobs = Scheduler::new(shutdown.draining.clone());
+        let started = tokio::select! {
+            started = startup.start(&ready, &jobs, &shutdown) => Some(started),
+            // What was begun is rolled back.
+            () = shutdown.requested.cancelled() => None,
+        };
+        let database = match started.transpose() {
             Ok(database) => database,
             Err(error) => {
                 server.abort();
                 return Err(error);
             }
         };
-        // Without a database, it was told to stop before there was one.
-        server.await.map_err(std::io::Error::other)?;
-        tasks.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "some work was not done in time: it is taken up again by the next start"
-            );
-        }
-        if let Some(database) = database {
-            database.close().await;
+        let stopped = async {
+            let served = server.await;
+            jobs.finished().await;
+            if let Some(database) = database {
+                database.close().await;
+            }
+            served.map_err(std::io::Error::other)
+        };
+        tokio::select! {
+            stopped = stopped => stopped?,
+            () = aborted(&shutdown) => {
+                tracing::error!(
+                    jobs = jobs.unfinished().join(", "),
+                    "stopped before everything was written: the next start repeats these jobs, and clients retry their requests"
+                );
+            }
         }
         Ok(())
     }
+}
+
+/// Waits until nothing more is waited for.
+async fn aborted(shutdown: &Shutdown) {
+    shutdown.aborted.cancelled().await;
+    tokio::time::sleep(CLOSE_TIMEOUT).await;
 }
 
 /// Goes from a signal to the end: a delay, in which requests are still answered, and the time that
@@ -191,13 +209,13 @@ struct Startup {
 }
 
 impl Startup {
-    /// Waits for the database, brings it up to date, and opens the doors; `None` when told to stop before.
+    /// Waits for the database, brings it up to date, and starts to answer requests and to run jobs.
     async fn start(
         self,
         ready: &OnceLock<Router>,
-        tasks: &TaskTracker,
+        jobs: &Scheduler,
         shutdown: &Shutdown,
-    ) -> Result<Option<Database>, Error> {
+    ) -> Result<Database, Error> {
         let Self {
             config,
             catalog,
@@ -207,11 +225,7 @@ impl Startup {
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
         let nango = client.map(Nango::new).transpose()?;
         let auth = authenticator(config.auth, &clock)?;
-        let database = tokio::select! {
-            database = wait_for_database(&config.database) => database?,
-            () = shutdown.requested.cancelled() => return Ok(None),
-        };
-        migrate_schema(&database, &catalog).await?;
+        let database = wait_for_database(&config.database, &catalog).await?;
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
             token_cache: config.token_cache_ttl,
@@ -229,9 +243,10 @@ impl Startup {
             settings,
         );
         let connections = Arc::new(connections.await?);
+        connections.measure_clock_offset().await?;
         connections.verify_environment_at_start().await;
         let sweep_interval = config.nango.as_ref().map(|nango| nango.sweep_interval);
-        start_jobs(&connections, webhooks, sweep_interval, tasks, shutdown);
+        start_jobs(&connections, webhooks, sweep_interval, jobs);
         let metrics = metrics_registry(&http_metrics, &connections);
         let limits = Limits::new(config.limits, clock, http_metrics.clone());
         let state = http::Shared {
@@ -256,7 +271,7 @@ impl Startup {
         // Only this function sets it, once.
         let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
         tracing::info!(public_url = %config.http.public_url, "ready");
-        Ok(Some(database))
+        Ok(database)
     }
 }
 
@@ -265,13 +280,12 @@ fn start_jobs(
     connections: &Arc<Connections>,
     webhooks: Webhooks,
     sweep_interval: Option<Duration>,
-    tasks: &TaskTracker,
-    shutdown: &Shutdown,
+    jobs: &Scheduler,
 ) {
-    worker::start(connections, tasks, &shutdown.draining);
-    worker::start_webhooks(&Arc::new(webhooks), connections, tasks, &shutdown.draining);
+    worker::start(connections, jobs);
+    worker::start_webhooks(&Arc::new(webhooks), connections, jobs);
     if let Some(interval) = sweep_interval {
-        worker::start_nango_jobs(connections, interval, tasks, &shutdown.draining);
+        worker::start_nango_jobs(connections, interval, jobs);
     }
 }
 
@@ -288,7 +302,7 @@ fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, a
 
 /// Brings the schema up to date, and says so if it was the predecessor's.
 async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
-    if let Some(imported) = database.import_legacy(catalog).await? {
+    if let Some(imported) = database.import_legacy(catalog, InvalidRows::Refuse).await? {
         tracing::info!(
             ?imported,
             "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
@@ -307,8 +321,11 @@ fn metrics_registry(http: &HttpMetrics, connections: &Connections) -> Registry {
     registry
 }
 
-/// Connects, with growing pauses, until the configured time is over or waiting makes no sense.
-async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, DatabaseError> {
+/// Connects and migrates, with growing pauses, until the configured time is over or waiting makes no sense.
+async fn wait_for_database(
+    config: &DatabaseConfig,
+    catalog: &Catalog,
+) -> Result<Database, DatabaseError> {
     let started = Instant::now();
     let mut pauses = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
@@ -316,10 +333,15 @@ async fn wait_for_database(config: &DatabaseConfig) -> Result<Database, Database
         .without_max_times()
         .with_jitter()
         .build();
+    let prepare = async || {
+        let database = Database::connect(config).await?;
+        migrate_schema(&database, catalog).await?;
+        Ok(database)
+    };
     loop {
-        let error = match Database::connect(config).await {
-            Err(error @ DatabaseError::Unreachable(_)) => error,
-            connected => return connected,
+        let error = match prepare().await {
+            Err(error) if DatabaseError::may_pass(&error) => error,
+            prepared => return prepared,
         };
         match pauses.next() {
             Some(pause) if started.elapsed() + pause < config.startup_timeout => {

@@ -1,7 +1,7 @@
 //! The time of day, passed in wherever it decides something.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,15 +9,54 @@ use chrono::{DateTime, TimeDelta, Utc};
 /// Where the system's monotonic clock starts counting.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Where the time comes from: the system, or a hand that tests move.
+/// Where the time comes from: the system, the database, or a hand that tests move.
 ///
 /// Clones of a manual clock share their time.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The operating system's clock.
     System,
+    /// The database's time, on which all replicas agree whatever their systems' clocks say.
+    Database(Arc<DatabaseTime>),
     /// A clock that stands still until [`Clock::advance`] moves it.
     Manual(Arc<ManualTime>),
+}
+
+/// The system's time of day, in microseconds since the epoch.
+fn system_micros() -> i64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that asks the system"
+    )]
+    let now = Utc::now();
+    now.timestamp_micros()
+}
+
+/// The database's time between two readings of it.
+#[derive(Debug)]
+pub struct DatabaseTime {
+    /// The last reading, in microseconds since the epoch, and when it was taken. The monotonic clock moves it on, so that a
+    /// correction of the system's clock changes nothing.
+    reading: RwLock<Option<(i64, Instant)>>,
+    /// How far the system's clock is off, in microseconds: 0 but in tests.
+    system_error: i64,
+}
+
+impl DatabaseTime {
+    fn now(&self) -> i64 {
+        let reading = *self.reading.read().unwrap_or_else(PoisonError::into_inner);
+        match reading {
+            Some((micros, at)) => {
+                let elapsed = i64::try_from(at.elapsed().as_micros());
+                micros.saturating_add(elapsed.unwrap_or(i64::MAX))
+            }
+            None => self.system(),
+        }
+    }
+
+    fn system(&self) -> i64 {
+        system_micros() + self.system_error
+    }
 }
 
 /// The readings of a manual clock.
@@ -30,6 +69,33 @@ pub struct ManualTime {
 }
 
 impl Clock {
+    /// The database's time, as [`set_database_time`](Self::set_database_time) reports it; until then the system's.
+    #[must_use]
+    pub fn database() -> Self {
+        Self::database_with_system_error(TimeDelta::zero())
+    }
+
+    /// The same on a machine whose own clock is off by this much.
+    #[must_use]
+    pub fn database_with_system_error(error: TimeDelta) -> Self {
+        Self::Database(Arc::new(DatabaseTime {
+            reading: RwLock::new(None),
+            system_error: error.num_microseconds().unwrap_or(0),
+        }))
+    }
+
+    /// Notes what the database's clock says now. Returns how far it is ahead of the system's; `None` if this clock follows no
+    /// database.
+    pub fn set_database_time(&self, now: DateTime<Utc>) -> Option<TimeDelta> {
+        let Self::Database(time) = self else {
+            return None;
+        };
+        let micros = now.timestamp_micros();
+        *time.reading.write().unwrap_or_else(PoisonError::into_inner) =
+            Some((micros, Instant::now()));
+        Some(TimeDelta::microseconds(micros - time.system()))
+    }
+
     /// A clock that stands at `now` until it is moved.
     #[must_use]
     pub fn manual(now: DateTime<Utc>) -> Self {
@@ -43,14 +109,8 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match self {
-            Self::System => {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "the one place that asks the system"
-                )]
-                let now = Utc::now();
-                now.timestamp_micros()
-            }
+            Self::System => system_micros(),
+            Self::Database(time) => time.now(),
             Self::Manual(time) => time.wall.load(Ordering::SeqCst),
         };
         DateTime::from_timestamp_micros(micros).unwrap_or(DateTime::<Utc>::MAX_UTC)
@@ -61,7 +121,7 @@ impl Clock {
     #[must_use]
     pub fn monotonic(&self) -> Duration {
         match self {
-            Self::System => START.elapsed(),
+            Self::System | Self::Database(_) => START.elapsed(),
             Self::Manual(time) => {
                 let micros = time.elapsed.load(Ordering::SeqCst);
                 Duration::from_micros(micros.unsigned_abs())
@@ -84,5 +144,29 @@ impl Clock {
             let micros = by.num_microseconds().unwrap_or(i64::MAX);
             time.wall.fetch_add(micros, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn database_time_replaces_a_wrong_system_time() {
+        let wrong = TimeDelta::days(40);
+        let clock = Clock::database_with_system_error(wrong);
+        let before = Clock::System.now();
+        assert!(clock.now() - before >= wrong);
+        let offset = clock.set_database_time(before).unwrap();
+        assert!(
+            offset <= -wrong && offset > -wrong - TimeDelta::seconds(5),
+            "{offset}"
+        );
+        let now = clock.now();
+        assert!(
+            now >= before && now < before + TimeDelta::seconds(5),
+            "{now}"
+        );
+        assert_eq!(Clock::System.set_database_time(before), None);
     }
 }

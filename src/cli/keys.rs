@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use crate::auth::service_keys::Scope;
 use crate::auth::service_keys::check_name;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Database;
 use crate::service::service_keys::ServiceKeys;
@@ -59,7 +58,8 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
     let config = Config::read_database(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
-    let keys = ServiceKeys::new(database, Vec::new(), Clock::System);
+    let clock = database.clock().await?;
+    let keys = ServiceKeys::new(database, Vec::new(), clock);
     match command {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;

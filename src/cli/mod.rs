@@ -18,12 +18,13 @@ mod webhooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::app::App;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::Database;
+use crate::db::{Database, InvalidRows};
 use crate::http;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
@@ -49,7 +50,11 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Sandbox,
     /// Bring the database's schema up to date, and end.
-    Migrate,
+    Migrate {
+        /// Leave out rows of the service before Patchbay that cannot be imported: they stay in the schema `before_patchbay`.
+        #[arg(long)]
+        skip_invalid_rows: bool,
+    },
     /// Make, list, rotate, narrow and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -91,6 +96,9 @@ impl Command {
     }
 }
 
+/// How long threads that are still at work may hold up the exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Does what the command line says, and answers with what the process is to end with.
@@ -110,7 +118,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(command)) {
+    let ended = runtime.block_on(run(command));
+    // Name look-ups that never end would hold up the exit.
+    runtime.shutdown_timeout(EXIT_TIMEOUT);
+    match ended {
         Ok(code) => code,
         Err(error) => {
             print_note(format_args!("patchbay: {error}"));
@@ -136,28 +147,14 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
             let config = load_config()?;
             let telemetry = telemetry::init(config.log_format, config.otlp_endpoint.as_ref());
             let catalog = Catalog::load(config.catalog_file.as_deref())?;
-            let app = App::bind(config, catalog, Clock::System).await?;
+            let app = App::bind(config, catalog, Clock::database()).await?;
             tracing::info!(address = %app.local_addr()?, "listening");
             app.run(stop_on_signal()?).await?;
             drop(telemetry);
         }
         #[cfg(feature = "sandbox")]
         Command::Sandbox => sandbox::run(stop_on_signal()?).await?,
-        Command::Migrate => {
-            let config = Config::read_database(&variable)?;
-            let _telemetry = telemetry::init(LogFormat::Pretty, None);
-            let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
-            let catalog = Catalog::load(catalog_file.as_deref())?;
-            let database = Database::connect(&config).await?;
-            if let Some(adopted) = database.import_legacy(&catalog).await? {
-                print_line(format_args!(
-                    "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
-                    adopted.connections,
-                    adopted.locked.as_secs_f64()
-                ))?;
-            }
-            print_line("the database's schema is up to date")?;
-        }
+        Command::Migrate { skip_invalid_rows } => migrate(skip_invalid_rows).await?,
         Command::Keys(command) => keys::run(command).await?,
         Command::Webhooks(command) => webhooks::run(command).await?,
         Command::Brake(arguments) => brake::run(arguments).await?,
@@ -169,6 +166,32 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Brings the schema up to date, and imports the legacy tables if they are there.
+async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
+    let config = Config::read_database(&variable)?;
+    let _telemetry = telemetry::init(LogFormat::Pretty, None);
+    let catalog_file: Option<PathBuf> = parsed_variable("CATALOG_FILE")?;
+    let catalog = Catalog::load(catalog_file.as_deref())?;
+    let database = Database::connect(&config).await?;
+    let invalid = if skip_invalid_rows {
+        InvalidRows::Skip
+    } else {
+        InvalidRows::Refuse
+    };
+    if let Some(adopted) = database.import_legacy(&catalog, invalid).await? {
+        print_line(format_args!(
+            "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+            adopted.connections,
+            adopted.locked.as_secs_f64()
+        ))?;
+        for row in &adopted.skipped {
+            print_line(format_args!("left out, and kept in before_patchbay: {row}"))?;
+        }
+    }
+    print_line("the database's schema is up to date")?;
+    Ok(())
 }
 
 /// Prints the setup's checklist; fails if any of its lines does.

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Database;
 use crate::domain::MessageType;
@@ -97,7 +96,8 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
     let (config, networks, encryption) = Config::read_webhooks(&variable)?;
     let database = Database::connect(&config).await?;
     database.migrate().await?;
-    let webhooks = Webhooks::new(database, Clock::System, &networks, encryption)?;
+    let clock = database.clock().await?;
+    let webhooks = Webhooks::new(database, clock, &networks, encryption)?;
     match command {
         WebhooksCommand::Add {
             url,

@@ -16,7 +16,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::Database;
-use super::connection_health::{PooledConnection, STATEMENT_TIMEOUT, is_unreachable, with_timeout};
+use super::connection_health::{Outage, STATEMENT_TIMEOUT, with_timeout};
+use super::pooled_connection::PooledConnection;
 
 /// How many questions one statement answers at the most.
 const MAX_BATCH: usize = 64;
@@ -43,7 +44,7 @@ impl From<TooMuch> for sqlx::Error {
 fn is_worth_splitting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Decode(error) => error.is::<TooMuch>(),
-        error => error.as_database_error().is_some() && !is_unreachable(error),
+        error => error.as_database_error().is_some() && Outage::of(error).is_none(),
     }
 }
 
@@ -180,18 +181,17 @@ impl BatchReader {
             tx.commit().await?;
             return Ok(answers);
         }
-        if let Some(stored) = self
-            .held
-            .as_mut()
-            .filter(|stored| Instant::now() < stored.until)
-            && let Ok(answers) = Q::load_many(&mut *stored.connection, questions).await
-        {
-            return Ok(answers);
+        let now = Instant::now();
+        if let Some(stored) = self.held.as_mut().filter(|stored| now < stored.until) {
+            stored.connection.set_deadline(now + STATEMENT_TIMEOUT);
+            if let Ok(answers) = Q::load_many(&mut stored.connection, questions).await {
+                return Ok(answers);
+            }
         }
         // Its time is over, or it was lost, which a new one tells.
         self.held = None;
         let mut connection = self.database.acquire().await?;
-        let answers = Q::load_many(&mut *connection, questions).await?;
+        let answers = Q::load_many(&mut connection, questions).await?;
         self.held = Some(PooledReader {
             connection,
             until: Instant::now() + HOLD_TIME,

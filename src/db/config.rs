@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use sqlx::postgres::PgConnectOptions;
-use url::Url;
 
+use super::database_url::DatabaseUrl;
 use crate::encryption::Encryption;
 use crate::environment::Environment;
 
@@ -45,24 +44,14 @@ impl Environment<'_> {
 
     /// The address with its password is in no message: what is wrong with it is told without it.
     fn database_url(&mut self, text: String) -> Option<SecretString> {
-        let wrong = match text.parse::<Url>() {
-            Err(error) => error.to_string(),
-            Ok(url) if !matches!(url.scheme(), "postgres" | "postgresql") => {
-                "it is not a PostgreSQL's".to_owned()
+        match text.parse::<DatabaseUrl>() {
+            Ok(_) => Some(text.into()),
+            Err(wrong) => {
+                self.problems.push(format!(
+                    "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_EXAMPLE}"
+                ));
+                None
             }
-            Ok(_) => match text.parse::<PgConnectOptions>() {
-                Ok(_) => return Some(text.into()),
-                Err(error) => root_cause(&error),
-            },
-        };
-        self.problems.push(format!(
-            "DATABASE_URL cannot be read: {wrong}; it looks like {DATABASE_URL_EXAMPLE}"
-        ));
-        None
+        }
     }
-}
-
-/// What is wrong in the end, without what each layer says about the next.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), root_cause)
 }

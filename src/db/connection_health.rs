@@ -2,19 +2,19 @@
 //! tells it a quarter of an hour later, or, to whoever only listens, never; nobody here waits for that.
 
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions};
-use sqlx::{Executor, PgConnection, Postgres};
+use sqlx::Executor;
+use sqlx::postgres::{
+    PgConnectOptions, PgDatabaseError, PgListener, PgNotification, PgPoolOptions, PgSeverity,
+};
 use tokio::time::timeout;
 
-/// How long an answer may take, the wait for a connection included.
+/// How long a transaction may take, from its beginning to its commit, and how long a shared read may.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a server may take to answer what costs it nothing.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long nothing is announced before it is asked whether anybody is still there to announce it.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,54 +29,62 @@ pub(crate) async fn with_timeout<T>(
 ) -> sqlx::Result<T> {
     timeout(within, asked)
         .await
-        .unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+        .unwrap_or_else(|_elapsed| Err(timed_out()))
 }
 
-/// Whether the database itself is out of order, whatever it was asked.
-pub(crate) fn is_unreachable(error: &sqlx::Error) -> bool {
+/// The error of an answer that did not come in time.
+pub(crate) fn timed_out() -> sqlx::Error {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}
+
+/// A kind of failure that is none of the statement's: the same one may succeed later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outage {
+    /// The server does not answer, has no room, or an operator has intervened.
+    Unreachable,
+    /// The server accepts no writes: it is a standby, or was one's primary.
+    ReadOnly,
+    /// Another transaction is in the way.
+    Busy,
+}
+
+impl Outage {
+    /// `None` if the statement itself or its values were refused.
+    pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
+        let code = match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed => return Some(Self::Unreachable),
+            sqlx::Error::Database(error) => error.code()?,
+            _ => return None,
+        };
+        match (&*code, &code[..2]) {
+            // read_only_sql_transaction
+            ("25006", _) => Some(Self::ReadOnly),
+            // lock_not_available, query_canceled (by a timeout), serialization_failure, deadlock_detected
+            ("55P03" | "57014" | "40001" | "40P01", _) => Some(Self::Busy),
+            // idle_in_transaction_session_timeout
+            ("25P03", _) => Some(Self::Unreachable),
+            // No connection, no resources, an operator's intervention, an error of the system.
+            (_, "08" | "53" | "57" | "58") => Some(Self::Unreachable),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a connection can be used again after this error of a statement.
+pub(crate) fn is_connection_usable(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::PoolTimedOut
-        | sqlx::Error::PoolClosed => true,
-        // Classes 08, 53 and 57: no connection, no resources, an operator's intervention.
-        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            ["08", "53", "57"]
-                .iter()
-                .any(|class| code.starts_with(class))
-        }),
+        sqlx::Error::Encode(_) => true,
+        sqlx::Error::Database(database) => {
+            let refused = database.try_downcast_ref::<PgDatabaseError>();
+            let is_fatal = refused.is_none_or(|error| {
+                matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+            });
+            !is_fatal && matches!(Outage::of(error), None | Some(Outage::Busy))
+        }
         _ => false,
-    }
-}
-
-/// A connection of the pool's, whose place there is free again even if its server never answers.
-#[derive(Debug)]
-pub(crate) struct PooledConnection(PoolConnection<Postgres>);
-
-impl PooledConnection {
-    pub(crate) fn new(connection: PoolConnection<Postgres>) -> Self {
-        Self(connection)
-    }
-}
-
-impl Deref for PooledConnection {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.0
-    }
-}
-
-impl DerefMut for PooledConnection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
-    }
-}
-
-impl Drop for PooledConnection {
-    fn drop(&mut self) {
-        // As sqlx gives it back, which first asks whether it still works, and waits for as long as that takes.
-        tokio::spawn(timeout(PING_TIMEOUT, self.0.return_to_pool()));
     }
 }
 

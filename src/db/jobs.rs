@@ -1,11 +1,13 @@
 //! Jobs that one replica at a time does, and this installation's name.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::Transaction;
+use super::{Database, Transaction};
+use crate::clock::Clock;
 
 /// Claims a job, for `lease` seconds of the database's time, unless another has it or it was done
-/// less than `every` seconds ago.
+/// less than `every` seconds ago. A lease or a finish that the clock has been set back behind is over.
 pub(crate) async fn claim_job(
     db: &mut Transaction,
     name: &str,
@@ -18,8 +20,9 @@ pub(crate) async fn claim_job(
         .await?;
     let done = sqlx::query(
         "update job set leased_until = now() + make_interval(secs => $2) \
-         where name = $1 and (leased_until is null or leased_until < now()) \
-           and (finished_at is null or finished_at <= now() - make_interval(secs => $3))",
+         where name = $1 \
+           and (leased_until is null or leased_until < now() or leased_until > now() + make_interval(secs => $2)) \
+           and (finished_at is null or finished_at <= now() - make_interval(secs => $3) or finished_at > now())",
     )
     .bind(name)
     .bind(lease)
@@ -59,6 +62,27 @@ pub(crate) async fn release_job(
 /// What tells this installation's connections at Nango from another's.
 pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<Uuid> {
     sqlx::query_scalar("select id from installation")
+        .fetch_one(db)
+        .await
+}
+
+impl Database {
+    /// A clock that goes by the database's time from now on.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn clock(&self) -> sqlx::Result<Clock> {
+        let mut tx = self.begin_single().await?;
+        let clock = Clock::database();
+        clock.set_database_time(database_time(&mut tx).await?);
+        tx.commit().await?;
+        Ok(clock)
+    }
+}
+
+/// The database's time.
+pub(crate) async fn database_time(db: &mut Transaction) -> sqlx::Result<DateTime<Utc>> {
+    sqlx::query_scalar("select clock_timestamp()")
         .fetch_one(db)
         .await
 }

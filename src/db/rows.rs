@@ -3,8 +3,10 @@
 //! Columns are read in the order in which the selects of this module name them: looking each up by
 //! its name cost a list as much as what is in it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
@@ -135,7 +137,7 @@ impl<'r> RowReader<'r> {
     where
         T: Decode<'r, Postgres> + Type<Postgres>,
     {
-        let value = self.row.try_get(self.next)?;
+        let value = catch_decode_panic(|| self.row.try_get(self.next))?;
         self.next += 1;
         Ok(value)
     }
@@ -295,6 +297,48 @@ impl<'r> RowReader<'r> {
             created_at: self.next::<DateTime<Utc>>()?,
         })
     }
+}
+
+/// Turns a panic into an error. chrono panics at times beyond its range, such as `infinity`.
+fn catch_decode_panic<T>(decode: impl FnOnce() -> sqlx::Result<T>) -> sqlx::Result<T> {
+    let decoded = catch_unwind(AssertUnwindSafe(decode));
+    decoded.unwrap_or_else(|_panic| Err(sqlx::Error::Decode("a value is out of range".into())))
+}
+
+/// How many rows were skipped because they cannot be read.
+static UNREADABLE_ROWS: AtomicU64 = AtomicU64::new(0);
+
+/// Returns how many rows this process has skipped because they cannot be read.
+pub(crate) fn unreadable_rows() -> u64 {
+    UNREADABLE_ROWS.load(Ordering::Relaxed)
+}
+
+/// Logs and counts a row that is skipped because it cannot be read.
+pub(crate) fn note_unreadable_row(table: &str, id: Option<Uuid>, error: &sqlx::Error) {
+    UNREADABLE_ROWS.fetch_add(1, Ordering::Relaxed);
+    let id = id.map(|id| id.to_string()).unwrap_or_default();
+    tracing::error!(table, id, %error, "skipped a row that cannot be read: correct or delete it");
+}
+
+/// A row among many, which may be unreadable: the others are read all the same.
+pub(crate) struct Readable<T>(Option<T>);
+
+impl<'r, T: FromRow<'r, PgRow>> FromRow<'r, PgRow> for Readable<T> {
+    fn from_row(row: &'r PgRow) -> sqlx::Result<Self> {
+        let read = catch_decode_panic(|| T::from_row(row));
+        Ok(Self(
+            read.inspect_err(|error| {
+                let id = row.try_get("id").ok();
+                note_unreadable_row("user_connector_connection", id, error);
+            })
+            .ok(),
+        ))
+    }
+}
+
+/// Returns the rows that can be read. The others are logged with their column `id`, and counted.
+pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {
+    rows.into_iter().filter_map(|row| row.0).collect()
 }
 
 fn parse_value<T>(word: &str, table: &'static str, id: Uuid) -> sqlx::Result<T>

@@ -2,12 +2,17 @@
 
 use sqlx::{Connection, PgConnection};
 
+use super::database_url::DatabaseUrl;
+
 /// The comment on the schema that marks it as the sandbox's.
 const MARK: &str = "The sandbox of Patchbay empties this schema when it starts";
 
 /// Why a database cannot be emptied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmptyError {
+    /// `DATABASE_URL` is not one.
+    #[error("DATABASE_URL cannot be read: {0}")]
+    Url(String),
     /// The server cannot be reached.
     #[error("the database of DATABASE_URL cannot be reached: {0}")]
     Unreachable(#[source] sqlx::Error),
@@ -23,9 +28,7 @@ pub(crate) enum EmptyError {
 
 /// Empties the schema `public` of a database that only the sandbox uses.
 pub(crate) async fn empty_schema(url: &str) -> Result<(), EmptyError> {
-    let mut connection = PgConnection::connect(url)
-        .await
-        .map_err(EmptyError::Unreachable)?;
+    let mut connection = connect(url).await?;
     drop_all(&mut connection).await?;
     Ok(connection.close().await?)
 }
@@ -33,9 +36,7 @@ pub(crate) async fn empty_schema(url: &str) -> Result<(), EmptyError> {
 /// Empties the schema `public` of a database that an earlier sandbox marked or that has no tables, and marks it.
 /// Refuses any other database.
 pub(crate) async fn empty_own_database(url: &str) -> Result<(), EmptyError> {
-    let mut connection = PgConnection::connect(url)
-        .await
-        .map_err(EmptyError::Unreachable)?;
+    let mut connection = connect(url).await?;
     let own: bool = sqlx::query_scalar(
         "select not exists (select from pg_class where relnamespace = 'public'::regnamespace) \
          or coalesce(obj_description('public'::regnamespace, 'pg_namespace') = $1, false)",
@@ -50,6 +51,12 @@ pub(crate) async fn empty_own_database(url: &str) -> Result<(), EmptyError> {
     let mark = sqlx::AssertSqlSafe(format!("comment on schema public is '{MARK}'"));
     sqlx::raw_sql(mark).execute(&mut connection).await?;
     Ok(connection.close().await?)
+}
+
+async fn connect(url: &str) -> Result<PgConnection, EmptyError> {
+    let url: DatabaseUrl = url.parse().map_err(EmptyError::Url)?;
+    let connection = PgConnection::connect_with(&url.servers[0]).await;
+    connection.map_err(EmptyError::Unreachable)
 }
 
 async fn drop_all(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

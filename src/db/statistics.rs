@@ -97,7 +97,7 @@ pub(crate) async fn delivery_queue(db: &mut Transaction) -> sqlx::Result<QueueSt
 /// How many seconds ago a job was last done to its end; `None` if it never was.
 pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Option<f64>> {
     let age: Option<Option<f64>> = sqlx::query_scalar(
-        "select extract(epoch from now() - finished_at)::float8 from job where name = $1",
+        "select greatest(0, extract(epoch from now() - finished_at))::float8 from job where name = $1",
     )
     .bind(name)
     .fetch_optional(db)

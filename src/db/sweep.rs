@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::Transaction;
-use super::rows::select_connections;
+use super::rows::{readable, select_connections};
 use crate::domain::Connection;
 
 /// A connection that Nango should hold.
@@ -29,13 +29,14 @@ pub(crate) async fn find_by_nango_ids(
     db: &mut Transaction,
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<SweepRow>> {
-    sqlx::query_as(
+    let rows = sqlx::query_as(
         "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
            last_checked_at from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable(rows))
 }
 
 /// Connections that Nango has held since before `since`, after this one, in the order of their users and ids.
@@ -45,7 +46,7 @@ pub(crate) async fn list_at_nango_since(
     (user, id): (&str, Uuid),
     limit: i64,
 ) -> sqlx::Result<Vec<SweepRow>> {
-    sqlx::query_as(
+    let rows = sqlx::query_as(
         "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
            last_checked_at from user_connector_connection \
          where (user_id, id) > ($2, $3) and nango_connection_id is not null and updated_at < $1 \
@@ -57,7 +58,8 @@ pub(crate) async fn list_at_nango_since(
     .bind(id)
     .bind(limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable(rows))
 }
 
 /// Some other connections of the same connector, whoever's: those that work before those that are failing, too.
@@ -66,7 +68,7 @@ pub(crate) async fn siblings(
     connection: &Connection,
     limit: i64,
 ) -> sqlx::Result<Vec<Connection>> {
-    sqlx::query_as(select_connections!(
+    let rows = sqlx::query_as(select_connections!(
         "where c.connector_id = $1 and c.id <> $2 and c.status = 'connected' \
          order by c.failing_since nulls first, c.nango_created_at desc limit $3"
     ))
@@ -74,7 +76,8 @@ pub(crate) async fn siblings(
     .bind(connection.id)
     .bind(limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable(rows))
 }
 
 /// Notes when Nango was asked about a connection, which is no change of it.

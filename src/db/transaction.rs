@@ -7,10 +7,11 @@ use futures::future::BoxFuture;
 use futures::stream::{BoxStream, Stream};
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
-use super::connection_health::PooledConnection;
+use super::pooled_connection::{PooledConnection, unsupported};
 use crate::telemetry;
 
 /// A transaction; dropped without [`commit`](Self::commit), it is rolled back.
@@ -22,60 +23,53 @@ use crate::telemetry;
 /// have no name. A name would outlive the transaction on a server that serves
 /// another client next, whose statements have the same names: sqlx numbers
 /// them, and names them even where its cache is off.
+///
+/// All of it has one deadline. What has not been answered by then fails, and the connection is closed.
 #[derive(Debug)]
 pub struct Transaction {
-    inner: Inner,
+    connection: PooledConnection,
     unnamed: bool,
-}
-
-#[derive(Debug)]
-enum Inner {
-    Open(sqlx::Transaction<'static, Postgres>),
-    SingleStatement {
-        connection: PooledConnection,
-        used: bool,
-    },
+    /// Whether a transaction of one statement has run it; `None` for others.
+    used: Option<bool>,
 }
 
 impl Transaction {
-    pub(crate) fn new(inner: sqlx::Transaction<'static, Postgres>, unnamed: bool) -> Self {
+    pub(crate) fn new(connection: PooledConnection, unnamed: bool) -> Self {
         Self {
-            inner: Inner::Open(inner),
+            connection,
             unnamed,
+            used: None,
         }
     }
 
     pub(crate) fn single(connection: PooledConnection) -> Self {
         Self {
-            inner: Inner::SingleStatement {
-                connection,
-                used: false,
-            },
+            connection,
             unnamed: false,
+            used: Some(false),
         }
+    }
+
+    /// Lets the transaction take longer than a request may: until this time.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.connection.set_deadline(deadline);
     }
 
     /// Makes what was done durable and visible.
     ///
     /// # Errors
     /// When the server does not confirm: then it is not known whether it happened.
-    pub async fn commit(self) -> sqlx::Result<()> {
-        match self.inner {
-            Inner::Open(transaction) => transaction.commit().await,
-            Inner::SingleStatement { .. } => Ok(()),
-        }
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        self.connection.commit().await
     }
 
     /// Where the next statement runs.
-    fn connection(&mut self) -> &mut PgConnection {
-        match &mut self.inner {
-            Inner::Open(transaction) => transaction,
-            Inner::SingleStatement { connection, used } => {
-                debug_assert!(!*used, "a transaction of one statement was given another");
-                *used = true;
-                connection
-            }
+    fn connection(&mut self) -> &mut PooledConnection {
+        if let Some(used) = &mut self.used {
+            debug_assert!(!*used, "a transaction of one statement was given another");
+            *used = true;
         }
+        &mut self.connection
     }
 }
 
@@ -142,11 +136,6 @@ impl<'c> Executor<'c> for &'c mut Transaction {
     {
         Box::pin(std::future::ready(Err(unsupported())))
     }
-}
-
-/// sqlx would give the statement a name, whatever stands between.
-fn unsupported() -> sqlx::Error {
-    sqlx::Error::Protocol("a transaction's statements are run, not prepared".to_owned())
 }
 
 /// A statement that is not kept on the server where it must not be.

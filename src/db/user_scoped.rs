@@ -1,12 +1,12 @@
 //! One connection, for the user whose it is: another's is not there.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
-use crate::domain::Connection;
-use crate::domain::UserId;
+use crate::domain::{Connection, Integration, NangoConnectionRef, UserId};
 
 /// A connection that was read for a user. That it is theirs stands in every statement; this is the
 /// second wall, for a statement that lost its condition and a database that takes one user for another.
@@ -77,18 +77,42 @@ pub(crate) async fn lock_own(
     ensure_owned_if_any(user, connection)
 }
 
-/// The same, to be deleted: no row that refers to the connection is written meanwhile.
+/// Locks a user's connection to be deleted: no row that refers to it is written meanwhile. Returns what Nango stores for it,
+/// if anything. Only that is read, so that a row is deleted too whose other columns cannot be read.
 pub(crate) async fn lock_own_to_delete(
     db: &mut Transaction,
     user: &UserId,
     id: Uuid,
-) -> sqlx::Result<Option<Connection>> {
-    let connection = sqlx::query_as(select_connections!(
-        "where c.user_id = $1 and c.id = $2 for update of c"
-    ))
+) -> sqlx::Result<Option<Option<NangoConnectionRef>>> {
+    let row: Option<(
+        Option<String>,
+        DateTime<Utc>,
+        Option<i64>,
+        String,
+        Option<String>,
+    )> = sqlx::query_as(
+        "select nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
+           coalesce(integration_key, ''), provider \
+         from user_connector_connection where user_id = $1 and id = $2 for update",
+    )
     .bind(user.as_str())
     .bind(id)
     .fetch_optional(db)
     .await?;
-    ensure_owned_if_any(user, connection)
+    Ok(row.map(|(id, created_at, serial, key, provider)| {
+        Some(NangoConnectionRef {
+            id: id?,
+            created_at,
+            serial,
+            integration: Integration { key, provider },
+        })
+    }))
+}
+
+/// The ids of all connections of a user.
+pub(crate) async fn connection_ids(db: &mut Transaction, user: &UserId) -> sqlx::Result<Vec<Uuid>> {
+    sqlx::query_scalar("select id from user_connector_connection where user_id = $1")
+        .bind(user.as_str())
+        .fetch_all(db)
+        .await
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::tokens::with_deadline;
 use super::{ConnectionView, Connections, Error, Result};
 use crate::catalog::AccountPointers;
 use crate::db;
@@ -110,7 +111,7 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => Some(self.check_connection(&connection).await?.0.into()),
+            _ => Some(with_deadline(self.check_connection(&connection)).await?.0.into()),
         };
         Ok((self.get(user, id).await?, health))
     }

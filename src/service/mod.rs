@@ -5,6 +5,7 @@
 
 mod account;
 pub mod brakes;
+mod clock_offset;
 mod connect;
 mod credential_check;
 mod deletions;
@@ -33,9 +34,11 @@ use url::Url;
 use uuid::Uuid;
 
 use self::brakes::Brakes;
+use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
+use self::reconcile::AttemptTurns;
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
@@ -43,8 +46,9 @@ use crate::catalog::{Catalog, Connector};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::batch::BatchLoader;
+use crate::db::connection_health::Outage;
 use crate::db::connector_cache::ConnectorCache;
-use crate::db::{Database, Transaction};
+use crate::db::{Database, DatabaseError, Transaction};
 use crate::domain::Connection;
 use crate::domain::UserId;
 use crate::encryption;
@@ -98,6 +102,8 @@ pub struct Connections {
     doubts: SuspectCredentials,
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
+    attempt_turns: AttemptTurns,
+    clock_offset: ClockOffset,
     counts: ServiceMetrics,
 }
 
@@ -259,6 +265,8 @@ impl Connections {
             after: BatchLoader::new(&database),
             large_lists: LargeLists::new(),
             uses: BatchLoader::new(&database),
+            attempt_turns: AttemptTurns::default(),
+            clock_offset: ClockOffset::default(),
             database,
             catalog,
             upstream,
@@ -277,12 +285,12 @@ impl Connections {
         })
     }
 
-    /// Answers if the database does.
+    /// Checks that the database accepts writes and has the schema.
     ///
     /// # Errors
-    /// As the database.
-    pub async fn ping(&self) -> Result<()> {
-        Ok(self.database.ping().await?)
+    /// When it does not, or does not answer.
+    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
+        self.database.check_ready().await
     }
 
     /// The catalog.
@@ -388,6 +396,20 @@ impl Connections {
         let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
         self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
             .await
+    }
+
+    /// The same of a row among many: `None`, logged and counted, if it cannot be read.
+    async fn readable(
+        &self,
+        row: &db::ConnectionWithAttemptRow,
+    ) -> Result<Option<db::ConnectionWithAttempt>> {
+        match self.with_connector(row).await {
+            Err(Error::Database(error)) if Outage::of(&error).is_none() => {
+                db::note_unreadable_row("user_connector_connection", row.id().ok(), &error);
+                Ok(None)
+            }
+            read => Ok(Some(read?)),
+        }
     }
 
     /// What a row says, with what its connector is called.

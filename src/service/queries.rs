@@ -268,7 +268,7 @@ impl Connections {
         }
         let mut newest = Vec::with_capacity(rows.len());
         for row in rows.iter() {
-            newest.push(self.with_connector(row).await?);
+            newest.extend(self.readable(row).await?);
         }
         newest.sort_unstable_by_key(|(connection, _)| Reverse(connection.id));
         Ok(Self::page_from_all(newest, query))
@@ -332,10 +332,11 @@ impl Connections {
         tx.commit().await?;
         let mut connections = Vec::with_capacity(rows.len());
         for row in &rows {
-            let (connection, attempt) = self.with_connector(row).await?;
-            connections.push(ConnectionView::new(connection, attempt, &accounts));
+            if let Some((connection, attempt)) = self.readable(row).await? {
+                connections.push(ConnectionView::new(connection, attempt, &accounts));
+            }
         }
-        let last = connections.last().map(|details| details.connection.id);
+        let last = rows.last().and_then(|row| row.id().ok());
         Ok(Page {
             next: last.filter(|_| more),
             connections,
@@ -354,7 +355,7 @@ impl Connections {
         tx.commit().await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {
-            all.push(self.with_connector(row).await?.0);
+            all.extend(self.readable(row).await?.map(|(connection, _)| connection));
         }
         Ok(all)
     }

@@ -4,9 +4,12 @@
 //! may come first, twice, or not at all.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use moka::future::Cache;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::connect::RETURN_WINDOW;
@@ -30,6 +33,9 @@ use crate::nango::{ConnectionSummary, ListConnections, Refresh};
 /// How long an answer is held back for a look at Nango.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the turns of an attempt are remembered after the last use, longer than a turn takes.
+const TURN_TTL: Duration = Duration::from_secs(60);
+
 /// The name among the jobs of letting attempts expire, and how long it is nobody else's, in
 /// seconds. Two who do it at once do no harm: they ask Nango twice.
 const EXPIRY_JOB: &str = "expiry";
@@ -41,6 +47,24 @@ const DUE: usize = 500;
 /// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
 /// to the sweep, for nobody has so many popups open.
 pub(crate) const MAX_POLLED_ATTEMPTS: u8 = 20;
+
+/// The turns of those that apply what Nango holds for an attempt. One at a time takes a connection of the pool: where another
+/// transaction has the row's lock, the others would wait for it too, with all connections there are.
+#[derive(Debug)]
+pub(crate) struct AttemptTurns(Cache<Uuid, Arc<Mutex<()>>>);
+
+impl Default for AttemptTurns {
+    fn default() -> Self {
+        Self(Cache::builder().time_to_idle(TURN_TTL).build())
+    }
+}
+
+impl AttemptTurns {
+    async fn wait(&self, attempt: Uuid) -> OwnedMutexGuard<()> {
+        let turn = self.0.get_with(attempt, async { Arc::default() });
+        turn.await.lock_owned().await
+    }
+}
 
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -376,6 +400,7 @@ impl Connections {
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
     async fn apply_grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
+        let _turn = self.attempt_turns.wait(attempt).await;
         let mut changed = false;
         for summary in &found {
             changed |= self.apply_grant(attempt, summary).await?;

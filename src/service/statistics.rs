@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
@@ -187,6 +187,16 @@ impl Connections {
             "database_pool_idle",
             "Connections to the database that nobody uses",
             ConstGauge::new(idle),
+        );
+        registry.register(
+            "database_unreadable_rows",
+            "Rows that were skipped because they cannot be read",
+            ConstCounter::new(db::unreadable_rows()),
+        );
+        registry.register(
+            "database_clock_offset_seconds",
+            "How far the database's clock is ahead of this machine's",
+            ConstGauge::new(self.clock_offset_seconds()),
         );
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();

@@ -19,6 +19,9 @@ use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Refresh};
 
+/// How long all calls to Nango that one request needs may take together.
+const NANGO_CALLS_TIMEOUT: Duration = Duration::from_secs(25);
+
 /// A token is not handed out of memory when it ends within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
@@ -148,7 +151,7 @@ impl Connections {
         let mut asked_nango = false;
         let asked = self.tokens.held.try_get_with(key, async {
             asked_nango = true;
-            self.fetch_token(connection).await
+            with_deadline(self.fetch_token(connection)).await
         });
         // Apart, for it is large, and rare: a request's future is moved about before it is run.
         let token = Box::pin(asked)
@@ -273,7 +276,7 @@ impl Connections {
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
         let reported = self.tokens.reports.try_get_with(report, async {
-            refreshed = self.refresh_refused(&connection, token_id).await?;
+            refreshed = with_deadline(self.refresh_refused(&connection, token_id)).await?;
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
             self.apply_if_unchanged(&connection, None, |connection| {
@@ -350,7 +353,7 @@ impl Connections {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
                 // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
                 let failed = (id, format!("proxy of version {}", connection.version));
-                let explained = self.token_error(&connection, Some(error));
+                let explained = with_deadline(self.token_error(&connection, Some(error)));
                 let explained = self.tokens.reports.try_get_with(failed, explained);
                 Box::pin(explained)
                     .await
@@ -386,6 +389,12 @@ impl Connections {
             Err(Error::ConnectionNotFound)
         }
     }
+}
+
+/// Bounds what calls Nango several times, one after the other.
+pub(crate) async fn with_deadline<T>(calls: impl Future<Output = Result<T>>) -> Result<T> {
+    let calls = tokio::time::timeout(NANGO_CALLS_TIMEOUT, calls).await;
+    calls.unwrap_or_else(|_elapsed| Err(nango::Error::Timeout.into()))
 }
 
 /// The connection that is meant: never a guess among several.

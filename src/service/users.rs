@@ -31,14 +31,16 @@ impl Connections {
     /// As the database; what Nango does not confirm now is deleted there later.
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         self.nango_gateway()?;
-        let connections = self.list_all(user, &db::Filter::default()).await?;
-        for connection in &connections {
-            self.erase_connection(user, connection.id).await?;
+        let mut tx = self.begin_single().await?;
+        let connections = db::connection_ids(&mut tx, user).await?;
+        tx.commit().await?;
+        for id in &connections {
+            self.erase_connection(user, *id).await?;
         }
         let mut tx = self.begin_single().await?;
         db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
-        let mut ids: BTreeSet<Uuid> = connections.iter().map(|erased| erased.id).collect();
+        let mut ids: BTreeSet<Uuid> = connections.iter().copied().collect();
         match self.delete_unknown(user).await {
             Ok(found) => ids.extend(found),
             Err(error) => {
@@ -61,12 +63,12 @@ impl Connections {
 
     async fn erase_connection(&self, user: &UserId, id: Uuid) -> Result<()> {
         let mut tx = self.begin().await?;
-        let Some(connection) = db::lock_own_to_delete(&mut tx, user, id).await? else {
+        let Some(upstream) = db::lock_own_to_delete(&mut tx, user, id).await? else {
             return Ok(());
         };
         db::delete(&mut tx, user, id).await?;
         let (reason, now) = (DeletionReason::Erased, self.clock.now());
-        if let Some(upstream) = connection.state.upstream() {
+        if let Some(upstream) = &upstream {
             db::queue_deletion(&mut tx, upstream, reason, None, Some(id), now).await?;
         }
         db::hasten_deletions(&mut tx, id, reason, now).await?;

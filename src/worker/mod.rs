@@ -2,12 +2,15 @@
 //!
 //! Every replica runs every job. What must happen once is claimed in the database.
 
+use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,6 +25,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How often each replica looks whether a sweep is due.
 const SWEEP_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often each replica compares its clock with the database's.
+const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often old answers are forgotten.
 const KEY_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,12 +45,85 @@ const EVENT_RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// How soon after it broke the sending of webhooks is taken up again.
 const DELIVERY_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Starts the jobs that need no Nango. They end when `stop` says so.
-pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &CancellationToken) {
-    let (service, stopping) = (connections.clone(), stop.clone());
-    tasks.spawn(repeat(
-        stop.clone(),
-        KEY_CLEANUP_INTERVAL,
+/// How long a job's run may take before the log says that it has not finished.
+const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// How long a run of the sweep may take: it pauses between its calls to Nango.
+const SWEEP_STALL_TIME: Duration = Duration::from_secs(3600);
+
+/// The jobs of one replica, which end after `stop`.
+#[derive(Debug)]
+pub struct Scheduler {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    running: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+impl Scheduler {
+    /// Creates a scheduler without jobs.
+    #[must_use]
+    pub fn new(stop: CancellationToken) -> Self {
+        Self {
+            tasks: TaskTracker::new(),
+            stop,
+            running: Arc::default(),
+        }
+    }
+
+    /// Waits until all jobs have ended.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Returns the names of the jobs that are still running.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<&'static str> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.iter().copied().collect()
+    }
+
+    /// A job with a pause before each run. `stalls_after` is `None` for runs that never end by themselves.
+    fn job(&self, name: &'static str, pause: Duration, stalls_after: Option<Duration>) -> Job {
+        Job {
+            name,
+            pause,
+            stalls_after,
+            stop: self.stop.clone(),
+            running: self.running.clone(),
+        }
+    }
+}
+
+/// How a job is repeated.
+struct Job {
+    name: &'static str,
+    pause: Duration,
+    /// How long a run may take before the log says that it has not finished.
+    stalls_after: Option<Duration>,
+    stop: CancellationToken,
+    running: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+/// Starts the jobs that need no Nango. They end after the scheduler's `stop`.
+pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("clock check", CLOCK_CHECK_INTERVAL, Some(STALL_TIME)),
+        async move || {
+            let measure = service.measure_clock_offset();
+            if let Some(measured) = stopping.run_until_cancelled(measure).await {
+                report("compared clocks", &measured, |()| false);
+            }
+        },
+    ));
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job(
+            "idempotency key cleanup",
+            KEY_CLEANUP_INTERVAL,
+            Some(STALL_TIME),
+        ),
         async move || {
             // What a stop cuts off, here and below, is left to the next pass.
             if let Some(forgotten) = stopping
@@ -55,10 +134,13 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), stop.clone());
-    tasks.spawn(repeat(
-        stop.clone(),
-        PRUNING_CHECK_INTERVAL,
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job(
+            "history pruning",
+            PRUNING_CHECK_INTERVAL,
+            Some(SWEEP_STALL_TIME),
+        ),
         async move || {
             if let Some(pruned) = stopping
                 .run_until_cancelled(service.prune(PRUNING_INTERVAL))
@@ -68,10 +150,9 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
             }
         },
     ));
-    let (service, stopping) = (connections.clone(), stop.clone());
-    tasks.spawn(repeat(
-        stop.clone(),
-        EVENT_RECONNECT_DELAY,
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("event feed", EVENT_RECONNECT_DELAY, None),
         async move || {
             // Following never ends by itself.
             if let Some(broken) = stopping.run_until_cancelled(service.follow_changes()).await {
@@ -81,18 +162,12 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
     ));
 }
 
-/// Starts the jobs that tell the product. They pause while the database is not the installation's.
-pub fn start_webhooks(
-    webhooks: &Arc<Webhooks>,
-    connections: &Arc<Connections>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let (sender, stopping) = (webhooks.clone(), stop.clone());
+/// Starts the jobs that send webhooks to the product. They pause while the database is not the installation's.
+pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, jobs: &Scheduler) {
+    let (sender, stopping) = (webhooks.clone(), jobs.stop.clone());
     let service = connections.clone();
-    tasks.spawn(repeat(
-        stop.clone(),
-        DELIVERY_RETRY_DELAY,
+    jobs.tasks.spawn(repeat(
+        jobs.job("webhook delivery", DELIVERY_RETRY_DELAY, None),
         async move || {
             // Sending never ends by itself.
             sender
@@ -100,10 +175,13 @@ pub fn start_webhooks(
                 .await;
         },
     ));
-    let (forgetful, stopping) = (webhooks.clone(), stop.clone());
-    tasks.spawn(repeat(
-        stop.clone(),
-        DELIVERY_CLEANUP_INTERVAL,
+    let (forgetful, stopping) = (webhooks.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job(
+            "webhook cleanup",
+            DELIVERY_CLEANUP_INTERVAL,
+            Some(STALL_TIME),
+        ),
         async move || {
             if let Some(forgotten) = stopping
                 .run_until_cancelled(forgetful.prune_deliveries())
@@ -121,36 +199,36 @@ pub fn start_webhooks(
 }
 
 /// Starts the jobs that ask Nango.
-pub fn start_nango_jobs(
-    connections: &Arc<Connections>,
-    sweep_every: Duration,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let (service, stopping) = (connections.clone(), stop.clone());
-    tasks.spawn(repeat(stop.clone(), Duration::ZERO, async move || {
-        // Another replica may have left something that nobody here wants.
-        let wanted = tokio::time::timeout(DELETION_INTERVAL, service.wait_for_deletions());
-        if stopping.run_until_cancelled(wanted).await.is_some() {
+pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, jobs: &Scheduler) {
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("deletions at Nango", Duration::ZERO, Some(STALL_TIME)),
+        async move || {
+            // Another replica may have left something that nobody here wants.
+            let wanted = tokio::time::timeout(DELETION_INTERVAL, service.wait_for_deletions());
+            if stopping.run_until_cancelled(wanted).await.is_some() {
+                report(
+                    "asked Nango to delete",
+                    &service.delete_due().await,
+                    |count| *count > 0,
+                );
+            }
+        },
+    ));
+    let service = connections.clone();
+    jobs.tasks.spawn(repeat(
+        jobs.job("attempt expiry", EXPIRY_INTERVAL, Some(STALL_TIME)),
+        async move || {
             report(
-                "asked Nango to delete",
-                &service.delete_due().await,
+                "authorizations ran out of time",
+                &service.expire_attempts().await,
                 |count| *count > 0,
             );
-        }
-    }));
-    let service = connections.clone();
-    tasks.spawn(repeat(stop.clone(), EXPIRY_INTERVAL, async move || {
-        report(
-            "authorizations ran out of time",
-            &service.expire_attempts().await,
-            |count| *count > 0,
-        );
-    }));
-    let (service, stopping) = (connections.clone(), stop.clone());
-    tasks.spawn(repeat(
-        stop.clone(),
-        SWEEP_CHECK_INTERVAL,
+        },
+    ));
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
         async move || {
             report(
                 "swept",
@@ -163,15 +241,47 @@ pub fn start_nango_jobs(
     ));
 }
 
-/// A pass after each pause, until `stop`. A pass that has begun ends by itself, and one that panics is no job's end.
-async fn repeat(stop: CancellationToken, pause: Duration, mut run: impl AsyncFnMut()) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(pause))
+/// A run after each pause, until `stop`. A run that has begun ends by itself, and one that panics does not end its job.
+async fn repeat(job: Job, mut run: impl AsyncFnMut()) {
+    let Job { name, .. } = job;
+    job.running().insert(name);
+    while job
+        .stop
+        .run_until_cancelled(tokio::time::sleep(job.pause))
         .await
         .is_some()
     {
-        if AssertUnwindSafe(run()).catch_unwind().await.is_err() {
-            tracing::error!("a pass has panicked: its job goes on with the next one");
+        let run = AssertUnwindSafe(run()).catch_unwind();
+        if report_stalls(&job, run).await.is_err() {
+            tracing::error!(
+                job = name,
+                "a run has panicked, the job continues with the next one"
+            );
+        }
+    }
+    job.running().remove(name);
+}
+
+impl Job {
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for a run, and logs from time to time that it has not finished.
+async fn report_stalls<T>(job: &Job, run: impl Future<Output = T>) -> T {
+    let Some(stalls_after) = job.stalls_after else {
+        return run.await;
+    };
+    let started = Instant::now();
+    let mut run = pin!(run);
+    loop {
+        match tokio::time::timeout(stalls_after, run.as_mut()).await {
+            Ok(result) => return result,
+            Err(_elapsed) => {
+                let seconds = started.elapsed().as_secs();
+                tracing::warn!(job = job.name, seconds, "a job has not finished its run");
+            }
         }
     }
 }
@@ -198,7 +308,8 @@ mod tests {
             assert_ne!(passes, 1, "the first pass panics");
             stop.cancel();
         };
-        repeat(stop.clone(), Duration::ZERO, run).await;
+        let jobs = Scheduler::new(stop.clone());
+        repeat(jobs.job("test", Duration::ZERO, None), run).await;
         assert_eq!(passes, 2);
     }
 }

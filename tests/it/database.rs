@@ -1,6 +1,12 @@
 //! The schema, and replicas that start together.
 
-mod hung_connections;
+mod clocks;
+pub(crate) mod hung_connections;
+mod locks;
+mod odd_rows;
+mod read_only;
+mod roles;
+mod schema_damage;
 mod tls;
 
 use std::sync::Arc;
@@ -28,7 +34,7 @@ async fn seeded_database() -> (TestDatabase, PgConnection) {
 }
 
 /// What a starting replica does with the database.
-async fn start_replica(url: String) {
+pub(crate) async fn start_replica(url: String) {
     let database = test_database::pool(url, 3).await.unwrap();
     database.migrate().await.unwrap();
     let catalog = Arc::new(Catalog::builtin());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
 use patchbay::catalog::Catalog;
-use patchbay::db::{DatabaseError, LegacyImport};
+use patchbay::db::{DatabaseError, InvalidRows, LegacyImport};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -48,7 +48,8 @@ async fn run(sql: &mut PgConnection, statements: &str) {
 
 async fn import(url: &str) -> Result<Option<LegacyImport>, DatabaseError> {
     let database = test_database::pool(url, 2).await?;
-    database.import_legacy(&Catalog::builtin()).await
+    let invalid = InvalidRows::Refuse;
+    database.import_legacy(&Catalog::builtin(), invalid).await
 }
 
 /// Puts a connection into Nango as the old flow did: with an id that it chose, and without tags.
@@ -298,32 +299,6 @@ async fn dump(sql: &mut PgConnection) -> Vec<String> {
 async fn import_rejects_unsupported_tables_and_changes_nothing() {
     let cases = [
         (
-            "update connector set slug = 'fax' where slug = 'gmail'",
-            r#"4 connections are of the connector "fax", which the catalog does not have: add it to the file that CATALOG_FILE names"#,
-        ),
-        (
-            "alter table user_connector_connection drop constraint user_connector_connection_connector_id_fkey; \
-             delete from connector where slug = 'notion'",
-            "1 connections are of no connector",
-        ),
-        (
-            "update user_connector_connection set status = 'revoked' where status = 'error'",
-            "2 connections have the status revoked: it has to be pending, connected, disconnected or error",
-        ),
-        (
-            "update user_connector_connection set config = '[1]' where status = 'pending'",
-            "2 connections have a config that is not a JSON object",
-        ),
-        (
-            "update user_connector_connection set connected_at = 'infinity' where status = 'pending'",
-            "2 connections have a time before 1970 or after 9999",
-        ),
-        (
-            "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
-             update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
-            "2 connections have the same nango_connection_id as another that is not disconnected: keep it in one of them",
-        ),
-        (
             "alter table user_connector_connection alter column config type text using config::text",
             "user_connector_connection.config is text, and not json or jsonb",
         ),
@@ -350,6 +325,96 @@ async fn import_rejects_unsupported_tables_and_changes_nothing() {
             other => panic!("{change}: {other:?}"),
         }
         assert_eq!(dump(&mut sql).await, before, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn invalid_rows_are_named_and_can_be_left_out() {
+    let cases = [
+        (
+            "update connector set slug = 'fax' where slug = 'gmail'",
+            4,
+            "connector_id \"fax\" is a connector that",
+        ),
+        (
+            "alter table user_connector_connection drop constraint user_connector_connection_connector_id_fkey; \
+             delete from connector where slug = 'notion'",
+            1,
+            "names no row of the table connector",
+        ),
+        (
+            "update user_connector_connection set status = 'revoked' where status = 'error'",
+            2,
+            "status \"revoked\" has to be",
+        ),
+        (
+            "update user_connector_connection set config = '[1]' where status = 'pending'",
+            2,
+            "config \"[1]\" has to be a JSON object",
+        ),
+        (
+            "update user_connector_connection set config = '{\"a\": \"\\u0000\"}' where status = 'pending'",
+            2,
+            "cannot be read: unsupported Unicode escape sequence",
+        ),
+        (
+            "update user_connector_connection set config = '{\"a\": 1e400}' where status = 'pending'",
+            2,
+            "a number that is too large",
+        ),
+        (
+            "update user_connector_connection set updated_at = 'infinity' where status = 'pending'",
+            2,
+            "updated_at \"infinity\" has to be between",
+        ),
+        (
+            "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
+             update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
+            1,
+            "nango_connection_id \"shared\" is also that of another row",
+        ),
+        (
+            "update user_connector_connection set created_at = '20000-01-01' where status = 'pending'",
+            2,
+            "created_at \"20000-01-01",
+        ),
+    ];
+    for (change, rows, reported) in cases {
+        let (database, mut sql) =
+            legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+        run(&mut sql, change).await;
+        let before = dump(&mut sql).await;
+        let Err(DatabaseError::LegacyTables(problems)) = import(database.url()).await else {
+            panic!("{change}: it was imported");
+        };
+        assert_eq!(dump(&mut sql).await, before, "{change}");
+        let (remedy, problems) = problems.split_last().unwrap();
+        assert!(remedy.contains("--skip-invalid-rows"), "{remedy}");
+        assert_eq!(problems.len(), rows, "{change}: {problems:#?}");
+        for problem in problems {
+            assert!(problem.starts_with("row 10000000-"), "{problem}");
+            assert!(problem.contains(reported), "{problem}");
+        }
+        let settings = [("DATABASE_URL", database.url())];
+        let mut process = Process::start(&["migrate", "--skip-invalid-rows"], &settings);
+        assert!(process.ended().await.success(), "{}", process.output());
+        let text = process.output();
+        assert!(
+            text.contains(&format!("took over {} connections", 7 - rows)),
+            "{text}"
+        );
+        assert_eq!(
+            text.matches("left out, and kept in before_patchbay: row")
+                .count(),
+            rows,
+            "{text}"
+        );
+        let kept: i64 =
+            sqlx::query_scalar("select count(*) from before_patchbay.user_connector_connection")
+                .fetch_one(&mut sql)
+                .await
+                .unwrap();
+        assert_eq!(kept, 7, "{change}");
     }
 }
 

@@ -211,7 +211,7 @@ async fn pooler_can_be_declared_in_database_url() {
     url.query_pairs_mut().append_pair("pgbouncer", "true");
     let reported = test_database::pool(url, 5).await.unwrap();
     assert!(reported.is_transaction_pooled());
-    reported.ping().await.unwrap();
+    test_database::ping(&reported).await.unwrap();
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn failed_transaction_leaves_no_state_in_pooled_server() {
             .unwrap_err();
         assert!(error.as_database_error().is_some());
         drop(broken);
-        pooled.ping().await.unwrap();
+        test_database::ping(&pooled).await.unwrap();
     }
     let mut tx = pooled.begin().await.unwrap();
     let locks: i64 =

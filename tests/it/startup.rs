@@ -65,7 +65,7 @@ impl DatabaseRelay {
 }
 
 /// A `serve` that needs no Nango; answers its address too.
-fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
+pub(crate) fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
     let mut all = vec![
@@ -81,7 +81,7 @@ fn serve(database_url: &str, settings: &[(&str, &str)]) -> (Process, String) {
     (Process::start(&["serve"], &all), url.clone())
 }
 
-async fn list(client: &Client, url: &str) -> Response {
+pub(crate) async fn list(client: &Client, url: &str) -> Response {
     let claims = json!({ "sub": "ada", "exp": 4_000_000_000_u64 });
     let key = EncodingKey::from_secret(JWT_SECRET.as_bytes());
     let token = encode(&Header::default(), &claims, &key).unwrap();

@@ -39,6 +39,13 @@ pub(crate) async fn pool(url: impl Into<String>, size: u32) -> Result<Database, 
     Database::connect(&config).await
 }
 
+/// One transaction that does nothing.
+pub(crate) async fn ping(database: &Database) -> sqlx::Result<()> {
+    let mut tx = database.begin().await?;
+    sqlx::query("select 1").execute(&mut tx).await?;
+    tx.commit().await
+}
+
 impl TestDatabase {
     /// Where the database is, as `postgres://…`.
     pub(crate) fn url(&self) -> &str {

@@ -463,7 +463,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether the service can do its work: its database is up and migrated.
+         * Whether the service can do its work: its database accepts writes and has the schema.
          * @description After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
          */
         get: operations["readyz"];

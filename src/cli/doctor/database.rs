@@ -5,10 +5,7 @@ use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
-/// The oldest server that is supported, as its own number.
-const MIN_SERVER_VERSION: i32 = 130_000;
-
-/// By how many seconds clocks may differ before somebody should know.
+/// By how many seconds Nango's clock may differ before an operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
@@ -22,6 +19,10 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
                 DatabaseError::Tls(_) => {
                     "correct sslmode and sslrootcert in DATABASE_URL, or the server's certificate"
                 }
+                DatabaseError::ReadOnly => {
+                    "promote a standby or switch default_transaction_read_only off, and let DATABASE_URL name the primary"
+                }
+                DatabaseError::TooOld(_) => "update the server to PostgreSQL 13 or newer",
                 _ => {
                     "start the database, and look at host and port in DATABASE_URL and at firewalls between"
                 }
@@ -33,8 +34,10 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
     match database.schema_status().await {
         Ok(survey) => {
             describe(report, &survey, clock);
+            check_write(report, &database, &survey).await;
             pooler(report, &database);
         }
+        Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
         Err(error) => report.fail(
             "database",
             format!("the database answers no question: {error}"),
@@ -45,17 +48,14 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
 }
 
 fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
-    let found = format!("PostgreSQL {} answers", survey.version);
-    if survey.version_number >= MIN_SERVER_VERSION {
-        report.ok("database", found);
-    } else {
-        report.fail("database", found, "update it to PostgreSQL 13 or newer");
-    }
+    // Older servers are refused before.
+    report.ok("database", format!("PostgreSQL {} answers", survey.version));
     let removed = survey
         .newer
         .iter()
         .find(|(_, description)| description.starts_with(CONTRACT_PREFIX));
     match (survey.changed.first(), removed) {
+        _ if !survey.damage.is_empty() => fail_damaged(report, &survey.damage),
         (Some(version), _) => report.fail(
             "migrations",
             format!("migration {version} is not what this program applied"),
@@ -85,14 +85,50 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
         },
     }
     let skew = (survey.now - clock.now()).num_seconds();
-    if skew.abs() > MAX_CLOCK_SKEW_SECONDS {
-        report.warn(
-            "database clock",
-            format!("the database's clock differs by {skew} s from this machine's"),
-            "set both by NTP: tokens' times are judged by this one's, leases by the database's",
+    let found = format!("the database's clock differs by {skew} s from this machine's");
+    let remediation =
+        "set both by NTP; a replica whose clock differs by more than a minute is not ready";
+    match skew.abs() {
+        0..=2 => report.ok("database clock", "the database has the same time"),
+        3..=60 => report.warn("database clock", found, remediation),
+        _ => report.fail("database clock", found, remediation),
+    }
+}
+
+fn fail_damaged(report: &mut Report, damage: &[String]) {
+    report.fail(
+        "migrations",
+        format!("the schema is damaged: {}", damage.join("; ")),
+        "restore the database from a backup",
+    );
+}
+
+/// Whether the role can do what the start and the service do.
+async fn check_write(report: &mut Report, database: &Database, survey: &SchemaStatus) {
+    let (role, path) = (&survey.role, &survey.search_path);
+    let Some(schema) = &survey.schema else {
+        report.fail(
+            "database write",
+            format!(
+                "no schema of the search_path {path} exists, or the role {role} may not use it"
+            ),
+            "create the schema, or set another one by DATABASE_URL's parameter `schema`",
         );
-    } else {
-        report.ok("database clock", "the database has the same time");
+        return;
+    };
+    match database.test_write().await {
+        Ok(()) => report.ok(
+            "database write",
+            format!("the role {role} can write to the schema {schema}"),
+        ),
+        Err(error) => report.fail(
+            "database write",
+            format!("the role {role} cannot write to the schema {schema}: {error}"),
+            format!(
+                "grant it what it lacks: usage and create on the schema {schema}, and select, insert, update and delete \
+                 on its tables"
+            ),
+        ),
     }
 }
 

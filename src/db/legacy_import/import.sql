@@ -1,4 +1,5 @@
 -- $1 and $2: the slugs and ids of the catalog's connectors. $3: the milliseconds between two deletions at Nango.
+-- $4: the rows that are left out.
 with old as (
     select
         o.id,
@@ -33,6 +34,7 @@ with old as (
     join before_patchbay.connector k on k.id = o.connector_id
     join unnest($1::text[], $2::uuid[]) s (slug, id) on s.slug = k.slug
     join connector c on c.id = s.id
+    where not o.id = any($4)
 ),
 judged as (
     select

@@ -4,6 +4,8 @@
 //! own, as they were, and their rows are copied into ours, in the transaction
 //! that migrates. Whatever speaks against it is told before anything changes.
 
+mod rows;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,14 +13,19 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
+use self::rows::OddValue;
 use super::{DatabaseError, Transaction};
 use crate::catalog::Catalog;
 use crate::db;
 
-use crate::domain::UserId;
+/// How rows that cannot be imported are left out.
+const SKIP_REMEDY: &str = "correct these rows, or leave them out by `patchbay migrate --skip-invalid-rows`: they stay in the schema before_patchbay";
 
 /// How long is waited for whoever uses the tables.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
+
+/// How many rows that cannot be imported are reported at the most, by each of two queries.
+const MAX_REPORTED: u32 = 1000;
 
 /// The time between two deletions at Nango of what was disconnected before, in milliseconds.
 const DELETION_INTERVAL_MS: i64 = 2_000;
@@ -46,26 +53,38 @@ const CONNECTOR_COLUMNS: [(&str, &[&str]); 2] =
     [("id", &["uuid"]), ("slug", &["text", "character varying"])];
 const TIME_TYPES: &[&str] = &["timestamp with time zone", "timestamp without time zone"];
 
-/// What was taken over.
+/// What becomes of rows that cannot be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidRows {
+    /// Nothing is imported while there is one.
+    Refuse,
+    /// They stay in the old table only.
+    Skip,
+}
+
+/// What was taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegacyImport {
     /// How many connections there are, before and after.
     pub connections: i64,
     /// For how long their table was locked.
     pub locked: Duration,
+    /// What is wrong with the rows that were left out, a sentence for each value.
+    pub skipped: Vec<String>,
 }
 
 /// The predecessor's tables, locked, checked and set aside.
 pub(crate) struct LegacyTables {
     connections: i64,
     since: Instant,
+    skipped: Vec<OddValue>,
 }
 
 /// Whether the predecessor's tables are there, and ours not yet. `_sqlx_migrations` has to be there.
 pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select (to_regclass('user_connector_connection') is not null or to_regclass('connector') is not null) \
-           and not exists (select 1 from _sqlx_migrations)",
+           and to_regclass('installation') is null and not exists (select 1 from _sqlx_migrations)",
     )
     .fetch_one(tx)
     .await
@@ -75,6 +94,7 @@ pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
 pub(crate) async fn move_to_backup_schema(
     tx: &mut Transaction,
     catalog: &Catalog,
+    invalid: InvalidRows,
 ) -> Result<LegacyTables, DatabaseError> {
     let mut problems = check_columns(tx).await?;
     if !problems.is_empty() {
@@ -83,17 +103,37 @@ pub(crate) async fn move_to_backup_schema(
     let since = Instant::now();
     lock_tables(tx).await?;
     problems.extend(check_foreign_keys(tx).await?);
-    problems.extend(check_rows(tx, catalog).await?);
+    let limit = match invalid {
+        InvalidRows::Refuse => MAX_REPORTED,
+        InvalidRows::Skip => u32::MAX,
+    };
+    let skipped = rows::odd_values(tx, catalog, limit).await?;
+    if invalid == InvalidRows::Refuse {
+        problems.extend(skipped.iter().map(ToString::to_string));
+        if !skipped.is_empty() {
+            problems.push(SKIP_REMEDY.to_owned());
+        }
+    }
     if !problems.is_empty() {
         return Err(DatabaseError::LegacyTables(problems));
     }
-    let connections = sqlx::query_scalar("select count(*) from user_connector_connection")
-        .fetch_one(&mut *tx)
-        .await?;
+    let connections =
+        sqlx::query_scalar("select count(*) from user_connector_connection where not id = any($1)")
+            .bind(row_ids(&skipped))
+            .fetch_one(&mut *tx)
+            .await?;
     sqlx::raw_sql(include_str!("set_aside.sql"))
         .execute(tx)
         .await?;
-    Ok(LegacyTables { connections, since })
+    Ok(LegacyTables {
+        connections,
+        since,
+        skipped,
+    })
+}
+
+fn row_ids(rows: &[OddValue]) -> Vec<Uuid> {
+    rows.iter().map(|it| it.row).collect()
 }
 
 impl LegacyTables {
@@ -116,6 +156,7 @@ impl LegacyTables {
             .bind(&slugs)
             .bind(&ids)
             .bind(DELETION_INTERVAL_MS)
+            .bind(row_ids(&self.skipped))
             .execute(&mut *tx)
             .await?;
         let taken: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
@@ -130,6 +171,7 @@ impl LegacyTables {
         Ok(LegacyImport {
             connections: taken,
             locked: self.since.elapsed(),
+            skipped: self.skipped.iter().map(ToString::to_string).collect(),
         })
     }
 }
@@ -219,101 +261,4 @@ async fn check_foreign_keys(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
         )
     };
     Ok(found.into_iter().map(problem).collect())
-}
-
-/// The rows that have no place in our table.
-async fn check_rows(tx: &mut Transaction, catalog: &Catalog) -> sqlx::Result<Vec<String>> {
-    let slugs: Vec<&str> = catalog.iter().map(|one| one.slug.as_str()).collect();
-    let unknown: Vec<(Option<String>, i64)> = sqlx::query_as(
-        "select k.slug::text, count(*) from user_connector_connection o left join connector k on k.id = o.connector_id \
-         where k.slug is null or not k.slug = any($1) group by 1 order by 1",
-    )
-    .bind(&slugs)
-    .fetch_all(&mut *tx)
-    .await?;
-    let mut problems: Vec<String> = unknown
-        .into_iter()
-        .map(|(slug, count)| match slug {
-            Some(slug) => format!(
-                "{count} connections are of the connector {slug:?}, which the catalog does not have: add it to the file that CATALOG_FILE names"
-            ),
-            None => format!("{count} connections are of no connector"),
-        })
-        .collect();
-    let statuses: Vec<(Option<String>, i64)> = sqlx::query_as(
-        "select status::text, count(*) from user_connector_connection \
-         where status is null or lower(status::text) not in ('pending', 'connected', 'disconnected', 'error') \
-         group by 1 order by 1",
-    )
-    .fetch_all(&mut *tx)
-    .await?;
-    problems.extend(statuses.into_iter().map(|(status, count)| {
-        let status = status.unwrap_or_else(|| "null".to_owned());
-        format!(
-            "{count} connections have the status {status}: it has to be pending, connected, disconnected or error"
-        )
-    }));
-    problems.extend(users(tx).await?);
-    problems.extend(values(tx).await?);
-    Ok(problems)
-}
-
-/// What our table refuses, by a condition on a row, and the problem that is reported.
-const REFUSED: [(&str, &str); 3] = [
-    (
-        "jsonb_typeof(config::jsonb) not in ('object', 'null')",
-        "have a config that is not a JSON object",
-    ),
-    (
-        "exists (select from unnest(array[connected_at::timestamptz, disconnected_at::timestamptz, \
-             last_synced_at::timestamptz, created_at::timestamptz, updated_at::timestamptz]) at \
-           where at < '1970-01-02' or at > '9999-12-30')",
-        "have a time before 1970 or after 9999",
-    ),
-    (
-        "lower(status::text) <> 'disconnected' and nango_connection_id <> '' and exists ( \
-           select from user_connector_connection other \
-           where other.nango_connection_id = o.nango_connection_id and other.id <> o.id \
-             and lower(other.status::text) <> 'disconnected')",
-        "have the same nango_connection_id as another that is not disconnected: keep it in one of them",
-    ),
-];
-
-/// The rows with values that our table refuses.
-async fn values(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
-    let mut problems = Vec::new();
-    for (refused, reported) in REFUSED {
-        let count = format!("select count(*) from user_connector_connection o where {refused}");
-        let count: i64 = sqlx::query_scalar(AssertSqlSafe(count))
-            .fetch_one(&mut *tx)
-            .await?;
-        if count > 0 {
-            problems.push(format!("{count} connections {reported}"));
-        }
-    }
-    Ok(problems)
-}
-
-/// The user ids that are refused wherever a user is named: their connections could not be reached. Ids of plain
-/// ASCII are left to the database, so that few are read.
-async fn users(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
-    let odd: Vec<(Option<String>, i64)> = sqlx::query_as(
-        "select user_id::text, count(*) from user_connector_connection \
-         where user_id is null or user_id::text = '..' \
-           or user_id::text collate \"C\" !~ '^[!-~][ -~]{0,253}[!-~]$' \
-         group by 1 order by 1",
-    )
-    .fetch_all(tx)
-    .await?;
-    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
-    for (id, count) in odd {
-        let refused = match id.map(UserId::try_from) {
-            None => "is missing".to_owned(),
-            Some(Err(error)) => format!("is refused: {error}"),
-            Some(Ok(_)) => continue,
-        };
-        *counts.entry(refused).or_default() += count;
-    }
-    let problem = |(why, count)| format!("{count} connections have a user_id that {why}");
-    Ok(counts.into_iter().map(problem).collect())
 }

@@ -1,7 +1,8 @@
 //! What the use cases, Nango and the database refuse or fail at, as problems.
 
 use super::{Code, Problem};
-use crate::db::connection_health::is_unreachable;
+use crate::db::DatabaseError;
+use crate::db::connection_health::Outage;
 use crate::nango;
 use crate::service;
 
@@ -96,6 +97,17 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
+    /// A database that no request can be served with.
+    pub(crate) fn from_unusable_database(error: &DatabaseError) -> Self {
+        match error {
+            DatabaseError::Statement(error) => Self::from_database(error),
+            error => {
+                tracing::error!(%error, "the database cannot be used");
+                Self::new(Code::DatabaseUnavailable, error.to_string()).retry_after(5)
+            }
+        }
+    }
+
     pub(crate) fn from_database(error: &sqlx::Error) -> Self {
         let code = error
             .as_database_error()
@@ -104,9 +116,17 @@ impl Problem {
             // A data exception, which only a caller's value can cause: a NUL in a text, say.
             return Self::invalid("a value has characters that cannot be stored");
         }
-        if is_unreachable(error) {
-            tracing::error!(%error, "the database did not do its part");
-            Self::new(Code::DatabaseUnavailable, "the database does not answer").retry_after(5)
+        if let Some(outage) = Outage::of(error) {
+            tracing::error!(%error, ?outage, "the database did not do its part");
+            let (detail, seconds) = match outage {
+                Outage::Unreachable => ("the database does not answer", 5),
+                Outage::ReadOnly => ("the database is read-only at the moment", 5),
+                Outage::Busy => (
+                    "the database is busy with another change of the same data",
+                    1,
+                ),
+            };
+            Self::new(Code::DatabaseUnavailable, detail).retry_after(seconds)
         } else {
             Self::internal(format_args!("the database did not do its part: {error}"))
         }

@@ -12,7 +12,7 @@ use crate::http::problem::{Code, Problem, ProblemBody};
 use crate::service::Connections;
 use crate::single_flight::CachedValue;
 
-/// How long the database may take to say that it is there.
+/// How long the database may take to say that it can be written to.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long its answer is told to others, who may be anybody and as many as there are.
@@ -30,9 +30,15 @@ impl Default for Readiness {
 
 impl Readiness {
     async fn of(&self, connections: &Connections) -> Result<(), Problem> {
+        if connections.is_clock_off() {
+            return Err(Problem::new(
+                Code::DatabaseUnavailable,
+                "this replica's clock differs from the database's by more than a minute: set both by NTP",
+            ));
+        }
         let ask = async {
-            match tokio::time::timeout(PING_TIMEOUT, connections.ping()).await {
-                Ok(answer) => answer.map_err(Problem::from),
+            match tokio::time::timeout(PING_TIMEOUT, connections.check_ready()).await {
+                Ok(answer) => answer.map_err(|error| Problem::from_unusable_database(&error)),
                 Err(_elapsed) => Err(Problem::new(
                     Code::DatabaseUnavailable,
                     "the database does not answer",
@@ -58,7 +64,7 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the service can do its work: its database is up and migrated.
+/// Whether the service can do its work: its database accepts writes and has the schema.
 ///
 /// After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
 #[utoipa::path(get, path = "/readyz", tag = "operation", responses(

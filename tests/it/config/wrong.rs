@@ -44,17 +44,17 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "DATABASE_URL",
         "db.example.com/patchbay",
-        "DATABASE_URL cannot be read: relative URL without a base; it looks like postgres://user:password@host:5432/database",
+        "DATABASE_URL cannot be read: it has no scheme, such as postgres://; it looks like postgres://user:password@host:5432/database",
     ),
     (
         "DATABASE_URL",
         "mysql://user:hunter2@db.example.com/patchbay",
-        "DATABASE_URL cannot be read: it is not a PostgreSQL's; it looks like postgres://user:password@host:5432/database",
+        "DATABASE_URL cannot be read: its scheme is not that of PostgreSQL; it looks like postgres://user:password@host:5432/database",
     ),
     (
         "DATABASE_URL",
         "postgres://user:hunter2@db.example.com/patchbay?sslmode=strict",
-        "DATABASE_URL cannot be read: unknown value \"strict\" for `ssl_mode`; it looks like postgres://user:password@host:5432/database",
+        "DATABASE_URL cannot be read: sslmode has to be one of disable, allow, prefer, require, verify-ca and verify-full: require encrypts, verify-full also proves the server's identity; it looks like postgres://user:password@host:5432/database",
     ),
     (
         "DATABASE_POOL_SIZE",

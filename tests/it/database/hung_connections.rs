@@ -1,8 +1,11 @@
 //! Connections to the database that die without a word, as a firewall's do, or those to a server whose host is gone.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
@@ -15,26 +18,37 @@ use uuid::Uuid;
 
 use crate::reliability::event_streams::StreamReader;
 use crate::reliability::wait_for;
-use crate::test_app::TestApp;
+use crate::startup::{list, serve};
+use crate::test_app::{TestApp, client};
 use crate::test_database::{self, TestDatabase};
 
 /// Stands between the service and PostgreSQL.
-struct HangingProxy {
+pub(crate) struct HangingProxy {
     address: SocketAddr,
     silenced: Arc<Mutex<CancellationToken>>,
+    silent: Arc<AtomicBool>,
 }
 
 impl HangingProxy {
-    async fn in_front_of(database: &TestDatabase) -> Self {
+    pub(crate) async fn in_front_of(database: &TestDatabase) -> Self {
         let options: PgConnectOptions = database.url().parse().unwrap();
         let server = (options.get_host().to_owned(), options.get_port());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let silenced = Arc::new(Mutex::new(CancellationToken::new()));
         let current = silenced.clone();
+        let silent = Arc::new(AtomicBool::new(false));
+        let is_silent = silent.clone();
         tokio::spawn(async move {
             loop {
                 let (mut client, _) = listener.accept().await.unwrap();
+                if is_silent.load(Ordering::SeqCst) {
+                    tokio::spawn(async move {
+                        let _client = client;
+                        std::future::pending::<()>().await;
+                    });
+                    continue;
+                }
                 let mut server = TcpStream::connect((server.0.as_str(), server.1))
                     .await
                     .unwrap();
@@ -48,19 +62,29 @@ impl HangingProxy {
                 });
             }
         });
-        Self { address, silenced }
+        Self {
+            address,
+            silenced,
+            silent,
+        }
     }
 
     /// The database's address by this way.
-    fn url(&self, database: &TestDatabase) -> String {
+    pub(crate) fn url(&self, database: &TestDatabase) -> String {
         let mut url = Url::parse(database.url()).unwrap();
         url.set_host(Some(&self.address.ip().to_string())).unwrap();
         url.set_port(Some(self.address.port())).unwrap();
         url.into()
     }
 
+    /// Nothing passes any more, on no connection.
+    pub(crate) fn silence(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+        self.hang();
+    }
+
     /// Nothing passes any more on the connections that there are. New ones work.
-    fn hang(&self) {
+    pub(crate) fn hang(&self) {
         let mut silenced = self.silenced.lock().unwrap();
         std::mem::take(&mut *silenced).cancel();
     }
@@ -152,9 +176,51 @@ async fn hung_connection_returns_its_pool_slot() {
     relay.hang();
     drop(used);
     for _ in 0..5 {
-        if patchbay.ping().await.is_ok() {
+        if test_database::ping(&patchbay).await.is_ok() {
             return;
         }
     }
     panic!("the pool has no place");
+}
+
+#[tokio::test]
+async fn transactions_fail_and_close_when_connections_hang() {
+    let database = test_database::database().await;
+    let proxy = HangingProxy::in_front_of(&database).await;
+    let patchbay = test_database::pool(proxy.url(&database), 3).await.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(patchbay.begin().await.unwrap());
+    }
+    proxy.hang();
+    let started = Instant::now();
+    let statements = open.into_iter().map(async |mut tx| {
+        let result = sqlx::query("select 1").execute(&mut tx).await;
+        result.expect_err("the server does not answer");
+        // Its place is free when it is dropped.
+    });
+    join_all(statements).await;
+    assert!(started.elapsed() < Duration::from_secs(15));
+    for _ in 0..3 {
+        test_database::ping(&patchbay).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn service_stops_in_time_when_database_is_silent() {
+    let database = test_database::database().await;
+    let proxy = HangingProxy::in_front_of(&database).await;
+    let (mut process, url) = serve(&proxy.url(&database), &[]);
+    process.until_ready_is(&url, StatusCode::OK).await;
+    proxy.silence();
+    let waiting = tokio::spawn({
+        let url = url.clone();
+        async move { list(&client(), &url).await.status() }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    process.signal("TERM").await;
+    let started = Instant::now();
+    assert!(process.ended().await.success(), "{}", process.output());
+    assert!(started.elapsed() < Duration::from_secs(26));
+    assert_eq!(waiting.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -9,8 +9,11 @@ use std::{fs, io};
 use dev_postgres::{DevPostgres, Durability};
 use patchbay::db::{Database, DatabaseError};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use url::Url;
 
+use crate::process::Process;
 use crate::test_database;
 
 /// A PostgreSQL that speaks TLS, with a certificate for 127.0.0.1 of an authority of its own.
@@ -22,14 +25,18 @@ struct TlsServer {
 impl TlsServer {
     /// `None` where openssl is not installed.
     async fn start() -> Option<Self> {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls");
+        Self::start_with("tls", make_certificates).await
+    }
+
+    async fn start_with(name: &str, certify: fn(&Path) -> io::Result<()>) -> Option<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let _ = fs::remove_dir_all(&folder);
         let server = DevPostgres::start(&folder, Durability::Disposable)
             .await
             .unwrap();
         let home = server.folder();
         let authority = home.join("ca.crt");
-        let made = make_certificates(home);
+        let made = certify(home);
         match made {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 eprintln!("SKIPPED: openssl is not installed");
@@ -62,10 +69,23 @@ impl TlsServer {
         }
         let server = Self { server, authority };
         // The server reads its settings again in its own time.
-        while server.connect("sslmode=require").await.is_err() {
+        while !server.speaks_tls().await {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Some(server)
+    }
+
+    /// Whether the server answers the request for TLS (`SSLRequest`) by `S`.
+    async fn speaks_tls(&self) -> bool {
+        let url = Url::parse(self.server.url()).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", url.port().unwrap()))
+            .await
+            .unwrap();
+        stream
+            .write_all(&[0, 0, 0, 8, 4, 210, 22, 47])
+            .await
+            .unwrap();
+        stream.read_u8().await.is_ok_and(|answer| answer == b'S')
     }
 
     async fn connect(&self, query: &str) -> Result<Database, DatabaseError> {
@@ -112,28 +132,105 @@ fn make_certificates(home: &Path) -> io::Result<()> {
     ])
 }
 
+/// Makes `server.crt` of X.509 version 1, signed by its own key `server.key`.
+fn make_old_certificate(home: &Path) -> io::Result<()> {
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    let (request, key) = (path("server.csr"), path("server.key"));
+    run_openssl(&[
+        "req",
+        "-new",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=database",
+        "-out",
+        &request,
+        "-keyout",
+        &key,
+    ])?;
+    run_openssl(&[
+        "x509",
+        "-req",
+        "-days",
+        "2",
+        "-in",
+        &request,
+        "-signkey",
+        &key,
+        "-out",
+        &path("server.crt"),
+    ])
+}
+
+/// Makes `server.crt`, signed by its own key `server.key`.
+fn make_self_signed(home: &Path) -> io::Result<()> {
+    let path = |name: &str| home.join(name).to_str().unwrap().to_owned();
+    openssl(&[
+        "-subj",
+        "/CN=database",
+        "-out",
+        &path("server.crt"),
+        "-keyout",
+        &path("server.key"),
+    ])
+}
+
 /// Makes a key, and a certificate for it.
 fn openssl(arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-days",
-            "2",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-        ])
-        .args(arguments)
-        .output()?;
+    let new = [
+        "req",
+        "-x509",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ];
+    run_openssl(&[&new, arguments].concat())
+}
+
+fn run_openssl(arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new("openssl").args(arguments).output()?;
     if output.status.success() {
         return Ok(());
     }
     Err(io::Error::other(
         String::from_utf8_lossy(&output.stderr).into_owned(),
     ))
+}
+
+async fn is_encrypted(database: &Database) -> bool {
+    let mut tx = database.begin().await.unwrap();
+    sqlx::query_scalar("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
+        .fetch_one(&mut tx)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn default_sslmode_accepts_any_certificate() {
+    let Some(server) = TlsServer::start_with("tls-self-signed", make_self_signed).await else {
+        return;
+    };
+    assert!(is_encrypted(&server.connect("").await.unwrap()).await);
+    server.server.stop().await;
+
+    let old = TlsServer::start_with("tls-old", make_old_certificate)
+        .await
+        .unwrap();
+    for query in ["", "sslmode=prefer", "sslmode=allow", "ssl=prefer"] {
+        let database = old.connect(query).await.unwrap();
+        is_encrypted(&database).await;
+    }
+    // Newer versions of openssl make certificates of version 3 only, which work.
+    if let Err(refused) = old.connect("sslmode=require").await {
+        assert!(matches!(refused, DatabaseError::Tls(_)), "{refused:?}");
+        assert!(refused.to_string().contains("version 1"), "{refused}");
+    }
+    old.server.stop().await;
 }
 
 #[tokio::test]
@@ -148,18 +245,12 @@ async fn tls_mode_follows_sslmode() {
     for query in [
         // As Render, Neon and Supabase hand them out, with what only other clients know.
         "sslmode=require",
-        "sslmode=require&channel_binding=require",
+        "sslmode=require&channel_binding=prefer",
         "sslmode=require&pgbouncer=true&connection_limit=1",
         &verified,
     ] {
         let database = server.connect(query).await.unwrap();
-        let mut tx = database.begin().await.unwrap();
-        let encrypted: bool =
-            sqlx::query_scalar("select ssl from pg_stat_ssl where pid = pg_backend_pid()")
-                .fetch_one(&mut tx)
-                .await
-                .unwrap();
-        assert!(encrypted, "{query}");
+        assert!(is_encrypted(&database).await, "{query}");
     }
 
     let unknown = server.connect("sslmode=verify-full").await.unwrap_err();
@@ -169,6 +260,15 @@ async fn tls_mode_follows_sslmode() {
         reported.contains("UnknownIssuer") && reported.contains("sslrootcert"),
         "{reported}"
     );
+    // Authorities of this system are trusted, too.
+    let mut url = Url::parse(server.server.url()).unwrap();
+    url.set_query(Some("sslmode=verify-full&sslrootcert=system"));
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("SSL_CERT_FILE", server.authority.to_str().unwrap()),
+    ];
+    let mut migrated = Process::start(&["migrate"], &settings);
+    assert!(migrated.ended().await.success(), "{}", migrated.output());
     let other_name = server.connect_as("localhost", &verified).await.unwrap_err();
     assert!(
         matches!(other_name, DatabaseError::Tls(_)),

@@ -75,6 +75,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "database",
             "migrations",
             "database clock",
+            "database write",
             "pooler",
             "encryption",
             "nango",
@@ -166,7 +167,7 @@ async fn doctor_warns_about_clock_skew() {
     assert_eq!(
         reported,
         [
-            ("database clock", Level::Warn),
+            ("database clock", Level::Fail),
             ("nango clock", Level::Warn)
         ]
     );

@@ -1,12 +1,13 @@
 //! Receivers that fail, and replicas that share the work.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
 use patchbay::domain::{Brake, MessageType};
 use patchbay::webhooks::{DeliveryFilter, Endpoint};
+use reqwest::Method;
 use serde_json::json;
 
 use super::receiver::Receiver;
@@ -14,6 +15,7 @@ use super::{
     ALLOWED, add, advance_until, app, deny, end_attempt, only, wait_until, webhooks,
     with_system_clock,
 };
+use crate::database::hung_connections::HangingProxy;
 use crate::pooler::Pooler;
 use crate::test_app::{POOLER_SETTINGS, TestApp};
 use crate::test_database;
@@ -316,4 +318,27 @@ async fn restored_or_copied_database_sends_nothing_until_released() {
     let service = app.service().await;
     service.brakes().release(Brake::Database).await.unwrap();
     wait_until(async || receiver.count() == 1).await;
+}
+
+#[tokio::test]
+async fn messages_are_sent_after_database_connections_hang() {
+    let database = test_database::database().await;
+    let proxy = HangingProxy::in_front_of(&database).await;
+    let url = proxy.url(&database);
+    let settings = [ALLOWED[0], ("DATABASE_URL", url.as_str())];
+    let app = TestApp::build_on(database, None, &settings, with_system_clock).await;
+    let receiver = Receiver::start();
+    add(&webhooks(&app).await, &receiver, &[]).await;
+    proxy.hang();
+    let started = Instant::now();
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let mut connect = ada.call(Method::POST, "/gmail/connect", None).await;
+    while connect.0 != StatusCode::OK {
+        assert!(started.elapsed() < Duration::from_secs(30), "{connect:?}");
+        connect = ada.call(Method::POST, "/gmail/connect", None).await;
+    }
+    app.popup(connect.1["oauth_url"].as_str().unwrap()).await;
+    wait_until(async || receiver.count() > 0).await;
+    assert!(started.elapsed() < Duration::from_secs(40));
 }

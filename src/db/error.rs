@@ -1,0 +1,86 @@
+//! Why the database cannot be used.
+
+use super::connection_health::Outage;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// `DATABASE_URL` is not one.
+    #[error("DATABASE_URL cannot be read: {0}")]
+    Url(String),
+    /// The server refuses this user, password or database: waiting does not help.
+    #[error("the database refuses the user, password or database of DATABASE_URL: {0}")]
+    AccessDenied(#[source] sqlx::Error),
+    /// The server is not the one that `sslmode` asks for, or has no TLS: waiting does not help.
+    #[error(
+        "no TLS connection to the database: {0}. sslmode=verify-ca and verify-full need a certificate that a public authority, \
+         one of this system's, or one in the file of sslrootcert has signed; certificates of X.509 version 1 are not \
+         supported; sslmode=prefer connects without TLS where it fails"
+    )]
+    Tls(#[source] sqlx::Error),
+    /// No server of `DATABASE_URL` accepts writes: a standby may be promoted.
+    #[error(
+        "the database of DATABASE_URL is read-only (a standby, or default_transaction_read_only is on): \
+         let DATABASE_URL name the primary, or all servers as host1:5432,host2:5432"
+    )]
+    ReadOnly,
+    /// The server's major version is older than what is supported.
+    #[error("the database is PostgreSQL {0}: update it to PostgreSQL 13 or newer")]
+    TooOld(u32),
+    /// The role may not do what is needed.
+    #[error("the role of DATABASE_URL lacks a privilege: {0}. {1}")]
+    Privilege(#[source] sqlx::Error, &'static str),
+    /// `search_path` names no schema that exists.
+    #[error(
+        "no schema of the search_path {0:?} exists, or the role may not use it: create it, or set the schema by DATABASE_URL's \
+         parameter `schema`"
+    )]
+    NoSchema(String),
+    /// The schema is not what this program has made of it.
+    #[error("the database's schema is damaged: {}", .0.join("; "))]
+    Damaged(Vec<String>),
+    /// The server cannot be reached.
+    #[error("the database of DATABASE_URL cannot be reached: {0}")]
+    Unreachable(#[source] sqlx::Error),
+    /// A migration failed; nothing has changed.
+    #[error("migration {version} of the database failed: {source}")]
+    Migration {
+        /// The migration's number.
+        version: i64,
+        /// What the server said.
+        source: sqlx::Error,
+    },
+    /// A newer version's migration has removed what this program needs.
+    #[error(
+        "a newer Patchbay has removed from the database what this version needs (migration {0}): run that version, or a newer one"
+    )]
+    SchemaTooNew(i64),
+    /// A migration was changed after it had been applied.
+    #[error(
+        "migration {0} is not what it was when the database was migrated: this program and the database do not fit together"
+    )]
+    MigrationChanged(i64),
+    /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
+    #[error(
+        "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
+        .0.join("\n  ")
+    )]
+    LegacyTables(Vec<String>),
+    /// A statement failed.
+    #[error("the database failed: {0}")]
+    Statement(#[from] sqlx::Error),
+}
+
+impl DatabaseError {
+    /// Whether waiting may remedy it: the server is not there, accepts no writes yet, or is busy.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::ReadOnly => true,
+            Self::Statement(error) | Self::Migration { source: error, .. } => {
+                Outage::of(error).is_some()
+            }
+            _ => false,
+        }
+    }
+}

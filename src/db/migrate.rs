@@ -1,0 +1,222 @@
+//! The schema's migrations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use sqlx::error::DatabaseError as DatabaseErrorTrait;
+use sqlx::migrate::{Migration, Migrator};
+use tokio::time::Instant;
+
+use super::legacy_import::{self, InvalidRows, LegacyImport};
+use super::schema_status::damage;
+use super::{Database, DatabaseError, Transaction};
+use crate::catalog::Catalog;
+
+/// Every migration, embedded.
+pub static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// The key of the advisory lock under which replicas migrate, one after the other.
+const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
+
+/// How the description of a migration begins that removes or changes what older programs use. Such
+/// a one comes a version later than the last program that needs what it removes; all others only add.
+pub(crate) const CONTRACT_PREFIX: &str = "contract";
+
+/// How long migrations and the import of the legacy tables may take, waiting for other replicas included.
+const MIGRATION_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// What a role needs to migrate.
+const CREATE_REMEDY: &str = "Let its owner run: grant usage, create on schema public to the role (or the schema of search_path), \
+     or run `patchbay migrate` as the owner and grant the role select, insert, update and delete on all tables";
+
+/// PostgreSQL's codes for a missing column and a missing privilege.
+const UNDEFINED_COLUMN: &str = "42703";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+impl Database {
+    /// Brings the schema up to date, one replica at a time, in one transaction.
+    ///
+    /// What a newer version has added stays: while replicas are replaced one by one, old ones go on
+    /// over the new schema, and may start again. What has removed something is refused.
+    ///
+    /// # Errors
+    /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
+    /// A database that the predecessor has left is [`import_legacy`](Self::import_legacy)'s to migrate.
+    pub async fn migrate(&self) -> Result<(), DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        if legacy_import::exists(&mut tx).await? {
+            return Err(DatabaseError::LegacyTables(vec![
+                "`patchbay migrate` takes them over, as does the service when it starts".to_owned(),
+            ]));
+        }
+        apply_migrations(&mut tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Brings the schema up to date as [`migrate`](Self::migrate) does, and takes over the predecessor's tables if
+    /// they are there. Their connectors have to be in the catalog.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
+    pub async fn import_legacy(
+        &self,
+        catalog: &Catalog,
+        invalid: InvalidRows,
+    ) -> Result<Option<LegacyImport>, DatabaseError> {
+        let mut tx = self.begin_migration().await?;
+        let predecessor = if legacy_import::exists(&mut tx).await? {
+            Some(legacy_import::move_to_backup_schema(&mut tx, catalog, invalid).await?)
+        } else {
+            None
+        };
+        apply_migrations(&mut tx).await?;
+        let adopted = match predecessor {
+            Some(predecessor) => Some(predecessor.import(&mut tx, catalog).await?),
+            None => None,
+        };
+        tx.commit().await?;
+        Ok(adopted)
+    }
+
+    /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.
+    async fn begin_migration(&self) -> Result<Transaction, DatabaseError> {
+        let mut tx = self.begin().await?;
+        tx.set_deadline(Instant::now() + MIGRATION_TIMEOUT);
+        sqlx::raw_sql("set local statement_timeout = 0; set local lock_timeout = 0")
+            .execute(&mut tx)
+            .await?;
+        // Held until the transaction's end, so it works through poolers that switch servers between transactions.
+        sqlx::query("select pg_advisory_xact_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .execute(&mut tx)
+            .await?;
+        sqlx::raw_sql("set local lock_timeout = '30s'")
+            .execute(&mut tx)
+            .await?;
+        let (schema, search_path, exists): (Option<String>, String, bool) = sqlx::query_as(
+            "select current_schema()::text, current_setting('search_path'), \
+               to_regclass('_sqlx_migrations') is not null",
+        )
+        .fetch_one(&mut tx)
+        .await?;
+        if schema.is_none() {
+            return Err(DatabaseError::NoSchema(search_path));
+        }
+        // A role that may not create tables works on a schema that is up to date.
+        if !exists {
+            let created = sqlx::raw_sql(
+                "create table _sqlx_migrations (
+                     version bigint primary key,
+                     description text not null,
+                     installed_on timestamptz not null default now(),
+                     success boolean not null,
+                     checksum bytea not null,
+                     execution_time bigint not null
+                 )",
+            );
+            created.execute(&mut tx).await.map_err(privilege_error)?;
+        }
+        Ok(tx)
+    }
+}
+
+/// A migration that was applied, as sqlx's own tools note it.
+pub(crate) struct AppliedMigration {
+    pub(crate) description: String,
+    pub(crate) checksum: Vec<u8>,
+    pub(crate) succeeded: bool,
+}
+
+/// Returns the applied migrations by number.
+pub(crate) async fn applied_migrations(
+    tx: &mut Transaction,
+) -> Result<BTreeMap<i64, AppliedMigration>, DatabaseError> {
+    let rows =
+        sqlx::query_as("select version, description, checksum, success from _sqlx_migrations");
+    let rows: Vec<(i64, String, Vec<u8>, bool)> = rows.fetch_all(tx).await.map_err(|error| {
+        match error.as_database_error().and_then(DatabaseErrorTrait::code).as_deref() {
+            Some(UNDEFINED_COLUMN) => DatabaseError::Damaged(vec![format!(
+                "the table _sqlx_migrations is not as sqlx makes it ({error}): restore it from a backup"
+            )]),
+            _ => error.into(),
+        }
+    })?;
+    let applied = rows
+        .into_iter()
+        .map(|(version, description, checksum, succeeded)| {
+            let applied = AppliedMigration {
+                description,
+                checksum,
+                succeeded,
+            };
+            (version, applied)
+        });
+    Ok(applied.collect())
+}
+
+fn privilege_error(error: sqlx::Error) -> DatabaseError {
+    match error
+        .as_database_error()
+        .and_then(DatabaseErrorTrait::code)
+        .as_deref()
+    {
+        Some(INSUFFICIENT_PRIVILEGE) => DatabaseError::Privilege(error, CREATE_REMEDY),
+        _ => error.into(),
+    }
+}
+
+/// Applies what is missing, and checks that the schema is what the migrations have made.
+///
+/// sqlx's runner is not used: it takes a session's lock, which behind a pooler would stay with a
+/// server that another client gets, and its statements have names.
+async fn apply_migrations(tx: &mut Transaction) -> Result<(), DatabaseError> {
+    let mut applied = applied_migrations(tx).await?;
+    let damage = damage(tx, &applied).await?;
+    if !damage.is_empty() {
+        return Err(DatabaseError::Damaged(damage));
+    }
+    for migration in MIGRATOR.iter() {
+        let version = migration.version;
+        match applied.remove(&version) {
+            Some(applied) if *applied.checksum == *migration.checksum => {}
+            Some(_) => return Err(DatabaseError::MigrationChanged(version)),
+            None => apply(tx, migration)
+                .await
+                .map_err(|source| match privilege_error(source) {
+                    DatabaseError::Statement(source) => {
+                        DatabaseError::Migration { version, source }
+                    }
+                    other => other,
+                })?,
+        }
+    }
+    for (version, newer) in applied {
+        let description = newer.description;
+        if description.starts_with(CONTRACT_PREFIX) {
+            return Err(DatabaseError::SchemaTooNew(version));
+        }
+        tracing::info!(
+            version,
+            description,
+            "a newer Patchbay has migrated the database"
+        );
+    }
+    Ok(())
+}
+
+async fn apply(tx: &mut Transaction, migration: &Migration) -> sqlx::Result<()> {
+    sqlx::raw_sql(migration.sql.clone())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) \
+         values ($1, $2, true, $3, -1)",
+    )
+    .bind(migration.version)
+    .bind(&*migration.description)
+    .bind(&*migration.checksum)
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A connection of the pool, with the one deadline that bounds all that is done with it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, Stream};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Describe, Either, Execute, Executor, Postgres, SqlStr};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::connection_health::{PING_TIMEOUT, STATEMENT_TIMEOUT, is_connection_usable, timed_out};
+use super::primary::Primary;
+
+/// A connection of the pool. It goes back only in a known state: one on which a statement is still under way, was abandoned or
+/// missed the deadline is closed, which frees its place even if its server never answers again, and ends the statement.
+#[derive(Debug)]
+pub(crate) struct PooledConnection {
+    /// `None` once it was given back.
+    connection: Option<PoolConnection<Postgres>>,
+    /// `false` while a statement is under way, and after one that leaves the connection in an unknown state.
+    reusable: bool,
+    in_transaction: bool,
+    deadline: Instant,
+    primary: Arc<Primary>,
+}
+
+impl PooledConnection {
+    pub(crate) fn new(connection: PoolConnection<Postgres>, primary: Arc<Primary>) -> Self {
+        Self {
+            connection: Some(connection),
+            reusable: true,
+            in_transaction: false,
+            deadline: Instant::now() + STATEMENT_TIMEOUT,
+            primary,
+        }
+    }
+
+    /// Moves the deadline: whatever is not answered by then fails.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
+    pub(crate) async fn begin(&mut self, statement: SqlStr) -> sqlx::Result<()> {
+        // Also where it fails: something may have been begun.
+        self.in_transaction = true;
+        sqlx::raw_sql(statement).execute(self).await?;
+        Ok(())
+    }
+
+    /// Commits the transaction, if one was begun.
+    pub(crate) async fn commit(&mut self) -> sqlx::Result<()> {
+        if self.in_transaction {
+            sqlx::raw_sql("commit").execute(&mut *self).await?;
+            self.in_transaction = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        if !self.reusable {
+            // Not closed politely: nothing is waited for.
+            drop(connection.detach());
+        } else if self.in_transaction {
+            let mut open = Self::new(connection, self.primary.clone());
+            open.set_deadline(Instant::now() + PING_TIMEOUT);
+            tokio::spawn(async move { sqlx::raw_sql("rollback").execute(&mut open).await });
+        } else {
+            // As sqlx gives it back, which first asks whether it still works, and waits for as long as that takes.
+            tokio::spawn(timeout(PING_TIMEOUT, connection.return_to_pool()));
+        }
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut PooledConnection {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, sqlx::Result<Either<PgQueryResult, PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let Some(connection) = &mut self.connection else {
+            let closed = futures::future::ready(Err(sqlx::Error::PoolClosed));
+            return Box::pin(futures::stream::once(closed));
+        };
+        let connection: &mut PgConnection = connection;
+        self.reusable = false;
+        Box::pin(BoundedRows {
+            rows: connection.fetch_many(query),
+            reusable: &mut self.reusable,
+            deadline: Box::pin(sleep_until(self.deadline)),
+            primary: &self.primary,
+        })
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, sqlx::Result<Option<PgRow>>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let mut rows = self.fetch_many(query);
+        Box::pin(async move {
+            let mut first = None;
+            // To the end, where errors of deferred constraints are reported.
+            while let Some(next) = rows.try_next().await? {
+                if let Either::Right(row) = next {
+                    first.get_or_insert(row);
+                }
+            }
+            Ok(first)
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        _sql: SqlStr,
+        _parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, sqlx::Result<PgStatement>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(unsupported())))
+    }
+
+    fn describe<'e>(self, _sql: SqlStr) -> BoxFuture<'e, sqlx::Result<Describe<Postgres>>>
+    where
+        'c: 'e,
+    {
+        Box::pin(std::future::ready(Err(unsupported())))
+    }
+}
+
+/// sqlx would give the statement a name, also behind a pooler that switches servers.
+pub(crate) fn unsupported() -> sqlx::Error {
+    sqlx::Error::Protocol("statements are run, not prepared".to_owned())
+}
+
+/// A statement's rows until the deadline. The connection is reusable again when all have been read.
+struct BoundedRows<'e, Row> {
+    rows: BoxStream<'e, sqlx::Result<Row>>,
+    reusable: &'e mut bool,
+    deadline: Pin<Box<Sleep>>,
+    primary: &'e Primary,
+}
+
+impl<Row> Stream for BoundedRows<'_, Row> {
+    type Item = sqlx::Result<Row>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        match this.rows.as_mut().poll_next(context) {
+            Poll::Ready(None) => {
+                *this.reusable = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                *this.reusable = is_connection_usable(&error);
+                if !*this.reusable {
+                    this.primary.suspect();
+                }
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Pending if this.deadline.as_mut().poll(context).is_ready() => {
+                this.primary.suspect();
+                Poll::Ready(Some(Err(timed_out())))
+            }
+            other => other,
+        }
+    }
+}

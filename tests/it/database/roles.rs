@@ -1,0 +1,86 @@
+//! Roles with few privileges, and schemas other than `public`.
+
+use patchbay::cli::doctor::Level;
+use patchbay::db::DatabaseError;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use url::Url;
+use uuid::Uuid;
+
+use super::start_replica;
+use crate::doctor::{failures, run_doctor};
+use crate::test_app::TestApp;
+use crate::test_database;
+
+#[tokio::test]
+async fn role_without_create_starts_only_on_migrated_schema() {
+    let app = TestApp::with_system_clock().await;
+    let database = test_database::database().await;
+    let role = format!("role_{}", Uuid::new_v4().simple());
+    let mut sql = PgConnection::connect(database.url()).await.unwrap();
+    let create = format!(
+        "create role {role} login password 'few'; revoke create on schema public from public"
+    );
+    sqlx::raw_sql(AssertSqlSafe(create))
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let mut url = Url::parse(database.url()).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("few")).unwrap();
+
+    let patchbay = test_database::pool(url.as_str(), 3).await.unwrap();
+    let refused = patchbay.migrate().await.unwrap_err();
+    assert!(matches!(refused, DatabaseError::Privilege(..)), "{refused}");
+    assert!(
+        refused.to_string().contains("grant usage, create"),
+        "{refused}"
+    );
+    let report = run_doctor(&app, &[("DATABASE_URL", url.as_str())], None).await;
+    let found = failures(&report);
+    let write = found
+        .iter()
+        .find(|it| it.0 == "database write")
+        .expect("it cannot write");
+    assert_eq!(write.1, Level::Fail, "{found:?}");
+    assert!(
+        write.2.contains("permission denied") && write.3.contains("create"),
+        "{found:?}"
+    );
+
+    start_replica(database.url().to_owned()).await;
+    let grant = format!(
+        "grant select, insert, update, delete on all tables in schema public to {role}; \
+                         grant usage on all sequences in schema public to {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(grant))
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    start_replica(url.to_string()).await;
+    let report = run_doctor(&app, &[("DATABASE_URL", url.as_str())], None).await;
+    assert_eq!(failures(&report), [], "{report}");
+    patchbay.close().await;
+    let drop = format!("drop owned by {role}; drop role {role}");
+    sqlx::raw_sql(AssertSqlSafe(drop))
+        .execute(&mut sql)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn search_path_without_schema_is_reported() {
+    let app = TestApp::with_system_clock().await;
+    let database = test_database::database().await;
+    let mut url = Url::parse(database.url()).unwrap();
+    url.query_pairs_mut().append_pair("schema", "nowhere");
+    let patchbay = test_database::pool(url.as_str(), 3).await.unwrap();
+    let refused = patchbay.migrate().await.unwrap_err();
+    assert!(matches!(refused, DatabaseError::NoSchema(_)), "{refused}");
+    let report = run_doctor(&app, &[("DATABASE_URL", url.as_str())], None).await;
+    let found = failures(&report);
+    let write = found
+        .iter()
+        .find(|it| it.0 == "database write")
+        .expect("it cannot write");
+    assert!(write.2.contains("nowhere"), "{found:?}");
+}
