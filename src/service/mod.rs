@@ -12,6 +12,7 @@ mod event_stream;
 mod failure;
 mod idempotency;
 mod queries;
+mod received_webhooks;
 mod reconcile;
 mod retention;
 pub mod service_keys;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
+use self::received_webhooks::ReceivedWebhooks;
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
@@ -90,6 +92,7 @@ pub struct Connections {
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
     counts: ServiceMetrics,
+    received_webhooks: ReceivedWebhooks,
 }
 
 /// How the service is set up.
@@ -245,6 +248,7 @@ impl Connections {
             tokens: TokenCache::new(),
             doubts: SuspectCredentials::default(),
             counts: ServiceMetrics::default(),
+            received_webhooks: ReceivedWebhooks::default(),
             deletions: Notify::new(),
             feed: EventNotifier::default(),
             installation,

@@ -73,8 +73,9 @@ async fn explain(
     clock: &Clock,
 ) {
     if token.starts_with(KEY_PREFIX) {
-        let mend = "`patchbay keys list` shows which keys there are; give --token a user's token";
-        report.warn("token", "this is a service key", mend);
+        let remediation =
+            "`patchbay keys list` shows which keys there are; give --token a user's token";
+        report.warn("token", "this is a service key", remediation);
         return;
     }
     explain_claims(report, config, auth, token, clock);

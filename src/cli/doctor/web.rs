@@ -105,7 +105,14 @@ async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
     report.fail(
         "reachable",
         format!("{address} answers {status}, and not as this service does"),
-        "correct PUBLIC_URL, or where the proxy in front sends it",
+        if url.path() == "/" {
+            "correct PUBLIC_URL, or where the proxy in front sends it".to_owned()
+        } else {
+            format!(
+                "correct PUBLIC_URL, or let the proxy in front remove the path {} before it passes requests on",
+                url.path()
+            )
+        },
     );
     false
 }
@@ -114,15 +121,15 @@ async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
 async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
     let secret_key = nango.client.secret_key.expose_secret();
     if nango.signing_keys.contains(secret_key) {
-        report.fail(
+        report.warn(
             "webhook key",
-            "NANGO_WEBHOOK_SIGNING_KEY is the secret key, with which Nango signs nothing",
-            format!("copy the signing key ({SIGNING_KEY_PAGE})"),
+            "NANGO_WEBHOOK_SIGNING_KEY is the secret key. Nango signs with it only in environments from before 20 April 2026 \
+             and in those that a self-hosted Nango starts with (dev and prod), until the key is rotated",
+            format!("compare it ({SIGNING_KEY_PAGE}); better, rotate the signing key there and copy the new one"),
         );
-        return;
     }
     let address = url_below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
-    let body = r#"{"type":"patchbay_check"}"#;
+    let body = r#"{"type":"patchbay_doctor"}"#;
     let signature = nango.signing_keys.sign(body.as_bytes());
     let request = client.post(&address).header(SIGNATURE_HEADER, signature);
     match request.body(body).send().await.map(|answer| answer.status()) {
@@ -136,7 +143,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
         Ok(StatusCode::UNAUTHORIZED) => report.fail(
             "webhooks",
             "the service at PUBLIC_URL takes no webhook that NANGO_WEBHOOK_SIGNING_KEY signs",
-            "give it the same NANGO_WEBHOOK_SIGNING_KEY as this check, and restart it",
+            "give it the same NANGO_WEBHOOK_SIGNING_KEY as this command, and restart it",
         ),
         Ok(status) => report.fail(
             "webhooks",
@@ -155,8 +162,10 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
 async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
     let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
-    let onward = format!("{base}/oauth/callback?state=patchbay-check");
-    let asked = client.get(format!("{address}?state=patchbay-check")).send();
+    let onward = format!("{base}/oauth/callback?state=patchbay-doctor");
+    let asked = client
+        .get(format!("{address}?state=patchbay-doctor"))
+        .send();
     let answers = match asked.await {
         Ok(answer) => matches_binding(answer, http.connect_binding, &onward).await,
         Err(_) => false,
@@ -180,7 +189,7 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
         (_, false) => report.fail(
             "callback",
             format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
-            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this check, and restart it",
+            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this command, and restart it",
         ),
     }
 }

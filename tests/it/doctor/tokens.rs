@@ -65,15 +65,17 @@ async fn token_check_reports_jwks_issuer_and_audience_problems() {
             .collect();
         let report = run_doctor(&app, &changes, None).await;
         match expected {
-            Some((check, level, found, mend)) => single_finding(&report, check, level, found, mend),
+            Some((check, level, found, remediation)) => {
+                single_finding(&report, check, level, found, remediation)
+            }
             None => {
                 assert_eq!(failures(&report), []);
                 let found = &report
-                    .lines
+                    .findings
                     .iter()
                     .find(|line| line.check == "jwks")
                     .unwrap()
-                    .found;
+                    .detail;
                 assert_eq!(found, "1 usable keys are published");
             }
         }
@@ -90,8 +92,8 @@ async fn token_check_warns_about_secret_beside_jwks() {
         ("AUTH_AUDIENCE", "patchbay"),
     ];
     let report = run_doctor(&app, &changes, None).await;
-    let (found, mend) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
-    single_finding(&report, "tokens", Level::Warn, found, mend);
+    let (found, remediation) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
+    single_finding(&report, "tokens", Level::Warn, found, remediation);
 }
 
 /// A token with these claims besides, signed with this secret.
