@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use super::sweep::JOB_NAME as SWEEP;
 use super::{Connections, Result, SweepReport};
 use crate::db;
-use crate::db::QueueStats;
+use crate::db::{EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, AttemptKind, Outcome, Status};
 use crate::telemetry::metrics;
@@ -147,6 +147,7 @@ struct CachedStats {
     deletions: QueueStats,
     attempts: QueueStats,
     deliveries: QueueStats,
+    endpoints: EndpointStats,
     sweep_age: Option<f64>,
 }
 
@@ -223,6 +224,7 @@ impl Connections {
             deletions: db::deletion_queue(&mut tx).await?,
             attempts: db::attempt_queue(&mut tx).await?,
             deliveries: db::delivery_queue(&mut tx).await?,
+            endpoints: db::endpoint_stats(&mut tx).await?,
             sweep_age: db::job_age(&mut tx, SWEEP).await?,
         };
         tx.commit().await?;
@@ -249,6 +251,19 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
         "connections",
         "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics",
         connections,
+    );
+    let endpoints: Family<Label, Gauge> = Family::default();
+    for (state, count) in [
+        ("enabled", stats.endpoints.enabled),
+        ("failing", stats.endpoints.failing),
+        ("disabled", stats.endpoints.disabled),
+    ] {
+        endpoints.get_or_create(&[("state", state)]).set(count);
+    }
+    registry.register(
+        "webhook_endpoints",
+        "The product's webhook endpoints by state; messages to disabled ones wait",
+        endpoints,
     );
     if let Some(age) = stats.sweep_age {
         registry.register(
