@@ -75,10 +75,10 @@ fn deletion(report: &mut Report, activity: &WebhookActivity) {
         ),
         (Some(_), None) => format!(
             "off: accounts were disconnected, and no webhook of a deletion has ever arrived. Deletions at Nango show after the \
-             next sweep; from 0.72 on, the switch for connection deletion webhooks makes them show within a second ({SWITCHES})"
+             next sweep; from 0.72 on, the event \"Connection deleted\" makes them show within a second ({SWITCHES})"
         ),
         (None, None) => format!(
-            "not known before the first disconnect: from 0.72 on, Nango has a switch for connection deletion webhooks ({SWITCHES})"
+            "not known before the first disconnect: from 0.72 on, Nango has the event \"Connection deleted\" ({SWITCHES})"
         ),
     };
     report.ok(CHECK, detail);
