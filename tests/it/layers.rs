@@ -8,11 +8,10 @@ const LAYERS: [&[&str]; 14] = [
     &[
         "clock",
         "encryption",
-        "environment",
         "single_flight",
         "text",
     ],
-    &["net"],
+    &["environment", "net"],
     &["telemetry"],
     &["domain"],
     &["catalog", "views"],

@@ -178,6 +178,7 @@ pub async fn run<V: Into<Variable>>(
     if config.nango.is_some() {
         binding::check(&mut report, &config.http);
     }
-    tokens::check(&mut report, &config.auth, token, clock).await;
+    let public_url = &config.http.public_url;
+    tokens::check(&mut report, &config.auth, public_url, token, clock).await;
     report
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::ExposeSecret;
 use url::Url;
@@ -34,6 +35,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config) {
     if !is_reachable(report, &client, url).await {
         return;
     }
+    allowed_origins(report, &client, &config.http).await;
     if let Some(nango) = &config.nango {
         webhook(report, &client, url, nango).await;
         callback(report, &client, &config.http, nango).await;
@@ -115,6 +117,25 @@ async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
         },
     );
     false
+}
+
+/// Calls the service as a page of each origin does.
+async fn allowed_origins(report: &mut Report, client: &Client, http: &HttpConfig) {
+    let own = http.public_url.origin().ascii_serialization();
+    let address = url_below(&http.public_url, "/healthz");
+    for origin in http.allowed_origins.iter().filter(|origin| **origin != own) {
+        let Ok(answer) = client.get(&address).header(ORIGIN, origin).send().await else {
+            continue;
+        };
+        let allowed = answer.headers().get(ACCESS_CONTROL_ALLOW_ORIGIN);
+        if allowed.is_none_or(|allowed| allowed != origin.as_str()) {
+            report.fail(
+                "cors",
+                format!("the service at PUBLIC_URL does not let pages of {origin} call"),
+                "give it the same CORS_ALLOWED_ORIGINS as this command, and restart it; let the proxy in front pass its Access-Control headers on",
+            );
+        }
+    }
 }
 
 /// Sends a webhook of no concern, signed as Nango would, along the way that Nango's come.

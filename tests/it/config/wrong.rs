@@ -236,12 +236,12 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "SERVICE_API_KEYS",
         "work\u{1b}[2Jflows=pbk_short",
-        WRONG_NAME,
+        "SERVICE_API_KEYS has a line break or another control character in it: write it on one line, and lists with commas",
     ),
     (
         "SERVICE_API_KEYS",
         "work\u{202e}flows=pbk_short",
-        WRONG_NAME,
+        "SERVICE_API_KEYS has an invisible character in it: type it again instead of pasting it",
     ),
     (
         "SERVICE_API_KEYS",

@@ -96,6 +96,19 @@ async fn token_check_warns_about_secret_beside_jwks() {
     single_finding(&report, "tokens", Level::Warn, found, remediation);
 }
 
+#[tokio::test]
+async fn token_check_detects_service_with_another_secret() {
+    let app = TestApp::with_system_clock().await;
+    let both = format!("{JWT_SECRET},another secret that has more than 32 bytes");
+    let report = run_doctor(&app, &[("AUTH_JWT_SECRET", &both)], None).await;
+    let all = failures(&report);
+    let refused = "refuses a token that secret 2 of AUTH_JWT_SECRET signs";
+    assert_eq!((all[0].0, all[0].1), ("tokens", Level::Fail), "{report}");
+    assert!(all[0].2.contains(refused), "{report}");
+    assert!(all[0].3.contains("the same AUTH_JWT_SECRET"), "{report}");
+    assert!(!report.to_string().contains(JWT_SECRET));
+}
+
 /// A token with these claims besides, signed with this secret.
 fn token(claims: &Value, secret: &str) -> String {
     let mut all = json!({ "sub": "ada", "exp": 4_000_000_000_u64 });

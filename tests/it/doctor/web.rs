@@ -33,8 +33,15 @@ async fn public_url_check_reports_each_problem() {
     let deaf = serve(Router::new().route("/healthz", get(async || "ok\n"))).await;
     let report = run_doctor(&app, &[("PUBLIC_URL", deaf.as_str())], None).await;
     let all = failures(&report);
-    assert_eq!((all[0].0, all[0].1), ("webhooks", Level::Fail));
-    assert_eq!((all[1].0, all[1].1), ("callback", Level::Warn));
+    let reported: Vec<_> = all.iter().map(|it| (it.0, it.1)).collect();
+    assert_eq!(
+        reported,
+        [
+            ("cors", Level::Fail),
+            ("webhooks", Level::Fail),
+            ("callback", Level::Warn)
+        ]
+    );
 
     let changes = [("PUBLIC_URL", "http://connect.invalid")];
     let report = run_doctor(&app, &changes, None).await;
@@ -61,6 +68,15 @@ async fn public_url_check_reports_each_problem() {
         "http://localhost:5173, http://app.example.com",
     )];
     let report = run_doctor(&app, &open, None).await;
+    let other = failures(&report);
+    assert_eq!((other[1].0, other[1].1), ("cors", Level::Fail), "{report}");
+    assert!(
+        other[1]
+            .2
+            .contains("does not let pages of http://localhost:5173 call")
+    );
+    let app = TestApp::build(&open, |nango| nango.clock = Clock::System).await;
+    let report = run_doctor(&app, &[], None).await;
     single_finding(
         &report,
         "cors",
