@@ -225,7 +225,7 @@ fn quoted(text: &str, quote: char) -> Value<'_> {
         if c == quote {
             let rest = &text[at + 1..];
             let (end, after) = rest.split_once('\n').unwrap_or((rest, ""));
-            if without_comment(end).trim().is_empty() {
+            if end.trim().is_empty() || end.trim().starts_with('#') {
                 return Ok((value, after));
             }
             return Err("something follows the closing quote: put the whole value in quotes of the other kind, or in none".to_owned());

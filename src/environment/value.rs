@@ -65,7 +65,7 @@ pub(crate) fn clean<'a>(name: &str, text: &'a str, kind: Kind, is_raw: bool) -> 
              AUTH_JWKS_URL",
         );
     }
-    if text.chars().any(char::is_control) {
+    if text.chars().any(|c| c.is_control() && c != '\t') {
         return Err(
             "has a line break or another control character in it: write it on one line, and lists with commas",
         );

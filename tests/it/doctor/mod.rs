@@ -130,7 +130,10 @@ async fn doctor_prints_table_or_json_and_sets_exit_code() {
     let mut table = Process::start(&["doctor"], &settings);
     assert!(table.ended().await.success(), "{}", table.output());
     let text = table.output();
-    assert!(text.contains("ok    database         PostgreSQL "), "{text}");
+    assert!(
+        text.contains("ok    database         PostgreSQL "),
+        "{text}"
+    );
     assert!(text.ends_with(" passed, 0 warnings, 0 failed\n"), "{text}");
     assert!(!text.contains(&app.secret_key) && !text.contains(&app.signing_key));
 
