@@ -328,6 +328,12 @@ create table job (
     finished_at utc_time
 );
 
+-- When Nango last sent a webhook of each operation, to the minute: what never arrives is switched off at Nango.
+create table nango_webhook (
+    operation text primary key check (operation in ('creation', 'refresh', 'deletion')),
+    received_at utc_time not null
+);
+
 -- Keys of the product's own services. Only a digest of a key is stored.
 create table service_key (
     id uuid primary key,

@@ -258,7 +258,7 @@ impl Startup {
                 config.http.connect_binding,
                 &config.http.public_url,
             ),
-            allowed_origins: config.http.allowed_origins.into(),
+            allowed_origins: config.http.allowed_origins.as_slice().into(),
             keys,
             readiness: Readiness::default(),
             limits: Arc::new(limits),
@@ -269,7 +269,9 @@ impl Startup {
             stopping: shutdown.clone(),
         };
         // Only this function sets it, once.
-        let _ = ready.set(http::router(Arc::new(state), config.http.console.as_ref()));
+        let http = &config.http;
+        let router = http::router(Arc::new(state), http.console.as_ref(), &http.public_url);
+        let _ = ready.set(router);
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(database)
     }

@@ -2,7 +2,7 @@
 //!
 //! A module imports only from layers below it; `tests/it/layers.rs` checks this. From top to bottom:
 //!
-//! - [`cli`]: the commands (`serve`, `sandbox`, `migrate`, `check`, `keys`, `webhooks`, `openapi`, `health`);
+//! - [`cli`]: the commands (`serve`, `sandbox`, `migrate`, `doctor`, `keys`, `webhooks`, `openapi`, `health`);
 //!   [`app`] builds the parts, serves and drains.
 //! - [`config`] composes the settings that each module reads from the environment.
 //! - [`http`]: routes, middleware, extractors, problems. [`worker`]: scheduled jobs.
@@ -28,7 +28,7 @@ pub mod config;
 pub mod db;
 pub mod domain;
 pub mod encryption;
-mod environment;
+pub mod environment;
 pub mod http;
 pub mod nango;
 pub mod net;

@@ -4,13 +4,14 @@ use secrecy::ExposeSecret;
 
 use super::service_keys::EnvironmentKey;
 use crate::auth;
-use crate::environment::Environment;
+use crate::environment::{Environment, parse_http_url};
 use crate::net::address_guard::Networks;
+use url::Url;
 
 impl Environment<'_> {
     pub(crate) fn auth(&mut self) -> auth::Config {
         let problems = self.problems.len();
-        let hmac_secrets = self.rotatable_secrets("AUTH_JWT_SECRET");
+        let mut hmac_secrets = self.rotatable_secrets("AUTH_JWT_SECRET");
         if hmac_secrets
             .iter()
             .any(|secret| secret.expose_secret().len() < 32)
@@ -20,13 +21,25 @@ impl Environment<'_> {
                     .to_owned(),
             );
         }
-        let jwks_url = self.optional("AUTH_JWKS_URL");
-        let jwks_url = jwks_url.and_then(|url| self.http_address("AUTH_JWKS_URL", url));
+        if let [secret] = hmac_secrets.as_slice()
+            && parse_http_url(secret.expose_secret()).is_ok()
+        {
+            self.problems.push(
+                "AUTH_JWT_SECRET is an address: set AUTH_JWKS_URL to it, and remove AUTH_JWT_SECRET"
+                    .to_owned(),
+            );
+        }
+        let jwks_url = self.jwks_url();
         if hmac_secrets.is_empty() && jwks_url.is_none() && self.problems.len() == problems {
             self.missing(
                 "AUTH_JWT_SECRET or AUTH_JWKS_URL",
                 "what users' tokens are verified with: a shared secret, or the identity provider's key set",
             );
+        }
+        if hmac_secrets.len() > 1 {
+            // It may be one secret with a comma in it.
+            let all = hmac_secrets.iter().map(|secret| secret.expose_secret());
+            hmac_secrets.push(all.collect::<Vec<_>>().join(",").into());
         }
         let config = auth::Config {
             hmac_secrets,
@@ -45,11 +58,21 @@ impl Environment<'_> {
         config
     }
 
+    fn jwks_url(&mut self) -> Option<Url> {
+        let url = self.url("AUTH_JWKS_URL")?;
+        if url.path().ends_with("/.well-known/openid-configuration") {
+            self.problems.push(
+                "AUTH_JWKS_URL is the address of the discovery document: write the jwks_uri that stands in it"
+                    .to_owned(),
+            );
+        }
+        Some(url)
+    }
+
     pub(crate) fn service_keys(&mut self) -> Vec<EnvironmentKey> {
-        let entries: Option<String> = self.optional("SERVICE_API_KEYS");
-        let entries = entries.unwrap_or_default();
+        let entries = self.secret_items("SERVICE_API_KEYS");
         let mut keys: Vec<EnvironmentKey> = Vec::new();
-        for entry in entries.split(',').filter(|entry| !entry.trim().is_empty()) {
+        for entry in entries.iter().filter(|entry| !entry.is_empty()) {
             let key: EnvironmentKey = match entry.parse() {
                 Ok(key) => key,
                 Err(error) => {

@@ -45,7 +45,7 @@ const GOOGLE: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"]
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The secrets that HS256, HS384 and HS512 tokens may be signed with, each of at least 32 bytes:
-    /// one, or two while it is rotated.
+    /// one, or several while it is rotated.
     pub hmac_secrets: Vec<SecretString>,
     /// Where the identity provider publishes its public keys.
     pub jwks_url: Option<Url>,

@@ -4,21 +4,22 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{Failure, parsed_variable};
+use super::{Failure, variable};
+use crate::config::Config;
 
 /// How long each step of asking may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks the service that was started with the same `HOST` and `PORT` whether it runs.
 pub(crate) fn run() -> Result<(), Failure> {
-    let host: IpAddr = parsed_variable("HOST")?.unwrap_or(Ipv4Addr::LOCALHOST.into());
+    let listen = Config::read_listen(&variable)?;
     // Who listens at every address listens at this machine's own.
-    let host = match host {
+    let host = match listen.ip() {
         IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         host => host,
     };
-    let address = SocketAddr::new(host, parsed_variable("PORT")?.unwrap_or(8000));
+    let address = SocketAddr::new(host, listen.port());
     let answer =
         request_health(address).map_err(|error| format!("{address} does not answer: {error}"))?;
     if answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.0 200") {

@@ -18,6 +18,7 @@ mod webhooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::app::App;
@@ -25,6 +26,7 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::{Database, InvalidRows};
+use crate::environment::{EnvFile, Environment, Variable, is_disguised};
 use crate::http;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
@@ -58,12 +60,12 @@ enum Command {
     /// Make, list, rotate, narrow and revoke the keys of your own services.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Look at all that a service with this environment needs, and say what to mend. Changes nothing.
-    Check {
-        /// Answer in JSON, for machines.
+    /// Check everything that a service with this environment needs, and say how to fix what is wrong. Changes nothing.
+    Doctor {
+        /// Print JSON, for machines.
         #[arg(long)]
         json: bool,
-        /// A user's token, to be explained claim by claim.
+        /// A user's token, which is explained claim by claim.
         #[arg(long)]
         token: Option<String>,
     },
@@ -82,22 +84,25 @@ enum Command {
 }
 
 impl Command {
-    /// Adds to the environment what a file named `.env` says, if there is one. The sandbox reads none: it is of a
-    /// real installation.
-    fn read_env_file(&self) -> Result<(), dotenvy::Error> {
+    /// Reads the file named `.env`, if there is one, and adds its assignments to the environment. The sandbox reads none:
+    /// it is of a real installation.
+    fn read_env_file(&self) -> Result<(), Failure> {
         #[cfg(feature = "sandbox")]
         if matches!(self, Self::Sandbox) {
             return Ok(());
         }
-        match dotenvy::dotenv() {
-            Err(error) if !error.not_found() => Err(error),
-            _ => Ok(()),
-        }
+        let mut file = EnvFile::load()?;
+        file.export()?;
+        ENV_FILE.get_or_init(|| file);
+        Ok(())
     }
 }
 
 /// How long threads that are still at work may hold up the exit.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The assignments of `.env` that are in effect.
+static ENV_FILE: OnceLock<EnvFile> = OnceLock::new();
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -105,10 +110,7 @@ type Failure = Box<dyn std::error::Error>;
 pub fn main() -> ExitCode {
     let command = Arguments::parse().command.unwrap_or(Command::Serve);
     if let Err(error) = command.read_env_file() {
-        print_note(format_args!(
-            "patchbay: the file .env cannot be read: {}",
-            env_file_error(&error)
-        ));
+        print_note(format_args!("patchbay: {error}"));
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Runtime::new() {
@@ -127,17 +129,6 @@ pub fn main() -> ExitCode {
             print_note(format_args!("patchbay: {error}"));
             ExitCode::FAILURE
         }
-    }
-}
-
-/// What is wrong with a `.env`. The line itself may hold a secret: of it only the name is told.
-fn env_file_error(error: &dotenvy::Error) -> String {
-    match error {
-        dotenvy::Error::LineParse(line, _) => {
-            let name = line.split_once('=').map_or("", |(name, _)| name.trim());
-            format!("the line of {name:?} is not NAME=value, or a quote in it does not end")
-        }
-        error => error.to_string(),
     }
 }
 
@@ -160,7 +151,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Brake(arguments) => brake::run(arguments).await?,
         Command::Orphans(command) => orphans::run(command).await?,
         Command::Health => health::run()?,
-        Command::Check { json, token } => return run_doctor(json, token.as_deref()).await,
+        Command::Doctor { json, token } => return run_doctor(json, token.as_deref()).await,
         Command::Openapi => {
             print_line(http::openapi().to_pretty_json()?)?;
         }
@@ -221,23 +212,31 @@ fn load_config() -> Result<Config, Failure> {
     })
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// Returns a variable of the process or of `.env`.
+fn variable(name: &str) -> Option<Variable> {
+    if let Some((text, line)) = ENV_FILE.get().and_then(|file| file.get(name)) {
+        let text = text.to_owned();
+        return Some(Variable::File { text, line });
+    }
+    if let Some(value) = std::env::var_os(name) {
+        return Some(Variable::Process(value.to_string_lossy().into_owned()));
+    }
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    let mut names = names.filter(|found| is_disguised(found, name));
+    names.next().map(Variable::Misnamed)
 }
 
-/// A variable that is set and not empty.
-fn parsed_variable<T>(name: &str) -> Result<Option<T>, Failure>
+/// Returns a variable that is set and not empty.
+fn parsed_variable<T>(name: &'static str) -> Result<Option<T>, Failure>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    match std::env::var(name) {
-        Ok(value) if !value.trim().is_empty() => value
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|error| format!("{name} cannot be read: {error}").into()),
-        _ => Ok(None),
+    let mut env = Environment::new(&variable);
+    let value = env.optional(name);
+    match env.problems.pop() {
+        None => Ok(value),
+        Some(problem) => Err(problem.into()),
     }
 }
 

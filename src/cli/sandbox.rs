@@ -12,6 +12,7 @@ use crate::catalog::{AccountPointers, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::sandbox_schema;
+use crate::environment::Variable;
 use crate::http::ConsoleConfig;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::print::print_line;
-use super::{Failure, parsed_variable as variable};
+use super::{Failure, parsed_variable as variable, variable as lookup};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const DATA_DIR: &str = ".patchbay/postgres";
@@ -127,8 +128,8 @@ async fn serve(
     ]
     .into();
     let mut config = Config::read(&|name| match made_up.get(name) {
-        Some(value) => Some(value.clone()),
-        None if FORWARDED_VARIABLES.contains(&name) => std::env::var(name).ok(),
+        Some(value) => Some(Variable::Process(value.clone())),
+        None if FORWARDED_VARIABLES.contains(&name) => lookup(name),
         None => None,
     })?;
     if config.service_keys.is_empty() {

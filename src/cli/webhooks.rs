@@ -9,6 +9,7 @@ use crate::webhooks::{Delivery, DeliveryFilter, Endpoint, Webhooks};
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
 use strum::VariantNames;
 use url::Url;
 use uuid::Uuid;
@@ -31,8 +32,12 @@ pub(crate) enum WebhooksCommand {
         #[arg(long = "config")]
         with_config: bool,
     },
-    /// List all endpoints, and how they do.
-    List,
+    /// List all endpoints, with their state.
+    List {
+        /// Print JSON, for machines.
+        #[arg(long)]
+        json: bool,
+    },
     /// Send a message of the type patchbay.test now, and say what came back.
     Test {
         /// The endpoint's id.
@@ -108,7 +113,12 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             print_line(id)?;
             print_secret(&secret)?;
         }
-        WebhooksCommand::List => {
+        WebhooksCommand::List { json: true } => {
+            let endpoints = webhooks.list().await?;
+            let endpoints: Vec<Value> = endpoints.iter().map(endpoint_json).collect();
+            print_line(serde_json::to_string_pretty(&endpoints)?)?;
+        }
+        WebhooksCommand::List { json: false } => {
             for endpoint in webhooks.list().await? {
                 print_endpoint(&endpoint)?;
             }
@@ -181,6 +191,28 @@ fn print_secret(secret: &SecretString) -> io::Result<()> {
     print_line(secret.expose_secret())?;
     print_note("This is the only time that the secret is shown.");
     Ok(())
+}
+
+fn endpoint_json(endpoint: &Endpoint) -> Value {
+    let state = match (&endpoint.off, endpoint.failing_since) {
+        (Some(_), _) => "disabled",
+        (None, Some(_)) => "failing",
+        (None, None) => "enabled",
+    };
+    let (disabled_at, disabled_reason) = endpoint.off.clone().unzip();
+    let events: Vec<&str> = endpoint.events.iter().map(|kind| kind.as_str()).collect();
+    json!({
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": events,
+        "with_config": endpoint.with_config,
+        "state": state,
+        "failing_since": endpoint.failing_since,
+        "disabled_at": disabled_at,
+        "disabled_reason": disabled_reason,
+        "waiting": endpoint.waiting,
+        "created_at": endpoint.created_at,
+    })
 }
 
 fn print_endpoint(endpoint: &Endpoint) -> io::Result<()> {

@@ -7,6 +7,7 @@ use crate::http::HttpConfig;
 use crate::http::LimitsConfig;
 use crate::nango::NangoConfig;
 use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use url::Url;
 use crate::auth::service_keys::EnvironmentKey;
 use crate::db::DatabaseConfig;
 use crate::encryption::Encryption;
-use crate::environment::Environment;
+use crate::environment::{Environment, Variable};
 use crate::net::address_guard::Networks;
 
 use crate::telemetry::LogFormat;
@@ -65,10 +66,7 @@ pub struct ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the configuration is missing something, or has it wrong:"
-        )?;
+        write!(f, "the configuration is incomplete or invalid:")?;
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
         }
@@ -81,18 +79,20 @@ impl Config {
     ///
     /// # Errors
     /// Names every variable that is missing or wrong.
-    pub fn read(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        read_with(lookup, Environment::config)
+    pub fn read<V: Into<Variable>>(
+        lookup: &dyn Fn(&str) -> Option<V>,
+    ) -> Result<Self, ConfigError> {
+        read_with(lookup, |env| env.config())
     }
 
     /// Reads only what names the database, for commands that need nothing else.
     ///
     /// # Errors
     /// Names what of it is missing or wrong.
-    pub fn read_database(
-        lookup: &dyn Fn(&str) -> Option<String>,
+    pub fn read_database<V: Into<Variable>>(
+        lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<DatabaseConfig, ConfigError> {
-        read_with(lookup, Environment::database)
+        read_with(lookup, |env| env.database())
     }
 
     /// Reads only what `patchbay webhooks` needs: the database, where webhooks may be sent, and what encrypts their
@@ -100,14 +100,24 @@ impl Config {
     ///
     /// # Errors
     /// Names what of it is missing or wrong.
-    pub fn read_webhooks(
-        lookup: &dyn Fn(&str) -> Option<String>,
+    pub fn read_webhooks<V: Into<Variable>>(
+        lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<(DatabaseConfig, Networks, Encryption), ConfigError> {
         read_with(lookup, |env| {
             let networks = env.webhook_networks();
             let encryption = env.encryption();
             Some((env.database()?, networks, encryption?))
         })
+    }
+
+    /// Reads only the address that `serve` listens on, for a client on the same machine.
+    ///
+    /// # Errors
+    /// Names what of it is wrong.
+    pub fn read_listen<V: Into<Variable>>(
+        lookup: &dyn Fn(&str) -> Option<V>,
+    ) -> Result<SocketAddr, ConfigError> {
+        read_with(lookup, |env| Some(env.listen(Ipv4Addr::LOCALHOST.into())))
     }
 
     /// The names of all variables, in the order in which they are read.
@@ -120,11 +130,12 @@ impl Config {
 }
 
 /// What `read` makes of the environment, which is `None` only where it has noted a problem.
-fn read_with<'a, T>(
-    lookup: &'a dyn Fn(&str) -> Option<String>,
-    read: impl FnOnce(&mut Environment<'a>) -> Option<T>,
+fn read_with<V: Into<Variable>, T>(
+    lookup: &dyn Fn(&str) -> Option<V>,
+    read: impl FnOnce(&mut Environment<'_>) -> Option<T>,
 ) -> Result<T, ConfigError> {
-    let mut env = Environment::new(lookup);
+    let lookup = |name: &str| lookup(name).map(Into::into);
+    let mut env = Environment::new(&lookup);
     match read(&mut env) {
         Some(read) if env.problems.is_empty() => Ok(read),
         _ => Err(ConfigError {

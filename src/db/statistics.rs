@@ -104,3 +104,23 @@ pub(crate) async fn job_age(db: &mut Transaction, name: &str) -> sqlx::Result<Op
     .await?;
     Ok(age.flatten())
 }
+
+/// How many webhook endpoints are enabled, failing and disabled.
+#[derive(Clone, Copy, Debug, Default, FromRow)]
+pub(crate) struct EndpointStats {
+    pub(crate) enabled: i64,
+    pub(crate) failing: i64,
+    pub(crate) disabled: i64,
+}
+
+/// Counts webhook endpoints by state. There are few.
+pub(crate) async fn endpoint_stats(db: &mut Transaction) -> sqlx::Result<EndpointStats> {
+    sqlx::query_as(
+        "select count(*) filter (where off_since is null and failing_since is null) as enabled, \
+           count(*) filter (where off_since is null and failing_since is not null) as failing, \
+           count(*) filter (where off_since is not null) as disabled \
+         from webhook_endpoint",
+    )
+    .fetch_one(db)
+    .await
+}

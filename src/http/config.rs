@@ -59,12 +59,11 @@ pub struct ConsoleConfig {
 
 impl Environment<'_> {
     pub(crate) fn http(&mut self, trusted_hops: u8) -> Option<HttpConfig> {
-        let host = self.with_default("HOST", IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let port = self.with_default("PORT", 8000);
+        let listen = self.listen(Ipv4Addr::UNSPECIFIED.into());
         let problems = self.problems.len();
-        let given: Option<Url> = self.optional("PUBLIC_URL");
+        let given = self.base_url("PUBLIC_URL");
         // Render names a web service's own address in this variable.
-        let own: Option<Url> = self.optional("RENDER_EXTERNAL_URL");
+        let own = self.base_url("RENDER_EXTERNAL_URL");
         let public_url = given.or(own);
         if public_url.is_none() && self.problems.len() == problems {
             self.missing(
@@ -72,16 +71,13 @@ impl Environment<'_> {
                 "the address at which browsers and Nango reach this service",
             );
         }
-        let origins: Option<String> = self.optional("CORS_ALLOWED_ORIGINS");
-        let allowed_origins = self.origins(&origins.unwrap_or_default());
+        let allowed_origins = self.origins();
         let connect_binding = self.with_default("CONNECT_BINDING", ConnectBinding::Off);
-        let console = self
-            .with_default("CONSOLE", false)
-            .then(ConsoleConfig::default);
+        let console = self.flag("CONSOLE", false).then(ConsoleConfig::default);
         let server = self.server(trusted_hops);
         Some(HttpConfig {
-            listen: SocketAddr::new(host, port),
-            public_url: self.http_url("PUBLIC_URL", public_url?)?,
+            listen,
+            public_url: public_url?,
             allowed_origins,
             connect_binding,
             console,
@@ -89,20 +85,75 @@ impl Environment<'_> {
         })
     }
 
-    fn origins(&mut self, list: &str) -> Vec<String> {
+    /// `HOST` and `PORT`.
+    pub(crate) fn listen(&mut self, default: IpAddr) -> SocketAddr {
+        let host = self.with_default("HOST", Host(default));
+        SocketAddr::new(host.0, self.number("PORT", 8000))
+    }
+
+    fn origins(&mut self) -> Vec<String> {
+        const NAME: &str = "CORS_ALLOWED_ORIGINS";
         let mut origins = Vec::new();
-        for text in list
-            .split(',')
-            .map(str::trim)
-            .filter(|text| !text.is_empty())
-        {
-            match Url::parse(text) {
-                Ok(url) if url.origin().is_tuple() => origins.push(url.origin().ascii_serialization()),
-                _ => self.problems.push(format!(
-                    "CORS_ALLOWED_ORIGINS holds {text:?}, which is not an origin such as https://app.example.com"
-                )),
+        for text in self.list(NAME) {
+            match origin(&text) {
+                Ok(origin) => origins.push(origin),
+                Err(problem) if text.contains('@') => self
+                    .problems
+                    .push(format!("{NAME} has an entry with an @, which {problem}")),
+                Err(problem) => self
+                    .problems
+                    .push(format!("{NAME} has the entry {text:?}, which {problem}")),
             }
         }
         origins
+    }
+}
+
+/// An address to listen on.
+struct Host(IpAddr);
+
+impl FromStr for Host {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let inner = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'));
+        inner.unwrap_or(text).parse().map(Self).map_err(|_not_an_address| {
+            "must be an IP address to listen on, without a port: 0.0.0.0 or :: for all, 127.0.0.1 for this machine only"
+        })
+    }
+}
+
+/// Reads an origin as browsers send it.
+///
+/// # Errors
+/// Says why no browser sends it, and what to write instead.
+fn origin(text: &str) -> Result<String, String> {
+    const EXAMPLE: &str = "such as https://app.example.com";
+    if text.contains('*') {
+        return Err(format!(
+            "matches no browser's origin: name each origin without a *, {EXAMPLE}"
+        ));
+    }
+    if text.contains(char::is_whitespace) {
+        return Err("has white space in it: separate origins by commas".to_owned());
+    }
+    if !text.contains("://") {
+        return Err(format!("has no scheme: write an origin {EXAMPLE}"));
+    }
+    let url = Url::parse(text).ok();
+    let url = url.filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(url) = url else {
+        return Err(format!("is not an origin {EXAMPLE}"));
+    };
+    let origin = url.origin().ascii_serialization();
+    let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if is_bare && url.username().is_empty() && url.password().is_none() {
+        Ok(origin)
+    } else {
+        Err(format!(
+            "has more than a scheme, a host and a port, which no browser sends: write {origin}"
+        ))
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, REFERRER_POLICY,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, DATE, LOCATION,
+    REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Redirect, Response};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
@@ -22,6 +22,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
+use url::Url;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -144,11 +145,13 @@ pub fn openapi() -> OpenApi {
     document
 }
 
-/// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
-pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
+/// Every endpoint, and the console if there is one: `/` then leads to it. A proxy in front may have removed the path of
+/// `public_url`; redirects and pages have it.
+pub fn router(state: AppState, console: Option<&ConsoleConfig>, public_url: &Url) -> Router {
+    let prefix: Arc<str> = public_url.path().trim_end_matches('/').into();
     let document = openapi();
     let cors = cors(&state.allowed_origins, state.browser_binding);
-    let console = console.map(|console| console::routes(console, &state.allowed_origins));
+    let console = console.map(|console| console::routes(console, &state.allowed_origins, &prefix));
     let front = if console.is_some() {
         "/console/"
     } else {
@@ -168,15 +171,33 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
         .route("/metrics", axum::routing::get(metrics::scrape))
         .layer(around_api)
         .with_state(state);
-    let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
+    let shown_at = format!("{prefix}/api/v1/openapi.json");
+    let docs = SwaggerUi::new("/docs")
+        .config(utoipa_swagger_ui::Config::from(shown_at))
+        .url("/api/v1/openapi.json", document);
     let docs = Router::new()
         .merge(docs)
         .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
-    let pages = docs.merge(console.unwrap_or_default()).route(
-        "/",
-        axum::routing::get(async move || Redirect::temporary(front)),
-    );
+    let pages = docs
+        .merge(console.unwrap_or_default())
+        .route(
+            "/",
+            axum::routing::get(async move || Redirect::temporary(front)),
+        )
+        .layer(map_response(move |page| add_prefix(page, prefix.clone())));
     api.merge(pages).layer(around_all)
+}
+
+/// Adds the path at which this service is reached to a redirect within it.
+async fn add_prefix(mut page: Response, prefix: Arc<str>) -> Response {
+    let location = page.headers().get(LOCATION);
+    let location = location.and_then(|location| location.to_str().ok());
+    if let Some(path) = location.filter(|path| path.starts_with('/')) {
+        let whole = HeaderValue::from_str(&format!("{prefix}{path}"));
+        page.headers_mut()
+            .insert(LOCATION, whole.expect("a URL's path is a header's text"));
+    }
+    page
 }
 
 /// The id of a request: its caller's, if that is one of visible characters and no longer than

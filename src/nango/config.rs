@@ -33,14 +33,13 @@ impl Environment<'_> {
     /// The outer option is `None` where something is wrong, the inner one where Nango is switched off. `own` is this
     /// service's own public address.
     pub(crate) fn nango(&mut self, own: Option<&Url>) -> Option<Option<NangoConfig>> {
-        let enabled = self.with_default("NANGO_ENABLED", true);
-        let base_url = self.optional("NANGO_BASE_URL");
-        let base_url = match base_url {
-            Some(url) => self.http_url("NANGO_BASE_URL", url),
-            None => "https://api.nango.dev".parse().ok(),
+        let enabled = self.flag("NANGO_ENABLED", true);
+        let problems = self.problems.len();
+        let base_url = match self.base_url("NANGO_BASE_URL") {
+            None if self.problems.len() == problems => "https://api.nango.dev".parse().ok(),
+            given => given,
         };
-        let public_url = self.optional("NANGO_PUBLIC_URL");
-        let public_url = public_url.and_then(|url| self.http_url("NANGO_PUBLIC_URL", url));
+        let public_url = self.base_url("NANGO_PUBLIC_URL");
         let timeout = self.positive_seconds("NANGO_TIMEOUT_SECONDS", 10);
         if timeout > MAX_NANGO_TIMEOUT {
             self.problems.push(format!(
@@ -51,7 +50,7 @@ impl Environment<'_> {
         let sweep_every = self.positive_seconds("SWEEP_INTERVAL_SECONDS", 300);
         // Connect sessions have replaced Nango's public key. It is still read so that an
         // environment made for the predecessor starts unchanged.
-        let _: Option<String> = self.optional("NANGO_PUBLIC_KEY");
+        let _ = self.secret("NANGO_PUBLIC_KEY");
         if !enabled {
             self.names
                 .extend(["NANGO_SECRET_KEY", "NANGO_WEBHOOK_SIGNING_KEY"]);
@@ -84,8 +83,9 @@ impl Environment<'_> {
 
     fn signing_keys(&mut self) -> Option<SigningKeys> {
         const NAME: &str = "NANGO_WEBHOOK_SIGNING_KEY";
+        let problems = self.problems.len();
         let keys = self.rotatable_secrets(NAME);
-        if keys.is_empty() {
+        if keys.is_empty() && self.problems.len() == problems {
             self.missing(
                 NAME,
                 "the key with which Nango signs webhooks (Environment settings, Webhooks), not the secret key",

@@ -196,6 +196,30 @@ impl Nango {
         Ok(answer.data)
     }
 
+    /// Deletes a session: its token authorizes nothing any more.
+    ///
+    /// # Errors
+    /// None of its own. It is tried once.
+    pub async fn delete_session(&self, session: &Session) -> Result<(), Error> {
+        let url = self.url(&["connect", "session"]);
+        let timer = self.0.calls.begin("delete_session");
+        let request = self
+            .0
+            .client
+            .delete(url)
+            .bearer_auth(session.token.expose_secret());
+        let deleted = match request.send().await {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(Error::Unexpected {
+                status: answer.status().as_u16(),
+                detail: "the session was not deleted".to_owned(),
+            }),
+            Err(error) => Err(error.into()),
+        };
+        timer.end(deleted.as_ref().err());
+        deleted
+    }
+
     /// One connection with its credentials.
     ///
     /// # Errors

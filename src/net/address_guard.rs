@@ -105,7 +105,7 @@ impl FromStr for Network {
 
 /// A text that is not a list of networks.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a network such as 10.0.0.0/8")]
+#[error("must list networks such as 10.0.0.0/8, separated by commas, and {0:?} is not one")]
 pub struct InvalidNetworkList(String);
 
 /// Private networks that may be called besides the public ones; there also without TLS.

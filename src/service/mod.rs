@@ -16,6 +16,7 @@ mod failure;
 mod idempotency;
 pub mod orphans;
 mod queries;
+mod received_webhooks;
 mod reconcile;
 mod retention;
 pub mod service_keys;
@@ -38,6 +39,7 @@ use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
+use self::received_webhooks::ReceivedWebhooks;
 use self::reconcile::AttemptTurns;
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
@@ -105,6 +107,7 @@ pub struct Connections {
     attempt_turns: AttemptTurns,
     clock_offset: ClockOffset,
     counts: ServiceMetrics,
+    received_webhooks: ReceivedWebhooks,
 }
 
 /// How the service is set up.
@@ -278,6 +281,7 @@ impl Connections {
             tokens: TokenCache::new(),
             doubts: SuspectCredentials::default(),
             counts: ServiceMetrics::default(),
+            received_webhooks: ReceivedWebhooks::default(),
             deletions: Notify::new(),
             feed: EventNotifier::default(),
             installation,

@@ -92,6 +92,7 @@ impl Connections {
         let Event::Auth(event) = event else {
             return Ok(WebhookOutcome::Ignored);
         };
+        self.record_received(&event.operation).await;
         // The predecessor's connections have no tags: their ids say which they are.
         match event.operation {
             Operation::Refresh if event.success => return self.told_of_recovery(event).await,

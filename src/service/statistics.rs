@@ -14,7 +14,7 @@ use super::brakes::EngagedBrake;
 use super::sweep::JOB_NAME as SWEEP;
 use super::{Connections, Result, SweepReport};
 use crate::db;
-use crate::db::QueueStats;
+use crate::db::{EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
 use crate::domain::{Attempt, AttemptKind, Brake, Outcome, Status};
 use crate::telemetry::metrics;
@@ -148,6 +148,7 @@ struct CachedStats {
     deletions: QueueStats,
     attempts: QueueStats,
     deliveries: QueueStats,
+    endpoints: EndpointStats,
     sweep_age: Option<f64>,
     orphans: i64,
 }
@@ -238,6 +239,7 @@ impl Connections {
             deletions: db::deletion_queue(&mut tx).await?,
             attempts: db::attempt_queue(&mut tx).await?,
             deliveries: db::delivery_queue(&mut tx).await?,
+            endpoints: db::endpoint_stats(&mut tx).await?,
             sweep_age: db::job_age(&mut tx, SWEEP).await?,
             orphans: db::orphan_count(&mut tx).await?,
         };
@@ -285,6 +287,19 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
         "orphans",
         "Connections of this installation at Nango that belong to no row, by the last sweep",
         ConstGauge::new(stats.orphans),
+    );
+    let endpoints: Family<Label, Gauge> = Family::default();
+    for (state, count) in [
+        ("enabled", stats.endpoints.enabled),
+        ("failing", stats.endpoints.failing),
+        ("disabled", stats.endpoints.disabled),
+    ] {
+        endpoints.get_or_create(&[("state", state)]).set(count);
+    }
+    registry.register(
+        "webhook_endpoints",
+        "The product's webhook endpoints by state; messages to disabled ones wait",
+        endpoints,
     );
     if let Some(age) = stats.sweep_age {
         registry.register(

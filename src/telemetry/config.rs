@@ -44,8 +44,6 @@ impl Environment<'_> {
     }
 
     pub(crate) fn otlp_endpoint(&mut self) -> Option<Url> {
-        const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-        let url = self.optional(NAME)?;
-        self.http_url(NAME, url)
+        self.base_url("OTEL_EXPORTER_OTLP_ENDPOINT")
     }
 }

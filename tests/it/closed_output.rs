@@ -31,8 +31,8 @@ async fn commands_complete_when_output_is_closed() {
     for (command, code) in [
         ("openapi", 0),
         ("migrate", 0),
-        ("check", 0),
-        ("check --json", 0),
+        ("doctor", 0),
+        ("doctor --json", 0),
         ("keys create reports --scope tokens:read", 0),
         ("keys list", 0),
         ("keys rotate reports", 0),

@@ -1,5 +1,7 @@
 //! What the environment says, and what is said about it when it is wrong.
 
+mod env_file;
+mod surroundings;
 mod wrong;
 
 use std::collections::HashMap;
@@ -39,7 +41,7 @@ fn read(changes: &[(&str, Option<&str>)]) -> Result<Config, Vec<String>> {
 
 #[test]
 fn missing_variables_are_all_reported() {
-    let error = Config::read(&|_| None).unwrap_err();
+    let error = Config::read(&|_| None::<String>).unwrap_err();
     let names: Vec<&str> = error
         .problems
         .iter()
@@ -120,7 +122,7 @@ fn invalid_jwks_url_is_not_reported_as_missing() {
     let problems = read(&[("AUTH_JWT_SECRET", None), ("AUTH_JWKS_URL", Some("keys"))]).unwrap_err();
     assert_eq!(
         problems,
-        ["AUTH_JWKS_URL cannot be read: relative URL without a base"]
+        ["AUTH_JWKS_URL must begin with https:// or http://, such as https://host.example.com"]
     );
 }
 

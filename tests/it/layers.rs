@@ -5,14 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, from the lowest layer to the highest. Modules of one layer do not import each other.
 const LAYERS: [&[&str]; 14] = [
-    &[
-        "clock",
-        "encryption",
-        "environment",
-        "single_flight",
-        "text",
-    ],
-    &["net"],
+    &["clock", "encryption", "single_flight", "text"],
+    &["environment", "net"],
     &["telemetry"],
     &["domain"],
     &["catalog", "views"],

@@ -40,6 +40,7 @@ mod process;
 mod proxy;
 mod random_schedules;
 mod reliability;
+mod reverse_proxy;
 mod rolling_upgrade;
 mod sandbox;
 mod sandbox_command;

@@ -1,3 +1,5 @@
+import { BASE } from "./base.js";
+
 /** What the service tells the console at its start. */
 export interface Config {
   /** Where there are users to try it as and faults to try; null everywhere but in the sandbox. */
@@ -7,7 +9,7 @@ export interface Config {
 }
 
 export async function loadConfig(): Promise<Config> {
-  const response = await fetch(`${import.meta.env.BASE_URL}config.json`);
+  const response = await fetch(`${BASE}config.json`);
   if (!response.ok) throw new Error(`The service answered ${response.status}.`);
   return (await response.json()) as Config;
 }

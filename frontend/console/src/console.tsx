@@ -1,3 +1,4 @@
+import { SERVICE } from "./base.js";
 import { PatchbayProvider } from "@patchbay/react";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { useEffect, useMemo, useState, type ReactNode } from "react";
@@ -71,7 +72,7 @@ function SignedIn({ user, getToken, children }: { user: string; getToken: GetTok
   const queries = useMemo(() => new QueryClient(), []);
   return (
     <QueryClientProvider client={queries}>
-      <PatchbayProvider baseUrl="" user={user} getToken={getToken}>
+      <PatchbayProvider baseUrl={SERVICE} user={user} getToken={getToken}>
         {children}
       </PatchbayProvider>
     </QueryClientProvider>

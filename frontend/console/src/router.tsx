@@ -1,4 +1,5 @@
 import { useSyncExternalStore, type AnchorHTMLAttributes, type MouseEvent } from "react";
+import { BASE } from "./base.js";
 
 /** Which page the address names. */
 export type Route =
@@ -7,8 +8,6 @@ export type Route =
   | { page: "connections" }
   | { page: "connection"; id: string }
   | { page: "unknown" };
-
-const BASE = import.meta.env.BASE_URL;
 
 export const paths = {
   catalog: BASE,

@@ -1,14 +1,16 @@
-//! The setup's checklist: what `patchbay check` looks at, and what it says.
+//! The checks of `patchbay doctor`.
 //!
-//! Nothing is changed by it, neither in the database nor at Nango.
+//! They change nothing, neither in the database nor at Nango: a session that is created is deleted.
 
 mod binding;
 mod brakes;
 mod database;
 mod encryption;
 mod nango;
+mod session;
 mod tokens;
 mod web;
+mod webhook_events;
 
 use std::fmt;
 
@@ -18,6 +20,7 @@ use url::Url;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::environment::Variable;
 
 /// Where providers return to, should they return to the product's own domain.
 const CALLBACK_PATH: &str = "/api/v1/connectors/callback";
@@ -27,53 +30,48 @@ fn url_below(url: &Url, path: &str) -> String {
     format!("{}{path}", url.as_str().trim_end_matches('/'))
 }
 
-/// How good a line is.
+/// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// As it has to be.
     Ok,
-    /// It works, and somebody should know.
+    /// It works, with a limitation or a risk.
     Warn,
     /// It does not work.
     Fail,
 }
 
-/// A line of the checklist.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at: a short name that does not change.
+    /// The short name of the check. It does not change.
     pub check: &'static str,
     /// How good it is.
     pub level: Level,
-    /// What was found.
+    /// What the check found.
     pub detail: String,
-    /// What to do about it.
+    /// How to fix it; `None` if there is nothing to fix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
 }
 
-/// All that was found.
+/// The results of all checks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The findings, in the order in which things depend on each other.
+    /// The findings, in the order in which the checks depend on each other.
     pub findings: Vec<Finding>,
 }
 
 impl Report {
-    /// Whether nothing fails.
+    /// Returns `true` if no check failed.
     #[must_use]
     pub fn passes(&self) -> bool {
-        self.findings.iter().all(|line| line.level < Level::Fail)
+        self.findings.iter().all(|one| one.level < Level::Fail)
     }
 
     fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
-        self.findings.push(Finding {
-            check,
-            level: Level::Ok,
-            detail: detail.into(),
-            remediation: None,
-        });
+        self.push(Level::Ok, check, detail.into(), None);
     }
 
     fn warn(
@@ -82,12 +80,7 @@ impl Report {
         detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
-        self.findings.push(Finding {
-            check,
-            level: Level::Warn,
-            detail: detail.into(),
-            remediation: Some(remediation.into()),
-        });
+        self.push(Level::Warn, check, detail.into(), Some(remediation.into()));
     }
 
     fn fail(
@@ -96,40 +89,50 @@ impl Report {
         detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
+        self.push(Level::Fail, check, detail.into(), Some(remediation.into()));
+    }
+
+    fn push(
+        &mut self,
+        level: Level,
+        check: &'static str,
+        detail: String,
+        remediation: Option<String>,
+    ) {
         self.findings.push(Finding {
             check,
-            level: Level::Fail,
-            detail: detail.into(),
-            remediation: Some(remediation.into()),
+            level,
+            detail,
+            remediation,
         });
     }
 }
 
-/// A table for people: what to do about a line is below it.
+/// A table for people. The remediation of a finding is below it.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.findings.iter().map(|line| line.check.len());
+        let names = self.findings.iter().map(|one| one.check.len());
         let width = names.max().unwrap_or(0);
-        for line in &self.findings {
-            let level = match line.level {
+        for one in &self.findings {
+            let level = match one.level {
                 Level::Ok => "ok",
                 Level::Warn => "warn",
                 Level::Fail => "FAIL",
             };
-            writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.detail)?;
-            if let Some(remediation) = &line.remediation {
+            writeln!(f, "{level:<4}  {:<width$}  {}", one.check, one.detail)?;
+            if let Some(remediation) = &one.remediation {
                 writeln!(f, "{:<4}  {:<width$}  -> {remediation}", "", "")?;
             }
         }
         let count = |level| {
             self.findings
                 .iter()
-                .filter(|line| line.level == level)
+                .filter(|one| one.level == level)
                 .count()
         };
         writeln!(
             f,
-            "{} ok, {} to know, {} to mend",
+            "{} passed, {} warnings, {} failed",
             count(Level::Ok),
             count(Level::Warn),
             count(Level::Fail)
@@ -137,9 +140,9 @@ impl fmt::Display for Report {
     }
 }
 
-/// Looks at all that a service with these variables needs. A `token` is explained claim by claim.
-pub async fn run(
-    lookup: &dyn Fn(&str) -> Option<String>,
+/// Checks everything that a service with these variables needs. A `token` is explained claim by claim.
+pub async fn run<V: Into<Variable>>(
+    lookup: &dyn Fn(&str) -> Option<V>,
     token: Option<&str>,
     clock: &Clock,
 ) -> Report {
@@ -148,7 +151,8 @@ pub async fn run(
         Ok(config) => config,
         Err(error) => {
             for problem in error.problems {
-                let remediation = "set it, or correct it: the README has a table of all variables";
+                let remediation =
+                    "set or correct the variable: the README has a table of all variables";
                 report.fail("configuration", problem, remediation);
             }
             if let Ok(database) = Config::read_database(lookup) {
@@ -167,12 +171,16 @@ pub async fn run(
     };
     database::check(&mut report, &config.database, clock).await;
     encryption::check(&mut report, &config, clock).await;
-    nango::check(&mut report, config.nango.as_ref(), &catalog, clock).await;
+    nango::check(&mut report, &config, &catalog, clock).await;
     brakes::check(&mut report, &config, clock).await;
     web::check(&mut report, &config).await;
     if config.nango.is_some() {
+        webhook_events::check(&mut report, &config.database).await;
+    }
+    if config.nango.is_some() {
         binding::check(&mut report, &config.http);
     }
-    tokens::check(&mut report, &config.auth, token, clock).await;
+    let public_url = &config.http.public_url;
+    tokens::check(&mut report, &config.auth, public_url, token, clock).await;
     report
 }

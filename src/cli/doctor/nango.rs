@@ -6,10 +6,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 
-use super::Report;
 use super::database::MAX_CLOCK_SKEW_SECONDS;
+use super::{Report, session};
 use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::nango::NangoConfig;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{
@@ -19,18 +20,14 @@ use crate::nango::{
 use crate::net::http_client;
 
 /// Names that nothing at Nango has: what is asked for them finds nothing, and changes nothing.
-const NONEXISTENT_ID: &str = "patchbay-check-nobody";
+const NONEXISTENT_ID: &str = "patchbay-doctor-nobody";
 
 /// What Nango's page of keys is called.
 const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
 
-pub(crate) async fn check(
-    report: &mut Report,
-    config: Option<&NangoConfig>,
-    catalog: &Catalog,
-    clock: &Clock,
-) {
-    let Some(config) = config else {
+pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalog, clock: &Clock) {
+    let public_url = &config.http.public_url;
+    let Some(config) = &config.nango else {
         report.warn(
             "nango",
             "Nango is switched off: nothing can be connected",
@@ -78,6 +75,7 @@ pub(crate) async fn check(
         .map(|one| (one.unique_key.as_str(), one.provider.as_str()))
         .collect();
     connectors(report, catalog, &configured);
+    session::check(report, &nango, public_url, catalog, &configured).await;
     time(report, config, clock).await;
 }
 
@@ -92,7 +90,7 @@ async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] 
     let session = SessionRequest {
         reconnects: None,
         integration: NONEXISTENT_ID.to_owned(),
-        tags: [("patchbay_check".to_owned(), NONEXISTENT_ID.to_owned())].into(),
+        tags: [("patchbay_doctor".to_owned(), NONEXISTENT_ID.to_owned())].into(),
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     };
@@ -164,7 +162,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
             Some(error) if error.is_transient() => report.warn(
                 "nango scopes",
                 format!("whether the key may {what} is not known: {error}"),
-                "run the check again",
+                "run the command again",
             ),
             _ => {}
         }

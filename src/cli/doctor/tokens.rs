@@ -1,18 +1,29 @@
 //! Users' tokens: what they are verified with, and whether a given one is good.
 
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::DateTime;
+use reqwest::StatusCode;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
+use url::Url;
 
-use super::Report;
+use super::{Report, url_below};
 use crate::auth::service_keys::KEY_PREFIX;
 use crate::auth::{Authenticator, Config};
 use crate::clock::Clock;
+use crate::net::http_client;
+
+/// How long the service may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn check(
     report: &mut Report,
     config: &Config,
+    public_url: &Url,
     token: Option<&str>,
     clock: &Clock,
 ) {
@@ -36,6 +47,7 @@ pub(crate) async fn check(
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
+    try_secrets(report, config, public_url, clock).await;
     match auth.published_key_count().await {
         None => {}
         Some(Ok(keys)) => report.ok("jwks", format!("{keys} usable keys are published")),
@@ -64,6 +76,55 @@ pub(crate) async fn check(
     }
 }
 
+/// Has the running service verify a token that each of the secrets signs. Whether it runs at all is another check's.
+async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clock: &Clock) {
+    let Ok(client) = http_client::client(TIMEOUT) else {
+        return;
+    };
+    let address = url_below(public_url, "/api/v1/connectors?limit=1");
+    for (index, secret) in config.hmac_secrets.iter().enumerate() {
+        let request = client
+            .get(&address)
+            .bearer_auth(sign(config, secret, clock));
+        let Ok(answer) = request.send().await else {
+            return;
+        };
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            report.fail(
+                "tokens",
+                format!(
+                    "the service at PUBLIC_URL refuses a token that secret {} of AUTH_JWT_SECRET signs",
+                    index + 1
+                ),
+                "give it the same AUTH_JWT_SECRET, AUTH_ISSUER, AUTH_AUDIENCE and AUTH_USER_CLAIM as this command, and restart it",
+            );
+        }
+    }
+}
+
+/// Signs a token as the configuration wants them, for a minute and for a user who does not exist.
+fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
+    let mut claims = Map::new();
+    claims.insert("exp".to_owned(), (clock.now().timestamp() + 60).into());
+    for (name, value) in [
+        ("iss", config.issuers.first()),
+        ("aud", config.audiences.first()),
+    ] {
+        claims.extend(value.map(|value| (name.to_owned(), value.clone().into())));
+    }
+    claims.insert(config.user_claim.clone(), "patchbay-doctor".into());
+    let claims = Value::Object(claims).to_string();
+    let encode = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
+    let signed = format!(
+        "{}.{}",
+        encode(br#"{"alg":"HS256","typ":"JWT"}"#),
+        encode(claims.as_bytes())
+    );
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
+    let signature = encode(hmac::sign(&key, signed.as_bytes()).as_ref());
+    format!("{signed}.{signature}")
+}
+
 /// Says claim by claim what is looked at, and then who the token's bearer is.
 async fn explain(
     report: &mut Report,
@@ -73,8 +134,9 @@ async fn explain(
     clock: &Clock,
 ) {
     if token.starts_with(KEY_PREFIX) {
-        let mend = "`patchbay keys list` shows which keys there are; give --token a user's token";
-        report.warn("token", "this is a service key", mend);
+        let remediation =
+            "`patchbay keys list` shows which keys there are; give --token a user's token";
+        report.warn("token", "this is a service key", remediation);
         return;
     }
     explain_claims(report, config, auth, token, clock);

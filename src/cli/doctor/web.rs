@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ORIGIN};
 use reqwest::{Client, Response, StatusCode};
 use secrecy::ExposeSecret;
 use url::Url;
@@ -34,6 +35,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config) {
     if !is_reachable(report, &client, url).await {
         return;
     }
+    allowed_origins(report, &client, &config.http).await;
     if let Some(nango) = &config.nango {
         webhook(report, &client, url, nango).await;
         callback(report, &client, &config.http, nango).await;
@@ -105,24 +107,50 @@ async fn is_reachable(report: &mut Report, client: &Client, url: &Url) -> bool {
     report.fail(
         "reachable",
         format!("{address} answers {status}, and not as this service does"),
-        "correct PUBLIC_URL, or where the proxy in front sends it",
+        if url.path() == "/" {
+            "correct PUBLIC_URL, or where the proxy in front sends it".to_owned()
+        } else {
+            format!(
+                "correct PUBLIC_URL, or let the proxy in front remove the path {} before it passes requests on",
+                url.path()
+            )
+        },
     );
     false
+}
+
+/// Calls the service as a page of each origin does.
+async fn allowed_origins(report: &mut Report, client: &Client, http: &HttpConfig) {
+    let own = http.public_url.origin().ascii_serialization();
+    let address = url_below(&http.public_url, "/healthz");
+    for origin in http.allowed_origins.iter().filter(|origin| **origin != own) {
+        let Ok(answer) = client.get(&address).header(ORIGIN, origin).send().await else {
+            continue;
+        };
+        let allowed = answer.headers().get(ACCESS_CONTROL_ALLOW_ORIGIN);
+        if allowed.is_none_or(|allowed| allowed != origin.as_str()) {
+            report.fail(
+                "cors",
+                format!("the service at PUBLIC_URL does not let pages of {origin} call"),
+                "give it the same CORS_ALLOWED_ORIGINS as this command, and restart it; let the proxy in front pass its Access-Control headers on",
+            );
+        }
+    }
 }
 
 /// Sends a webhook of no concern, signed as Nango would, along the way that Nango's come.
 async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
     let secret_key = nango.client.secret_key.expose_secret();
     if nango.signing_keys.contains(secret_key) {
-        report.fail(
+        report.warn(
             "webhook key",
-            "NANGO_WEBHOOK_SIGNING_KEY is the secret key, with which Nango signs nothing",
-            format!("copy the signing key ({SIGNING_KEY_PAGE})"),
+            "NANGO_WEBHOOK_SIGNING_KEY is the secret key. Nango signs with it only in environments from before 20 April 2026 \
+             and in those that a self-hosted Nango starts with (dev and prod), until the key is rotated",
+            format!("compare it ({SIGNING_KEY_PAGE}); better, rotate the signing key there and copy the new one"),
         );
-        return;
     }
     let address = url_below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
-    let body = r#"{"type":"patchbay_check"}"#;
+    let body = r#"{"type":"patchbay_doctor"}"#;
     let signature = nango.signing_keys.sign(body.as_bytes());
     let request = client.post(&address).header(SIGNATURE_HEADER, signature);
     match request.body(body).send().await.map(|answer| answer.status()) {
@@ -136,7 +164,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
         Ok(StatusCode::UNAUTHORIZED) => report.fail(
             "webhooks",
             "the service at PUBLIC_URL takes no webhook that NANGO_WEBHOOK_SIGNING_KEY signs",
-            "give it the same NANGO_WEBHOOK_SIGNING_KEY as this check, and restart it",
+            "give it the same NANGO_WEBHOOK_SIGNING_KEY as this command, and restart it",
         ),
         Ok(status) => report.fail(
             "webhooks",
@@ -155,8 +183,10 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
 async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
     let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
-    let onward = format!("{base}/oauth/callback?state=patchbay-check");
-    let asked = client.get(format!("{address}?state=patchbay-check")).send();
+    let onward = format!("{base}/oauth/callback?state=patchbay-doctor");
+    let asked = client
+        .get(format!("{address}?state=patchbay-doctor"))
+        .send();
     let answers = match asked.await {
         Ok(answer) => matches_binding(answer, http.connect_binding, &onward).await,
         Err(_) => false,
@@ -180,7 +210,7 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
         (_, false) => report.fail(
             "callback",
             format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
-            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this check, and restart it",
+            "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this command, and restart it",
         ),
     }
 }

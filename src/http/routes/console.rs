@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Path, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
@@ -10,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use rust_embed::{EmbeddedFile, RustEmbed};
+use rust_embed::RustEmbed;
 use serde_json::{Value, json};
 
 use crate::http::ConsoleConfig;
@@ -24,16 +25,20 @@ struct Files;
 /// What is the same for every request.
 #[derive(Debug)]
 struct Console {
+    /// The page, with the path of `PUBLIC_URL` in the addresses of its assets.
+    page: String,
     policy: HeaderValue,
     /// What the page is told at its start.
     told: Value,
 }
 
-/// The console below `/console/`. Its own paths all show the same page, which goes by its address.
-pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String]) -> Router {
+/// The console below `/console/`, which browsers reach below `prefix`. Its own paths all show the same page, which goes by
+/// its address.
+pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String], prefix: &str) -> Router {
     let controls = config.controls.as_ref();
     let controls = controls.map(|url| url.origin().ascii_serialization());
     let console = Console {
+        page: page_below(prefix),
         policy: content_security_policy(controls.as_deref()),
         told: json!({ "controls": controls, "origins": allowed_origins }),
     };
@@ -56,8 +61,17 @@ fn content_security_policy(controls: Option<&str>) -> HeaderValue {
     HeaderValue::from_str(&policy).expect("an origin has only characters that a header may hold")
 }
 
+/// The page of a console that browsers reach below `prefix`.
+fn page_below(prefix: &str) -> String {
+    let page = Files::get("index.html").unwrap_or_else(|| unreachable!("the console is built in"));
+    let html = String::from_utf8_lossy(&page.data);
+    html.replace("\"/console/", &format!("\"{prefix}/console/"))
+}
+
 async fn page(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
-    let mut response = file("index.html", "no-cache", &headers);
+    let hash = digest(&SHA256, console.page.as_bytes());
+    let page = console.page.clone();
+    let mut response = file(page, hash.as_ref(), "text/html", "no-cache", &headers);
     let policy = console.policy.clone();
     response
         .headers_mut()
@@ -71,16 +85,24 @@ async fn client_config(State(console): State<Arc<Console>>) -> Json<Value> {
 }
 
 async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {
-    // A name never comes to stand for anything else: it has a hash of its file.
-    let forever = "public, max-age=31536000, immutable";
-    file(&format!("assets/{name}"), forever, &headers)
-}
-
-fn file(path: &str, caching: &'static str, headers: &HeaderMap) -> Response {
-    let Some(file) = Files::get(path) else {
+    let Some(asset) = Files::get(&format!("assets/{name}")) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let tag = etag(&file);
+    // The content behind a name never changes: the name has its hash.
+    let forever = "public, max-age=31536000, immutable";
+    let (hash, mime) = (asset.metadata.sha256_hash(), asset.metadata.mimetype());
+    file(asset.data, &hash, mime, forever, &headers)
+}
+
+fn file(
+    data: impl IntoResponse,
+    hash: &[u8],
+    mime: &str,
+    caching: &'static str,
+    headers: &HeaderMap,
+) -> Response {
+    // Weak, for the same file may travel compressed.
+    let tag = format!("W/\"{}\"", hex::encode(&hash[..16]));
     let has_it = |seen: &str| seen.split(',').any(|one| one.trim() == tag);
     let unchanged = headers
         .get(IF_NONE_MATCH)
@@ -89,11 +111,6 @@ fn file(path: &str, caching: &'static str, headers: &HeaderMap) -> Response {
     if unchanged.is_some_and(has_it) {
         return (StatusCode::NOT_MODIFIED, about).into_response();
     }
-    let kind = [(CONTENT_TYPE, file.metadata.mimetype().to_owned())];
-    (about, kind, file.data).into_response()
-}
-
-/// Weak, for the same file may travel compressed.
-fn etag(file: &EmbeddedFile) -> String {
-    format!("W/\"{}\"", hex::encode(&file.metadata.sha256_hash()[..16]))
+    let kind = [(CONTENT_TYPE, mime.to_owned())];
+    (about, kind, data).into_response()
 }

@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Sse;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::sse::{self, KeepAlive};
+use axum::response::{IntoResponse, Sse};
 use axum::{Extension, Json};
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -31,6 +32,12 @@ const _: () = assert!(
     HEARTBEAT.as_secs() < 30,
     "proxies cut off what is silent for 30 s"
 );
+
+/// Headers that keep proxies and middleware from buffering or compressing a stream, which would delay its events.
+const UNBUFFERED: [(HeaderName, &str); 2] = [
+    (CACHE_CONTROL, "no-cache, no-transform"),
+    (HeaderName::from_static("x-accel-buffering"), "no"),
+];
 
 /// How long a stream lasts at the most; its reader then comes again, with a token that is still good.
 const MAX_STREAM_DURATION: Duration = Duration::from_secs(15 * 60);
@@ -67,7 +74,7 @@ pub(crate) async fn stream(
     }: StreamReader,
     Extension(permit): Extension<RequestPermit>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let last = last_event_id(&headers)?;
     let place = state.limits.stream(&user)?;
     let events = state.connections.follow_events(&user, last).await?;
@@ -77,7 +84,7 @@ pub(crate) async fn stream(
         .id(events.last().to_string())
         .retry(RECONNECT_DELAY)
         .data(json!({ "resumed": events.resumed() }).to_string());
-    let ready = stream::once(std::future::ready(Ok(ready)));
+    let ready = stream::once(std::future::ready(Ok::<_, Infallible>(ready)));
     let over = until_expired(state.clone(), leave);
     let following = Some(Box::new((state, events, place)));
     let news = stream::unfold(following, move |following| async move {
@@ -101,7 +108,8 @@ pub(crate) async fn stream(
     });
     let news = news.flat_map(|messages| stream::iter(messages.into_iter().map(Ok)));
     let events = ready.chain(news).take_until(over);
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)))
+    let events: Sse<_> = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT));
+    Ok((UNBUFFERED, events))
 }
 
 /// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.

@@ -4,7 +4,7 @@
 mod browser_binding;
 mod pages;
 mod redirects;
-mod test_browser;
+pub(crate) mod test_browser;
 
 use crate::test_app::TestApp;
 

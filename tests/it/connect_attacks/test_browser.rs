@@ -10,7 +10,7 @@ use url::Url;
 use crate::test_app::{ORIGIN, User, client};
 
 /// One person's browser.
-pub(super) struct TestBrowser {
+pub(crate) struct TestBrowser {
     client: Client,
     /// By host and port, and by name.
     cookies: BTreeMap<(String, String), String>,
@@ -18,27 +18,27 @@ pub(super) struct TestBrowser {
 
 /// What a browser ends up with.
 #[derive(Debug)]
-pub(super) struct PageResponse {
-    pub(super) url: Url,
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) text: String,
+pub(crate) struct PageResponse {
+    pub(crate) url: Url,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl PageResponse {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
 }
 
 impl TestBrowser {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             client: client(),
             cookies: BTreeMap::new(),
@@ -46,7 +46,7 @@ impl TestBrowser {
     }
 
     /// The cookie of this name, whoever set it.
-    pub(super) fn cookie(&self, name: &str) -> Option<&str> {
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
         let mut cookies = self.cookies.iter();
         cookies.find_map(|((_, own), value)| (own == name).then_some(value.as_str()))
     }
@@ -83,7 +83,7 @@ impl TestBrowser {
     }
 
     /// Opens an address as a navigation does, and follows to the last page.
-    pub(super) async fn open(&mut self, url: &str) -> PageResponse {
+    pub(crate) async fn open(&mut self, url: &str) -> PageResponse {
         let mut url: Url = url.parse().unwrap();
         for _ in 0..10 {
             let request = self
@@ -100,15 +100,14 @@ impl TestBrowser {
     }
 
     /// Asks for something as the product's page does for its user, cookies included.
-    pub(super) async fn post(
+    pub(crate) async fn post(
         &mut self,
         user: &User<'_>,
         path: &str,
         key: Option<&str>,
     ) -> PageResponse {
-        let url: Url = format!("{}/api/v1/connectors{path}", user.app.url)
-            .parse()
-            .unwrap();
+        let url = user.request(Method::POST, path).build().unwrap();
+        let url = url.url().clone();
         let request = user.request(Method::POST, path).header("origin", ORIGIN);
         let request = match key {
             Some(key) => request.header("idempotency-key", key),
@@ -118,7 +117,7 @@ impl TestBrowser {
     }
 
     /// Begins to connect, with everybody's consent given from now on: the answer.
-    pub(super) async fn connect(&mut self, user: &User<'_>, connector: &str) -> Value {
+    pub(crate) async fn connect(&mut self, user: &User<'_>, connector: &str) -> Value {
         user.app.faults(json!({ "consent": "allow" })).await;
         let answer = self
             .post(user, &format!("/{connector}/connect"), None)

@@ -19,8 +19,8 @@ fn lines(report: &Report) -> Vec<(Level, &str, &str)> {
         .filter(|line| line.check == "binding");
     lines
         .map(|line| {
-            let mend = line.remediation.as_deref().unwrap_or_default();
-            (line.level, line.detail.as_str(), mend)
+            let remediation = line.remediation.as_deref().unwrap_or_default();
+            (line.level, line.detail.as_str(), remediation)
         })
         .collect()
 }
@@ -178,11 +178,11 @@ async fn binding_check_reports_cross_site_origins() {
             let failures: Vec<_> = reported.iter().filter(|line| line.0 != Level::Ok).collect();
             match (expected, failures.as_slice()) {
                 (None, []) => {}
-                (Some(expected), [(level, found, mend)]) => {
+                (Some(expected), [(level, found, remediation)]) => {
                     assert!(found.contains(*expected) && found.contains(page), "{found}");
                     let other = *expected == "is of another site";
                     assert_eq!(*level, if other { worst } else { Level::Warn }, "{found}");
-                    assert!(mend.contains(if other {
+                    assert!(remediation.contains(if other {
                         "CONNECT_BINDING=off"
                     } else {
                         "look at it"

@@ -72,7 +72,7 @@ async fn database_check_reports_each_problem() {
 #[tokio::test]
 async fn migration_check_fails_only_for_newer_contractions() {
     let app = TestApp::with_system_clock().await;
-    for (migration, level, found, mend) in [
+    for (migration, level, found, remediation) in [
         ("9001, 'of tomorrow'", None, "", ""),
         (
             "9002, 'contract it'",
@@ -92,7 +92,7 @@ async fn migration_check_fails_only_for_newer_contractions() {
             .unwrap();
         let report = run_doctor(&app, &[], None).await;
         match level {
-            Some(level) => single_finding(&report, "migrations", level, found, mend),
+            Some(level) => single_finding(&report, "migrations", level, found, remediation),
             None => assert_eq!(failures(&report), []),
         }
     }

@@ -30,7 +30,7 @@ pub(crate) async fn run_doctor(
     doctor::run(&lookup, token, &Clock::System).await
 }
 
-/// The lines that are not as they should be: the check, how bad it is, what was found and what mends it.
+/// The lines that are not as they should be: the check, how bad it is, the detail and the remediation.
 pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report
         .findings
@@ -38,24 +38,30 @@ pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
         .filter(|line| line.level != Level::Ok);
     lines
         .map(|line| {
-            let mend = line
+            let remediation = line
                 .remediation
                 .as_deref()
-                .expect("what is wrong can be mended");
-            (line.check, line.level, line.detail.as_str(), mend)
+                .expect("a problem has a remediation");
+            (line.check, line.level, line.detail.as_str(), remediation)
         })
         .collect()
 }
 
 /// Fails unless this is the only thing that is wrong.
-pub(crate) fn single_finding(report: &Report, check: &str, level: Level, found: &str, mend: &str) {
+pub(crate) fn single_finding(
+    report: &Report,
+    check: &str,
+    level: Level,
+    found: &str,
+    remediation: &str,
+) {
     let all = failures(report);
     let [one] = all.as_slice() else {
         panic!("not one thing is wrong but {all:#?}");
     };
     assert_eq!((one.0, one.1), (check, level), "{one:?}");
     assert!(one.2.contains(found), "{one:?}");
-    assert!(one.3.contains(mend), "{one:?}");
+    assert!(one.3.contains(remediation), "{one:?}");
     assert_eq!(report.passes(), level != Level::Fail);
 }
 
@@ -82,12 +88,15 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "nango key",
             "nango scopes",
             "connectors",
+            "nango session",
             "nango clock",
             "public url",
             "cors",
             "reachable",
             "webhooks",
             "callback",
+            "webhook events",
+            "deletion events",
             "tokens",
             "token alg",
             "token typ",
@@ -107,8 +116,8 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
     let made = |call: &&Value| {
         call["method"] != "GET" && call["status"].as_u64().is_some_and(|status| status < 300)
     };
-    // One session, of the user's own connect.
-    assert_eq!(sessions.as_array().unwrap().iter().filter(made).count(), 1);
+    // The session of the user's connect, and the one that the doctor has deleted.
+    assert_eq!(sessions.as_array().unwrap().iter().filter(made).count(), 2);
 }
 
 #[tokio::test]
@@ -119,16 +128,19 @@ async fn doctor_prints_table_or_json_and_sets_exit_code() {
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let mut table = Process::start(&["check"], &settings);
+    let mut table = Process::start(&["doctor"], &settings);
     assert!(table.ended().await.success(), "{}", table.output());
     let text = table.output();
-    assert!(text.contains("ok    database        PostgreSQL "), "{text}");
-    assert!(text.ends_with(" ok, 0 to know, 0 to mend\n"), "{text}");
+    assert!(
+        text.contains("ok    database         PostgreSQL "),
+        "{text}"
+    );
+    assert!(text.ends_with(" passed, 0 warnings, 0 failed\n"), "{text}");
     assert!(!text.contains(&app.secret_key) && !text.contains(&app.signing_key));
 
     let mut broken = settings.clone();
     broken.push(("NANGO_SECRET_KEY", &app.signing_key));
-    let mut json = Process::start(&["check", "--json"], &broken);
+    let mut json = Process::start(&["doctor", "--json"], &broken);
     assert_eq!(json.ended().await.code(), Some(1));
     let report: Value = serde_json::from_str(&json.output()).unwrap();
     let lines = report["findings"].as_array().unwrap();
@@ -143,7 +155,7 @@ async fn doctor_checks_database_when_other_settings_are_missing() {
     let report = run_doctor(&app, &[("PUBLIC_URL", ""), ("PORT", "x")], None).await;
     let all = failures(&report);
     assert_eq!(all.len(), 2, "{all:#?}");
-    assert!(all[0].2.starts_with("PORT cannot be read"));
+    assert!(all[0].2.starts_with("PORT is not a whole number"));
     assert!(all[1].2.starts_with("PUBLIC_URL is missing"));
     assert!(
         report

@@ -1,11 +1,12 @@
 //! Nango: whether it is there, what its key allows, and which integrations it has.
 
-use patchbay::cli::doctor::Level;
+use patchbay::cli::doctor::{Level, Report};
 use patchbay::clock::Clock;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{failures, run_doctor, single_finding};
+use crate::reliability::wait_for;
 use crate::test_app::{TestApp, User};
 
 #[tokio::test]
@@ -84,11 +85,14 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
     assert_eq!((check, level), ("connector", Level::Fail));
     assert!(found.starts_with("github: "), "{found}");
     assert!(found.contains("of the provider \"gitlab\""), "{found}");
-    let (check, level, found, mend) = all[1];
+    let (check, level, found, remediation) = all[1];
     assert_eq!((check, level), ("connector", Level::Warn));
     assert!(found.contains("no integration for 2 of "), "{found}");
     assert!(found.ends_with("not set up: gmail, notion"), "{found}");
-    assert!(mend.contains("switch the others off"), "{mend}");
+    assert!(
+        remediation.contains("switch the others off"),
+        "{remediation}"
+    );
 
     let bare = TestApp::build(&[], |nango| {
         nango.clock = Clock::System;
@@ -117,6 +121,98 @@ async fn nango_check_detects_key_without_credentials_scope() {
         "{report}"
     );
     assert!(all[0].2.contains("read connections' credentials"));
+}
+
+#[tokio::test]
+async fn session_check_reports_refused_webhook_address() {
+    let app = TestApp::with_system_clock().await;
+    let session = "POST /connect/sessions";
+    for (fault, found, remediation) in [
+        (
+            "refuse_private_webhook_urls",
+            "not allowed",
+            "NANGO_OUTBOUND_URL_POLICY",
+        ),
+        (
+            "refuse_webhook_url_override",
+            "refuses the session's webhook address",
+            "update Nango",
+        ),
+    ] {
+        app.faults(json!({ fault: true })).await;
+        let report = run_doctor(&app, &[], None).await;
+        single_finding(&report, "nango session", Level::Warn, found, remediation);
+    }
+    app.faults(json!({ "only": session, "status": 500 })).await;
+    let report = run_doctor(&app, &[], None).await;
+    let all = failures(&report);
+    let last = all.last().unwrap();
+    assert_eq!((last.0, last.1), ("nango session", Level::Fail), "{report}");
+}
+
+#[tokio::test]
+async fn switched_off_webhook_events_are_reported() {
+    let app = TestApp::with_system_clock().await;
+    let ada: User<'_> = app.user("ada").await;
+    let off = json!({ "consent": "allow", "webhook_events_off": true });
+    let events = |report: &Report, check: &str| {
+        let found = report.findings.iter().find(|one| one.check == check);
+        found.unwrap().clone()
+    };
+    let report = run_doctor(&app, &[], None).await;
+    let unknown = events(&report, "webhook events");
+    assert_eq!(unknown.level, Level::Ok);
+    assert!(unknown.detail.starts_with("not known"), "{unknown:?}");
+
+    app.faults(off).await;
+    let started = ada.connect("gmail").await;
+    app.popup(started["oauth_url"].as_str().unwrap()).await;
+    let id = started["connection_id"].as_str().unwrap();
+    ada.get(&format!("/connections/{id}?wait=10")).await;
+    let report = run_doctor(&app, &[], None).await;
+    single_finding(
+        &report,
+        "webhook events",
+        Level::Warn,
+        "no webhook of a new connection has ever arrived",
+        "Send New Connection Creation Webhooks",
+    );
+
+    ada.connected("notion").await;
+    let arrived = async || {
+        let report = run_doctor(&app, &[], None).await;
+        events(&report, "webhook events").level == Level::Ok
+    };
+    wait_for(arrived).await;
+    ada.disconnect("notion", "").await;
+    let deletion = events(&run_doctor(&app, &[], None).await, "deletion events");
+    assert!(deletion.detail.starts_with("off"), "{deletion:?}");
+    app.faults(json!({ "consent": "allow", "deletion_webhooks": true }))
+        .await;
+    ada.connected("github").await;
+    app.faults(json!({ "deletion_webhooks": true })).await;
+    ada.disconnect("github", "").await;
+    let arrived = async || {
+        let report = run_doctor(&app, &[], None).await;
+        let deletion = events(&report, "deletion events");
+        deletion.detail.starts_with("the last webhook")
+    };
+    wait_for(arrived).await;
+
+    // They were switched off since.
+    let mut sql = app.sql().await;
+    sqlx::raw_sql("update nango_webhook set received_at = received_at - interval '1 day'")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    let report = run_doctor(&app, &[], None).await;
+    single_finding(
+        &report,
+        "webhook events",
+        Level::Warn,
+        "the last webhook of a new connection arrived at",
+        "Send New Connection Creation Webhooks",
+    );
 }
 
 /// A Nango in front of another, whose keys do not show credentials.

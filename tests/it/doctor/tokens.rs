@@ -65,7 +65,9 @@ async fn token_check_reports_jwks_issuer_and_audience_problems() {
             .collect();
         let report = run_doctor(&app, &changes, None).await;
         match expected {
-            Some((check, level, found, mend)) => single_finding(&report, check, level, found, mend),
+            Some((check, level, found, remediation)) => {
+                single_finding(&report, check, level, found, remediation)
+            }
             None => {
                 assert_eq!(failures(&report), []);
                 let found = &report
@@ -90,8 +92,21 @@ async fn token_check_warns_about_secret_beside_jwks() {
         ("AUTH_AUDIENCE", "patchbay"),
     ];
     let report = run_doctor(&app, &changes, None).await;
-    let (found, mend) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
-    single_finding(&report, "tokens", Level::Warn, found, mend);
+    let (found, remediation) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
+    single_finding(&report, "tokens", Level::Warn, found, remediation);
+}
+
+#[tokio::test]
+async fn token_check_detects_service_with_another_secret() {
+    let app = TestApp::with_system_clock().await;
+    let both = format!("{JWT_SECRET},another secret that has more than 32 bytes");
+    let report = run_doctor(&app, &[("AUTH_JWT_SECRET", &both)], None).await;
+    let all = failures(&report);
+    let refused = "refuses a token that secret 2 of AUTH_JWT_SECRET signs";
+    assert_eq!((all[0].0, all[0].1), ("tokens", Level::Fail), "{report}");
+    assert!(all[0].2.contains(refused), "{report}");
+    assert!(all[0].3.contains("the same AUTH_JWT_SECRET"), "{report}");
+    assert!(!report.to_string().contains(JWT_SECRET));
 }
 
 /// A token with these claims besides, signed with this secret.

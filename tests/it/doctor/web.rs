@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::routing::get;
 use patchbay::cli::doctor::Level;
+use patchbay::clock::Clock;
 
 use super::{failures, run_doctor, single_finding};
 use crate::test_app::TestApp;
@@ -32,14 +33,21 @@ async fn public_url_check_reports_each_problem() {
     let deaf = serve(Router::new().route("/healthz", get(async || "ok\n"))).await;
     let report = run_doctor(&app, &[("PUBLIC_URL", deaf.as_str())], None).await;
     let all = failures(&report);
-    assert_eq!((all[0].0, all[0].1), ("webhooks", Level::Fail));
-    assert_eq!((all[1].0, all[1].1), ("callback", Level::Warn));
+    let reported: Vec<_> = all.iter().map(|it| (it.0, it.1)).collect();
+    assert_eq!(
+        reported,
+        [
+            ("cors", Level::Fail),
+            ("webhooks", Level::Fail),
+            ("callback", Level::Warn)
+        ]
+    );
 
     let changes = [("PUBLIC_URL", "http://connect.invalid")];
     let report = run_doctor(&app, &changes, None).await;
-    let (check, level, found, mend) = failures(&report)[0];
+    let (check, level, found, remediation) = failures(&report)[0];
     assert_eq!((check, level), ("public url", Level::Fail));
-    assert!(found.contains("not https") && mend.contains("certificate"));
+    assert!(found.contains("not https") && remediation.contains("certificate"));
     // A Nango that is elsewhere cannot call this machine's own address.
     let changes = [("NANGO_BASE_URL", "http://nango.invalid")];
     let report = run_doctor(&app, &changes, None).await;
@@ -60,6 +68,15 @@ async fn public_url_check_reports_each_problem() {
         "http://localhost:5173, http://app.example.com",
     )];
     let report = run_doctor(&app, &open, None).await;
+    let other = failures(&report);
+    assert_eq!((other[1].0, other[1].1), ("cors", Level::Fail), "{report}");
+    assert!(
+        other[1]
+            .2
+            .contains("does not let pages of http://localhost:5173 call")
+    );
+    let app = TestApp::build(&open, |nango| nango.clock = Clock::System).await;
+    let report = run_doctor(&app, &[], None).await;
     single_finding(
         &report,
         "cors",
@@ -88,6 +105,33 @@ async fn webhook_check_detects_wrong_signing_key() {
     let same = app.secret_key.clone();
     let report = run_doctor(&app, &[("NANGO_WEBHOOK_SIGNING_KEY", &same)], None).await;
     let all = failures(&report);
-    assert_eq!((all[0].0, all[0].1), ("webhook key", Level::Fail));
+    assert_eq!((all[0].0, all[0].1), ("webhook key", Level::Warn));
     assert!(all[0].3.contains("Environment settings, Webhooks"));
+    // The running service has another.
+    assert_eq!((all[1].0, all[1].1), ("webhooks", Level::Fail));
+}
+
+#[tokio::test]
+async fn shared_secret_and_signing_key_is_a_warning() {
+    let key = "f0e1d2c3-b4a5-4697-8877-665544332211";
+    let settings = [
+        ("NANGO_SECRET_KEY", key),
+        ("NANGO_WEBHOOK_SIGNING_KEY", key),
+    ];
+    let app = TestApp::build(&settings, |nango| {
+        nango.clock = Clock::System;
+        nango.secret_key = key.into();
+        nango.webhook_signing_key = key.into();
+    })
+    .await;
+    let report = run_doctor(&app, &[], None).await;
+    single_finding(
+        &report,
+        "webhook key",
+        Level::Warn,
+        "is the secret key",
+        "rotate the signing key",
+    );
+    let webhooks = report.findings.iter().find(|one| one.check == "webhooks");
+    assert_eq!(webhooks.unwrap().level, Level::Ok);
 }

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads an event stream as a browser does.
 pub(crate) struct StreamReader {
-    response: Response,
+    pub(crate) response: Response,
     text: String,
     events: VecDeque<Value>,
     /// What it began with.
@@ -44,7 +44,7 @@ impl StreamReader {
     }
 
     /// The stream that this request opens, when it is ready.
-    async fn of(request: RequestBuilder) -> Self {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
         let response = request.timeout(TIMEOUT).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let mut reader = Self {

@@ -365,7 +365,7 @@ impl Exerciser<'_> {
         ] {
             let changed: Vec<(&str, &str)> =
                 settings.iter().copied().chain([(name, value)]).collect();
-            for command in ["serve", "check"] {
+            for command in ["serve", "doctor"] {
                 let output = self.command(&[command], &changed).await;
                 self.places.push(Location::new(
                     format!("what {command} says of a wrong {name}"),
@@ -382,9 +382,9 @@ impl Exerciser<'_> {
         let token = self.app.user("ada").await.token;
         self.canaries.add("a token that is explained", &token);
         for arguments in [
-            &["check"][..],
-            &["check", "--json"],
-            &["check", "--token", &token],
+            &["doctor"][..],
+            &["doctor", "--json"],
+            &["doctor", "--token", &token],
             &["keys", "list"],
             &["webhooks", "list"],
             &["webhooks", "deliveries"],
@@ -408,7 +408,7 @@ impl Exerciser<'_> {
         self.canaries
             .add("a wrong key of Nango's", "canary-of-a-wrong-key-of-nango");
         let output = self
-            .command(&["check", "--token", &token], &wrong_settings)
+            .command(&["doctor", "--token", &token], &wrong_settings)
             .await;
         self.places
             .push(Location::new("a check that fails", output));
@@ -423,7 +423,7 @@ impl Exerciser<'_> {
         let line = format!("HOST=127.0.0.1\nAUTH_JWT_SECRET='{secret}\n");
         std::fs::write(folder.join(".env"), line).unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_patchbay"));
-        let mut process = Process::start_in(&folder, program, &["check"], settings).unwrap();
+        let mut process = Process::start_in(&folder, program, &["doctor"], settings).unwrap();
         assert!(!process.ended().await.success());
         let text = process.output();
         assert!(text.contains("AUTH_JWT_SECRET"), "{text}");

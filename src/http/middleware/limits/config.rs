@@ -26,13 +26,13 @@ pub struct LimitsConfig {
 impl Environment<'_> {
     pub(crate) fn limits(&mut self) -> LimitsConfig {
         LimitsConfig {
-            user_per_minute: self.with_default("RATE_LIMIT_USER_PER_MINUTE", 1200),
-            connect_per_minute: self.with_default("RATE_LIMIT_CONNECT_PER_MINUTE", 30),
-            update: self.with_default("RATE_LIMIT_UPDATE_PER_MINUTE", 30),
-            address_per_minute: self.with_default("RATE_LIMIT_ADDRESS_PER_MINUTE", 600),
-            max_streams_per_user: self.with_default("MAX_STREAMS_PER_USER", 10),
-            max_concurrent_requests: self.with_default("MAX_CONCURRENT_REQUESTS", 1000),
-            trusted_proxy_hops: self.with_default("TRUSTED_PROXY_HOPS", 0),
+            user_per_minute: self.number("RATE_LIMIT_USER_PER_MINUTE", 1200),
+            connect_per_minute: self.number("RATE_LIMIT_CONNECT_PER_MINUTE", 30),
+            update: self.number("RATE_LIMIT_UPDATE_PER_MINUTE", 30),
+            address_per_minute: self.number("RATE_LIMIT_ADDRESS_PER_MINUTE", 600),
+            max_streams_per_user: self.number("MAX_STREAMS_PER_USER", 10),
+            max_concurrent_requests: self.number("MAX_CONCURRENT_REQUESTS", 1000),
+            trusted_proxy_hops: self.number("TRUSTED_PROXY_HOPS", 0),
         }
     }
 }

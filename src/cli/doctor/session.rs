@@ -1,0 +1,99 @@
+//! A connect session as `serve` creates it, deleted again.
+
+use std::collections::HashMap;
+
+use url::Url;
+use uuid::Uuid;
+
+use super::{Report, url_below};
+use crate::catalog::{Availability, Catalog};
+use crate::nango::{Error, IntegrationDefaults, Nango, Session, SessionRequest};
+
+/// Creates a session of one integration that connects use, with an address for its webhooks, and deletes it.
+/// `configured` maps Nango's integrations to their providers.
+pub(crate) async fn check(
+    report: &mut Report,
+    nango: &Nango,
+    public_url: &Url,
+    catalog: &Catalog,
+    configured: &HashMap<&str, &str>,
+) {
+    let is_offered = |key: &str| {
+        let mut connectors = catalog.iter();
+        connectors
+            .any(|one| one.integration_key == key && one.availability() == Availability::Available)
+    };
+    // Without one, the check of the connectors fails.
+    let Some(integration) = configured.keys().copied().find(|key| is_offered(key)) else {
+        return;
+    };
+    let probe = Uuid::now_v7();
+    let address = url_below(public_url, &format!("/api/v1/webhooks/nango/{probe}"));
+    let mut request = SessionRequest {
+        reconnects: None,
+        integration: integration.to_owned(),
+        tags: [("patchbay_doctor".to_owned(), probe.to_string())].into(),
+        webhook_url_override: address.parse().ok(),
+        defaults: IntegrationDefaults::default(),
+    };
+    match nango.session(&request).await {
+        Ok(session) => {
+            report.ok(
+                "nango session",
+                "Nango creates a session with a webhook address of its own",
+            );
+            delete(report, nango, &session).await;
+        }
+        Err(error) if error.is_refusal() => {
+            request.webhook_url_override = None;
+            match nango.session(&request).await {
+                Ok(session) => {
+                    refused_address(report, public_url, &error);
+                    delete(report, nango, &session).await;
+                }
+                Err(error) => fail(report, integration, &error),
+            }
+        }
+        Err(error) => fail(report, integration, &error),
+    }
+}
+
+fn refused_address(report: &mut Report, public_url: &Url, error: &Error) {
+    let remediation = if error.to_string().contains("not allowed") {
+        "set PUBLIC_URL to a public address, or let a self-hosted Nango call private ones \
+         (NANGO_OUTBOUND_URL_POLICY={\"blockPrivateIps\":false}; loopback addresses stay refused)"
+    } else {
+        "update Nango to a version that knows webhook_url_override"
+    };
+    report.warn(
+        "nango session",
+        format!(
+            "Nango refuses the session's webhook address below {public_url}: {error}. Authorizations are found by polling, \
+             denials when the session expires"
+        ),
+        remediation,
+    );
+}
+
+fn fail(report: &mut Report, integration: &str, error: &Error) {
+    if matches!(error, Error::Unauthorized { .. }) {
+        // The check of the scopes has reported it.
+        return;
+    }
+    let remediation = "check the integration in Nango, and Nango's log of the request";
+    report.fail(
+        "nango session",
+        format!("Nango creates no session for the integration {integration:?}: {error}"),
+        remediation,
+    );
+}
+
+async fn delete(report: &mut Report, nango: &Nango, session: &Session) {
+    if let Err(error) = nango.delete_session(session).await {
+        report.warn(
+            "nango session",
+            format!("the session of this check could not be deleted: {error}"),
+            "nothing to do: it expires in 30 minutes and connects nothing",
+        );
+    }
+}
