@@ -20,8 +20,10 @@ pub(crate) struct ClaimedDelivery {
     pub(crate) leased_until: DateTime<Utc>,
     pub(crate) target: Target,
     pub(crate) delivery: i64,
-    /// How often it was sent before.
+    /// The number of attempts before, without those that the endpoint postponed.
     pub(crate) attempts: i32,
+    /// When the message was queued.
+    pub(crate) created_at: DateTime<Utc>,
     pub(crate) message: String,
     pub(crate) body: Box<RawValue>,
 }
@@ -35,6 +37,7 @@ struct ClaimedRow {
     target: TargetRow,
     delivery: i64,
     attempts: i32,
+    created_at: DateTime<Utc>,
     message: String,
     body: Json<Box<RawValue>>,
 }
@@ -94,7 +97,7 @@ async fn first_messages(
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
     let rows: Vec<ClaimedRow> = sqlx::query_as(concat!(
         "select q.endpoint_id, q.connection_id, q.leased_until, e.url, e.secret, e.old_secret, e.old_secret_until, \
-           d.id delivery, d.attempts, ",
+           d.id delivery, d.attempts, d.created_at, ",
         message_id!(),
         " message, case when e.with_config and v.webhook_config is not null \
              then jsonb_set(v.webhook::jsonb, '{data,config}', v.webhook_config)::json else v.webhook end body \
@@ -102,7 +105,7 @@ async fn first_messages(
          join webhook_queue q on q.endpoint_id = c.endpoint_id and q.connection_id = c.connection_id \
          join webhook_endpoint e on e.id = c.endpoint_id \
          cross join lateral ( \
-           select id, attempts, event_id from webhook_delivery \
+           select id, attempts, created_at, event_id from webhook_delivery \
            where endpoint_id = c.endpoint_id and connection_id = c.connection_id and ended_at is null \
            order by id limit 1 \
          ) d \
@@ -120,6 +123,7 @@ async fn first_messages(
             target: row.target.try_into()?,
             delivery: row.delivery,
             attempts: row.attempts,
+            created_at: row.created_at,
             message: row.message,
             body: row.body.0,
         })
@@ -177,6 +181,8 @@ pub(crate) struct AttemptResult<'a> {
     pub(crate) error: Option<&'a str>,
     /// Whether it is over, and how.
     pub(crate) outcome: Option<&'static str>,
+    /// `false` if the endpoint postponed the message. The attempt then does not count.
+    pub(crate) counts: bool,
 }
 
 pub(crate) async fn record_attempt(
@@ -186,7 +192,7 @@ pub(crate) async fn record_attempt(
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update webhook_delivery set attempts = attempts + 1, last_status = $2, last_error = $3, \
+        "update webhook_delivery set attempts = attempts + $6::integer, last_status = $2, last_error = $3, \
            last_attempt_at = $5, outcome = $4, ended_at = case when $4::text is null then null else $5 end \
          where id = $1",
     )
@@ -195,6 +201,7 @@ pub(crate) async fn record_attempt(
     .bind(sending.error)
     .bind(sending.outcome)
     .bind(now)
+    .bind(i32::from(sending.counts))
     .execute(db)
     .await?;
     Ok(())

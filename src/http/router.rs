@@ -16,13 +16,14 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Redirect, Response};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
+use serde_json::Value;
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
-use utoipa::openapi::OpenApi;
+use url::Url;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
@@ -32,6 +33,7 @@ use super::ConsoleConfig;
 use super::browser_binding::BrowserBinding;
 use super::middleware::limits::{self, Limits};
 use super::middleware::metrics::{self, HttpMetrics};
+use super::openapi::{PLACEHOLDER_SERVER, base_document, complete};
 use super::problem::{self, Problem};
 use super::routes::health::{self, Readiness};
 use super::routes::{
@@ -111,7 +113,7 @@ pub struct Shared {
 }
 
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(super::openapi::base_document())
+    OpenApiRouter::with_openapi(base_document())
         .routes(routes!(connectors::list))
         .routes(routes!(connectors::get))
         .routes(routes!(connect::connect))
@@ -136,17 +138,15 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::readyz))
 }
 
-/// The OpenAPI 3.1 document of every endpoint.
+/// Returns the OpenAPI 3.1 document of every endpoint, with a placeholder as its server.
 #[must_use]
-pub fn openapi() -> OpenApi {
-    let mut document = routes().into_openapi();
-    super::openapi::finalize(&mut document);
-    document
+pub fn openapi() -> Value {
+    complete(routes().into_openapi(), PLACEHOLDER_SERVER)
 }
 
-/// Every endpoint, and the console where there is to be one: it is then what the front door leads to.
-pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
-    let document = openapi();
+/// Returns the router of every endpoint, with the document for a service at `public_url`. If there is a console, `/` redirects to it.
+pub fn router(state: AppState, public_url: &Url, console: Option<&ConsoleConfig>) -> Router {
+    let server = public_url.as_str().trim_end_matches('/');
     let cors = cors(&state.allowed_origins, state.browser_binding);
     let console = console.map(|console| console::routes(console, &state.allowed_origins));
     let front = if console.is_some() {
@@ -163,12 +163,13 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>) -> Router {
         .layer(cors)
         .layer(from_fn_with_state(state.clone(), limits::limit_requests));
     let around_api = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT);
-    let (router, _) = routes().split_for_parts();
+    let (router, document) = routes().split_for_parts();
     let api = router
         .route("/metrics", axum::routing::get(metrics::scrape))
         .layer(around_api)
         .with_state(state);
-    let docs = SwaggerUi::new("/docs").url("/api/v1/openapi.json", document);
+    let docs = SwaggerUi::new("/docs")
+        .external_url_unchecked("/api/v1/openapi.json", complete(document, server));
     let docs = Router::new()
         .merge(docs)
         .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));
