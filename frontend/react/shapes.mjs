@@ -32,7 +32,9 @@ function typeOf(schema) {
   if (schema.$ref) {
     const name = schema.$ref.split("/").at(-1);
     // A newer service may have values that this client does not know yet.
-    if (components.schemas[name].enum || components.schemas[name].anyOf) return "s";
+    const target = components.schemas[name];
+    if (target.enum || target.anyOf) return "s";
+    if (!target.properties) return typeOf(target);
     add(name);
     return name;
   }

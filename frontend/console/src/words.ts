@@ -105,7 +105,7 @@ export function standingOf(connection: Connection): Standing {
   }
   const reason = connection.status_reason;
   // A newer service may have reasons that are not known here.
-  return (reason && REASONS[reason]) ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
+  return REASONS[reason ?? ""] ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
 }
 
 /** What the provider or Nango said, where that adds to our own words. */

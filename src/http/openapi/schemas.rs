@@ -18,6 +18,17 @@ pub(super) fn complete(schemas: &mut Value, open_enums: &[&str]) {
         open_enum(schemas, name);
     }
     name_variants(schemas, "Token", "CredentialsBody");
+    for schema in schemas
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
+        let is_closed = ["properties", "additionalProperties"];
+        if schema["type"] == "object" && is_closed.iter().all(|key| schema.get(key).is_none()) {
+            // Without it, some generators allow no fields.
+            schema["additionalProperties"] = true.into();
+        }
+    }
 }
 
 /// Makes an enum any string, and moves its known values to a schema of their own.

@@ -9,10 +9,20 @@ use crate::domain::MessageType;
 /// The connection in a webhook: its fields in the API, of which `config` may be missing, and the change.
 const DATA: &str = "WebhookConnection";
 
+/// The type of the message that `patchbay webhooks test` sends, and the schema of its data.
+const TEST: (&str, &str) = ("patchbay.test", "WebhookTest");
+
 /// Adds the schemas of the payloads, and returns the section `webhooks`.
 pub(super) fn complete(schemas: &mut Value) -> Value {
     schemas[DATA] = data(&schemas["Connection"]);
-    let items = MessageType::VARIANTS.iter().map(|name| {
+    schemas[TEST.1] = json!({
+        "type": "object",
+        "description": "The endpoint under test.",
+        "required": ["endpoint"],
+        "properties": { "endpoint": { "type": "string", "description": "The id of the endpoint." } },
+    });
+    let types = MessageType::VARIANTS.iter().copied().chain([TEST.0]);
+    let items = types.map(|name| {
         let title = title(name);
         let payload = format!("{title}Message");
         schemas[&payload] = json!({
@@ -25,10 +35,10 @@ pub(super) fn complete(schemas: &mut Value) -> Value {
                     "type": "string", "format": "date-time",
                     "description": "When the change happened. A delayed or repeated delivery keeps it.",
                 },
-                "data": reference(DATA),
+                "data": reference(if name == TEST.0 { TEST.1 } else { DATA }),
             },
         });
-        ((*name).to_owned(), json!({ "post": operation(name, &title, &payload) }))
+        (name.to_owned(), json!({ "post": operation(name, &title, &payload) }))
     });
     Value::Object(items.collect::<Map<_, _>>())
 }
@@ -56,7 +66,7 @@ fn description(name: &str) -> &'static str {
         Ok(MessageType::AttemptFailed) => {
             "An attempt to authorize the connection failed. A connection that worked before still works."
         }
-        Err(_unknown) => "",
+        Err(_no_event) => "A test of the endpoint, sent by `patchbay webhooks test`.",
     }
 }
 
