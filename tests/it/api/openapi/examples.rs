@@ -154,6 +154,7 @@ impl Recorder<'_> {
     /// Records a connect, its outcome, and a reconnect. Returns the connection's id.
     async fn connections(&mut self, user: &User<'_>) -> String {
         let body = json!({ "label": "Work mail", "config": { "folder": "inbox" }, "login_hint": "ada@example.com" });
+        self.app.faults(json!({ "consent": "allow" })).await;
         let connect = user.request(Method::POST, "/gmail/connect");
         let started = self.record("connect", connect, Some(body)).await;
         let id = started["connection_id"].as_str().unwrap().to_owned();
