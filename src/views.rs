@@ -139,7 +139,7 @@ pub struct ConnectionBody<'a> {
     /// The account at the provider; null if the provider does not report it.
     account: Option<&'a Account>,
     /// With `account_mismatch`: the account that the reconnect returned.
-    found_account: Option<&'a Account>,
+    pending_account: Option<&'a Account>,
     /// The user's other connections to the same account, at most 20.
     same_account_as: &'a [Uuid],
     /// Since when the credentials cannot be refreshed, while the failure may be transient.
@@ -275,7 +275,7 @@ impl<'a> ConnectionBody<'a> {
             last_checked_at: connection.last_checked_at,
             config: Some(ConfigBody::of(connection)),
             account: connection.account.as_ref(),
-            found_account: connection.found_account.as_ref(),
+            pending_account: connection.pending_account.as_ref(),
             same_account_as: &details.same_account_as,
             failing_since: connection.failing_since,
             last_error: connection.last_error.as_deref(),

@@ -17,7 +17,7 @@ use super::{AccountPointers, AuthMode, Parameter};
 use crate::text::displayable;
 
 /// The words of the API's paths. A connector with such a slug would make paths ambiguous, now or after an upgrade.
-const RESERVED_SLUGS: [&str; 29] = [
+const RESERVED_SLUGS: [&str; 28] = [
     "accesses",
     "account",
     "api",
@@ -44,7 +44,6 @@ const RESERVED_SLUGS: [&str; 29] = [
     "token",
     "tokens",
     "users",
-    "uses",
     "v1",
     "webhooks",
 ];

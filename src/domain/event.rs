@@ -71,8 +71,11 @@ impl EventKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = ConnectionEvent)]
 pub struct Event {
-    /// Grows with each event of a user. An event that absorbs a further change gets a new id.
-    pub id: i64,
+    /// A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
+    pub id: Uuid,
+    /// Orders the events of one user by commit. Internal: a restored database assigns the same numbers again.
+    #[serde(skip)]
+    pub position: i64,
     /// The connection that changed.
     pub connection_id: Uuid,
     /// The version of the connection after the change, one more than before.

@@ -11,7 +11,7 @@ mod user_id;
 
 pub use attempt::{Attempt, AttemptKind, Outcome};
 pub use connection::{
-    Account, Connection, ConnectorRef, NangoConnectionRef, Reason, State, Status,
+    Account, Connection, ConnectorRef, Integration, NangoConnectionRef, Reason, State, Status,
 };
 pub use event::{Event, EventKind, MessageType};
 pub use failure::Failure;

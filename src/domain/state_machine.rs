@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::UserId;
 use super::{
-    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure,
-    NangoConnectionRef, Outcome, Reason, State,
+    Account, Attempt, Connection, ConnectorRef, EventKind, Failure, NangoConnectionRef, Outcome,
+    Reason, State,
 };
 
 /// What a change writes besides the connection itself.
@@ -64,7 +64,7 @@ impl Connection {
             last_checked_at: None,
             config: Map::new(),
             account: None,
-            found_account: None,
+            pending_account: None,
             failing_since: None,
             last_error: None,
             error_count: 0,
@@ -86,17 +86,8 @@ impl Connection {
             },
         };
         let mut transition = self.transition(state, EventKind::AttemptStarted, now);
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition
-    }
-
-    /// What kind of attempt authorizes this connection: one that keeps what Nango holds, if anything.
-    #[must_use]
-    pub fn attempt_kind(&self) -> AttemptKind {
-        match self.state.upstream() {
-            Some(_) => AttemptKind::Reconnect,
-            None => AttemptKind::Connect,
-        }
     }
 
     /// Nango holds `grant`, which `attempt` brought about; `account` is whose it is, if the provider tells.
@@ -108,7 +99,7 @@ impl Connection {
         account: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Grant {
-        if attempt.void || matches!(self.state, State::Disconnected { .. }) {
+        if attempt.invalidated || matches!(self.state, State::Disconnected { .. }) {
             return Grant::Discarded;
         }
         let current = self.state.upstream();
@@ -120,7 +111,7 @@ impl Connection {
         let same = discard.is_none() && current.is_some();
         // Told again of a grant that was taken before: what has become of it since is not its to say.
         // But a session may be granted again, as another account.
-        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let seen = self.pending_account.as_ref().or(self.account.as_ref());
         let another = seen
             .zip(account)
             .is_some_and(|(seen, account)| seen.id != account.id);
@@ -154,7 +145,7 @@ impl Connection {
         connection.connected_at = Some(now);
         connection.last_checked_at = Some(now);
         connection.account = account.or(self.account.as_ref()).cloned();
-        connection.found_account = None;
+        connection.pending_account = None;
         connection.clear_errors();
         transition.outcome = Some((Outcome::Succeeded, None));
         transition
@@ -186,7 +177,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
         transition.connection.failing_since = None;
-        transition.connection.found_account = found.cloned();
+        transition.connection.pending_account = found.cloned();
         transition.failed(&failure.message);
         transition.outcome = Some((Outcome::Failed, Some(failure)));
         transition
@@ -206,7 +197,7 @@ impl Connection {
             upstream: upstream.clone(),
         };
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
-        transition.connection.account = transition.connection.found_account.take();
+        transition.connection.account = transition.connection.pending_account.take();
         transition.connection.connected_at = Some(now);
         transition.connection.clear_errors();
         Some(transition)
@@ -297,7 +288,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.failing_since = None;
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition.failed("The connection was deleted at Nango: connect again");
         Some(transition)
     }
@@ -348,7 +339,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
         transition.connection.account = None;
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition.connection.clear_errors();
         transition.discard = self.state.upstream().cloned();
         Some(transition)

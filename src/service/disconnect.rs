@@ -73,12 +73,12 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let connection = match connection.disconnected(now) {
             Some(transition) => {
-                db::invalidate_attempts(&mut tx, id, now).await?;
+                db::invalidate_attempts(&mut tx, user, id, now).await?;
                 db::apply(&mut tx, &transition, None).await?
             }
             None => connection,
         };
-        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
+        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         // The user may have granted what nobody has seen yet: then it goes, too.
         let seen = match ungranted {
@@ -196,7 +196,7 @@ impl Connections {
     async fn delete_at(&self, nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
         let id = &deletion.nango_connection_id;
         let answer = nango.delete_connection(id, &deletion.integration_key);
-        // Nango says of a connection of another integration, as after the connector's key was changed, that it is not
+        // Nango says of a connection of another integration, as may be of one that was imported, that it is not
         // there. Only an id of Nango's own making means the same connection in whatever integration.
         if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
             return Ok(());

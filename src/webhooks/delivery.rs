@@ -202,7 +202,7 @@ impl Webhooks {
             outcome: Some("delivered"),
             counts: true,
         };
-        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
         webhook_deliveries::release(&mut tx, claimed, now).await?;
         tx.commit().await?;
         Ok(())
@@ -249,7 +249,7 @@ impl Webhooks {
             outcome: (!waits).then_some("given_up"),
             counts: postponed.is_none(),
         };
-        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
         let due = now + pause.unwrap_or_default();
         webhook_deliveries::release(&mut tx, claimed, due).await?;
         tx.commit().await?;

@@ -22,7 +22,7 @@ pub(crate) const NANGO: [Code; 6] = [
 
 /// The codes of an operation with an `Idempotency-Key`.
 pub(crate) const IDEMPOTENCY: [Code; 2] =
-    [Code::IdempotencyKeyReused, Code::IdempotencyKeyUnderWay];
+    [Code::IdempotencyKeyReused, Code::IdempotencyKeyInProgress];
 
 /// The codes of every operation that the limits apply to.
 const LIMITED: [Code; 5] = [
@@ -59,10 +59,10 @@ pub(super) fn complete(callers: Callers, path: &str, operation: &mut Value) {
         }
         Callers::ServicesForUser => codes.extend([
             Code::InsufficientScope,
-            Code::ServiceKeyNeeded,
+            Code::ServiceKeyRequired,
             Code::UserRequired,
         ]),
-        Callers::Services => codes.extend([Code::InsufficientScope, Code::ServiceKeyNeeded]),
+        Callers::Services => codes.extend([Code::InsufficientScope, Code::ServiceKeyRequired]),
     }
     if operation.get("requestBody").is_some() {
         codes.push(Code::PayloadTooLarge);

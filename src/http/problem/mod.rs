@@ -62,7 +62,7 @@ codes! {
     /// The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
     NotConnected = "not_connected", NOT_FOUND, "The account is not connected";
     /// The operation requires a service key. It does not accept the token of a user.
-    ServiceKeyNeeded = "service_key_needed", FORBIDDEN, "A service key is needed";
+    ServiceKeyRequired = "service_key_required", FORBIDDEN, "A service key is needed";
     /// The service key lacks the scope that the operation requires.
     InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
     /// The `Patchbay-User` header is missing or malformed.
@@ -82,7 +82,7 @@ codes! {
     /// Several connections match. Repeat the request with one of `candidates`.
     AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
     /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
-    IdempotencyKeyUnderWay = "idempotency_key_under_way", CONFLICT, "The same request is under way";
+    IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "The same request is under way";
     /// The `Idempotency-Key` belongs to an earlier, different request. Use a new key.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
     /// The body exceeds the size limit.

@@ -119,7 +119,7 @@ pub(crate) async fn list(
 #[into_params(parameter_in = Query)]
 pub struct GetQuery {
     /// The maximum delay in seconds, until no attempt is in progress: 0 to 30. If the user already has
-    /// `LIMIT_STREAMS_PER_USER` waiting requests, the response is immediate.
+    /// `MAX_STREAMS_PER_USER` waiting requests, the response is immediate.
     #[serde(default)]
     #[param(maximum = 30)]
     wait: u64,
@@ -182,7 +182,7 @@ pub(crate) async fn check(
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = AcceptAccountRequest)]
 pub(crate) struct AccountChoice {
-    /// The id of the connection's `found_account`.
+    /// The id of the connection's `pending_account`.
     account_id: String,
 }
 

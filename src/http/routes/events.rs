@@ -67,7 +67,7 @@ pub(crate) enum StreamEventData {
 /// `Last-Event-ID` resumes after that event without a gap. If `resumed` is `false`, read the connections again: the header
 /// was missing, or the event no longer exists. The stream ends after 15 minutes at most. Then reconnect.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "streamEvents", tag = "connections",
-    params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last received event.")),
+    params(("Last-Event-ID" = Option<Uuid>, Header, description = "The id of the last received event.")),
     responses((status = 200, body = StreamEventData, content_type = "text/event-stream", description = "A stream of events. The schema is that of their data."))
 )]
 pub(crate) async fn stream(
@@ -144,7 +144,7 @@ async fn until_expired(state: AppState, access: StreamAccess) {
 ///
 /// # Errors
 /// When it is not the id of an event.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
         return Ok(None);
     };

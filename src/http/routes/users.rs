@@ -66,7 +66,7 @@ pub(crate) struct UseBody {
     /// `token` if the service received a token, `proxy` if it called the provider. More values may be added.
     purpose: String,
     /// The number of accesses of this service and purpose within the same second.
-    times: i32,
+    count: i32,
     /// When the last of these accesses happened.
     used_at: DateTime<Utc>,
 }
@@ -75,7 +75,7 @@ pub(crate) struct UseBody {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TokenAccessList)]
 pub(crate) struct UsesBody {
-    uses: Vec<UseBody>,
+    accesses: Vec<UseBody>,
     /// The cursor of the next page; null on the last page.
     next_cursor: Option<i64>,
 }
@@ -83,7 +83,7 @@ pub(crate) struct UsesBody {
 /// List the token accesses of a connection.
 ///
 /// Returns a page of the services that used the credentials, newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/uses", operation_id = "listTokenAccesses", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/accesses", operation_id = "listTokenAccesses", tag = "connections",
     params(("id" = Uuid, Path, description = "The id of a connection."), UsesQuery),
     responses((status = 200, body = UsesBody, description = "A page of token accesses.")),
     extensions(("x-error-codes" = json!([Code::ConnectionNotFound])))
@@ -104,11 +104,11 @@ pub(crate) async fn uses(
     let body = |row: RecordedAccess| UseBody {
         service: row.service,
         purpose: row.purpose,
-        times: row.times,
+        count: row.count,
         used_at: row.used_at,
     };
     Ok(Json(UsesBody {
-        uses: rows.into_iter().map(body).collect(),
+        accesses: rows.into_iter().map(body).collect(),
         next_cursor,
     }))
 }

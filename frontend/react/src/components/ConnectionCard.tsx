@@ -161,7 +161,7 @@ interface AcceptButtonProps {
 
 function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
   const messages = useMessages();
-  const found = connection.found_account;
+  const found = connection.pending_account;
   if (connection.status_reason !== "account_mismatch" || !found) return null;
   return (
     <Button off={it.busy !== null} onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}>

@@ -207,7 +207,7 @@ impl Recorder<'_> {
         let report = self.service(Method::POST, &format!("{path}/invalid"));
         let body = json!({ "token_id": token["token_id"] });
         self.record("reportInvalidToken", report, Some(body)).await;
-        let accesses = user.request(Method::GET, &format!("/connections/{id}/uses?limit=1"));
+        let accesses = user.request(Method::GET, &format!("/connections/{id}/accesses?limit=1"));
         self.record("listTokenAccesses", accesses, None).await;
     }
 
