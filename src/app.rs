@@ -269,10 +269,9 @@ impl Startup {
             stopping: shutdown.clone(),
         };
         // Only this function sets it, once.
-        let http = &config.http;
-        let router = http::router(Arc::new(state), http.console.as_ref(), &http.public_url);
-        let _ = ready.set(router);
-        tracing::info!(public_url = %config.http.public_url, "ready");
+        let (public_url, console) = (&config.http.public_url, config.http.console.as_ref());
+        let _ = ready.set(http::router(Arc::new(state), public_url, console));
+        tracing::info!(%public_url, "ready");
         Ok(database)
     }
 }

@@ -102,82 +102,93 @@ impl Serialize for ConnectionView {
     }
 }
 
-/// A connection.
+/// A user's connection to one account of a connector.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Connection)]
 pub struct ConnectionBody<'a> {
+    /// The id. It stays the same across reconnects and disconnects.
     id: Uuid,
     user_id: &'a str,
     connector_id: Uuid,
     connector_slug: &'a str,
     connector_name: &'a str,
-    /// Tells several accounts of one connector apart; empty for the first.
+    /// Distinguishes several accounts of one connector; empty for the first account.
     instance_id: &'a str,
-    /// What the user calls it.
+    /// The user's name for the connection.
     label: Option<&'a str>,
-    /// Nango's connection, while it holds one.
+    /// Nango's id of the connection; null if Nango stores none.
     nango_connection_id: Option<&'a str>,
     status: Status,
-    /// Why it is not connected; null while it is.
+    /// Why the connection is not connected; null if it is.
     status_reason: Option<Reason>,
+    /// When the connection last became connected.
     #[serde(serialize_with = "time_if_any")]
     connected_at: Option<DateTime<Utc>>,
+    /// When the user last disconnected it.
     #[serde(serialize_with = "time_if_any")]
     disconnected_at: Option<DateTime<Utc>>,
     /// When a workflow last used it.
     #[serde(serialize_with = "time_if_any")]
     last_synced_at: Option<DateTime<Utc>>,
-    /// When Nango was last asked about it.
+    /// When Nango was last queried about it.
     #[serde(serialize_with = "time_if_any")]
     last_checked_at: Option<DateTime<Utc>>,
-    /// What the product keeps with it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Object, required = true)]
+    #[schema(value_type = Config, required = true)]
     config: Option<ConfigBody<'a>>,
-    /// Whose account it is, where the provider tells.
+    /// The account at the provider; null if the provider does not report it.
     account: Option<&'a Account>,
-    /// With `account_mismatch`: the other account that the reauthorization returned.
+    /// With `account_mismatch`: the account that the reconnect returned.
     pending_account: Option<&'a Account>,
-    /// The user's other connections to the same account, 20 at the most.
+    /// The user's other connections to the same account, at most 20.
     same_account_as: &'a [Uuid],
-    /// Since when its credentials cannot be refreshed, while that may pass.
+    /// Since when the credentials cannot be refreshed, while the failure may be transient.
     #[serde(serialize_with = "time_if_any")]
     failing_since: Option<DateTime<Utc>>,
-    /// Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`.
+    /// A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`.
     last_error: Option<&'a str>,
-    /// How many times in a row that happened.
+    /// The number of consecutive failures.
     error_count: i32,
     #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,
     #[serde(serialize_with = "time")]
     updated_at: DateTime<Utc>,
-    /// Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+    /// Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
     version: i64,
-    /// The newest attempt to authorize it.
+    /// The newest attempt to authorize the connection.
     attempt: Option<AttemptBody<'a>>,
 }
 
 /// An attempt to authorize a connection.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Attempt)]
 pub struct AttemptBody<'a> {
     id: Uuid,
     kind: AttemptKind,
-    /// How it ended; null while it is under way.
+    /// How the attempt ended; null while it is in progress.
     outcome: Option<Outcome>,
-    /// Why it did not succeed.
+    /// Why the attempt did not succeed.
     error_code: Option<Reason>,
-    /// The same for a person to read.
+    /// A human-readable reason why the attempt did not succeed.
     error_message: Option<&'a str>,
-    /// Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
-    /// null where that is not known (`CONNECT_BINDING`).
+    /// `true` if the browser that started the attempt also completed it; `false` if it may have been another person's browser;
+    /// null if that is unknown (`CONNECT_BINDING`).
     same_browser: Option<bool>,
-    /// Until when the user may begin.
+    /// When the authorization link expires.
     #[serde(serialize_with = "time")]
     expires_at: DateTime<Utc>,
     #[serde(serialize_with = "time")]
     created_at: DateTime<Utc>,
+    /// When the attempt ended; null while it is in progress.
     #[serde(serialize_with = "time_if_any")]
     ended_at: Option<DateTime<Utc>>,
 }
+
+/// Data that the product stores with a connection.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[expect(dead_code, reason = "names the schema in the OpenAPI document")]
+pub(crate) struct Config(Map<String, Value>);
 
 /// A connection's config, with its instance where the predecessor's clients look for it.
 #[derive(Debug)]
@@ -290,13 +301,11 @@ pub(crate) struct Message {
     pub(crate) data: MessageData,
 }
 
-/// The connection as the API showed it then, but for its config, and what had changed.
+/// The connection as the API returned it then, without its config, and the change. The connection's version orders messages.
 #[derive(Debug, Serialize)]
 pub(crate) struct MessageData {
     #[serde(flatten, serialize_with = "ConnectionView::serialize_without_config")]
     pub(crate) connection: ConnectionView,
-    /// Of two messages of a connection, the one with the higher version is the later.
-    pub(crate) version: i64,
     /// The change's name in the history.
     pub(crate) change: EventKind,
     /// Why it does not work, or why the attempt failed.

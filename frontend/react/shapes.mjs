@@ -6,7 +6,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 /** The schemas of the responses that the client reads; those that they refer to follow. */
-const RESPONSES = ["ConnectorsBody", "ConnectionsBody", "ConnectAnswer", "CallbackAnswer", "DisconnectAnswer", "HistoryBody"];
+const RESPONSES = ["ConnectorList", "ConnectionList", "ConnectResponse", "CallbackResponse", "DisconnectResponse", "EventList"];
 const FILE = join(import.meta.dirname, "src/client/shapes.gen.ts");
 
 const { components } = JSON.parse(await readFile(join(import.meta.dirname, "../../docs/openapi.json"), "utf8"));
@@ -32,7 +32,9 @@ function typeOf(schema) {
   if (schema.$ref) {
     const name = schema.$ref.split("/").at(-1);
     // A newer service may have values that this client does not know yet.
-    if (components.schemas[name].enum) return "s";
+    const target = components.schemas[name];
+    if (target.enum || target.anyOf) return "s";
+    if (!target.properties) return typeOf(target);
     add(name);
     return name;
   }

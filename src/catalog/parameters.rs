@@ -13,23 +13,23 @@ const MAX_VALUE: usize = 255;
 
 /// A value that a provider needs of each account, such as the subdomain of a help desk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ConnectorParameter)]
 pub struct Parameter {
     /// Nango's name of the parameter.
-    #[schema(example = "subdomain")]
     pub name: String,
-    /// The label of its field.
+    /// The label of its form field.
     pub title: String,
-    /// What it is and where the user finds it.
+    /// An explanation of the value and of where to find it.
     pub description: Option<String>,
-    /// A regular expression that the whole value has to match.
+    /// A regular expression that the whole value must match.
     pub pattern: Option<String>,
     /// A value that matches.
     pub example: Option<String>,
     /// `true` if the account cannot be connected without it.
     pub required: bool,
-    /// What stands before the value in the provider's address.
+    /// The text before the value in the provider's address.
     pub prefix: Option<String>,
-    /// What stands after the value in the provider's address.
+    /// The text after the value in the provider's address.
     pub suffix: Option<String>,
 }
 

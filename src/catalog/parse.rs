@@ -16,8 +16,37 @@ use super::parameters::whole;
 use super::{AccountPointers, AuthMode, Parameter};
 use crate::text::displayable;
 
-/// Slugs that are path segments of the API beside the connectors.
-const RESERVED_SLUGS: [&str; 3] = ["callback", "connections", "users"];
+/// The words of the API's paths. A connector with such a slug would make paths ambiguous, now or after an upgrade.
+const RESERVED_SLUGS: [&str; 28] = [
+    "accesses",
+    "account",
+    "api",
+    "callback",
+    "check",
+    "connect",
+    "connections",
+    "connectors",
+    "console",
+    "disconnect",
+    "docs",
+    "events",
+    "healthz",
+    "history",
+    "invalid",
+    "list",
+    "metrics",
+    "nango",
+    "oauth",
+    "openapi",
+    "proxy",
+    "readyz",
+    "reconnect",
+    "token",
+    "tokens",
+    "users",
+    "v1",
+    "webhooks",
+];
 
 /// The fields of a connector in a manifest file.
 const CONNECTOR_FIELDS: [&str; 10] = [

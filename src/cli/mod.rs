@@ -153,7 +153,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Health => health::run()?,
         Command::Doctor { json, token } => return run_doctor(json, token.as_deref()).await,
         Command::Openapi => {
-            print_line(http::openapi().to_pretty_json()?)?;
+            print_line(serde_json::to_string_pretty(&http::openapi())?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -258,7 +258,6 @@ async fn queue_message(
         timestamp: connection.updated_at,
         data: MessageData {
             connection: details,
-            version: connection.version,
             change: transition.event,
             reason: reason.or(connection.state.reason()),
         },

@@ -21,8 +21,10 @@ pub(crate) struct ClaimedDelivery {
     pub(crate) leased_until: DateTime<Utc>,
     pub(crate) target: Target,
     pub(crate) delivery: i64,
-    /// How often it was sent before.
+    /// The number of attempts before, without those that the endpoint postponed.
     pub(crate) attempts: i32,
+    /// When the message was queued.
+    pub(crate) created_at: DateTime<Utc>,
     pub(crate) message: String,
     pub(crate) body: Box<RawValue>,
 }
@@ -46,6 +48,7 @@ struct FirstMessage {
     connection_id: Uuid,
     id: i64,
     attempts: i32,
+    created_at: DateTime<Utc>,
     message: String,
     body: Json<Box<RawValue>>,
 }
@@ -107,6 +110,7 @@ pub(crate) async fn claim(
             target: lease.target.try_into()?,
             delivery: message.id,
             attempts: message.attempts,
+            created_at: message.created_at,
             message: message.message,
             body: message.body.0,
         });
@@ -128,7 +132,7 @@ async fn first_messages(db: &mut Transaction, leases: &[Lease]) -> sqlx::Result<
              and d.endpoint_id = c.endpoint_id and d.ended_at is null \
            group by d.user_id, d.connection_id, d.endpoint_id \
          ) \
-         select d.endpoint_id, d.user_id, d.connection_id, d.id, d.attempts, ",
+         select d.endpoint_id, d.user_id, d.connection_id, d.id, d.attempts, d.created_at, ",
         message_id!(),
         " message, case when e.with_config and v.webhook_config is not null \
              then jsonb_set(v.webhook::jsonb, '{data,config}', v.webhook_config)::json else v.webhook end body \
@@ -216,6 +220,8 @@ pub(crate) struct AttemptResult<'a> {
     pub(crate) error: Option<&'a str>,
     /// Whether it is over, and how.
     pub(crate) outcome: Option<&'static str>,
+    /// `false` if the endpoint postponed the message. The attempt then does not count.
+    pub(crate) counts: bool,
 }
 
 pub(crate) async fn record_attempt(
@@ -225,7 +231,7 @@ pub(crate) async fn record_attempt(
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update webhook_delivery set attempts = attempts + 1, last_status = $2, last_error = $3, \
+        "update webhook_delivery set attempts = attempts + $7::integer, last_status = $2, last_error = $3, \
            last_attempt_at = $5, outcome = $4, ended_at = case when $4::text is null then null else $5 end \
          where user_id = $6 and id = $1",
     )
@@ -235,6 +241,7 @@ pub(crate) async fn record_attempt(
     .bind(sending.outcome)
     .bind(now)
     .bind(&claimed.user)
+    .bind(i32::from(sending.counts))
     .execute(db)
     .await?;
     Ok(())

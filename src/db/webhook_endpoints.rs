@@ -43,7 +43,7 @@ pub struct Delivery {
     pub message: String,
     /// What it tells of.
     pub kind: String,
-    /// How often it was sent.
+    /// The number of attempts, without those that the endpoint postponed.
     pub attempts: i32,
     /// `delivered` or `given_up`; `None` while it waits.
     pub outcome: Option<String>,

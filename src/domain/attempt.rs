@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Failure;
 
-/// What an attempt sets out to do.
+/// The purpose of an attempt.
 #[derive(
     Clone,
     Copy,

@@ -112,9 +112,9 @@ impl NangoConnectionRef {
 /// An account at a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {
-    /// The provider's id of it.
+    /// The id of the account at the provider.
     pub id: String,
-    /// What the provider calls it.
+    /// The name of the account at the provider.
     pub name: Option<String>,
 }
 
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-/// Where a connection stands, in one word.
+/// The state of a connection. A closed set.
 #[derive(
     Clone,
     Copy,
@@ -214,7 +214,7 @@ impl Status {
     }
 }
 
-/// Why a connection is not connected.
+/// Why a connection is not connected, or why an attempt failed.
 #[derive(
     Clone,
     Copy,

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Reason, Status};
 
-/// What a change of a connection was.
+/// The kind of a change of a connection.
 #[derive(
     Clone,
     Copy,
@@ -71,28 +71,28 @@ impl EventKind {
 
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ConnectionEvent)]
 pub struct Event {
-    /// A UUIDv7. It never repeats, even after a backup was restored. An event that comes to stand for one more change gets
-    /// a new one.
+    /// A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
     pub id: Uuid,
     /// Orders the events of one user by commit. Internal: a restored database assigns the same numbers again.
     #[serde(skip)]
     pub position: i64,
     /// The connection that changed.
     pub connection_id: Uuid,
-    /// The connection's version by it: one more than that of the event before.
+    /// The version of the connection after the change, one more than before.
     pub version: i64,
-    /// What changed.
+    /// The kind of the change.
     pub kind: EventKind,
-    /// Where the connection stood then.
+    /// The state of the connection after the change.
     pub status: Status,
-    /// Why it was not connected.
+    /// Why the connection was not connected; null if it was.
     pub status_reason: Option<Reason>,
-    /// The attempt that brought the change.
+    /// The attempt that caused the change.
     pub attempt_id: Option<Uuid>,
-    /// What went wrong, for a person to read.
+    /// A human-readable reason of a failure.
     pub detail: Option<String>,
-    /// When it was.
+    /// When the change happened.
     pub created_at: DateTime<Utc>,
 }
 

@@ -16,6 +16,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Redirect, Response};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
+use serde_json::Value;
 use tower::{Service, ServiceBuilder};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -23,7 +24,6 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use url::Url;
-use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
@@ -33,6 +33,7 @@ use super::ConsoleConfig;
 use super::browser_binding::BrowserBinding;
 use super::middleware::limits::{self, Limits};
 use super::middleware::metrics::{self, HttpMetrics};
+use super::openapi::{PLACEHOLDER_SERVER, base_document, complete};
 use super::problem::{self, Problem};
 use super::routes::health::{self, Readiness};
 use super::routes::{
@@ -112,7 +113,7 @@ pub struct Shared {
 }
 
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(super::openapi::base_document())
+    OpenApiRouter::with_openapi(base_document())
         .routes(routes!(connectors::list))
         .routes(routes!(connectors::get))
         .routes(routes!(connect::connect))
@@ -137,19 +138,18 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(health::readyz))
 }
 
-/// The OpenAPI 3.1 document of every endpoint.
+/// Returns the OpenAPI 3.1 document of every endpoint, with a placeholder as its server.
 #[must_use]
-pub fn openapi() -> OpenApi {
-    let mut document = routes().into_openapi();
-    super::openapi::finalize(&mut document);
-    document
+pub fn openapi() -> Value {
+    complete(routes().into_openapi(), PLACEHOLDER_SERVER)
 }
 
-/// Every endpoint, and the console if there is one: `/` then leads to it. A proxy in front may have removed the path of
-/// `public_url`; redirects and pages have it.
-pub fn router(state: AppState, console: Option<&ConsoleConfig>, public_url: &Url) -> Router {
+/// Returns the router of every endpoint, with the document for a service at `public_url`. If there is a console, `/` redirects to it.
+///
+/// A proxy in front may have removed the path of `public_url`; redirects and pages have it.
+pub fn router(state: AppState, public_url: &Url, console: Option<&ConsoleConfig>) -> Router {
     let prefix: Arc<str> = public_url.path().trim_end_matches('/').into();
-    let document = openapi();
+    let server = public_url.as_str().trim_end_matches('/');
     let cors = cors(&state.allowed_origins, state.browser_binding);
     let console = console.map(|console| console::routes(console, &state.allowed_origins, &prefix));
     let front = if console.is_some() {
@@ -166,7 +166,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>, public_url: &Url
         .layer(cors)
         .layer(from_fn_with_state(state.clone(), limits::limit_requests));
     let around_api = TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT);
-    let (router, _) = routes().split_for_parts();
+    let (router, document) = routes().split_for_parts();
     let api = router
         .route("/metrics", axum::routing::get(metrics::scrape))
         .layer(around_api)
@@ -174,7 +174,7 @@ pub fn router(state: AppState, console: Option<&ConsoleConfig>, public_url: &Url
     let shown_at = format!("{prefix}/api/v1/openapi.json");
     let docs = SwaggerUi::new("/docs")
         .config(utoipa_swagger_ui::Config::from(shown_at))
-        .url("/api/v1/openapi.json", document);
+        .external_url_unchecked("/api/v1/openapi.json", complete(document, server));
     let docs = Router::new()
         .merge(docs)
         .route_layer(header(CONTENT_SECURITY_POLICY, DOCS_POLICY));

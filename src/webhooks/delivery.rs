@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,8 +37,52 @@ const RETRY_DELAYS_SECONDS: [i64; 11] = [
 /// An endpoint where nothing has arrived for so long is switched off.
 const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 
-/// What an endpoint says that wants no more: 410.
+/// The status of an endpoint that wants no more messages.
 const GONE: u16 = 410;
+
+/// The statuses whose `Retry-After` replaces the pause after a failed attempt.
+const POSTPONING: [u16; 2] = [429, 503];
+
+/// The bounds of a `Retry-After`.
+const MIN_RETRY_AFTER: TimeDelta = TimeDelta::seconds(1);
+const MAX_RETRY_AFTER: TimeDelta = TimeDelta::days(1);
+
+/// How long an endpoint may postpone a message, from when the message was queued. Later, a postponed attempt counts as failed.
+const MAX_POSTPONEMENT: TimeDelta = TimeDelta::days(5);
+
+/// The response of an endpoint to a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndpointResponse {
+    pub(crate) status: u16,
+    /// The pause that the endpoint asks for.
+    retry_after: Option<TimeDelta>,
+}
+
+impl EndpointResponse {
+    fn of(response: &reqwest::Response, now: DateTime<Utc>) -> Self {
+        let status = response.status().as_u16();
+        let header = response.headers().get(RETRY_AFTER);
+        let text = header.and_then(|value| value.to_str().ok());
+        Self {
+            status,
+            retry_after: text
+                .filter(|_| POSTPONING.contains(&status))
+                .and_then(|text| retry_after(text.trim(), now)),
+        }
+    }
+}
+
+/// Returns the pause of a `Retry-After` within its bounds: a number of seconds or a date (RFC 9110, 10.2.3).
+fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
+    let pause = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // A number that is too large to parse is beyond the bound, too.
+        let seconds = text.parse().unwrap_or(i64::MAX);
+        TimeDelta::try_seconds(seconds).unwrap_or(MAX_RETRY_AFTER)
+    } else {
+        DateTime::parse_from_rfc2822(text).ok()?.to_utc() - now
+    };
+    Some(pause.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
+}
 
 impl Webhooks {
     /// Sends what is due, again and again until `stop`, except while `is_paused`. What is under way then comes to its end.
@@ -91,12 +135,12 @@ impl Webhooks {
             )
             .await;
         let written = match answer {
-            Ok(status) if (200..300).contains(&status) => {
-                self.mark_delivered(&claimed, status).await
+            Ok(response) if (200..300).contains(&response.status) => {
+                self.mark_delivered(&claimed, response.status).await
             }
-            Ok(status) => {
-                let error = format!("the endpoint answered {status}");
-                self.mark_failed(&claimed, Some(status), &error).await
+            Ok(response) => {
+                let error = format!("the endpoint answered {}", response.status);
+                self.mark_failed(&claimed, Some(response), &error).await
             }
             Err(error) => self.mark_failed(&claimed, None, &error).await,
         };
@@ -107,14 +151,14 @@ impl Webhooks {
         }
     }
 
-    /// Sends a message, and answers the status; of the body nothing is read.
+    /// Sends a message. The body of the response is not read.
     pub(crate) async fn post(
         &self,
         endpoint: &str,
         target: &Target,
         message: &str,
         body: &str,
-    ) -> Result<u16, String> {
+    ) -> Result<EndpointResponse, String> {
         let route = self
             .client_for(&target.url)
             .map_err(|error| error.to_string())?;
@@ -132,7 +176,7 @@ impl Webhooks {
             .header("webhook-signature", signatures)
             .body(body.to_owned());
         match request.send().await {
-            Ok(response) => Ok(response.status().as_u16()),
+            Ok(response) => Ok(EndpointResponse::of(&response, self.clock.now())),
             Err(error) => Err(http_client::describe(error)),
         }
     }
@@ -164,6 +208,7 @@ impl Webhooks {
             status: Some(status),
             error: None,
             outcome: Some("delivered"),
+            counts: true,
         };
         webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
         webhook_deliveries::release(&mut tx, claimed, now).await?;
@@ -174,10 +219,14 @@ impl Webhooks {
     async fn mark_failed(
         &self,
         claimed: &ClaimedDelivery,
-        status: Option<u16>,
+        response: Option<EndpointResponse>,
         error: &str,
     ) -> Result<()> {
         let now = self.clock.now();
+        let status = response.map(|response| response.status);
+        let postponed = response
+            .and_then(|response| response.retry_after)
+            .filter(|pause| now + *pause - claimed.created_at < MAX_POSTPONEMENT);
         let endpoint = claimed.endpoint.as_str();
         let mut tx = self.database.begin().await?;
         let failing_since =
@@ -195,42 +244,48 @@ impl Webhooks {
         if let Some(reason) = off {
             webhook_endpoints::disable(&mut tx, endpoint, reason, now).await?;
         }
-        let pause = usize::try_from(claimed.attempts)
+        let backoff = usize::try_from(claimed.attempts)
             .ok()
-            .and_then(|attempts| RETRY_DELAYS_SECONDS.get(attempts));
+            .and_then(|attempts| RETRY_DELAYS_SECONDS.get(attempts))
+            .map(|seconds| with_jitter(*seconds));
+        let pause = postponed.or(backoff);
         // An endpoint that is off loses nothing: its messages wait.
         let waits = pause.is_some() || off.is_some() || failing_since.is_none();
         let sent = AttemptResult {
             status,
             error: Some(error),
             outcome: (!waits).then_some("given_up"),
+            counts: postponed.is_none(),
         };
         webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
-        let due = match pause {
-            Some(seconds) => now + with_jitter(*seconds),
-            None => now,
-        };
+        let due = now + pause.unwrap_or_default();
         webhook_deliveries::release(&mut tx, claimed, due).await?;
         tx.commit().await?;
-        let (message, attempts) = (&claimed.message, claimed.attempts + 1);
-        if let Some(reason) = off {
-            tracing::error!(
-                endpoint,
-                reason,
-                "a webhook endpoint was switched off: `patchbay webhooks enable` switches it on, and what waits is sent"
-            );
-        } else if waits {
-            tracing::warn!(
-                endpoint,
-                message,
-                attempts,
-                error,
-                "a webhook did not arrive: it is sent again"
-            );
-        } else {
-            tracing::error!(endpoint, message, attempts, error, "a webhook was given up");
-        }
+        log_failure(claimed, error, off, waits);
         Ok(())
+    }
+}
+
+/// Logs a delivery that failed, and what becomes of the message and its endpoint.
+fn log_failure(claimed: &ClaimedDelivery, error: &str, off: Option<&str>, waits: bool) {
+    let endpoint = claimed.endpoint.as_str();
+    let (message, attempts) = (&claimed.message, claimed.attempts + 1);
+    if let Some(reason) = off {
+        tracing::error!(
+            endpoint,
+            reason,
+            "a webhook endpoint was switched off: `patchbay webhooks enable` switches it on, and what waits is sent"
+        );
+    } else if waits {
+        tracing::warn!(
+            endpoint,
+            message,
+            attempts,
+            error,
+            "a webhook did not arrive: it is sent again"
+        );
+    } else {
+        tracing::error!(endpoint, message, attempts, error, "a webhook was given up");
     }
 }
 
@@ -255,4 +310,26 @@ fn with_jitter(seconds: i64) -> TimeDelta {
     let _ = rand::fill(&mut random);
     let share = i64::from(u16::from_be_bytes(random));
     TimeDelta::milliseconds(seconds * 1000 + seconds * 200 * share / i64::from(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_bounded() {
+        let now = DateTime::from_timestamp(784_111_777, 0).unwrap_or_default();
+        let seconds = |text| retry_after(text, now).map(|pause| pause.num_seconds());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds("0"), Some(1));
+        for beyond in ["86401", "99999999999999999", "99999999999999999999999999"] {
+            assert_eq!(seconds(beyond), Some(86_400), "{beyond}");
+        }
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:40:00 GMT"), Some(1));
+        assert_eq!(seconds("Wed, 06 Nov 2094 08:40:00 GMT"), Some(86_400));
+        for unreadable in ["", "-1", "+5", "1.5", "soon", "1 2"] {
+            assert_eq!(seconds(unreadable), None, "{unreadable}");
+        }
+    }
 }

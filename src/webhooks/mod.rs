@@ -304,7 +304,8 @@ impl Webhooks {
             "timestamp": self.clock.now(),
             "data": { "endpoint": id },
         });
-        Ok(self.post(id, &target, &message, &body.to_string()).await)
+        let response = self.post(id, &target, &message, &body.to_string()).await;
+        Ok(response.map(|response| response.status))
     }
 
     /// Encrypts with the first key what is stored as it is, or by another key, and removes secrets that sign no more.

@@ -28,10 +28,14 @@ slug = "gmail"
 account = { id = "/raw/account/id", name = "/raw/account/name" }
 "#;
 
-async fn app_with_accounts() -> (TestApp, tempfile::NamedTempFile) {
+/// A test app whose gmail reports accounts, and the catalog file that says so.
+pub(crate) async fn app_with_accounts(
+    settings: &[(&'static str, &str)],
+) -> (TestApp, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ACCOUNTS).unwrap();
-    let app = TestApp::with(&[("CATALOG_FILE", file.path().to_str().unwrap())]).await;
+    let catalog = [("CATALOG_FILE", file.path().to_str().unwrap())];
+    let app = TestApp::with(&[&catalog, settings].concat()).await;
     (app, file)
 }
 
@@ -237,7 +241,7 @@ async fn connection_needs_reauthorization_after_day_of_outage() {
 
 #[tokio::test]
 async fn reconnect_with_other_account_needs_user_decision() {
-    let (app, _file) = app_with_accounts().await;
+    let (app, _file) = app_with_accounts(&[]).await;
     let ada = app.user("ada").await;
     let work = ada.connected("gmail").await;
     assert_eq!(work["account"]["id"], "ada-work");
@@ -288,7 +292,7 @@ async fn reconnect_with_other_account_needs_user_decision() {
 
 #[tokio::test]
 async fn reconnect_of_missing_connection_detects_account_mismatch() {
-    let (app, _file) = app_with_accounts().await;
+    let (app, _file) = app_with_accounts(&[]).await;
     let ada = app.user("ada").await;
     let work = ada.connected("gmail").await;
     let (id, lost) = (text(&work, "id"), text(&work, "nango_connection_id"));

@@ -3,6 +3,7 @@ import {
   defaultMessages,
   errorText,
   plain,
+  type ByName,
   type Connection,
   type ConnectionEvent,
   type EventKind,
@@ -29,7 +30,7 @@ interface Told {
   remedy: string | null;
 }
 
-const REASONS: Record<Reason, Told> = {
+const REASONS: ByName<Reason, Told> = {
   awaiting_authorization: {
     tone: "wait",
     word: "Waiting for you",
@@ -104,7 +105,7 @@ export function standingOf(connection: Connection): Standing {
   }
   const reason = connection.status_reason;
   // A newer service may have reasons that are not known here.
-  return (reason && REASONS[reason]) ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
+  return REASONS[reason ?? ""] ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
 }
 
 /** What the provider or Nango said, where that adds to our own words. */
@@ -124,7 +125,7 @@ export function failedReconnect(connection: Connection): string | null {
   return `The last reconnect ${how}. The connection still works.`;
 }
 
-const KINDS: Record<EventKind, string> = {
+const KINDS: ByName<EventKind, string> = {
   attempt_started: "Authorization begun",
   attempt_failed: "Authorization ended without a grant",
   connected: "Connected",
@@ -145,8 +146,8 @@ const KINDS: Record<EventKind, string> = {
 export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {
   const denied = event.kind === "attempt_failed" && event.status_reason === "authorization_denied";
   const title = denied ? "Access denied" : (KINDS[event.kind] ?? event.kind);
-  const good: EventKind[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
-  const quiet: EventKind[] = ["updated", "disconnected"];
+  const good: string[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
+  const quiet: string[] = ["updated", "disconnected"];
   if (good.includes(event.kind)) return { title, tone: "good" };
   if (quiet.includes(event.kind)) return { title, tone: "off" };
   if (event.kind === "attempt_started") return { title, tone: "wait" };

@@ -11,8 +11,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The connectors, by name. */
-        get: operations["list_connectors"];
+        /**
+         * List the connectors
+         * @description Returns a page of the catalog, sorted by name. Disabled connectors are included, with `available` set to `false`.
+         */
+        get: operations["listConnectors"];
         put?: never;
         post?: never;
         delete?: never;
@@ -29,15 +32,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The return from the popup.
-         * @description With a `state`, the provider's: the browser is sent on to Nango, the query
-         *     untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
-         *     set and nothing was begun in this browser, which then gets a page that says so.
-         *     With a `connection_id`,
-         *     the product's: Nango is asked how the connection stands. A browser gets a
-         *     page that tells its opener, at the allowed origins only, and closes.
+         * Complete an authorization in the popup
+         * @description With `state`, a provider has returned to the product's own domain. The browser is redirected to Nango with the same
+         *     query and its cookie. If `CONNECT_BINDING` is set and the browser did not start an attempt, it gets a page instead.
+         *
+         *     With `connection_id`, Nango has returned to the product. Nango is queried for the state of the connection. A browser
+         *     gets a page that notifies its opener, at the allowed origins only, and closes. Other clients get JSON and need a token.
          */
-        get: operations["callback"];
+        get: operations["handleCallback"];
         put?: never;
         post?: never;
         delete?: never;
@@ -53,8 +55,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The caller's connections, newest first. */
-        get: operations["list_connections"];
+        /**
+         * List the connections of the user
+         * @description Returns a page of connections, newest first.
+         */
+        get: operations["listConnections"];
         put?: never;
         post?: never;
         delete?: never;
@@ -71,15 +76,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The caller's events, as they happen.
-         * @description Server-sent events named `connection`, whose data is an event and whose id
-         *     is the event's. A stream begins with one named `ready`. `Last-Event-ID`
-         *     resumes after that event without a gap: then the data of `ready` is
-         *     `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
-         *     before may be out of date, and is to be read anew: there was no
-         *     `Last-Event-ID`, or there is no such event of the user's any more.
+         * Stream the events of the user
+         * @description Sends server-sent events. The stream starts with an event named `ready`, whose data is a `StreamReady`. Each change of a
+         *     connection is an event named `connection`, whose data is a `ConnectionEvent` and whose id is that of the event.
+         *
+         *     `Last-Event-ID` resumes after that event without a gap. If `resumed` is `false`, read the connections again: the header
+         *     was missing, or the event no longer exists. The stream ends after 15 minutes at most. Then reconnect.
          */
-        get: operations["stream_events"];
+        get: operations["streamEvents"];
         put?: never;
         post?: never;
         delete?: never;
@@ -96,35 +100,21 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * One connection.
-         * @description With `wait`, the answer comes as soon as no attempt is under way. An attempt may be under way in it all the same:
-         *     when the time is over, or when it could not wait. Who asks again then makes a pause of a second.
+         * Get a connection
+         * @description With `wait`, the response is delayed until no attempt is in progress. An attempt may still be in progress in the response:
+         *     if the wait has timed out, or if the user has too many waiting requests. Pause for a second before the next request.
          */
-        get: operations["get_connection"];
+        get: operations["getConnection"];
         put?: never;
         post?: never;
         delete?: never;
         options?: never;
         head?: never;
-        /** Changes a connection's label or config. Changes within a minute are one event. */
-        patch: operations["update_connection"];
-        trace?: never;
-    };
-    "/api/v1/connectors/connections/{id}/accesses": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who has used a connection's credentials, the newest first. */
-        get: operations["list_accesses"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
+        /**
+         * Update the label or config of a connection
+         * @description Omitted fields stay unchanged. Changes within a minute are one event.
+         */
+        patch: operations["updateConnection"];
         trace?: never;
     };
     "/api/v1/connectors/connections/{id}/account": {
@@ -136,8 +126,12 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Takes the other account that a reconnect came back as: from now on the connection is that account's. */
-        post: operations["accept_account"];
+        /**
+         * Accept the account of a reconnect
+         * @description A reconnect can return another account than the connection had. This operation accepts that account: the connection
+         *     belongs to it from then on.
+         */
+        post: operations["acceptAccount"];
         delete?: never;
         options?: never;
         head?: never;
@@ -153,8 +147,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Asks Nango now how a connection is, by refreshing its credentials. */
-        post: operations["check_connection"];
+        /**
+         * Check the credentials of a connection
+         * @description Makes Nango refresh the credentials, and updates the state of the connection with the result.
+         */
+        post: operations["checkConnection"];
         delete?: never;
         options?: never;
         head?: never;
@@ -168,8 +165,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What has happened to a connection, the newest first. */
-        get: operations["list_history"];
+        /**
+         * List the events of a connection
+         * @description Returns a page of the history, newest first.
+         */
+        get: operations["listHistory"];
         put?: never;
         post?: never;
         delete?: never;
@@ -186,67 +186,67 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        get: operations["proxy_get"];
+        get: operations["proxyGet"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        put: operations["proxy_put"];
+        put: operations["proxyPut"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        post: operations["proxy_post"];
+        post: operations["proxyPost"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        delete: operations["proxy_delete"];
+        delete: operations["proxyDelete"];
         options?: never;
         head?: never;
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        patch: operations["proxy_patch"];
+        patch: operations["proxyPatch"];
         trace?: never;
     };
     "/api/v1/connectors/connections/{id}/reconnect": {
@@ -258,7 +258,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does. */
+        /**
+         * Start to reauthorize a connection
+         * @description Creates an attempt and returns the URL to open in a popup. The connection keeps its id, and remains usable until the
+         *     attempt completes.
+         */
         post: operations["reconnect"];
         delete?: never;
         options?: never;
@@ -276,15 +280,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * A live access token of a connection.
-         * @description | code | what to do |
-         *     |---|---|
-         *     | `not_connected` | have the user connect: `connect` says where |
-         *     | `needs_reauthorization` | have the user reconnect: `connect` says where |
-         *     | `account_mismatch` | have the user decide which account it is |
-         *     | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
+         * Get a live token of a connection
+         * @description Returns credentials that are valid now, refreshed if necessary. Request them right before each use, and do not store them.
          */
-        post: operations["get_token"];
+        post: operations["getToken"];
         delete?: never;
         options?: never;
         head?: never;
@@ -300,8 +299,31 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** The provider refused a token: it is refreshed, once however many say so. */
-        post: operations["refuse_token"];
+        /**
+         * Report a token that the provider rejected
+         * @description Makes Nango refresh the credentials. Concurrent and repeated reports of one token cause one refresh.
+         */
+        post: operations["reportInvalidToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/connectors/connections/{id}/uses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the token accesses of a connection
+         * @description Returns a page of the services that used the credentials, newest first.
+         */
+        get: operations["listTokenAccesses"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -315,8 +337,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One connector. */
-        get: operations["get_connector"];
+        /**
+         * Get a connector
+         * @description Returns one connector of the catalog by its id or slug.
+         */
+        get: operations["getConnector"];
         put?: never;
         post?: never;
         delete?: never;
@@ -335,8 +360,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Begins to connect an account.
-         * @description Answers where to send the user's popup, unless the account is connected already.
+         * Start to connect an account
+         * @description Creates an attempt and returns the URL to open in a popup. If the account is already connected, nothing is started and
+         *     `already_connected` is `true`. Poll `getConnection` with `wait`, or follow `streamEvents`, for the outcome.
          */
         post: operations["connect"];
         delete?: never;
@@ -355,7 +381,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Ends a connection. May be repeated. */
+        /**
+         * Disconnect an account
+         * @description Ends a connection and deletes its credentials at Nango. The deletion is retried until Nango confirms it. A repeated
+         *     request has no further effect.
+         */
         delete: operations["disconnect"];
         options?: never;
         head?: never;
@@ -372,11 +402,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * A live access token of a user's connection of a connector.
-         * @description As that of a connection; of several, none is guessed: `ambiguous_connection`
-         *     has the `candidates`.
+         * Get a live token by connector
+         * @description Returns the credentials of the user's only connection of the connector, or of the given instance. If several
+         *     connections match, the error `ambiguous_connection` lists them in `candidates`.
          */
-        post: operations["get_token_of_connector"];
+        post: operations["getConnectorToken"];
         delete?: never;
         options?: never;
         head?: never;
@@ -393,8 +423,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Removes all of a user's connections with their history, here and at Nango. May be repeated. */
-        delete: operations["erase_user"];
+        /**
+         * Erase the connections of a user
+         * @description Deletes all connections of the user with their history, here and at Nango. A repeated request has no further effect.
+         */
+        delete: operations["eraseUser"];
         options?: never;
         head?: never;
         patch?: never;
@@ -409,8 +442,12 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Nango tells of an attempt, at the address that its environment was given. */
-        post: operations["take_webhook"];
+        /**
+         * Receive a webhook of Nango
+         * @description Nango sends it to the URL that its environment has. The body is only a hint: Nango is queried before anything changes.
+         *     Nango repeats the webhook after a 5xx status.
+         */
+        post: operations["receiveWebhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -427,11 +464,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Nango tells of an attempt, at the address that its session was given.
-         * @description The body is only a hint: Nango is asked before anything is believed. An
-         *     answer of 5xx makes Nango send it again.
+         * Receive a webhook of Nango for an attempt
+         * @description Nango sends it to the URL of the attempt's session. The body is only a hint: Nango is queried before anything changes.
+         *     Nango repeats the webhook after a 5xx status.
          */
-        post: operations["take_webhook_of_attempt"];
+        post: operations["receiveAttemptWebhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -445,8 +482,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether the process runs. */
-        get: operations["healthz"];
+        /**
+         * Check that the process runs
+         * @description Succeeds as long as the process accepts requests, whatever the state of its database.
+         */
+        get: operations["getHealth"];
         put?: never;
         post?: never;
         delete?: never;
@@ -463,10 +503,11 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether the service can do its work: its database accepts writes and has the schema.
-         * @description After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
+         * Check that the replica is ready
+         * @description Succeeds if the database is reachable and migrated. A replica that is shutting down fails this check while it still
+         *     answers requests. An outage of Nango does not fail it, because every replica would be affected.
          */
-        get: operations["readyz"];
+        get: operations["getReadiness"];
         put?: never;
         post?: never;
         delete?: never;
@@ -476,33 +517,164 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    "connection.attempt_failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.attempt_failed` message
+         * @description An attempt to authorize the connection failed. A connection that worked before still works.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionAttemptFailed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.connected": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.connected` message
+         * @description The connection became connected, was reauthorized, or its user accepted another account.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionConnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.disconnected": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.disconnected` message
+         * @description The user disconnected the connection.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionDisconnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.needs_reauthorization": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.needs_reauthorization` message
+         * @description The connection stopped working until its user acts. `reason` says why.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionNeedsReauthorization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.recovered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.recovered` message
+         * @description The connection works again.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionRecovered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
-        /** @description An account at a provider. */
-        Account: {
-            /** @description The provider's id of it. */
-            id: string;
-            /** @description What the provider calls it. */
-            name?: string | null;
-        };
-        /** @description The account that a user takes for a connection's. */
-        AccountChoice: {
-            /** @description The `pending_account`'s id. */
+        /** @description The account to accept for a connection. */
+        AcceptAccountRequest: {
+            /** @description The id of the connection's `found_account`. */
             account_id: string;
         };
+        /** @description An account at a provider. */
+        Account: {
+            /** @description The id of the account at the provider. */
+            id: string;
+            /** @description The name of the account at the provider. */
+            name?: string | null;
+        };
+        /**
+         * ApiKeyCredentials
+         * @description An API key.
+         */
+        ApiKeyCredentials: {
+            api_key: string;
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "api_key";
+        };
         /** @description An attempt to authorize a connection. */
-        AttemptBody: {
+        Attempt: {
             /** Format: date-time */
             created_at: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the attempt ended; null while it is in progress.
+             */
             ended_at?: string | null;
             error_code?: components["schemas"]["Reason"] | null;
-            /** @description The same for a person to read. */
+            /** @description A human-readable reason why the attempt did not succeed. */
             error_message?: string | null;
             /**
              * Format: date-time
-             * @description Until when the user may begin.
+             * @description When the authorization link expires.
              */
             expires_at: string;
             /** Format: uuid */
@@ -510,95 +682,106 @@ export interface components {
             kind: components["schemas"]["AttemptKind"];
             outcome?: components["schemas"]["Outcome"] | null;
             /**
-             * @description Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
-             *     null where that is not known (`CONNECT_BINDING`).
+             * @description `true` if the browser that started the attempt also completed it; `false` if it may have been another person's browser;
+             *     null if that is unknown (`CONNECT_BINDING`).
              */
             same_browser?: boolean | null;
         };
+        /** @description The purpose of an attempt. An open set: accept unknown values. */
+        AttemptKind: components["schemas"]["KnownAttemptKind"] | string;
         /**
-         * @description What an attempt sets out to do.
-         * @enum {string}
+         * BasicCredentials
+         * @description A user name and password.
          */
-        AttemptKind: "connect" | "reconnect";
-        /** @description How a connection stands after the popup. */
-        CallbackAnswer: {
+        BasicCredentials: {
             /** Format: uuid */
             connection_id: string;
-            /** @description The same for a person to read. */
+            connector_slug: string;
+            password: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "basic";
+            username: string;
+        };
+        /** @description The state of a connection after the popup. */
+        CallbackResponse: {
+            /** Format: uuid */
+            connection_id: string;
+            /** @description A human-readable summary. */
             message: string;
+            /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
-            /** @description Whether it is connected. */
+            /** @description `true` if the connection is connected. */
             success: boolean;
         };
         /** @description A category of the catalog. */
-        CategoryBody: {
+        Category: {
+            /** @description The number of connectors in the category. */
             count: number;
             name: string;
         };
-        /**
-         * @description What went wrong: stable, for programs to decide on.
-         * @enum {string}
-         */
-        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
-        /** @description What comes of a connect or reconnect. */
-        ConnectAnswer: {
-            /** @description Whether there was nothing to do. */
-            already_connected: boolean;
+        /** @description Data that the product stores with a connection. */
+        Config: Record<string, unknown>;
+        /** @description The details of a new connection or attempt. */
+        ConnectRequest: {
+            /** @description Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON. */
+            config?: components["schemas"]["Config"];
             /**
-             * Format: uuid
-             * @description The attempt that was begun.
-             */
-            attempt_id?: string | null;
-            /**
-             * Format: uuid
-             * @description Our connection.
-             */
-            connection_id: string;
-            /**
-             * Format: date-time
-             * @description Until when the user may begin.
-             */
-            expires_at?: string | null;
-            /** @description The same for a person to read. */
-            message: string;
-            /** @description Nango's connection, once there is one. */
-            nango_connection_id?: string | null;
-            /** @description Where to send the user; null when already connected. */
-            oauth_url?: string | null;
-            /** @description Whether `oauth_url` is made for a popup. */
-            popup: boolean;
-            status: components["schemas"]["Status"];
-        };
-        /** @description What may be said with a connect. */
-        ConnectBody: {
-            /** @description What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all. */
-            config?: Record<string, unknown>;
-            /**
-             * @description What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+             * @description The user's name for the connection. Characters that change the direction of text are removed, and so are combining
              *     marks beyond four in a row.
              */
             label?: string | null;
-            /** @description The account that the provider should offer, such as an e-mail address. */
+            /** @description The account that the provider preselects, such as an e-mail address. */
             login_hint?: string | null;
             /**
-             * @description What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
-             *     uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+             * @description The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required
+             *     value is missing, `oauth_url` is a page on which the user enters it.
              */
-            parameters?: {
-                [key: string]: string;
-            };
-            /** @description Scopes to ask for instead of the integration's own. */
+            parameters?: components["schemas"]["ParameterValues"];
+            /** @description The scopes to request instead of those of the integration. */
             scopes?: string[];
         };
-        /** @description A connection. */
-        ConnectionBody: {
+        /** @description The outcome of a connect or reconnect. */
+        ConnectResponse: {
+            /** @description `true` if the account was already connected; then `oauth_url` is null. */
+            already_connected: boolean;
+            /**
+             * Format: uuid
+             * @description The id of the started attempt; null if none was started.
+             */
+            attempt_id?: string | null;
+            /** Format: uuid */
+            connection_id: string;
+            /**
+             * Format: date-time
+             * @description When the authorization link expires; null if there is none.
+             */
+            expires_at?: string | null;
+            /** @description A human-readable summary. */
+            message: string;
+            /** @description Nango's id of the connection; null if Nango stores none. */
+            nango_connection_id?: string | null;
+            /** @description The URL to open in the popup; null if the account is already connected. */
+            oauth_url?: string | null;
+            /** @description `true` if there is an `oauth_url` to open in a popup. */
+            popup: boolean;
+            status: components["schemas"]["Status"];
+        };
+        /** @description A user's connection to one account of a connector. */
+        Connection: {
             account?: components["schemas"]["Account"] | null;
-            attempt?: components["schemas"]["AttemptBody"] | null;
-            /** @description What the product keeps with it. */
-            config: Record<string, unknown>;
-            /** Format: date-time */
+            attempt?: components["schemas"]["Attempt"] | null;
+            config: components["schemas"]["Config"];
+            /**
+             * Format: date-time
+             * @description When the connection last became connected.
+             */
             connected_at?: string | null;
             /** Format: uuid */
             connector_id: string;
@@ -606,40 +789,46 @@ export interface components {
             connector_slug: string;
             /** Format: date-time */
             created_at: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the user last disconnected it.
+             */
             disconnected_at?: string | null;
             /**
              * Format: int32
-             * @description How many times in a row that happened.
+             * @description The number of consecutive failures.
              */
             error_count: number;
             /**
              * Format: date-time
-             * @description Since when its credentials cannot be refreshed, while that may pass.
+             * @description Since when the credentials cannot be refreshed, while the failure may be transient.
              */
             failing_since?: string | null;
-            /** Format: uuid */
+            found_account?: components["schemas"]["Account"] | null;
+            /**
+             * Format: uuid
+             * @description The id. It stays the same across reconnects and disconnects.
+             */
             id: string;
-            /** @description Tells several accounts of one connector apart; empty for the first. */
+            /** @description Distinguishes several accounts of one connector; empty for the first account. */
             instance_id: string;
-            /** @description What the user calls it. */
+            /** @description The user's name for the connection. */
             label?: string | null;
             /**
              * Format: date-time
-             * @description When Nango was last asked about it.
+             * @description When Nango was last queried about it.
              */
             last_checked_at?: string | null;
-            /** @description Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`. */
+            /** @description A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`. */
             last_error?: string | null;
             /**
              * Format: date-time
              * @description When a workflow last used it.
              */
             last_synced_at?: string | null;
-            /** @description Nango's connection, while it holds one. */
+            /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
-            pending_account?: components["schemas"]["Account"] | null;
-            /** @description The user's other connections to the same account, 20 at the most. */
+            /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
@@ -648,121 +837,48 @@ export interface components {
             user_id: string;
             /**
              * Format: int64
-             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
              */
             version: number;
         };
-        /** @description A page of connections, newest first. */
-        ConnectionsBody: {
-            connections: components["schemas"]["ConnectionBody"][];
-            /**
-             * Format: uuid
-             * @description The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
-             */
-            next_cursor?: string | null;
-            /**
-             * Format: int64
-             * @description How many there are on all pages.
-             */
-            total_count: number;
-        };
-        /** @description A connector of the catalog. */
-        ConnectorBody: {
-            /** @description What the provider asks for, in Nango's words: `OAUTH2`, `API_KEY`, … */
-            auth_mode?: string | null;
-            /** @description Whether it can be connected at all. */
-            available: boolean;
-            category: string;
-            /** @description Whether Nango has an integration for it; null while that is not known. */
-            configured?: boolean | null;
-            /** @description Whether the operator has it switched on. */
-            enabled: boolean;
-            /**
-             * Format: uuid
-             * @description UUIDv5 of the slug.
-             */
-            id: string;
-            /** @description The integration at Nango that serves it. */
-            integration_key: string;
-            name: string;
-            /** @description What `connect` takes in `parameters`: values that the provider needs of each account. */
-            parameters: components["schemas"]["Parameter"][];
-            /** @description Nango's provider; null where Nango has none. */
-            provider?: string | null;
-            /**
-             * @description The short name, which stands for the id wherever one is asked for.
-             * @example gmail
-             */
-            slug: string;
-            /** @description Why it cannot. */
-            unavailable_reason?: string | null;
-        };
-        /** @description A page of the catalog, by name. */
-        ConnectorsBody: {
-            /** @description All categories, with how many connectors each has. */
-            categories: components["schemas"]["CategoryBody"][];
-            connectors: components["schemas"]["ConnectorBody"][];
-            /** @description The cursor of the next page; null on the last. */
-            next_cursor?: string | null;
-            /** @description How many there are on all pages. */
-            total_count: number;
-        };
-        /** @description Credentials, by their type. */
-        CredentialsBody: {
-            access_token: string;
+        /** @description An attempt to authorize the connection failed. A connection that worked before still works. */
+        ConnectionAttemptFailedMessage: {
+            data: components["schemas"]["WebhookConnection"];
             /**
              * Format: date-time
-             * @description When it ends; null where the provider does not say.
+             * @description When the change happened. A delayed or repeated delivery keeps it.
              */
-            expires_at?: string | null;
-            /** @description What it allows; null where the provider does not say. */
-            scopes?: string[] | null;
-            /** @description As the provider says; `Bearer` if it does not. */
-            token_type: string;
-            /** @enum {string} */
-            type: "oauth2";
-        } | {
-            token: string;
-            token_secret: string;
-            /** @enum {string} */
-            type: "oauth1";
-        } | {
-            api_key: string;
-            /** @enum {string} */
-            type: "api_key";
-        } | {
-            password: string;
-            /** @enum {string} */
-            type: "basic";
-            username: string;
-        } | {
-            credentials: Record<string, unknown>;
-            kind: string;
-            /** @enum {string} */
-            type: "other";
+            timestamp: string;
+            /** @constant */
+            type: "connection.attempt_failed";
         };
-        /** @description What comes of a disconnect. */
-        DisconnectAnswer: {
-            /** Format: uuid */
-            connection_id: string;
-            /** @description The same for a person to read. */
-            message: string;
-            status: components["schemas"]["Status"];
-            /** @description Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has. */
-            upstream_deleted: boolean;
+        /** @description The connection became connected, was reauthorized, or its user accepted another account. */
+        ConnectionConnectedMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.connected";
         };
-        /** @description What came of deleting a user's data. */
-        ErasedBody: {
-            /** @description How many connections were removed. */
-            connections: number;
-            /** @description Whether Nango has confirmed that it holds nothing of them; if not, it is asked until it has. */
-            upstream_deleted: boolean;
+        /** @description The user disconnected the connection. */
+        ConnectionDisconnectedMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.disconnected";
         };
         /** @description One change of a connection. */
-        Event: {
+        ConnectionEvent: {
             /**
              * Format: uuid
-             * @description The attempt that brought the change.
+             * @description The attempt that caused the change.
              */
             attempt_id?: string | null;
             /**
@@ -772,166 +888,413 @@ export interface components {
             connection_id: string;
             /**
              * Format: date-time
-             * @description When it was.
+             * @description When the change happened.
              */
             created_at: string;
-            /** @description What went wrong, for a person to read. */
+            /** @description A human-readable reason of a failure. */
             detail?: string | null;
             /**
-             * Format: uuid
-             * @description A UUIDv7. It never repeats, even after a backup was restored. An event that comes to stand for one more change gets
-             *     a new one.
+             * Format: int64
+             * @description Grows with each event of a user. An event that absorbs a further change gets a new id.
              */
-            id: string;
-            /** @description What changed. */
+            id: number;
+            /** @description The kind of the change. */
             kind: components["schemas"]["EventKind"];
-            /** @description Where the connection stood then. */
+            /** @description The state of the connection after the change. */
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /**
              * Format: int64
-             * @description The connection's version by it: one more than that of the event before.
+             * @description The version of the connection after the change, one more than before.
              */
             version: number;
         };
-        /**
-         * @description What a change of a connection was.
-         * @enum {string}
-         */
-        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
-        /** @description A page of a connection's history, the newest first. */
-        HistoryBody: {
-            events: components["schemas"]["Event"][];
+        /** @description A page of connections, newest first. */
+        ConnectionList: {
+            connections: components["schemas"]["Connection"][];
+            /**
+             * Format: uuid
+             * @description The cursor of the next page; null on the last page. A page ends at 512 KiB, even before `limit`.
+             */
+            next_cursor?: string | null;
             /**
              * Format: int64
-             * @description The cursor of the next page; null on the last.
+             * @description The number of matching connections on all pages.
+             */
+            total_count: number;
+        };
+        /** @description The connection stopped working until its user acts. `reason` says why. */
+        ConnectionNeedsReauthorizationMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.needs_reauthorization";
+        };
+        /** @description The connection works again. */
+        ConnectionRecoveredMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.recovered";
+        };
+        /** @description A connector of the catalog. */
+        Connector: {
+            /** @description Nango's name of the authorization method, such as `OAUTH2` or `API_KEY`. */
+            auth_mode?: string | null;
+            /** @description `true` if the connector can be connected. */
+            available: boolean;
+            category: string;
+            /** @description `true` if Nango has an integration for the connector; null if that is unknown. */
+            configured?: boolean | null;
+            /** @description `true` if the operator has enabled the connector. */
+            enabled: boolean;
+            /**
+             * Format: uuid
+             * @description The id, a UUIDv5 of the slug.
+             */
+            id: string;
+            /** @description Nango's key of the integration that serves the connector. */
+            integration_key: string;
+            /** @description The display name. */
+            name: string;
+            /** @description The values that `connect` accepts in `parameters`. */
+            parameters: components["schemas"]["ConnectorParameter"][];
+            /** @description Nango's name of the provider; null if Nango does not support it. */
+            provider?: string | null;
+            /** @description The short name. Every operation accepts it in place of the id. */
+            slug: string;
+            /** @description Why the connector is not available; null if it is. */
+            unavailable_reason?: string | null;
+        };
+        /** @description A page of the catalog, sorted by name. */
+        ConnectorList: {
+            /** @description All categories, with their numbers of connectors. */
+            categories: components["schemas"]["Category"][];
+            connectors: components["schemas"]["Connector"][];
+            /** @description The cursor of the next page; null on the last page. */
+            next_cursor?: string | null;
+            /** @description The number of matching connectors on all pages. */
+            total_count: number;
+        };
+        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
+        ConnectorParameter: {
+            /** @description An explanation of the value and of where to find it. */
+            description?: string | null;
+            /** @description A value that matches. */
+            example?: string | null;
+            /** @description Nango's name of the parameter. */
+            name: string;
+            /** @description A regular expression that the whole value must match. */
+            pattern?: string | null;
+            /** @description The text before the value in the provider's address. */
+            prefix?: string | null;
+            /** @description `true` if the account cannot be connected without it. */
+            required: boolean;
+            /** @description The text after the value in the provider's address. */
+            suffix?: string | null;
+            /** @description The label of its form field. */
+            title: string;
+        };
+        /** @description The outcome of a disconnect. */
+        DisconnectResponse: {
+            /** Format: uuid */
+            connection_id: string;
+            /** @description A human-readable summary. */
+            message: string;
+            status: components["schemas"]["Status"];
+            /** @description `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it. */
+            upstream_deleted: boolean;
+        };
+        /** @description The outcome of erasing a user. */
+        EraseUserResponse: {
+            /** @description The number of deleted connections. */
+            connections: number;
+            /** @description `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them. */
+            upstream_deleted: boolean;
+        };
+        /** @description The kind of a change of a connection. An open set: accept unknown values. */
+        EventKind: components["schemas"]["KnownEventKind"] | string;
+        /** @description A page of the history of a connection, newest first. */
+        EventList: {
+            events: components["schemas"]["ConnectionEvent"][];
+            /**
+             * Format: int64
+             * @description The cursor of the next page; null on the last page.
              */
             next_cursor?: number | null;
         };
+        /**
+         * @description The purpose of an attempt.
+         * @enum {string}
+         */
+        KnownAttemptKind: "connect" | "reconnect";
+        /**
+         * @description The kind of a change of a connection.
+         * @enum {string}
+         */
+        KnownEventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
         /**
          * @description How an attempt ended.
          * @enum {string}
          */
-        Outcome: "succeeded" | "failed" | "expired" | "superseded";
-        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
-        Parameter: {
-            /** @description What it is and where the user finds it. */
-            description?: string | null;
-            /** @description A value that matches. */
-            example?: string | null;
+        KnownOutcome: "succeeded" | "failed" | "expired" | "superseded";
+        /**
+         * @description The kind of an error, stable for programs.
+         * @enum {string}
+         */
+        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        /**
+         * @description Why a connection is not connected, or why an attempt failed.
+         * @enum {string}
+         */
+        KnownReason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected";
+        /** @description An event of Nango. */
+        NangoEvent: Record<string, unknown>;
+        /**
+         * OAuth1Credentials
+         * @description An OAuth 1 token with its secret.
+         */
+        OAuth1Credentials: {
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            token: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            token_secret: string;
             /**
-             * @description Nango's name of the parameter.
-             * @example subdomain
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
              */
-            name: string;
-            /** @description A regular expression that the whole value has to match. */
-            pattern?: string | null;
-            /** @description What stands before the value in the provider's address. */
-            prefix?: string | null;
-            /** @description `true` if the account cannot be connected without it. */
-            required: boolean;
-            /** @description What stands after the value in the provider's address. */
-            suffix?: string | null;
-            /** @description The label of its field. */
-            title: string;
+            type: "oauth1";
         };
-        /** @description An error's body (RFC 9457), sent as `application/problem+json`. */
+        /**
+         * OAuth2Credentials
+         * @description An OAuth 2 access token.
+         */
+        OAuth2Credentials: {
+            access_token: string;
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            /**
+             * Format: date-time
+             * @description When the token expires; null if the provider does not report it.
+             */
+            expires_at?: string | null;
+            /** @description The granted scopes; null if the provider does not report them. */
+            scopes?: string[] | null;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /** @description The type of the token according to the provider. The default is `Bearer`. */
+            token_type: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "oauth2";
+        };
+        /**
+         * OtherCredentials
+         * @description Credentials of any other kind, as Nango stores them.
+         */
+        OtherCredentials: {
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            credentials: components["schemas"]["RawCredentials"];
+            /** @description Nango's name of the kind. */
+            kind: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "other";
+        };
+        /** @description How an attempt ended. An open set: accept unknown values. */
+        Outcome: components["schemas"]["KnownOutcome"] | string;
+        /** @description Values of a connector's parameters, by name. */
+        ParameterValues: {
+            [key: string]: string;
+        };
+        /** @description An error (RFC 9457), sent as `application/problem+json`. */
         Problem: {
-            /** @description The connections to choose from, where several fit. */
+            /** @description With `ambiguous_connection`: the ids of the connections that match. */
             candidates?: string[] | null;
-            /** @description What went wrong, for programs. */
-            code: components["schemas"]["Code"];
-            /** @description The path, to be posted to, that begins what would mend it. */
+            code: components["schemas"]["ProblemCode"];
+            /** @description The path of the operation that fixes the problem. Send it a POST. */
             connect?: string | null;
-            /** @description What happened this time, for a person to read. */
+            /** @description A human-readable explanation of this occurrence. */
             detail: string;
-            /** @description The id under which the log tells more. */
+            /** @description The request id, under which the log has more details. */
             request_id?: string | null;
             /**
              * Format: int64
-             * @description After how many seconds to try again, as in the `Retry-After` header.
+             * @description The number of seconds after which to retry, as in the `Retry-After` header.
              */
             retry_after?: number | null;
             /**
              * Format: int32
-             * @description The HTTP status, again.
+             * @description The HTTP status code.
              */
             status: number;
-            /** @description The code in a few words. */
+            /** @description A short text for the code, the same each time. */
             title: string;
             /** @description A URN of the code. */
             type: string;
         };
-        /** @description A service that can do its work. */
-        ReadyBody: {
-            /** @description Whether Nango is switched on. */
+        /** @description The kind of an error, stable for programs. An open set: accept unknown values. */
+        ProblemCode: components["schemas"]["KnownProblemCode"] | string;
+        /** @description Credentials as Nango stores them. */
+        RawCredentials: Record<string, unknown>;
+        /** @description A replica that is ready. */
+        Readiness: {
+            /** @description `true` if Nango is enabled. */
             nango: boolean;
-            /** @description `ready`. */
+            /** @description Always `ready`. */
             status: string;
         };
-        /**
-         * @description Why a connection is not connected.
-         * @enum {string}
-         */
-        Reason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected";
-        /** @description What came of it. */
-        RefusedAnswer: {
-            /** @description Whether it was refreshed by this call; if not, it had been since: ask for the token again. */
-            refreshed: boolean;
-        };
-        /** @description What a workflow says of a token that the provider refused. */
-        RefusedToken: {
-            /** @description The refused token's `token_id`. */
+        /** @description Why a connection is not connected, or why an attempt failed. An open set: accept unknown values. */
+        Reason: components["schemas"]["KnownReason"] | string;
+        /** @description A token that the provider rejected. */
+        ReportInvalidTokenRequest: {
+            /** @description The `token_id` of the rejected token. */
             token_id: string;
         };
+        /** @description The outcome of a report. */
+        ReportInvalidTokenResponse: {
+            /** @description `true` if this call refreshed the credentials; `false` if an earlier call did. */
+            refreshed: boolean;
+        };
         /**
-         * @description Where a connection stands, in one word.
+         * @description The state of a connection. A closed set.
          * @enum {string}
          */
         Status: "pending" | "connected" | "disconnected" | "error";
-        /** @description A live token, and whose it is. */
-        TokenBody: components["schemas"]["CredentialsBody"] & {
-            /** Format: uuid */
-            connection_id: string;
-            connector_slug: string;
-            /** @description Names the token without telling it: send it to `/token/invalid` should the provider refuse the token. */
-            token_id: string;
+        /** @description The data of an event of a stream. */
+        StreamEventData: components["schemas"]["ConnectionEvent"] | components["schemas"]["StreamReady"];
+        /** @description The data of the event `ready`, the first one of a stream. */
+        StreamReady: {
+            /** @description `true` if the stream continues after `Last-Event-ID` without a gap. */
+            resumed: boolean;
         };
-        /** @description What may be changed of a connection; what is left out stays. */
-        UpdateBody: {
-            /** @description Merged into the config by key; null removes a key. At most 4 KiB of JSON in all. */
-            config?: Record<string, unknown> | null;
-            /**
-             * @description What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
-             *     combining marks beyond four in a row.
-             */
-            label?: string | null;
-        };
-        /** @description One use of a connection's credentials. */
-        UseBody: {
-            /**
-             * Format: int32
-             * @description How often the same was done within that second: its uses are one entry.
-             */
-            count: number;
-            /** @description `token` when it was handed out, `proxy` when a call was made with it. */
+        /** @description Live credentials of a connection, by their type. */
+        Token: components["schemas"]["OAuth2Credentials"] | components["schemas"]["OAuth1Credentials"] | components["schemas"]["ApiKeyCredentials"] | components["schemas"]["BasicCredentials"] | components["schemas"]["OtherCredentials"];
+        /** @description An access to the credentials of a connection. */
+        TokenAccess: {
+            /** @description `token` if the service received a token, `proxy` if it called the provider. More values may be added. */
             purpose: string;
             /** @description The name of the service's key. */
             service: string;
             /**
+             * Format: int32
+             * @description The number of accesses of this service and purpose within the same second.
+             */
+            times: number;
+            /**
              * Format: date-time
-             * @description When, the last time.
+             * @description When the last of these accesses happened.
              */
             used_at: string;
         };
-        /** @description A page of uses, the newest first. */
-        UsesBody: {
-            accesses: components["schemas"]["UseBody"][];
+        /** @description A page of token accesses, newest first. */
+        TokenAccessList: {
             /**
              * Format: int64
-             * @description The cursor of the next page; null when this one was not full.
+             * @description The cursor of the next page; null on the last page.
              */
             next_cursor?: number | null;
+            uses: components["schemas"]["TokenAccess"][];
+        };
+        /** @description Changes of a connection. Omitted fields stay unchanged. */
+        UpdateConnectionRequest: {
+            config?: components["schemas"]["Config"] | null;
+            /**
+             * @description The user's name for the connection; null removes it. Characters that change the direction of text are removed, and so are
+             *     combining marks beyond four in a row.
+             */
+            label?: string | null;
+        };
+        /** @description The connection after the change, and the change itself. */
+        WebhookConnection: {
+            account?: components["schemas"]["Account"] | null;
+            attempt?: components["schemas"]["Attempt"] | null;
+            change: components["schemas"]["EventKind"];
+            config?: components["schemas"]["Config"];
+            /**
+             * Format: date-time
+             * @description When the connection last became connected.
+             */
+            connected_at?: string | null;
+            /** Format: uuid */
+            connector_id: string;
+            connector_name: string;
+            connector_slug: string;
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: date-time
+             * @description When the user last disconnected it.
+             */
+            disconnected_at?: string | null;
+            /**
+             * Format: int32
+             * @description The number of consecutive failures.
+             */
+            error_count: number;
+            /**
+             * Format: date-time
+             * @description Since when the credentials cannot be refreshed, while the failure may be transient.
+             */
+            failing_since?: string | null;
+            found_account?: components["schemas"]["Account"] | null;
+            /**
+             * Format: uuid
+             * @description The id. It stays the same across reconnects and disconnects.
+             */
+            id: string;
+            /** @description Distinguishes several accounts of one connector; empty for the first account. */
+            instance_id: string;
+            /** @description The user's name for the connection. */
+            label?: string | null;
+            /**
+             * Format: date-time
+             * @description When Nango was last queried about it.
+             */
+            last_checked_at?: string | null;
+            /** @description A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`. */
+            last_error?: string | null;
+            /**
+             * Format: date-time
+             * @description When a workflow last used it.
+             */
+            last_synced_at?: string | null;
+            /** @description Nango's id of the connection; null if Nango stores none. */
+            nango_connection_id?: string | null;
+            /** @description Why the connection does not work, or why the attempt failed. */
+            reason?: null | components["schemas"]["Reason"];
+            /** @description The user's other connections to the same account, at most 20. */
+            same_account_as: string[];
+            status: components["schemas"]["Status"];
+            status_reason?: components["schemas"]["Reason"] | null;
+            /** Format: date-time */
+            updated_at: string;
+            user_id: string;
+            /**
+             * Format: int64
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
+             */
+            version: number;
         };
     };
     responses: never;
@@ -942,16 +1305,16 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    list_connectors: {
+    listConnectors: {
         parameters: {
             query?: {
-                /** @description Words to look for in name, slug and category. */
+                /** @description Words to find in the name, slug or category. */
                 search?: string;
-                /** @description Only this category. */
+                /** @description Only connectors of this category. */
                 category?: string;
-                /** @description How many at the most: 1 to 200, 100 by default. */
+                /** @description The maximum number of connectors: 1 to 200. The default is 100. */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: string;
             };
             header?: never;
@@ -960,14 +1323,16 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description A page of the catalog. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectorsBody"];
+                    "application/json": components["schemas"]["ConnectorList"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -976,6 +1341,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -984,6 +1350,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -992,6 +1368,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1002,35 +1393,47 @@ export interface operations {
             };
         };
     };
-    callback: {
+    handleCallback: {
         parameters: {
             query?: {
-                /** @description Set by a provider that returns to our own domain: the whole query is Nango's. */
+                /** @description The OAuth state. If it is set, the whole query is forwarded to Nango. */
                 state?: string;
-                /** @description The connection to look at, by our id. A request with a token may name Nango's id. */
+                /** @description The id of the connection. A request with a token may send Nango's id instead. */
                 connection_id?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The state of the connection, or a page for a browser. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CallbackAnswer"];
+                    "application/json": components["schemas"]["CallbackResponse"];
+                    "text/html": string;
                 };
             };
-            /** @description On to Nango's /oauth/callback */
+            /** @description A redirect to Nango's `/oauth/callback`. */
             308: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1039,6 +1442,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1047,6 +1451,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1055,6 +1460,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1063,6 +1469,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1071,6 +1487,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1079,6 +1508,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1087,6 +1525,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1097,32 +1536,43 @@ export interface operations {
             };
         };
     };
-    list_connections: {
+    listConnections: {
         parameters: {
             query?: {
-                /** @description Only those of this connector, by id or slug. */
+                /** @description Only connections of this connector, by id or slug. */
                 connector_id?: string;
-                /** @description Only those with this status. */
+                /** @description Only connections with this status. */
                 status?: components["schemas"]["Status"];
-                /** @description How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues. */
+                /** @description The maximum number of connections: 1 to 500. The default is 100. */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A page of connections. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionsBody"];
+                    "application/json": components["schemas"]["ConnectionList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1131,6 +1581,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1139,6 +1590,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1147,6 +1599,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1155,6 +1617,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1165,26 +1642,36 @@ export interface operations {
             };
         };
     };
-    stream_events: {
+    streamEvents: {
         parameters: {
             query?: never;
             header?: {
-                /** @description The id of the last event that was read */
-                "Last-Event-ID"?: string;
+                /** @description The id of the last received event. */
+                "Last-Event-ID"?: number;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A stream of events. The schema is that of their data. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": components["schemas"]["Event"];
+                    "text/event-stream": components["schemas"]["StreamEventData"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1193,6 +1680,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1201,6 +1689,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1209,6 +1698,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1217,6 +1716,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1227,32 +1741,43 @@ export interface operations {
             };
         };
     };
-    get_connection: {
+    getConnection: {
         parameters: {
             query?: {
                 /**
-                 * @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-                 *     wait as may (`MAX_STREAMS_PER_USER`), one more is answered at once.
+                 * @description The maximum delay in seconds, until no attempt is in progress: 0 to 30. If the user already has
+                 *     `LIMIT_STREAMS_PER_USER` waiting requests, the response is immediate.
                  */
                 wait?: number;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1261,6 +1786,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1269,6 +1795,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1277,6 +1804,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1285,6 +1813,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1293,6 +1831,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1303,30 +1856,41 @@ export interface operations {
             };
         };
     };
-    update_connection: {
+    updateConnection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["UpdateBody"];
+                "application/json": components["schemas"]["UpdateConnectionRequest"];
             };
         };
         responses: {
+            /** @description The updated connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1335,6 +1899,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1343,6 +1908,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1351,6 +1917,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1359,6 +1926,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1367,6 +1944,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1375,6 +1953,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1383,6 +1962,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1393,105 +1987,41 @@ export interface operations {
             };
         };
     };
-    list_accesses: {
-        parameters: {
-            query?: {
-                /** @description How many at the most: 1 to 200, 50 by default. */
-                limit?: number;
-                /** @description The last page's `next_cursor`. */
-                cursor?: number;
-            };
-            header?: never;
-            path: {
-                /** @description A connection's id */
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["UsesBody"];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    accept_account: {
+    acceptAccount: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["AccountChoice"];
+                "application/json": components["schemas"]["AcceptAccountRequest"];
             };
         };
         responses: {
+            /** @description The connection with the accepted account. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1500,6 +2030,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1508,6 +2039,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1516,6 +2048,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1524,6 +2057,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1532,6 +2075,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1540,6 +2084,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1548,6 +2093,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1558,26 +2118,37 @@ export interface operations {
             };
         };
     };
-    check_connection: {
+    checkConnection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection after the check. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1586,6 +2157,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1594,6 +2166,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1602,6 +2175,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1610,6 +2184,25 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1618,6 +2211,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1626,6 +2232,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1634,6 +2250,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1644,31 +2261,42 @@ export interface operations {
             };
         };
     };
-    list_history: {
+    listHistory: {
         parameters: {
             query?: {
-                /** @description How many at the most: 1 to 200, 50 by default. */
+                /** @description The maximum number of events: 1 to 200. The default is 50. */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: number;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A page of the history. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HistoryBody"];
+                    "application/json": components["schemas"]["EventList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1677,6 +2305,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1685,6 +2314,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1693,6 +2323,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1701,6 +2332,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1709,6 +2350,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1719,30 +2375,37 @@ export interface operations {
             };
         };
     };
-    proxy_get: {
+    proxyGet: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1751,6 +2414,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1759,6 +2423,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1767,6 +2435,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1775,6 +2447,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -1783,6 +2456,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1791,6 +2469,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1799,6 +2478,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1807,6 +2487,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1815,6 +2508,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1823,6 +2526,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1833,30 +2537,42 @@ export interface operations {
             };
         };
     };
-    proxy_put: {
+    proxyPut: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1865,6 +2581,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1873,6 +2590,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1881,6 +2602,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1889,6 +2614,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -1897,6 +2623,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1905,6 +2636,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1913,6 +2645,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1921,6 +2654,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1929,6 +2675,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1937,6 +2693,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1947,30 +2704,42 @@ export interface operations {
             };
         };
     };
-    proxy_post: {
+    proxyPost: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1979,6 +2748,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1987,6 +2757,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1995,6 +2769,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2003,6 +2781,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2011,6 +2790,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2019,6 +2803,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2027,6 +2812,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2035,6 +2821,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2043,6 +2842,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2051,6 +2860,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2061,30 +2871,37 @@ export interface operations {
             };
         };
     };
-    proxy_delete: {
+    proxyDelete: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2093,6 +2910,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2101,6 +2919,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2109,6 +2931,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2117,6 +2943,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2125,6 +2952,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2133,6 +2965,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2141,6 +2974,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2149,6 +2983,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2157,6 +3004,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2165,6 +3022,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2175,30 +3033,42 @@ export interface operations {
             };
         };
     };
-    proxy_patch: {
+    proxyPatch: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2207,6 +3077,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2215,6 +3086,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2223,6 +3098,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2231,6 +3110,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2239,6 +3119,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2247,6 +3132,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2255,6 +3141,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2263,6 +3150,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2271,6 +3171,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2279,6 +3189,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2293,29 +3204,39 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
+                /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["ConnectBody"] | null;
+                "application/json": components["schemas"]["ConnectRequest"];
             };
         };
         responses: {
+            /** @description The started attempt. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectAnswer"];
+                    "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2324,6 +3245,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2332,6 +3254,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2340,6 +3263,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2348,6 +3275,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `connector_unavailable`: The connector is disabled or cannot be connected.
+             *     - `idempotency_key_under_way`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2356,6 +3297,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2364,6 +3306,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `idempotency_key_reused`: The `Idempotency-Key` belongs to an earlier, different request. Use a new key. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2372,6 +3315,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2380,6 +3324,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2388,6 +3345,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2396,6 +3362,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2406,29 +3373,37 @@ export interface operations {
             };
         };
     };
-    get_token: {
+    getToken: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The credentials. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TokenBody"];
+                    "application/json": components["schemas"]["Token"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2437,6 +3412,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2445,6 +3421,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2453,6 +3433,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2461,6 +3445,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2469,6 +3467,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2477,6 +3476,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2485,6 +3497,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2493,6 +3515,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2503,33 +3526,41 @@ export interface operations {
             };
         };
     };
-    refuse_token: {
+    reportInvalidToken: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["RefusedToken"];
+                "application/json": components["schemas"]["ReportInvalidTokenRequest"];
             };
         };
         responses: {
+            /** @description The credentials are refreshed. Request the token again. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RefusedAnswer"];
+                    "application/json": components["schemas"]["ReportInvalidTokenResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2538,6 +3569,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2546,6 +3578,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2554,6 +3590,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2562,6 +3602,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2570,6 +3624,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2578,6 +3633,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -2586,6 +3642,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2594,6 +3651,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2602,6 +3672,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2610,6 +3690,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2620,26 +3701,42 @@ export interface operations {
             };
         };
     };
-    get_connector: {
+    listTokenAccesses: {
         parameters: {
-            query?: never;
-            header?: never;
+            query?: {
+                /** @description The maximum number of accesses: 1 to 200. The default is 50. */
+                limit?: number;
+                /** @description The `next_cursor` of the previous page. */
+                cursor?: number;
+            };
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connector's id or slug */
-                connector: string;
+                /** @description The id of a connection. */
+                id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A page of token accesses. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectorBody"];
+                    "application/json": components["schemas"]["TokenAccessList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2648,6 +3745,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2656,6 +3754,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2664,6 +3772,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2672,6 +3790,115 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    getConnector: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
+                connector: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connector. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Connector"];
+                };
+            };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connector_not_found`: No connector has this id or slug. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2685,33 +3912,46 @@ export interface operations {
     connect: {
         parameters: {
             query?: {
-                /** @description Tells several accounts of one connector apart; left out for the first. */
+                /** @description Distinguishes several accounts of one connector. Omit it for the first account. */
                 instance_id?: string;
             };
             header?: {
-                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
+                /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["ConnectBody"] | null;
+                "application/json": components["schemas"]["ConnectRequest"];
             };
         };
         responses: {
+            /** @description The started attempt, or the existing connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectAnswer"];
+                    "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2720,6 +3960,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2728,6 +3969,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2736,6 +3978,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connector_not_found`: No connector has this id or slug. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2744,6 +3987,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `connector_unavailable`: The connector is disabled or cannot be connected.
+             *     - `idempotency_key_under_way`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2752,6 +4009,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2760,6 +4018,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `idempotency_key_reused`: The `Idempotency-Key` belongs to an earlier, different request. Use a new key. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2768,6 +4027,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2776,6 +4036,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2784,6 +4057,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2792,6 +4074,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2805,28 +4088,42 @@ export interface operations {
     disconnect: {
         parameters: {
             query?: {
-                /** @description Which connection to end; may be left out when there is only one. */
+                /** @description The id of the connection. Omit it if the connector has only one connection. */
                 connection_id?: string;
-                /** @description The same by its instance. */
+                /** @description The `instance_id` of the connection, as an alternative to its id. */
                 instance_id?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection is disconnected. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DisconnectAnswer"];
+                    "application/json": components["schemas"]["DisconnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2835,6 +4132,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2843,6 +4141,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2851,6 +4150,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2859,6 +4162,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `ambiguous_connection`: Several connections match. Repeat the request with one of `candidates`. */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2867,6 +4180,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2875,6 +4189,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2885,32 +4214,43 @@ export interface operations {
             };
         };
     };
-    get_token_of_connector: {
+    getConnectorToken: {
         parameters: {
             query?: {
-                /** @description Which of the user's accounts of the connector; may be left out when there is one. */
+                /** @description The `instance_id` of the connection. Omit it if the user has one connection of the connector. */
                 instance_id?: string;
             };
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The credentials. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TokenBody"];
+                    "application/json": components["schemas"]["Token"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2919,6 +4259,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2927,6 +4268,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2935,6 +4280,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2943,6 +4293,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `ambiguous_connection`: Several connections match. Repeat the request with one of `candidates`.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2951,6 +4316,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2959,6 +4325,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2967,6 +4346,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2975,6 +4364,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2985,26 +4375,31 @@ export interface operations {
             };
         };
     };
-    erase_user: {
+    eraseUser: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                /** @description The user, as tokens name them */
+                /**
+                 * @description The id of the user, as in tokens.
+                 * @example ada
+                 */
                 user: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connections are deleted here. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ErasedBody"];
+                    "application/json": components["schemas"]["EraseUserResponse"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3013,6 +4408,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3021,6 +4417,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3029,6 +4429,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3037,6 +4447,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3047,27 +4472,31 @@ export interface operations {
             };
         };
     };
-    take_webhook: {
+    receiveWebhook: {
         parameters: {
             query?: never;
-            header?: never;
+            header: {
+                /** @description The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal. */
+                "X-Nango-Hmac-Sha256": string;
+            };
             path?: never;
             cookie?: never;
         };
-        /** @description Nango's event, signed by X-Nango-Hmac-Sha256 */
+        /** @description An event of Nango. */
         requestBody: {
             content: {
-                "application/json": Record<string, unknown>;
+                "application/json": components["schemas"]["NangoEvent"];
             };
         };
         responses: {
-            /** @description Taken, or of no concern */
+            /** @description Accepted or ignored. */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3076,6 +4505,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `invalid_signature`: The signature of the webhook is missing or wrong. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3084,6 +4514,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -3092,7 +4532,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            429: {
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3100,6 +4541,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3108,6 +4553,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3116,6 +4569,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3126,30 +4580,34 @@ export interface operations {
             };
         };
     };
-    take_webhook_of_attempt: {
+    receiveAttemptWebhook: {
         parameters: {
             query?: never;
-            header?: never;
+            header: {
+                /** @description The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal. */
+                "X-Nango-Hmac-Sha256": string;
+            };
             path: {
-                /** @description The attempt that the address was made for */
+                /** @description The id of the attempt that the URL belongs to. */
                 attempt: string;
             };
             cookie?: never;
         };
-        /** @description Nango's event, signed by X-Nango-Hmac-Sha256 */
+        /** @description An event of Nango. */
         requestBody: {
             content: {
-                "application/json": Record<string, unknown>;
+                "application/json": components["schemas"]["NangoEvent"];
             };
         };
         responses: {
-            /** @description Taken, or of no concern */
+            /** @description Accepted or ignored. */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3158,6 +4616,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `invalid_signature`: The signature of the webhook is missing or wrong. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3166,6 +4625,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -3174,7 +4643,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            429: {
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3182,6 +4652,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3190,6 +4664,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3198,6 +4680,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3208,7 +4691,7 @@ export interface operations {
             };
         };
     };
-    healthz: {
+    getHealth: {
         parameters: {
             query?: never;
             header?: never;
@@ -3217,6 +4700,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description The process runs. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3225,9 +4709,18 @@ export interface operations {
                     "text/plain": string;
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
-    readyz: {
+    getReadiness: {
         parameters: {
             query?: never;
             header?: never;
@@ -3236,14 +4729,38 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description The replica is ready. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ReadyBody"];
+                    "application/json": components["schemas"]["Readiness"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             *     - `stopping`: The replica is shutting down. Send the request to another replica.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3251,6 +4768,256 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
+            };
+        };
+    };
+    onConnectionAttemptFailed: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectionAttemptFailedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionConnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectionConnectedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionDisconnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectionDisconnectedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionNeedsReauthorization: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectionNeedsReauthorizationMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionRecovered: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ConnectionRecoveredMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
         };
     };

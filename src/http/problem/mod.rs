@@ -19,92 +19,101 @@ use crate::text::is_bidi_control;
 /// The longest detail, in characters.
 const MAX_DETAIL: usize = 500;
 
-/// Makes the closed set of codes, each with its status and title.
+/// Defines the codes: for each one its cause, status and title.
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal, $status:ident, $title:literal;)+) => {
-        /// What went wrong: stable, for programs to decide on.
+    ($($(#[doc = $cause:literal])+ $variant:ident = $text:literal, $status:ident, $title:literal;)+) => {
+        /// The kind of an error, stable for programs.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
         #[serde(rename_all = "snake_case")]
-        pub enum Code { $($(#[$doc])* $variant,)+ }
+        #[schema(as = ProblemCode)]
+        pub enum Code { $($(#[doc = $cause])+ $variant,)+ }
 
         impl Code {
+            /// Every code.
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)+];
+
             fn parts(self) -> (&'static str, StatusCode, &'static str) {
                 match self { $(Self::$variant => ($text, StatusCode::$status, $title),)+ }
+            }
+
+            /// Returns why an operation answers with this code, and what its caller can do.
+            pub(crate) fn cause(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($cause),+).trim_ascii(),)+ }
             }
         }
     };
 }
 
 codes! {
-    /// A parameter or the body is not as documented.
+    /// A parameter, a header or the body does not match this document. `detail` names it.
     InvalidRequest = "invalid_request", BAD_REQUEST, "The request is not valid";
-    /// There is no bearer token, or it is not accepted.
+    /// The bearer token is missing, expired or not accepted.
     Unauthenticated = "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed";
-    /// A webhook's signature is missing or wrong.
+    /// The signature of the webhook is missing or wrong.
     InvalidSignature = "invalid_signature", UNAUTHORIZED, "The signature is not valid";
-    /// There is nothing at this path.
+    /// No endpoint has this path.
     NotFound = "not_found", NOT_FOUND, "There is nothing here";
-    /// There is no such connector.
+    /// No connector has this id or slug.
     ConnectorNotFound = "connector_not_found", NOT_FOUND, "There is no such connector";
-    /// The caller has no such connection.
+    /// The user has no such connection.
     ConnectionNotFound = "connection_not_found", NOT_FOUND, "There is no such connection";
-    /// The path knows other methods.
+    /// The endpoint does not support this method. The `Allow` header lists the methods that it supports.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
-    /// The user has no such connection, or one without credentials: `connect` says what would make one.
+    /// The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
     NotConnected = "not_connected", NOT_FOUND, "The account is not connected";
-    /// Only a service's key opens this; a user's token does not.
+    /// The operation requires a service key. It does not accept the token of a user.
     ServiceKeyRequired = "service_key_required", FORBIDDEN, "A service key is needed";
-    /// The service's key has not the scope that is needed.
+    /// The service key lacks the scope that the operation requires.
     InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
-    /// A service has to name the user that it acts for, in the header `Patchbay-User`.
+    /// The `Patchbay-User` header is missing or malformed.
     UserRequired = "user_required", BAD_REQUEST, "The user is not named";
-    /// The credentials no longer work: have the user reconnect.
+    /// The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
-    /// The connection came back as another account: have the user decide.
+    /// A reconnect returned a different account. The user has to accept that account or to reconnect.
     AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
-    /// The provider does not refresh credentials or does not answer at the moment: try again after the time given.
+    /// The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
     ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
-    /// The body did not come in time.
+    /// The request or its body did not arrive or complete in time.
     RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request took too long";
-    /// The connector is listed, but cannot be connected.
+    /// The connector is disabled or cannot be connected.
     ConnectorUnavailable = "connector_unavailable", CONFLICT, "The connector cannot be connected";
-    /// Nango has no integration for the connector: an operator has to add it.
+    /// Nango has no integration for this connector. An operator has to add it.
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
-    /// Several connections fit: name one of `candidates`.
+    /// Several connections match. Repeat the request with one of `candidates`.
     AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
-    /// A request with the same Idempotency-Key is under way: ask again in a moment.
+    /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
     IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "The same request is under way";
-    /// The Idempotency-Key came with another request before.
+    /// The `Idempotency-Key` belongs to an earlier, different request. Use a new key.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
-    /// The body is too large.
+    /// The body exceeds the size limit.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
-    /// The body is not JSON by its content type.
+    /// The `Content-Type` of the body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
-    /// Something broke here; the log has the detail under the request id.
+    /// An internal error. The log has its details under `request_id`.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke here";
-    /// Nango does not accept this service: an operator has to look at its key.
+    /// Nango rejects the key of this service. An operator has to correct the key or its scopes.
     NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
-    /// Nango gave an answer that makes no sense.
+    /// Nango returned an unexpected response.
     NangoError = "nango_error", BAD_GATEWAY, "Nango gave an unexpected answer";
-    /// Nango is switched off here.
+    /// Nango is disabled in this deployment.
     NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Connecting is switched off";
-    /// Nango cannot be reached or is failing: try again.
+    /// Nango is unreachable or failing. Retry after `retry_after` seconds.
     NangoUnavailable = "nango_unavailable", SERVICE_UNAVAILABLE, "Nango is not available";
-    /// Nango's rate limit is used up: try again after the time given.
+    /// The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
     NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango asks for a pause";
-    /// Nango did not answer in time: try again.
+    /// Nango did not respond in time. Retry after `retry_after` seconds.
     NangoTimeout = "nango_timeout", GATEWAY_TIMEOUT, "Nango did not answer in time";
-    /// The keys that tokens are verified with cannot be had: try again.
+    /// The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
     KeysUnavailable = "keys_unavailable", SERVICE_UNAVAILABLE, "Tokens cannot be verified now";
-    /// The database cannot be reached: try again.
+    /// The database is unreachable. Retry after `retry_after` seconds.
     DatabaseUnavailable = "database_unavailable", SERVICE_UNAVAILABLE, "The database is not available";
-    /// The caller asks too often: come again after the time given.
+    /// The caller exceeded a rate limit. Retry after `retry_after` seconds.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
-    /// There is more to do than this replica takes on: try again.
+    /// The replica has no capacity for this request. Retry after `retry_after` seconds.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much to do";
-    /// The service is stopping: another replica answers.
+    /// The replica is shutting down. Send the request to another replica.
     Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is stopping";
-    /// The service is starting: try again.
+    /// The replica is starting. Retry after `retry_after` seconds.
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
 
@@ -119,31 +128,30 @@ pub struct Problem {
     challenge: Option<String>,
 }
 
-/// An error's body (RFC 9457), sent as `application/problem+json`.
+/// An error (RFC 9457), sent as `application/problem+json`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody<'a> {
     /// A URN of the code.
     #[serde(rename = "type")]
     kind: String,
-    /// The code in a few words.
+    /// A short text for the code, the same each time.
     title: &'a str,
-    /// The HTTP status, again.
+    /// The HTTP status code.
     status: u16,
-    /// What happened this time, for a person to read.
+    /// A human-readable explanation of this occurrence.
     detail: &'a str,
-    /// What went wrong, for programs.
     code: Code,
-    /// The id under which the log tells more.
+    /// The request id, under which the log has more details.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'a str>,
-    /// The connections to choose from, where several fit.
+    /// With `ambiguous_connection`: the ids of the connections that match.
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<&'a [Uuid]>,
-    /// The path, to be posted to, that begins what would mend it.
+    /// The path of the operation that fixes the problem. Send it a POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a str>,
-    /// After how many seconds to try again, as in the `Retry-After` header.
+    /// The number of seconds after which to retry, as in the `Retry-After` header.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
 }
@@ -204,6 +212,18 @@ fn sanitize(text: String) -> String {
         line.push('…');
     }
     line
+}
+
+impl Code {
+    /// The name in JSON.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The status of a response with this code.
+    pub(crate) fn status(self) -> StatusCode {
+        self.parts().1
+    }
 }
 
 impl Problem {

@@ -20,7 +20,8 @@ use crate::domain::{Reason, State as ConnectionState, Status};
 use crate::http::AppState;
 use crate::http::browser_binding::ReturnDecision;
 use crate::http::extract::{AcceptsHtml, ConnectionsReader, Query};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::openapi::errors;
+use crate::http::problem::{Code, Problem};
 use crate::service::Error;
 use crate::views::ConnectionView;
 
@@ -57,42 +58,47 @@ struct BrowserMismatchPage<'a> {
     style: &'a str,
 }
 
-/// What the return from the popup says.
+/// The query of a return from the popup.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CallbackQuery {
-    /// Set by a provider that returns to our own domain: the whole query is Nango's.
+    /// The OAuth state. If it is set, the whole query is forwarded to Nango.
     state: Option<String>,
-    /// The connection to look at, by our id. A request with a token may name Nango's id.
+    /// The id of the connection. A request with a token may send Nango's id instead.
     connection_id: Option<String>,
 }
 
-/// How a connection stands after the popup.
+/// The state of a connection after the popup.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CallbackResponse)]
 pub(crate) struct CallbackAnswer {
-    /// Whether it is connected.
+    /// `true` if the connection is connected.
     success: bool,
     connection_id: Uuid,
+    /// Nango's id of the connection; null if Nango stores none.
     nango_connection_id: Option<String>,
     status: Status,
+    /// Why the connection is not connected; null if it is.
     status_reason: Option<Reason>,
-    /// The same for a person to read.
+    /// A human-readable summary.
     message: String,
 }
 
-/// The return from the popup.
+/// Complete an authorization in the popup.
 ///
-/// With a `state`, the provider's: the browser is sent on to Nango, the query
-/// untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
-/// set and nothing was begun in this browser, which then gets a page that says so.
-/// With a `connection_id`,
-/// the product's: Nango is asked how the connection stands. A browser gets a
-/// page that tells its opener, at the allowed origins only, and closes.
-#[utoipa::path(get, path = "/api/v1/connectors/callback", tag = "connections", params(CallbackQuery), responses(
-    (status = 200, body = CallbackAnswer), (status = 308, description = "On to Nango's /oauth/callback"),
-    (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
-    (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-))]
+/// With `state`, a provider has returned to the product's own domain. The browser is redirected to Nango with the same
+/// query and its cookie. If `CONNECT_BINDING` is set and the browser did not start an attempt, it gets a page instead.
+///
+/// With `connection_id`, Nango has returned to the product. Nango is queried for the state of the connection. A browser
+/// gets a page that notifies its opener, at the allowed origins only, and closes. Other clients get JSON and need a token.
+#[utoipa::path(get, path = "/api/v1/connectors/callback", operation_id = "handleCallback", tag = "connections", params(CallbackQuery),
+    responses(
+        (status = 200, description = "The state of the connection, or a page for a browser.",
+            content((CallbackAnswer = "application/json"), (String = "text/html"))),
+        (status = 308, description = "A redirect to Nango's `/oauth/callback`."),
+    ),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, errors::NANGO])))
+)]
 pub(crate) async fn callback(
     State(app): State<AppState>,
     page: AcceptsHtml,

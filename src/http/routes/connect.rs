@@ -21,9 +21,11 @@ use crate::http::AppState;
 use crate::http::extract::{
     ActingAs, ConnectionsWriter, IdempotencyKey, OptionalJson, Path, Query, RateLimitedWriter,
 };
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::openapi::errors;
+use crate::http::problem::{Code, Problem};
 use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget};
 use crate::text::displayable;
+use crate::views::Config;
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME_LENGTH: usize = 255;
@@ -31,20 +33,21 @@ const MAX_NAME_LENGTH: usize = 255;
 /// How many scopes may be asked for.
 const MAX_SCOPES: usize = 100;
 
-/// Which of a connector's accounts is to be connected.
+/// The account of a connector to connect.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectQuery {
-    /// Tells several accounts of one connector apart; left out for the first.
+    /// Distinguishes several accounts of one connector. Omit it for the first account.
     #[serde(default)]
     #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: String,
 }
 
-/// What may be said with a connect.
+/// The details of a new connection or attempt.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = ConnectRequest)]
 pub struct ConnectBody {
-    /// What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+    /// The user's name for the connection. Characters that change the direction of text are removed, and so are combining
     /// marks beyond four in a row.
     #[schema(
         min_length = 1,
@@ -52,24 +55,30 @@ pub struct ConnectBody {
         pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
     )]
     label: Option<String>,
-    /// What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all.
+    /// Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = Config)]
     config: Map<String, Value>,
-    /// Scopes to ask for instead of the integration's own.
+    /// The scopes to request instead of those of the integration.
     #[serde(default)]
     #[schema(schema_with = scopes)]
     scopes: Vec<String>,
-    /// The account that the provider should offer, such as an e-mail address.
+    /// The account that the provider preselects, such as an e-mail address.
     #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     login_hint: Option<String>,
-    /// What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
-    /// uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+    /// The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required
+    /// value is missing, `oauth_url` is a page on which the user enters it.
     #[serde(default)]
+    #[schema(value_type = ParameterValues)]
     parameters: BTreeMap<String, String>,
 }
 
-/// The bounds of each scope, which no attribute can name.
+/// Values of a connector's parameters, by name.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "names the schema in the OpenAPI document")]
+struct ParameterValues(BTreeMap<String, String>);
+
+/// Returns the schema of the scopes. No attribute can express the bounds of each item.
 fn scopes() -> Array {
     let scope = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -78,7 +87,9 @@ fn scopes() -> Array {
     ArrayBuilder::new()
         .items(scope)
         .max_items(Some(MAX_SCOPES))
-        .description(Some("Scopes to ask for instead of the integration's own."))
+        .description(Some(
+            "The scopes to request instead of those of the integration.",
+        ))
         .build()
 }
 
@@ -106,25 +117,25 @@ impl ConnectBody {
     }
 }
 
-/// What comes of a connect or reconnect.
+/// The outcome of a connect or reconnect.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConnectResponse)]
 pub(crate) struct ConnectAnswer {
-    /// Where to send the user; null when already connected.
+    /// The URL to open in the popup; null if the account is already connected.
     oauth_url: Option<String>,
-    /// Our connection.
     connection_id: Uuid,
-    /// Nango's connection, once there is one.
+    /// Nango's id of the connection; null if Nango stores none.
     nango_connection_id: Option<String>,
-    /// Whether `oauth_url` is made for a popup.
+    /// `true` if there is an `oauth_url` to open in a popup.
     popup: bool,
-    /// Whether there was nothing to do.
+    /// `true` if the account was already connected; then `oauth_url` is null.
     already_connected: bool,
-    /// The same for a person to read.
+    /// A human-readable summary.
     message: String,
     status: Status,
-    /// The attempt that was begun.
+    /// The id of the started attempt; null if none was started.
     attempt_id: Option<Uuid>,
-    /// Until when the user may begin.
+    /// When the authorization link expires; null if there is none.
     expires_at: Option<DateTime<Utc>>,
 }
 
@@ -210,19 +221,17 @@ async fn respond_and_bind(
     }
 }
 
-/// Begins to connect an account.
+/// Start to connect an account.
 ///
-/// Answers where to send the user's popup, unless the account is connected already.
-#[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", tag = "connections",
-    params(("connector" = String, Path, description = "A connector's id or slug"), ConnectQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
+/// Creates an attempt and returns the URL to open in a popup. If the account is already connected, nothing is started and
+/// `already_connected` is `true`. Poll `getConnection` with `wait`, or follow `streamEvents`, for the outcome.
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/connect", operation_id = "connect", tag = "connections",
+    params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), ConnectQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours.",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
-    responses(
-        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
-        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
-    )
+    responses((status = 200, body = ConnectAnswer, description = "The started attempt, or the existing connection.")),
+    extensions(("x-error-codes" = json!([Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO])))
 )]
 pub(crate) async fn connect(
     State(state): State<AppState>,
@@ -247,17 +256,17 @@ pub(crate) async fn connect(
     .await
 }
 
-/// Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none",
+/// Start to reauthorize a connection.
+///
+/// Creates an attempt and returns the URL to open in a popup. The connection keeps its id, and remains usable until the
+/// attempt completes.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/reconnect", operation_id = "reconnect", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection."),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours.",
             min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")),
     request_body(content = Option<ConnectBody>),
-    responses(
-        (status = 200, body = ConnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 413, body = ProblemBody), (status = 422, body = ProblemBody), (status = 502, body = ProblemBody),
-        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody),
-    )
+    responses((status = 200, body = ConnectAnswer, description = "The started attempt.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::ConnectorNotConfigured, Code::ConnectorNotFound, Code::ConnectorUnavailable, errors::IDEMPOTENCY, errors::NANGO])))
 )]
 pub(crate) async fn reconnect(
     State(state): State<AppState>,
@@ -281,35 +290,37 @@ pub(crate) async fn reconnect(
     .await
 }
 
-/// Which of a connector's connections is to be ended.
+/// The connection of a connector to end.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DisconnectQuery {
-    /// Which connection to end; may be left out when there is only one.
+    /// The id of the connection. Omit it if the connector has only one connection.
     connection_id: Option<Uuid>,
-    /// The same by its instance.
+    /// The `instance_id` of the connection, as an alternative to its id.
     #[param(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     instance_id: Option<String>,
 }
 
-/// What comes of a disconnect.
+/// The outcome of a disconnect.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DisconnectResponse)]
 pub(crate) struct DisconnectAnswer {
     connection_id: Uuid,
     status: Status,
-    /// Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has.
+    /// `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it.
     upstream_deleted: bool,
-    /// The same for a person to read.
+    /// A human-readable summary.
     message: String,
 }
 
-/// Ends a connection. May be repeated.
-#[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", tag = "connections",
-    params(("connector" = String, Path, description = "A connector's id or slug"), DisconnectQuery),
-    responses(
-        (status = 200, body = DisconnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody),
-    )
+/// Disconnect an account.
+///
+/// Ends a connection and deletes its credentials at Nango. The deletion is retried until Nango confirms it. A repeated
+/// request has no further effect.
+#[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", operation_id = "disconnect", tag = "connections",
+    params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), DisconnectQuery),
+    responses((status = 200, body = DisconnectAnswer, description = "The connection is disconnected.")),
+    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound])))
 )]
 pub(crate) async fn disconnect(
     State(state): State<AppState>,

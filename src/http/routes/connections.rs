@@ -20,11 +20,12 @@ use crate::http::extract::{
 };
 use crate::http::middleware::limits::RequestPermit;
 use crate::http::middleware::metrics::LongPolled;
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::openapi::errors;
+use crate::http::problem::{Code, Problem};
 
 use crate::service;
 use crate::service::{Health, Page, Update};
-use crate::views::{ConnectionBody, ConnectionView};
+use crate::views::{Config, ConnectionBody, ConnectionView};
 
 /// How many connections a page has at the most, and if nothing is said.
 const MAX_LIMIT: i64 = 500;
@@ -38,12 +39,13 @@ const MAX_PAGE: usize = 512 * 1024;
 
 /// A page of connections, newest first.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConnectionList)]
 pub(crate) struct ConnectionsBody {
     #[schema(value_type = Vec<ConnectionBody>)]
     connections: Vec<Box<RawValue>>,
-    /// How many there are on all pages.
+    /// The number of matching connections on all pages.
     total_count: i64,
-    /// The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
+    /// The cursor of the next page; null on the last page. A page ends at 512 KiB, even before `limit`.
     next_cursor: Option<Uuid>,
 }
 
@@ -75,25 +77,27 @@ impl ConnectionsBody {
     }
 }
 
-/// Which of the caller's connections are asked for.
+/// The filters and the page of a listing of connections.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only those of this connector, by id or slug.
+    /// Only connections of this connector, by id or slug.
     connector_id: Option<String>,
-    /// Only those with this status.
+    /// Only connections with this status.
     status: Option<Status>,
-    /// How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues.
+    /// The maximum number of connections: 1 to 500. The default is 100.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
-    /// The last page's `next_cursor`.
+    /// The `next_cursor` of the previous page.
     cursor: Option<Uuid>,
 }
 
-/// The caller's connections, newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "list_connections", tag = "connections", params(ListQuery), responses(
-    (status = 200, body = ConnectionsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
-))]
+/// List the connections of the user.
+///
+/// Returns a page of connections, newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "listConnections", tag = "connections", params(ListQuery),
+    responses((status = 200, body = ConnectionsBody, description = "A page of connections."))
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
     ConnectionsReader(user): ConnectionsReader,
@@ -110,27 +114,25 @@ pub(crate) async fn list(
     Ok(Json(ConnectionsBody::of(&page)?))
 }
 
-/// How long the answer may wait.
+/// How long a response may be delayed.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct GetQuery {
-    /// For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-    /// wait as may (`MAX_STREAMS_PER_USER`), one more is answered at once.
+    /// The maximum delay in seconds, until no attempt is in progress: 0 to 30. If the user already has
+    /// `MAX_STREAMS_PER_USER` waiting requests, the response is immediate.
     #[serde(default)]
     #[param(maximum = 30)]
     wait: u64,
 }
 
-/// One connection.
+/// Get a connection.
 ///
-/// With `wait`, the answer comes as soon as no attempt is under way. An attempt may be under way in it all the same:
-/// when the time is over, or when it could not wait. Who asks again then makes a pause of a second.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", operation_id = "get_connection", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id"), GetQuery),
-    responses(
-        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
-    )
+/// With `wait`, the response is delayed until no attempt is in progress. An attempt may still be in progress in the response:
+/// if the wait has timed out, or if the user has too many waiting requests. Pause for a second before the next request.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}", operation_id = "getConnection", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection."), GetQuery),
+    responses((status = 200, body = ConnectionBody, description = "The connection.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound])))
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,
@@ -169,14 +171,13 @@ pub(crate) struct CheckBody {
     health: Option<Health>,
 }
 
-/// Asks Nango now how a connection is, by refreshing its credentials.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", operation_id = "check_connection", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id")),
-    responses(
-        (status = 200, body = CheckBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 502, body = ProblemBody),
-        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+/// Check the credentials of a connection.
+///
+/// Makes Nango refresh the credentials, and updates the state of the connection with the result.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", operation_id = "checkConnection", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
+    responses((status = 200, body = CheckBody, description = "The connection after the check, and what the check found.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::ConnectorNotConfigured, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn check(
     State(state): State<AppState>,
@@ -187,22 +188,23 @@ pub(crate) async fn check(
     Ok(Json(CheckBody { connection, health }))
 }
 
-/// The account that a user takes for a connection's.
+/// The account to accept for a connection.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = AcceptAccountRequest)]
 pub(crate) struct AccountChoice {
-    /// The `pending_account`'s id.
+    /// The id of the connection's `pending_account`.
     account_id: String,
 }
 
-/// Takes the other account that a reconnect came back as: from now on the connection is that account's.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/account", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id")),
+/// Accept the account of a reconnect.
+///
+/// A reconnect can return another account than the connection had. This operation accepts that account: the connection
+/// belongs to it from then on.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/account", operation_id = "acceptAccount", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
     request_body = AccountChoice,
-    responses(
-        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
-        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
-    )
+    responses((status = 200, body = ConnectionBody, description = "The connection with the accepted account.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn accept_account(
     State(state): State<AppState>,
@@ -217,17 +219,18 @@ pub(crate) async fn accept_account(
     Ok(Json(details))
 }
 
-/// What may be changed of a connection; what is left out stays.
+/// Changes of a connection. Omitted fields stay unchanged.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = UpdateConnectionRequest)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateBody {
-    /// What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
+    /// The user's name for the connection; null removes it. Characters that change the direction of text are removed, and so are
     /// combining marks beyond four in a row.
     #[serde(default, deserialize_with = "double_option")]
     #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     label: Option<Option<String>>,
-    /// Merged into the config by key; null removes a key. At most 4 KiB of JSON in all.
-    #[schema(value_type = Option<Object>)]
+    /// Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON.
+    #[schema(value_type = Option<Config>)]
     config: Option<Map<String, Value>>,
 }
 
@@ -238,15 +241,14 @@ fn double_option<'de, D: Deserializer<'de>>(
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Changes a connection's label or config. Changes within a minute are one event.
-#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "update_connection", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id")),
+/// Update the label or config of a connection.
+///
+/// Omitted fields stay unchanged. Changes within a minute are one event.
+#[utoipa::path(patch, path = "/api/v1/connectors/connections/{id}", operation_id = "updateConnection", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
     request_body = UpdateBody,
-    responses(
-        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
-        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody)
-    )
+    responses((status = 200, body = ConnectionBody, description = "The updated connection.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::UnsupportedMediaType])))
 )]
 pub(crate) async fn update(
     State(state): State<AppState>,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::catalog::{Availability, Connector, Parameter};
 use crate::http::AppState;
 use crate::http::extract::{AnyCaller, Path, Query, page_limit};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::{Code, Problem};
 use crate::service;
 
 /// How many connectors a page has at the most.
@@ -17,29 +17,30 @@ const MAX_LIMIT: usize = 200;
 
 /// A connector of the catalog.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Connector)]
 pub(crate) struct ConnectorBody {
-    /// UUIDv5 of the slug.
+    /// The id, a UUIDv5 of the slug.
     id: Uuid,
-    /// The short name, which stands for the id wherever one is asked for.
-    #[schema(example = "gmail")]
+    /// The short name. Every operation accepts it in place of the id.
     slug: String,
+    /// The display name.
     name: String,
     category: String,
-    /// Nango's provider; null where Nango has none.
+    /// Nango's name of the provider; null if Nango does not support it.
     provider: Option<String>,
-    /// The integration at Nango that serves it.
+    /// Nango's key of the integration that serves the connector.
     integration_key: String,
-    /// What the provider asks for, in Nango's words: `OAUTH2`, `API_KEY`, …
+    /// Nango's name of the authorization method, such as `OAUTH2` or `API_KEY`.
     auth_mode: Option<String>,
-    /// Whether the operator has it switched on.
+    /// `true` if the operator has enabled the connector.
     enabled: bool,
-    /// Whether it can be connected at all.
+    /// `true` if the connector can be connected.
     available: bool,
-    /// Why it cannot.
+    /// Why the connector is not available; null if it is.
     unavailable_reason: Option<String>,
-    /// Whether Nango has an integration for it; null while that is not known.
+    /// `true` if Nango has an integration for the connector; null if that is unknown.
     configured: Option<bool>,
-    /// What `connect` takes in `parameters`: values that the provider needs of each account.
+    /// The values that `connect` accepts in `parameters`.
     parameters: Vec<Parameter>,
 }
 
@@ -67,44 +68,49 @@ impl ConnectorBody {
     }
 }
 
-/// A page of the catalog, by name.
+/// A page of the catalog, sorted by name.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ConnectorList)]
 pub(crate) struct ConnectorsBody {
     connectors: Vec<ConnectorBody>,
-    /// How many there are on all pages.
+    /// The number of matching connectors on all pages.
     total_count: usize,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; null on the last page.
     next_cursor: Option<String>,
-    /// All categories, with how many connectors each has.
+    /// All categories, with their numbers of connectors.
     categories: Vec<CategoryBody>,
 }
 
 /// A category of the catalog.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Category)]
 pub(crate) struct CategoryBody {
     name: String,
+    /// The number of connectors in the category.
     count: usize,
 }
 
-/// Which connectors are asked for.
+/// The filters and the page of a catalog listing.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CatalogQuery {
-    /// Words to look for in name, slug and category.
+    /// Words to find in the name, slug or category.
     search: Option<String>,
-    /// Only this category.
+    /// Only connectors of this category.
     category: Option<String>,
-    /// How many at the most: 1 to 200, 100 by default.
+    /// The maximum number of connectors: 1 to 200. The default is 100.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
-    /// The last page's `next_cursor`.
+    /// The `next_cursor` of the previous page.
     cursor: Option<String>,
 }
 
-/// The connectors, by name.
-#[utoipa::path(get, path = "/api/v1/connectors", operation_id = "list_connectors", tag = "catalog", params(CatalogQuery), responses(
-    (status = 200, body = ConnectorsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
-))]
+/// List the connectors.
+///
+/// Returns a page of the catalog, sorted by name. Disabled connectors are included, with `available` set to `false`.
+#[utoipa::path(get, path = "/api/v1/connectors", operation_id = "listConnectors", tag = "catalog", params(CatalogQuery),
+    responses((status = 200, body = ConnectorsBody, description = "A page of the catalog."))
+)]
 pub(crate) async fn list(
     State(state): State<AppState>,
     _: AnyCaller,
@@ -151,10 +157,13 @@ pub(crate) async fn list(
     }))
 }
 
-/// One connector.
-#[utoipa::path(get, path = "/api/v1/connectors/{connector}", operation_id = "get_connector", tag = "catalog",
-    params(("connector" = String, Path, description = "A connector's id or slug")),
-    responses((status = 200, body = ConnectorBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody))
+/// Get a connector.
+///
+/// Returns one connector of the catalog by its id or slug.
+#[utoipa::path(get, path = "/api/v1/connectors/{connector}", operation_id = "getConnector", tag = "catalog",
+    params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail")),
+    responses((status = 200, body = ConnectorBody, description = "The connector.")),
+    extensions(("x-error-codes" = json!([Code::ConnectorNotFound])))
 )]
 pub(crate) async fn get(
     State(state): State<AppState>,

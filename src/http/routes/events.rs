@@ -12,7 +12,6 @@ use axum::{Extension, Json};
 use futures::{StreamExt, stream};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use tokio::time::{sleep, timeout};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -24,7 +23,7 @@ use crate::http::extract::{
     ConnectionsReader, Path, Query, StreamAccess, StreamReader, page_limit,
 };
 use crate::http::middleware::limits::RequestPermit;
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::{Code, Problem};
 
 /// How often a stream without events says that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -51,20 +50,32 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// How many events a page of the history has at the most.
 const MAX_LIMIT: i64 = 200;
 
-/// The caller's events, as they happen.
+/// The data of the event `ready`, the first one of a stream.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StreamReady {
+    /// `true` if the stream continues after `Last-Event-ID` without a gap.
+    resumed: bool,
+}
+
+/// The data of an event of a stream.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "names the schema in the OpenAPI document")]
+pub(crate) enum StreamEventData {
+    Connection(Event),
+    Ready(StreamReady),
+}
+
+/// Stream the events of the user.
 ///
-/// Server-sent events named `connection`, whose data is an event and whose id
-/// is the event's. A stream begins with one named `ready`. `Last-Event-ID`
-/// resumes after that event without a gap: then the data of `ready` is
-/// `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
-/// before may be out of date, and is to be read anew: there was no
-/// `Last-Event-ID`, or there is no such event of the user's any more.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
-    params(("Last-Event-ID" = Option<Uuid>, Header, description = "The id of the last event that was read")),
-    responses(
-        (status = 200, body = Event, content_type = "text/event-stream"),
-        (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
-    )
+/// Sends server-sent events. The stream starts with an event named `ready`, whose data is a `StreamReady`. Each change of a
+/// connection is an event named `connection`, whose data is a `ConnectionEvent` and whose id is that of the event.
+///
+/// `Last-Event-ID` resumes after that event without a gap. If `resumed` is `false`, read the connections again: the header
+/// was missing, or the event no longer exists. The stream ends after 15 minutes at most. Then reconnect.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "streamEvents", tag = "connections",
+    params(("Last-Event-ID" = Option<Uuid>, Header, description = "The id of the last received event.")),
+    responses((status = 200, body = StreamEventData, content_type = "text/event-stream", description = "A stream of events. The schema is that of their data."))
 )]
 pub(crate) async fn stream(
     State(state): State<AppState>,
@@ -83,7 +94,10 @@ pub(crate) async fn stream(
         .event("ready")
         .id(events.last().to_string())
         .retry(RECONNECT_DELAY)
-        .data(json!({ "resumed": events.resumed() }).to_string());
+        .json_data(StreamReady {
+            resumed: events.resumed(),
+        })
+        .map_err(Problem::internal)?;
     let ready = stream::once(std::future::ready(Ok::<_, Infallible>(ready)));
     let over = until_expired(state.clone(), leave);
     let following = Some(Box::new((state, events, place)));
@@ -164,32 +178,33 @@ fn to_sse_event(event: &Event) -> Option<sse::Event> {
         .ok()
 }
 
-/// Which part of a history is asked for.
+/// The page of a history.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct HistoryQuery {
-    /// How many at the most: 1 to 200, 50 by default.
+    /// The maximum number of events: 1 to 200. The default is 50.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
-    /// The last page's `next_cursor`.
+    /// The `next_cursor` of the previous page.
     cursor: Option<i64>,
 }
 
-/// A page of a connection's history, the newest first.
+/// A page of the history of a connection, newest first.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventList)]
 pub(crate) struct HistoryBody {
     events: Vec<Event>,
-    /// The cursor of the next page; null on the last.
+    /// The cursor of the next page; null on the last page.
     next_cursor: Option<i64>,
 }
 
-/// What has happened to a connection, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", operation_id = "list_history", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id"), HistoryQuery),
-    responses(
-        (status = 200, body = HistoryBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
-    )
+/// List the events of a connection.
+///
+/// Returns a page of the history, newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/history", operation_id = "listHistory", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection."), HistoryQuery),
+    responses((status = 200, body = HistoryBody, description = "A page of the history.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound])))
 )]
 pub(crate) async fn history(
     State(state): State<AppState>,

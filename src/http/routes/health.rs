@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
-use crate::http::problem::{Code, Problem, ProblemBody};
+use crate::http::problem::{Code, Problem};
 use crate::service::Connections;
 use crate::single_flight::CachedValue;
 
@@ -49,27 +49,34 @@ impl Readiness {
     }
 }
 
-/// A service that can do its work.
+/// A replica that is ready.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Readiness)]
 pub(crate) struct ReadyBody {
-    /// `ready`.
+    /// Always `ready`.
     status: &'static str,
-    /// Whether Nango is switched on.
+    /// `true` if Nango is enabled.
     nango: bool,
 }
 
-/// Whether the process runs.
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = str)))]
+/// Check that the process runs.
+///
+/// Succeeds as long as the process accepts requests, whatever the state of its database.
+#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "operation",
+    responses((status = 200, body = String, content_type = "text/plain", description = "The process runs."))
+)]
 pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether the service can do its work: its database accepts writes and has the schema.
+/// Check that the replica is ready.
 ///
-/// After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
-#[utoipa::path(get, path = "/readyz", tag = "operation", responses(
-    (status = 200, body = ReadyBody), (status = 503, body = ProblemBody)
-))]
+/// Succeeds if the database accepts writes and has the schema. A replica that is shutting down fails this check while it still
+/// answers requests. An outage of Nango does not fail it, because every replica would be affected.
+#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "operation",
+    responses((status = 200, body = ReadyBody, description = "The replica is ready.")),
+    extensions(("x-error-codes" = json!([Code::DatabaseUnavailable, Code::Internal, Code::Starting, Code::Stopping])))
+)]
 pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
     if state.stopping.requested.is_cancelled() {
         return Err(Problem::new(

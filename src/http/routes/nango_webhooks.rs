@@ -1,11 +1,13 @@
 //! What Nango tells us.
 
+use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
-use crate::http::problem::ProblemBody;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
+use serde_json::Value;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::http::AppState;
@@ -15,6 +17,12 @@ use crate::nango;
 use crate::nango::webhook;
 use crate::nango::webhook::Event;
 use crate::service::Error;
+
+/// An event of Nango.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[expect(dead_code, reason = "names the schema in the OpenAPI document")]
+pub(crate) struct NangoEvent(Value);
 
 /// A webhook whose signature is Nango's.
 pub(crate) struct VerifiedWebhook(Event);
@@ -43,18 +51,16 @@ impl FromRequest<AppState> for VerifiedWebhook {
     }
 }
 
-/// Nango tells of an attempt, at the address that its session was given.
+/// Receive a webhook of Nango for an attempt.
 ///
-/// The body is only a hint: Nango is asked before anything is believed. An
-/// answer of 5xx makes Nango send it again.
-#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", operation_id = "take_webhook_of_attempt", tag = "webhooks",
-    params(("attempt" = Uuid, Path, description = "The attempt that the address was made for")),
-    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
-    responses(
-        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
-        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+/// Nango sends it to the URL of the attempt's session. The body is only a hint: Nango is queried before anything changes.
+/// Nango repeats the webhook after a 5xx status.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango/{attempt}", operation_id = "receiveAttemptWebhook", tag = "webhooks",
+    params(("attempt" = Uuid, Path, description = "The id of the attempt that the URL belongs to."),
+        ("X-Nango-Hmac-Sha256" = String, Header, description = "The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal.")),
+    request_body(content = NangoEvent, description = "An event of Nango."),
+    responses((status = 204, description = "Accepted or ignored.")),
+    extensions(("x-error-codes" = json!([Code::InvalidSignature, errors::NANGO])))
 )]
 pub(crate) async fn of_attempt(
     State(state): State<AppState>,
@@ -64,14 +70,15 @@ pub(crate) async fn of_attempt(
     handle(&state, Some(attempt), &event).await
 }
 
-/// Nango tells of an attempt, at the address that its environment was given.
-#[utoipa::path(post, path = "/api/v1/webhooks/nango", operation_id = "take_webhook", tag = "webhooks",
-    request_body(content = Object, description = "Nango's event, signed by X-Nango-Hmac-Sha256"),
-    responses(
-        (status = 204, description = "Taken, or of no concern"), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 413, body = ProblemBody), (status = 502, body = ProblemBody),
-        (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+/// Receive a webhook of Nango.
+///
+/// Nango sends it to the URL that its environment has. The body is only a hint: Nango is queried before anything changes.
+/// Nango repeats the webhook after a 5xx status.
+#[utoipa::path(post, path = "/api/v1/webhooks/nango", operation_id = "receiveWebhook", tag = "webhooks",
+    params(("X-Nango-Hmac-Sha256" = String, Header, description = "The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal.")),
+    request_body(content = NangoEvent, description = "An event of Nango."),
+    responses((status = 204, description = "Accepted or ignored.")),
+    extensions(("x-error-codes" = json!([Code::InvalidSignature, errors::NANGO])))
 )]
 pub(crate) async fn of_environment(
     State(state): State<AppState>,

@@ -1,8 +1,8 @@
 //! Calls to providers' APIs through Nango, for services that need not see a token.
 
+use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
-use crate::http::problem::ProblemBody;
 use std::future::ready;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,29 +65,24 @@ impl SharedUpload {
     }
 }
 
-/// Calls the provider's API with a connection's credentials.
+/// Call the API of the provider.
 ///
-/// Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-/// with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-/// relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+/// Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+/// the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+/// path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
 ///
-/// The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-/// and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-/// with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-/// provider has received the call.
-#[utoipa::path(method(get, post, put, patch, delete), path = "/api/v1/connectors/connections/{id}/proxy/{*path}",
+/// The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+/// redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+/// `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+/// `nango_timeout`, the provider may have received the call.
+#[utoipa::path(method(get, post, put, patch, delete), path = "/api/v1/connectors/connections/{id}/proxy/{*path}", operation_id = "proxy",
     tag = "tokens",
-    params(("id" = Uuid, Path, description = "A connection's id"),
-        ("path" = String, Path, description = "The path of the provider's API, with as many slashes as it has", min_length = 1,
-            pattern = r"^(?!/|[Hh][Tt][Tt][Pp][Ss]?:)(?!(?:.*/)?\.{1,2}(?:[/;]|$))(?!.*(?:\$\{|\|\|))[^\x00-\x1f\x7f-\x9f\\]*$"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
-    responses(
-        (status = 200, description = "Whatever the provider answers, with its status"),
-        (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-        (status = 404, body = ProblemBody), (status = 408, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 413, body = ProblemBody), (status = 502, body = ProblemBody), (status = 503, body = ProblemBody),
-        (status = 504, body = ProblemBody)
-    )
+    params(("id" = Uuid, Path, description = "The id of a connection."),
+        ("path" = String, Path, description = "The path of the provider's API. It may contain slashes.", min_length = 1,
+            pattern = r"^(?!/|[Hh][Tt][Tt][Pp][Ss]?:)(?!(?:.*/)?\.{1,2}(?:[/;]|$))(?!.*(?:\$\{|\|\|))[^\x00-\x1f\x7f-\x9f\\]*$")),
+    responses((status = 200, description = "The response of the provider. It has the status of the provider, which may be any.")),
+    extensions(("x-error-codes" = json!([Code::AccountMismatch, Code::ConnectionNotFound, Code::ConnectorNotConfigured, Code::NeedsReauthorization,
+        Code::NotConnected, Code::PayloadTooLarge, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn proxy(
     State(state): State<AppState>,

@@ -1,8 +1,8 @@
 //! Tokens for workflows: for services only.
 
+use crate::http::openapi::errors;
 use crate::http::problem::Code;
 use crate::http::problem::Problem;
-use crate::http::problem::ProblemBody;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -17,44 +17,57 @@ use crate::http::extract::{Json as Body, Path, Query, TokenService};
 use crate::nango::Credentials;
 use crate::service::Token;
 
-/// A live token, and whose it is.
+/// Live credentials of a connection, by their type.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Token)]
 pub(crate) struct TokenBody {
     connection_id: Uuid,
     connector_slug: String,
-    /// Names the token without telling it: send it to `/token/invalid` should the provider refuse the token.
+    /// Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token.
     token_id: String,
     #[serde(flatten)]
     credentials: CredentialsBody,
 }
 
-/// Credentials, by their type.
+/// Credentials by their type. In the document, each variant becomes a schema that has its title.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum CredentialsBody {
     /// An OAuth 2 access token.
+    #[schema(title = "OAuth2Credentials")]
     Oauth2 {
         access_token: String,
-        /// As the provider says; `Bearer` if it does not.
+        /// The type of the token according to the provider. The default is `Bearer`.
         token_type: String,
-        /// When it ends; null where the provider does not say.
+        /// When the token expires; null if the provider does not report it.
         expires_at: Option<DateTime<Utc>>,
-        /// What it allows; null where the provider does not say.
+        /// The granted scopes; null if the provider does not report them.
         scopes: Option<Vec<String>>,
     },
     /// An OAuth 1 token with its secret.
+    #[schema(title = "OAuth1Credentials")]
     Oauth1 { token: String, token_secret: String },
     /// An API key.
+    #[schema(title = "ApiKeyCredentials")]
     ApiKey { api_key: String },
     /// A user name and password.
+    #[schema(title = "BasicCredentials")]
     Basic { username: String, password: String },
-    /// Credentials of another kind, as Nango has them.
+    /// Credentials of any other kind, as Nango stores them.
+    #[schema(title = "OtherCredentials")]
     Other {
+        /// Nango's name of the kind.
         kind: String,
-        #[schema(value_type = Object)]
+        #[schema(value_type = RawCredentials)]
         credentials: Value,
     },
 }
+
+/// Credentials as Nango stores them.
+#[derive(ToSchema)]
+#[schema(value_type = Object)]
+#[expect(dead_code, reason = "names the schema in the OpenAPI document")]
+struct RawCredentials(Value);
 
 impl CredentialsBody {
     fn of(credentials: &Credentials) -> Result<Self, Problem> {
@@ -120,22 +133,13 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
     }))
 }
 
-/// A live access token of a connection.
+/// Get a live token of a connection.
 ///
-/// | code | what to do |
-/// |---|---|
-/// | `not_connected` | have the user connect: `connect` says where |
-/// | `needs_reauthorization` | have the user reconnect: `connect` says where |
-/// | `account_mismatch` | have the user decide which account it is |
-/// | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "get_token", tag = "tokens",
-    params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
-    responses(
-        (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+/// Returns credentials that are valid now, refreshed if necessary. Request them right before each use, and do not store them.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "getToken", tag = "tokens",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
+    responses((status = 200, body = TokenBody, description = "The credentials.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn of_connection(
     State(state): State<AppState>,
@@ -152,22 +156,18 @@ pub(crate) async fn of_connection(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct TokenQuery {
-    /// Which of the user's accounts of the connector; may be left out when there is one.
+    /// The `instance_id` of the connection. Omit it if the user has one connection of the connector.
     instance_id: Option<String>,
 }
 
-/// A live access token of a user's connection of a connector.
+/// Get a live token by connector.
 ///
-/// As that of a connection; of several, none is guessed: `ambiguous_connection`
-/// has the `candidates`.
-#[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "get_token_of_connector", tag = "tokens",
-    params(("connector" = String, Path, description = "A connector's id or slug"), TokenQuery,
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
-    responses(
-        (status = 200, body = TokenBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+/// Returns the credentials of the user's only connection of the connector, or of the given instance. If several
+/// connections match, the error `ambiguous_connection` lists them in `candidates`.
+#[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "getConnectorToken", tag = "tokens",
+    params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), TokenQuery),
+    responses((status = 200, body = TokenBody, description = "The credentials.")),
+    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn of_connector(
     State(state): State<AppState>,
@@ -183,31 +183,30 @@ pub(crate) async fn of_connector(
     body(&*token?)
 }
 
-/// What a workflow says of a token that the provider refused.
+/// A token that the provider rejected.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ReportInvalidTokenRequest)]
 pub(crate) struct RefusedToken {
-    /// The refused token's `token_id`.
+    /// The `token_id` of the rejected token.
     token_id: String,
 }
 
-/// What came of it.
+/// The outcome of a report.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReportInvalidTokenResponse)]
 pub(crate) struct RefusedAnswer {
-    /// Whether it was refreshed by this call; if not, it had been since: ask for the token again.
+    /// `true` if this call refreshed the credentials; `false` if an earlier call did.
     refreshed: bool,
 }
 
-/// The provider refused a token: it is refreshed, once however many say so.
-#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", operation_id = "refuse_token", tag = "tokens",
-    params(("id" = Uuid, Path, description = "A connection's id"),
-        ("Patchbay-User" = String, Header, description = "The user that the service acts for", min_length = 1, max_length = 255)),
+/// Report a token that the provider rejected.
+///
+/// Makes Nango refresh the credentials. Concurrent and repeated reports of one token cause one refresh.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token/invalid", operation_id = "reportInvalidToken", tag = "tokens",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
     request_body = RefusedToken,
-    responses(
-        (status = 200, body = RefusedAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 409, body = ProblemBody),
-        (status = 413, body = ProblemBody), (status = 415, body = ProblemBody),
-        (status = 502, body = ProblemBody), (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
-    )
+    responses((status = 200, body = RefusedAnswer, description = "The credentials are refreshed. Request the token again.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::UnsupportedMediaType, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn refused(
     State(state): State<AppState>,

@@ -11,28 +11,28 @@ use crate::db::token_accesses::RecordedAccess;
 use crate::domain::UserId;
 use crate::http::AppState;
 use crate::http::extract::{ConnectionsReader, Path, Query, UserAdmin, page_limit};
-use crate::http::problem::{Problem, ProblemBody};
+use crate::http::problem::{Code, Problem};
 
 /// How many uses a page has at the most.
 const MAX_LIMIT: i64 = 200;
 
-/// What came of deleting a user's data.
+/// The outcome of erasing a user.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EraseUserResponse)]
 pub(crate) struct ErasedBody {
-    /// How many connections were removed.
+    /// The number of deleted connections.
     connections: usize,
-    /// Whether Nango has confirmed that it holds nothing of them; if not, it is asked until it has.
+    /// `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them.
     upstream_deleted: bool,
 }
 
-/// Removes all of a user's connections with their history, here and at Nango. May be repeated.
-#[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "erase_user", tag = "connections",
-    params(("user" = String, Path, description = "The user, as tokens name them", min_length = 1, max_length = 255,
+/// Erase the connections of a user.
+///
+/// Deletes all connections of the user with their history, here and at Nango. A repeated request has no further effect.
+#[utoipa::path(delete, path = "/api/v1/users/{user}/connections", operation_id = "eraseUser", tag = "connections",
+    params(("user" = String, Path, description = "The id of the user, as in tokens.", min_length = 1, max_length = 255, example = "ada",
         pattern = "^[^\\s\\ufeff\\u0000-\\u001f\\u007f-\\u009f]([^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\ufeff\\u0000-\\u001f\\u007f-\\u009f])?$")),
-    responses(
-        (status = 200, body = ErasedBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-        (status = 403, body = ProblemBody), (status = 503, body = ProblemBody)
-    )
+    responses((status = 200, body = ErasedBody, description = "The connections are deleted here."))
 )]
 pub(crate) async fn erase(
     State(state): State<AppState>,
@@ -50,41 +50,43 @@ pub(crate) async fn erase(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct UsesQuery {
-    /// How many at the most: 1 to 200, 50 by default.
+    /// The maximum number of accesses: 1 to 200. The default is 50.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<i64>,
-    /// The last page's `next_cursor`.
+    /// The `next_cursor` of the previous page.
     cursor: Option<i64>,
 }
 
-/// One use of a connection's credentials.
+/// An access to the credentials of a connection.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenAccess)]
 pub(crate) struct UseBody {
     /// The name of the service's key.
     service: String,
-    /// `token` when it was handed out, `proxy` when a call was made with it.
+    /// `token` if the service received a token, `proxy` if it called the provider. More values may be added.
     purpose: String,
-    /// How often the same was done within that second: its uses are one entry.
+    /// The number of accesses of this service and purpose within the same second.
     count: i32,
-    /// When, the last time.
+    /// When the last of these accesses happened.
     used_at: DateTime<Utc>,
 }
 
-/// A page of uses, the newest first.
+/// A page of token accesses, newest first.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenAccessList)]
 pub(crate) struct UsesBody {
     accesses: Vec<UseBody>,
-    /// The cursor of the next page; null when this one was not full.
+    /// The cursor of the next page; null on the last page.
     next_cursor: Option<i64>,
 }
 
-/// Who has used a connection's credentials, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/accesses", operation_id = "list_accesses", tag = "connections",
-    params(("id" = Uuid, Path, description = "A connection's id"), UsesQuery),
-    responses(
-        (status = 200, body = UsesBody), (status = 400, body = ProblemBody),
-        (status = 401, body = ProblemBody), (status = 404, body = ProblemBody)
-    )
+/// List the token accesses of a connection.
+///
+/// Returns a page of the services that used the credentials, newest first.
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/accesses", operation_id = "listTokenAccesses", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection."), UsesQuery),
+    responses((status = 200, body = UsesBody, description = "A page of token accesses.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound])))
 )]
 pub(crate) async fn uses(
     State(state): State<AppState>,

@@ -1,6 +1,7 @@
 //! The OpenAPI document and the page that shows it.
 
-use std::collections::HashSet;
+pub(crate) mod examples;
+mod rules;
 
 use reqwest::Method;
 use serde_json::Value;
@@ -17,13 +18,16 @@ async fn openapi_document_is_served() {
     let answer = TestResponse::to(app.client.get(url)).await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.json(), *DOCUMENT);
+    let mut served = answer.json();
+    assert_eq!(served["servers"][0]["url"], app.url);
+    served["servers"] = DOCUMENT["servers"].clone();
+    assert_eq!(served, *DOCUMENT);
     assert!(DOCUMENT["openapi"].as_str().unwrap().starts_with("3.1."));
 }
 
 #[test]
 fn openapi_file_in_repository_is_current() {
-    let current = patchbay::http::openapi().to_pretty_json().unwrap();
+    let current = serde_json::to_string_pretty(&patchbay::http::openapi()).unwrap();
     assert!(
         include_str!("../../../docs/openapi.json").trim_end() == current,
         "the API has changed: cargo run -- openapi > docs/openapi.json"
@@ -62,35 +66,6 @@ async fn documented_operations_return_documented_statuses() {
                 let there = code == "connection_not_found" || code == "connector_not_found";
                 assert!(there, "{method} {template} is not there: {code}");
             }
-        }
-    }
-}
-
-#[test]
-fn operations_document_summary_and_errors() {
-    let mut ids = HashSet::new();
-    for (template, methods) in DOCUMENT["paths"].as_object().unwrap() {
-        for (method, operation) in methods.as_object().unwrap() {
-            let name = format!("{method} {template}");
-            assert!(operation["summary"].is_string(), "{name}");
-            let id = operation["operationId"].as_str().unwrap();
-            assert!(ids.insert(id.to_owned()), "{name}: there is another {id}");
-            assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{name}");
-            let responses = operation["responses"].as_object().unwrap();
-            for (status, response) in responses {
-                if status.starts_with(['4', '5']) {
-                    let problem =
-                        &response["content"]["application/problem+json"]["schema"]["$ref"];
-                    assert_eq!(problem, "#/components/schemas/Problem", "{name} {status}");
-                }
-            }
-            let secured = !template.contains("webhooks") && template.starts_with("/api/v1/");
-            assert_eq!(operation.get("security").is_some(), secured, "{name}");
-            assert_eq!(
-                responses.contains_key("401"),
-                secured || template.contains("webhooks"),
-                "{name}"
-            );
         }
     }
 }
@@ -140,27 +115,5 @@ async fn docs_page_loads_no_external_resources() {
             assert!(answer.text.contains("/api/v1/openapi.json"));
             assert!(!answer.text.contains("https://"), "{}", answer.text);
         }
-    }
-}
-
-#[test]
-fn problem_codes_are_documented() {
-    let codes: Vec<Value> = DOCUMENT["components"]["schemas"]["Code"]["enum"]
-        .as_array()
-        .cloned()
-        .unwrap_or_else(|| {
-            let several = DOCUMENT["components"]["schemas"]["Code"]["oneOf"]
-                .as_array()
-                .unwrap();
-            several.iter().map(|one| one["enum"][0].clone()).collect()
-        });
-    for code in [
-        "invalid_request",
-        "unauthenticated",
-        "nango_rate_limited",
-        "starting",
-        "internal",
-    ] {
-        assert!(codes.contains(&code.into()), "{code}: {codes:?}");
     }
 }

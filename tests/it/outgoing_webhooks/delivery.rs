@@ -227,6 +227,53 @@ async fn endpoint_is_disabled_after_days_of_failures() {
 }
 
 #[tokio::test]
+async fn retry_after_replaces_own_pause() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let (busy, other) = (Receiver::start(), Receiver::start());
+    busy.answers(|_| StatusCode::TOO_MANY_REQUESTS);
+    busy.postpones("3600");
+    let id = add(&hooks, &busy, &[MessageType::AttemptFailed]).await;
+    add(&hooks, &other, &[]).await;
+    let ada = app.user("ada").await;
+    deny(&ada, "github").await;
+    let filter = DeliveryFilter {
+        endpoint: Some(id),
+        connection: None,
+        failed: false,
+        limit: 1,
+    };
+    let status = async || hooks.deliveries(&filter).await.unwrap()[0].last_status;
+    wait_until(async || status().await == Some(429)).await;
+    // The own pause of five seconds is over; another message shows that the queues have been polled since.
+    app.advance(TimeDelta::minutes(59));
+    app.user("ada").await.connected("gmail").await;
+    wait_until(async || other.count() == 2).await;
+    assert_eq!(busy.received().len(), 1);
+    busy.answers(|_| StatusCode::OK);
+    app.advance(TimeDelta::minutes(2));
+    wait_until(async || busy.count() == 1).await;
+}
+
+#[tokio::test]
+async fn postponed_messages_are_not_given_up() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    receiver.answers(|_| StatusCode::SERVICE_UNAVAILABLE);
+    receiver.postpones("1");
+    add(&hooks, &receiver, &[]).await;
+    deny(&app.user("ada").await, "github").await;
+    // More often than a failed message is retried.
+    advance_until(&app, TimeDelta::seconds(1), async || {
+        receiver.received().len() >= 20
+    })
+    .await;
+    receiver.answers(|_| StatusCode::OK);
+    advance_until(&app, TimeDelta::seconds(1), async || receiver.count() == 1).await;
+}
+
+#[tokio::test]
 async fn slow_endpoints_do_not_delay_others() {
     let app = app().await;
     let hooks = webhooks(&app).await;

@@ -3,6 +3,7 @@
 mod address_guard;
 mod delivery;
 mod endpoints;
+mod examples;
 mod receiver;
 
 use std::time::Duration;

@@ -65,6 +65,8 @@ struct Shared {
     received: Mutex<Vec<Received>>,
     secret: Mutex<Option<String>>,
     answer: Mutex<Answer>,
+    /// The `Retry-After` of a 429 or 503.
+    retry_after: Mutex<Option<String>>,
     /// The connections of which a message is being taken.
     busy: Mutex<HashSet<String>>,
     takes: Duration,
@@ -89,6 +91,7 @@ impl Receiver {
             received: Mutex::default(),
             secret: Mutex::default(),
             answer: Mutex::new(Box::new(|_| StatusCode::NO_CONTENT)),
+            retry_after: Mutex::default(),
             busy: Mutex::default(),
             takes,
         };
@@ -146,6 +149,11 @@ impl Receiver {
     /// Answers with this from now on.
     pub(super) fn answers(&self, answer: impl Fn(&Received) -> StatusCode + Send + 'static) {
         *self.shared.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    /// Answers 429 and 503 with this `Retry-After` from now on.
+    pub(super) fn postpones(&self, retry_after: &str) {
+        *self.shared.retry_after.lock().unwrap() = Some(retry_after.to_owned());
     }
 
     /// All that came, in order.
@@ -209,6 +217,10 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Strin
     let location = [("location", "/elsewhere")];
     match status {
         StatusCode::FOUND => (status, location).into_response(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            let pause = shared.retry_after.lock().unwrap().clone();
+            (status, [("retry-after", pause.unwrap_or_default())]).into_response()
+        }
         status => status.into_response(),
     }
 }

@@ -126,7 +126,7 @@ async fn until_deletions_wait(app: &TestApp) {
 
 #[tokio::test]
 async fn regrant_with_other_account_is_detected() {
-    let (app, _file) = app_with_accounts().await;
+    let (app, _file) = app_with_accounts(&[]).await;
     let ada = app.user("ada").await;
     app.faults(json!({ "consent": "allow" })).await;
     let work = ada.connected("gmail").await;

@@ -100,22 +100,22 @@ export class Client {
   }
 
   async #connection(id: string, path: string, parts: RequestParts): Promise<Connection> {
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "ConnectionBody", parts));
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "Connection", parts));
   }
 
   /** A page of the catalog, by name. */
   listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
-    return this.#http.json("", "ConnectorsBody", { query: { ...query }, signal });
+    return this.#http.json("", "ConnectorList", { query: { ...query }, signal });
   }
 
   /** One connector, by slug or id. */
   getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
-    return this.#http.json(`/${encodeURIComponent(connector)}`, "ConnectorBody", { signal });
+    return this.#http.json(`/${encodeURIComponent(connector)}`, "Connector", { signal });
   }
 
   /** A page of the user's connections, newest first. */
   async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
-    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionsBody", { query: { ...query }, signal });
+    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionList", { query: { ...query }, signal });
     for (const connection of page.connections) this.#show(connection);
     return page;
   }
@@ -137,7 +137,7 @@ export class Client {
 
   /** Has Nango asked about an attempt at once, as after a popup has returned. */
   returned(id: string, { signal }: CallOptions = {}): Promise<CallbackAnswer> {
-    return this.#http.json("/callback", "CallbackAnswer", { query: { connection_id: id }, signal });
+    return this.#http.json("/callback", "CallbackResponse", { query: { connection_id: id }, signal });
   }
 
   /** Asks Nango now how a connection is, by refreshing its credentials. */
@@ -161,12 +161,12 @@ export class Client {
     { signal, connectionId, instanceId }: CallOptions & { connectionId?: string | undefined; instanceId?: string | undefined } = {},
   ): Promise<DisconnectAnswer> {
     const query = { connection_id: connectionId, instance_id: instanceId };
-    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
+    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectResponse", { method: "DELETE", query, signal });
   }
 
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { query: { ...query }, signal });
+    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "EventList", { query: { ...query }, signal });
   }
 
   /** Sent again under its key while the service is away, so that one attempt is started. */
@@ -177,7 +177,7 @@ export class Client {
     for (let failures = 1; ; failures += 1) {
       try {
         const query = { instance_id: instanceId || undefined };
-        return await this.#http.json(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal });
+        return await this.#http.json(path, "ConnectResponse", { method: "POST", query, body: details, headers, signal });
       } catch (error) {
         if (!(error instanceof PatchbayError && PASSING.includes(error.code))) throw error;
         const pause = Math.max((error.retryAfter ?? 0) * 1_000, backoff(failures, 500, 4_000));

@@ -1,5 +1,5 @@
 import type { PatchbayError } from "../client/error.js";
-import type { Connection, Reason } from "../types.js";
+import type { Connection } from "../types.js";
 
 /** What to connect: an account of a connector (by slug or id), or a connection again. */
 export type FlowTarget = { connectorId: string; instanceId?: string | undefined } | { connectionId: string };
@@ -49,7 +49,7 @@ export type FlowState =
   | { phase: "waiting"; attempt: FlowAttempt; window: FlowWindow; trouble: PatchbayError | null }
   | { phase: "connected"; connection: Connection; alreadyConnected: boolean }
   /** `detail` is the service's, for a person to read. A grant that comes after all still makes it `connected`. */
-  | { phase: FlowFailure; connection: Connection; reason: Reason | null; detail: string | null }
+  | { phase: FlowFailure; connection: Connection; reason: string | null; detail: string | null }
   /** The service did not begin an attempt. */
   | { phase: "refused"; error: PatchbayError };
 
@@ -83,7 +83,7 @@ export function judge(connection: Connection, attemptId: string | null): Verdict
   return { phase: failure(newest?.outcome ?? null, reason), connection, reason, detail };
 }
 
-function failure(outcome: string | null, reason: Reason | null): FlowFailure {
+function failure(outcome: string | null, reason: string | null): FlowFailure {
   if (outcome === "superseded") return "superseded";
   if (outcome === "expired" || reason === "attempt_expired") return "expired";
   if (reason === "authorization_denied") return "denied";

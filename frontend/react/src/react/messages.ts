@@ -1,6 +1,6 @@
 import type { ErrorCode } from "../client/error.js";
 import type { FlowFailure } from "../flow/state.js";
-import type { EventKind, Reason, Status } from "../types.js";
+import type { ByName, EventKind, Reason, Status } from "../types.js";
 
 /** The messages of a connect button and of what it says. `name` is what a person calls the connector or the account. */
 export interface ConnectMessages {
@@ -39,8 +39,8 @@ export interface ConnectMessages {
 export interface Messages extends ConnectMessages {
   status: Record<Status, string>;
   /** Why a connection is not connected, and what can be done about it. */
-  reasons: Record<Reason, string>;
-  advice: Partial<Record<Reason, string>>;
+  reasons: ByName<Reason, string>;
+  advice: Partial<ByName<Reason, string>>;
   failing: string;
   /** Where the connections could not be fetched, so that nothing is known of any. */
   statusUnknown: string;
@@ -70,7 +70,7 @@ export interface Messages extends ConnectMessages {
   check: string;
   checked: string;
   history: string;
-  events: Record<EventKind, string>;
+  events: ByName<EventKind, string>;
   disconnectQuestion: (name: string) => string;
   disconnectMeaning: string;
   disconnected: (name: string) => string;
