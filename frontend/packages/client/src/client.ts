@@ -1,0 +1,195 @@
+import type {
+  CallbackAnswer,
+  ConnectAnswer,
+  ConnectDetails,
+  Connection,
+  ConnectionChange,
+  ConnectionPage,
+  ConnectionQuery,
+  Connector,
+  ConnectorPage,
+  ConnectorQuery,
+  DisconnectAnswer,
+  HistoryPage,
+  HistoryQuery,
+} from "./types.js";
+import { backoff } from "./backoff.js";
+import { PatchbayError, type ErrorCode } from "./error.js";
+import { EventStream, type Notice } from "./events.js";
+import { Http, type ClientOptions, type RequestParts } from "./http.js";
+import { randomId } from "./random.js";
+import type { Session } from "./session.js";
+
+/** How a request may be ended early. */
+export interface CallOptions {
+  signal?: AbortSignal | undefined;
+}
+
+/** How to connect: what is said with it, and the key under which it may be repeated. */
+export interface ConnectOptions extends CallOptions {
+  /** Tells several accounts of one connector apart; left out for the first. */
+  instanceId?: string | undefined;
+  details?: ConnectDetails | undefined;
+  /** The same key within a day brings the same answer; made up if left out. */
+  idempotencyKey?: string | undefined;
+}
+
+/** How long a connect is sent again before it counts as refused, in milliseconds: longer than a restart takes. */
+const PATIENCE = 10_000;
+
+/** What passes by itself, so that the same connect may be sent again. */
+const PASSING: readonly ErrorCode[] = [
+  "network",
+  "unreadable",
+  "idempotency_key_under_way",
+  "starting",
+  "stopping",
+  "overloaded",
+  "database_unavailable",
+  "keys_unavailable",
+  "rate_limited",
+];
+
+/** Patchbay for one user. Every method throws a `PatchbayError`, and an `AbortError` when its signal is aborted. */
+export class Client {
+  readonly #http: Http;
+  readonly #observers = new Set<(connection: Connection) => void>();
+  /** The user's event stream. */
+  readonly stream: EventStream;
+
+  constructor(options: ClientOptions) {
+    this.#http = new Http(options);
+    this.stream = new EventStream(this.#http);
+  }
+
+  /** Patchbay's address. */
+  get base(): string {
+    return this.#http.base.href;
+  }
+
+  /** Whether the user's token is still accepted. */
+  get session(): Session {
+    return this.#http.session;
+  }
+
+  /** Tells `listener` what happens to the user's connections, as it happens; the answer ends that. */
+  events(listener: (notice: Notice) => void): () => void {
+    return this.stream.subscribe(listener);
+  }
+
+  /** The service's time, as `Date.now()` counts it: the browser's clock may be wrong. */
+  now(): number {
+    return this.#http.now();
+  }
+
+  /** The user whose token this client has: its subject. Asks for a token if there was none yet. */
+  user(): Promise<string> {
+    if (this.session.user === undefined) void this.#http.compareUser();
+    return this.session.identified;
+  }
+
+  /** Shows `observer` every connection that is asked for, before whoever asked; the answer ends that. */
+  observe(observer: (connection: Connection) => void): () => void {
+    this.#observers.add(observer);
+    return () => this.#observers.delete(observer);
+  }
+
+  #show(connection: Connection): Connection {
+    for (const observer of [...this.#observers]) observer(connection);
+    return connection;
+  }
+
+  async #connection(id: string, path: string, parts: RequestParts): Promise<Connection> {
+    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "ConnectionBody", parts));
+  }
+
+  /** A page of the catalog, by name. */
+  listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
+    return this.#http.json("", "ConnectorsBody", { query: { ...query }, signal });
+  }
+
+  /** One connector, by slug or id. */
+  getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
+    return this.#http.json(`/${encodeURIComponent(connector)}`, "ConnectorBody", { signal });
+  }
+
+  /** A page of the user's connections, newest first. */
+  async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
+    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionsBody", { query: { ...query }, signal });
+    for (const connection of page.connections) this.#show(connection);
+    return page;
+  }
+
+  /** One connection. With `wait`, the answer comes as soon as no attempt is under way, after so many seconds (30) at most. */
+  getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
+    return this.#connection(id, "", { query: { wait }, signal });
+  }
+
+  /** Begins to connect an account of this connector, by slug or id. */
+  connect(connector: string, options: ConnectOptions = {}): Promise<ConnectAnswer> {
+    return this.#begin(`/${encodeURIComponent(connector)}/connect`, options);
+  }
+
+  /** Begins to authorize a connection again; its id stays. */
+  reconnect(id: string, options: Omit<ConnectOptions, "instanceId"> = {}): Promise<ConnectAnswer> {
+    return this.#begin(`/connections/${encodeURIComponent(id)}/reconnect`, options);
+  }
+
+  /** Has Nango asked about an attempt at once, as after a popup has returned. */
+  returned(id: string, { signal }: CallOptions = {}): Promise<CallbackAnswer> {
+    return this.#http.json("/callback", "CallbackAnswer", { query: { connection_id: id }, signal });
+  }
+
+  /** Asks Nango now how a connection is, by refreshing its credentials. */
+  check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#connection(id, "/check", { method: "POST", signal });
+  }
+
+  /** Changes a connection's label or config. */
+  update(id: string, change: ConnectionChange, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#connection(id, "", { method: "PATCH", body: change, signal });
+  }
+
+  /** Takes the other account that a reconnect came back as: `found_account`'s id. */
+  acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
+    return this.#connection(id, "/account", { method: "POST", body: { account_id: accountId }, signal });
+  }
+
+  /** Ends a connection; which one may be left out when there is only one. May be repeated. */
+  disconnect(
+    connector: string,
+    { signal, connectionId, instanceId }: CallOptions & { connectionId?: string | undefined; instanceId?: string | undefined } = {},
+  ): Promise<DisconnectAnswer> {
+    const query = { connection_id: connectionId, instance_id: instanceId };
+    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
+  }
+
+  /** What has happened to a connection, the newest first. */
+  history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
+    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { query: { ...query }, signal });
+  }
+
+  /** Sent again under its key while the service is away, so that one attempt is started. */
+  async #begin(path: string, options: ConnectOptions): Promise<ConnectAnswer> {
+    const { instanceId, details, signal } = options;
+    const headers = { "idempotency-key": options.idempotencyKey ?? randomId() };
+    const end = performance.now() + PATIENCE;
+    for (let failures = 1; ; failures += 1) {
+      try {
+        const query = { instance_id: instanceId || undefined };
+        return await this.#http.json(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal });
+      } catch (error) {
+        if (!(error instanceof PatchbayError && PASSING.includes(error.code))) throw error;
+        const pause = Math.max((error.retryAfter ?? 0) * 1_000, backoff(failures, 500, 4_000));
+        if (performance.now() + pause > end) throw error;
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        signal?.throwIfAborted();
+      }
+    }
+  }
+}
+
+/** A client for one user. */
+export function createClient(options: ClientOptions): Client {
+  return new Client(options);
+}
