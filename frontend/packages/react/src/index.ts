@@ -22,6 +22,6 @@ export { useConnect, type UseConnect, type UseConnectOptions } from "./react/use
 export { useConnection, type UseConnection } from "./react/useConnection.js";
 export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";
-export { useConnections, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
+export { useConnections, type AccountToConnect, type AccountToDisconnect, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
 export { useConnectors, type UseConnectors, type UseConnectorsOptions } from "./react/useConnectors.js";
 export { useSession, type UseSession } from "./react/useSession.js";
