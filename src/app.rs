@@ -243,6 +243,7 @@ impl Startup {
                 &config.http.public_url,
             ),
             allowed_origins: config.http.allowed_origins.into(),
+            allowed_headers: config.http.allowed_headers,
             keys,
             readiness: Readiness::default(),
             limits: Arc::new(limits),

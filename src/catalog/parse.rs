@@ -17,7 +17,7 @@ use super::{AccountPointers, AuthMode, Parameter};
 use crate::text::displayable;
 
 /// Slugs that are path segments of the API beside the connectors.
-const RESERVED_SLUGS: [&str; 3] = ["callback", "connections", "users"];
+const RESERVED_SLUGS: [&str; 4] = ["callback", "connections", "list", "users"];
 
 /// The fields of a connector in a manifest file.
 const CONNECTOR_FIELDS: [&str; 10] = [

@@ -29,7 +29,7 @@ pub struct Connection {
     pub connected_at: Option<DateTime<Utc>>,
     /// When it was last disconnected.
     pub disconnected_at: Option<DateTime<Utc>>,
-    /// When a workflow last used it.
+    /// When it became connected or a workflow used it, whichever was last.
     pub last_synced_at: Option<DateTime<Utc>>,
     /// When Nango was last asked about it.
     pub last_checked_at: Option<DateTime<Utc>>,
@@ -238,6 +238,10 @@ pub enum Reason {
     AccountMismatch,
     /// The user disconnected it.
     UserDisconnected,
+    /// The user canceled the reauthorization of a connection that did not work.
+    AuthorizationCanceled,
+    /// The user removed it from the list, or canceled its first authorization.
+    Removed,
 }
 
 impl Reason {

@@ -33,12 +33,16 @@ pub enum EventKind {
     AttemptStarted,
     /// An attempt ended without a grant.
     AttemptFailed,
+    /// The user canceled an attempt.
+    AttemptCanceled,
     /// The connection became connected.
     Connected,
     /// A working connection was authorized again.
     Reauthorized,
     /// The user disconnected it.
     Disconnected,
+    /// The user removed it from the list.
+    Removed,
     /// Its label or config was changed.
     Updated,
     /// Its credentials could not be refreshed, which may pass.
@@ -129,8 +133,9 @@ impl MessageType {
             | EventKind::MissingUpstream
             | EventKind::AccountMismatched => Some(Self::NeedsReauthorization),
             EventKind::Recovered => Some(Self::Recovered),
-            EventKind::AttemptFailed => Some(Self::AttemptFailed),
+            EventKind::AttemptFailed | EventKind::AttemptCanceled => Some(Self::AttemptFailed),
             EventKind::AttemptStarted
+            | EventKind::Removed
             | EventKind::Updated
             | EventKind::CredentialsFailing
             | EventKind::TokenRefreshed

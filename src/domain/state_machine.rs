@@ -108,10 +108,13 @@ impl Connection {
         account: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Grant {
-        if attempt.void || matches!(self.state, State::Disconnected { .. }) {
+        let current = self.state.upstream();
+        // Nango renews a connection in place: what a canceled reauthorization has changed cannot be undone there.
+        let is_renewed = current.is_some_and(|current| current.id == grant.id);
+        let is_canceled = attempt.outcome == Some(Outcome::Canceled) && !is_renewed;
+        if attempt.void || is_canceled || matches!(self.state, State::Disconnected { .. }) {
             return Grant::Discarded;
         }
-        let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
             Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
@@ -152,6 +155,7 @@ impl Connection {
         let mut transition = self.transition(state, event, now);
         let connection = &mut transition.connection;
         connection.connected_at = Some(now);
+        connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
         connection.account = account.or(self.account.as_ref()).cloned();
         connection.found_account = None;
@@ -333,6 +337,63 @@ impl Connection {
             _ => Outcome::Failed,
         };
         transition.outcome = Some((outcome, Some(failure.clone())));
+        Some(transition)
+    }
+
+    /// The user cancels an attempt. `None` if it had ended before.
+    ///
+    /// A connection that never worked is removed with it. One that works keeps its state.
+    #[must_use]
+    pub fn attempt_canceled(&self, attempt: &Attempt, now: DateTime<Utc>) -> Option<Transition> {
+        if attempt.outcome.is_some() {
+            return None;
+        }
+        let state = match &self.state {
+            State::Pending {
+                previous: Some(upstream),
+            } => State::Error {
+                reason: Reason::AuthorizationCanceled,
+                upstream: Some(upstream.clone()),
+            },
+            State::Pending { previous: None } => State::Disconnected {
+                reason: match self.connected_at {
+                    Some(_) => Reason::UserDisconnected,
+                    None => Reason::Removed,
+                },
+            },
+            other => other.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AttemptCanceled, now);
+        let connection = &mut transition.connection;
+        if matches!(connection.state, State::Disconnected { .. }) {
+            connection.disconnected_at.get_or_insert(now);
+            connection.clear_errors();
+        }
+        transition.outcome = Some((Outcome::Canceled, None));
+        Some(transition)
+    }
+
+    /// The user removes it from the list. `None` if it is connected, or was removed before.
+    #[must_use]
+    pub fn removed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let is_removed = self.state.reason() == Some(Reason::Removed);
+        if is_removed || matches!(self.state, State::Connected { .. }) {
+            return None;
+        }
+        let state = State::Disconnected {
+            reason: Reason::Removed,
+        };
+        let mut transition = self.transition(state, EventKind::Removed, now);
+        let connection = &mut transition.connection;
+        // The next connection of this instance is a new one to its user.
+        connection.connected_at = None;
+        connection.disconnected_at.get_or_insert(now);
+        connection.label = None;
+        connection.config = Map::new();
+        connection.account = None;
+        connection.found_account = None;
+        connection.clear_errors();
+        transition.discard = self.state.upstream().cloned();
         Some(transition)
     }
 

@@ -14,11 +14,12 @@ use crate::db::Deletion;
 
 use crate::domain::UserId;
 
-use crate::domain::{Connection, State};
+use crate::domain::{Attempt, Connection, State};
 
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Nango};
+use crate::views::ConnectionView;
 
 /// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 60.0;
@@ -80,16 +81,84 @@ impl Connections {
         };
         let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        // The user may have granted what nobody has seen yet: then it goes, too.
+        let confirmed = self.delete_grants(id, ungranted).await?;
+        Ok(Disconnected {
+            connection,
+            confirmed,
+        })
+    }
+
+    /// Cancels the open attempt of a connection; with `attempt`, only that one. A connection that it still brings about
+    /// at Nango is deleted there. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn cancel(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        attempt: Option<Uuid>,
+    ) -> Result<ConnectionView> {
+        self.nango_gateway()?;
+        let details = self.fetch_details(user, id).await?;
+        let is_meant = |newest: &Attempt| {
+            attempt.is_none_or(|attempt| attempt == newest.id) && newest.outcome.is_none()
+        };
+        let Some(newest) = details.attempt.as_ref().filter(|newest| is_meant(newest)) else {
+            return Ok(details);
+        };
+        let mut tx = self.begin().await?;
+        let of = db::lock_attempt(&mut tx, newest.id).await?;
+        let of = of.ok_or(Error::ConnectionNotFound)?;
+        let now = self.clock.now();
+        if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
+            db::apply(&mut tx, &transition, Some(newest.id)).await?;
+            tx.commit().await?;
+            self.counts.attempt_ended(&of.attempt, &transition);
+            self.delete_grants(id, Some(newest.id)).await?;
+        }
+        self.fetch_details(user, id).await
+    }
+
+    /// Removes a connection that is not connected from its user's list. Its history stays. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is connected.
+    pub async fn remove(&self, user: &UserId, id: Uuid) -> Result<Disconnected> {
+        self.nango_gateway()?;
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let own = db::lock_own(&mut tx, user, id).await?;
+        let mut connection = own.ok_or(Error::ConnectionNotFound)?;
+        if matches!(connection.state, State::Connected { .. }) {
+            return Err(Error::StillConnected);
+        }
+        // Endpoints that were notified of the connection are notified of its end.
+        let ended = connection.disconnected(now);
+        if let Some(ended) = ended.filter(|_| connection.connected_at.is_some()) {
+            connection = db::apply(&mut tx, &ended, None).await?;
+        }
+        if let Some(removed) = connection.removed(now) {
+            db::invalidate_attempts(&mut tx, id, now).await?;
+            connection = db::apply(&mut tx, &removed, None).await?;
+        }
+        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
+        tx.commit().await?;
+        let confirmed = self.delete_grants(id, ungranted).await?;
+        Ok(Disconnected {
+            connection,
+            confirmed,
+        })
+    }
+
+    /// Deletes at Nango what is to be deleted of a connection, and what its user may have granted unseen by an attempt.
+    /// Says whether nothing is left.
+    async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
         let seen = match ungranted {
             Some(attempt) => self.poll_uncached(attempt).await,
             None => true,
         };
-        let deleted = self.delete_now(id).await?;
-        Ok(Disconnected {
-            connection,
-            confirmed: seen && deleted,
-        })
+        Ok(self.delete_now(id).await? && seen)
     }
 
     async fn resolve_target(
@@ -104,6 +173,7 @@ impl Connections {
         let connector_id = reference.ok_or_else(unknown)?.id;
         let filter = db::Filter {
             connector_id: Some(connector_id),
+            listed: true,
             ..db::Filter::default()
         };
         let found = match target {

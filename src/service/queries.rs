@@ -14,7 +14,7 @@ use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::UserId;
-use crate::domain::{Account, Attempt, Connection, Status};
+use crate::domain::{Account, Attempt, Connection, Reason, Status};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 
@@ -79,8 +79,8 @@ pub struct Query {
     pub connector: Option<String>,
     /// Only those with this status.
     pub status: Option<Status>,
-    /// How many at the most.
-    pub limit: i64,
+    /// How many at the most; `None` for all.
+    pub limit: Option<i64>,
     /// Only those after this one on the list: the page's cursor.
     pub after: Option<Uuid>,
 }
@@ -277,6 +277,7 @@ impl Connections {
         let is_meant = |(connection, _): &db::ConnectionWithAttempt| {
             let reference = query.connector.as_deref();
             reference.is_none_or(|reference| connection.connector.is_named(reference))
+                && connection.state.reason() != Some(Reason::Removed)
                 && query
                     .status
                     .is_none_or(|status| connection.state.status() == status)
@@ -290,7 +291,8 @@ impl Connections {
         let mut rest = meant
             .into_iter()
             .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
-        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let limit = query.limit.unwrap_or(db::MAX_CONNECTIONS_PER_USER);
+        let limit = usize::try_from(limit).unwrap_or_default();
         let connections: Vec<ConnectionView> = rest
             .by_ref()
             .take(limit)
@@ -323,8 +325,13 @@ impl Connections {
             connector_id,
             status: query.status,
             before: query.after,
+            listed: true,
         };
-        let (rows, more) = db::page(&mut tx, user, &filter, query.limit, MAX_PAGE).await?;
+        let (limit, bytes) = match query.limit {
+            Some(limit) => (limit, MAX_PAGE),
+            None => (db::MAX_CONNECTIONS_PER_USER, i64::MAX),
+        };
+        let (rows, more) = db::page(&mut tx, user, &filter, limit, bytes).await?;
         let total = db::count(&mut tx, user, &filter).await?;
         let accounts = db::accounts_of(&mut tx, user).await?;
         tx.commit().await?;

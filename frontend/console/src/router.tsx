@@ -41,8 +41,25 @@ export function usePath(): string {
   return useSyncExternalStore(subscribe, () => location.pathname);
 }
 
-export function go(path: string): void {
-  history.pushState(null, "", path);
+/** A parameter of the address; empty if it is missing. */
+export function useParameter(name: string): string {
+  return useSyncExternalStore(subscribe, () => new URLSearchParams(location.search).get(name) ?? "");
+}
+
+/** Changes parameters of the address; an empty one goes. With `replace`, Back leads past the change. */
+export function setParameters(changes: Record<string, string>, replace: boolean): void {
+  const query = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value) query.set(name, value);
+    else query.delete(name);
+  }
+  const search = query.toString();
+  go(search ? `${location.pathname}?${search}` : location.pathname, replace);
+}
+
+export function go(path: string, replace = false): void {
+  if (replace) history.replaceState(history.state, "", path);
+  else history.pushState(null, "", path);
   for (const listener of listeners) listener();
 }
 

@@ -72,6 +72,8 @@ codes! {
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
     /// Several connections fit: name one of `candidates`.
     AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    /// The connection to be removed is connected: disconnect it first.
+    StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same Idempotency-Key is under way: ask again in a moment.
     IdempotencyKeyUnderWay = "idempotency_key_under_way", CONFLICT, "The same request is under way";
     /// The Idempotency-Key came with another request before.

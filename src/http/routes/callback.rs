@@ -74,6 +74,8 @@ pub(crate) struct CallbackAnswer {
     success: bool,
     connection_id: Uuid,
     nango_connection_id: Option<String>,
+    connector_id: Uuid,
+    connector_slug: String,
     status: Status,
     status_reason: Option<Reason>,
     /// The same for a person to read.
@@ -167,6 +169,8 @@ impl From<&ConnectionView> for CallbackAnswer {
                 .state
                 .upstream()
                 .map(|upstream| upstream.id.clone()),
+            connector_id: connection.connector.id,
+            connector_slug: connection.connector.slug.clone(),
             status: connection.state.status(),
             status_reason: connection.state.reason(),
             message,

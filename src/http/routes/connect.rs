@@ -22,8 +22,9 @@ use crate::http::extract::{
     ActingAs, ConnectionsWriter, IdempotencyKey, OptionalJson, Path, Query, RateLimitedWriter,
 };
 use crate::http::problem::{Problem, ProblemBody};
-use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget};
+use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget, Disconnected};
 use crate::text::displayable;
+use crate::views::{ConnectionBody, ConnectionView};
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME_LENGTH: usize = 255;
@@ -292,9 +293,11 @@ pub struct DisconnectQuery {
     instance_id: Option<String>,
 }
 
-/// What comes of a disconnect.
+/// What comes of a disconnect or a removal.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DisconnectAnswer {
+    /// Always `true`.
+    success: bool,
     connection_id: Uuid,
     status: Status,
     /// Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has.
@@ -330,18 +333,80 @@ pub(crate) async fn disconnect(
         Ok(connections.disconnect(&user, &connector, &target).await?)
     })
     .await?;
-    let name = &ended.connection.connector.name;
-    let message = if ended.confirmed {
-        format!("{name} is disconnected")
-    } else {
-        format!("{name} is disconnected here; Nango is asked to delete its part until it confirms")
-    };
-    Ok(Json(DisconnectAnswer {
-        connection_id: ended.connection.id,
-        status: ended.connection.state.status(),
-        upstream_deleted: ended.confirmed,
-        message,
-    }))
+    Ok(Json(DisconnectAnswer::of(&ended, "disconnected")))
+}
+
+impl DisconnectAnswer {
+    /// Renders an end of a connection, which `verb` names.
+    fn of(ended: &Disconnected, verb: &str) -> Self {
+        let name = &ended.connection.connector.name;
+        let message = if ended.confirmed {
+            format!("{name} is {verb}")
+        } else {
+            format!("{name} is {verb} here; Nango is asked to delete its part until it confirms")
+        };
+        Self {
+            success: true,
+            connection_id: ended.connection.id,
+            status: ended.connection.state.status(),
+            upstream_deleted: ended.confirmed,
+            message,
+        }
+    }
+}
+
+/// Removes a connection that is not connected from the user's list.
+///
+/// The list no longer has it; its history stays. A connect of the same instance starts it anew, without label and config.
+/// May be repeated.
+#[utoipa::path(delete, path = "/api/v1/connectors/connections/{id}", operation_id = "remove_connection", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id")),
+    responses(
+        (status = 200, body = DisconnectAnswer), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn remove(
+    State(state): State<AppState>,
+    ConnectionsWriter(user): ConnectionsWriter,
+    Path(id): Path<Uuid>,
+) -> Result<Json<DisconnectAnswer>, Problem> {
+    let removed =
+        spawn_uncancellable(async move { Ok(state.connections.remove(&user, id).await?) }).await?;
+    Ok(Json(DisconnectAnswer::of(&removed, "removed")))
+}
+
+/// Which attempt is to be canceled.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct CancelBody {
+    /// The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
+    attempt_id: Option<Uuid>,
+}
+
+/// Cancels the open attempt to authorize a connection.
+///
+/// A connection that never was connected is removed with it, one that is connected stays so. If the user still finishes in
+/// the popup, the new connection is deleted at Nango. Only a reauthorization that still completes takes effect, because
+/// Nango renews its connection in place. May be repeated.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/cancel", operation_id = "cancel_attempt", tag = "connections",
+    params(("id" = Uuid, Path, description = "A connection's id")),
+    request_body(content = Option<CancelBody>),
+    responses(
+        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+        (status = 404, body = ProblemBody), (status = 413, body = ProblemBody), (status = 503, body = ProblemBody),
+    )
+)]
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    ConnectionsWriter(user): ConnectionsWriter,
+    Path(id): Path<Uuid>,
+    OptionalJson(body): OptionalJson<CancelBody>,
+) -> Result<Json<ConnectionView>, Problem> {
+    let canceled = spawn_uncancellable(async move {
+        let connections = &state.connections;
+        Ok(connections.cancel(&user, id, body.attempt_id).await?)
+    });
+    Ok(Json(canceled.await?))
 }
 
 /// Does work to its end, whether or not its client is still there: what Nango has done is then

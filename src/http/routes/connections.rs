@@ -26,7 +26,7 @@ use crate::service;
 use crate::service::{Page, Update};
 use crate::views::{ConnectionBody, ConnectionView};
 
-/// How many connections a page has at the most, and if nothing is said.
+/// How many connections a page has at the most, and without a `limit`.
 const MAX_LIMIT: i64 = 500;
 const DEFAULT_LIMIT: i64 = 100;
 
@@ -48,10 +48,10 @@ pub(crate) struct ConnectionsBody {
 }
 
 impl ConnectionsBody {
-    /// Renders as much of a page as fits into [`MAX_PAGE`].
-    fn of(page: &Page) -> Result<Self, Problem> {
+    /// Renders as much of a page as fits into `bytes`.
+    fn of(page: &Page, bytes: usize) -> Result<Self, Problem> {
         let mut connections = Vec::with_capacity(page.connections.len());
-        let mut left = MAX_PAGE;
+        let mut left = bytes;
         let mut last = None;
         for details in &page.connections {
             let connection = to_raw_value(details).map_err(Problem::internal)?;
@@ -83,14 +83,15 @@ pub struct ListQuery {
     connector_id: Option<String>,
     /// Only those with this status.
     status: Option<Status>,
-    /// How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues.
+    /// How many at the most: 1 to 500; 100 with a `cursor`, and all without one. A page of large connections has fewer;
+    /// `next_cursor` continues.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The last page's `next_cursor`.
     cursor: Option<Uuid>,
 }
 
-/// The caller's connections, newest first.
+/// The caller's connections, newest first, without those that their user has removed.
 #[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "list_connections", tag = "connections", params(ListQuery), responses(
     (status = 200, body = ConnectionsBody), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody)
 ))]
@@ -99,7 +100,9 @@ pub(crate) async fn list(
     ConnectionsReader(user): ConnectionsReader,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ConnectionsBody>, Problem> {
+    let is_paged = query.limit.is_some() || query.cursor.is_some();
     let limit = page_limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+    let limit = is_paged.then_some(limit);
     let query = service::Query {
         connector: query.connector_id,
         status: query.status,
@@ -107,7 +110,8 @@ pub(crate) async fn list(
         after: query.cursor,
     };
     let page = state.connections.list(&user, &query).await?;
-    Ok(Json(ConnectionsBody::of(&page)?))
+    let bytes = if is_paged { MAX_PAGE } else { usize::MAX };
+    Ok(Json(ConnectionsBody::of(&page, bytes)?))
 }
 
 /// How long the answer may wait.

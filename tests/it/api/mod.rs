@@ -4,6 +4,7 @@
 mod attempt_expiry;
 mod authentication;
 mod callback;
+mod cancel;
 mod catalog;
 mod connect;
 mod console;
@@ -15,6 +16,7 @@ mod logs;
 mod nango_disabled;
 mod nango_errors;
 mod openapi;
+mod original;
 mod parameters;
 mod update;
 mod webhooks;

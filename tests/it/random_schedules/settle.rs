@@ -74,7 +74,7 @@ impl Run<'_> {
         let mut everything = Query {
             connector: None,
             status: None,
-            limit: 100,
+            limit: Some(100),
             after: None,
         };
         let service = self.service();

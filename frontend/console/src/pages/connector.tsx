@@ -1,4 +1,4 @@
-import { RECOVERING, useConnect, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
+import { RECOVERING, useConnect, useConnectForm, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { Link, paths } from "../router.js";
@@ -7,6 +7,7 @@ import { Plus } from "../ui/icons.js";
 import { Bones, Empty, isNotThere, Mark, Notice, Trouble } from "../ui/parts.js";
 import { AccountRow } from "./account-row.js";
 import { FlowNotice } from "./flow-notice.js";
+import { ParametersDialog } from "./parameters.js";
 
 /** One connector, and the user's accounts of it. */
 export function ConnectorPage({ slug }: { slug: string }) {
@@ -53,6 +54,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
   const obstacle = obstacleOf(connector);
   const instance = useFreeInstance(connections);
   const connect = useConnect({ connectorId: connector.slug, instanceId: instance });
+  const form = useConnectForm(connect, connector.parameters);
   return (
     <>
       <div className="page-head">
@@ -64,7 +66,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
           <p>{connector.category}</p>
         </div>
         {!obstacle && current.length > 0 && (
-          <button className="button primary" onClick={connect.start}>
+          <button className="button primary" onClick={form.start}>
             <Plus />
             Connect another account
           </button>
@@ -76,12 +78,13 @@ function Accounts({ connector, connections }: { connector: Connector; connection
             {obstacle}
           </Notice>
         )}
-        <FlowNotice connect={connect} />
+        <ParametersDialog form={form} name={connector.name} />
+        <FlowNotice connect={connect} form={form} />
         {!obstacle && current.length === 0 && (
           <Empty
             title={`No ${connector.name} account yet`}
             action={
-              <button className="button primary" onClick={connect.start}>
+              <button className="button primary" onClick={form.start}>
                 Connect {connector.name}
               </button>
             }
@@ -113,7 +116,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
 
 function obstacleOf(connector: Connector): string | null {
   if (!connector.available) return connector.unavailable_reason ?? "It is not available.";
-  if (connector.configured === false) return `Nango has no integration “${connector.integration_key}” yet.`;
+  if (connector.configured === false) return "It is not set up yet. Ask whoever runs this service to set it up.";
   return null;
 }
 

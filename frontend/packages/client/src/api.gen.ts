@@ -53,7 +53,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The caller's connections, newest first. */
+        /** The caller's connections, newest first, without those that their user has removed. */
         get: operations["list_connections"];
         put?: never;
         post?: never;
@@ -103,7 +103,12 @@ export interface paths {
         get: operations["get_connection"];
         put?: never;
         post?: never;
-        delete?: never;
+        /**
+         * Removes a connection that is not connected from the user's list.
+         * @description The list no longer has it; its history stays. A connect of the same instance starts it anew, without label and config.
+         *     May be repeated.
+         */
+        delete: operations["remove_connection"];
         options?: never;
         head?: never;
         /** Changes a connection's label or config. Changes within a minute are one event. */
@@ -121,6 +126,28 @@ export interface paths {
         put?: never;
         /** Takes the other account that a reconnect came back as: from now on the connection is that account's. */
         post: operations["accept_account"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/connectors/connections/{id}/cancel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Cancels the open attempt to authorize a connection.
+         * @description A connection that never was connected is removed with it, one that is connected stays so. If the user still finishes in
+         *     the popup, the new connection is deleted at Nango. Only a reauthorization that still completes takes effect, because
+         *     Nango renews its connection in place. May be repeated.
+         */
+        post: operations["cancel_attempt"];
         delete?: never;
         options?: never;
         head?: never;
@@ -300,6 +327,23 @@ export interface paths {
         };
         /** Who has used a connection's credentials, the newest first. */
         get: operations["list_uses"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/connectors/list": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All connectors in one response, in the shape that frontends of the original API read. */
+        get: operations["list_all_connectors"];
         put?: never;
         post?: never;
         delete?: never;
@@ -524,6 +568,9 @@ export interface components {
         CallbackAnswer: {
             /** Format: uuid */
             connection_id: string;
+            /** Format: uuid */
+            connector_id: string;
+            connector_slug: string;
             /** @description The same for a person to read. */
             message: string;
             nango_connection_id?: string | null;
@@ -531,6 +578,14 @@ export interface components {
             status_reason?: components["schemas"]["Reason"] | null;
             /** @description Whether it is connected. */
             success: boolean;
+        };
+        /** @description Which attempt is to be canceled. */
+        CancelBody: {
+            /**
+             * Format: uuid
+             * @description The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
+             */
+            attempt_id?: string | null;
         };
         /** @description A category of the catalog. */
         CategoryBody: {
@@ -541,7 +596,7 @@ export interface components {
          * @description What went wrong: stable, for programs to decide on.
          * @enum {string}
          */
-        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
         /** @description What comes of a connect or reconnect. */
         ConnectAnswer: {
             /** @description Whether there was nothing to do. */
@@ -634,7 +689,7 @@ export interface components {
             last_error?: string | null;
             /**
              * Format: date-time
-             * @description When a workflow last used it.
+             * @description When it became connected or a workflow used it, whichever was last.
              */
             last_synced_at?: string | null;
             /** @description Nango's connection, while it holds one. */
@@ -697,6 +752,11 @@ export interface components {
             /** @description Why it cannot. */
             unavailable_reason?: string | null;
         };
+        /** @description The whole catalog, as the original API shows it. */
+        ConnectorListBody: {
+            connectors: components["schemas"]["ListedConnector"][];
+            total_count: number;
+        };
         /** @description A page of the catalog, by name. */
         ConnectorsBody: {
             /** @description All categories, with how many connectors each has. */
@@ -741,13 +801,15 @@ export interface components {
             /** @enum {string} */
             type: "other";
         };
-        /** @description What comes of a disconnect. */
+        /** @description What comes of a disconnect or a removal. */
         DisconnectAnswer: {
             /** Format: uuid */
             connection_id: string;
             /** @description The same for a person to read. */
             message: string;
             status: components["schemas"]["Status"];
+            /** @description Always `true`. */
+            success: boolean;
             /** @description Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has. */
             upstream_deleted: boolean;
         };
@@ -797,7 +859,7 @@ export interface components {
          * @description What a change of a connection was.
          * @enum {string}
          */
-        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
+        EventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
         /** @description A page of a connection's history, the newest first. */
         HistoryBody: {
             events: components["schemas"]["Event"][];
@@ -807,11 +869,41 @@ export interface components {
              */
             next_cursor?: number | null;
         };
+        /** @description A connector as the original API shows it. */
+        ListedConnector: {
+            category: string;
+            /**
+             * Format: date-time
+             * @description When the catalog first had it.
+             */
+            created_at?: string | null;
+            /** @description Always null. */
+            description?: string | null;
+            /**
+             * Format: uuid
+             * @description UUIDv5 of the slug.
+             */
+            id: string;
+            /** @description Always `true`. */
+            is_platform: boolean;
+            /** @description Always null. */
+            latest_version?: string | null;
+            name: string;
+            /** @description `true` if it can be connected. */
+            nango_enabled: boolean;
+            /** @description The integration at Nango that serves it. */
+            nango_provider_key: string;
+            /** @description Always null. */
+            owner_id?: string | null;
+            slug: string;
+            /** @description Always `stable`. */
+            status: string;
+        };
         /**
          * @description How an attempt ended.
          * @enum {string}
          */
-        Outcome: "succeeded" | "failed" | "expired" | "superseded";
+        Outcome: "succeeded" | "failed" | "expired" | "superseded" | "canceled";
         /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
         Parameter: {
             /** @description What it is and where the user finds it. */
@@ -872,7 +964,7 @@ export interface components {
          * @description Why a connection is not connected.
          * @enum {string}
          */
-        Reason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected";
+        Reason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected" | "authorization_canceled" | "removed";
         /** @description What came of it. */
         RefusedAnswer: {
             /** @description Whether it was refreshed by this call; if not, it had been since: ask for the token again. */
@@ -1103,7 +1195,10 @@ export interface operations {
                 connector_id?: string;
                 /** @description Only those with this status. */
                 status?: components["schemas"]["Status"];
-                /** @description How many at the most: 1 to 500, 100 by default. A page of large connections has fewer; `next_cursor` continues. */
+                /**
+                 * @description How many at the most: 1 to 500; 100 with a `cursor`, and all without one. A page of large connections has fewer;
+                 *     `next_cursor` continues.
+                 */
                 limit?: number;
                 /** @description The last page's `next_cursor`. */
                 cursor?: string;
@@ -1302,6 +1397,84 @@ export interface operations {
             };
         };
     };
+    remove_connection: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A connection's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DisconnectAnswer"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     update_connection: {
         parameters: {
             query?: never;
@@ -1457,6 +1630,88 @@ export interface operations {
                 };
             };
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancel_attempt: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A connection's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["CancelBody"] | null;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectionBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2594,6 +2849,70 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_all_connectors: {
+        parameters: {
+            query?: {
+                /** @description Only connectors with this status: all are `stable`. */
+                status_filter?: string;
+                /** @description Only this category. */
+                category?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectorListBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -183,20 +183,39 @@ export class Client {
     return this.#write(`/${await connectorId(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
   }
 
+  /**
+   * Cancels the open attempt of a connection; with `attemptId`, only that one. What it still brings about is deleted. A
+   * connection that never was connected is removed with it.
+   */
+  cancel(id: string, { signal, attemptId }: CallOptions & { attemptId?: string | null | undefined } = {}): Promise<Connection> {
+    const body = { attempt_id: attemptId ?? null };
+    return this.#repeat(() => this.#change(id, "/cancel", { method: "POST", body, signal }), signal);
+  }
+
+  /** Removes a connection that is not connected from the list. May be repeated. */
+  remove(id: string, { signal }: CallOptions = {}): Promise<DisconnectAnswer> {
+    return this.#write(`/connections/${encodeURIComponent(id)}`, "DisconnectAnswer", { method: "DELETE", signal });
+  }
+
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
     return this.#read(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { ...query }, signal);
   }
 
   /** Sent again under its key while the service is away, so that one attempt is started. */
-  async #begin(path: string, options: ConnectOptions): Promise<ConnectAnswer> {
+  #begin(path: string, options: ConnectOptions): Promise<ConnectAnswer> {
     const { instanceId, details, signal } = options;
     const headers = { "idempotency-key": options.idempotencyKey ?? randomId() };
+    const query = { instance_id: instanceId || undefined };
+    return this.#repeat(() => this.#write(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal }), signal);
+  }
+
+  /** Sends an idempotent request again while the service is away. */
+  async #repeat<T>(send: () => Promise<T>, signal: AbortSignal | undefined): Promise<T> {
     const end = performance.now() + PATIENCE;
     for (let failures = 1; ; failures += 1) {
       try {
-        const query = { instance_id: instanceId || undefined };
-        return await this.#write(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal });
+        return await send();
       } catch (error) {
         if (!(error instanceof PatchbayError && PASSING.includes(error.code))) throw error;
         const pause = Math.max((error.retryAfter ?? 0) * 1_000, backoff(failures, 500, 4_000));

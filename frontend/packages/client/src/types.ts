@@ -11,6 +11,8 @@ export type Attempt = Schemas["AttemptBody"];
 export type Account = Schemas["Account"];
 /** A connector of the catalog. */
 export type Connector = Schemas["ConnectorBody"];
+/** A value that a connector's provider needs of each account, such as a subdomain. */
+export type Parameter = Schemas["Parameter"];
 /** A category of the catalog, with how many connectors it has. */
 export type Category = Schemas["CategoryBody"];
 /** Where a connection stands, in one word. */
@@ -32,7 +34,7 @@ export type ConnectionPage = Schemas["ConnectionsBody"];
 export type HistoryPage = Schemas["HistoryBody"];
 /** What comes of a connect or reconnect. */
 export type ConnectAnswer = Schemas["ConnectAnswer"];
-/** What comes of a disconnect. */
+/** What comes of a disconnect or a removal. */
 export type DisconnectAnswer = Schemas["DisconnectAnswer"];
 /** How a connection stands after the popup. */
 export type CallbackAnswer = Schemas["CallbackAnswer"];

@@ -12,6 +12,7 @@ export { ConnectionStatus, type ConnectionStatusProps } from "./components/Conne
 export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/ConnectorCatalog.js";
 export { ConnectorLogo } from "./components/ConnectorLogo.js";
 export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
+export { ParameterForm, type ParameterFormProps } from "./components/ParameterForm.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
 
 export { RECOVERING } from "./react/cache.js";
@@ -19,6 +20,9 @@ export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/co
 export { defaultMessages, type ConnectMessages, type MessageOverrides, type Messages } from "./react/messages.js";
 export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.js";
 export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";
+export { useConnectForm, type ConnectForm } from "./react/useConnectForm.js";
+export { useConnector } from "./react/useConnector.js";
+export type { ParameterField, UseParameters } from "./react/useParameters.js";
 export { useConnection, type UseConnection } from "./react/useConnection.js";
 export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";

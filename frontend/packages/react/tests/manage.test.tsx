@@ -30,6 +30,7 @@ const SOON = { timeout: 20_000 };
 const controls: Omit<UseConnect, "state" | "dismiss"> = {
   isBusy: false,
   start: () => {},
+  startWith: () => {},
   reopen: () => {},
   followed: () => {},
 };

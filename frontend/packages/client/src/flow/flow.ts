@@ -54,6 +54,10 @@ export class ConnectFlow {
   #endGlances: (() => void) | undefined;
   #endEvents: (() => void) | undefined;
   #told = false;
+  /** The starts that were canceled before the service answered. */
+  readonly #canceled = new Set<number>();
+  /** Called with a connection whose attempt the service has canceled. */
+  onCanceled: (connection: Connection) => void = () => {};
 
   constructor(client: Client, target: FlowTarget, options: FlowOptions = {}) {
     this.#client = client;
@@ -120,11 +124,27 @@ export class ConnectFlow {
     if (this.#state.phase === "waiting") this.#set({ ...this.#state, window: "unknown" });
   }
 
-  /** Forgets it. What the user still does in the window counts all the same. */
+  /** Cancels the attempt in progress, of which nothing comes any more; forgets one that has ended. */
   dismiss(): void {
+    const attempt = this.#attempt;
+    const { phase } = this.#state;
     const canceled = "window" in this.#state;
+    if (phase === "starting") {
+      // The service may have started it: its answer says which attempt to cancel.
+      this.#canceled.add(this.#starts);
+      this.#asking = undefined;
+    }
     this.#forget();
     this.#set({ phase: "idle", canceled });
+    if (phase === "waiting" && attempt) this.#cancel(attempt.connectionId, attempt.attemptId);
+  }
+
+  #cancel(connectionId: string, attemptId: string | null): void {
+    // Where the service stays away, the attempt expires.
+    this.#client.cancel(connectionId, { attemptId }).then(
+      (connection) => this.onCanceled(connection),
+      () => undefined,
+    );
   }
 
   /** Continues what is in progress, from before a reload, too. */
@@ -210,14 +230,17 @@ export class ConnectFlow {
       if (!answer.oauth_url) connection = await this.#client.getConnection(answer.connection_id, options);
       else if (!isWebAddress(answer.oauth_url)) throw new Error("oauth_url is not a web address");
     } catch (error) {
-      if (start !== this.#starts) return;
+      if (start !== this.#starts) return void this.#canceled.delete(start);
       const otherDetails = error instanceof PatchbayError && error.code === "idempotency_key_reused";
       if (!otherDetails) return this.#refused(error);
       this.#key = randomId();
       return this.#ask(this.#key, start);
     }
     // Dismissed meanwhile, or started anew, which has taken the window.
-    if (start !== this.#starts) return;
+    if (start !== this.#starts) {
+      if (this.#canceled.delete(start) && answer.attempt_id) this.#cancel(answer.connection_id, answer.attempt_id);
+      return;
+    }
     if (connection) return this.#already(connection);
     this.#under(answer, key);
   }
@@ -276,7 +299,11 @@ export class ConnectFlow {
         if (this.#state.phase === "waiting" && this.#state.trouble !== error) this.#set({ ...this.#state, trouble: error });
       },
       // What a reload has left may have been erased since.
-      gone: (error) => (attempt.oauthUrl ? this.#refused(error) : this.dismiss()),
+      gone: (error) => {
+        if (attempt.oauthUrl) return this.#refused(error);
+        this.#forget();
+        this.#set({ phase: "idle" });
+      },
     };
     // Before the old one ends, or the event stream would, too.
     const watch = new Watch(this.#client, attempt.connectionId, watcher, this.options.times);
@@ -299,7 +326,7 @@ export class ConnectFlow {
     const waiting = this.#state.phase === "waiting";
     // Once it is told how it failed, only that it is connected after all is news.
     if (verdict.phase === "pending" || (!waiting && verdict.phase !== "connected")) return waiting;
-    if (verdict.phase === "connected") {
+    if (verdict.phase === "connected" || verdict.phase === "canceled") {
       this.#attempt = undefined;
       this.#rest();
     }

@@ -40,6 +40,7 @@ export class Flows {
 
   #add(target: FlowTarget): ConnectFlow {
     const flow = new ConnectFlow(this.#client, target);
+    flow.onCanceled = (connection) => this.#connections.put(connection);
     flow.subscribe(() => {
       if ("connection" in flow.state) this.#connections.put(flow.state.connection);
       if (flow.connectionId) this.#name(flow.connectionId, flow);

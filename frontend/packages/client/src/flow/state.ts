@@ -32,6 +32,8 @@ export type FlowFailure =
   | "failed"
   /** The user did not finish in time. */
   | "expired"
+  /** The user canceled it, in another tab for example. */
+  | "canceled"
   /** A newer attempt has taken its place, in another tab for example. */
   | "superseded"
   /** It came back as another account than before; the user has to decide. */
@@ -41,7 +43,7 @@ export type FlowFailure =
 
 /** Where a connect stands. */
 export type FlowState =
-  /** `canceled` after the user has stopped waiting. */
+  /** `canceled` after the user has canceled the attempt. */
   | { phase: "idle"; canceled?: boolean }
   /** The service is asked where to send the window. */
   | { phase: "starting"; window: FlowWindow }
@@ -70,6 +72,9 @@ export function judge(connection: Connection, attemptId: string | null): Verdict
     newest.error_code === "account_mismatch";
   if (connection.status === "connected" && granted) {
     return { phase: "connected", connection, alreadyConnected: false };
+  }
+  if (newest?.outcome === "canceled" && (attemptId === null || newest.id === attemptId)) {
+    return { phase: "canceled", connection, reason: null, detail: null };
   }
   if (connection.status === "disconnected") {
     return { phase: "disconnected", connection, reason: connection.status_reason ?? null, detail: null };

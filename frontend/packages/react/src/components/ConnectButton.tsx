@@ -1,12 +1,16 @@
 import { useEffect, type ReactNode } from "react";
-import type { ConnectDetails, Connection, FlowState } from "@patchbay/client";
+import type { ConnectDetails, Connection, FlowState, Parameter } from "@patchbay/client";
 import { useConnectMessages } from "../react/context.js";
 import type { ConnectMessages } from "../react/messages.js";
 import { useConnect } from "../react/useConnect.js";
+import { useConnectForm } from "../react/useConnectForm.js";
+import { useConnector } from "../react/useConnector.js";
 import { useConnectionList } from "../react/useConnections.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
+import { AccountChoice } from "./AccountChoice.js";
 import { Button } from "./Button.js";
 import { FlowNotice } from "./FlowNotice.js";
+import { ParameterForm } from "./ParameterForm.js";
 
 /** Props of `ConnectButton`. */
 export interface ConnectButtonProps {
@@ -20,13 +24,20 @@ export interface ConnectButtonProps {
   connectionId?: string | undefined;
   /** Called when the account is connected. */
   onConnected?: ((connection: Connection) => void) | undefined;
-  /** What is said with the connect. */
+  /** Sent with the connect. */
   details?: ConnectDetails | undefined;
+  /**
+   * The connector's parameters: a form asks for those that are required and not in `details`. Fetched if left out. With an
+   * empty list there is no form, and the window asks.
+   */
+  parameters?: readonly Parameter[] | undefined;
   disabled?: boolean | undefined;
   className?: string | undefined;
   /** Instead of the button's own words. */
   children?: ReactNode;
 }
+
+const NONE: readonly Parameter[] = [];
 
 /** Connects an account, and says how it goes. */
 export function ConnectButton(props: ConnectButtonProps): ReactNode {
@@ -36,6 +47,14 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   const target = connectionId === undefined ? { connectorId, instanceId } : { connectionId };
   const connect = useConnect(target, { details, onConnected });
   const { state, isBusy, dismiss } = connect;
+  const isNew = connectionId === undefined;
+  const known = isNew ? getConnection(connectorId, instanceId) : connections.find(({ id }) => id === connectionId);
+  const status = known?.status ?? "disconnected";
+  const again = connectionId !== undefined || (status === "error" && known?.connected_at != null);
+  const fetched = useConnector(isNew && props.parameters === undefined ? connectorId : null);
+  const parameters = props.parameters ?? fetched?.parameters ?? NONE;
+  // A reconnect uses the values that were given before.
+  const form = useConnectForm(connect, again ? NONE : parameters, details?.parameters);
   const kept = useKeptFocus<HTMLDivElement>();
   // What was said of it is over when the connection is.
   const ended =
@@ -44,25 +63,26 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   useEffect(() => {
     if (ended) dismiss();
   }, [ended, dismiss]);
-  const known = getConnection(connectorId, instanceId);
-  const status = known?.status ?? "disconnected";
-  const again = connectionId !== undefined || (status === "error" && known?.connected_at != null);
   // A connection that works can be authorized again only by its id.
-  const done = connectionId === undefined && !isBusy && status === "connected";
+  const done = isNew && !isBusy && status === "connected";
   const label = done ? messages.connected(connectorName) : words(state, again, connectorName, messages);
   return (
     <div ref={kept} data-patchbay="connect" data-phase={state.phase} data-status={isUnknown ? "unknown" : status} className={props.className}>
-      <Button
-        // What works and may be authorized again is not what a user has come for.
-        kind={connectionId !== undefined && status === "connected" ? undefined : "primary"}
-        off={props.disabled || isBusy || done}
-        aria-busy={isBusy || undefined}
-        onClick={connect.start}
-      >
-        {isBusy && <span data-patchbay="spinner" aria-hidden="true" />}
-        {done || isBusy ? label : (props.children ?? label)}
-      </Button>
-      <FlowNotice connect={connect} name={connectorName} />
+      {!form.isOpen && (
+        <Button
+          // What works and may be authorized again is not what a user has come for.
+          kind={!isNew && status === "connected" ? undefined : "primary"}
+          off={props.disabled || isBusy || done}
+          aria-busy={isBusy || undefined}
+          onClick={form.start}
+        >
+          {isBusy && <span data-patchbay="spinner" aria-hidden="true" />}
+          {done || isBusy ? label : (props.children ?? label)}
+        </Button>
+      )}
+      {form.isOpen && <ParameterForm form={form} name={connectorName} />}
+      {known && <AccountChoice connection={known} />}
+      <FlowNotice connect={form.isOpen ? { ...connect, state: { phase: "idle" } } : connect} name={connectorName} />
     </div>
   );
 }
@@ -72,10 +92,7 @@ function words(state: FlowState, again: boolean, name: string, messages: Connect
     case "starting":
     case "waiting":
       return messages.connecting(name);
-    case "idle":
-    case "connected":
-      return again ? messages.reconnect(name) : messages.connect(name);
     default:
-      return messages.retry;
+      return again ? messages.reconnect(name) : messages.connect(name);
   }
 }

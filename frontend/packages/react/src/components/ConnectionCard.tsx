@@ -1,8 +1,8 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { accountName, accountOf, nameOf, type Connection } from "@patchbay/client";
+import { accountOf, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
-import { useConnectionActions, type ConnectionActions } from "../react/useConnectionActions.js";
+import { useConnectionActions } from "../react/useConnectionActions.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
 import { AccountLine } from "./AccountLine.js";
 import { Button } from "./Button.js";
@@ -20,7 +20,7 @@ type Part = "rename" | "disconnect" | "history";
 /** Props of `ConnectionCard`. */
 export interface ConnectionCardProps {
   connection: Connection;
-  /** Called with what to say after a disconnect, where the card goes away with it; else the card says it. */
+  /** Called with the message after a disconnect or removal, where the card goes away with it; else the card shows it. */
   onDisconnected?: ((said: ReactNode) => void) | undefined;
   className?: string | undefined;
 }
@@ -47,6 +47,8 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
 
   const name = nameOf(connection);
   const ended = connection.status === "disconnected";
+  // What never was connected ends no workflow, so there is nothing to confirm.
+  const removable = ended || !connection.connected_at;
   const toggle = (part: Part, words: string) => (
     <Button
       buttonRef={(button) => {
@@ -72,7 +74,6 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
           // What never was connected is connected, not reconnected.
           connectionId={ended || !connection.connected_at ? undefined : connection.id}
         />
-        <AcceptButton connection={connection} it={it} act={act} />
         {connection.status === "connected" && (
           <Button kind="quiet" off={it.busy !== null} onClick={() => act.run(it.check, (now) => checkedText(now, messages))}>
             {messages.check}
@@ -80,7 +81,22 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
         )}
         {!ended && toggle("rename", messages.rename)}
         {toggle("history", messages.history)}
-        {!ended && toggle("disconnect", messages.disconnect)}
+        {!removable && toggle("disconnect", messages.disconnect)}
+        {removable && (
+          <Button
+            kind="quiet"
+            off={it.busy !== null}
+            onClick={() =>
+              act.run(it.remove, () => {
+                const said = <Sentence of={messages.removed} name={name} />;
+                onDisconnected?.(said);
+                return onDisconnected ? "" : said;
+              })
+            }
+          >
+            {messages.remove}
+          </Button>
+        )}
       </div>
       <p data-patchbay="flow-text" role="status">
         {act.said}
@@ -125,10 +141,16 @@ function checkedText(connection: Connection, messages: Messages): string {
   return connection.failing_since ? messages.failing : messages.checked;
 }
 
+/** When a workflow last used it; null if none did since it was connected. */
+function lastUse({ last_synced_at: last, connected_at: connected }: Connection): Date | null {
+  return last && last !== connected ? new Date(last) : null;
+}
+
 function Facts({ connection, id }: { connection: Connection; id: string }): ReactNode {
   const messages = useMessages();
   const name = nameOf(connection);
   const account = accountOf(connection);
+  const used = lastUse(connection);
   return (
     <div data-patchbay="card-title">
       <strong id={id}>
@@ -138,9 +160,9 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
       {account !== name && <AccountLine connection={connection} />}
       {connection.status !== "disconnected" && (
         <span>
-          {connection.last_synced_at ? (
+          {used ? (
             <>
-              {messages.lastUsed} <time dateTime={connection.last_synced_at}>{messages.time(new Date(connection.last_synced_at))}</time>
+              {messages.lastUsed} <time dateTime={used.toISOString()}>{messages.time(used)}</time>
             </>
           ) : (
             messages.neverUsed
@@ -149,23 +171,6 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
       )}
       {connection.same_account_as.length > 0 && <span>{messages.sameAccount}</span>}
     </div>
-  );
-}
-
-interface AcceptButtonProps {
-  connection: Connection;
-  it: ConnectionActions;
-  act: Act;
-}
-
-function AcceptButton({ connection, it, act }: AcceptButtonProps): ReactNode {
-  const messages = useMessages();
-  const found = connection.found_account;
-  if (connection.status_reason !== "account_mismatch" || !found) return null;
-  return (
-    <Button off={it.busy !== null} onClick={() => act.run(() => it.acceptAccount(found.id), () => "")}>
-      <Sentence of={messages.keepAccount} name={accountName(found) ?? "?"} />
-    </Button>
   );
 }
 

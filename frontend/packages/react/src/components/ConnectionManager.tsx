@@ -17,7 +17,7 @@ export interface ConnectionManagerProps {
 export function ConnectionManager({ connectorId, className }: ConnectionManagerProps): ReactNode {
   const messages = useMessages();
   const { connections, isLoading, error, refetch } = useConnectionList();
-  const kept = useKeptFocus<HTMLElement>("summary");
+  const kept = useKeptFocus<HTMLElement>("summary, button");
   const [said, setSaid] = useState<ReactNode>("");
   const own = connectorId === undefined ? connections : connections.filter((one) => isOf(one, connectorId));
   const ended = own.filter((connection) => connection.status === "disconnected");
@@ -40,7 +40,7 @@ export function ConnectionManager({ connectorId, className }: ConnectionManagerP
           <summary>{messages.disconnectedOnes(ended.length)}</summary>
           <ul data-patchbay="list">
             {ended.map((connection) => (
-              <ConnectionCard key={connection.id} connection={connection} />
+              <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
             ))}
           </ul>
         </details>

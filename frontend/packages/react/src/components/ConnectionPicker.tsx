@@ -1,6 +1,7 @@
 import { useId, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { freeInstance, isOf, nameOf, type Connection } from "@patchbay/client";
+import { accountOf, freeInstance, isOf, nameOf, type Connection } from "@patchbay/client";
+import type { Messages } from "../react/messages.js";
 import { useConnectionList } from "../react/useConnections.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus, unknownText } from "./ConnectionStatus.js";
@@ -28,6 +29,7 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const { connections, isLoading, isUnknown, error, refetch } = useConnectionList();
   const own = connections.filter((connection) => isOf(connection, connectorId) && offered(connection, value));
   const chosen = own.find((connection) => connection.id === value);
+  const names = distinctNames(own, messages);
   // What is chosen stays so while nothing is known of it.
   const kept = isUnknown ? value : null;
   const choose = (connection: Connection | null) => onChange(connection?.id ?? null, connection);
@@ -46,8 +48,8 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
         {own.map((connection) => (
           <option key={connection.id} value={connection.id}>
             {connection.status === "connected"
-              ? nameOf(connection)
-              : messages.pickNeedsAttention(nameOf(connection), messages.status[connection.status])}
+              ? names.get(connection.id)
+              : messages.pickNeedsAttention(names.get(connection.id) ?? "", messages.status[connection.status])}
           </option>
         ))}
       </select>
@@ -99,6 +101,23 @@ function OneMore({ connectorId, connectorName, connections, any, onConnected }: 
         {connected !== null && <Sentence of={messages.nowConnected} name={connected} />}
       </p>
     </>
+  );
+}
+
+/** Names that tell the connections apart: by label, account and, where both are the same, the time of the connect. */
+function distinctNames(connections: Connection[], messages: Messages): Map<string, string> {
+  const full = (connection: Connection) => {
+    const [name, account] = [nameOf(connection), accountOf(connection)];
+    return account && account !== name ? `${name} (${account})` : name;
+  };
+  const isShared = (connection: Connection) => connections.filter((other) => full(other) === full(connection)).length > 1;
+  return new Map(
+    connections.map((connection) => [
+      connection.id,
+      isShared(connection) && connection.connected_at
+        ? messages.pickConnectedOn(full(connection), messages.time(new Date(connection.connected_at)))
+        : full(connection),
+    ]),
   );
 }
 

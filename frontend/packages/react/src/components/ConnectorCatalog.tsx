@@ -121,7 +121,12 @@ function Offer({ connector, onConnected }: Pick<ConnectorCatalogProps, "onConnec
   return (
     <>
       <ConnectionStatus connectorId={connector.id} instanceId="" />
-      <ConnectButton connectorId={connector.slug} connectorName={connector.name} onConnected={onConnected} />
+      <ConnectButton
+        connectorId={connector.slug}
+        connectorName={connector.name}
+        parameters={connector.parameters}
+        onConnected={onConnected}
+      />
     </>
   );
 }

@@ -1,5 +1,5 @@
 import type { ReactNode } from "react";
-import { PatchbayError } from "@patchbay/client";
+import { PatchbayError, plain } from "@patchbay/client";
 import { useConnectMessages } from "../react/context.js";
 import type { ConnectMessages } from "../react/messages.js";
 import { Button } from "./Button.js";
@@ -11,11 +11,16 @@ export function errorText(error: Error, messages: ConnectMessages): string {
   return errors[error.code] ?? (error.status >= 500 ? errors.internal : undefined) ?? error.detail;
 }
 
-/** What to tell support, so that they find an error in the service's log; nothing where the service has not said. */
-export function Reference({ error }: { error: Error }): ReactNode {
+/** What an operator needs of an error, closed until it is asked for. Nothing where the service has said nothing. */
+export function Details({ error }: { error: Error }): ReactNode {
   const messages = useConnectMessages();
   if (!(error instanceof PatchbayError) || !error.requestId) return null;
-  return <small data-patchbay="reference">{messages.reference(error.requestId)}</small>;
+  return (
+    <details data-patchbay="details">
+      <summary>{messages.details}</summary>
+      <bdi>{plain(error.detail)}</bdi> <small>{messages.reference(error.requestId)}</small>
+    </details>
+  );
 }
 
 /** An error, read out at once, with what can be done about it. */
@@ -24,7 +29,7 @@ export function ErrorNotice({ error, onRetry }: { error: Error; onRetry?: (() =>
   return (
     <div data-patchbay="error" role="alert">
       <p>{errorText(error, messages)}</p>
-      <Reference error={error} />
+      <Details error={error} />
       {onRetry && <Button onClick={onRetry}>{messages.retry}</Button>}
     </div>
   );

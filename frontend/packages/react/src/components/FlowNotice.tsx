@@ -7,7 +7,7 @@ import type { UseConnect } from "../react/useConnect.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import { AccountLine } from "./AccountLine.js";
 import { Button } from "./Button.js";
-import { ErrorNotice, errorText, Reference } from "./ErrorNotice.js";
+import { ErrorNotice, errorText, Details } from "./ErrorNotice.js";
 
 /** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
 export function flowText(state: FlowState, name: string, messages: ConnectMessages): string {
@@ -59,10 +59,15 @@ export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
     <div data-patchbay="flow" data-phase={state.phase} data-window={waiting?.window} data-warning={elsewhere ? "" : undefined}>
       <p data-patchbay="flow-text" role="status">
         {flowText(state, name, messages)}
-        {state.phase === "failed" && state.detail && <bdi data-patchbay="flow-detail">{plain(state.detail)}</bdi>}
         {elsewhere && <AccountLine connection={elsewhere} />}
       </p>
-      {state.phase === "refused" && <Reference error={state.error} />}
+      {state.phase === "refused" && <Details error={state.error} />}
+      {state.phase === "failed" && state.detail && (
+        <details data-patchbay="details">
+          <summary>{messages.details}</summary>
+          <bdi>{plain(state.detail)}</bdi>
+        </details>
+      )}
       {blocked && (
         <a data-patchbay="link" href={blocked} target="_blank" rel="noopener noreferrer" onClick={connect.followed}>
           {messages.openHere}

@@ -276,6 +276,8 @@ export function flat<Page, Item>(data: InfiniteData<Page> | undefined, items: (p
 
 /** How every query recovers: by itself, in growing pauses, for as long as nothing is known and it may pass. */
 export const RECOVERING = {
+  // Offline, too: then there is an error to show instead of a wait without end.
+  networkMode: "always" as const,
   retry: (failures: number, error: Error) =>
     failures < 1 && error instanceof PatchbayError && error.transient && error.code !== "token_unavailable",
   retryDelay: (failures: number, error: Error) => Math.max(askedFor(error), backoff(failures + 1, 1_000, LONGEST_PAUSE)),

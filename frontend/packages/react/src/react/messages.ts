@@ -1,4 +1,4 @@
-import type { ErrorCode, EventKind, FlowFailure, Reason, Status } from "@patchbay/client";
+import type { ErrorCode, EventKind, FlowFailure, Parameter, Reason, Status } from "@patchbay/client";
 
 /** The messages of a connect button and of what it says. `name` is what a person calls the connector or the account. */
 export interface ConnectMessages {
@@ -29,8 +29,17 @@ export interface ConnectMessages {
   errors: Partial<Record<ErrorCode, string>>;
   /** The id under which the service's log tells more of an error. */
   reference: (id: string) => string;
+  /** Opens what an operator needs of an error. */
+  details: string;
   account: (name: string) => string;
   disconnect: string;
+  /** Accepts the other account that a reconnect came back as. */
+  useAccount: (name: string) => string;
+  /** The label of a parameter that may be left out, and its example. */
+  optional: (title: string) => string;
+  example: (example: string) => string;
+  /** What is wrong with the value of a parameter, empty if it is missing. */
+  parameterError: (parameter: Parameter, value: string) => string;
 }
 
 /** All messages of the components. */
@@ -71,11 +80,14 @@ export interface Messages extends ConnectMessages {
   events: Record<EventKind, string>;
   disconnectQuestion: (name: string) => string;
   disconnectMeaning: string;
+  remove: string;
+  removed: (name: string) => string;
   disconnected: (name: string) => string;
   disconnectedLater: (name: string) => string;
-  keepAccount: (name: string) => string;
   pick: (name: string) => string;
   pickNone: string;
+  /** Of connections with the same name. */
+  pickConnectedOn: (name: string, time: string) => string;
   pickNeedsAttention: (name: string, status: string) => string;
   /** A moment, as people write it. */
   time: (moment: Date) => string;
@@ -115,6 +127,7 @@ export const connectMessages: ConnectMessages = {
     denied: (name) => `${name} was not connected: access was declined.`,
     failed: (name) => `${name} was not connected.`,
     expired: (name) => `${name} was not connected: it took too long.`,
+    canceled: (name) => `${name} was not connected: it was canceled.`,
     superseded: (name) => `${name} is being connected in another window.`,
     account_mismatch: (name) => `${name} came back as another account.`,
     disconnected: (name) => `${name} was disconnected.`,
@@ -125,6 +138,11 @@ export const connectMessages: ConnectMessages = {
   itWasMe: "It was me",
   account: (name) => `Account: ${name}`,
   disconnect: "Disconnect",
+  useAccount: (name) => `Use ${name}`,
+  optional: (title) => `${title} (optional)`,
+  example: (example) => `Example: ${example}`,
+  parameterError: ({ title, example }, value) =>
+    (value ? `${title} is not in the right form.` : `Enter the ${title}.`) + (example ? ` Example: ${example}` : ""),
   errors: {
     session_expired: "Your session has ended. Sign in again.",
     user_changed: "Another user has signed in.",
@@ -140,6 +158,7 @@ export const connectMessages: ConnectMessages = {
     rate_limited: "That was too often. Wait a minute.",
   },
   reference: (id) => `Reference: ${id}`,
+  details: "Details",
 };
 
 /** The other English messages. */
@@ -155,14 +174,17 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
     needs_reauthorization: "The provider no longer accepts the authorization",
     missing_upstream: "The connection was deleted elsewhere",
     account_mismatch: "It was authorized as another account",
-    user_disconnected: "You have disconnected it",
+    user_disconnected: "You disconnected it",
+    authorization_canceled: "You canceled the reconnect",
+    removed: "You removed it",
   },
   advice: {
     awaiting_authorization: "Finish in the other window, or connect again.",
     authorization_denied: "Connect again, and allow access.",
+    authorization_canceled: "Reconnect it.",
     nango_refused: "Try again. If it stays so, tell support.",
     needs_reauthorization: "Reconnect it.",
-    account_mismatch: "Keep the other account, or reconnect this one.",
+    account_mismatch: "Use the other account, or reconnect with the account from before.",
   },
   failing: "The provider does not answer as it should. Trying again.",
   statusUnknown: "Status unknown. Trying again.",
@@ -195,6 +217,8 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
   events: {
     attempt_started: "The authorization started",
     attempt_failed: "The authorization failed",
+    attempt_canceled: "The authorization was canceled",
+    removed: "Removed from the list",
     connected: "Connected",
     reauthorized: "Authorized again",
     disconnected: "Disconnected",
@@ -211,11 +235,13 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
   disconnectQuestion: (name) => `Disconnect ${name}?`,
   disconnectMeaning:
     "Workflows that use it stop working, and the stored credentials are deleted. You can connect it again.",
+  remove: "Remove",
+  removed: (name) => `${name} is removed.`,
   disconnected: (name) => `${name} is disconnected.`,
   disconnectedLater: (name) => `${name} is disconnected. Its stored credentials are being deleted.`,
-  keepAccount: (name) => `Keep ${name}`,
   pick: (name) => `${name} account`,
   pickNone: "Choose an account",
+  pickConnectedOn: (name, time) => `${name}, connected ${time}`,
   pickNeedsAttention: (name, status) => `${name} (${status})`,
   time: (moment) => moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" }),
 };

@@ -4,7 +4,7 @@ import { useConnectMessages, usePatchbay } from "./context.js";
 
 /** How to connect. */
 export interface UseConnectOptions {
-  /** What is said with the connect: a label, scopes, the account to offer. */
+  /** Sent with the connect: a label, scopes, the account to offer, the connector's parameters. */
   details?: ConnectDetails | undefined;
   /** Called once for each connect that ends connected; after a reload by whatever component shows it. */
   onConnected?: ((connection: Connection) => void) | undefined;
@@ -18,11 +18,13 @@ export interface UseConnect {
   isBusy: boolean;
   /** Begins, or begins again. To be called in the click itself, for it opens the window. */
   start: () => void;
+  /** The same with the values of the connector's parameters. */
+  startWith: (parameters: Record<string, string>) => void;
   /** Shows the window of what is under way, or opens it again. In the click, too. */
   reopen: () => void;
   /** Says that the user has followed a link to `oauthUrl`. */
   followed: () => void;
-  /** Stops waiting. What the user still does in the window counts all the same. */
+  /** Cancels the attempt in progress, of which nothing comes any more; takes away the message of one that has ended. */
   dismiss: () => void;
 }
 
@@ -46,18 +48,20 @@ export function useConnect(target: FlowTarget, options: UseConnectOptions = {}):
   });
   const onConnected = useCallback((connection: Connection) => latest.current.onConnected?.(connection), []);
   useEffect(() => flow.observe(onConnected), [flow, onConnected]);
-  const controls = useMemo(
-    () => ({
-      start: () => {
-        const { target, messages, details } = latest.current;
-        const words = { title: messages.windowTitle, text: messages.windowText };
-        flow.start(target, { details, words, onConnected });
-      },
+  const controls = useMemo(() => {
+    const startWith = (parameters?: Record<string, string>) => {
+      const { target, messages, details } = latest.current;
+      const words = { title: messages.windowTitle, text: messages.windowText };
+      const all = parameters ? { ...details, parameters: { ...details?.parameters, ...parameters } } : details;
+      flow.start(target, { details: all, words, onConnected });
+    };
+    return {
+      start: () => startWith(),
+      startWith,
       reopen: () => flow.reopen(),
       followed: () => flow.followed(),
       dismiss: () => flow.dismiss(),
-    }),
-    [flow, onConnected],
-  );
+    };
+  }, [flow, onConnected]);
   return { state, isBusy: state.phase === "starting" || state.phase === "waiting", ...controls };
 }

@@ -11,8 +11,10 @@ export interface ConnectionActions {
   /** After an `account_mismatch`: takes the account that it came back as. */
   acceptAccount: (accountId: string) => Promise<Connection>;
   disconnect: () => Promise<DisconnectAnswer>;
+  /** Removes a connection that is not connected from the list. */
+  remove: () => Promise<DisconnectAnswer>;
   /** What is under way. */
-  busy: "rename" | "check" | "accept" | "disconnect" | null;
+  busy: "rename" | "check" | "accept" | "disconnect" | "remove" | null;
 }
 
 type Action = Exclude<ConnectionActions["busy"], null>;
@@ -37,11 +39,17 @@ export function useConnectionActions(id: string): ConnectionActions {
     await cache.refresh(id);
     return answer;
   };
+  const remove = async () => {
+    const answer = await client.remove(id);
+    await cache.refresh(id);
+    return answer;
+  };
   return {
     rename: (label) => put("rename", () => client.update(id, { label })),
     check: () => put("check", () => client.check(id)),
     acceptAccount: (account) => put("accept", () => client.acceptAccount(id, account)),
     disconnect: () => mutateAsync({ action: "disconnect", run: disconnect }) as Promise<DisconnectAnswer>,
+    remove: () => mutateAsync({ action: "remove", run: remove }) as Promise<DisconnectAnswer>,
     busy: isPending ? variables.action : null,
   };
 }

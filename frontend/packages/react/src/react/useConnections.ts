@@ -1,5 +1,5 @@
 import { useMutation, useQuery } from "@tanstack/react-query";
-import { useCallback, useEffect, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef, useState } from "react";
 import { best, connectOnce, isOf, type Connection, type DisconnectAnswer, type Status } from "@patchbay/client";
 import { RECOVERING } from "./cache.js";
 import { useConnectMessages, usePatchbay } from "./context.js";
@@ -69,7 +69,8 @@ export function useConnectionList(): ConnectionListing {
     staleTime: 30_000,
   });
   const isUnknown = query.data === undefined && query.errorUpdateCount > 0;
-  const connections = query.data?.connections ?? NONE;
+  const all = query.data?.connections ?? NONE;
+  const connections = useMemo(() => all.filter((connection) => connection.status_reason !== "removed"), [all]);
   const getConnection = useCallback(
     (connectorId: string, instanceId?: string) =>
       best(connections.filter((connection) => isOf(connection, connectorId, instanceId))),
@@ -86,7 +87,7 @@ export function useConnectionList(): ConnectionListing {
 
   return {
     connections,
-    totalCount: query.data?.totalCount ?? 0,
+    totalCount: (query.data?.totalCount ?? 0) - (all.length - connections.length),
     isConnected,
     getConnectionStatus,
     getConnection,

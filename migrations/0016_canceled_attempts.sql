@@ -1,0 +1,5 @@
+-- A user can cancel an attempt.
+alter table connect_attempt
+    drop constraint connect_attempt_outcome_check,
+    add constraint connect_attempt_outcome_check
+        check (outcome in ('succeeded', 'failed', 'expired', 'superseded', 'canceled'));
