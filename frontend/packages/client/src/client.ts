@@ -17,6 +17,7 @@ import { backoff } from "./backoff.js";
 import { PatchbayError, type ErrorCode } from "./error.js";
 import { EventStream, type Notice } from "./events.js";
 import { Http, type ClientOptions, type RequestParts } from "./http.js";
+import { connectorId } from "./connector-id.js";
 import { randomId } from "./random.js";
 import type { Session } from "./session.js";
 
@@ -54,6 +55,8 @@ const PASSING: readonly ErrorCode[] = [
 export class Client {
   readonly #http: Http;
   readonly #observers = new Set<(connection: Connection) => void>();
+  /** When this client last changed something: `Date.now()`. */
+  #changedAt = 0;
   /** The user's event stream. */
   readonly stream: EventStream;
 
@@ -99,35 +102,51 @@ export class Client {
     return connection;
   }
 
-  async #connection(id: string, path: string, parts: RequestParts): Promise<Connection> {
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "ConnectionBody", parts));
+  /** Reads something that another tab may have just read, too. */
+  #read<T>(path: string, shape: string, query: RequestParts["query"] = {}, signal?: AbortSignal): Promise<T> {
+    const read = () => this.#http.json<T>(path, shape, { query, signal });
+    const { tabs, noticedAt } = this.stream;
+    return tabs ? tabs.once(path + JSON.stringify(query), Math.max(noticedAt, this.#changedAt), read, signal) : read();
+  }
+
+  /** Sends what may change something. */
+  #write<T>(path: string, shape: string, parts: RequestParts): Promise<T> {
+    return this.#http.json<T>(path, shape, parts).finally(() => (this.#changedAt = Date.now()));
+  }
+
+  async #change(id: string, path: string, parts: RequestParts): Promise<Connection> {
+    return this.#show(await this.#write(`/connections/${encodeURIComponent(id)}${path}`, "ConnectionBody", parts));
   }
 
   /** A page of the catalog, by name. */
   listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
-    return this.#http.json("", "ConnectorsBody", { query: { ...query }, signal });
+    return this.#read("", "ConnectorsBody", { ...query }, signal);
   }
 
   /** One connector, by slug or id. */
-  getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
-    return this.#http.json(`/${encodeURIComponent(connector)}`, "ConnectorBody", { signal });
+  async getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
+    return this.#http.json(`/${await connectorId(connector)}`, "ConnectorBody", { signal });
   }
 
   /** A page of the user's connections, newest first. */
   async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
-    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionsBody", { query: { ...query }, signal });
+    const connector = query.connector_id && (await connectorId(query.connector_id));
+    const filter = connector ? { ...query, connector_id: connector } : { ...query };
+    const page = await this.#read<ConnectionPage>("/connections", "ConnectionsBody", filter, signal);
     for (const connection of page.connections) this.#show(connection);
     return page;
   }
 
   /** One connection. With `wait`, the answer comes as soon as no attempt is under way, after so many seconds (30) at most. */
-  getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
-    return this.#connection(id, "", { query: { wait }, signal });
+  async getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
+    const path = `/connections/${encodeURIComponent(id)}`;
+    const read = wait === undefined ? this.#read<Connection>(path, "ConnectionBody", {}, signal) : undefined;
+    return this.#show(await (read ?? this.#http.json(path, "ConnectionBody", { query: { wait }, signal })));
   }
 
   /** Begins to connect an account of this connector, by slug or id. */
-  connect(connector: string, options: ConnectOptions = {}): Promise<ConnectAnswer> {
-    return this.#begin(`/${encodeURIComponent(connector)}/connect`, options);
+  async connect(connector: string, options: ConnectOptions = {}): Promise<ConnectAnswer> {
+    return this.#begin(`/${await connectorId(connector)}/connect`, options);
   }
 
   /** Begins to authorize a connection again; its id stays. */
@@ -137,31 +156,31 @@ export class Client {
 
   /** Has Nango asked about an attempt at once, as after a popup has returned. */
   returned(id: string, { signal }: CallOptions = {}): Promise<CallbackAnswer> {
-    return this.#http.json("/callback", "CallbackAnswer", { query: { connection_id: id }, signal });
+    return this.#write("/callback", "CallbackAnswer", { query: { connection_id: id }, signal });
   }
 
   /** Asks Nango now how a connection is, by refreshing its credentials. */
   check(id: string, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#connection(id, "/check", { method: "POST", signal });
+    return this.#change(id, "/check", { method: "POST", signal });
   }
 
   /** Changes a connection's label or config. */
   update(id: string, change: ConnectionChange, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#connection(id, "", { method: "PATCH", body: change, signal });
+    return this.#change(id, "", { method: "PATCH", body: change, signal });
   }
 
   /** Takes the other account that a reconnect came back as: `found_account`'s id. */
   acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
-    return this.#connection(id, "/account", { method: "POST", body: { account_id: accountId }, signal });
+    return this.#change(id, "/account", { method: "POST", body: { account_id: accountId }, signal });
   }
 
   /** Ends a connection; which one may be left out when there is only one. May be repeated. */
-  disconnect(
+  async disconnect(
     connector: string,
     { signal, connectionId, instanceId }: CallOptions & { connectionId?: string | undefined; instanceId?: string | undefined } = {},
   ): Promise<DisconnectAnswer> {
     const query = { connection_id: connectionId, instance_id: instanceId };
-    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
+    return this.#write(`/${await connectorId(connector)}/disconnect`, "DisconnectAnswer", { method: "DELETE", query, signal });
   }
 
   /**
@@ -170,17 +189,17 @@ export class Client {
    */
   cancel(id: string, { signal, attemptId }: CallOptions & { attemptId?: string | null | undefined } = {}): Promise<Connection> {
     const body = { attempt_id: attemptId ?? null };
-    return this.#repeat(() => this.#connection(id, "/cancel", { method: "POST", body, signal }), signal);
+    return this.#repeat(() => this.#change(id, "/cancel", { method: "POST", body, signal }), signal);
   }
 
   /** Removes a connection that is not connected from the list. May be repeated. */
   remove(id: string, { signal }: CallOptions = {}): Promise<DisconnectAnswer> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}`, "DisconnectAnswer", { method: "DELETE", signal });
+    return this.#write(`/connections/${encodeURIComponent(id)}`, "DisconnectAnswer", { method: "DELETE", signal });
   }
 
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { query: { ...query }, signal });
+    return this.#read(`/connections/${encodeURIComponent(id)}/history`, "HistoryBody", { ...query }, signal);
   }
 
   /** Sent again under its key while the service is away, so that one attempt is started. */
@@ -188,7 +207,7 @@ export class Client {
     const { instanceId, details, signal } = options;
     const headers = { "idempotency-key": options.idempotencyKey ?? randomId() };
     const query = { instance_id: instanceId || undefined };
-    return this.#repeat(() => this.#http.json(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal }), signal);
+    return this.#repeat(() => this.#write(path, "ConnectAnswer", { method: "POST", query, body: details, headers, signal }), signal);
   }
 
   /** Sends an idempotent request again while the service is away. */

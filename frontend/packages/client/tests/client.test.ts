@@ -157,7 +157,7 @@ test("starts one attempt when the response is lost", async () => {
   let lost = 0;
   proxy.fate = ({ method }) => (method === "POST" && (lost += 1) < 3 ? "lose" : "pass");
   const begun = await ada.connect("gmail");
-  expect(proxy.count("POST /gmail/connect")).toBe(3);
+  expect(proxy.count(`POST /${GMAIL}/connect`)).toBe(3);
   const { events } = await ada.history(begun.connection_id);
   expect(events.map((event) => event.kind)).toEqual(["attempt_started"]);
 });
@@ -235,7 +235,7 @@ test("connect_is_repeated_through_a_restart", async () => {
   };
   expect(await ada.connect("gmail")).toMatchObject({ status: "pending" });
   expect(keys.size).toBe(1);
-  expect(proxy.count("POST /gmail/connect")).toBeLessThanOrEqual(6);
+  expect(proxy.count(`POST /${GMAIL}/connect`)).toBeLessThanOrEqual(6);
 });
 
 test("connect_is_refused_after_ten_seconds", async () => {
@@ -287,4 +287,19 @@ test("sends cross-origin cookies only when configured", async () => {
     await createClient({ ...options, credentials }).listConnections();
   }
   expect(seen).toEqual(["same-origin", "include"]);
+});
+
+/** Gmail's id in the catalog that is built in. */
+const GMAIL = "2ca8a1b8-0995-578b-b87c-dc39f677e722";
+
+test("connectors_are_addressed_by_id", async () => {
+  const proxy = await Proxy.start();
+  const ada = await client(proxy.url);
+  expect(await ada.getConnector("gmail")).toMatchObject({ id: GMAIL, slug: "gmail" });
+  expect(await ada.getConnector(GMAIL)).toMatchObject({ id: GMAIL, slug: "gmail" });
+  const { connection_id: id } = await ada.connect("gmail");
+  await ada.listConnections({ connector_id: "gmail" });
+  await ada.disconnect("gmail", { connectionId: id });
+  // An ad blocker that refuses the slug of this connector would refuse these.
+  expect(proxy.seen.filter(({ path }) => path.includes("gmail"))).toEqual([]);
 });

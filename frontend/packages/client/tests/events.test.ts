@@ -5,7 +5,7 @@ import { createClient } from "../src/index.js";
 import { newUser, tokenFor } from "./support/nango.js";
 import { Proxy } from "./support/proxy.js";
 
-const TIMES: StreamTimes = { silence: 10_000, first: 20, longest: 100, poll: 50, hidden: 30 };
+const TIMES: StreamTimes = { stall: 5_000, silence: 10_000, first: 20, longest: 100, poll: 50, hidden: 30 };
 
 /** A user's stream through a proxy, what it has told, and a client of the same user's that goes another way. */
 async function listening(options: { token?: () => string | null; times?: StreamTimes } = {}) {

@@ -170,7 +170,7 @@ describe("popup", () => {
     expect(flow.state).toMatchObject({ phase: "waiting", window: "open" });
     await browser.popup.decide("allow");
     await until(flow, "connected");
-    expect(proxy.count("POST /gmail/connect")).toBe(1);
+    expect(proxy.count(`POST /2ca8a1b8-0995-578b-b87c-dc39f677e722/connect`)).toBe(1);
   });
 
   test("is not treated as closed when severed by an opener policy", async () => {

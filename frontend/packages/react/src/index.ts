@@ -26,6 +26,6 @@ export type { ParameterField, UseParameters } from "./react/useParameters.js";
 export { useConnection, type UseConnection } from "./react/useConnection.js";
 export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";
-export { useConnections, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
+export { useConnections, type AccountToConnect, type AccountToDisconnect, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
 export { useConnectors, type UseConnectors, type UseConnectorsOptions } from "./react/useConnectors.js";
 export { useSession, type UseSession } from "./react/useSession.js";

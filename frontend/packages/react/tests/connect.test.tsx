@@ -94,8 +94,8 @@ test("error messages can be customized", async () => {
   expect(browser.popup.closed).toBe(true);
 });
 
-function List() {
-  const { connections, totalCount, isConnected, getConnectionStatus, connect, disconnect, isConnecting, isDisconnecting } =
+function List({ asObject }: { asObject: boolean }) {
+  const { connections, getConnection, totalCount, isConnected, getConnectionStatus, connect, disconnect, isConnecting, isDisconnecting } =
     useConnections();
   const [first] = connections;
   return (
@@ -108,22 +108,23 @@ function List() {
           work: isConnected("gmail", "work"),
           byId: first ? isConnected(first.connector_id) : null,
           status: getConnectionStatus("gmail", ""),
+          label: getConnection("gmail", "work")?.instance_id,
           isConnecting,
           isDisconnecting,
         })}
       </output>
-      <button type="button" onClick={() => void connect("gmail", "work")}>
+      <button type="button" onClick={() => void (asObject ? connect({ connectorId: "gmail", instanceId: "work" }) : connect("gmail", "work"))}>
         work
       </button>
-      <button type="button" onClick={() => void disconnect("gmail", first?.id)}>
+      <button type="button" onClick={() => void (asObject ? disconnect({ connectorId: "gmail", connectionId: first?.id }) : disconnect("gmail", first?.id))}>
         end
       </button>
     </>
   );
 }
 
-test("useConnect keeps its original property names", async () => {
-  const { person } = await page(<List />);
+test.each([false, true])("useConnections_takes_the_original_argument_shapes (as an object: %s)", async (asObject) => {
+  const { person } = await page(<List asObject={asObject} />);
   const shown = () => JSON.parse(screen.getByRole("status").textContent ?? "") as unknown;
   await waitFor(() => expect(shown()).toMatchObject({ totalCount: 0, any: false, status: "disconnected" }), SOON);
   await person.click(screen.getByRole("button", { name: "work" }));
@@ -137,7 +138,7 @@ test("useConnect keeps its original property names", async () => {
 });
 
 test("provider resets state when the user changes", async () => {
-  const first = await page(<List />);
+  const first = await page(<List asObject={false} />);
   await connected(first.elsewhere, "gmail", "secret");
   await screen.findByText(/secret/, undefined, SOON);
   await first.signIn(newUser());
@@ -152,7 +153,7 @@ test("provider resets state when the user changes", async () => {
 test("another_user_is_shown_nothing_when_only_the_token_changes", async () => {
   const [ada, bob] = [newUser(), newUser()];
   let token = await tokenFor(ada);
-  const { elsewhere, proxy, queries } = await page(<List />, { user: ada, getToken: () => token });
+  const { elsewhere, proxy, queries } = await page(<List asObject={false} />, { user: ada, getToken: () => token });
   await connected(elsewhere, "gmail", "secret");
   await screen.findByText(/secret/, undefined, SOON);
   // The product's sign-in is another user's, and the product has not told the provider so.

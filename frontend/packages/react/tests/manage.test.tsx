@@ -294,7 +294,7 @@ test("names_lose_what_reverses_the_text_around_them", async () => {
 });
 
 test("live regions exist before they announce anything", async () => {
-  const styles = await readFile("src/styles.css", "utf8");
+  const styles = await readFile("packages/react/src/styles.css", "utf8");
   render(<style>{styles}</style>);
   const { elsewhere } = await page(<ConnectionManager connectorId="gmail" />);
   await connected(elsewhere, "gmail", "", "Work");

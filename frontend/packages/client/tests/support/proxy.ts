@@ -5,10 +5,10 @@ import type { AddressInfo } from "node:net";
 import { inject } from "vitest";
 
 /**
- * What becomes of a request: `pass` it on; `cut` it without an answer; `lose` the answer; answer with this status, as a
+ * What becomes of a request: `pass` it on; `cut` it without an answer; `hang`: never answer; `lose` the answer; answer with this status, as a
  * gateway does; with this status and body; deliver the answer late, in milliseconds; or `stale`: answer as last time.
  */
-export type Fate = "pass" | "cut" | "lose" | "stale" | number | Canned | { late: number };
+export type Fate = "pass" | "cut" | "hang" | "lose" | "stale" | number | Canned | { late: number };
 
 /** An answer that does not come from the service. */
 export interface Canned {
@@ -83,6 +83,7 @@ export class Proxy {
     this.seen.push(seen);
     const fate = this.fate(seen);
     const before = this.#answers.get(`${seen.method} ${seen.path}`);
+    if (fate === "hang") return;
     if (fate === "cut") {
       outgoing.destroy();
     } else if (typeof fate === "number") {

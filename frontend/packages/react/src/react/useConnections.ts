@@ -28,15 +28,27 @@ export interface ConnectionListing {
   refetch: () => Promise<unknown>;
 }
 
+/** An account of a connector, as one argument. */
+export interface AccountToConnect {
+  connectorId: string;
+  /** Which of several accounts; left out for the first. */
+  instanceId?: string | undefined;
+}
+
+/** A connection of a connector, as one argument. Which one may be left out when the connector has only one. */
+export interface AccountToDisconnect extends AccountToConnect {
+  connectionId?: string | undefined;
+}
+
 /** The user's connections, and what can be done with them. */
 export interface UseConnections extends ConnectionListing {
   /**
    * Connects an account: opens the window, so it has to be called in the click itself. Rejects with a
    * `NotConnectedError` that says why not. `useConnect` has every step of it.
    */
-  connect: (connectorId: string, instanceId?: string) => Promise<Connection>;
-  /** Ends a connection; which one may be left out when the connector has only one. */
-  disconnect: (connectorId: string, connectionId?: string) => Promise<DisconnectAnswer>;
+  connect: (account: string | AccountToConnect, instanceId?: string) => Promise<Connection>;
+  /** Disconnects an account. */
+  disconnect: (account: string | AccountToDisconnect, connectionId?: string) => Promise<DisconnectAnswer>;
   /** Whether a `connect` of this hook is under way. */
   isConnecting: boolean;
   /** Whether a `disconnect` of this hook is under way. */
@@ -98,11 +110,11 @@ export function useConnections(): UseConnections {
   }, []);
   const [connecting, setConnecting] = useState(0);
   const connect = useCallback(
-    async (connectorId: string, instanceId?: string) => {
+    async (account: string | AccountToConnect, instanceId?: string) => {
+      const target = typeof account === "string" ? { connectorId: account, instanceId } : account;
       setConnecting((count) => count + 1);
       try {
         const words = { title: messages.windowTitle, text: messages.windowText };
-        const target = { connectorId, instanceId };
         return await connectOnce(flows.of(target), target, { words }, mounted.current?.signal);
       } finally {
         setConnecting((count) => count - 1);
@@ -111,12 +123,12 @@ export function useConnections(): UseConnections {
     [flows, messages],
   );
   const { mutateAsync, isPending } = useMutation({
-    mutationFn: ({ connectorId, connectionId }: { connectorId: string; connectionId?: string | undefined }) =>
-      client.disconnect(connectorId, { connectionId }),
+    mutationFn: ({ connectorId, ...which }: AccountToDisconnect) => client.disconnect(connectorId, which),
     onSuccess: (answer) => cache.refresh(answer.connection_id),
   });
   const disconnect = useCallback(
-    (connectorId: string, connectionId?: string) => mutateAsync({ connectorId, connectionId }),
+    (account: string | AccountToDisconnect, connectionId?: string) =>
+      mutateAsync(typeof account === "string" ? { connectorId: account, connectionId } : account),
     [mutateAsync],
   );
   return {
