@@ -15,7 +15,6 @@ use super::batch::BatchQuery;
 
 use super::one_row;
 use super::rows::{RowReader, event_columns};
-use crate::domain::Connection;
 use crate::domain::Event;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
@@ -31,7 +30,7 @@ pub(crate) const EVENT_CHANNEL: &str = "patchbay_event";
 macro_rules! insert_event_cte {
     (
         of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
-        webhook $webhook:literal, config $config:literal
+        webhook $webhook:literal, config $config:literal, context $context:literal
     ) => {
         concat!(
             "changed as materialized ( \
@@ -40,7 +39,7 @@ macro_rules! insert_event_cte {
             " c), event as ( \
                insert into connection_event \
                  (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, \
-                  webhook, webhook_config) \
+                  webhook, webhook_config, context) \
                select id, user_id, version, ",
             $kind,
             ", status, status_reason, ",
@@ -51,6 +50,8 @@ macro_rules! insert_event_cte {
             $webhook,
             "::json, ",
             $config,
+            "::jsonb, ",
+            $context,
             "::jsonb from changed returning id, connection_id, user_id, created_at)",
         )
     };
@@ -76,7 +77,7 @@ pub(crate) async fn insert_event(
         insert_event_cte!(
             of "(select id, user_id, version, status, status_reason, updated_at \
                from user_connector_connection where id = $1)",
-            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8"
+            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8", context "$9"
         ),
         ", endpoint as materialized ( \
            select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
@@ -100,6 +101,7 @@ pub(crate) async fn insert_event(
     .bind(EVENT_CHANNEL)
     .bind(&transition.detail)
     .bind(message.and_then(|message| message.config.as_ref()))
+    .bind(Json(&transition.context))
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connection_event", connection)
@@ -113,15 +115,20 @@ pub(crate) async fn insert_event(
 /// that was prepared before this change is told from one that was prepared after it.
 pub(crate) async fn merge_update(
     db: &mut Transaction,
-    connection: &Connection,
+    updated: &Transition,
     since: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
+    let connection = &updated.connection;
     let done = sqlx::query(
         "with newest as materialized ( \
            select id, pg_advisory_xact_lock(1, hashtext($3)) from connection_event \
            where connection_id = $1 and version = $2 and kind = 'updated' and created_at >= $4 and webhook is null \
          ), event as ( \
-           update connection_event e set id = default from newest where e.id = newest.id returning e.user_id \
+           update connection_event e set id = default, context = case \
+             when not $9::jsonb ? 'rename' then e.context \
+             when e.context ? 'rename' then jsonb_set(e.context, '{rename,to}', $9::jsonb #> '{rename,to}') \
+             else e.context || $9::jsonb end \
+           from newest where e.id = newest.id returning e.user_id \
          ), written as ( \
            update user_connector_connection c set label = $5, \
              config = case when c.config::text = $6::jsonb::text then c.config else $6 end, \
@@ -138,6 +145,7 @@ pub(crate) async fn merge_update(
     .bind(Json(&connection.config))
     .bind(connection.updated_at)
     .bind(EVENT_CHANNEL)
+    .bind(Json(&updated.context))
     .execute(db)
     .await?;
     Ok(done.rows_affected() > 0)

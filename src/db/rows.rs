@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, Attempt, Connection, ConnectorRef, Event, Failure, NangoConnectionRef, State, Status,
+    Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, NangoConnectionRef,
+    State, Status,
 };
 
 /// What a connection, `c`, is read from.
@@ -118,7 +119,7 @@ macro_rules! select_with_attempt {
 macro_rules! event_columns {
     () => {
         "e.id, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
-         e.detail, e.created_at"
+         e.detail, e.created_at, e.context"
     };
 }
 
@@ -274,16 +275,26 @@ impl<'r> RowReader<'r> {
     pub(crate) fn event(&mut self) -> sqlx::Result<Event> {
         const TABLE: &str = "connection_event";
         let (id, connection_id): (_, Uuid) = (self.next()?, self.next()?);
+        let version = self.next()?;
+        let kind = self.parse_column(TABLE, connection_id)?;
+        let status = self.parse_column(TABLE, connection_id)?;
+        let status_reason = self.parse_optional_column(TABLE, connection_id)?;
+        let (attempt_id, detail) = (self.next()?, self.next()?);
+        let created_at = self.next::<DateTime<Utc>>()?;
+        let Json(context) = self.next::<Json<EventContext>>()?;
         Ok(Event {
             id,
             connection_id,
-            version: self.next()?,
-            kind: self.parse_column(TABLE, connection_id)?,
-            status: self.parse_column(TABLE, connection_id)?,
-            status_reason: self.parse_optional_column(TABLE, connection_id)?,
-            attempt_id: self.next()?,
-            detail: self.next()?,
-            created_at: self.next::<DateTime<Utc>>()?,
+            version,
+            kind,
+            status,
+            status_reason,
+            attempt_id,
+            detail,
+            actor: context.actor,
+            account: context.account,
+            rename: context.rename,
+            created_at,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Beginning to authorize a connection, in one statement.
 
+use sqlx::types::Json;
+
 use super::Transaction;
 use chrono::{DateTime, Utc};
 
@@ -15,7 +17,7 @@ use crate::domain::{Attempt, Connection, MessageType};
 /// that is open is superseded, for a connection has one at a time, the newest, which its row shows; a count makes
 /// each wait for the one before.
 macro_rules! insert_attempt {
-    ($written:expr) => {
+    ($written:expr, context $context:literal) => {
         concat!(
             "with connection as (",
             $written,
@@ -31,7 +33,7 @@ macro_rules! insert_attempt {
              ), ",
             insert_event_cte!(
                 of "(select connection.* from connection cross join attempt)",
-                kind "$24", attempt "$21", detail "null", webhook "null", config "null"
+                kind "$24", attempt "$21", detail "null", webhook "null", config "null", context $context
             ),
             " select pg_notify($25, user_id) from event",
         )
@@ -67,9 +69,9 @@ pub(crate) async fn start_attempt(
             mutable_values!(config "$10", checked "$20"),
             " where (select count(*) from user_connector_connection where user_id = $26) < $30 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
-        ))
+        ), context "$31")
     } else {
-        insert_attempt!(concat!(update_connection!(), " and c.updated_at = $26"))
+        insert_attempt!(concat!(update_connection!(), " and c.updated_at = $26"), context "$27")
     });
     let mut statement = bind_connection(statement, &connection)
         .bind(attempt.id)
@@ -87,7 +89,8 @@ pub(crate) async fn start_attempt(
     } else {
         statement = statement.bind(read);
     }
-    let done = statement.execute(db).await?;
+    let context = Json(&transition.context);
+    let done = statement.bind(context).execute(db).await?;
     if done.rows_affected() == 0 {
         return Ok(None);
     }

@@ -105,6 +105,14 @@ pub struct Account {
     pub name: Option<String>,
 }
 
+impl Account {
+    /// What a person calls it: its name, or else its id.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.name.as_ref().unwrap_or(&self.id).clone()
+    }
+}
+
 /// Where a connection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {

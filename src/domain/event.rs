@@ -71,6 +71,42 @@ impl EventKind {
     }
 }
 
+/// Who caused a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// The connection's user.
+    User,
+    /// A service, for the user.
+    Service,
+    /// Patchbay itself, which found out.
+    System,
+}
+
+/// A change of a connection's label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rename {
+    /// The label before; null if it had none.
+    pub from: Option<String>,
+    /// The label after; null if it was removed.
+    pub to: Option<String>,
+}
+
+/// What else is known of an event: the `context` column.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventContext {
+    /// Who caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
+    /// What the provider called the account then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// How the label changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename: Option<Rename>,
+}
+
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Event {
@@ -90,6 +126,12 @@ pub struct Event {
     pub attempt_id: Option<Uuid>,
     /// What went wrong, for a person to read.
     pub detail: Option<String>,
+    /// Who caused it; null for events from before this was recorded.
+    pub actor: Option<Actor>,
+    /// What the provider called the account then, where it says so.
+    pub account: Option<String>,
+    /// With `updated`: how the label changed; null if it did not.
+    pub rename: Option<Rename>,
     /// When it was.
     pub created_at: DateTime<Utc>,
 }

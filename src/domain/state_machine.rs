@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::UserId;
 use super::{
-    Account, Attempt, AttemptKind, Connection, ConnectorRef, EventKind, Failure,
-    NangoConnectionRef, Outcome, Reason, State,
+    Account, Actor, Attempt, AttemptKind, Connection, ConnectorRef, EventContext, EventKind,
+    Failure, NangoConnectionRef, Outcome, Reason, Rename, State,
 };
 
 /// What a change writes besides the connection itself.
@@ -29,6 +29,8 @@ pub struct Transition {
     pub discard: Option<NangoConnectionRef>,
     /// What went wrong by this change, for a person to read.
     pub detail: Option<String>,
+    /// Who caused it, and what the history says of it besides.
+    pub context: EventContext,
 }
 
 /// What a grant does.
@@ -160,8 +162,9 @@ impl Connection {
         connection.account = account.or(self.account.as_ref()).cloned();
         connection.found_account = None;
         connection.clear_errors();
+        transition.context.account = connection.account.as_ref().map(Account::label);
         transition.outcome = Some((Outcome::Succeeded, None));
-        transition
+        transition.by(Actor::User)
     }
 
     /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
@@ -175,11 +178,7 @@ impl Connection {
             reason: Reason::AccountMismatch,
             upstream: Some(grant.clone()),
         };
-        let name = |account: Option<&Account>| {
-            account
-                .map(|account| account.name.as_ref().unwrap_or(&account.id).clone())
-                .unwrap_or_default()
-        };
+        let name = |account: Option<&Account>| account.map(Account::label).unwrap_or_default();
         let failure = Failure {
             reason: Reason::AccountMismatch,
             message: format!(
@@ -211,6 +210,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
         transition.connection.account = transition.connection.found_account.take();
+        transition.context.account = transition.connection.account.as_ref().map(Account::label);
         transition.connection.connected_at = Some(now);
         transition.connection.clear_errors();
         Some(transition)
@@ -337,6 +337,9 @@ impl Connection {
             _ => Outcome::Failed,
         };
         transition.outcome = Some((outcome, Some(failure.clone())));
+        if failure.reason == Reason::AuthorizationDenied {
+            return Some(transition.by(Actor::User));
+        }
         Some(transition)
     }
 
@@ -427,10 +430,15 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user gives it another label or config.
+    /// The user gives it another label or config than it had `before`.
     #[must_use]
-    pub fn updated(&self, now: DateTime<Utc>) -> Transition {
-        self.transition(self.state.clone(), EventKind::Updated, now)
+    pub fn updated(&self, before: &Self, now: DateTime<Utc>) -> Transition {
+        let mut transition = self.transition(self.state.clone(), EventKind::Updated, now);
+        transition.context.rename = (self.label != before.label).then(|| Rename {
+            from: before.label.clone(),
+            to: self.label.clone(),
+        });
+        transition
     }
 
     /// Whether it is known to be one account's, and `told` is another.
@@ -459,11 +467,23 @@ impl Connection {
             outcome: None,
             discard: None,
             detail: None,
+            context: EventContext {
+                actor: Some(Actor::System),
+                account: self.account.as_ref().map(Account::label),
+                rename: None,
+            },
         }
     }
 }
 
 impl Transition {
+    /// The same, caused by this actor.
+    #[must_use]
+    pub fn by(mut self, actor: Actor) -> Self {
+        self.context.actor = Some(actor);
+        self
+    }
+
     /// Writes what went wrong to the connection and to the event.
     fn failed(&mut self, message: &str) {
         self.connection.last_error = Some(message.to_owned());

@@ -14,7 +14,7 @@ use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Attempt, AttemptKind, Connection, Failure, State};
+use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, State};
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{IntegrationDefaults, Session, SessionRequest};
@@ -43,6 +43,9 @@ pub struct ConnectRequest {
     pub login_hint: Option<String>,
     /// What the provider has to know of the account, by the names of the connector's parameters.
     pub parameters: BTreeMap<String, String>,
+    /// Who asks for it. The same request by another is the same.
+    #[serde(skip)]
+    pub actor: Option<Actor>,
 }
 
 /// An attempt that has been written down.
@@ -251,7 +254,8 @@ impl Connections {
         } else {
             self.begin_single().await?
         };
-        let started = connection.attempt_started(now);
+        let mut started = connection.attempt_started(now);
+        started.context.actor = request.actor;
         let Some(written) =
             db::start_attempt(&mut tx, &started, &attempt, connection.updated_at).await?
         else {

@@ -14,7 +14,7 @@ use crate::db::Deletion;
 
 use crate::domain::UserId;
 
-use crate::domain::{Attempt, Connection, State};
+use crate::domain::{Actor, Attempt, Connection, State};
 
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
@@ -64,6 +64,7 @@ impl Connections {
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
+        actor: Actor,
     ) -> Result<Disconnected> {
         self.nango_gateway()?;
         let id = self.resolve_target(user, connector, target).await?;
@@ -75,7 +76,7 @@ impl Connections {
         let connection = match connection.disconnected(now) {
             Some(transition) => {
                 db::invalidate_attempts(&mut tx, id, now).await?;
-                db::apply(&mut tx, &transition, None).await?
+                db::apply(&mut tx, &transition.by(actor), None).await?
             }
             None => connection,
         };
@@ -98,6 +99,7 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         attempt: Option<Uuid>,
+        actor: Actor,
     ) -> Result<ConnectionView> {
         self.nango_gateway()?;
         let details = self.fetch_details(user, id).await?;
@@ -112,6 +114,7 @@ impl Connections {
         let of = of.ok_or(Error::ConnectionNotFound)?;
         let now = self.clock.now();
         if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
+            let transition = transition.by(actor);
             db::apply(&mut tx, &transition, Some(newest.id)).await?;
             tx.commit().await?;
             self.counts.attempt_ended(&of.attempt, &transition);
@@ -124,7 +127,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or it is connected.
-    pub async fn remove(&self, user: &UserId, id: Uuid) -> Result<Disconnected> {
+    pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
         self.nango_gateway()?;
         let now = self.clock.now();
         let mut tx = self.begin().await?;
@@ -136,11 +139,11 @@ impl Connections {
         // Endpoints that were notified of the connection are notified of its end.
         let ended = connection.disconnected(now);
         if let Some(ended) = ended.filter(|_| connection.connected_at.is_some()) {
-            connection = db::apply(&mut tx, &ended, None).await?;
+            connection = db::apply(&mut tx, &ended.by(actor), None).await?;
         }
         if let Some(removed) = connection.removed(now) {
             db::invalidate_attempts(&mut tx, id, now).await?;
-            connection = db::apply(&mut tx, &removed, None).await?;
+            connection = db::apply(&mut tx, &removed.by(actor), None).await?;
         }
         let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;

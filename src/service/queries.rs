@@ -14,7 +14,7 @@ use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::UserId;
-use crate::domain::{Account, Attempt, Connection, Reason, Status};
+use crate::domain::{Account, Actor, Attempt, Connection, Reason, Status};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 
@@ -202,6 +202,7 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         account_id: &str,
+        actor: Actor,
     ) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
@@ -213,7 +214,7 @@ impl Connections {
         };
         match connection.account_accepted(self.clock.now()) {
             Some(transition) if is(&connection.found_account) => {
-                db::apply(&mut tx, &transition, None).await?;
+                db::apply(&mut tx, &transition.by(actor), None).await?;
             }
             None if is(&connection.account) => {}
             _ => {
@@ -230,7 +231,13 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
-    pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<ConnectionView> {
+    pub async fn update(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        update: &Update,
+        actor: Actor,
+    ) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
@@ -243,8 +250,8 @@ impl Connections {
         }
         if connection != before {
             let now = self.clock.now();
-            let updated = connection.updated(now);
-            if !db::merge_update(&mut tx, &updated.connection, now - MERGED).await? {
+            let updated = connection.updated(&before, now).by(actor);
+            if !db::merge_update(&mut tx, &updated, now - MERGED).await? {
                 db::apply(&mut tx, &updated, None).await?;
             }
         }

@@ -22,6 +22,7 @@ function Step() {
 const VIEWS = {
   button: () => <ConnectButton {...gmail} onConnected={({ id }) => window.connected.push(id)} />,
   catalog: () => <ConnectorCatalog pageSize={20} />,
+  zendesk: () => <ConnectButton connectorId="zendesk" connectorName="Zendesk" />,
   manager: () => <ConnectionManager />,
   picker: Step,
 };

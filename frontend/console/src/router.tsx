@@ -37,6 +37,15 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
+let back = false;
+
+/** Whether the page is the one before or after in the tab's history, rather than a new one. */
+export function cameBack(): boolean {
+  return back;
+}
+
+window.addEventListener("popstate", () => (back = true));
+
 export function usePath(): string {
   return useSyncExternalStore(subscribe, () => location.pathname);
 }
@@ -60,6 +69,7 @@ export function setParameters(changes: Record<string, string>, replace: boolean)
 export function go(path: string, replace = false): void {
   if (replace) history.replaceState(history.state, "", path);
   else history.pushState(null, "", path);
+  back = false;
   for (const listener of listeners) listener();
 }
 

@@ -155,7 +155,7 @@ const KINDS: Record<EventKind, string> = {
 
 export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {
   const denied = event.kind === "attempt_failed" && event.status_reason === "authorization_denied";
-  const title = denied ? "Access denied" : (KINDS[event.kind] ?? event.kind);
+  const title = denied ? "Access denied" : event.rename ? "Renamed" : (KINDS[event.kind] ?? event.kind);
   const good: EventKind[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
   const quiet: EventKind[] = ["updated", "disconnected", "removed", "attempt_canceled", "adopted"];
   if (good.includes(event.kind)) return { title, tone: "good" };

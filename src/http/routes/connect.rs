@@ -84,7 +84,7 @@ fn scopes() -> Array {
 }
 
 impl ConnectBody {
-    fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
+    fn request(self, instance_id: String, sender: ActingAs) -> Result<ConnectRequest, Problem> {
         validate_name("instance_id", &instance_id)?;
         let label = self.label.map(|label| validate_label(&label)).transpose()?;
         if let Some(hint) = &self.login_hint {
@@ -103,6 +103,7 @@ impl ConnectBody {
             scopes: self.scopes,
             login_hint: self.login_hint,
             parameters: self.parameters,
+            actor: Some(sender.into()),
         })
     }
 }
@@ -234,7 +235,7 @@ pub(crate) async fn connect(
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
-    let request = body.request(query.instance_id)?;
+    let request = body.request(query.instance_id, sender)?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("connect", &connector, &request));
     spawn_uncancellable(async move {
@@ -268,7 +269,7 @@ pub(crate) async fn reconnect(
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
-    let request = body.request(String::new())?;
+    let request = body.request(String::new(), sender)?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("reconnect", id, &request));
     spawn_uncancellable(async move {
@@ -316,7 +317,7 @@ pub(crate) struct DisconnectAnswer {
 )]
 pub(crate) async fn disconnect(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
@@ -330,7 +331,9 @@ pub(crate) async fn disconnect(
     };
     let ended = spawn_uncancellable(async move {
         let connections = &state.connections;
-        Ok(connections.disconnect(&user, &connector, &target).await?)
+        Ok(connections
+            .disconnect(&user, &connector, &target, sender.into())
+            .await?)
     })
     .await?;
     Ok(Json(DisconnectAnswer::of(&ended, "disconnected")))
@@ -368,11 +371,13 @@ impl DisconnectAnswer {
 )]
 pub(crate) async fn remove(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(id): Path<Uuid>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
-    let removed =
-        spawn_uncancellable(async move { Ok(state.connections.remove(&user, id).await?) }).await?;
+    let removed = spawn_uncancellable(async move {
+        Ok(state.connections.remove(&user, id, sender.into()).await?)
+    })
+    .await?;
     Ok(Json(DisconnectAnswer::of(&removed, "removed")))
 }
 
@@ -398,13 +403,15 @@ pub(crate) struct CancelBody {
 )]
 pub(crate) async fn cancel(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(id): Path<Uuid>,
     OptionalJson(body): OptionalJson<CancelBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let canceled = spawn_uncancellable(async move {
         let connections = &state.connections;
-        Ok(connections.cancel(&user, id, body.attempt_id).await?)
+        Ok(connections
+            .cancel(&user, id, body.attempt_id, sender.into())
+            .await?)
     });
     Ok(Json(canceled.await?))
 }

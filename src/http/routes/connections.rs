@@ -200,13 +200,13 @@ pub(crate) struct AccountChoice {
 )]
 pub(crate) async fn accept_account(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(id): Path<Uuid>,
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let details = state
         .connections
-        .accept_account(&user, id, &choice.account_id)
+        .accept_account(&user, id, &choice.account_id, sender.into())
         .await?;
     Ok(Json(details))
 }
@@ -244,7 +244,7 @@ fn double_option<'de, D: Deserializer<'de>>(
 )]
 pub(crate) async fn update(
     State(state): State<AppState>,
-    Updater(user): Updater,
+    Updater(user, sender): Updater,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
@@ -256,6 +256,9 @@ pub(crate) async fn update(
         label,
         config: body.config,
     };
-    let details = state.connections.update(&user, id, &update).await?;
+    let details = state
+        .connections
+        .update(&user, id, &update, sender.into())
+        .await?;
     Ok(Json(details))
 }

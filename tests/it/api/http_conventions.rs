@@ -101,7 +101,7 @@ async fn wrong_method_returns_allow_header() {
         (
             Method::PUT,
             format!("/api/v1/connectors/connections/{id}"),
-            "GET,HEAD,DELETE,PATCH",
+            "GET,HEAD,PATCH,DELETE",
         ),
         (
             Method::GET,

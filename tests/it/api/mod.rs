@@ -10,6 +10,7 @@ mod connect;
 mod console;
 mod disconnect;
 mod grants;
+mod history;
 mod http_conventions;
 mod list;
 mod logs;

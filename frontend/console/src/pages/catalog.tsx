@@ -181,9 +181,14 @@ function Card({ connector, connections, known }: CardProps) {
       </div>
       <ParametersDialog form={form} name={connector.name} />
       {busy && (
-        <button className="button compact" onClick={connect.reopen}>
-          Open<span className="hidden"> {connector.name}’s window again</span>
-        </button>
+        <>
+          <button className="button compact" onClick={connect.reopen}>
+            Open<span className="hidden"> {connector.name}’s window again</span>
+          </button>
+          <button className="button compact bare" onClick={connect.dismiss}>
+            Cancel<span className="hidden"> {connector.name}</span>
+          </button>
+        </>
       )}
       {!busy && known && <NextStep connector={connector} connections={connections} subject={subject} start={form.start} />}
     </li>

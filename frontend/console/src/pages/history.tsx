@@ -1,4 +1,4 @@
-import { plain, useConnectionHistory } from "@patchbay/react";
+import { plain, useConnectionHistory, type ConnectionEvent } from "@patchbay/react";
 import { Bones, Detail, Trouble } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { eventWords } from "../words.js";
@@ -18,6 +18,7 @@ export function History({ id }: { id: string }) {
             <li key={event.id} className={`tone-${tone}`}>
               <strong>{title}</strong>
               <Moment at={event.created_at} />
+              <About event={event} />
               <Detail text={plain(event.detail)} />
             </li>
           );
@@ -25,9 +26,31 @@ export function History({ id }: { id: string }) {
       </ol>
       {hasMore && (
         <button className="button" aria-disabled={isLoadingMore} onClick={() => void loadMore()}>
-          Show what was before
+          Show earlier events
         </button>
       )}
     </section>
+  );
+}
+
+const ACTORS = { user: "by you", service: "by a service", system: null };
+
+/** Who caused an event, which account it was then, and how it was renamed. */
+function About({ event }: { event: ConnectionEvent }) {
+  const { rename, account } = event;
+  const actor = event.actor ? ACTORS[event.actor] : null;
+  if (!rename && !actor && !account) return null;
+  return (
+    <p className="about quiet small">
+      {rename && (
+        <>
+          from <bdi>{plain(rename.from) ?? "no name"}</bdi> to <bdi>{plain(rename.to) ?? "no name"}</bdi>
+        </>
+      )}
+      {rename && (actor || account) && " · "}
+      {actor}
+      {actor && account && " · "}
+      {account && <bdi>{plain(account)}</bdi>}
+    </p>
   );
 }

@@ -535,6 +535,11 @@ export interface components {
             /** @description The `found_account`'s id. */
             account_id: string;
         };
+        /**
+         * @description Who caused a change.
+         * @enum {string}
+         */
+        Actor: "user" | "service" | "system";
         /** @description An attempt to authorize a connection. */
         AttemptBody: {
             /** Format: date-time */
@@ -822,6 +827,9 @@ export interface components {
         };
         /** @description One change of a connection. */
         Event: {
+            /** @description What the provider called the account then, where it says so. */
+            account?: string | null;
+            actor?: components["schemas"]["Actor"] | null;
             /**
              * Format: uuid
              * @description The attempt that brought the change.
@@ -846,6 +854,7 @@ export interface components {
             id: number;
             /** @description What changed. */
             kind: components["schemas"]["EventKind"];
+            rename?: components["schemas"]["Rename"] | null;
             /** @description Where the connection stood then. */
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
@@ -974,6 +983,13 @@ export interface components {
         RefusedToken: {
             /** @description The refused token's `token_id`. */
             token_id: string;
+        };
+        /** @description A change of a connection's label. */
+        Rename: {
+            /** @description The label before; null if it had none. */
+            from?: string | null;
+            /** @description The label after; null if it was removed. */
+            to?: string | null;
         };
         /**
          * @description Where a connection stands, in one word.

@@ -355,6 +355,51 @@ describe("after a reload", () => {
   });
 });
 
+describe("cancel", () => {
+  test("late_grant_of_canceled_attempt_connects_nothing", async () => {
+    const { client } = await tab();
+    const { flow, attempt } = await begun(client);
+    flow.dismiss();
+    expect(flow.state).toEqual({ phase: "idle", canceled: true });
+    await vi.waitFor(async () => {
+      expect((await client.getConnection(attempt.connectionId)).attempt?.outcome).toBe("canceled");
+    }, 20_000);
+    await browser.popup.decide("allow");
+    expect((await client.listConnections()).connections).toEqual([]);
+    expect(await client.getConnection(attempt.connectionId)).toMatchObject({ status: "disconnected" });
+  });
+
+  test("another_tab_shows_the_cancellation", async () => {
+    const { client } = await tab();
+    const { flow, attempt } = await begun(client);
+    await client.cancel(attempt.connectionId, { attemptId: attempt.attemptId });
+    expect(await until(flow, "canceled")).toMatchObject({ connection: { status_reason: "removed" } });
+  });
+
+  test("start_that_is_canceled_before_its_answer_is_canceled_by_it", async () => {
+    const { client, proxy } = await tab();
+    proxy.fate = ({ method, path }) => (method === "POST" && path.endsWith("/connect") ? { late: 1_500 } : "pass");
+    const flow = flowOf(client, { connectorId: "gmail" });
+    flow.start();
+    await vi.waitFor(() => expect(proxy.count("POST /gmail/connect")).toBe(1), 20_000);
+    flow.dismiss();
+    await vi.waitFor(() => expect(proxy.seen.some(({ path }) => path.endsWith("/cancel"))).toBe(true), 20_000);
+    await vi.waitFor(async () => expect((await client.listConnections()).connections).toEqual([]), 20_000);
+  });
+
+  test("cancellation_is_sent_again_while_the_service_is_away", async () => {
+    const { client, proxy } = await tab();
+    const { flow, attempt } = await begun(client);
+    let refused = 0;
+    proxy.fate = ({ path }) => (path.endsWith("/cancel") && (refused += 1) < 3 ? 503 : "pass");
+    flow.dismiss();
+    await vi.waitFor(async () => {
+      expect((await client.getConnection(attempt.connectionId)).attempt?.outcome).toBe("canceled");
+    }, 20_000);
+    expect(refused).toBe(3);
+  });
+});
+
 describe("while it starts", () => {
   test("cancel_ends_the_wait", async () => {
     const { client, proxy } = await tab();

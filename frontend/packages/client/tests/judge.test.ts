@@ -28,6 +28,9 @@ test.each<[string, Partial<Connection>, Partial<Attempt> | null]>([
   ["superseded", {}, { id: "another's" }],
   ["superseded", { status: "error" }, { id: "another's", outcome: "failed", error_code: "authorization_denied" }],
   ["superseded", {}, { outcome: "superseded" }],
+  ["canceled", { status: "disconnected", status_reason: "removed" }, { outcome: "canceled" }],
+  ["canceled", { status: "connected" }, { outcome: "canceled" }],
+  ["superseded", { status: "pending" }, { id: "another's", outcome: "canceled" }],
   ["disconnected", { status: "disconnected", status_reason: "user_disconnected" }, { outcome: "superseded" }],
 ])("%s: %o with %o", (phase, fields, attempt) => {
   expect(judge(connection(fields, attempt), OURS).phase).toBe(phase);

@@ -49,7 +49,7 @@ test("ConnectButton reports a denial and retries with one click", async () => {
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("deny");
   await screen.findByText("GitHub was not connected: access was declined.", undefined, SOON);
-  await person.click(screen.getByRole("button", { name: "Try again" }));
+  await person.click(screen.getByRole("button", { name: "Connect GitHub" }));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("allow");
   await screen.findByRole("button", { name: "GitHub connected" }, SOON);
@@ -81,6 +81,8 @@ test("flow resumes after a reload and can be dismissed", async () => {
   await person.click(screen.getByRole("button", { name: "Cancel" }));
   await screen.findByRole("button", { name: "Connect Gmail" });
   expect(sessionStorage).toHaveLength(0);
+  // Nothing is left of it.
+  await waitFor(async () => expect((await first.elsewhere.listConnections()).connections).toEqual([]), SOON);
 });
 
 test("error messages can be customized", async () => {

@@ -4,6 +4,7 @@ import { useState } from "react";
 import { expect, test, vi } from "vitest";
 import {
   accountName,
+  ConnectButton,
   ConnectionManager,
   ConnectionPicker,
   ConnectionStatus,
@@ -20,7 +21,7 @@ import {
   type UseConnect,
 } from "../src/index.js";
 import { browser } from "../../client/tests/support/browser.js";
-import { faults } from "../../client/tests/support/nango.js";
+import { consent, faults } from "../../client/tests/support/nango.js";
 import { Proxy, type Seen } from "../../client/tests/support/proxy.js";
 import { connected, page } from "./support/render.js";
 
@@ -55,7 +56,8 @@ test("ConnectionManager shows accounts and their actions", async () => {
   await waitFor(() => expect(document.activeElement).toBe(inside.getByRole("button", { name: "Rename" })));
 
   await person.click(inside.getByRole("button", { name: "History" }));
-  await inside.findByText("Changed", undefined, SOON);
+  const renamed = await inside.findByText("Changed", undefined, SOON);
+  expect(renamed.closest("li")?.textContent).toMatch(/from Work to Job.*By you/);
   expect(inside.getByText("The authorization started")).toBeTruthy();
 
   await person.click(inside.getByRole("button", { name: "Check" }));
@@ -80,11 +82,45 @@ test("ConnectionManager keeps a working connection when a reconnect is denied", 
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("deny");
   await screen.findByText(/access was declined\. The connection still works\./, undefined, SOON);
-  await person.click(screen.getByRole("button", { name: "Try again" }));
+  await person.click(screen.getByRole("button", { name: "Reconnect Gmail" }));
   await waitFor(() => expect(browser.popup.visited).toHaveLength(1), SOON);
   await browser.popup.decide("allow");
   await screen.findByText("Gmail is connected.", undefined, SOON);
   expect((await elsewhere.history(id)).events[0]).toMatchObject({ kind: "reauthorized" });
+});
+
+test("failed_first_connection_is_removed_and_never_disconnected", async () => {
+  const { person, elsewhere } = await page(<ConnectionManager />);
+  await screen.findByText("Nothing is connected yet.", undefined, SOON);
+  const started = await elsewhere.connect("github", { details: { label: "Never" } });
+  await consent(started.oauth_url ?? "", "deny");
+  const card = within(await screen.findByRole("listitem", { name: "Never" }, SOON));
+  await card.findByText("Access was declined", undefined, SOON);
+  expect(card.queryByRole("button", { name: "Disconnect" })).toBeNull();
+  await person.click(card.getByRole("button", { name: "Remove" }));
+  await screen.findByText("Nothing is connected yet.", undefined, SOON);
+  expect(screen.queryByText(/^Disconnected \(/)).toBeNull();
+  expect(await elsewhere.getConnection(started.connection_id)).toMatchObject({ status_reason: "removed" });
+});
+
+test("account_mismatch_offers_both_choices_beside_every_button", async () => {
+  const { person, elsewhere } = await page(
+    <>
+      <ConnectionManager />
+      <ConnectionPicker connectorId="hubspot" connectorName="HubSpot" value={null} onChange={() => {}} />
+      <ConnectButton connectorId="hubspot" connectorName="HubSpot" />
+    </>,
+  );
+  await connected(elsewhere, "hubspot");
+  await screen.findByRole("button", { name: "HubSpot connected" }, SOON);
+  const { connections } = await elsewhere.listConnections();
+  const again = await elsewhere.reconnect(connections[0]?.id ?? "", { details: { login_hint: "grace" } });
+  await consent(again.oauth_url ?? "", "allow");
+  const use = await screen.findAllByRole("button", { name: /^Use / }, SOON);
+  expect(use).toHaveLength(2);
+  expect(screen.getAllByRole("button", { name: "Reconnect HubSpot" })).toHaveLength(2);
+  await person.click(use[0] as HTMLElement);
+  await screen.findByRole("button", { name: "HubSpot connected" }, SOON);
 });
 
 test("check reports success only for a working connection", async () => {
@@ -169,9 +205,9 @@ test("every error code has a message and a copyable request id", async () => {
       <ErrorNotice error={error("network")} />
     </>,
   );
-  expect(screen.getByText("Reference: 0198-refused")).toBeTruthy();
+  expect(screen.getByText("Reference: 0198-refused").closest("details")?.open).toBe(false);
   const [noticed, network] = screen.getAllByRole("alert");
-  expect(noticed?.textContent).toBe(`${defaultMessages.errors.nango_error}Reference: 0198-noticed`);
+  expect(noticed?.textContent).toBe(`${defaultMessages.errors.nango_error}Detailsfor an operator Reference: 0198-noticed`);
   expect(network?.textContent).toBe(defaultMessages.errors.network);
 });
 

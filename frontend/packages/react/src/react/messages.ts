@@ -78,6 +78,12 @@ export interface Messages extends ConnectMessages {
   checked: string;
   history: string;
   events: Record<EventKind, string>;
+  /** Who caused an event. */
+  actors: Record<"user" | "service", string>;
+  /** Before the name from before and the one from after a rename, and in the place of one that is missing. */
+  nameFrom: string;
+  nameTo: string;
+  noName: string;
   disconnectQuestion: (name: string) => string;
   disconnectMeaning: string;
   remove: string;
@@ -232,6 +238,10 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
     token_refreshed: "Credentials renewed",
     adopted: "Imported",
   },
+  actors: { user: "By you", service: "By a service" },
+  nameFrom: "from",
+  nameTo: "to",
+  noName: "no name",
   disconnectQuestion: (name) => `Disconnect ${name}?`,
   disconnectMeaning:
     "Workflows that use it stop working, and the stored credentials are deleted. You can connect it again.",
