@@ -1,5 +1,5 @@
 // The update guide's code compiles as it is shown.
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import ts from "typescript";
 import { expect, test } from "vitest";
@@ -7,17 +7,15 @@ import { expect, test } from "vitest";
 const GUIDE = join(import.meta.dirname, "../../../../../docs/CONNECTORCATALOG_UPDATE_EXAMPLE.md");
 
 /** The product's own modules, which the guide's code imports. */
-const PRODUCT = `
-interface ImportMeta { env: { VITE_PATCHBAY_URL: string } }
-declare module "./App" { export function App(): import("react").ReactNode }
-declare module "./auth" {
-  export const auth: { userId: string; getToken(wanted: { fresh: boolean }): Promise<string> };
-}
-declare module "../ui" {
-  type Part = (props: { title?: string; children?: import("react").ReactNode }) => import("react").ReactNode;
-  export const Alert: Part, Card: Part, Spinner: Part;
-}
-`;
+const PRODUCT = {
+  "catalog/App.tsx": `export function App() { return null }`,
+  "catalog/auth.ts": `export declare const auth: { userId: string; getToken(wanted: { fresh: boolean }): Promise<string> };`,
+  "catalog/vite.d.ts": `interface ImportMeta { env: { VITE_PATCHBAY_URL: string } }
+declare module "@patchbay/react/styles.css";`,
+  "ui.ts": `import type { ReactNode } from "react";
+type Part = (props: { title?: string; children?: ReactNode }) => ReactNode;
+export declare const Alert: Part, Card: Part, Spinner: Part;`,
+};
 
 test("update_guide_compiles_as_shown", async () => {
   const text = await readFile(GUIDE, "utf8");
@@ -26,9 +24,9 @@ test("update_guide_compiles_as_shown", async () => {
   expect(blocks).toHaveLength(3);
   const folder = await mkdtemp(join(import.meta.dirname, "guide-"));
   try {
-    const files = blocks.map((_, index) => join(folder, `block${index}.tsx`));
-    await Promise.all(files.map((file, index) => writeFile(file, blocks[index] ?? "")));
-    await writeFile(join(folder, "product.d.ts"), `${PRODUCT}declare module "@patchbay/react/styles.css";`);
+    const shown = blocks.map((block, index) => [`catalog/block${index}.tsx`, block] as const);
+    await mkdir(join(folder, "catalog"));
+    await Promise.all([...shown, ...Object.entries(PRODUCT)].map(([name, code]) => writeFile(join(folder, name), code)));
     const options: ts.CompilerOptions = {
       target: ts.ScriptTarget.ES2022,
       module: ts.ModuleKind.ESNext,
@@ -40,7 +38,8 @@ test("update_guide_compiles_as_shown", async () => {
       noEmit: true,
       types: [],
     };
-    const program = ts.createProgram([...files, join(folder, "product.d.ts")], options);
+    const names = [...shown.map(([name]) => name), "catalog/vite.d.ts"];
+    const program = ts.createProgram(names.map((name) => join(folder, name)), options);
     const said = ts.getPreEmitDiagnostics(program).map(({ file, messageText }) => {
       return `${file?.fileName ?? ""}: ${ts.flattenDiagnosticMessageText(messageText, "\n")}`;
     });
