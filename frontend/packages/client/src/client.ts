@@ -38,6 +38,10 @@ export interface ConnectOptions extends CallOptions {
 /** How long a connect is sent again before it counts as refused, in milliseconds: longer than a restart takes. */
 const PATIENCE = 10_000;
 
+/** How long after a request of several tabs its next repetition is sent, in milliseconds: for lists and for all else. */
+const LIST_PACE = 1_000;
+const PACE = 250;
+
 /** What passes by itself, so that the same connect may be sent again. */
 const PASSING: readonly ErrorCode[] = [
   "network",
@@ -106,7 +110,8 @@ export class Client {
   #read<T>(path: string, shape: string, query: RequestParts["query"] = {}, signal?: AbortSignal): Promise<T> {
     const read = () => this.#http.json<T>(path, shape, { query, signal });
     const { tabs, noticedAt } = this.stream;
-    return tabs ? tabs.once(path + JSON.stringify(query), Math.max(noticedAt, this.#changedAt), read, signal) : read();
+    const since = Math.max(noticedAt, this.#changedAt);
+    return tabs ? tabs.once(path + JSON.stringify(query), since, path === "/connections" ? LIST_PACE : PACE, read, signal) : read();
   }
 
   /** Sends what may change something. */

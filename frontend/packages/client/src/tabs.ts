@@ -17,6 +17,8 @@ export class Tabs {
   readonly #name: string;
   readonly #locks: LockManager;
   readonly #channel: BroadcastChannel;
+  /** What waits in this tab for an answer. */
+  readonly #waiting = new Set<(answer: Answer) => void>();
   #closed = false;
 
   /** Undefined where pages do not know of each other: on a server, in a sandboxed frame, and on a page served without TLS. */
@@ -51,34 +53,42 @@ export class Tabs {
 
   /**
    * The answer to a request, sent by one tab at a time. The answer to another tab's same request serves as well if that was sent
-   * `since` then.
+   * `since` then. Where several tabs ask, the next one sends it `pace` later, in milliseconds, so that all share its answer.
    */
-  async once<T>(request: string, since: number, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  once<T>(request: string, since: number, pace: number, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const settled = new AbortController();
-    let leave = () => {};
-    const others = new Promise<T>((resolve) => {
-      leave = this.listen((message) => {
-        const { request: of, sentAt, answer } = message as Partial<Answer>;
-        if (of === request && Number(sentAt) >= since) resolve(answer as T);
-      });
-    });
     const asked = performance.now();
     let isSent = false;
-    const own = this.#alone(request, AbortSignal.any(signal ? [settled.signal, signal] : [settled.signal]), async () => {
-      if (performance.now() - asked > DELIVERY_MS) await Promise.race([others, sleep(DELIVERY_MS)]);
-      if (settled.signal.aborted) return others;
-      isSent = true;
-      const sentAt = Date.now();
-      const answer = await send();
-      const { pending = [] } = await this.#locks.query();
-      if (pending.some(({ name }) => name === this.#name + request)) this.post({ request, sentAt, answer } satisfies Answer);
-      return answer;
-    });
-    const late = sleep(PATIENCE_MS, settled.signal).then(() => (isSent ? own : send()));
-    return Promise.race([others, own, late]).finally(() => {
-      settled.abort();
-      leave();
-    });
+    return new Promise<T>((resolve, reject) => {
+      const take = ({ request: of, sentAt, answer }: Partial<Answer>) => {
+        if (of === request && Number(sentAt) >= since) resolve(answer as T);
+      };
+      const leave = this.listen((message) => take(message as Answer));
+      this.#waiting.add(take);
+      settled.signal.addEventListener("abort", () => {
+        this.#waiting.delete(take);
+        leave();
+      });
+      const own = async () => {
+        // The answer may still be on its way here.
+        if (performance.now() - asked > DELIVERY_MS) await sleep(DELIVERY_MS);
+        if (settled.signal.aborted) return;
+        isSent = true;
+        const sentAt = Date.now();
+        const answer = await send();
+        resolve(answer);
+        const { pending = [] } = await this.#locks.query();
+        if (!pending.some(({ name }) => name === this.#name + request)) return;
+        const message: Answer = { request, sentAt, answer };
+        this.post(message);
+        for (const waiting of [...this.#waiting]) waiting(message);
+        await sleep(pace);
+      };
+      this.#alone(request, AbortSignal.any(signal ? [settled.signal, signal] : [settled.signal]), own).catch(reject);
+      void sleep(PATIENCE_MS, settled.signal).then(() => {
+        if (!isSent) send().then(resolve, reject);
+      });
+    }).finally(() => settled.abort());
   }
 
   #alone<T>(what: string, signal: AbortSignal, work: () => Promise<T>): Promise<T> {

@@ -110,6 +110,30 @@ test("tabs_share_what_one_of_them_reads", async () => {
   await Promise.all(reads);
 });
 
+test("tabs_that_read_at_different_times_share_one_pace", async () => {
+  const proxy = await Proxy.start();
+  const token = await tokenFor(newUser());
+  const clients = Array.from({ length: 6 }, () => new Client({ baseUrl: proxy.url, getToken: () => token }));
+  for (const client of clients) onTestFinished(client.events(() => {}));
+  await vi.waitFor(() => expect(clients.map(({ stream }) => stream.state)).toEqual(Array(6).fill("live")), 20_000);
+  const direct = new Client({ baseUrl: proxy.url, getToken: () => token });
+  const { connection_id: id } = await direct.connect("gmail");
+  const began = performance.now();
+  // Something changes all the time, so that no answer is new enough for a tab that asks later.
+  const changing = setInterval(() => void direct.update(id, { label: String(Math.random()) }), 60);
+  const read = async (client: Client, index: number) => {
+    await new Promise((resolve) => setTimeout(resolve, index * 150));
+    while (performance.now() - began < 6_000) {
+      await client.listConnections();
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+    }
+  };
+  await Promise.all(clients.map(read));
+  clearInterval(changing);
+  const lists = proxy.seen.filter(({ path }) => path === "/connections").length;
+  expect(lists).toBeLessThanOrEqual(12);
+});
+
 test("slow_request_of_another_tab_is_not_awaited_for_ever", async () => {
   const proxy = await Proxy.start();
   const token = await tokenFor(newUser());
