@@ -6,9 +6,9 @@ import { gzipSync } from "node:zlib";
 import { rolldown } from "rolldown";
 
 const MOST = [
-  ["the client and the flow alone", `export { createClient, connectFlow } from "@patchbay/client"`, 7_500],
-  ["a provider and a button", `export { PatchbayProvider, ConnectButton } from "./dist/index.js"`, 14_100],
-  ["everything", `export * from "./dist/index.js"`, 19_600],
+  ["the client and the flow alone", `export { createClient, connectFlow } from "@patchbay/client"`, 8_700],
+  ["a provider and a button", `export { PatchbayProvider, ConnectButton } from "./dist/index.js"`, 15_400],
+  ["everything", `export * from "./dist/index.js"`, 20_900],
 ];
 
 let tooMuch = false;
