@@ -29,6 +29,7 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: 60_000,
     projects: [
+      { extends: true, test: { name: "node", include: ["packages/*/tests/node/*.test.ts"] } },
       { extends: true, test: { ...browser, name: "client", include: ["packages/*/tests/*.test.ts"] } },
       { extends: true, test: { ...browser, name: "react 19", setupFiles: ["packages/client/tests/setup.ts", "packages/react/tests/cleanup.ts"], include: ["packages/react/tests/*.test.tsx"] } },
       {

@@ -250,7 +250,7 @@ test("history_says_what_happened", async (given) => {
   await page.getByRole("button", { name: "Save" }).click();
   const renamed = page.locator(".history li").filter({ hasText: "Renamed" });
   await renamed.getByText("from no name to Mine").waitFor();
-  await renamed.getByText("by you").waitFor();
+  await renamed.getByText("By you").waitFor();
   await renamed.getByText("Grace Hopper").waitFor();
   const time = page.locator(".history time").first();
   assert.match(await time.getAttribute("title"), /\d{4}/);

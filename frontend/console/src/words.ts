@@ -4,8 +4,6 @@ import {
   errorText,
   plain,
   type Connection,
-  type ConnectionEvent,
-  type EventKind,
   type FlowState,
   type Reason,
 } from "@patchbay/react";
@@ -132,36 +130,6 @@ export function failedReconnect(connection: Connection): string | null {
   if (attempt.outcome !== "failed") return null;
   const how = attempt.error_code === "authorization_denied" ? "was denied" : "failed";
   return `The last reconnect ${how}. The connection still works.`;
-}
-
-const KINDS: Record<EventKind, string> = {
-  attempt_started: "Authorization started",
-  attempt_failed: "Authorization failed",
-  attempt_canceled: "Authorization canceled",
-  connected: "Connected",
-  reauthorized: "Reconnected",
-  disconnected: "Disconnected",
-  removed: "Removed from the list",
-  updated: "Changed",
-  credentials_failing: "Access could not be renewed",
-  needs_reauthorization: "Access ended",
-  missing_upstream: "Stored credentials were deleted",
-  recovered: "Works again",
-  account_mismatched: "Reconnected with another account",
-  account_accepted: "Other account accepted",
-  token_refreshed: "Access renewed",
-  adopted: "Imported",
-};
-
-export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {
-  const denied = event.kind === "attempt_failed" && event.status_reason === "authorization_denied";
-  const title = denied ? "Access denied" : event.rename ? "Renamed" : (KINDS[event.kind] ?? event.kind);
-  const good: EventKind[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
-  const quiet: EventKind[] = ["updated", "disconnected", "removed", "attempt_canceled", "adopted"];
-  if (good.includes(event.kind)) return { title, tone: "good" };
-  if (quiet.includes(event.kind)) return { title, tone: "off" };
-  if (event.kind === "attempt_started") return { title, tone: "wait" };
-  return { title, tone: event.kind === "credentials_failing" ? "warn" : "bad" };
 }
 
 /** Whether a flow has something to tell that the connection's own standing does not. */

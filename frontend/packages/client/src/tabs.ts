@@ -63,16 +63,18 @@ export class Tabs {
       });
     });
     const asked = performance.now();
+    let isSent = false;
     const own = this.#alone(request, AbortSignal.any(signal ? [settled.signal, signal] : [settled.signal]), async () => {
       if (performance.now() - asked > DELIVERY_MS) await Promise.race([others, sleep(DELIVERY_MS)]);
       if (settled.signal.aborted) return others;
+      isSent = true;
       const sentAt = Date.now();
       const answer = await send();
       const { pending = [] } = await this.#locks.query();
       if (pending.some(({ name }) => name === this.#name + request)) this.post({ request, sentAt, answer } satisfies Answer);
       return answer;
     });
-    const late = sleep(PATIENCE_MS, settled.signal).then(send);
+    const late = sleep(PATIENCE_MS, settled.signal).then(() => (isSent ? own : send()));
     return Promise.race([others, own, late]).finally(() => {
       settled.abort();
       leave();

@@ -110,6 +110,22 @@ test("tabs_share_what_one_of_them_reads", async () => {
   await Promise.all(reads);
 });
 
+test("slow_request_of_another_tab_is_not_awaited_for_ever", async () => {
+  const proxy = await Proxy.start();
+  const token = await tokenFor(newUser());
+  const clients = [0, 1].map(() => new Client({ baseUrl: proxy.url, getToken: () => token }));
+  for (const client of clients) onTestFinished(client.events(() => {}));
+  await vi.waitFor(() => expect(clients.map(({ stream }) => stream.state)).toEqual(["live", "live"]), 20_000);
+  const isList = ({ path }: { path: string }) => path === "/connections";
+  let lists = 0;
+  proxy.fate = (seen) => (isList(seen) && (lists += 1) === 1 ? { late: 13_000 } : "pass");
+  const began = performance.now();
+  const [first, second] = clients.map((client) => client.listConnections().then(() => performance.now() - began));
+  expect(await second).toBeLessThan(12_000);
+  expect(await first).toBeGreaterThan(12_000);
+  expect(lists).toBe(2);
+});
+
 /** A proxy that never passes a stream on. */
 async function hanging() {
   const proxy = await Proxy.start();

@@ -56,9 +56,9 @@ test("ConnectionManager shows accounts and their actions", async () => {
   await waitFor(() => expect(document.activeElement).toBe(inside.getByRole("button", { name: "Rename" })));
 
   await person.click(inside.getByRole("button", { name: "History" }));
-  const renamed = await inside.findByText("Changed", undefined, SOON);
+  const renamed = await inside.findByText("Renamed", undefined, SOON);
   expect(renamed.closest("li")?.textContent).toMatch(/from Work to Job.*By you/);
-  expect(inside.getByText("The authorization started")).toBeTruthy();
+  expect(inside.getByText("Authorization started")).toBeTruthy();
 
   await person.click(inside.getByRole("button", { name: "Check" }));
   await inside.findByText("It works.", undefined, SOON);

@@ -17,8 +17,10 @@ export function ConnectionHistory({ connectionId, className }: { connectionId: s
       <ol>
         {events.map((event) => (
           <li key={event.id} data-kind={event.kind}>
-            <time dateTime={event.created_at}>{messages.time(new Date(event.created_at))}</time>{" "}
-            <span>{messages.events[event.kind] ?? event.kind}</span>
+            <time dateTime={event.created_at} title={new Date(event.created_at).toLocaleString()}>
+              {messages.time(new Date(event.created_at))}
+            </time>{" "}
+            <span>{event.rename ? messages.renamed : (messages.events[event.kind] ?? event.kind)}</span>
             {event.kind === "attempt_failed" && event.status_reason && <span>: {messages.reasons[event.status_reason]}</span>}
             {event.rename && (
               <span data-patchbay="history-detail">

@@ -81,6 +81,7 @@ export interface Messages extends ConnectMessages {
   /** Who caused an event. */
   actors: Record<"user" | "service", string>;
   /** Before the name from before and the one from after a rename, and in the place of one that is missing. */
+  renamed: string;
   nameFrom: string;
   nameTo: string;
   noName: string;
@@ -221,23 +222,24 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
   checked: "It works.",
   history: "History",
   events: {
-    attempt_started: "The authorization started",
-    attempt_failed: "The authorization failed",
-    attempt_canceled: "The authorization was canceled",
-    removed: "Removed from the list",
+    attempt_started: "Authorization started",
+    attempt_failed: "Authorization failed",
+    attempt_canceled: "Authorization canceled",
     connected: "Connected",
-    reauthorized: "Authorized again",
+    reauthorized: "Reconnected",
     disconnected: "Disconnected",
+    removed: "Removed from the list",
     updated: "Changed",
-    credentials_failing: "The provider does not answer as it should",
-    needs_reauthorization: "The provider no longer accepts the authorization",
-    missing_upstream: "The connection was deleted elsewhere",
+    credentials_failing: "Access could not be renewed",
+    needs_reauthorization: "Access ended",
+    missing_upstream: "Stored credentials were deleted",
     recovered: "Works again",
-    account_mismatched: "It was authorized as another account",
-    account_accepted: "The other account was accepted",
-    token_refreshed: "Credentials renewed",
+    account_mismatched: "Reconnected with another account",
+    account_accepted: "Other account accepted",
+    token_refreshed: "Access renewed",
     adopted: "Imported",
   },
+  renamed: "Renamed",
   actors: { user: "By you", service: "By a service" },
   nameFrom: "from",
   nameTo: "to",

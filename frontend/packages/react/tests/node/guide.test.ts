@@ -1,11 +1,10 @@
-// @vitest-environment node
 // The update guide's code compiles as it is shown.
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import ts from "typescript";
 import { expect, test } from "vitest";
 
-const GUIDE = join(import.meta.dirname, "../../../../docs/CONNECTORCATALOG_UPDATE_EXAMPLE.md");
+const GUIDE = join(import.meta.dirname, "../../../../../docs/CONNECTORCATALOG_UPDATE_EXAMPLE.md");
 
 /** The product's own modules, which the guide's code imports. */
 const PRODUCT = `
