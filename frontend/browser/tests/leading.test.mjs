@@ -32,7 +32,7 @@ test("parameters_are_asked_for_before_the_window_opens", async ({ visit, sandbox
 
   // The service's own refusal stands at the field, too.
   const detail = '`parameters.subdomain` must match `^[a-z]+$`, as "acme" does.';
-  await context.route("**/zendesk/connect**", (route) =>
+  await context.route("**/connectors/*/connect", (route) =>
     route.request().method() === "POST"
       ? route.fulfill({ status: 400, contentType: "application/problem+json", body: JSON.stringify({ code: "invalid_request", title: "", detail }) })
       : route.fallback(),
@@ -41,7 +41,7 @@ test("parameters_are_asked_for_before_the_window_opens", async ({ visit, sandbox
   await page.keyboard.press("Enter");
   await dialog.getByRole("alert").getByText("Zendesk subdomain must match").waitFor();
   assert.equal(await field.inputValue(), "acme");
-  await context.unroute("**/zendesk/connect**");
+  await context.unroute("**/connectors/*/connect");
 
   const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
   await decide(popup, "Allow", "Grace Hopper");

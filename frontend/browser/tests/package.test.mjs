@@ -31,7 +31,7 @@ async function shown({ browser, sandbox, user }, views, options = {}, run) {
 
 test("package_asks_for_parameters_in_a_form", async (given) => {
   await shown(given, "zendesk", {}, async ({ context, page }) => {
-    const known = page.waitForResponse((answer) => answer.url().endsWith("/connectors/zendesk") && answer.ok());
+    const known = page.waitForResponse((answer) => /\/connectors\/(zendesk|[0-9a-f-]{36})$/.test(answer.url()) && answer.ok());
     await page.reload();
     await known;
     await page.getByRole("button", { name: "Connect Zendesk" }).click();
