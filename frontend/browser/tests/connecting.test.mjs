@@ -158,13 +158,14 @@ test("rename: saves and removes a custom name", async ({ visit }) => {
 
 test("connect: uses Nango's page for an API key connector", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/anthropic-claude" });
-  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Anthropic Claude" }).click());
+  await page.getByRole("button", { name: "Connect Anthropic Claude" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("textbox").fill("2023-06-01");
+  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
   await popup.getByLabel("API key").fill("invalid");
-  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await popup.getByText("did not accept").waitFor();
   await popup.getByLabel("API key").fill("made-up");
-  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await page.getByText("Connected", { exact: true }).waitFor();
 });

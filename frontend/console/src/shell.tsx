@@ -122,6 +122,7 @@ function Page({ route }: { route: Route }) {
         <div className="page slim">
           <Empty
             title="There is no such page"
+            isPage
             action={
               <Link className="button" href={paths.catalog}>
                 To the catalog

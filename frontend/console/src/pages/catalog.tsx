@@ -117,12 +117,13 @@ function Categories({ categories, total, chosen }: CategoriesProps) {
   const choose = (category: string) => setParameters({ category }, byKey.current);
   const choices = [{ name: "", count: total }, ...categories];
   return (
-    <fieldset
+    <div
       className="categories"
+      role="radiogroup"
+      aria-label="Categories"
       onKeyDown={() => (byKey.current = true)}
       onPointerDown={() => (byKey.current = false)}
     >
-      <legend className="hidden">Categories</legend>
       <ul>
         {choices.map(({ name, count }) => (
           <li key={name}>
@@ -139,7 +140,7 @@ function Categories({ categories, total, chosen }: CategoriesProps) {
           </li>
         ))}
       </ul>
-    </fieldset>
+    </div>
   );
 }
 

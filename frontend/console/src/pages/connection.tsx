@@ -1,4 +1,4 @@
-import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
@@ -36,7 +36,7 @@ export function ConnectionPage({ id }: { id: string }) {
         )}
       </nav>
       {isLoading && <Bones rows={3} label="The connection is loading" />}
-      {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
+      {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble isPage what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
       {connection && <Details connection={connection} held={held} />}
     </div>
   );
@@ -46,6 +46,7 @@ function NotThere() {
   return (
     <Empty
       title="There is no such connection"
+      isPage
       action={
         <Link className="button" href={paths.connections}>
           To your connections
@@ -68,6 +69,8 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
   const told = isTold(state);
   const connected = connection.status === "connected";
   const mismatch = connection.status_reason === "account_mismatch";
+  const connector = useConnector(controls ? connection.connector_slug : null);
+  const isOAuth = connector?.auth_mode?.startsWith("OAUTH") ?? false;
   const isRemoved = connection.status_reason === "removed";
   const [checked, setChecked] = useState<ReactNode>(null);
   const check = async () => {
@@ -139,7 +142,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             </p>
           </div>
         </section>
-        {controls && connection.nango_connection_id && (
+        {controls && connection.nango_connection_id && isOAuth && (
           <Ageing controls={controls} nangoId={connection.nango_connection_id} onDone={() => void check()} />
         )}
         <History id={connection.id} />

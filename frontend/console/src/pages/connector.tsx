@@ -28,6 +28,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
       {query.error && !query.data && isNotThere(query.error) && (
         <Empty
           title="There is no such connector"
+          isPage
           action={
             <Link className="button" href={paths.catalog}>
               To the catalog
@@ -36,7 +37,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
         />
       )}
       {query.error && !query.data && !isNotThere(query.error) && (
-        <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
+        <Trouble isPage what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
       )}
       {query.isPending && !query.error && <Bones rows={2} label="The connector is loading" />}
       {query.data && connections.isLoading && !connections.isUnknown && <Bones rows={2} label="The accounts are loading" />}

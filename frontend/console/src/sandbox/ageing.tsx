@@ -19,7 +19,8 @@ export function Ageing({ controls, nangoId, onDone }: { controls: string; nangoI
       <div className="stack">
         <p className="quiet small">
           Change the account at the provider, and have the connection checked at once. What you should see: an expired token
-          is renewed and the account stays connected; after access is revoked, it shows “Access ended” and asks for a reconnect.
+          is renewed and the account stays connected; after access is revoked, it shows “Access ended” and asks for a reconnect,
+          or “Having trouble” while no other account shows that the provider itself works.
         </p>
         <div className="actions">
           <button className="button compact" onClick={() => void make("expire")}>

@@ -59,13 +59,13 @@ export const FAULTS: Fault[] = [
   },
   {
     name: "The provider fails after consent",
-    shows: "After “Allow” the authorization ends as “Failed”, not as “Denied”.",
+    shows: "After “Allow” the authorization ends as “Failed”, not as “Denied”. API keys are not affected: they need no consent.",
     on: { refuse_code: true },
     off: { refuse_code: false },
   },
   {
     name: "Access cannot be renewed",
-    shows: "The provider refuses to refresh. “Check now” on a connection first says “Having trouble”.",
+    shows: "The provider refuses to refresh. “Check now” on a connection first says “Having trouble”. API keys are not renewed and stay connected.",
     on: { refuse_refresh: true },
     off: { refuse_refresh: false },
   },

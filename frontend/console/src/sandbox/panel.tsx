@@ -66,7 +66,8 @@ function Consent({ consent, onChange }: { consent: Faults["consent"]; onChange: 
         ))}
       </div>
       <p>
-        <strong>What you should see:</strong> “Ask” shows the page. “Allow” and “Deny” answer it at once, without showing it.
+        <strong>What you should see:</strong> “Ask” shows the page. “Allow” and “Deny” answer it at once, without showing it. For
+        an API key there is no such page.
       </p>
     </fieldset>
   );

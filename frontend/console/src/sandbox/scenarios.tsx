@@ -76,7 +76,8 @@ const SCENARIOS: Scenario[] = [
   },
   {
     name: "Access is revoked at the provider",
-    shows: "“Access ended”, with a button to reconnect. The history says when it was noticed.",
+    shows:
+      "“Access ended”, with a button to reconnect; or “Having trouble”, while no other account shows that the provider itself works.",
     run: async (stage) => {
       const { id, nango_connection_id: nangoId } = await connected(stage);
       await age(stage.controls, "revoke", nangoId ?? "");

@@ -66,11 +66,12 @@ export function Detail({ text }: { text: string | null }) {
   );
 }
 
-/** A place with nothing in it, and why. */
-export function Empty({ title, children, action }: { title: string; children?: ReactNode; action?: ReactNode }) {
+/** A place with nothing in it, and why. `isPage` if the page has no other heading. */
+export function Empty({ title, children, action, isPage }: { title: string; children?: ReactNode; action?: ReactNode; isPage?: boolean | undefined }) {
+  const Heading = isPage ? "h1" : "h2";
   return (
     <div className="panel empty">
-      <h2>{title}</h2>
+      <Heading>{title}</Heading>
       {children && <div className="empty-text">{children}</div>}
       {action}
     </div>
@@ -114,11 +115,12 @@ export function Refusal({ error }: { error: Error }) {
 }
 
 /** What could not be had, and the way to ask again. */
-export function Trouble({ what, error, retry }: { what: string; error: Error; retry: () => void }) {
+export function Trouble({ what, error, retry, isPage }: { what: string; error: Error; retry: () => void; isPage?: boolean }) {
   return (
     <div role="alert">
       <Empty
         title={what}
+        isPage={isPage}
         action={
           <button className="button" onClick={retry}>
             Try again

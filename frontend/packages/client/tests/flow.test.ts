@@ -1,11 +1,8 @@
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { connectFlow, createClient, type Client, type ConnectFlow, type FlowState } from "../src/index.js";
-import { connectorId } from "../src/connector-id.js";
 import { browser } from "./support/browser.js";
 import { faults, newUser, tokenFor } from "./support/nango.js";
 import { Proxy } from "./support/proxy.js";
-
-const GMAIL_CONNECT = `POST /${await connectorId("gmail")}/connect`;
 
 /** A user's browser tab: a client of its own, behind a proxy of its own. */
 async function tab(user = newUser()) {
@@ -173,7 +170,7 @@ describe("popup", () => {
     expect(flow.state).toMatchObject({ phase: "waiting", window: "open" });
     await browser.popup.decide("allow");
     await until(flow, "connected");
-    expect(proxy.count(GMAIL_CONNECT)).toBe(1);
+    expect(proxy.count(`POST /2ca8a1b8-0995-578b-b87c-dc39f677e722/connect`)).toBe(1);
   });
 
   test("is not treated as closed when severed by an opener policy", async () => {
@@ -384,7 +381,7 @@ describe("cancel", () => {
     proxy.fate = ({ method, path }) => (method === "POST" && path.endsWith("/connect") ? { late: 1_500 } : "pass");
     const flow = flowOf(client, { connectorId: "gmail" });
     flow.start();
-    await vi.waitFor(() => expect(proxy.count(GMAIL_CONNECT)).toBe(1), 20_000);
+    await vi.waitFor(() => expect(proxy.seen.some(({ path }) => path.endsWith("/connect"))).toBe(true), 20_000);
     flow.dismiss();
     await vi.waitFor(() => expect(proxy.seen.some(({ path }) => path.endsWith("/cancel"))).toBe(true), 20_000);
     await vi.waitFor(async () => expect((await client.listConnections()).connections).toEqual([]), 20_000);
