@@ -124,7 +124,7 @@ pub(crate) async fn list(
         Some(cursor) => {
             1 + found
                 .iter()
-                .position(|connector| connector.slug == *cursor)
+                .position(|connector| connector.id.to_string() == *cursor)
                 .ok_or_else(|| Problem::invalid("cursor is not one of this list's"))?
         }
     };
@@ -132,10 +132,11 @@ pub(crate) async fn list(
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();
     let more = start + page.len() < found.len();
     Ok(Json(ConnectorsBody {
+        // Not the slug: ad blockers refuse requests with some slugs in their address.
         next_cursor: page
             .last()
             .filter(|_| more)
-            .map(|connector| connector.slug.clone()),
+            .map(|connector| connector.id.to_string()),
         connectors: page
             .into_iter()
             .map(|connector| ConnectorBody::new(connector, configured(connector)))
