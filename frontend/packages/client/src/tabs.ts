@@ -63,7 +63,7 @@ export class Tabs {
       const take = ({ request: of, sentAt, answer }: Partial<Answer>) => {
         if (of === request && Number(sentAt) >= since) resolve(answer as T);
       };
-      const leave = this.listen((message) => take(message as Answer));
+      const leave = this.listen((message) => take((message ?? {}) as Partial<Answer>));
       this.#waiting.add(take);
       settled.signal.addEventListener("abort", () => {
         this.#waiting.delete(take);
@@ -71,7 +71,7 @@ export class Tabs {
       });
       const own = async () => {
         // The answer may still be on its way here.
-        if (performance.now() - asked > DELIVERY_MS) await sleep(DELIVERY_MS);
+        if (performance.now() - asked > DELIVERY_MS) await pauseInSight(DELIVERY_MS);
         if (settled.signal.aborted) return;
         isSent = true;
         const sentAt = Date.now();
@@ -82,7 +82,7 @@ export class Tabs {
         const message: Answer = { request, sentAt, answer };
         this.post(message);
         for (const waiting of [...this.#waiting]) waiting(message);
-        await sleep(pace);
+        await pauseInSight(pace);
       };
       this.#alone(request, AbortSignal.any(signal ? [settled.signal, signal] : [settled.signal]), own).catch(reject);
       void sleep(PATIENCE_MS, settled.signal).then(() => {
@@ -99,6 +99,11 @@ export class Tabs {
     this.#closed = true;
     this.#channel.close();
   }
+}
+
+/** Waits on a visible page only: on a hidden one a browser lets timers wait for a minute, and the other tabs with them. */
+async function pauseInSight(milliseconds: number): Promise<void> {
+  if (document.visibilityState === "visible") await sleep(milliseconds);
 }
 
 /** Never resolves once `signal` is aborted. */

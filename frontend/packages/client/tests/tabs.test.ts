@@ -105,6 +105,10 @@ test("tabs_share_what_one_of_them_reads", async () => {
   proxy.fate = ({ path }) => (path === "/connections" ? { late: 500 } : "pass");
   const reads = others.map((client) => client.listConnections());
   await vi.waitFor(() => expect(lists()).toBe(2), 20_000);
+  // A tab that opens meanwhile asks who has the stream, which is no answer.
+  const late = new Client({ baseUrl: proxy.url, getToken: () => token });
+  onTestFinished(late.events(() => {}));
+  await vi.waitFor(() => expect(late.stream.state).toBe("live"), 20_000);
   const { connection_id: id } = (await first?.connect("gmail")) ?? {};
   expect((await first?.listConnections())?.connections.map((one) => one.id)).toEqual([id]);
   await Promise.all(reads);
