@@ -16,6 +16,10 @@ check:
 test *filter:
     cargo test --locked -- {{filter}}
 
+# Run the Rust tests several times in random order and list those whose result differs.
+repeat runs *arguments:
+    scripts/repeat {{runs}} {{arguments}}
+
 # Measure the release build against its baselines. Needs an idle machine.
 bench *arguments:
     scripts/bench {{arguments}}

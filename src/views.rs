@@ -135,8 +135,8 @@ pub struct ConnectionBody<'a> {
     config: Option<ConfigBody<'a>>,
     /// Whose account it is, where the provider tells.
     account: Option<&'a Account>,
-    /// With `account_mismatch`: the account that it came back as.
-    found_account: Option<&'a Account>,
+    /// With `account_mismatch`: the other account that the reauthorization returned.
+    pending_account: Option<&'a Account>,
     /// The user's other connections to the same account, 20 at the most.
     same_account_as: &'a [Uuid],
     /// Since when its credentials cannot be refreshed, while that may pass.
@@ -264,7 +264,7 @@ impl<'a> ConnectionBody<'a> {
             last_checked_at: connection.last_checked_at,
             config: Some(ConfigBody::of(connection)),
             account: connection.account.as_ref(),
-            found_account: connection.found_account.as_ref(),
+            pending_account: connection.pending_account.as_ref(),
             same_account_as: &details.same_account_as,
             failing_since: connection.failing_since,
             last_error: connection.last_error.as_deref(),

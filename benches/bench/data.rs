@@ -59,7 +59,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     let mut connection = PgConnection::connect(url.as_str()).await?;
     // The made-up Nango knows few of these connections: a sweep would miss the others.
     sqlx::raw_sql(
-        "insert into job (name, finished_at) values ('sweep', 'infinity') \
+        "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
          on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
     )
     .execute(&mut connection)
@@ -88,22 +88,17 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     .bind(&CONNECTORS[..])
     .execute(&mut connection)
     .await?;
-    // Each row is made with its newest attempt beside it, which the trigger would write once more.
-    sqlx::raw_sql(
-        "set synchronous_commit = off; alter table connect_attempt disable trigger connect_attempt_newest",
-    )
-    .execute(&mut connection)
-    .await?;
+    sqlx::raw_sql("set synchronous_commit = off")
+        .execute(&mut connection)
+        .await?;
     for made in (0..users).step_by(100_000) {
         let until = (made + 100_000).min(users);
         sqlx::query(sqlx::AssertSqlSafe(rows(made + 1, until)))
             .bind(&ids[..])
+            .bind(&CONNECTORS[..])
             .execute(&mut connection)
             .await?;
     }
-    sqlx::raw_sql("alter table connect_attempt enable trigger connect_attempt_newest")
-        .execute(&mut connection)
-        .await?;
     sqlx::raw_sql("vacuum analyze")
         .execute(&mut connection)
         .await?;
@@ -118,21 +113,21 @@ fn rows(from: u32, until: u32) -> String {
     format!(
         "with made as (
            insert into user_connector_connection
-             (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status,
+             (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, integration_key, status,
               connected_at, last_synced_at, last_checked_at, config, version, created_at, updated_at,
-              attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_void,
+              attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_invalidated,
               attempt_created_at, attempt_ended_at)
            select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
-             now(), 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
+             now(), ($2::text[])[n], 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
              gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now()
            from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
              lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
                || substr(md5(u || '/' || n), 1, 3) || '8' || substr(md5(u || '/' || n), 4, 15))::uuid as id) ids
-           returning id, attempt_id
+           returning user_id, id, attempt_id, integration_key
          )
          insert into connect_attempt
-           (id, connection_id, kind, expires_at, outcome, nango_connection_id, created_at, ended_at)
-         select attempt_id, id, 'connect', now(), 'succeeded', 'nango', now(), now() from made"
+           (user_id, id, connection_id, kind, integration_key, expires_at, outcome, nango_connection_id, created_at, ended_at)
+         select user_id, attempt_id, id, 'connect', integration_key, now(), 'succeeded', 'nango', now(), now() from made"
     )
 }
 

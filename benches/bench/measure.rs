@@ -443,14 +443,14 @@ async fn start_service(
         ("NANGO_WEBHOOK_SIGNING_KEY", &nango.signing_key),
         ("AUTH_JWT_SECRET", data::JWT_SECRET),
         ("SERVICE_API_KEYS", &keys),
-        ("TOKEN_CACHE_SECONDS", token_cache),
+        ("TOKEN_CACHE_TTL_SECONDS", token_cache),
         // A load of few users is not what limits are for.
-        ("LIMIT_USER_PER_MINUTE", "0"),
-        ("LIMIT_CONNECT_PER_MINUTE", "0"),
-        ("LIMIT_UPDATE_PER_MINUTE", "0"),
-        ("LIMIT_STREAMS_PER_USER", "0"),
+        ("RATE_LIMIT_USER_PER_MINUTE", "0"),
+        ("RATE_LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("RATE_LIMIT_UPDATE_PER_MINUTE", "0"),
+        ("MAX_STREAMS_PER_USER", "0"),
         // All streams come from one address.
-        ("MAX_CONNECTIONS", "40000"),
+        ("MAX_CLIENT_CONNECTIONS", "40000"),
     ];
     Service::start(program, folder, &variables).await
 }

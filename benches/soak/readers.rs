@@ -69,7 +69,7 @@ pub(crate) struct Reader<'a> {
     token: String,
     seen: &'a ReadStats,
     ids: Vec<String>,
-    last_event: Option<i64>,
+    last_event: Option<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -176,7 +176,9 @@ impl<'a> Reader<'a> {
                 &[200],
             )
             .await;
-        self.last_event = body["events"][0]["id"].as_i64().or(self.last_event);
+        if let Some(id) = body["events"][0]["id"].as_str() {
+            self.last_event = Some(id.to_owned());
+        }
     }
 
     /// Opens a stream, reads how it begins, and goes.
@@ -184,7 +186,7 @@ impl<'a> Reader<'a> {
         let mut request = self
             .request(Method::GET, "/connections/events")
             .bearer_auth(&self.token);
-        if let Some(last) = self.last_event {
+        if let Some(last) = &self.last_event {
             request = request.header("last-event-id", last);
         }
         self.seen.requests.fetch_add(1, Ordering::Relaxed);

@@ -94,12 +94,12 @@ async fn replicas(
         ("SERVICE_API_KEYS", &key),
         ("METRICS_TOKEN", METRICS_TOKEN),
         ("SWEEP_INTERVAL_SECONDS", "2"),
-        ("TOKEN_CACHE_SECONDS", "1"),
+        ("TOKEN_CACHE_TTL_SECONDS", "1"),
         ("KEEP_ALIVE_SECONDS", "5"),
-        ("LIMIT_USER_PER_MINUTE", "0"),
-        ("LIMIT_CONNECT_PER_MINUTE", "0"),
-        ("LIMIT_UPDATE_PER_MINUTE", "0"),
-        ("LIMIT_ADDRESS_PER_MINUTE", "0"),
+        ("RATE_LIMIT_USER_PER_MINUTE", "0"),
+        ("RATE_LIMIT_CONNECT_PER_MINUTE", "0"),
+        ("RATE_LIMIT_UPDATE_PER_MINUTE", "0"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "0"),
         ("RUST_LOG", "warn"),
     ];
     let mut replicas = Vec::new();

@@ -61,7 +61,7 @@ class Sandbox:
             "PORT": str(self.port),
             "SANDBOX_PORT": str(self.nango_port),
             "NANGO_WEBHOOK_SIGNING_KEY": SIGNING_KEY,
-            "LIMIT_CONNECT_PER_MINUTE": "0",
+            "RATE_LIMIT_CONNECT_PER_MINUTE": "0",
             "LOG_FORMAT": "json",
             "RUST_LOG": "error",
         }

@@ -284,7 +284,7 @@ def audit(stage, database):
     stop.set()
     for one in threads:
         one.join()
-    written = int(database.sql("select coalesce(sum(times), 0) from token_use where user_id = 'gina'"))
+    written = int(database.sql("select coalesce(sum(count), 0) from token_access where user_id = 'gina'"))
     if written < issued[0]:
         return f"{issued[0] - written} of {issued[0]} tokens are not on record"
     return None

@@ -18,7 +18,7 @@ COMPLETE = {
     "PORT": "0",
     "PUBLIC_URL": "https://connect.example.com",
     "DATABASE_URL": "postgres://patchbay@127.0.0.1:9/patchbay",
-    "DATABASE_WAIT_SECONDS": "1",
+    "DATABASE_STARTUP_TIMEOUT_SECONDS": "1",
     "NANGO_SECRET_KEY": "3b1f0c52-8a44-4d2e-9a55-0d8e1c6f7b21",
     "NANGO_WEBHOOK_SIGNING_KEY": "c9a1f6f0-5a0e-4c1c-9f0e-0a2f4b8d7e63",
     "AUTH_JWT_SECRET": "b3c1f1a09d5f4f2f8f3b6f0c7a2e9d41",

@@ -37,9 +37,9 @@ pub struct Config {
     pub auth: crate::auth::Config,
     /// `ENCRYPTION_KEY`: what the secrets in the database are encrypted with; two keys while it is rotated.
     pub encryption: Encryption,
-    /// `TOKEN_CACHE_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    /// `TOKEN_CACHE_TTL_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
     pub token_cache_ttl: Duration,
-    /// `HISTORY_DAYS`: for how long events, attempts and uses of tokens are kept.
+    /// `RETENTION_DAYS`: for how long events, attempts and uses of tokens are kept.
     pub retention: TimeDelta,
     /// `SERVICE_API_KEYS`: keys of the product's own services, besides those that `patchbay keys` makes.
     pub service_keys: Vec<EnvironmentKey>,
@@ -142,7 +142,7 @@ impl Environment<'_> {
         let encryption = self.encryption();
         let nango = self.nango(http.as_ref().map(|http| &http.public_url));
         let auth = self.auth();
-        let token_cache = self.seconds("TOKEN_CACHE_SECONDS", 60);
+        let token_cache = self.seconds("TOKEN_CACHE_TTL_SECONDS", 60);
         let history = self.retention();
         let service_keys = self.service_keys();
         let webhook_networks = self.webhook_networks();
@@ -169,7 +169,7 @@ impl Environment<'_> {
     }
 
     fn retention(&mut self) -> TimeDelta {
-        let days: u16 = self.positive("HISTORY_DAYS", 400);
+        let days: u16 = self.positive("RETENTION_DAYS", 400);
         TimeDelta::days(days.into())
     }
 

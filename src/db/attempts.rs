@@ -2,154 +2,212 @@
 //!
 //! A connection's open attempt, if it has one, is its newest, which its row shows: it is looked for there, for of all that
 //! are open an index tells only as well as PostgreSQL's statistics know how many they are, which changes from hour to hour.
+//!
+//! Each statement that writes an attempt also updates the copy in the connection's row, where the attempt is the newest.
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use super::Transaction;
 use super::one_row;
-use super::rows::{select_attempts, select_attempts_with_connection};
+use super::rows::{newest_attempt_columns, select_attempts_with_connection};
 use crate::auth::BrowserToken;
 use crate::domain::UserId;
-use crate::domain::{Attempt, Connection, Failure, Outcome};
+use crate::domain::{Attempt, Connection, Failure, Integration, Outcome};
 
 /// An attempt with the connection that it is to authorize.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptWithConnection {
     pub(crate) connection: Connection,
     pub(crate) attempt: Attempt,
+    /// The integration of the attempt's session.
+    pub(crate) integration: Integration,
 }
 
-/// An attempt and its connection, both locked until the transaction ends.
+/// A user's attempt and its connection, both locked until the transaction ends.
 pub(crate) async fn lock_attempt(
     db: &mut Transaction,
+    user: &UserId,
     attempt: Uuid,
 ) -> sqlx::Result<Option<AttemptWithConnection>> {
     // The connection is locked first, as everywhere. Who has waited for a lock is given the row as
     // it is then; an attempt that were only read would be as it was before.
     sqlx::query_as(select_attempts_with_connection!(
-        "where a.id = $1 for no key update of c, a"
+        "where a.user_id = $1 and a.id = $2 for no key update of c, a"
     ))
+    .bind(user.as_str())
     .bind(attempt)
     .fetch_optional(db)
     .await
 }
 
-/// Notes what Nango said of an attempt's session: until when it is valid, and which kind it became.
-pub(crate) async fn update_session(db: &mut Transaction, attempt: &Attempt) -> sqlx::Result<()> {
-    // The connection is locked first, as everywhere: its row shows the attempt.
+/// Records what Nango said of an attempt's session: when it expires, and what it became.
+pub(crate) async fn update_session(
+    db: &mut Transaction,
+    user: &UserId,
+    attempt: &Attempt,
+    integration: &Integration,
+) -> sqlx::Result<()> {
+    // The connection is locked first, as everywhere.
     let done = sqlx::query(
-        "with locked as materialized ( \
-           select id from user_connector_connection where id = $4 for update \
+        "with locked as ( \
+           update user_connector_connection set \
+             attempt_kind = case when attempt_id = $3 then $4 else attempt_kind end, \
+             attempt_expires_at = case when attempt_id = $3 then $5 else attempt_expires_at end \
+           where user_id = $1 and id = $2 returning id \
+         ), owner as ( \
+           update attempt_owner set due_at = $5, kept_until = greatest(kept_until, $5) where attempt_id = $3 \
          ) \
-         update connect_attempt set expires_at = $2, kind = $3 from locked \
-         where connect_attempt.id = $1 and connection_id = locked.id",
+         update connect_attempt a set kind = $4, expires_at = $5, integration_key = $6, provider = $7 from locked \
+         where a.user_id = $1 and a.id = $3 and a.connection_id = locked.id",
     )
-    .bind(attempt.id)
-    .bind(attempt.expires_at)
-    .bind(attempt.kind.as_str())
+    .bind(user.as_str())
     .bind(attempt.connection_id)
+    .bind(attempt.id)
+    .bind(attempt.kind.as_str())
+    .bind(attempt.expires_at)
+    .bind(&integration.key)
+    .bind(&integration.provider)
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connect_attempt", attempt.id)
 }
 
-pub(crate) async fn end_attempt(
-    db: &mut Transaction,
-    attempt: Uuid,
-    outcome: Outcome,
-    failure: Option<&Failure>,
-    connection: &Connection,
-) -> sqlx::Result<()> {
-    let nango_id = connection
-        .state
-        .upstream()
-        .filter(|_| outcome == Outcome::Succeeded);
-    // The success of an older attempt ends the wait for the one that came after it.
-    let ended: i64 = sqlx::query_scalar(
-        "with ended as ( \
-           update connect_attempt set outcome = $2, error_code = $3, error_message = $4, \
-             nango_connection_id = $5, ended_at = $6 where id = $1 returning id \
-         ), superseded as ( \
-           update connect_attempt set outcome = 'superseded', ended_at = $6 \
-           where $2 = 'succeeded' and id <> $1 and id = ( \
-             select attempt_id from user_connector_connection where id = $7 and attempt_outcome is null) \
-         ) \
-         select count(*) from ended",
-    )
-    .bind(attempt)
-    .bind(outcome.as_str())
-    .bind(failure.map(|failure| failure.reason.as_str()))
-    .bind(failure.map(|failure| failure.message.as_str()))
-    .bind(nango_id.map(|upstream| upstream.id.as_str()))
-    .bind(connection.updated_at)
-    .bind(connection.id)
-    .fetch_one(db)
-    .await?;
-    one_row(ended.unsigned_abs(), "connect_attempt", attempt)
+/// How an attempt ended.
+pub(crate) struct AttemptEnd<'a> {
+    pub(crate) attempt: Uuid,
+    pub(crate) outcome: Outcome,
+    pub(crate) failure: Option<&'a Failure>,
 }
 
-/// Notes which browser a user's attempt was begun in.
+/// The update of a connection together with the end of an attempt of it, in one statement. The success of an older
+/// attempt ends the wait for the one that came after it, too.
+macro_rules! end_attempt {
+    () => {
+        concat!(
+            "with ended as ( \
+               update connect_attempt set outcome = $25, error_code = $26, error_message = $27, \
+                 nango_connection_id = $28, ended_at = $13 where user_id = $23 and id = $24 returning 1 \
+             ), superseded as ( \
+               update connect_attempt a set outcome = 'superseded', ended_at = $13 from user_connector_connection c \
+               where $25 = 'succeeded' and c.user_id = $23 and c.id = $1 and c.attempt_id <> $24 \
+                 and c.attempt_outcome is null and a.user_id = $23 and a.id = c.attempt_id \
+             ) ",
+            crate::db::writes::update_connection!(
+                ", attempt_outcome, attempt_error_code, attempt_error_message, attempt_ended_at",
+                ", case when c.attempt_id = $24 then $25 \
+                     when $25 = 'succeeded' and c.attempt_outcome is null then 'superseded' \
+                     else c.attempt_outcome end, \
+                 case when c.attempt_id = $24 then $26 else c.attempt_error_code end, \
+                 case when c.attempt_id = $24 then $27 else c.attempt_error_message end, \
+                 case when c.attempt_id = $24 or ($25 = 'succeeded' and c.attempt_outcome is null) then $13 \
+                     else c.attempt_ended_at end"
+            ),
+        )
+    };
+}
+
+pub(crate) use end_attempt;
+
+/// Binds the parameters of [`end_attempt`] after those of the connection.
+pub(crate) fn bind_attempt_end<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    connection: &Connection,
+    end: &AttemptEnd<'_>,
+) -> Query<'q, Postgres, PgArguments> {
+    let granted = connection.state.upstream();
+    let granted = granted.filter(|_| end.outcome == Outcome::Succeeded);
+    statement
+        .bind(end.attempt)
+        .bind(end.outcome.as_str())
+        .bind(end.failure.map(|failure| failure.reason.as_str()))
+        .bind(end.failure.map(|failure| failure.message.clone()))
+        .bind(granted.map(|upstream| upstream.id.clone()))
+}
+
+/// Records which browser a user's attempt was started in.
 pub(crate) async fn bind_attempt(
     db: &mut Transaction,
     connection: &Connection,
     attempt: Uuid,
     browser: &BrowserToken,
 ) -> sqlx::Result<()> {
-    // The connection is locked first, as everywhere: its row shows the attempt.
+    // The connection is locked first, as everywhere.
     let done = sqlx::query(
-        "with locked as materialized ( \
-           select id from user_connector_connection where id = $2 for update \
+        "with locked as ( \
+           update user_connector_connection set attempt_returned = \
+             case when attempt_id = $3 then coalesce(attempt_returned, false) else attempt_returned end \
+           where user_id = $1 and id = $2 returning id \
+         ), owner as ( \
+           update attempt_owner set browser_token_hash = $4 where attempt_id = $3 and user_id = $1 \
          ) \
-         update connect_attempt set browser = $3 from locked \
-         where connect_attempt.id = $1 and connection_id = locked.id",
+         update connect_attempt a set browser_token_hash = $4 from locked \
+         where a.user_id = $1 and a.id = $3 and a.connection_id = locked.id",
     )
-    .bind(attempt)
+    .bind(connection.user_id.as_str())
     .bind(connection.id)
+    .bind(attempt)
     .bind(browser.hash())
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connect_attempt", attempt)
 }
 
-/// Notes that a browser has come back from a provider, with whichever attempt it has begun since then and not
-/// yet finished. Says whether there was one.
+/// Records that a browser came back from a provider, in each of these attempts of a user that may still be granted.
+/// Returns whether there is one. `attempts` are the attempts' ids, each with its connection's.
 pub(crate) async fn record_browser_return(
     db: &mut Transaction,
-    browser: &BrowserToken,
-    since: DateTime<Utc>,
+    user: &UserId,
+    attempts: &[(Uuid, Uuid)],
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
-    let done = sqlx::query(
+    let (attempts, connections): (Vec<Uuid>, Vec<Uuid>) = attempts.iter().copied().unzip();
+    // The connections are locked first, as everywhere.
+    let returned: i64 = sqlx::query_scalar(
         "with locked as materialized ( \
-           select id from user_connector_connection where id in ( \
-             select connection_id from connect_attempt where browser = $1 and created_at > $2) \
-           order by id for update \
+           select id from user_connector_connection where user_id = $1 and id = any($2) order by id for update \
+         ), returned as ( \
+           update connect_attempt a set returned_at = $4 from locked \
+           where a.user_id = $1 and a.id = any($3) and a.connection_id = locked.id \
+             and not a.invalidated and a.outcome is distinct from 'succeeded' \
+           returning a.id, a.connection_id \
+         ), copied as ( \
+           update user_connector_connection c set attempt_returned = true from returned \
+           where c.user_id = $1 and c.id = returned.connection_id and c.attempt_id = returned.id \
          ) \
-         update connect_attempt set returned_at = $3 from locked \
-         where connection_id = locked.id and browser = $1 and connect_attempt.created_at > $2 \
-           and not void and outcome is distinct from 'succeeded'",
+         select count(*) from returned",
     )
-    .bind(browser.hash())
-    .bind(since)
+    .bind(user.as_str())
+    .bind(connections)
+    .bind(attempts)
     .bind(now)
-    .execute(db)
+    .fetch_one(db)
     .await?;
-    Ok(done.rows_affected() > 0)
+    Ok(returned > 0)
 }
 
-/// Ends what a disconnect ends: no attempt that began before it connects any more.
+/// Invalidates the attempts that started before a disconnect: no grant of them connects any more.
 pub(crate) async fn invalidate_attempts(
     db: &mut Transaction,
+    user: &UserId,
     connection_id: Uuid,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update connect_attempt set void = true, outcome = coalesce(outcome, 'superseded'), \
-           ended_at = coalesce(ended_at, $2) where connection_id = $1 and not void",
+        "with invalidated as ( \
+           update connect_attempt set invalidated = true, outcome = coalesce(outcome, 'superseded'), \
+             ended_at = coalesce(ended_at, $3) where user_id = $1 and connection_id = $2 and not invalidated \
+         ) \
+         update user_connector_connection set attempt_invalidated = true, \
+           attempt_outcome = coalesce(attempt_outcome, 'superseded'), attempt_ended_at = coalesce(attempt_ended_at, $3) \
+         where user_id = $1 and id = $2 and attempt_id is not null",
     )
+    .bind(user.as_str())
     .bind(connection_id)
     .bind(now)
     .execute(db)
@@ -161,31 +219,18 @@ pub(crate) async fn invalidate_attempts(
 /// unseen, though the attempt is over.
 pub(crate) async fn ungranted_attempt(
     db: &mut Transaction,
+    user: &UserId,
     connection_id: Uuid,
     since: DateTime<Utc>,
 ) -> sqlx::Result<Option<Uuid>> {
     sqlx::query_scalar(
-        "select attempt_id from user_connector_connection where id = $1 \
-           and attempt_created_at > $2 and attempt_outcome is distinct from 'succeeded'",
+        "select attempt_id from user_connector_connection where user_id = $1 and id = $2 \
+           and attempt_created_at > $3 and attempt_outcome is distinct from 'succeeded'",
     )
+    .bind(user.as_str())
     .bind(connection_id)
     .bind(since)
     .fetch_optional(db)
-    .await
-}
-
-/// Attempts that are still open past their time.
-pub(crate) async fn overdue_attempts(
-    db: &mut Transaction,
-    now: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<Vec<Attempt>> {
-    sqlx::query_as(select_attempts!(
-        "where a.outcome is null and a.expires_at <= $1 order by a.expires_at limit $2"
-    ))
-    .bind(now)
-    .bind(limit)
-    .fetch_all(db)
     .await
 }
 
@@ -195,9 +240,12 @@ pub(crate) async fn open_attempts_of(
     user: &UserId,
     limit: u8,
 ) -> sqlx::Result<Vec<Attempt>> {
-    sqlx::query_as(select_attempts!(
-        "join user_connector_connection c on c.attempt_id = a.id \
-         where c.user_id = $1 and c.attempt_outcome is null order by a.created_at desc limit $2"
+    sqlx::query_as(concat!(
+        "select c.id, ",
+        newest_attempt_columns!(),
+        " from user_connector_connection c \
+          where c.user_id = $1 and c.attempt_id is not null and c.attempt_outcome is null \
+          order by c.attempt_created_at desc limit $2"
     ))
     .bind(user.as_str())
     .bind(i64::from(limit))
@@ -205,7 +253,7 @@ pub(crate) async fn open_attempts_of(
     .await
 }
 
-/// Those of these attempts whose grant, if there is one, nobody has told of yet. They need
+/// Those of these attempts, whoever's, whose grant, if there is one, nobody has told of yet. They need
 /// not be open: one that was denied or superseded may be granted all the same.
 pub(crate) async fn unapplied_attempts(
     db: &mut Transaction,
@@ -221,56 +269,10 @@ pub(crate) async fn unapplied_attempts(
     Ok(ids.into_iter().collect())
 }
 
-/// Keeps the ids of a connection's attempts that may still be granted though the connection is erased: those that began
-/// less than `returns` ago. Nothing else of them is kept.
-pub(crate) async fn keep_erased_attempts(
-    db: &mut Transaction,
-    connection_id: Uuid,
-    returns: TimeDelta,
-    now: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    let seconds = returns.as_seconds_f64();
-    sqlx::query(
-        "insert into erased_attempt (id, expires_at) \
-         select id, created_at + make_interval(secs => $2) from connect_attempt \
-         where connection_id = $1 and created_at + make_interval(secs => $2) > $3 on conflict do nothing",
-    )
-    .bind(connection_id)
-    .bind(seconds)
-    .bind(now)
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Whether an attempt is one of a connection that was erased, and may still be granted.
-pub(crate) async fn is_erased_attempt(
-    db: &mut Transaction,
-    attempt: Uuid,
-    now: DateTime<Utc>,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar(
-        "select exists (select from erased_attempt where id = $1 and expires_at > $2)",
-    )
-    .bind(attempt)
-    .bind(now)
-    .fetch_one(db)
-    .await
-}
-
-/// Deletes ids of erased attempts that can no longer be granted.
-pub(crate) async fn delete_expired_erased_attempts(
-    db: &mut Transaction,
-    now: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<u64> {
-    let done = sqlx::query(
-        "delete from erased_attempt where ctid = any(array( \
-           select ctid from erased_attempt where expires_at <= $1 order by expires_at limit $2))",
-    )
-    .bind(now)
-    .bind(limit)
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
+/// Whether there is an attempt with this id, whoever's.
+pub(crate) async fn is_attempt_known(db: &mut Transaction, attempt: Uuid) -> sqlx::Result<bool> {
+    sqlx::query_scalar("select exists (select 1 from connect_attempt where id = $1)")
+        .bind(attempt)
+        .fetch_one(db)
+        .await
 }

@@ -3,8 +3,8 @@
 //! A question that comes while a statement is under way is asked in the next,
 //! together with all that have come meanwhile. Nobody waits for company, no
 //! answer is older than its question, and the more is asked the less a
-//! question costs the database. What the database refuses to answer together
-//! is asked apart, so that nobody's question fails another's.
+//! question costs the database. What the database refuses to answer together, or
+//! what has too large an answer, is asked apart, so that nobody's question fails another's.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -27,6 +27,25 @@ const QUEUE_CAPACITY: usize = 1024;
 /// For how long a connection is kept for the next questions. Then it is the turn of whoever else
 /// waits for one of the pool's.
 const HOLD_TIME: Duration = Duration::from_millis(50);
+
+/// The questions together have a larger answer than one statement should read.
+#[derive(Debug, thiserror::Error)]
+#[error("the questions have too large an answer together")]
+pub(crate) struct TooMuch;
+
+impl From<TooMuch> for sqlx::Error {
+    fn from(error: TooMuch) -> Self {
+        Self::Decode(Box::new(error))
+    }
+}
+
+/// Whether questions that failed together may succeed apart.
+fn is_worth_splitting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Decode(error) => error.is::<TooMuch>(),
+        error => error.as_database_error().is_some() && !is_unreachable(error),
+    }
+}
 
 /// What can be asked many at a time, in one statement. It may be run twice where its connection is lost, so it reads only,
 /// or writes what may be written twice.
@@ -125,8 +144,7 @@ async fn load_batch<Q: BatchQuery>(
     };
     // Whether or not it ever answers, the next are asked on another.
     reader.held = None;
-    let is_refused = error.as_database_error().is_some() && !is_unreachable(&error);
-    if is_refused && questions.len() > 1 {
+    if is_worth_splitting(&error) && questions.len() > 1 {
         let (some, others) = questions.split_at(questions.len() / 2);
         let mut all = Box::pin(load_batch(reader, some, by)).await;
         all.extend(Box::pin(load_batch(reader, others, by)).await);

@@ -19,7 +19,7 @@ pub struct DatabaseConfig {
     pub url: SecretString,
     /// `DATABASE_POOL_SIZE`: connections a replica opens at the most.
     pub pool_size: u32,
-    /// `DATABASE_WAIT_SECONDS`: how long a starting replica waits for the database.
+    /// `DATABASE_STARTUP_TIMEOUT_SECONDS`: how long a starting replica waits for the database.
     pub startup_timeout: Duration,
 }
 
@@ -28,7 +28,7 @@ impl Environment<'_> {
         let url = self.required("DATABASE_URL", DATABASE_URL_EXAMPLE);
         let url = url.and_then(|url| self.database_url(url));
         let pool_size = self.positive("DATABASE_POOL_SIZE", 10);
-        let wait = self.seconds("DATABASE_WAIT_SECONDS", 60);
+        let wait = self.seconds("DATABASE_STARTUP_TIMEOUT_SECONDS", 60);
         Some(DatabaseConfig {
             url: url?,
             pool_size,

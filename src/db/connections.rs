@@ -11,12 +11,13 @@ use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
 
+use super::attempts::{AttemptEnd, bind_attempt_end, end_attempt};
 use super::reads::ConnectionWithAttemptRow;
 use super::rows::{
     RowReader, connection_columns, newest_attempt_columns, select_connections, select_with_attempt,
 };
 use super::writes::{bind_connection, update_connection};
-use super::{RowError, end_attempt, insert_event, one_row, queue_deletion};
+use super::{RowError, erase_owner, insert_event, one_row, queue_deletion};
 
 /// Which of a user's connections are meant.
 #[derive(Clone, Debug, Default)]
@@ -136,15 +137,8 @@ pub(crate) async fn accounts_of(
     Ok(rows.into_iter().map(known).collect())
 }
 
-/// Anybody's connection by our id.
-pub(crate) async fn find_any(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!("where c.id = $1"))
-        .bind(id)
-        .fetch_optional(db)
-        .await
-}
-
-/// A connection by Nango's id of it.
+/// Anybody's connection by Nango's id of it, where no user is named: by the sweep, a webhook of a connection that was
+/// imported and has no tags, or a popup's page.
 pub(crate) async fn find_by_nango_id(
     db: &mut Transaction,
     nango_id: &str,
@@ -157,27 +151,19 @@ pub(crate) async fn find_by_nango_id(
 
 /// Deletes a user's connection with its attempts, its history, its uses and what was still to be told of it.
 pub(crate) async fn delete(db: &mut Transaction, user: &UserId, id: Uuid) -> sqlx::Result<()> {
+    erase_owner(db, id).await?;
     // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
-    sqlx::query("delete from webhook_queue where connection_id = $1")
+    sqlx::query("delete from webhook_queue where user_id = $1 and connection_id = $2")
+        .bind(user.as_str())
         .bind(id)
         .execute(&mut *db)
         .await?;
-    let done = sqlx::query("delete from user_connector_connection where id = $1 and user_id = $2")
-        .bind(id)
+    let done = sqlx::query("delete from user_connector_connection where user_id = $1 and id = $2")
         .bind(user.as_str())
+        .bind(id)
         .execute(db)
         .await?;
     one_row(done.rows_affected(), "user_connector_connection", id)
-}
-
-/// A connection by our id, locked until the transaction ends.
-pub(crate) async fn lock(db: &mut Transaction, id: Uuid) -> sqlx::Result<Option<Connection>> {
-    sqlx::query_as(select_connections!(
-        "where c.id = $1 for no key update of c"
-    ))
-    .bind(id)
-    .fetch_optional(db)
-    .await
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
@@ -190,27 +176,21 @@ pub(crate) async fn apply(
         version: transition.connection.version + 1,
         ..transition.connection.clone()
     };
-    // Before its connection, whose row then shows it.
-    if let (Some(attempt), Some((outcome, failure))) = (attempt, &transition.outcome) {
-        end_attempt(db, attempt, *outcome, failure.as_ref(), &connection).await?;
-    }
+    let end = attempt.zip(transition.outcome.as_ref());
+    let end = end.map(|(attempt, (outcome, failure))| AttemptEnd {
+        attempt,
+        outcome: *outcome,
+        failure: failure.as_ref(),
+    });
     let kind = MessageType::of(transition.event);
-    let (newest, wanted) = update(db, &connection, kind).await?;
+    let (newest, wanted) = update(db, &connection, end, kind).await?;
     let message = match kind.zip(wanted) {
         Some(wanted) => Some(queue_message(db, &connection, newest, transition, wanted).await?),
         None => None,
     };
-    insert_event(db, connection.id, transition, attempt, message.as_ref()).await?;
+    insert_event(db, &connection, transition, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
-        let key = &connection.connector.integration_key;
-        queue_deletion(
-            db,
-            upstream,
-            key,
-            Some(connection.id),
-            connection.updated_at,
-        )
-        .await?;
+        queue_deletion(db, upstream, Some(connection.id), connection.updated_at).await?;
     }
     Ok(connection)
 }
@@ -246,20 +226,50 @@ async fn queue_message(
     })
 }
 
-/// Writes a connection. Returns its newest attempt, if it has one; and, if an endpoint exists that is to be told by a
-/// message of this type, whether one of them asks for configs.
+/// What the update of a connection returns: how many attempts it ended, whether an endpoint that wants a message of the
+/// type `$message` asks for configs (null if no endpoint wants it), and the newest attempt.
+macro_rules! returning {
+    (ended $ended:literal, message $message:literal) => {
+        concat!(
+            " returning ",
+            $ended,
+            ", (select bool_or(with_config) from webhook_endpoint \
+                 where ",
+            $message,
+            "::text is not null and (events = '{}' or ",
+            $message,
+            " = any(events))), ",
+            newest_attempt_columns!()
+        )
+    };
+}
+
+/// Writes a connection, and the end of an attempt if one ended. Returns its newest attempt, if it has one; and, if an
+/// endpoint exists that wants a message of this type, whether one of them asks for configs.
 async fn update(
     db: &mut Transaction,
     connection: &Connection,
+    end: Option<AttemptEnd<'_>>,
     message: Option<MessageType>,
 ) -> sqlx::Result<(Option<Attempt>, Option<bool>)> {
-    let update = sqlx::query(concat!(
-        update_connection!(),
-        " returning (select bool_or(with_config) from webhook_endpoint \
-             where $21::text is not null and (events = '{}' or $21 = any(events))), ",
-        newest_attempt_columns!(),
-    ));
-    let written = bind_connection(update, connection)
+    let written = match &end {
+        None => {
+            let update = concat!(
+                update_connection!("", ""),
+                returning!(ended "1::bigint", message "$24")
+            );
+            bind_connection(sqlx::query(update), connection)
+        }
+        Some(end) => {
+            let update = concat!(
+                end_attempt!(),
+                returning!(ended "(select count(*) from ended)", message "$29")
+            );
+            let update = bind_connection(sqlx::query(update), connection);
+            bind_attempt_end(update, connection, end)
+        }
+    };
+    let written = written
         .bind(message.map(MessageType::as_str))
         .fetch_optional(db)
         .await?;
@@ -269,6 +279,10 @@ async fn update(
     };
     let written = written.ok_or_else(lost)?;
     let mut columns = RowReader::of(&written, 0);
+    let ended: i64 = columns.next()?;
+    if let Some(end) = end {
+        one_row(ended.unsigned_abs(), "connect_attempt", end.attempt)?;
+    }
     let wanted = columns.next()?;
     Ok((columns.newest_attempt(connection.id)?, wanted))
 }

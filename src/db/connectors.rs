@@ -13,7 +13,7 @@ use crate::domain::ConnectorRef;
 
 /// All connectors, whether or not the catalog still has them.
 pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<ConnectorRef>> {
-    sqlx::query_as("select id, slug, name, integration_key from connector")
+    sqlx::query_as("select id, slug, name from connector")
         .fetch_all(db)
         .await
 }

@@ -22,7 +22,6 @@ pub(crate) struct Deletion {
 pub(crate) async fn queue_deletion(
     db: &mut Transaction,
     upstream: &NangoConnectionRef,
-    integration_key: &str,
     connection_id: Option<Uuid>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
@@ -32,7 +31,7 @@ pub(crate) async fn queue_deletion(
          values ($1, $2, $3, $4, $4) on conflict (nango_connection_id) do nothing",
     )
     .bind(&upstream.id)
-    .bind(integration_key)
+    .bind(&upstream.integration.key)
     .bind(connection_id)
     .bind(now)
     .execute(db)

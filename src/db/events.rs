@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgExecutor;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use super::Transaction;
-
-use super::batch::BatchQuery;
-
+use super::batch::{BatchQuery, TooMuch};
 use super::one_row;
 use super::rows::{RowReader, event_columns};
+use crate::domain::Connection;
 use crate::domain::Event;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
@@ -25,11 +24,11 @@ pub(crate) const EVENT_CHANNEL: &str = "patchbay_event";
 
 /// How a statement writes the event of a changed connection, which it has the row of.
 ///
-/// One user's events get their ids in the order of their commits, so that who reads after an id
-/// misses none: the lock is had before the row, and its id, are made.
+/// One user's events get their positions in the order of their commits, so that a reader who continues after a
+/// position misses none: the lock is acquired before the row, and its position, are made.
 macro_rules! insert_event_cte {
     (
-        of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
+        id $id:literal, of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
         webhook $webhook:literal, config $config:literal, context $context:literal
     ) => {
         concat!(
@@ -38,9 +37,11 @@ macro_rules! insert_event_cte {
             $connection,
             " c), event as ( \
                insert into connection_event \
-                 (connection_id, user_id, version, kind, status, status_reason, attempt_id, detail, created_at, \
+                 (user_id, id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at, \
                   webhook, webhook_config, context) \
-               select id, user_id, version, ",
+               select user_id, ",
+            $id,
+            ", id, version, ",
             $kind,
             ", status, status_reason, ",
             $attempt,
@@ -52,7 +53,7 @@ macro_rules! insert_event_cte {
             $config,
             "::jsonb, ",
             $context,
-            "::jsonb from changed returning id, connection_id, user_id, created_at)",
+            "::jsonb from changed returning user_id, id, connection_id, created_at)",
         )
     };
 }
@@ -63,7 +64,7 @@ pub(crate) use insert_event_cte;
 /// replicas when it is committed.
 pub(crate) async fn insert_event(
     db: &mut Transaction,
-    connection: Uuid,
+    connection: &Connection,
     transition: &Transition,
     attempt: Option<Uuid>,
     message: Option<&Message>,
@@ -75,24 +76,26 @@ pub(crate) async fn insert_event(
     let done = sqlx::query(concat!(
         "with ",
         insert_event_cte!(
+            id "$9",
             of "(select id, user_id, version, status, status_reason, updated_at \
-               from user_connector_connection where id = $1)",
-            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8", context "$9"
+               from user_connector_connection where user_id = $10 and id = $1)",
+            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8", context "$11"
         ),
         ", endpoint as materialized ( \
            select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
          ), delivery as ( \
-           insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-           select endpoint.id, event.connection_id, event.id, event.created_at \
-           from event cross join endpoint where $5 is not null returning endpoint_id, connection_id, created_at \
+           insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
+           select event.user_id, endpoint.id, event.connection_id, event.id, event.created_at \
+           from event cross join endpoint where $5 is not null \
+           returning user_id, connection_id, endpoint_id, created_at \
          ), queue as ( \
-           insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
-           select endpoint_id, connection_id, created_at from delivery order by endpoint_id \
-           on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at \
+           insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
+           select user_id, connection_id, endpoint_id, created_at from delivery order by endpoint_id \
+           on conflict (user_id, connection_id, endpoint_id) do update set next_attempt_at = webhook_queue.next_attempt_at \
          ) \
          select pg_notify($6, user_id) from event",
     ))
-    .bind(connection)
+    .bind(connection.id)
     .bind(transition.event.as_str())
     .bind(attempt)
     // As text, which keeps its fields in order.
@@ -101,18 +104,20 @@ pub(crate) async fn insert_event(
     .bind(EVENT_CHANNEL)
     .bind(&transition.detail)
     .bind(message.and_then(|message| message.config.as_ref()))
+    .bind(Uuid::now_v7())
+    .bind(connection.user_id.as_str())
     .bind(Json(&transition.context))
     .execute(db)
     .await?;
-    one_row(done.rows_affected(), "connection_event", connection)
+    one_row(done.rows_affected(), "connection_event", connection.id)
 }
 
 /// Writes a connection's changed label and config under the version that it has, if its newest event is `updated` and
 /// not from before `since`: then that event stands for both changes. `false` if it does not, and nothing is written.
 ///
-/// The event gets a new id, so that readers who have seen it read it again; that it has no message is checked, for a
-/// message is sent once. The connection is locked by the caller. Its time of change grows in any case: by it, an attempt
-/// that was prepared before this change is told from one that was prepared after it.
+/// The event gets a new id and position, so that readers who have seen it read it again; that it has no message is
+/// checked, for a message is sent once. The caller locks the connection. Its time of change grows in any case: by it, an
+/// attempt that was prepared before this change is told from one that was prepared after it.
 pub(crate) async fn merge_update(
     db: &mut Transaction,
     updated: &Transition,
@@ -121,37 +126,39 @@ pub(crate) async fn merge_update(
     let connection = &updated.connection;
     let done = sqlx::query(
         "with newest as materialized ( \
-           select id, pg_advisory_xact_lock(1, hashtext($3)) from connection_event \
-           where connection_id = $1 and version = $2 and kind = 'updated' and created_at >= $4 and webhook is null \
+           select user_id, id, pg_advisory_xact_lock(1, hashtext($1)) from connection_event \
+           where user_id = $1 and connection_id = $2 and version = $3 and kind = 'updated' and created_at >= $4 \
+             and webhook is null \
          ), event as ( \
-           update connection_event e set id = default, context = case \
-             when not $9::jsonb ? 'rename' then e.context \
-             when e.context ? 'rename' then jsonb_set(e.context, '{rename,to}', $9::jsonb #> '{rename,to}') \
-             else e.context || $9::jsonb end \
-           from newest where e.id = newest.id returning e.user_id \
+           update connection_event e set id = $9, position = default, context = case \
+             when not $10::jsonb ? 'rename' then e.context \
+             when e.context ? 'rename' then jsonb_set(e.context, '{rename,to}', $10::jsonb #> '{rename,to}') \
+             else e.context || $10::jsonb end \
+           from newest where e.user_id = $1 and e.id = newest.id returning e.user_id \
          ), written as ( \
            update user_connector_connection c set label = $5, \
              config = case when c.config::text = $6::jsonb::text then c.config else $6 end, \
              updated_at = greatest($7, c.updated_at + interval '1 microsecond') \
-           from event where c.id = $1 and c.version = $2 returning c.user_id \
+           from event where c.user_id = $1 and c.id = $2 and c.version = $3 returning c.user_id \
          ) \
          select pg_notify($8, user_id) from written",
     )
+    .bind(connection.user_id.as_str())
     .bind(connection.id)
     .bind(connection.version)
-    .bind(connection.user_id.as_str())
     .bind(since)
     .bind(&connection.label)
     .bind(Json(&connection.config))
     .bind(connection.updated_at)
     .bind(EVENT_CHANNEL)
+    .bind(Uuid::now_v7())
     .bind(Json(&updated.context))
     .execute(db)
     .await?;
     Ok(done.rows_affected() > 0)
 }
 
-/// A user's next events after this one, in order: a hundred at the most.
+/// A user's next events after this position, in order: [`MOST`](Self::MOST) at the most.
 #[derive(Clone, Debug)]
 pub(crate) struct EventsAfter(pub(crate) UserId, pub(crate) i64);
 
@@ -160,16 +167,25 @@ pub(crate) struct EventsAfter(pub(crate) UserId, pub(crate) i64);
 pub(crate) struct EventRows(Vec<PgRow>);
 
 impl EventRows {
-    /// How the select of [`EventsAfter`] begins: with which question a row answers.
+    /// How the selects of [`EventsAfter`] begin: with the question that a row answers.
     const FIRST: usize = 2;
 
     /// What the rows hold, in order.
     pub(crate) fn events(&self) -> sqlx::Result<Vec<Event>> {
         let event = |row| RowReader::of(row, Self::FIRST).event();
         let mut events: Vec<Event> = self.0.iter().map(event).collect::<Result<_, _>>()?;
-        events.sort_unstable_by_key(|event| event.id);
+        events.sort_unstable_by_key(|event| event.position);
+        events.truncate(EventsAfter::MOST);
         Ok(events)
     }
+}
+
+impl EventsAfter {
+    const MOST: usize = 100;
+
+    /// More rows than these do not come together. One reader who is far behind does not cost the others anything:
+    /// the questions are then asked apart.
+    const MOST_TOGETHER: usize = 1000;
 }
 
 impl BatchQuery for EventsAfter {
@@ -179,21 +195,21 @@ impl BatchQuery for EventsAfter {
         db: impl PgExecutor<'c>,
         queries: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let (users, ids): (Vec<&str>, Vec<i64>) = queries
-            .iter()
-            .map(|Self(user, after)| (user.as_str(), *after))
-            .unzip();
-        let rows = sqlx::query(concat!(
-            "select e.user_id, asked.id, ",
-            event_columns!(),
-            " from (select distinct * from unnest((select $1::text[]), (select $2::bigint[])) as pair (user_id, id)) asked \
-             cross join lateral (select * from connection_event \
-               where user_id = asked.user_id and id > asked.id order by id limit 100) e",
-        ))
-        .bind(users)
-        .bind(ids)
-        .fetch_all(db)
-        .await?;
+        let rows = match queries {
+            [Self(user, after)] => {
+                sqlx::query(concat!(
+                    "select e.user_id, $2::bigint, ",
+                    event_columns!(),
+                    " from connection_event e where e.user_id = $1 and e.position > $2 \
+                      order by e.position limit 100",
+                ))
+                .bind(user.as_str())
+                .bind(after)
+                .fetch_all(db)
+                .await?
+            }
+            queries => Self::together(db, queries).await?,
+        };
         let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
             // By whose it is, not by who asked: another's event is handed to nobody.
@@ -213,15 +229,50 @@ impl BatchQuery for EventsAfter {
     }
 }
 
-/// The id of a user's last event, 0 if there is none; and whether the one of this id is the user's.
+impl EventsAfter {
+    /// The rows of several questions.
+    async fn together<'c>(db: impl PgExecutor<'c>, queries: &[Self]) -> sqlx::Result<Vec<PgRow>> {
+        let (users, positions): (Vec<&str>, Vec<i64>) = queries
+            .iter()
+            .map(|Self(user, after)| (user.as_str(), *after))
+            .unzip();
+        let rows = sqlx::query(concat!(
+            "select e.user_id, asked.position, ",
+            event_columns!(),
+            " from (select distinct * from unnest((select $1::text[]), (select $2::bigint[])) \
+               as pair (user_id, position)) asked \
+             join connection_event e on e.user_id = asked.user_id and e.position > asked.position limit 1000",
+        ))
+        .bind(users)
+        .bind(positions)
+        .fetch_all(db)
+        .await?;
+        if rows.len() < Self::MOST_TOGETHER {
+            return Ok(rows);
+        }
+        Err(TooMuch.into())
+    }
+}
+
+/// A user's last event, if there is one; and the position of the event with this id, if it is the user's.
+#[derive(Debug, FromRow)]
+pub(crate) struct LastEvent {
+    pub(crate) id: Option<Uuid>,
+    pub(crate) position: Option<i64>,
+    pub(crate) asked: Option<i64>,
+}
+
 pub(crate) async fn last_event(
     db: &mut Transaction,
     user: &UserId,
-    id: Option<i64>,
-) -> sqlx::Result<(i64, bool)> {
+    id: Option<Uuid>,
+) -> sqlx::Result<LastEvent> {
     sqlx::query_as(
-        "select coalesce((select max(id) from connection_event where user_id = $1), 0), \
-           exists (select 1 from connection_event where user_id = $1 and id = $2)",
+        "select last.id, last.position, \
+           (select position from connection_event where user_id = $1 and id = $2) asked \
+         from (select 1) one left join ( \
+           select id, position from connection_event where user_id = $1 order by position desc limit 1 \
+         ) last on true",
     )
     .bind(user.as_str())
     .bind(id)
@@ -229,15 +280,21 @@ pub(crate) async fn last_event(
     .await
 }
 
-/// The ids of these users' last events.
+/// The positions of these users' last events, where they are beyond these.
 pub(crate) async fn last_events(
     db: &mut Transaction,
-    users: &[String],
+    users: &[(String, i64)],
 ) -> sqlx::Result<Vec<(String, i64)>> {
+    let (names, positions): (Vec<&str>, Vec<i64>) = users
+        .iter()
+        .map(|(user, position)| (user.as_str(), *position))
+        .unzip();
     sqlx::query_as(
-        "select u, coalesce((select max(id) from connection_event e where e.user_id = u), 0) from unnest($1::text[]) u",
+        "select e.user_id, max(e.position) from unnest($1::text[], $2::bigint[]) asked (user_id, position) \
+         join connection_event e on e.user_id = asked.user_id and e.position > asked.position group by 1",
     )
-    .bind(users)
+    .bind(names)
+    .bind(positions)
     .fetch_all(db)
     .await
 }
@@ -245,6 +302,7 @@ pub(crate) async fn last_events(
 /// A connection's events before this version, the newest first.
 pub(crate) async fn history(
     db: &mut Transaction,
+    user: &UserId,
     connection: Uuid,
     before_version: Option<i64>,
     limit: i64,
@@ -252,9 +310,11 @@ pub(crate) async fn history(
     sqlx::query_as(concat!(
         "select ",
         event_columns!(),
-        " from connection_event e where connection_id = $1 and ($2::bigint is null or version < $2) \
-          order by version desc limit $3",
+        " from connection_event e \
+          where user_id = $1 and connection_id = $2 and ($3::bigint is null or version < $3) \
+          order by version desc limit $4",
     ))
+    .bind(user.as_str())
     .bind(connection)
     .bind(before_version)
     .bind(limit)

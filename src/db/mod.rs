@@ -2,6 +2,7 @@
 //!
 //! Every SQL statement stands here. A repository's functions take the [`Transaction`] that a service owns.
 
+pub(crate) mod attempt_owners;
 pub(crate) mod attempts;
 pub(crate) mod batch;
 pub(crate) mod config;
@@ -42,6 +43,7 @@ pub use legacy_import::LegacyImport;
 pub use schema_status::SchemaStatus;
 pub use transaction::Transaction;
 
+pub(crate) use attempt_owners::*;
 pub(crate) use attempts::*;
 pub(crate) use connections::*;
 pub(crate) use connectors::*;

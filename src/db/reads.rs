@@ -12,9 +12,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgExecutor, Row};
 use uuid::Uuid;
 
-use super::batch::BatchQuery;
+use super::batch::{BatchQuery, TooMuch};
 use super::rows::{
-    ATTEMPT_ID, RowReader, connection_columns, newest_attempt_columns,
+    ATTEMPT_ID, ATTEMPTED_USER, RowReader, connection_columns, newest_attempt_columns,
     select_attempts_with_connection, select_with_attempt,
 };
 use super::{AttemptWithConnection, RowError};
@@ -32,6 +32,9 @@ pub(crate) struct NewestConnections(pub(crate) UserId);
 impl NewestConnections {
     /// One more than a user is expected to have: with fewer, there are no others.
     pub(crate) const LIMIT: usize = 101;
+
+    /// More rows than these do not come together: the users are then asked about apart.
+    const MOST_TOGETHER: usize = 6500;
 }
 
 /// One connection of a user.
@@ -45,16 +48,29 @@ impl BatchQuery for NewestConnections {
         db: impl PgExecutor<'c>,
         users: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let mut names: Vec<&str> = users.iter().map(|Self(user)| user.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        let rows = sqlx::query(select_with_attempt!(
-            "unnest((select $1::text[])) as asked (name) cross join lateral ( \
-               select * from user_connector_connection where user_id = asked.name order by id desc limit 101) c"
-        ))
-        .bind(names)
-        .fetch_all(db)
-        .await?;
+        let rows = match users {
+            [Self(user)] => {
+                sqlx::query(select_with_attempt!(
+                    "user_connector_connection c where c.user_id = $1 order by c.id desc limit 101"
+                ))
+                .bind(user.as_str())
+                .fetch_all(db)
+                .await?
+            }
+            users => {
+                let names: Vec<&str> = users.iter().map(|Self(user)| user.as_str()).collect();
+                let rows = sqlx::query(select_with_attempt!(
+                    "user_connector_connection c where c.user_id = any((select $1)::text[]) limit 6500"
+                ))
+                .bind(names)
+                .fetch_all(db)
+                .await?;
+                if rows.len() >= Self::MOST_TOGETHER {
+                    return Err(TooMuch.into());
+                }
+                rows
+            }
+        };
         let mut of_user: HashMap<String, Vec<ConnectionWithAttemptRow>> =
             HashMap::with_capacity(users.len());
         for row in rows.into_iter().map(ConnectionWithAttemptRow) {
@@ -98,7 +114,7 @@ impl BatchQuery for ConnectionById {
                    and o.id <> c.id and o.status <> 'disconnected' \
                  order by o.id desc limit $3) end as same_account \
                from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
-               join user_connector_connection c on c.id = asked.id and c.user_id = asked.user_id"
+               join user_connector_connection c on c.user_id = asked.user_id and c.id = asked.id"
         ))
         .bind(names)
         .bind(ids)
@@ -177,10 +193,16 @@ impl BatchQuery for ConnectionVersion {
         db: impl PgExecutor<'c>,
         versions: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let ids: Vec<Uuid> = versions.iter().map(|Self(_, id)| *id).collect();
+        let (users, ids): (Vec<&str>, Vec<Uuid>) = versions
+            .iter()
+            .map(|Self(user, id)| (user.as_str(), *id))
+            .unzip();
         let rows = sqlx::query(
-            "select id, user_id, version from user_connector_connection where id = any((select $1)::uuid[])",
+            "select c.id, c.user_id, c.version \
+             from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
+             join user_connector_connection c on c.user_id = asked.user_id and c.id = asked.id",
         )
+        .bind(users)
         .bind(ids)
         .fetch_all(db)
         .await?;
@@ -196,9 +218,9 @@ impl BatchQuery for ConnectionVersion {
     }
 }
 
-/// An attempt, whoever's, with the connection that it is to authorize.
+/// A user's attempt, with the connection that it is to authorize.
 #[derive(Clone, Debug)]
-pub(crate) struct AttemptById(pub(crate) Uuid);
+pub(crate) struct AttemptById(pub(crate) UserId, pub(crate) Uuid);
 
 impl BatchQuery for AttemptById {
     type Output = Option<Arc<AttemptWithConnectionRow>>;
@@ -207,10 +229,15 @@ impl BatchQuery for AttemptById {
         db: impl PgExecutor<'c>,
         attempts: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
-        let ids: Vec<Uuid> = attempts.iter().map(|Self(id)| *id).collect();
+        let (users, ids): (Vec<&str>, Vec<Uuid>) = attempts
+            .iter()
+            .map(|Self(user, id)| (user.as_str(), *id))
+            .unzip();
         let rows = sqlx::query(select_attempts_with_connection!(
-            "where a.id = any((select $1)::uuid[])"
+            "join (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
+               on a.user_id = asked.user_id and a.id = asked.id"
         ))
+        .bind(users)
         .bind(ids)
         .fetch_all(db)
         .await?;
@@ -219,7 +246,13 @@ impl BatchQuery for AttemptById {
         for row in rows.into_iter().map(AttemptWithConnectionRow) {
             by_id.insert(row.0.try_get(ATTEMPT_ID)?, Arc::new(row));
         }
-        let answer = |Self(id): &Self| by_id.get(id).cloned();
+        let answer = |Self(user, id): &Self| {
+            let row = by_id.get(id)?;
+            let owner = row.0.try_get::<&str, _>(ATTEMPTED_USER);
+            owner
+                .is_ok_and(|owner| owner == user.as_str())
+                .then(|| row.clone())
+        };
         Ok(attempts.iter().map(answer).collect())
     }
 }

@@ -15,7 +15,8 @@ use uuid::Uuid;
 use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, NangoConnectionRef,
+    Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, Integration,
+    NangoConnectionRef,
     State, Status,
 };
 
@@ -26,9 +27,9 @@ use crate::domain::{
 macro_rules! connection_columns {
     () => {
         "c.id, c.connector_id, c.user_id, c.instance_id, c.label, c.nango_connection_id, \
-         c.nango_created_at, c.nango_serial, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
+         c.nango_created_at, c.nango_serial, c.integration_key, c.provider, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
          c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
-         c.found_account_id, c.found_account_name, c.failing_since, c.last_error, c.error_count, \
+         c.pending_account_id, c.pending_account_name, c.failing_since, c.last_error, c.error_count, \
          c.version, c.created_at, c.updated_at"
     };
 }
@@ -37,7 +38,7 @@ macro_rules! connection_columns {
 macro_rules! named_connection_columns {
     () => {
         concat!(
-            "k.id, k.slug, k.name, k.integration_key, ",
+            "k.id, k.slug, k.name, ",
             crate::db::rows::connection_columns!()
         )
     };
@@ -58,20 +59,8 @@ macro_rules! select_connections {
 /// What an attempt, `a`, is read from.
 macro_rules! attempt_columns {
     () => {
-        "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, a.error_message, a.void, \
-         case when a.browser is not null then a.returned_at is not null end, a.created_at, a.ended_at"
-    };
-}
-
-/// A select of attempts from what the caller adds.
-macro_rules! select_attempts {
-    ($rest:literal) => {
-        concat!(
-            "select ",
-            crate::db::rows::attempt_columns!(),
-            " from connect_attempt a ",
-            $rest
-        )
+        "a.connection_id, a.id, a.kind, a.expires_at, a.outcome, a.error_code, a.error_message, a.invalidated, \
+         case when a.browser_token_hash is not null then a.returned_at is not null end, a.created_at, a.ended_at"
     };
 }
 
@@ -83,21 +72,23 @@ macro_rules! select_attempts_with_connection {
             crate::db::rows::named_connection_columns!(),
             ", ",
             crate::db::rows::attempt_columns!(),
-            " from connect_attempt a join user_connector_connection c on c.id = a.connection_id \
+            ", a.integration_key, a.provider from connect_attempt a \
+              join user_connector_connection c on c.user_id = a.user_id and c.id = a.connection_id \
               join connector k on k.id = c.connector_id ",
             $rest
         )
     };
 }
 
-/// Where [`select_attempted`] has the attempt's id.
-pub(crate) const ATTEMPT_ID: usize = 30;
+/// Where [`select_attempted`] has the user's id and the attempt's.
+pub(crate) const ATTEMPTED_USER: usize = 5;
+pub(crate) const ATTEMPT_ID: usize = 31;
 
 /// The newest attempt as the row of its connection, `c`, shows it.
 macro_rules! newest_attempt_columns {
     () => {
         "c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, c.attempt_error_code, \
-         c.attempt_error_message, c.attempt_void, c.attempt_returned, c.attempt_created_at, c.attempt_ended_at"
+         c.attempt_error_message, c.attempt_invalidated, c.attempt_returned, c.attempt_created_at, c.attempt_ended_at"
     };
 }
 
@@ -118,14 +109,14 @@ macro_rules! select_with_attempt {
 /// What an event, `e`, is read from.
 macro_rules! event_columns {
     () => {
-        "e.id, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
+        "e.id, e.position, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
          e.detail, e.created_at, e.context"
     };
 }
 
 pub(crate) use {
     attempt_columns, connection_columns, event_columns, named_connection_columns,
-    newest_attempt_columns, select_attempts, select_attempts_with_connection, select_connections,
+    newest_attempt_columns, select_attempts_with_connection, select_connections,
     select_with_attempt,
 };
 
@@ -179,15 +170,7 @@ impl<'r> RowReader<'r> {
         let _connector_id: Uuid = self.next()?;
         let user_id: String = self.next()?;
         let (instance_id, label) = (self.next()?, self.next()?);
-        let upstream = match (self.next()?, self.next()?, self.next()?) {
-            (Some(id), Some(created_at), serial) => Some(NangoConnectionRef {
-                id,
-                created_at,
-                serial,
-            }),
-            (None, None, None) => None,
-            _ => return Err(wrong(&"half of what Nango holds").into()),
-        };
+        let upstream = self.upstream(&wrong)?;
         let (status, reason) = (
             self.parse_column(TABLE, id)?,
             self.parse_optional_column(TABLE, id)?,
@@ -212,7 +195,7 @@ impl<'r> RowReader<'r> {
             last_checked_at: self.next()?,
             config: self.next::<Json<_>>()?.0,
             account: self.account()?,
-            found_account: self.account()?,
+            pending_account: self.account()?,
             failing_since: self.next()?,
             last_error: self.next()?,
             error_count: self.next()?,
@@ -222,18 +205,41 @@ impl<'r> RowReader<'r> {
         })
     }
 
+    /// What Nango holds of a connection, if anything.
+    fn upstream(
+        &mut self,
+        wrong: &impl Fn(&dyn ToString) -> RowError,
+    ) -> sqlx::Result<Option<NangoConnectionRef>> {
+        let (id, created_at, serial): (Option<String>, _, _) =
+            (self.next()?, self.next()?, self.next()?);
+        match (id, created_at, self.integration()?) {
+            (Some(id), Some(created_at), Some(integration)) => Ok(Some(NangoConnectionRef {
+                id,
+                created_at,
+                serial,
+                integration,
+            })),
+            (None, None, None) => Ok(None),
+            _ => Err(wrong(&"half of what Nango holds").into()),
+        }
+    }
+
+    fn integration(&mut self) -> sqlx::Result<Option<Integration>> {
+        let (key, provider): (Option<String>, _) = (self.next()?, self.next()?);
+        Ok(key.map(|key| Integration { key, provider }))
+    }
+
     /// A connection from [`select_connections`].
     fn named_connection(&mut self) -> sqlx::Result<Connection> {
         let connector = ConnectorRef {
             id: self.next()?,
             slug: self.next()?,
             name: self.next()?,
-            integration_key: self.next()?,
         };
         self.connection(Arc::new(connector))
     }
 
-    /// An attempt from [`attempt_columns`].
+    /// An attempt from [`attempt_columns`], or a connection's id and [`newest_attempt_columns`].
     fn attempt(&mut self) -> sqlx::Result<Attempt> {
         let connection_id = self.next()?;
         let id = self.next()?;
@@ -264,7 +270,7 @@ impl<'r> RowReader<'r> {
             expires_at,
             outcome,
             error,
-            void: self.next()?,
+            invalidated: self.next()?,
             returned: self.next()?,
             created_at: self.next()?,
             ended_at: self.next()?,
@@ -274,7 +280,8 @@ impl<'r> RowReader<'r> {
     /// An event from [`event_columns`].
     pub(crate) fn event(&mut self) -> sqlx::Result<Event> {
         const TABLE: &str = "connection_event";
-        let (id, connection_id): (_, Uuid) = (self.next()?, self.next()?);
+        let (id, position) = (self.next()?, self.next()?);
+        let connection_id: Uuid = self.next()?;
         let version = self.next()?;
         let kind = self.parse_column(TABLE, connection_id)?;
         let status = self.parse_column(TABLE, connection_id)?;
@@ -284,6 +291,7 @@ impl<'r> RowReader<'r> {
         let Json(context) = self.next::<Json<EventContext>>()?;
         Ok(Event {
             id,
+            position,
             connection_id,
             version,
             kind,
@@ -318,7 +326,7 @@ impl FromRow<'_, PgRow> for Connection {
     }
 }
 
-/// A row of [`select_attempts`].
+/// A row of a connection's id and [`newest_attempt_columns`].
 impl FromRow<'_, PgRow> for Attempt {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         RowReader::of(row, 0).attempt()
@@ -329,9 +337,14 @@ impl FromRow<'_, PgRow> for Attempt {
 impl FromRow<'_, PgRow> for AttemptWithConnection {
     fn from_row(row: &PgRow) -> sqlx::Result<Self> {
         let mut columns = RowReader::of(row, 0);
+        let connection = columns.named_connection()?;
+        let attempt = columns.attempt()?;
+        let integration = columns.integration()?;
         Ok(Self {
-            connection: columns.named_connection()?,
-            attempt: columns.attempt()?,
+            integration: integration
+                .ok_or_else(|| invalid_row("connect_attempt", attempt.id, &"no integration"))?,
+            connection,
+            attempt,
         })
     }
 }
@@ -349,7 +362,6 @@ impl FromRow<'_, PgRow> for ConnectorRef {
             id: row.try_get("id")?,
             slug: row.try_get("slug")?,
             name: row.try_get("name")?,
-            integration_key: row.try_get("integration_key")?,
         })
     }
 }

@@ -1,43 +1,73 @@
 //! Beginning to authorize a connection, in one statement.
 
+use chrono::{DateTime, Utc};
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::Transaction;
-use chrono::{DateTime, Utc};
-
 use super::events::{EVENT_CHANNEL, insert_event_cte};
 use super::one_row;
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, Connection, MessageType};
+use crate::domain::{Attempt, Connection, Integration, MessageType};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
-/// The connection comes first: whoever writes an attempt has its connection locked. Then an attempt
-/// that is open is superseded, for a connection has one at a time, the newest, which its row shows; a count makes
+/// The connection comes first: whoever writes an attempt has its connection locked. Its row gets a copy of the attempt.
+/// Then an attempt that is open is superseded, for a connection has one at a time; a count makes
 /// each wait for the one before.
 macro_rules! insert_attempt {
     ($written:expr, context $context:literal) => {
         concat!(
             "with connection as (",
             $written,
-            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.updated_at, \
-                 c.attempt_id, c.attempt_outcome \
+            " returning c.id, c.user_id, c.version, c.status, c.status_reason, c.updated_at \
              ), superseded as ( \
                update connect_attempt a set outcome = 'superseded', ended_at = connection.updated_at from connection \
-               where a.id = connection.attempt_id and connection.attempt_outcome is null returning 1 \
+               where a.user_id = $23 and a.id = $33 and a.outcome is null returning 1 \
              ), attempt as ( \
-               insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
-               select $21, connection.id, $22, $23, connection.updated_at \
-               from connection cross join (select count(*) from superseded) as first returning 1 \
+               insert into connect_attempt \
+                 (user_id, id, connection_id, kind, integration_key, provider, expires_at, created_at) \
+               select connection.user_id, $24, connection.id, $25, $30, $31, $26, connection.updated_at \
+               from connection cross join (select count(*) from superseded) as first \
+               returning id, user_id, connection_id \
+             ), owner as ( \
+               insert into attempt_owner (attempt_id, user_id, connection_id, due_at, kept_until) \
+               select id, user_id, connection_id, $26, $32 from attempt \
              ), ",
             insert_event_cte!(
-                of "(select connection.* from connection cross join attempt)",
-                kind "$24", attempt "$21", detail "null", webhook "null", config "null", context $context
+                id "$29", of "(select connection.* from connection cross join attempt)",
+                kind "$27", attempt "$24", detail "null", webhook "null", config "null", context $context
             ),
-            " select pg_notify($25, user_id) from event",
+            " select pg_notify($28, user_id) from event",
         )
     };
+}
+
+/// The copy of the new attempt in its connection's row.
+macro_rules! attempt_copy {
+    () => {
+        ", attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_error_code, \
+         attempt_error_message, attempt_invalidated, attempt_returned, attempt_created_at, attempt_ended_at"
+    };
+}
+
+/// The values of [`attempt_copy`].
+macro_rules! attempt_copy_values {
+    () => {
+        ", $24, $25, $26, null, null, null, false, null, $13, null"
+    };
+}
+
+/// An attempt that starts.
+pub(crate) struct NewAttempt<'a> {
+    pub(crate) attempt: &'a Attempt,
+    /// The integration of its session.
+    pub(crate) integration: &'a Integration,
+    /// Until when something may come of it.
+    pub(crate) kept_until: DateTime<Utc>,
+    /// The connection's open attempt as it was read, which the new one supersedes.
+    pub(crate) supersedes: Option<Uuid>,
 }
 
 /// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
@@ -49,7 +79,7 @@ pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 pub(crate) async fn start_attempt(
     db: &mut Transaction,
     transition: &Transition,
-    attempt: &Attempt,
+    new: &NewAttempt<'_>,
     read: DateTime<Utc>,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = Connection {
@@ -63,25 +93,35 @@ pub(crate) async fn start_attempt(
     let is_new = connection.version == 1;
     let statement = sqlx::query(if is_new {
         insert_attempt!(concat!(
-            "insert into user_connector_connection as c (id, user_id, connector_id, instance_id, created_at, ",
+            "insert into user_connector_connection as c (user_id, id, connector_id, instance_id, created_at, ",
             mutable_columns!(),
-            ") select $1, $26, $27, $28, $29, ",
-            mutable_values!(config "$10", checked "$20"),
-            " where (select count(*) from user_connector_connection where user_id = $26) < $30 \
+            attempt_copy!(),
+            ") select $23, $1, $34, $35, $36, ",
+            mutable_values!(config "$10", checked "$22"),
+            attempt_copy_values!(),
+            " where (select count(*) from user_connector_connection where user_id = $23) < $37 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
-        ), context "$31")
+        ), context "$38")
     } else {
-        insert_attempt!(concat!(update_connection!(), " and c.updated_at = $26"), context "$27")
+        insert_attempt!(concat!(
+            update_connection!(attempt_copy!(), attempt_copy_values!()),
+            " and c.updated_at = $34"
+        ), context "$35")
     });
+    let attempt = new.attempt;
     let mut statement = bind_connection(statement, &connection)
         .bind(attempt.id)
         .bind(attempt.kind.as_str())
         .bind(attempt.expires_at)
         .bind(transition.event.as_str())
-        .bind(EVENT_CHANNEL);
+        .bind(EVENT_CHANNEL)
+        .bind(Uuid::now_v7())
+        .bind(&new.integration.key)
+        .bind(&new.integration.provider)
+        .bind(new.kept_until)
+        .bind(new.supersedes);
     if is_new {
         statement = statement
-            .bind(connection.user_id.as_str())
             .bind(connection.connector.id)
             .bind(&connection.instance_id)
             .bind(connection.created_at)

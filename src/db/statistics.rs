@@ -72,11 +72,11 @@ pub(crate) async fn deletion_queue(db: &mut Transaction) -> sqlx::Result<QueueSt
     .await
 }
 
-/// Attempts that are open, those that end first.
+/// Attempts that are open.
 pub(crate) async fn attempt_queue(db: &mut Transaction) -> sqlx::Result<QueueStats> {
     sqlx::query_as(
         "select count(*) as waiting, min(created_at) as oldest \
-         from (select created_at from connect_attempt where outcome is null order by expires_at limit $1) a",
+         from (select created_at from connect_attempt where outcome is null limit $1) a",
     )
     .bind(QUEUE_COUNT_LIMIT)
     .fetch_one(db)

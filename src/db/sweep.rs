@@ -11,6 +11,7 @@ use crate::domain::Connection;
 /// A connection that Nango should hold.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct SweepRow {
+    pub(crate) user_id: String,
     pub(crate) id: Uuid,
     pub(crate) nango_connection_id: String,
     pub(crate) status: String,
@@ -25,7 +26,7 @@ pub(crate) async fn find_by_nango_ids(
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
-        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+        "select user_id, id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
          from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
@@ -33,28 +34,29 @@ pub(crate) async fn find_by_nango_ids(
     .await
 }
 
-/// Connections that Nango has held since before `since`, after this one, in the order of their ids.
+/// Connections that Nango has held since before `since`, after this one, in the order of their users and ids.
 pub(crate) async fn list_at_nango_since(
     db: &mut Transaction,
     since: DateTime<Utc>,
-    after: Uuid,
+    (user, id): (&str, Uuid),
     limit: i64,
 ) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
-        "select id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
+        "select user_id, id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
          from user_connector_connection \
-         where id > $2 and nango_connection_id is not null and updated_at < $1 \
+         where (user_id, id) > ($2, $3) and nango_connection_id is not null and updated_at < $1 \
            and status in ('connected', 'error') \
-         order by id limit $3",
+         order by user_id, id limit $4",
     )
     .bind(since)
-    .bind(after)
+    .bind(user)
+    .bind(id)
     .bind(limit)
     .fetch_all(db)
     .await
 }
 
-/// Some other connections of the same connector: those that work before those that are failing, too.
+/// Some other connections of the same connector, whoever's: those that work before those that are failing, too.
 pub(crate) async fn siblings(
     db: &mut Transaction,
     connection: &Connection,
@@ -74,14 +76,17 @@ pub(crate) async fn siblings(
 /// Notes when Nango was asked about a connection, which is no change of it.
 pub(crate) async fn record_check(
     db: &mut Transaction,
-    id: Uuid,
+    connection: &Connection,
     at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
     // A connection that was deleted meanwhile has nothing to be noted.
-    sqlx::query("update user_connector_connection set last_checked_at = $2 where id = $1")
-        .bind(id)
-        .bind(at)
-        .execute(db)
-        .await?;
+    sqlx::query(
+        "update user_connector_connection set last_checked_at = $3 where user_id = $1 and id = $2",
+    )
+    .bind(connection.user_id.as_str())
+    .bind(connection.id)
+    .bind(at)
+    .execute(db)
+    .await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::batch::BatchQuery;
+use crate::domain::UserId;
 
 /// What a token was used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +40,7 @@ pub struct RecordedAccess {
     /// `token` or `proxy`.
     pub purpose: String,
     /// How often, within that second.
-    pub times: i32,
+    pub count: i32,
     /// When, the last time.
     pub used_at: DateTime<Utc>,
 }
@@ -47,6 +48,7 @@ pub struct RecordedAccess {
 /// A use to be written down.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Used {
+    pub(crate) user: UserId,
     pub(crate) connection: Uuid,
     pub(crate) service: String,
     pub(crate) purpose: Purpose,
@@ -66,49 +68,57 @@ impl BatchQuery for Used {
         db: impl PgExecutor<'c>,
         used: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
+        let users: Vec<&str> = used.iter().map(|used| used.user.as_str()).collect();
         let ids: Vec<Uuid> = used.iter().map(|used| used.connection).collect();
         let services: Vec<&str> = used.iter().map(|used| used.service.as_str()).collect();
         let purposes: Vec<&str> = used.iter().map(|used| used.purpose.as_str()).collect();
         let times: Vec<DateTime<Utc>> = used.iter().map(|used| used.at).collect();
-        let written: Vec<Uuid> = sqlx::query_scalar(
+        let written: Vec<(String, Uuid)> = sqlx::query_as(
             "with used as materialized ( \
-               select c.id, c.user_id, u.service, u.purpose, count(*)::int as times, max(u.at) as at \
-               from unnest((select $1::uuid[]), (select $2::text[]), (select $3::text[]), (select $4::timestamptz[])) \
-                 as u (id, service, purpose, at) \
-               join user_connector_connection c on c.id = u.id \
-               group by c.id, c.user_id, u.service, u.purpose, date_trunc('second', u.at) \
+               select c.user_id, c.id, u.service, u.purpose, count(*)::int as count, max(u.at) as at \
+               from unnest((select $1::text[]), (select $2::uuid[]), (select $3::text[]), (select $4::text[]), \
+                   (select $5::timestamptz[])) as u (user_id, id, service, purpose, at) \
+               join user_connector_connection c on c.user_id = u.user_id and c.id = u.id \
+               group by c.user_id, c.id, u.service, u.purpose, date_trunc('second', u.at) \
              ), shown as ( \
                update user_connector_connection c set last_synced_at = last.at from ( \
-                 select l.id, u.at from (select id, max(at) as at from used group by id) u \
-                 join user_connector_connection l on l.id = u.id \
+                 select l.user_id, l.id, u.at from (select user_id, id, max(at) as at from used group by user_id, id) u \
+                 join user_connector_connection l on l.user_id = u.user_id and l.id = u.id \
                  where l.last_synced_at is null or date_trunc('second', l.last_synced_at) < date_trunc('second', u.at) \
                  for no key update of l skip locked) last \
-               where c.id = last.id \
+               where c.user_id = last.user_id and c.id = last.id \
              ), same as materialized ( \
-               select u.id, u.service, u.purpose, u.at, u.times, last.id as row_id from used u cross join lateral ( \
-                 select * from (select * from token_use t where t.connection_id = u.id order by t.id desc limit 8) t \
+               select u.user_id, u.id, u.service, u.purpose, u.at, u.count, last.id as row_id \
+               from used u cross join lateral ( \
+                 select * from (select * from token_access t where t.user_id = u.user_id and t.connection_id = u.id \
+                                order by t.id desc limit 8) t \
                  where t.service = u.service and t.purpose = u.purpose \
                    and date_trunc('second', t.used_at) = date_trunc('second', u.at) \
                  order by t.id desc limit 1) last \
              ), counted as ( \
-               update token_use t set times = t.times + same.times, used_at = greatest(t.used_at, same.at) \
-               from same where t.id = same.row_id \
+               update token_access t set count = t.count + same.count, used_at = greatest(t.used_at, same.at) \
+               from same where t.user_id = same.user_id and t.connection_id = same.id and t.id = same.row_id \
              ), written as ( \
-               insert into token_use (connection_id, user_id, service, purpose, times, used_at) \
-               select id, user_id, service, purpose, times, at from used u \
-               where not exists (select from same s where (s.id, s.service, s.purpose, s.at) = (u.id, u.service, u.purpose, u.at)) \
+               insert into token_access (user_id, connection_id, service, purpose, count, used_at) \
+               select user_id, id, service, purpose, count, at from used u \
+               where not exists (select from same s where (s.user_id, s.id, s.service, s.purpose, s.at) \
+                                   = (u.user_id, u.id, u.service, u.purpose, u.at)) \
                order by at \
              ) \
-             select distinct id from used",
+             select distinct user_id, id from used",
         )
+        .bind(users)
         .bind(ids)
         .bind(services)
         .bind(purposes)
         .bind(times)
         .fetch_all(db)
         .await?;
-        let written: HashSet<Uuid> = written.into_iter().collect();
-        let answer = |used: &Self| written.contains(&used.connection);
+        let written: HashSet<(&str, Uuid)> = written
+            .iter()
+            .map(|(user, id)| (user.as_str(), *id))
+            .collect();
+        let answer = |used: &Self| written.contains(&(used.user.as_str(), used.connection));
         Ok(used.iter().map(answer).collect())
     }
 }
@@ -116,14 +126,16 @@ impl BatchQuery for Used {
 /// A connection's uses before this one, the newest first.
 pub(crate) async fn token_accesses(
     db: &mut Transaction,
+    user: &UserId,
     connection: Uuid,
     before: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<RecordedAccess>> {
     sqlx::query_as(
-        "select id, service, purpose, times, used_at from token_use \
-         where connection_id = $1 and ($2::bigint is null or id < $2) order by id desc limit $3",
+        "select id, service, purpose, count, used_at from token_access \
+         where user_id = $1 and connection_id = $2 and ($3::bigint is null or id < $3) order by id desc limit $4",
     )
+    .bind(user.as_str())
     .bind(connection)
     .bind(before)
     .bind(limit)

@@ -36,9 +36,9 @@ pub(crate) async fn find_own(
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
-    let connection = sqlx::query_as(select_connections!("where c.id = $1 and c.user_id = $2"))
-        .bind(id)
+    let connection = sqlx::query_as(select_connections!("where c.user_id = $1 and c.id = $2"))
         .bind(user.as_str())
+        .bind(id)
         .fetch_optional(db)
         .await?;
     ensure_owned_if_any(user, connection)
@@ -51,10 +51,10 @@ pub(crate) async fn find_own_by_nango_id(
     nango_id: &str,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
-        "where c.nango_connection_id = $1 and c.user_id = $2"
+        "where c.user_id = $1 and c.nango_connection_id = $2"
     ))
-    .bind(nango_id)
     .bind(user.as_str())
+    .bind(nango_id)
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)
@@ -68,10 +68,10 @@ pub(crate) async fn lock_own(
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
-        "where c.id = $1 and c.user_id = $2 for no key update of c"
+        "where c.user_id = $1 and c.id = $2 for no key update of c"
     ))
-    .bind(id)
     .bind(user.as_str())
+    .bind(id)
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)
@@ -84,10 +84,10 @@ pub(crate) async fn lock_own_to_delete(
     id: Uuid,
 ) -> sqlx::Result<Option<Connection>> {
     let connection = sqlx::query_as(select_connections!(
-        "where c.id = $1 and c.user_id = $2 for update of c"
+        "where c.user_id = $1 and c.id = $2 for update of c"
     ))
-    .bind(id)
     .bind(user.as_str())
+    .bind(id)
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)

@@ -15,6 +15,7 @@ use super::webhook_endpoints::{Target, TargetRow, message_id};
 #[derive(Debug)]
 pub(crate) struct ClaimedDelivery {
     pub(crate) endpoint: String,
+    pub(crate) user: String,
     pub(crate) connection: Uuid,
     /// Whose lease it is: another claim has another.
     pub(crate) leased_until: DateTime<Utc>,
@@ -26,14 +27,24 @@ pub(crate) struct ClaimedDelivery {
     pub(crate) body: Box<RawValue>,
 }
 
+/// A queue that was claimed, and where its messages go.
 #[derive(FromRow)]
-struct ClaimedRow {
+struct Lease {
     endpoint_id: String,
+    user_id: String,
     connection_id: Uuid,
     leased_until: DateTime<Utc>,
     #[sqlx(flatten)]
     target: TargetRow,
-    delivery: i64,
+}
+
+/// The first message of a queue.
+#[derive(FromRow)]
+struct FirstMessage {
+    endpoint_id: String,
+    user_id: String,
+    connection_id: Uuid,
+    id: i64,
     attempts: i32,
     message: String,
     body: Json<Box<RawValue>>,
@@ -47,10 +58,10 @@ pub(crate) async fn claim(
     lease: f64,
     most: i64,
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    let leases: Vec<(String, Uuid)> = sqlx::query_as(
+    let leases: Vec<Lease> = sqlx::query_as(
         "with due as ( \
-           select q.endpoint_id, q.connection_id from webhook_endpoint e cross join lateral ( \
-             select endpoint_id, connection_id from webhook_queue \
+           select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
+             select endpoint_id, user_id, connection_id from webhook_queue \
              where endpoint_id = e.id and next_attempt_at <= $1 and (leased_until is null or leased_until < now()) \
              order by next_attempt_at \
              limit greatest(0, $3 - (select count(*) from webhook_queue l \
@@ -59,8 +70,10 @@ pub(crate) async fn claim(
            ) q where e.off_since is null \
          ) \
          update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
-         from due where q.endpoint_id = due.endpoint_id and q.connection_id = due.connection_id \
-         returning q.endpoint_id, q.connection_id",
+         from due join webhook_endpoint e on e.id = due.endpoint_id \
+         where q.user_id = due.user_id and q.connection_id = due.connection_id and q.endpoint_id = due.endpoint_id \
+         returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, \
+           e.url, e.secret, e.old_secret, e.old_secret_until",
     )
     .bind(now)
     .bind(lease)
@@ -70,61 +83,84 @@ pub(crate) async fn claim(
     if leases.is_empty() {
         return Ok(Vec::new());
     }
-    let (endpoints, connections): (Vec<String>, Vec<Uuid>) = leases.into_iter().unzip();
-    let claimed = first_messages(db, &endpoints, &connections).await?;
-    // Those whose messages were too old and forgotten are empty.
-    sqlx::query(
-        "delete from webhook_queue q using unnest($1::text[], $2::uuid[]) c (endpoint_id, connection_id) \
-         where q.endpoint_id = c.endpoint_id and q.connection_id = c.connection_id and not exists ( \
-           select 1 from webhook_delivery d where d.endpoint_id = c.endpoint_id \
-             and d.connection_id = c.connection_id and d.ended_at is null)",
-    )
-    .bind(&endpoints)
-    .bind(&connections)
-    .execute(db)
-    .await?;
+    let mut messages = first_messages(db, &leases).await?;
+    let mut claimed = Vec::with_capacity(leases.len());
+    let mut empty = Vec::new();
+    for lease in leases {
+        let of_lease = |message: &FirstMessage| {
+            message.connection_id == lease.connection_id
+                && message.endpoint_id == lease.endpoint_id
+                && message.user_id == lease.user_id
+        };
+        let Some(found) = messages.iter().position(of_lease) else {
+            empty.push(lease);
+            continue;
+        };
+        let message = messages.swap_remove(found);
+        claimed.push(ClaimedDelivery {
+            endpoint: lease.endpoint_id,
+            user: lease.user_id,
+            connection: lease.connection_id,
+            leased_until: lease.leased_until,
+            target: lease.target.try_into()?,
+            delivery: message.id,
+            attempts: message.attempts,
+            message: message.message,
+            body: message.body.0,
+        });
+    }
+    remove_empty(db, &empty).await?;
     Ok(claimed)
 }
 
 /// The first message of each of these queues, if anything waits in it.
-async fn first_messages(
-    db: &mut Transaction,
-    endpoints: &[String],
-    connections: &[Uuid],
-) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    let rows: Vec<ClaimedRow> = sqlx::query_as(concat!(
-        "select q.endpoint_id, q.connection_id, q.leased_until, e.url, e.secret, e.old_secret, e.old_secret_until, \
-           d.id delivery, d.attempts, ",
+async fn first_messages(db: &mut Transaction, leases: &[Lease]) -> sqlx::Result<Vec<FirstMessage>> {
+    let users: Vec<&str> = leases.iter().map(|one| one.user_id.as_str()).collect();
+    let connections: Vec<Uuid> = leases.iter().map(|one| one.connection_id).collect();
+    let endpoints: Vec<&str> = leases.iter().map(|one| one.endpoint_id.as_str()).collect();
+    sqlx::query_as(concat!(
+        "with first as ( \
+           select d.user_id, min(d.id) id \
+           from unnest($1::text[], $2::uuid[], $3::text[]) c (user_id, connection_id, endpoint_id) \
+           join webhook_delivery d on d.user_id = c.user_id and d.connection_id = c.connection_id \
+             and d.endpoint_id = c.endpoint_id and d.ended_at is null \
+           group by d.user_id, d.connection_id, d.endpoint_id \
+         ) \
+         select d.endpoint_id, d.user_id, d.connection_id, d.id, d.attempts, ",
         message_id!(),
         " message, case when e.with_config and v.webhook_config is not null \
              then jsonb_set(v.webhook::jsonb, '{data,config}', v.webhook_config)::json else v.webhook end body \
-         from unnest($1::text[], $2::uuid[]) c (endpoint_id, connection_id) \
-         join webhook_queue q on q.endpoint_id = c.endpoint_id and q.connection_id = c.connection_id \
-         join webhook_endpoint e on e.id = c.endpoint_id \
-         cross join lateral ( \
-           select id, attempts, event_id from webhook_delivery \
-           where endpoint_id = c.endpoint_id and connection_id = c.connection_id and ended_at is null \
-           order by id limit 1 \
-         ) d \
-         join connection_event v on v.id = d.event_id"
+         from first join webhook_delivery d on d.user_id = first.user_id and d.id = first.id \
+         join connection_event v on v.user_id = d.user_id and v.id = d.event_id \
+         join webhook_endpoint e on e.id = d.endpoint_id"
     ))
-    .bind(endpoints)
+    .bind(users)
     .bind(connections)
+    .bind(endpoints)
     .fetch_all(db)
+    .await
+}
+
+/// Removes claimed queues in which nothing waits: their messages were too old, or their user was erased. Whoever adds a
+/// message meanwhile waits for the claim, and then makes the queue again.
+async fn remove_empty(db: &mut Transaction, empty: &[Lease]) -> sqlx::Result<()> {
+    if empty.is_empty() {
+        return Ok(());
+    }
+    let users: Vec<&str> = empty.iter().map(|one| one.user_id.as_str()).collect();
+    let connections: Vec<Uuid> = empty.iter().map(|one| one.connection_id).collect();
+    let endpoints: Vec<&str> = empty.iter().map(|one| one.endpoint_id.as_str()).collect();
+    sqlx::query(
+        "delete from webhook_queue q \
+         using unnest($1::text[], $2::uuid[], $3::text[]) c (user_id, connection_id, endpoint_id) \
+         where q.user_id = c.user_id and q.connection_id = c.connection_id and q.endpoint_id = c.endpoint_id",
+    )
+    .bind(users)
+    .bind(connections)
+    .bind(endpoints)
+    .execute(db)
     .await?;
-    let claimed = |row: ClaimedRow| {
-        Ok(ClaimedDelivery {
-            endpoint: row.endpoint_id,
-            connection: row.connection_id,
-            leased_until: row.leased_until,
-            target: row.target.try_into()?,
-            delivery: row.delivery,
-            attempts: row.attempts,
-            message: row.message,
-            body: row.body.0,
-        })
-    };
-    rows.into_iter().map(claimed).collect()
+    Ok(())
 }
 
 /// Something has arrived at an endpoint.
@@ -161,10 +197,11 @@ pub(crate) async fn lock_if_leased(
 ) -> sqlx::Result<bool> {
     let row: Option<String> = sqlx::query_scalar(
         "select endpoint_id from webhook_queue \
-         where endpoint_id = $1 and connection_id = $2 and leased_until = $3 for update",
+         where user_id = $1 and connection_id = $2 and endpoint_id = $3 and leased_until = $4 for update",
     )
-    .bind(&claimed.endpoint)
+    .bind(&claimed.user)
     .bind(claimed.connection)
+    .bind(&claimed.endpoint)
     .bind(claimed.leased_until)
     .fetch_optional(db)
     .await?;
@@ -181,20 +218,21 @@ pub(crate) struct AttemptResult<'a> {
 
 pub(crate) async fn record_attempt(
     db: &mut Transaction,
-    delivery: i64,
+    claimed: &ClaimedDelivery,
     sending: &AttemptResult<'_>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update webhook_delivery set attempts = attempts + 1, last_status = $2, last_error = $3, \
            last_attempt_at = $5, outcome = $4, ended_at = case when $4::text is null then null else $5 end \
-         where id = $1",
+         where user_id = $6 and id = $1",
     )
-    .bind(delivery)
+    .bind(claimed.delivery)
     .bind(sending.status.and_then(|status| i16::try_from(status).ok()))
     .bind(sending.error)
     .bind(sending.outcome)
     .bind(now)
+    .bind(&claimed.user)
     .execute(db)
     .await?;
     Ok(())
@@ -208,25 +246,24 @@ pub(crate) async fn release(
 ) -> sqlx::Result<()> {
     let waits: bool = sqlx::query_scalar(
         "select exists (select 1 from webhook_delivery \
-         where endpoint_id = $1 and connection_id = $2 and ended_at is null)",
+         where user_id = $1 and connection_id = $2 and endpoint_id = $3 and ended_at is null)",
     )
-    .bind(&claimed.endpoint)
+    .bind(&claimed.user)
     .bind(claimed.connection)
+    .bind(&claimed.endpoint)
     .fetch_one(&mut *db)
     .await?;
     let query = if waits {
-        sqlx::query(
-            "update webhook_queue set leased_until = null, next_attempt_at = $3 \
-             where endpoint_id = $1 and connection_id = $2",
-        )
-        .bind(&claimed.endpoint)
-        .bind(claimed.connection)
-        .bind(due)
+        "update webhook_queue set leased_until = null, next_attempt_at = $4 \
+         where user_id = $1 and connection_id = $2 and endpoint_id = $3"
     } else {
-        sqlx::query("delete from webhook_queue where endpoint_id = $1 and connection_id = $2")
-            .bind(&claimed.endpoint)
-            .bind(claimed.connection)
+        "delete from webhook_queue where user_id = $1 and connection_id = $2 and endpoint_id = $3"
     };
+    let query = sqlx::query(query)
+        .bind(&claimed.user)
+        .bind(claimed.connection)
+        .bind(&claimed.endpoint);
+    let query = if waits { query.bind(due) } else { query };
     query.execute(db).await?;
     Ok(())
 }

@@ -137,9 +137,11 @@ pub(crate) async fn insert(
 
 pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
     let rows: Vec<EndpointRow> = sqlx::query_as(
-        "select id, url, events, with_config, failing_since, off_since, off_reason, created_at, \
-           (select count(*) from webhook_delivery d where d.endpoint_id = e.id and d.ended_at is null) waiting \
-         from webhook_endpoint e order by created_at, id",
+        "select e.id, e.url, e.events, e.with_config, e.failing_since, e.off_since, e.off_reason, e.created_at, \
+           coalesce(w.waiting, 0) waiting \
+         from webhook_endpoint e left join ( \
+           select endpoint_id, count(*) waiting from webhook_delivery where ended_at is null group by endpoint_id \
+         ) w on w.endpoint_id = e.id order by e.created_at, e.id",
     )
     .fetch_all(db)
     .await?;
@@ -287,7 +289,8 @@ pub(crate) async fn lock(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     Ok(row.is_some())
 }
 
-/// Puts the next events after `after` into an endpoint's queues once more. Answers their ids.
+/// Puts the next events after the position `after` into an endpoint's queues once more. Returns how many there are, and
+/// the position of the last.
 pub(crate) async fn replay(
     db: &mut Transaction,
     endpoint: &str,
@@ -296,12 +299,12 @@ pub(crate) async fn replay(
     after: i64,
     now: DateTime<Utc>,
     limit: i64,
-) -> sqlx::Result<Vec<i64>> {
-    let events: Vec<i64> = sqlx::query_scalar(
-        "select v.id from connection_event v join webhook_endpoint e on e.id = $1 \
-         where v.id > $4 and v.created_at >= $2 and ($3::uuid is null or v.connection_id = $3) \
+) -> sqlx::Result<(usize, Option<i64>)> {
+    let events: Vec<(String, Uuid, i64)> = sqlx::query_as(
+        "select v.user_id, v.id, v.position from connection_event v join webhook_endpoint e on e.id = $1 \
+         where v.position > $4 and v.created_at >= $2 and ($3::uuid is null or v.connection_id = $3) \
            and v.webhook is not null and (e.events = '{}' or v.webhook->>'type' = any(e.events)) \
-         order by v.id limit $5",
+         order by v.position limit $5",
     )
     .bind(endpoint)
     .bind(since)
@@ -310,36 +313,47 @@ pub(crate) async fn replay(
     .bind(limit)
     .fetch_all(&mut *db)
     .await?;
+    let last = events.last().map(|(_, _, position)| *position);
+    let (users, ids): (Vec<&str>, Vec<Uuid>) = events
+        .iter()
+        .map(|(user, id, _)| (user.as_str(), *id))
+        .unzip();
     // What is being erased is erased first; what is not cannot be before this is done.
     sqlx::query(
-        "select 1 from user_connector_connection \
-         where id in (select connection_id from connection_event where id = any($1)) order by id for key share",
+        "select 1 from user_connector_connection where (user_id, id) in ( \
+           select v.user_id, v.connection_id from unnest($1::text[], $2::uuid[]) asked (user_id, id) \
+           join connection_event v on v.user_id = asked.user_id and v.id = asked.id) \
+         order by id for key share",
     )
-    .bind(&events)
+    .bind(&users)
+    .bind(&ids)
     .execute(&mut *db)
     .await?;
     sqlx::query(
         "with delivery as ( \
-           insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-           select $1, connection_id, id, $3 from connection_event where id = any($2) order by id \
-           returning connection_id \
+           insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
+           select v.user_id, $1, v.connection_id, v.id, $4 from unnest($2::text[], $3::uuid[]) asked (user_id, id) \
+           join connection_event v on v.user_id = asked.user_id and v.id = asked.id order by v.position \
+           returning user_id, connection_id \
          ) \
-         insert into webhook_queue (endpoint_id, connection_id, next_attempt_at) \
-         select distinct $1, connection_id, $3 from delivery order by connection_id \
-         on conflict (endpoint_id, connection_id) do update set next_attempt_at = webhook_queue.next_attempt_at",
+         insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
+         select distinct user_id, connection_id, $1, $4 from delivery order by connection_id \
+         on conflict (user_id, connection_id, endpoint_id) \
+           do update set next_attempt_at = webhook_queue.next_attempt_at",
     )
     .bind(endpoint)
-    .bind(&events)
+    .bind(&users)
+    .bind(&ids)
     .bind(now)
     .execute(db)
     .await?;
-    Ok(events)
+    Ok((events.len(), last))
 }
 
-/// The `webhook-id` of an event: the same in every installation's every attempt, and no other's.
+/// The `webhook-id` of an event: the event's own id, so that every attempt has the same and no other message ever has it.
 macro_rules! message_id {
     () => {
-        "'evt_' || replace(v.connection_id::text, '-', '') || '_' || v.version"
+        "'evt_' || replace(v.id::text, '-', '')"
     };
 }
 
@@ -354,10 +368,10 @@ pub(crate) async fn deliveries(
         message_id!(),
         " message, v.webhook->>'type' kind, d.attempts, d.outcome, d.last_status, \
            d.last_error, d.created_at, d.last_attempt_at \
-         from webhook_delivery d join connection_event v on v.id = d.event_id \
+         from webhook_delivery d join connection_event v on v.user_id = d.user_id and v.id = d.event_id \
          where ($1::text is null or d.endpoint_id = $1) and ($2::uuid is null or d.connection_id = $2) \
            and (not $3 or (d.last_error is not null and d.outcome is distinct from 'delivered')) \
-         order by d.id desc limit $4"
+         order by d.created_at desc, d.id desc limit $4"
     ))
     .bind(&filter.endpoint)
     .bind(filter.connection)
@@ -415,8 +429,8 @@ pub(crate) async fn delete_old_deliveries(
     limit: i64,
 ) -> sqlx::Result<u64> {
     let done = sqlx::query(
-        "delete from webhook_delivery where id in ( \
-           select id from webhook_delivery where created_at < $1 order by created_at limit $2 \
+        "delete from webhook_delivery where (user_id, id) in ( \
+           select user_id, id from webhook_delivery where created_at < $1 order by created_at limit $2 \
            for update skip locked)",
     )
     .bind(before)

@@ -13,53 +13,56 @@ macro_rules! mutable_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
          disconnected_at, config, last_error, error_count, updated_at, account_id, account_name, \
-         found_account_id, found_account_name, failing_since, nango_serial, last_checked_at"
+         pending_account_id, pending_account_name, failing_since, nango_serial, integration_key, provider, \
+         last_checked_at"
     };
 }
 
-/// The parameters of [`written_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
-/// config of `$10`, and when it was last checked of `$20`.
+/// The parameters of [`mutable_columns`], by [`bind_connection`]. The first is the connection's id. The caller makes the
+/// config of `$10`, and when it was last checked of `$22`.
 macro_rules! mutable_values {
     (config $config:literal, checked $checked:literal) => {
         concat!(
             "$2, $3, $4, $5, $6, $7, $8, $9, ",
             $config,
-            ", $11, $12, $13, $14, $15, $16, $17, $18, $19, ",
+            ", $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, ",
             $checked
         )
     };
 }
 
-/// The update of a connection, `c`, that is still of the version before.
+/// The update of a connection, `c`, that is still of the version before. `$columns` get `$values`, too.
 ///
 /// That it was checked is noted without a new version, and may have been since it was read. A config that stays as it is
 /// keeps its storage: written again, each change would write all of it.
 macro_rules! update_connection {
-    () => {
+    ($columns:expr, $values:expr) => {
         concat!(
             "update user_connector_connection c set (",
             crate::db::writes::mutable_columns!(),
+            $columns,
             ") = (",
             crate::db::writes::mutable_values!(
                 config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
-                checked "greatest(c.last_checked_at, $20)"
+                checked "greatest(c.last_checked_at, $22)"
             ),
+            $values,
             "), last_synced_at = greatest(c.last_synced_at, case when $6 = 'connected' then $8::timestamptz end) \
-             where c.id = $1 and c.version = $2 - 1"
+             where c.user_id = $23 and c.id = $1 and c.version = $2 - 1"
         )
     };
 }
 
 pub(crate) use {mutable_columns, mutable_values, update_connection};
 
-/// Binds the first twenty parameters of a statement.
+/// Binds the first 23 parameters of a statement.
 pub(crate) fn bind_connection<'q>(
     statement: Query<'q, Postgres, PgArguments>,
     connection: &Connection,
 ) -> Query<'q, Postgres, PgArguments> {
     let upstream = connection.state.upstream();
     let account = connection.account.as_ref();
-    let found = connection.found_account.as_ref();
+    let pending = connection.pending_account.as_ref();
     statement
         .bind(connection.id)
         .bind(connection.version)
@@ -76,9 +79,12 @@ pub(crate) fn bind_connection<'q>(
         .bind(connection.updated_at)
         .bind(account.map(|account| account.id.as_str()))
         .bind(account.and_then(|account| account.name.as_deref()))
-        .bind(found.map(|account| account.id.as_str()))
-        .bind(found.and_then(|account| account.name.as_deref()))
+        .bind(pending.map(|account| account.id.as_str()))
+        .bind(pending.and_then(|account| account.name.as_deref()))
         .bind(connection.failing_since)
         .bind(upstream.and_then(|upstream| upstream.serial))
+        .bind(upstream.map(|upstream| upstream.integration.key.as_str()))
+        .bind(upstream.and_then(|upstream| upstream.integration.provider.as_deref()))
         .bind(connection.last_checked_at)
+        .bind(connection.user_id.as_str())
 }

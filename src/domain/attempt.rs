@@ -91,8 +91,8 @@ pub struct Attempt {
     pub outcome: Option<Outcome>,
     /// Why it did not succeed.
     pub error: Option<Failure>,
-    /// A disconnect came after it began: a grant of it no longer connects.
-    pub void: bool,
+    /// `true` if a disconnect followed: a grant of this attempt no longer connects.
+    pub invalidated: bool,
     /// Whether the browser that began it came back from the provider; `None` where that is not known.
     pub returned: Option<bool>,
     /// When it began.

@@ -37,8 +37,8 @@ pub struct Connection {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Whose account it is, where the provider tells.
     pub account: Option<Account>,
-    /// The other account that a reconnect came back as; with [`Reason::AccountMismatch`] only.
-    pub found_account: Option<Account>,
+    /// The other account that a reconnect returned; with [`Reason::AccountMismatch`] only.
+    pub pending_account: Option<Account>,
     /// Since when its credentials cannot be refreshed, while it is not known whether for good.
     pub failing_since: Option<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
@@ -62,8 +62,6 @@ pub struct ConnectorRef {
     pub slug: String,
     /// The connector's name for people.
     pub name: String,
-    /// The integration at Nango that serves it.
-    pub integration_key: String,
 }
 
 impl ConnectorRef {
@@ -71,6 +69,16 @@ impl ConnectorRef {
     pub(crate) fn is_named(&self, slug_or_id: &str) -> bool {
         self.slug == slug_or_id || Uuid::parse_str(slug_or_id).is_ok_and(|id| id == self.id)
     }
+}
+
+/// An integration at Nango. An attempt and a connection keep the one they were made with; the catalog's is for new
+/// connects only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Integration {
+    /// Nango's key of it.
+    pub key: String,
+    /// The provider it uses; `None` if that was not recorded.
+    pub provider: Option<String>,
 }
 
 /// A connection that Nango holds.
@@ -82,6 +90,8 @@ pub struct NangoConnectionRef {
     pub created_at: DateTime<Utc>,
     /// Nango's serial number of it, which a reconnect keeps. `None` for a row imported from the FastAPI service.
     pub serial: Option<i64>,
+    /// The integration it was made with.
+    pub integration: Integration,
 }
 
 impl NangoConnectionRef {
@@ -269,6 +279,10 @@ mod tests {
             id: id.to_owned(),
             created_at: DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time"),
             serial,
+            integration: Integration {
+                key: "gmail".to_owned(),
+                provider: None,
+            },
         }
     }
 

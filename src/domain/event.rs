@@ -110,8 +110,12 @@ pub struct EventContext {
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Event {
-    /// Grows with each event of a user. An event that comes to stand for one more change gets a new one.
-    pub id: i64,
+    /// A UUIDv7. It never repeats, even after a backup was restored. An event that comes to stand for one more change gets
+    /// a new one.
+    pub id: Uuid,
+    /// Orders the events of one user by commit. Internal: a restored database assigns the same numbers again.
+    #[serde(skip)]
+    pub position: i64,
     /// The connection that changed.
     pub connection_id: Uuid,
     /// The connection's version by it: one more than that of the event before.

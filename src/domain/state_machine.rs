@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::UserId;
 use super::{
-    Account, Actor, Attempt, AttemptKind, Connection, ConnectorRef, EventContext, EventKind,
-    Failure, NangoConnectionRef, Outcome, Reason, Rename, State,
+    Account, Actor, Attempt, Connection, ConnectorRef, EventContext, EventKind, Failure,
+    NangoConnectionRef, Outcome, Reason, Rename, State,
 };
 
 /// What a change writes besides the connection itself.
@@ -66,7 +66,7 @@ impl Connection {
             last_checked_at: None,
             config: Map::new(),
             account: None,
-            found_account: None,
+            pending_account: None,
             failing_since: None,
             last_error: None,
             error_count: 0,
@@ -88,17 +88,8 @@ impl Connection {
             },
         };
         let mut transition = self.transition(state, EventKind::AttemptStarted, now);
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition
-    }
-
-    /// What kind of attempt authorizes this connection: one that keeps what Nango holds, if anything.
-    #[must_use]
-    pub fn attempt_kind(&self) -> AttemptKind {
-        match self.state.upstream() {
-            Some(_) => AttemptKind::Reconnect,
-            None => AttemptKind::Connect,
-        }
     }
 
     /// Nango holds `grant`, which `attempt` brought about; `account` is whose it is, if the provider tells.
@@ -114,7 +105,7 @@ impl Connection {
         // Nango renews a connection in place: what a canceled reauthorization has changed cannot be undone there.
         let is_renewed = current.is_some_and(|current| current.id == grant.id);
         let is_canceled = attempt.outcome == Some(Outcome::Canceled) && !is_renewed;
-        if attempt.void || is_canceled || matches!(self.state, State::Disconnected { .. }) {
+        if attempt.invalidated || is_canceled || matches!(self.state, State::Disconnected { .. }) {
             return Grant::Discarded;
         }
         let discard = match current {
@@ -125,7 +116,7 @@ impl Connection {
         let same = discard.is_none() && current.is_some();
         // Told again of a grant that was taken before: what has become of it since is not its to say.
         // But a session may be granted again, as another account.
-        let seen = self.found_account.as_ref().or(self.account.as_ref());
+        let seen = self.pending_account.as_ref().or(self.account.as_ref());
         let another = seen
             .zip(account)
             .is_some_and(|(seen, account)| seen.id != account.id);
@@ -160,7 +151,7 @@ impl Connection {
         connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
         connection.account = account.or(self.account.as_ref()).cloned();
-        connection.found_account = None;
+        connection.pending_account = None;
         connection.clear_errors();
         transition.context.account = connection.account.as_ref().map(Account::label);
         transition.outcome = Some((Outcome::Succeeded, None));
@@ -189,7 +180,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::AccountMismatched, now);
         transition.connection.failing_since = None;
-        transition.connection.found_account = found.cloned();
+        transition.connection.pending_account = found.cloned();
         transition.failed(&failure.message);
         transition.outcome = Some((Outcome::Failed, Some(failure)));
         transition
@@ -209,7 +200,7 @@ impl Connection {
             upstream: upstream.clone(),
         };
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
-        transition.connection.account = transition.connection.found_account.take();
+        transition.connection.account = transition.connection.pending_account.take();
         transition.context.account = transition.connection.account.as_ref().map(Account::label);
         transition.connection.connected_at = Some(now);
         transition.connection.clear_errors();
@@ -301,7 +292,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::MissingUpstream, now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.failing_since = None;
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition.failed("The connection was deleted at Nango: connect again");
         Some(transition)
     }
@@ -394,7 +385,7 @@ impl Connection {
         connection.label = None;
         connection.config = Map::new();
         connection.account = None;
-        connection.found_account = None;
+        connection.pending_account = None;
         connection.clear_errors();
         transition.discard = self.state.upstream().cloned();
         Some(transition)
@@ -412,7 +403,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
         transition.connection.account = None;
-        transition.connection.found_account = None;
+        transition.connection.pending_account = None;
         transition.connection.clear_errors();
         transition.discard = self.state.upstream().cloned();
         Some(transition)

@@ -168,7 +168,7 @@ async fn pause_after(error: &io::Error) {
     ) {
         return;
     }
-    tracing::error!(%error, "a client cannot be accepted: MAX_CONNECTIONS is more than the system allows");
+    tracing::error!(%error, "a client cannot be accepted: MAX_CLIENT_CONNECTIONS is more than the system allows");
     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
 }
 

@@ -1,6 +1,6 @@
 //! Connect and reconnect: what a user authorizes in the popup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, State};
+use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, Integration, State};
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{IntegrationDefaults, Session, SessionRequest};
@@ -48,10 +48,13 @@ pub struct ConnectRequest {
     pub actor: Option<Actor>,
 }
 
-/// An attempt that has been written down.
+/// An attempt that has been written.
+#[derive(Clone)]
 struct Begun {
     connection: Connection,
     attempt: Attempt,
+    /// The integration of its session.
+    integration: Integration,
     /// All that is known of what the provider has to know of the account.
     parameters: BTreeMap<String, String>,
 }
@@ -87,17 +90,18 @@ impl Connections {
         let upstream = self.nango_gateway()?;
         let connector = self.connector(connector)?;
         check_parameters(connector, request)?;
-        self.check_connectable(upstream, connector).await?;
+        available(connector)?;
         let instance = &request.instance_id;
         for tries in 0..MAX_WRITE_RETRIES {
-            let mut connection = match self.find_instance(user, connector, instance).await? {
-                Some(connection) => connection,
+            let (mut connection, open) = match self.find_instance(user, connector, instance).await?
+            {
+                Some((connection, newest)) => (connection, open_attempt(newest)),
                 None => {
                     // A new one is refused where somebody else has made it meanwhile, or the user has too many.
                     if tries > 0 {
                         self.check_connection_limit(user).await?;
                     }
-                    self.new_connection(user, connector, instance).await?
+                    (self.new_connection(user, connector, instance).await?, None)
                 }
             };
             if matches!(connection.state, State::Connected { .. }) {
@@ -107,7 +111,11 @@ impl Connections {
                 connection.label.clone_from(&request.label);
             }
             merge(&mut connection.config, &request.config)?;
-            if let Some(started) = self.start_attempt(connector, &connection, request).await? {
+            let session = self.plan(upstream, connector, &connection).await?;
+            if let Some(started) = self
+                .start_attempt(connector, &connection, open, session, request)
+                .await?
+            {
                 return self
                     .open_session(upstream, connector, started, request)
                     .await;
@@ -127,17 +135,21 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
-        let mut connection = self.find_own(user, id).await?;
-        let connector = self.connector(&connection.connector.slug)?;
-        check_parameters(connector, request)?;
-        self.check_connectable(upstream, connector).await?;
         for _ in 0..MAX_WRITE_RETRIES {
-            if let Some(started) = self.start_attempt(connector, &connection, request).await? {
+            let (connection, newest) = self.find_with_attempt(user, id).await?;
+            let connector = self.connector(&connection.connector.slug)?;
+            check_parameters(connector, request)?;
+            available(connector)?;
+            let session = self.plan(upstream, connector, &connection).await?;
+            let open = open_attempt(newest);
+            if let Some(started) = self
+                .start_attempt(connector, &connection, open, session, request)
+                .await?
+            {
                 return self
                     .open_session(upstream, connector, started, request)
                     .await;
             }
-            connection = self.find_own(user, id).await?;
         }
         Err(too_many_conflicts())
     }
@@ -171,25 +183,36 @@ impl Connections {
     pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
         let now = self.clock.now();
         let mut tx = self.begin_single().await?;
-        let started = db::record_browser_return(&mut tx, browser, now - RETURN_WINDOW, now).await?;
+        let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
         tx.commit().await?;
+        let mut of_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
+        for one in attempts {
+            let own = of_user.entry(one.user).or_default();
+            own.push((one.attempt_id, one.connection_id));
+        }
+        let mut started = false;
+        for (user, attempts) in of_user {
+            let mut tx = self.begin_single().await?;
+            started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
+            tx.commit().await?;
+        }
         Ok(started)
     }
 
-    /// A user's connection of a connector and instance, if it is there.
+    /// A user's connection of a connector and instance, if it is there, with its newest attempt.
     async fn find_instance(
         &self,
         user: &UserId,
         connector: &Connector,
         instance_id: &str,
-    ) -> Result<Option<Connection>> {
+    ) -> Result<Option<db::ConnectionWithAttempt>> {
         let asked = db::ConnectionByInstance {
             user: user.clone(),
             connector: connector.id,
             name: instance_id.to_owned(),
         };
         match self.instances.load(asked).await? {
-            Some(row) => Ok(Some(self.with_connector(&row).await?.0)),
+            Some(row) => Ok(Some(self.with_connector(&row).await?)),
             None => Ok(None),
         }
     }
@@ -227,26 +250,56 @@ impl Connections {
         )))
     }
 
-    /// Writes down that an attempt to authorize a connection begins, which may be a new one. `None` where somebody
-    /// has changed it since it was read: then it is to be read again.
+    /// What the next attempt of a connection authorizes. What Nango holds is authorized again under the integration that
+    /// it was made with, for as long as Nango has that; the catalog's integration is for new connects.
+    pub(super) async fn plan(
+        &self,
+        upstream: &NangoGateway,
+        connector: &Connector,
+        connection: &Connection,
+    ) -> Result<(AttemptKind, Integration)> {
+        let current = integration_of(connector);
+        if let Some(stored) = connection.state.upstream() {
+            let integration = &stored.integration;
+            if has_integration(upstream, &integration.key).await {
+                return Ok((AttemptKind::Reconnect, integration.clone()));
+            }
+        }
+        if has_integration(upstream, &current.key).await {
+            Ok((AttemptKind::Connect, current))
+        } else {
+            Err(not_configured(connector))
+        }
+    }
+
+    /// Writes down that an attempt to authorize a connection begins, which may be a new one, and supersedes the one that
+    /// was open. `None` where somebody has changed it since it was read: then it is to be read again.
     async fn start_attempt(
         &self,
         connector: &Connector,
         connection: &Connection,
+        supersedes: Option<Uuid>,
+        (kind, integration): (AttemptKind, Integration),
         request: &ConnectRequest,
     ) -> Result<Option<Begun>> {
         let now = self.clock.now();
         let attempt = Attempt {
             id: Uuid::now_v7(),
             connection_id: connection.id,
-            kind: connection.attempt_kind(),
+            kind,
             expires_at: now + SESSION_TTL,
             outcome: None,
             error: None,
-            void: false,
+            invalidated: false,
             returned: None,
             created_at: now,
             ended_at: None,
+        };
+        let new = db::NewAttempt {
+            attempt: &attempt,
+            integration: &integration,
+            kept_until: now + RETURN_WINDOW,
+            supersedes,
         };
         let has_parameters = !connector.parameters.is_empty();
         let mut tx = if has_parameters {
@@ -257,7 +310,7 @@ impl Connections {
         let mut started = connection.attempt_started(now);
         started.context.actor = request.actor;
         let Some(written) =
-            db::start_attempt(&mut tx, &started, &attempt, connection.updated_at).await?
+            db::start_attempt(&mut tx, &started, &new, connection.updated_at).await?
         else {
             return Ok(None);
         };
@@ -266,48 +319,16 @@ impl Connections {
             // After a disconnect, the next account may be another.
             let keep = !matches!(connection.state, State::Disconnected { .. });
             let given = &request.parameters;
-            parameters = db::write_parameters(&mut tx, written.id, given, keep).await?;
+            parameters = db::write_parameters(&mut tx, &written, given, keep).await?;
             connector.retain_parameters(&mut parameters);
         }
         tx.commit().await?;
         Ok(Some(Begun {
             connection: written,
             attempt,
+            integration,
             parameters,
         }))
-    }
-
-    /// Refuses a connector that cannot be connected.
-    async fn check_connectable(
-        &self,
-        upstream: &NangoGateway,
-        connector: &Connector,
-    ) -> Result<()> {
-        match connector.availability() {
-            Availability::Available => {}
-            Availability::Disabled => {
-                return Err(Error::ConnectorUnavailable(format!(
-                    "{} is switched off",
-                    connector.name
-                )));
-            }
-            Availability::Unavailable(reason) => {
-                return Err(Error::ConnectorUnavailable(reason.to_owned()));
-            }
-        }
-        match upstream
-            .integrations
-            .contains(&connector.integration_key)
-            .await
-        {
-            Ok(false) => Err(not_configured(connector)),
-            Ok(true) => Ok(()),
-            Err(error) => {
-                // Whether it is configured, the session's own answer will tell.
-                tracing::warn!(%error, "Nango's integrations are not known");
-                Ok(())
-            }
-        }
     }
 
     /// Asks Nango for a session, and writes down what came of it.
@@ -318,29 +339,34 @@ impl Connections {
         started: Begun,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
-        let Begun {
-            connection,
-            attempt: started,
-            parameters,
-        } = started;
-        self.counts.attempt_started(started.kind);
-        let mut attempt = started.clone();
+        self.counts.attempt_started(started.attempt.kind);
         // Without a required parameter, Nango's own page asks the user for it.
-        let popup = uses_oauth_popup(connector) && connector.has_required_parameters(&parameters);
-        let defaults = integration_defaults(request, parameters);
-        let session = self.create_session(upstream, connector, &connection, &mut attempt, defaults);
-        match session.await {
+        let popup =
+            uses_oauth_popup(connector) && connector.has_required_parameters(&started.parameters);
+        let defaults = integration_defaults(request, started.parameters.clone());
+        let mut opened = started.clone();
+        match self
+            .create_session(upstream, connector, &mut opened, defaults)
+            .await
+        {
             Ok(session) => {
-                if attempt.kind != started.kind || !expiry_matches(&started, &session) {
+                let Begun {
+                    connection,
+                    mut attempt,
+                    integration,
+                    parameters: _,
+                } = opened;
+                if attempt.kind != started.attempt.kind
+                    || !expiry_matches(&started.attempt, &session)
+                {
                     attempt.expires_at = session.expires_at;
                     let mut tx = self.begin_single().await?;
-                    db::update_session(&mut tx, &attempt).await?;
+                    db::update_session(&mut tx, &connection.user_id, &attempt, &integration)
+                        .await?;
                     tx.commit().await?;
                 }
                 let url = if popup {
-                    upstream
-                        .nango
-                        .oauth_connect_url(&connector.integration_key, &session)
+                    upstream.nango.oauth_connect_url(&integration.key, &session)
                 } else {
                     upstream.nango.connect_link(&session)
                 };
@@ -351,11 +377,15 @@ impl Connections {
                 })
             }
             Err(error) => {
-                self.attempt_failed(attempt.id, &Failure::from_session_error(&error))
+                let (user, failure) = (
+                    &started.connection.user_id,
+                    Failure::from_session_error(&error),
+                );
+                self.attempt_failed(user, started.attempt.id, &failure)
                     .await?;
                 Err(match error {
                     nango::Error::UnknownIntegration => {
-                        upstream.integrations.forget(&connector.integration_key);
+                        upstream.integrations.forget(&opened.integration.key);
                         not_configured(connector)
                     }
                     error => error.into(),
@@ -371,26 +401,27 @@ impl Connections {
         &self,
         upstream: &NangoGateway,
         connector: &Connector,
-        connection: &Connection,
-        attempt: &mut Attempt,
+        started: &mut Begun,
         defaults: IntegrationDefaults,
     ) -> Result<Session, nango::Error> {
-        let renewed = connection.state.upstream();
-        let renewed = renewed.filter(|_| attempt.kind == AttemptKind::Reconnect);
+        let renewed = started.connection.state.upstream();
+        let renewed = renewed.filter(|_| started.attempt.kind == AttemptKind::Reconnect);
         let mut asked = SessionRequest {
             reconnects: renewed.map(|existing| existing.id.clone()),
-            integration: connector.integration_key.clone(),
-            tags: self.tags(connection, attempt),
+            integration: started.integration.key.clone(),
+            tags: self.tags(&started.connection, &started.attempt),
             webhook_url_override: (!upstream.webhook_urls.are_refused())
-                .then(|| self.webhook_url(attempt.id)),
+                .then(|| self.webhook_url(started.attempt.id)),
             defaults,
         };
         let mut refusal = None;
         loop {
             match upstream.nango.session(&asked).await {
                 Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
+                    started.attempt.kind = AttemptKind::Connect;
+                    started.integration = integration_of(connector);
                     asked.reconnects = None;
-                    attempt.kind = AttemptKind::Connect;
+                    asked.integration.clone_from(&started.integration.key);
                 }
                 // Nango has many reasons to refuse the address: an unknown field, a policy, a list of allowed hosts.
                 // That it was the address is certain when the same session is accepted without it.
@@ -436,6 +467,41 @@ fn too_many_conflicts() -> Error {
         "a connection was another in each of the {MAX_WRITE_RETRIES} times between being read and written"
     ))
     .into()
+}
+
+/// Refuses a connector that cannot be connected.
+fn available(connector: &Connector) -> Result<()> {
+    match connector.availability() {
+        Availability::Available => Ok(()),
+        Availability::Disabled => Err(Error::ConnectorUnavailable(format!(
+            "{} is switched off",
+            connector.name
+        ))),
+        Availability::Unavailable(reason) => Err(Error::ConnectorUnavailable(reason.to_owned())),
+    }
+}
+
+/// Whether Nango has this integration. Where that is not known, the session's own answer will tell.
+async fn has_integration(upstream: &NangoGateway, key: &str) -> bool {
+    let known = upstream.integrations.contains(key).await;
+    known.unwrap_or_else(|error| {
+        tracing::warn!(%error, "Nango's integrations are not known");
+        true
+    })
+}
+
+/// The integration of a connector's new connects.
+fn integration_of(connector: &Connector) -> Integration {
+    Integration {
+        key: connector.integration_key.clone(),
+        provider: connector.provider.clone(),
+    }
+}
+
+/// The newest attempt, if it is open.
+fn open_attempt(newest: Option<Attempt>) -> Option<Uuid> {
+    let open = newest.filter(|attempt| attempt.outcome.is_none());
+    open.map(|attempt| attempt.id)
 }
 
 /// Whether a session ends when its attempt was written down to end, or so little later that it is

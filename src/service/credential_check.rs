@@ -93,7 +93,7 @@ impl Connections {
             return Ok(CredentialHealth::Missing);
         };
         let now = self.clock.now();
-        self.record_check(connection.id, Some(now)).await?;
+        self.record_check(connection, Some(now)).await?;
         let health = match self.health(connection).await? {
             CredentialHealth::Unknown if has_failed_for(connection, FAILURE_GRACE, now) => {
                 CredentialHealth::Invalid
@@ -117,9 +117,13 @@ impl Connections {
     }
 
     /// Notes when a check began, so that the webhooks which it causes cause no other.
-    pub(crate) async fn record_check(&self, id: Uuid, at: Option<DateTime<Utc>>) -> Result<()> {
+    pub(crate) async fn record_check(
+        &self,
+        connection: &Connection,
+        at: Option<DateTime<Utc>>,
+    ) -> Result<()> {
         let mut tx = self.begin_single().await?;
-        db::record_check(&mut tx, id, at).await?;
+        db::record_check(&mut tx, connection, at).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -210,12 +214,12 @@ impl Connections {
     /// Nango does not hold a connection, or under another integration, of which it says the same.
     ///
     /// # Errors
-    /// When it is under another, as after the connector's key was changed.
+    /// When it is under another than the one that is stored, as may be of one that was imported.
     async fn not_found(&self, connection: &Connection) -> Result<CredentialHealth> {
         match connection.state.upstream() {
             Some(stored) if !self.is_missing(&stored.id).await? => Err(Error::IntegrationChanged {
                 connector: connection.connector.name.clone(),
-                integration_key: connection.connector.integration_key.clone(),
+                integration_key: stored.integration.key.clone(),
             }),
             _ => Ok(CredentialHealth::Missing),
         }
@@ -255,8 +259,7 @@ impl Connections {
         let nango = &self.nango_gateway()?.nango;
         let mut asked = false;
         for sibling in &siblings {
-            self.record_check(sibling.id, Some(self.clock.now()))
-                .await?;
+            self.record_check(sibling, Some(self.clock.now())).await?;
             match refresh(nango, sibling).await.map(|found| found.credentials) {
                 // Without an expiry there was nothing to refresh, so the provider was not asked.
                 Ok(Credentials::OAuth2 {
@@ -292,7 +295,7 @@ impl Connections {
         change: impl FnOnce(&Connection) -> Option<Transition>,
     ) -> Result<()> {
         let mut tx = self.begin().await?;
-        let Some(connection) = db::lock(&mut tx, seen.id).await? else {
+        let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
             return Ok(());
         };
         if connection.version != seen.version {
@@ -302,7 +305,7 @@ impl Connections {
             Some(transition) => {
                 db::apply(&mut tx, &transition, None).await?;
             }
-            None => db::record_check(&mut tx, connection.id, Some(self.clock.now())).await?,
+            None => db::record_check(&mut tx, &connection, Some(self.clock.now())).await?,
         }
         tx.commit().await?;
         Ok(())
@@ -314,7 +317,7 @@ async fn refresh(
     connection: &Connection,
 ) -> Result<nango::Connection, nango::Error> {
     let upstream = connection.state.upstream().ok_or(nango::Error::NotFound)?;
-    let key = &connection.connector.integration_key;
+    let key = &upstream.integration.key;
     nango.connection(&upstream.id, key, Refresh::Force).await
 }
 

@@ -75,12 +75,12 @@ impl Connections {
             .ok_or(Error::ConnectionNotFound)?;
         let connection = match connection.disconnected(now) {
             Some(transition) => {
-                db::invalidate_attempts(&mut tx, id, now).await?;
+                db::invalidate_attempts(&mut tx, user, id, now).await?;
                 db::apply(&mut tx, &transition.by(actor), None).await?
             }
             None => connection,
         };
-        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
+        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         let confirmed = self.delete_grants(id, ungranted).await?;
         Ok(Disconnected {
@@ -110,7 +110,7 @@ impl Connections {
             return Ok(details);
         };
         let mut tx = self.begin().await?;
-        let of = db::lock_attempt(&mut tx, newest.id).await?;
+        let of = db::lock_attempt(&mut tx, user, newest.id).await?;
         let of = of.ok_or(Error::ConnectionNotFound)?;
         let now = self.clock.now();
         if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
@@ -142,10 +142,10 @@ impl Connections {
             connection = db::apply(&mut tx, &ended.by(actor), None).await?;
         }
         if let Some(removed) = connection.removed(now) {
-            db::invalidate_attempts(&mut tx, id, now).await?;
+            db::invalidate_attempts(&mut tx, user, id, now).await?;
             connection = db::apply(&mut tx, &removed.by(actor), None).await?;
         }
-        let ungranted = db::ungranted_attempt(&mut tx, id, now - RETURN_WINDOW).await?;
+        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         let confirmed = self.delete_grants(id, ungranted).await?;
         Ok(Disconnected {
@@ -269,7 +269,7 @@ impl Connections {
     async fn delete_at(&self, nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
         let id = &deletion.nango_connection_id;
         let answer = nango.delete_connection(id, &deletion.integration_key);
-        // Nango says of a connection of another integration, as after the connector's key was changed, that it is not
+        // Nango says of a connection of another integration, as may be of one that was imported, that it is not
         // there. Only an id of Nango's own making means the same connection in whatever integration.
         if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
             return Ok(());

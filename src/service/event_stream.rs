@@ -1,5 +1,6 @@
 //! Waiting for what happens, and reading what has happened.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
@@ -25,16 +26,17 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Events {
     user: UserId,
-    last: i64,
+    last: Uuid,
+    position: i64,
     resumed: bool,
     subscription: Subscription,
     open: Vec<Attempt>,
 }
 
 impl Events {
-    /// The id of the last event that was read.
+    /// The id of the last event that was read; nil if there is none.
     #[must_use]
-    pub fn last(&self) -> i64 {
+    pub fn last(&self) -> Uuid {
         self.last
     }
 
@@ -46,26 +48,32 @@ impl Events {
 }
 
 impl Connections {
-    /// Begins to follow a user's events: after the event `last`, or from now on.
+    /// Follows a user's events: after the event `last`, or from now on. The nil id stands before the first event.
     ///
-    /// Where there is no such event of the user's, something may be missing between it and the next: it was pruned, the
-    /// user was erased, or a backup was restored. Then they begin at the present if `last` is beyond it; a reader has been
-    /// told of nothing that was not committed, so that it is from before a restore.
+    /// Where there is no such event of the user's, it was pruned, the user was erased, or a backup was restored: the
+    /// events then begin at the present, and what was read before is to be read anew.
     ///
     /// # Errors
     /// As the database.
-    pub async fn follow_events(&self, user: &UserId, last: Option<i64>) -> Result<Events> {
+    pub async fn follow_events(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
         let mut tx = self.begin().await?;
-        let (newest, is_there) = db::last_event(&mut tx, user, last).await?;
+        let newest = db::last_event(&mut tx, user, last).await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
+        // Before the first event, nothing has been read.
+        let poll = match last {
+            Some(last) if last.is_nil() => Some((last, 0)),
+            last => last.zip(newest.asked),
+        };
+        let present = newest.id.zip(newest.position);
+        let (last, position) = poll.or(present).unwrap_or_default();
         Ok(Events {
             user: user.clone(),
-            last: last.map_or(newest, |last| last.min(newest)),
-            // Before the first event, nothing has been read.
-            resumed: is_there || last == Some(0),
+            last,
+            position,
+            resumed: poll.is_some(),
             subscription,
             open,
         })
@@ -99,7 +107,7 @@ impl Connections {
 
     /// What has happened since the last event that was read.
     async fn read_new_events(&self, events: &mut Events) -> Result<Vec<Event>> {
-        let after = db::EventsAfter(events.user.clone(), events.last);
+        let after = db::EventsAfter(events.user.clone(), events.position);
         let new_events = self.after.load(after).await?.events()?;
         if let Some(last) = new_events.last() {
             let started = |event: &Event| event.kind == EventKind::AttemptStarted;
@@ -112,7 +120,7 @@ impl Connections {
                     }
                 }
             }
-            events.last = last.id;
+            (events.last, events.position) = (last.id, last.position);
         }
         Ok(new_events)
     }
@@ -172,7 +180,7 @@ impl Connections {
     ) -> Result<(Vec<Event>, Option<i64>)> {
         self.find_own(user, id).await?;
         let mut tx = self.begin_single().await?;
-        let mut events = db::history(&mut tx, id, before, limit + 1).await?;
+        let mut events = db::history(&mut tx, user, id, before, limit + 1).await?;
         tx.commit().await?;
         let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
         if more {
@@ -200,28 +208,39 @@ impl Connections {
                 }
             }
         }
-        let mut seen = std::collections::HashMap::new();
+        // Where each user's events were seen to end.
+        let mut seen: HashMap<String, i64> = HashMap::new();
         let mut polls = interval(POLL);
         loop {
             polls.tick().await;
             let users = self.feed.users();
-            if users.is_empty() {
-                seen.clear();
-                continue;
-            }
-            let poll = async {
-                let mut tx = self.database.begin_single().await?;
-                let last = db::last_events(&mut tx, &users).await?;
-                tx.commit().await?;
-                Ok(last)
+            let known: Vec<(String, i64)> = users
+                .into_iter()
+                .map(|user| {
+                    let position = seen.get(&user).copied();
+                    if position.is_none() {
+                        // What happened before it was asked about is not known.
+                        self.feed.wake(&user);
+                    }
+                    (user, position.unwrap_or_default())
+                })
+                .collect();
+            let new_events = if known.is_empty() {
+                Vec::new()
+            } else {
+                with_timeout(STATEMENT_TIMEOUT, self.last_events(&known)).await?
             };
-            let last = with_timeout(STATEMENT_TIMEOUT, poll).await?;
-            for (user, id) in &last {
-                if seen.get(user) != Some(id) {
-                    self.feed.wake(user);
-                }
+            for (user, _) in &new_events {
+                self.feed.wake(user);
             }
-            seen = last.into_iter().collect();
+            seen = known.into_iter().chain(new_events).collect();
         }
+    }
+
+    async fn last_events(&self, known: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
+        let mut tx = self.database.begin_single().await?;
+        let last = db::last_events(&mut tx, known).await?;
+        tx.commit().await?;
+        Ok(last)
     }
 }

@@ -135,14 +135,14 @@ pub enum Error {
         /// The integration that an operator has to add.
         integration_key: String,
     },
-    /// Nango holds the connection under another integration than its connector has by now.
+    /// Nango holds the connection under another integration than the stored one.
     #[error(
-        "Nango holds this connection, but not under {connector}'s integration {integration_key:?}: reconnect it, or set the key back"
+        "Nango holds this connection of {connector}, but not under the integration {integration_key:?} it was made with: reconnect it"
     )]
     IntegrationChanged {
         /// The connector's name.
         connector: String,
-        /// The integration that it has now.
+        /// The integration that is stored.
         integration_key: String,
     },
     /// The user has no such connection, or it is another user's.

@@ -142,20 +142,21 @@ impl Connections {
     /// When there is no such connection here.
     pub async fn find_returned(&self, user: Option<&UserId>, id: &str) -> Result<ConnectionView> {
         self.nango_gateway()?;
-        let connection = match user {
-            Some(user) => self.find_returned_to(user, id).await?,
+        let found = match user {
+            Some(user) => {
+                let own = self.find_returned_to(user, id).await?;
+                own.map(|connection| (connection.user_id, connection.id))
+            }
             None => self.find_returned_anywhere(id).await?,
         };
-        let connection = connection.ok_or(Error::ConnectionNotFound)?;
-        let details = self
-            .fetch_details(&connection.user_id, connection.id)
-            .await?;
+        let (user, connection) = found.ok_or(Error::ConnectionNotFound)?;
+        let details = self.fetch_details(&user, connection).await?;
         let open = details.attempt.filter(|attempt| attempt.outcome.is_none());
         if let Some(attempt) = open {
             // Something has just happened: what was found a moment before says nothing.
             self.poll_uncached(attempt.id).await;
         }
-        self.fetch_details(&connection.user_id, connection.id).await
+        self.fetch_details(&user, connection).await
     }
 
     /// A connection that came back from the popup by an id that is not known here: Nango is asked,
@@ -183,14 +184,15 @@ impl Connections {
         Ok(own)
     }
 
-    async fn find_returned_anywhere(&self, id: &str) -> Result<Option<Connection>> {
+    /// Any user's connection, by our id, for as long as something may come of an attempt of it.
+    async fn find_returned_anywhere(&self, id: &str) -> Result<Option<(UserId, Uuid)>> {
         let Ok(ours) = id.parse() else {
             return Ok(None);
         };
         let mut tx = self.begin_single().await?;
-        let known = db::find_any(&mut tx, ours).await?;
+        let owned = db::owner_of_connection(&mut tx, ours).await?;
         tx.commit().await?;
-        Ok(known)
+        Ok(owned.map(|owned| (owned.user, owned.connection_id)))
     }
 
     /// Takes the other account that a reconnect came back as. May be repeated.
@@ -213,7 +215,7 @@ impl Connections {
                 .is_some_and(|account| account.id == account_id)
         };
         match connection.account_accepted(self.clock.now()) {
-            Some(transition) if is(&connection.found_account) => {
+            Some(transition) if is(&connection.pending_account) => {
                 db::apply(&mut tx, &transition.by(actor), None).await?;
             }
             None if is(&connection.account) => {}

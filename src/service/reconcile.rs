@@ -3,6 +3,7 @@
 //! The webhook, a look while somebody waits, and the sweep all end here. Each
 //! may come first, twice, or not at all.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,10 +13,12 @@ use super::connect::RETURN_WINDOW;
 use super::credential_check::MIN_CHECK_INTERVAL;
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::AttemptWithConnection;
+use crate::db::{AttemptOwner, AttemptWithConnection, OwnedAttempt};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
-use crate::domain::{Account, Attempt, Connection, Failure, NangoConnectionRef, Reason};
+use crate::domain::{
+    Account, Attempt, Connection, Failure, Integration, NangoConnectionRef, Reason,
+};
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
@@ -30,6 +33,9 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// seconds. Two who do it at once do no harm: they ask Nango twice.
 const EXPIRY_JOB: &str = "expiry";
 const LEASE_SECONDS: f64 = 60.0;
+
+/// How many attempts that are due are read at once.
+const DUE: usize = 500;
 
 /// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
 /// to the sweep, for nobody has so many popups open.
@@ -70,49 +76,64 @@ impl Connections {
         }
         // The tags are signed, the address is not.
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
-        let id = match tagged.or(attempt) {
-            Some(id) => id,
+        let (user, id) = match tagged.or(attempt) {
+            Some(id) => match self.attempt_owner(id).await? {
+                Some(AttemptOwner::User(owned)) => (Some(owned.user), id),
+                Some(AttemptOwner::Erased) if event.success => {
+                    self.check_webhook_budget(id, false).await?;
+                    return self.handle_grant_webhook(event).await;
+                }
+                Some(AttemptOwner::Erased) => return Ok(WebhookOutcome::Ignored),
+                // Nothing should come of it any more. What comes all the same names its user.
+                None => (tagged_user(&event.tags), id),
+            },
             None if event.success => return Ok(WebhookOutcome::Ignored),
             // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
             None => match self.reconnect_of(event).await? {
-                Some(id) => id,
+                Some((user, id)) => (Some(user), id),
                 None => return Ok(WebhookOutcome::Ignored),
             },
         };
-        let known = self.attempts.load(db::AttemptById(id)).await?;
-        let known = known.map(|row| row.with_connection()).transpose()?;
-        let is_open = (known.as_ref()).is_some_and(|of| of.attempt.outcome.is_none());
+        let Some(user) = user else {
+            return Ok(WebhookOutcome::Ignored);
+        };
+        let known = self
+            .attempts
+            .load(db::AttemptById(user.clone(), id))
+            .await?;
+        let Some(known) = known.map(|row| row.with_connection()).transpose()? else {
+            return Ok(WebhookOutcome::Ignored);
+        };
+        let is_open = known.attempt.outcome.is_none();
         if event.success {
-            if known.is_none() && !self.is_erased_attempt(id).await? {
-                return Ok(WebhookOutcome::Ignored);
-            }
             self.check_webhook_budget(id, is_open).await?;
             self.handle_grant_webhook(event).await
         } else if is_open {
             self.check_webhook_budget(id, is_open).await?;
-            self.handle_failure_webhook(id, event).await
+            self.handle_failure_webhook(&user, id, event).await
         } else {
             Ok(WebhookOutcome::Ignored)
         }
     }
 
     /// Returns the newest attempt to reconnect the connection that an event names.
-    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<Uuid>> {
-        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+    async fn reconnect_of(&self, event: &AuthEvent) -> Result<Option<(UserId, Uuid)>> {
+        let Some(connection) = self.of_nango(event).await? else {
             return Ok(None);
         };
         let since = self.clock.now() - RETURN_WINDOW;
         let mut tx = self.begin_single().await?;
-        let attempt = db::ungranted_attempt(&mut tx, connection.id, since).await?;
+        let user = connection.user_id;
+        let attempt = db::ungranted_attempt(&mut tx, &user, connection.id, since).await?;
         tx.commit().await?;
-        Ok(attempt)
+        Ok(attempt.map(|attempt| (user, attempt)))
     }
 
-    async fn is_erased_attempt(&self, id: Uuid) -> Result<bool> {
+    async fn attempt_owner(&self, attempt: Uuid) -> Result<Option<AttemptOwner>> {
         let mut tx = self.begin_single().await?;
-        let is = db::is_erased_attempt(&mut tx, id, self.clock.now()).await?;
+        let owner = db::attempt_owner(&mut tx, attempt).await?;
         tx.commit().await?;
-        Ok(is)
+        Ok(owner)
     }
 
     /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
@@ -129,7 +150,7 @@ impl Connections {
     /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
     /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
     async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
-        let connection = self.of_nango(&event.connection_id).await?;
+        let connection = self.of_nango(event).await?;
         let recently = self.clock.now() - MIN_CHECK_INTERVAL;
         match connection {
             Some(connection)
@@ -143,7 +164,7 @@ impl Connections {
                 if let Err(error) = self.check_connection(&connection).await {
                     // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
                     let before = connection.last_checked_at;
-                    self.record_check(connection.id, before).await?;
+                    self.record_check(&connection, before).await?;
                     return Err(error);
                 }
                 Ok(WebhookOutcome::Applied)
@@ -155,17 +176,19 @@ impl Connections {
     /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
     /// refreshed the credentials, so nothing is refreshed again.
     async fn told_of_recovery(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
-        let Some(connection) = self.of_nango(&event.connection_id).await? else {
+        let Some(connection) = self.of_nango(event).await? else {
             return Ok(WebhookOutcome::Ignored);
         };
         let is_dead = connection.state.reason() == Some(Reason::NeedsReauthorization);
         if connection.failing_since.is_none() && !is_dead {
             return Ok(WebhookOutcome::Ignored);
         }
-        let key = &connection.connector.integration_key;
+        let Some(stored) = connection.state.upstream() else {
+            return Ok(WebhookOutcome::Ignored);
+        };
         let nango = &self.nango_gateway()?.nango;
         let found = match nango
-            .connection(&event.connection_id, key, Refresh::WhenDue)
+            .connection(&stored.id, &stored.integration.key, Refresh::WhenDue)
             .await
         {
             Ok(found) => found,
@@ -185,7 +208,7 @@ impl Connections {
     /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
     async fn told_of_deletion(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let id = &event.connection_id;
-        match self.of_nango(id).await? {
+        match self.of_nango(event).await? {
             Some(connection) if self.is_missing(id).await? => {
                 let now = self.clock.now();
                 self.apply_if_unchanged(&connection, |connection| connection.missing(id, now))
@@ -196,10 +219,15 @@ impl Connections {
         }
     }
 
-    /// Returns the connection that uses a connection of Nango's.
-    async fn of_nango(&self, nango_id: &str) -> Result<Option<Connection>> {
+    /// Returns the connection that uses the connection of Nango's that an event names. Imported connections have no tags:
+    /// they are found by Nango's id alone.
+    async fn of_nango(&self, event: &AuthEvent) -> Result<Option<Connection>> {
+        let nango_id = &event.connection_id;
         let mut tx = self.begin_single().await?;
-        let connection = db::find_by_nango_id(&mut tx, nango_id).await?;
+        let connection = match tagged_user(&event.tags) {
+            Some(user) => db::find_own_by_nango_id(&mut tx, &user, nango_id).await?,
+            None => db::find_by_nango_id(&mut tx, nango_id).await?,
+        };
         tx.commit().await?;
         Ok(connection)
     }
@@ -217,7 +245,7 @@ impl Connections {
             // The tags that Nango confirms say which attempt it was, not those of the webhook.
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
                 && (self.apply_grant(attempt, summary).await?
-                    || self.delete_orphan(attempt, summary).await?)
+                    || self.delete_erased(attempt, summary).await?)
             {
                 believed = WebhookOutcome::Applied;
             }
@@ -225,7 +253,19 @@ impl Connections {
         Ok(believed)
     }
 
-    async fn handle_failure_webhook(&self, id: Uuid, event: &AuthEvent) -> Result<WebhookOutcome> {
+    /// Deletes at Nango what an attempt brought about whose user was erased meanwhile. Says whether it is such a one.
+    async fn delete_erased(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
+        let owner = self.attempt_owner(attempt).await?;
+        Ok(matches!(owner, Some(AttemptOwner::Erased))
+            && self.delete_orphan(attempt, summary).await?)
+    }
+
+    async fn handle_failure_webhook(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        event: &AuthEvent,
+    ) -> Result<WebhookOutcome> {
         let upstream = self.nango_gateway()?;
         let found = upstream.attempt_poller.fetch_attempt(id).await?;
         if !found.is_empty() {
@@ -233,8 +273,7 @@ impl Connections {
             return Ok(WebhookOutcome::Applied);
         }
         let failure = Failure::from_authorization_error(event.error.as_ref());
-        let taken = self.attempt_failed(id, &failure).await?;
-        Ok(if taken {
+        Ok(if self.attempt_failed(user, id, &failure).await? {
             WebhookOutcome::Applied
         } else {
             WebhookOutcome::Ignored
@@ -332,31 +371,33 @@ impl Connections {
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
-        let grant = NangoConnectionRef {
-            id: summary.connection_id.clone(),
-            created_at: summary.created_at,
-            serial: summary.serial,
+        // What Nango confirms names its user.
+        let Some(user) = tagged_user(&summary.tags) else {
+            return Ok(false);
         };
         // Not locked, for nothing is written yet.
-        let found = self.attempts.load(db::AttemptById(attempt)).await?;
+        let asked = db::AttemptById(user.clone(), attempt);
+        let found = self.attempts.load(asked).await?;
         let found = found.map(|row| row.with_connection()).transpose()?;
-        let seen = self.evaluate_grant(found, summary, &grant, None);
+        let seen = self.evaluate_grant(found, summary, None);
         // Whose account it is decides what becomes of it.
         let account = match seen {
             None => return Ok(false),
-            Some((of, Grant::Applied(_))) => self.fetch_account(&of.connection, &grant).await?,
-            Some((of, Grant::AlreadyApplied)) => {
+            Some((of, grant, Grant::Applied(_))) => {
+                self.fetch_account(&of.connection, &grant).await?
+            }
+            Some((of, grant, Grant::AlreadyApplied)) => {
                 match self.fetch_account(&of.connection, &grant).await? {
                     None => return Ok(false),
                     account => account,
                 }
             }
-            Some((_, Grant::Discarded)) => None,
+            Some((_, _, Grant::Discarded)) => None,
         };
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
-        let found = db::lock_attempt(&mut tx, attempt).await?;
-        let Some((of, verdict)) = self.evaluate_grant(found, summary, &grant, account.as_ref())
+        let found = db::lock_attempt(&mut tx, &user, attempt).await?;
+        let Some((of, grant, verdict)) = self.evaluate_grant(found, summary, account.as_ref())
         else {
             return Ok(false);
         };
@@ -371,9 +412,8 @@ impl Connections {
                 db::apply(&mut tx, transition, Some(attempt)).await?;
             }
             Grant::Discarded => {
-                let (id, key) = (of.connection.id, &of.connection.connector.integration_key);
-                let now = self.clock.now();
-                if !db::queue_deletion(&mut tx, &grant, key, Some(id), now).await? {
+                let (id, now) = (of.connection.id, self.clock.now());
+                if !db::queue_deletion(&mut tx, &grant, Some(id), now).await? {
                     return Ok(false);
                 }
             }
@@ -386,24 +426,27 @@ impl Connections {
         Ok(true)
     }
 
-    /// What a grant does to the connection that it is for. `None` if it is none of ours.
+    /// What Nango holds by a grant, and what it does to the connection that it is for. `None` if it is none of ours.
     fn evaluate_grant(
         &self,
         found: Option<AttemptWithConnection>,
         summary: &ConnectionSummary,
-        grant: &NangoConnectionRef,
         account: Option<&Account>,
-    ) -> Option<(AttemptWithConnection, Grant)> {
+    ) -> Option<(AttemptWithConnection, NangoConnectionRef, Grant)> {
         let of = found?;
         if !self.is_ours(summary) || !matches_attempt(summary, &of) {
             tracing::warn!(
-                connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %grant.id,
+                connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %summary.connection_id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
             );
             return None;
         }
-        let verdict = (of.connection).granted(&of.attempt, grant, account, self.clock.now());
-        Some((of, verdict))
+        let grant = NangoConnectionRef {
+            integration: of.integration.clone(),
+            ..listed(summary)
+        };
+        let verdict = (of.connection).granted(&of.attempt, &grant, account, self.clock.now());
+        Some((of, grant, verdict))
     }
 
     /// Whose account a connection is, where its connector says where the provider tells.
@@ -415,12 +458,9 @@ impl Connections {
         let Some(pointers) = self.account_pointers(connection) else {
             return Ok(None);
         };
-        let key = &connection.connector.integration_key;
-        let answer = self
-            .nango_gateway()?
-            .nango
-            .connection(&grant.id, key, Refresh::WhenDue)
-            .await;
+        let nango = &self.nango_gateway()?.nango;
+        let key = &grant.integration.key;
+        let answer = nango.connection(&grant.id, key, Refresh::WhenDue).await;
         match answer {
             Ok(found) => Ok(Account::of(&found, pointers)),
             // What was granted a moment ago and is refused now tells no account; the sweep looks after it.
@@ -430,9 +470,14 @@ impl Connections {
     }
 
     /// Writes down that an attempt has failed. `false` if it had ended before.
-    pub(crate) async fn attempt_failed(&self, id: Uuid, failure: &Failure) -> Result<bool> {
+    pub(crate) async fn attempt_failed(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        failure: &Failure,
+    ) -> Result<bool> {
         let mut tx = self.begin().await?;
-        let Some(of) = db::lock_attempt(&mut tx, id).await? else {
+        let Some(of) = db::lock_attempt(&mut tx, user, id).await? else {
             return Ok(false);
         };
         let now = self.clock.now();
@@ -451,7 +496,7 @@ impl Connections {
     /// # Errors
     /// As the database; what Nango does not answer is left for the next pass.
     pub async fn expire_attempts(&self) -> Result<usize> {
-        if self.overdue_attempts().await?.is_empty() {
+        if self.due_attempts().await?.0.is_empty() {
             return Ok(0);
         }
         let mut tx = self.begin().await?;
@@ -469,21 +514,47 @@ impl Connections {
 
     async fn expire_overdue(&self) -> Result<usize> {
         let mut expired = 0;
-        for attempt in self.overdue_attempts().await? {
+        for OwnedAttempt {
+            attempt_id, user, ..
+        } in self.settle_ended().await?
+        {
             if !self.has_rate_budget() {
                 break;
             }
-            match self.final_poll(attempt.id).await {
+            match self.final_poll(attempt_id).await {
                 Ok(()) => {
                     let over = Failure::expired();
-                    expired += usize::from(self.attempt_failed(attempt.id, &over).await?);
+                    expired += usize::from(self.attempt_failed(&user, attempt_id, &over).await?);
                 }
                 Err(error) => {
-                    tracing::warn!(attempt = %attempt.id, %error, "no last look at Nango: the attempt stays open");
+                    tracing::warn!(attempt = %attempt_id, %error, "no last look at Nango: the attempt stays open");
                 }
             }
         }
+        self.settle_ended().await?;
         Ok(expired)
+    }
+
+    /// Lets go of the attempts that are due and have ended, or whose user is gone. Returns some of those that are open.
+    async fn settle_ended(&self) -> Result<Vec<OwnedAttempt>> {
+        /// How many attempts one pass looks for at Nango.
+        const MOST: usize = 50;
+
+        loop {
+            let (due, mut open) = self.due_attempts().await?;
+            let is_open = |id: &Uuid| open.iter().any(|one| one.attempt_id == *id);
+            let full = due.len() == DUE;
+            let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
+            if !ended.is_empty() {
+                let mut tx = self.begin_single().await?;
+                db::settle_due(&mut tx, &ended, self.clock.now()).await?;
+                tx.commit().await?;
+            }
+            if !full || ended.is_empty() {
+                open.truncate(MOST);
+                return Ok(open);
+            }
+        }
     }
 
     /// Looks for an attempt alone: one that nobody finds now is over.
@@ -497,12 +568,30 @@ impl Connections {
         Ok(())
     }
 
-    async fn overdue_attempts(&self) -> Result<Vec<Attempt>> {
-        const BATCH: i64 = 50;
-        let mut tx = self.begin_single().await?;
-        let overdue = db::overdue_attempts(&mut tx, self.clock.now(), BATCH).await?;
+    async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<OwnedAttempt>)> {
+        let mut tx = self.begin().await?;
+        let due = db::due_attempts(&mut tx, self.clock.now(), DUE).await?;
         tx.commit().await?;
-        Ok(overdue)
+        Ok(due)
+    }
+}
+
+/// The user in the tags of a connection at Nango.
+fn tagged_user(tags: &BTreeMap<String, String>) -> Option<UserId> {
+    let user = tags.get(USER_TAG)?.clone();
+    UserId::try_from(user).ok()
+}
+
+/// What Nango holds, of which no attempt of ours says with which provider it was made.
+pub(crate) fn listed(summary: &ConnectionSummary) -> NangoConnectionRef {
+    NangoConnectionRef {
+        id: summary.connection_id.clone(),
+        created_at: summary.created_at,
+        serial: summary.serial,
+        integration: Integration {
+            key: summary.provider_config_key.clone(),
+            provider: None,
+        },
     }
 }
 
@@ -512,11 +601,12 @@ fn matches_attempt(
     AttemptWithConnection {
         connection,
         attempt,
+        integration,
     }: &AttemptWithConnection,
 ) -> bool {
     let tag = |name: &str| summary.tags.get(name).map(String::as_str);
     tag(ATTEMPT_TAG) == Some(attempt.id.to_string().as_str())
         && tag(CONNECTION_TAG) == Some(connection.id.to_string().as_str())
         && tag(USER_TAG) == Some(connection.user_id.as_str())
-        && summary.provider_config_key == connection.connector.integration_key
+        && summary.provider_config_key == integration.key
 }

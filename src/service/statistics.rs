@@ -78,7 +78,7 @@ impl ServiceMetrics {
 
     /// Counts a token that was handed out.
     pub(crate) fn token_served(&self, asked_nango: bool) {
-        let source = if asked_nango { "nango" } else { "memory" };
+        let source = if asked_nango { "nango" } else { "cache" };
         self.tokens.get_or_create(&[("source", source)]).inc();
     }
 
@@ -108,7 +108,7 @@ impl ServiceMetrics {
 
     fn register(&self, registry: &mut Registry) {
         registry.register(
-            "attempts_begun",
+            "attempts_started",
             "Attempts to connect or reconnect that began",
             self.attempts_started.clone(),
         );

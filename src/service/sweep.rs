@@ -17,10 +17,12 @@ use url::Url;
 use uuid::Uuid;
 
 use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
+use super::reconcile::listed;
 use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::SweepRow;
-use crate::domain::{Connection, NangoConnectionRef, Reason, Status};
+use crate::domain::UserId;
+use crate::domain::{Connection, Reason, Status};
 use crate::nango;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Refresh};
 
@@ -91,7 +93,7 @@ struct Listing {
     /// Hashes of the ids: enough to tell what is not there, and small.
     ids: HashSet<u64>,
     /// With when they were checked before.
-    to_check: Vec<(Option<DateTime<Utc>>, Uuid)>,
+    to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
     /// With whether they wait to be deleted.
     unknown: Vec<(bool, ConnectionSummary)>,
     /// How many entries were skipped because they cannot be read, and the id of one of them.
@@ -208,13 +210,13 @@ impl Connections {
     /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
     async fn check_all(
         &self,
-        ids: &[(Option<DateTime<Utc>>, Uuid)],
+        connections: &[(Option<DateTime<Utc>>, Uuid, String)],
         pause: Duration,
     ) -> Result<usize> {
         let mut checked = 0;
         let mut out_of_order = HashSet::new();
-        for (_, id) in ids {
-            let Some(connection) = self.find_any(*id).await? else {
+        for (_, id, user) in connections {
+            let Some(connection) = self.connection_of(user, *id).await? else {
                 continue;
             };
             if out_of_order.contains(&connection.connector.id) {
@@ -298,7 +300,9 @@ impl Connections {
                     if needs_check(row, summary)
                         && row.last_checked_at.is_none_or(|at| at < recently) =>
                 {
-                    listing.to_check.push((row.last_checked_at, row.id));
+                    listing
+                        .to_check
+                        .push((row.last_checked_at, row.id, row.user_id.clone()));
                 }
                 Some(_) => {}
                 None if ours && attempt.is_some() => {
@@ -339,8 +343,10 @@ impl Connections {
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
-        let known = self.attempts.load(db::AttemptById(attempt)).await?;
-        if known.is_some() || !self.is_ours(summary) {
+        let mut tx = self.begin_single().await?;
+        let known = db::is_attempt_known(&mut tx, attempt).await?;
+        tx.commit().await?;
+        if known || !self.is_ours(summary) {
             return Ok(false);
         }
         let id = &summary.connection_id;
@@ -361,13 +367,7 @@ impl Connections {
             nango_connection = id, %attempt,
             "a connection of ours at Nango belongs to no row: it is deleted"
         );
-        let upstream = NangoConnectionRef {
-            id: id.clone(),
-            created_at: summary.created_at,
-            serial: summary.serial,
-        };
-        let key = &summary.provider_config_key;
-        db::queue_deletion(&mut tx, &upstream, key, None, self.clock.now()).await?;
+        db::queue_deletion(&mut tx, &listed(summary), None, self.clock.now()).await?;
         tx.commit().await?;
         self.deletions.notify_one();
         Ok(true)
@@ -402,15 +402,16 @@ impl Connections {
     ) -> Result<Vec<SweepRow>> {
         const BATCH: i64 = 1000;
         let mut missing = Vec::new();
-        let mut after = Uuid::nil();
+        let mut after = (String::new(), Uuid::nil());
         loop {
             let mut tx = self.begin_single().await?;
-            let rows = db::list_at_nango_since(&mut tx, started_at, after, BATCH).await?;
+            let rows =
+                db::list_at_nango_since(&mut tx, started_at, (&after.0, after.1), BATCH).await?;
             tx.commit().await?;
             let Some(last) = rows.last() else {
                 return Ok(missing);
             };
-            after = last.id;
+            after = (last.user_id.clone(), last.id);
             missing.extend(rows.into_iter().filter(|row| {
                 row.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
                     && !listing
@@ -425,7 +426,7 @@ impl Connections {
     }
 
     async fn mark_missing(&self, row: &SweepRow) -> Result<()> {
-        let Some(connection) = self.find_any(row.id).await? else {
+        let Some(connection) = self.connection_of(&row.user_id, row.id).await? else {
             return Ok(());
         };
         let now = self.clock.now();
@@ -435,9 +436,13 @@ impl Connections {
         .await
     }
 
-    async fn find_any(&self, id: Uuid) -> Result<Option<Connection>> {
+    async fn connection_of(&self, user: &str, id: Uuid) -> Result<Option<Connection>> {
+        // A row whose user cannot be read cannot be checked.
+        let Ok(user) = UserId::try_from(user.to_owned()) else {
+            return Ok(None);
+        };
         let mut tx = self.begin_single().await?;
-        let connection = db::find_any(&mut tx, id).await?;
+        let connection = db::find_own(&mut tx, &user, id).await?;
         tx.commit().await?;
         Ok(connection)
     }

@@ -200,7 +200,7 @@ impl Connections {
         let (Some(upstream), Some(stored)) = (&self.upstream, connection.state.upstream()) else {
             return Err(nango::Error::NotFound);
         };
-        let key = &connection.connector.integration_key;
+        let key = &stored.integration.key;
         upstream.nango.connection(&stored.id, key, refresh).await
     }
 
@@ -212,13 +212,10 @@ impl Connections {
             return refused;
         };
         // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
-        let key = &connection.connector.integration_key;
-        match upstream.integrations.contains(key).await {
-            Ok(false) => Err(Error::ConnectorNotConfigured {
-                connector: connection.connector.name.clone(),
-                integration_key: key.clone(),
-            }),
-            _ => refused,
+        let connector = self.connector(&connection.connector.slug)?;
+        match self.plan(upstream, connector, connection).await {
+            Err(not_configured) => Err(not_configured),
+            Ok(_) => refused,
         }
     }
 
@@ -326,7 +323,7 @@ impl Connections {
             .state
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
-        let key = &connection.connector.integration_key;
+        let key = &stored.integration.key;
         // Before the call: its caller may go away while it is under way.
         self.record_access(&connection, service, Purpose::Proxy)
             .await?;
@@ -358,6 +355,7 @@ impl Connections {
         purpose: Purpose,
     ) -> Result<()> {
         let used = db::Used {
+            user: connection.user_id.clone(),
             connection: connection.id,
             service: service.to_owned(),
             purpose,

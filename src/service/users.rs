@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::connect::RETURN_WINDOW;
+use super::reconcile::listed;
 use super::{Connections, Result};
 use crate::db;
 use crate::db::token_accesses::RecordedAccess;
-use crate::domain::NangoConnectionRef;
 
 use crate::domain::UserId;
 
@@ -61,16 +60,13 @@ impl Connections {
     }
 
     async fn erase_connection(&self, user: &UserId, id: Uuid) -> Result<()> {
-        let now = self.clock.now();
         let mut tx = self.begin().await?;
         let Some(connection) = db::lock_own_to_delete(&mut tx, user, id).await? else {
             return Ok(());
         };
         if let Some(upstream) = connection.state.upstream() {
-            let key = &connection.connector.integration_key;
-            db::queue_deletion(&mut tx, upstream, key, Some(id), now).await?;
+            db::queue_deletion(&mut tx, upstream, Some(id), self.clock.now()).await?;
         }
-        db::keep_erased_attempts(&mut tx, id, RETURN_WINDOW, now).await?;
         db::delete(&mut tx, user, id).await?;
         tx.commit().await?;
         Ok(())
@@ -89,38 +85,13 @@ impl Connections {
             {
                 continue;
             }
-            let upstream = NangoConnectionRef {
-                id: summary.connection_id.clone(),
-                created_at: summary.created_at,
-                serial: summary.serial,
-            };
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
-            let key = &summary.provider_config_key;
-            db::queue_deletion(&mut tx, &upstream, key, connection, self.clock.now()).await?;
+            db::queue_deletion(&mut tx, &listed(summary), connection, self.clock.now()).await?;
             ids.extend(connection);
         }
         tx.commit().await?;
         Ok(ids)
-    }
-
-    /// Deletes the ids of erased attempts that can no longer be granted, some at a time. Answers how many.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn forget_erased_attempts(&self) -> Result<u64> {
-        const BATCH: u32 = 500;
-        let now = self.clock.now();
-        let mut all = 0;
-        loop {
-            let mut tx = self.begin_single().await?;
-            let deleted = db::delete_expired_erased_attempts(&mut tx, now, BATCH.into()).await?;
-            tx.commit().await?;
-            all += deleted;
-            if deleted < BATCH.into() {
-                return Ok(all);
-            }
-        }
     }
 
     /// What Nango holds with a user's and this installation's tags.
@@ -151,7 +122,7 @@ impl Connections {
     ) -> Result<Vec<RecordedAccess>> {
         self.find_own(user, id).await?;
         let mut tx = self.begin_single().await?;
-        let uses = db::token_accesses(&mut tx, id, before, limit).await?;
+        let uses = db::token_accesses(&mut tx, user, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)
     }

@@ -157,7 +157,7 @@ impl Webhooks {
             error: None,
             outcome: Some("delivered"),
         };
-        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
         webhook_deliveries::release(&mut tx, claimed, now).await?;
         tx.commit().await?;
         Ok(())
@@ -197,7 +197,7 @@ impl Webhooks {
             error: Some(error),
             outcome: (!waits).then_some("given_up"),
         };
-        webhook_deliveries::record_attempt(&mut tx, claimed.delivery, &sent, now).await?;
+        webhook_deliveries::record_attempt(&mut tx, claimed, &sent, now).await?;
         let due = match pause {
             Some(seconds) => now + with_jitter(*seconds),
             None => now,

@@ -266,15 +266,15 @@ impl Webhooks {
             let mut tx = self.database.begin().await?;
             require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
             let now = self.clock.now();
-            let batch =
+            let (count, last) =
                 webhook_endpoints::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH)
                     .await?;
             tx.commit().await?;
-            let Some(last) = batch.iter().max() else {
+            let Some(last) = last else {
                 return Ok(replayed);
             };
-            after = *last;
-            replayed += batch.len() as u64;
+            after = last;
+            replayed += count as u64;
         }
     }
 

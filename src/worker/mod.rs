@@ -53,12 +53,6 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
             {
                 report("forgot old answers", &forgotten, |count| *count > 0);
             }
-            if let Some(forgotten) = stopping
-                .run_until_cancelled(service.forget_erased_attempts())
-                .await
-            {
-                report("forgot erased attempts", &forgotten, |_| false);
-            }
         },
     ));
     let (service, stopping) = (connections.clone(), stop.clone());

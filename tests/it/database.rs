@@ -141,20 +141,46 @@ const CONNECTION: &str = "
       (id, user_id, connector_id, status, status_reason, created_at, updated_at)
     select '00000000-0000-7000-8000-000000000001', 'ada', id, 'pending', 'awaiting_authorization', now(), now()
     from connector where slug = 'gmail';
-    insert into connect_attempt (id, connection_id, kind, expires_at, created_at)
-    values ('00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', 'connect', now(), now());
-    insert into connection_event (connection_id, user_id, version, kind, status, created_at)
-    values ('00000000-0000-7000-8000-000000000001', 'ada', 1, 'started', 'pending', now());";
+    insert into connect_attempt (user_id, id, connection_id, kind, integration_key, expires_at, created_at)
+    values ('ada', '00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-000000000001', 'connect', 'gmail', now(), now());
+    insert into connection_event (user_id, id, connection_id, version, kind, status, created_at)
+    values ('ada', gen_random_uuid(), '00000000-0000-7000-8000-000000000001', 1, 'attempt_started', 'pending', now());
+    insert into webhook_endpoint (id, url, secret, created_at) values ('whe_1', 'https://example.com', '', now());";
 
 /// Changes of the connection that no program may make, and the constraint that refuses each.
 const INVALID_ROWS: &[(&str, &str)] = &[
     ("account_name = 'Ada'", "user_connector_connection_account"),
-    ("found_account_id = '7'", "user_connector_connection_found"),
+    (
+        "pending_account_id = '7'",
+        "user_connector_connection_pending_account",
+    ),
     (
         "status = 'error', status_reason = 'account_mismatch'",
-        "user_connector_connection_found",
+        "user_connector_connection_pending_account",
     ),
-    ("status = 'unknown'", "user_connector_connection_state"),
+    ("status = 'unknown'", "connection_status_known"),
+    (
+        "status = 'error', status_reason = 'of another version'",
+        "status_reason_known",
+    ),
+    ("created_at = 'infinity'", "utc_time_range"),
+    ("updated_at = '-infinity'", "utc_time_range"),
+    ("last_synced_at = '1969-12-31 23:59:59Z'", "utc_time_range"),
+    (
+        "last_checked_at = '10000-01-01 00:00:00Z'",
+        "utc_time_range",
+    ),
+    ("user_id = U&'a\\0001b'", "user_id_text_form"),
+    ("user_id = U&'a\\0085b'", "user_id_text_form"),
+    (
+        "attempt_id = gen_random_uuid()",
+        "user_connector_connection_attempt",
+    ),
+    (
+        "attempt_kind = 'connect'",
+        "user_connector_connection_attempt",
+    ),
+    ("version = 0", "user_connector_connection_version_check"),
     ("status_reason = null", "user_connector_connection_state"),
     (
         "status_reason = 'user_disconnected'",
@@ -169,11 +195,11 @@ const INVALID_ROWS: &[(&str, &str)] = &[
         "user_connector_connection_state",
     ),
     (
-        "status = 'connected', status_reason = null, nango_connection_id = 'n', nango_created_at = now()",
+        "status = 'connected', status_reason = null, nango_connection_id = 'n', nango_created_at = now(), integration_key = 'i'",
         "user_connector_connection_state",
     ),
     (
-        "status = 'connected', connected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "status = 'connected', connected_at = now(), nango_connection_id = 'n', nango_created_at = now(), integration_key = 'i'",
         "user_connector_connection_state",
     ),
     (
@@ -185,7 +211,7 @@ const INVALID_ROWS: &[(&str, &str)] = &[
         "user_connector_connection_state",
     ),
     (
-        "status = 'disconnected', status_reason = 'user_disconnected', disconnected_at = now(), nango_connection_id = 'n', nango_created_at = now()",
+        "status = 'disconnected', status_reason = 'user_disconnected', disconnected_at = now(), nango_connection_id = 'n', nango_created_at = now(), integration_key = 'i'",
         "user_connector_connection_state",
     ),
     (
@@ -197,14 +223,20 @@ const INVALID_ROWS: &[(&str, &str)] = &[
         "user_connector_connection_upstream",
     ),
     (
+        "nango_connection_id = 'n', nango_created_at = now()",
+        "user_connector_connection_upstream",
+    ),
+    (
+        "integration_key = 'i'",
+        "user_connector_connection_upstream",
+    ),
+    ("provider = 'p'", "user_connector_connection_upstream"),
+    (
         "nango_created_at = now()",
         "user_connector_connection_upstream",
     ),
-    ("user_id = ''", "user_connector_connection_user_id_check"),
-    (
-        "user_id = repeat('a', 256)",
-        "user_connector_connection_user_id_check",
-    ),
+    ("user_id = ''", "user_id_text_form"),
+    ("user_id = repeat('a', 256)", "user_id_text_form"),
     (
         "instance_id = repeat('a', 256)",
         "user_connector_connection_instance_id_check",
@@ -224,7 +256,7 @@ const INVALID_ROWS: &[(&str, &str)] = &[
 /// The same for the rows around it, as whole statements.
 const INVALID_RELATED_ROWS: &[(&str, &str)] = &[
     (
-        "insert into user_connector_connection select gen_random_uuid() as id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, disconnected_at, last_synced_at, last_checked_at, config, last_error, error_count, version, created_at, updated_at from user_connector_connection",
+        "insert into user_connector_connection (user_id, id, connector_id, instance_id, status, status_reason, created_at, updated_at) select user_id, gen_random_uuid(), connector_id, instance_id, status, status_reason, created_at, updated_at from user_connector_connection",
         "user_connector_connection_instance_key",
     ),
     (
@@ -237,19 +269,43 @@ const INVALID_RELATED_ROWS: &[(&str, &str)] = &[
     ),
     (
         "update connect_attempt set outcome = 'lost', ended_at = now()",
-        "connect_attempt_outcome_check",
+        "attempt_outcome_known",
     ),
     (
         "update connect_attempt set kind = 'guess'",
-        "connect_attempt_kind_check",
+        "attempt_kind_known",
     ),
     (
-        "insert into connect_attempt (id, connection_id, kind, expires_at, created_at) select gen_random_uuid(), connection_id, kind, now(), now() from connect_attempt",
+        "insert into connect_attempt (user_id, id, connection_id, kind, integration_key, expires_at, created_at) select user_id, gen_random_uuid(), connection_id, kind, integration_key, now(), now() from connect_attempt",
         "connect_attempt_open",
     ),
     (
-        "insert into connection_event (connection_id, user_id, version, kind, status, created_at) select connection_id, user_id, version, kind, status, now() from connection_event",
+        "insert into connection_event (user_id, id, connection_id, version, kind, status, created_at) select user_id, gen_random_uuid(), connection_id, version, kind, status, now() from connection_event",
         "connection_event_version",
+    ),
+    (
+        "update connection_event set kind = 'labelled'",
+        "connection_event_kind_check",
+    ),
+    (
+        "update connect_attempt set user_id = 'ben'",
+        "connect_attempt_user_id_connection_id_fkey",
+    ),
+    (
+        "update connect_attempt set error_code = 'of another version'",
+        "status_reason_known",
+    ),
+    (
+        "update webhook_endpoint set url = 'nowhere'",
+        "webhook_endpoint_url_check",
+    ),
+    (
+        "insert into attempt_owner (attempt_id, user_id, due_at, kept_until) values (gen_random_uuid(), 'ada', now(), now())",
+        "attempt_owner_erased",
+    ),
+    (
+        "insert into job (name, finished_at) values ('sweep', 'infinity')",
+        "utc_time_range",
     ),
 ];
 
@@ -292,7 +348,8 @@ async fn connection_and_attempt_are_read_from_one_snapshot() {
         }
         sqlx::raw_sql(
             "update user_connector_connection set status = 'connected', status_reason = null, \
-               connected_at = now(), nango_connection_id = 'n', nango_created_at = now(); \
+               connected_at = now(), nango_connection_id = 'n', nango_created_at = now(), integration_key = 'gmail', \
+               attempt_outcome = 'succeeded', attempt_ended_at = now(); \
              update connect_attempt set outcome = 'succeeded', ended_at = now(); commit",
         )
         .execute(&mut sql)
@@ -308,17 +365,17 @@ async fn connection_and_attempt_are_read_from_one_snapshot() {
     assert!(both == before || both == after, "{reported:#}");
 }
 
-/// The columns that the predecessor's table had an index each for. The unique key, the list's index and
-/// the two of their own serve them all.
+/// The columns that the FastAPI service's table had an index each for. The primary key, the unique key and
+/// those of Nango's id, the connector and the status serve them all.
 #[tokio::test]
 async fn connection_queries_use_indexes() {
     let (_database, mut sql) = seeded_database().await;
     sqlx::raw_sql(
         "insert into user_connector_connection
-           (id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at,
+           (id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at, integration_key,
             status, status_reason, connected_at, created_at, updated_at)
          select gen_random_uuid(), 'user ' || n % 500, (select id from connector order by slug offset n % 99 limit 1),
-                n::text, 'nango ' || n, now(), case when n % 100 = 0 then 'error' else 'connected' end,
+                n::text, 'nango ' || n, now(), 'gmail', case when n % 100 = 0 then 'error' else 'connected' end,
                 case when n % 100 = 0 then 'needs_reauthorization' end, now(), now(), now()
          from generate_series(1, 20000) n;
          analyze user_connector_connection",
@@ -334,7 +391,7 @@ async fn connection_queries_use_indexes() {
         ),
         (
             "nango_connection_id = 'nango 7'",
-            "user_connector_connection_nango_connection_id_key",
+            "user_connector_connection_nango",
         ),
         ("status = 'error'", "user_connector_connection_status"),
         (
@@ -343,7 +400,11 @@ async fn connection_queries_use_indexes() {
         ),
         (
             "user_id = 'user 7' order by id desc limit 20",
-            "user_connector_connection_list",
+            "user_connector_connection_pkey",
+        ),
+        (
+            "user_id = 'user 7' and nango_connection_id = 'nango 7'",
+            "user_connector_connection_nango",
         ),
     ] {
         let statement = format!("select * from user_connector_connection where {condition}");
@@ -371,9 +432,10 @@ async fn job_queries_use_indexes() {
     let (_database, mut sql) = seeded_database().await;
     sqlx::raw_sql(
         "insert into user_connector_connection
-           (id, user_id, connector_id, nango_connection_id, nango_created_at, status, connected_at, created_at, updated_at)
+           (id, user_id, connector_id, nango_connection_id, nango_created_at, integration_key, status, connected_at,
+            created_at, updated_at)
          select gen_random_uuid(), 'user ' || n, (select id from connector where slug = 'gmail'),
-                'nango ' || n, now(), 'connected', now(), now(), now()
+                'nango ' || n, now(), 'gmail', 'connected', now(), now(), now()
          from generate_series(1, 20000) n;
          insert into upstream_deletion (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at)
          select 'nango ' || n, 'gmail', gen_random_uuid(), now(), now() from generate_series(1, 20000) n;

@@ -17,7 +17,7 @@ const PAGE: u32 = 1000;
 struct Row {
     id: Uuid,
     user_id: String,
-    integration_key: String,
+    integration_key: Option<String>,
     status: String,
     status_reason: Option<String>,
     nango_connection_id: Option<String>,
@@ -30,7 +30,7 @@ struct Row {
 
 #[derive(FromRow)]
 struct EventSummary {
-    id: i64,
+    position: i64,
     connection_id: Uuid,
     version: i64,
     status: String,
@@ -50,13 +50,10 @@ pub(crate) async fn violations(
     let one_moment = "begin isolation level repeatable read, read only";
     let mut sql = sql.begin_with(one_moment).await.unwrap();
     let sql: &mut PgConnection = &mut sql;
-    let rows: Vec<Row> = sqlx::query_as(
-        "select c.*, k.integration_key from user_connector_connection c \
-         join connector k on k.id = c.connector_id order by c.id",
-    )
-    .fetch_all(&mut *sql)
-    .await
-    .unwrap();
+    let rows: Vec<Row> = sqlx::query_as("select * from user_connector_connection order by id")
+        .fetch_all(&mut *sql)
+        .await
+        .unwrap();
     let ours = is_ours(sql, nango).await;
     let mut failures = Vec::new();
     for connection in ours.values() {
@@ -68,6 +65,7 @@ pub(crate) async fn violations(
         errors(row, &mut failures);
     }
     attempts(sql, &ours, &mut failures).await;
+    copies(sql, &mut failures).await;
     events(sql, &rows, &mut failures).await;
     let left: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
         .fetch_one(sql)
@@ -142,7 +140,7 @@ async fn matches_nango(
         ));
     };
     if let Some(stored) = stored
-        && (stored.provider_config_key != row.integration_key
+        && (Some(&stored.provider_config_key) != row.integration_key.as_ref()
             || stored.tags.get(USER_TAG) != Some(&row.user_id)
             || stored.tags.get(CONNECTION_TAG) != Some(&row.id.to_string()))
     {
@@ -150,12 +148,8 @@ async fn matches_nango(
     }
     let refreshed = match stored {
         Some(stored) => {
-            let id = &stored.connection_id;
-            Some(
-                nango
-                    .connection(id, &row.integration_key, Refresh::Force)
-                    .await,
-            )
+            let (id, key) = (&stored.connection_id, &stored.provider_config_key);
+            Some(nango.connection(id, key, Refresh::Force).await)
         }
         None => None,
     };
@@ -223,7 +217,7 @@ async fn attempts(
 ) {
     let waiting: Vec<(Uuid, String, Vec<Uuid>)> = sqlx::query_as(
         "select c.id, c.status, array(select a.id from connect_attempt a \
-           where a.connection_id = c.id and a.outcome is null) from user_connector_connection c",
+           where a.user_id = c.user_id and a.connection_id = c.id and a.outcome is null) from user_connector_connection c",
     )
     .fetch_all(sql)
     .await
@@ -248,6 +242,33 @@ async fn attempts(
     }
 }
 
+/// Each connection's row has a copy of its newest attempt, and no open attempt is without an owner.
+async fn copies(sql: &mut PgConnection, violations: &mut Vec<String>) {
+    let copied = "select c.id::text || ' has a copy of ' || coalesce(c.attempt_id::text, 'nothing') \
+           || ' and not of ' || coalesce(a.id::text, 'nothing') \
+         from user_connector_connection c left join lateral ( \
+           select * from connect_attempt where user_id = c.user_id and connection_id = c.id \
+           order by created_at desc, id desc limit 1 \
+         ) a on true \
+         where (c.attempt_id, c.attempt_kind, c.attempt_expires_at, c.attempt_outcome, c.attempt_error_code, \
+             c.attempt_error_message, c.attempt_invalidated, c.attempt_created_at, c.attempt_ended_at, \
+             c.attempt_returned) \
+           is distinct from (a.id, a.kind, a.expires_at, a.outcome, a.error_code, \
+             a.error_message, a.invalidated, a.created_at, a.ended_at, \
+             case when a.browser_token_hash is not null then a.returned_at is not null end)";
+    let owned = "select id::text || ' is open, and has no owner' from connect_attempt a \
+         where outcome is null and not exists ( \
+           select from attempt_owner o where o.attempt_id = a.id and o.user_id = a.user_id \
+             and o.connection_id = a.connection_id and o.due_at = a.expires_at)";
+    for query in [copied, owned] {
+        let found: Vec<String> = sqlx::query_scalar(query)
+            .fetch_all(&mut *sql)
+            .await
+            .unwrap();
+        violations.extend(found);
+    }
+}
+
 /// Each connection's events are an unbroken chain that ends where the row stands.
 async fn events(sql: &mut PgConnection, rows: &[Row], violations: &mut Vec<String>) {
     let reported: Vec<EventSummary> =
@@ -267,7 +288,7 @@ async fn events(sql: &mut PgConnection, rows: &[Row], violations: &mut Vec<Strin
                 row.id, row.version
             ));
         }
-        if !of_row.is_sorted_by_key(|event| event.id) {
+        if !of_row.is_sorted_by_key(|event| event.position) {
             violations.push(format!(
                 "{}'s events came in another order than its versions",
                 row.id

@@ -315,6 +315,15 @@ async fn import_rejects_unsupported_tables_and_changes_nothing() {
             "2 connections have a config that is not a JSON object",
         ),
         (
+            "update user_connector_connection set connected_at = 'infinity' where status = 'pending'",
+            "2 connections have a time before 1970 or after 9999",
+        ),
+        (
+            "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
+             update user_connector_connection set nango_connection_id = 'shared' where status in ('connected', 'disconnected')",
+            "2 connections have the same nango_connection_id as another that is not disconnected: keep it in one of them",
+        ),
+        (
             "alter table user_connector_connection alter column config type text using config::text",
             "user_connector_connection.config is text, and not json or jsonb",
         ),
@@ -342,6 +351,23 @@ async fn import_rejects_unsupported_tables_and_changes_nothing() {
         }
         assert_eq!(dump(&mut sql).await, before, "{change}");
     }
+}
+
+#[tokio::test]
+async fn import_queues_no_deletion_of_what_another_row_uses() {
+    let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    run(
+        &mut sql,
+        "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
+         update user_connector_connection set nango_connection_id = 'an-id-of-nangos-own' where status = 'disconnected'",
+    )
+    .await;
+    import(database.url()).await.unwrap();
+    let deletions: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(deletions, 0);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ async fn list(user: &User<'_>) -> Answer {
 
 #[tokio::test]
 async fn user_rate_limit_is_enforced_and_reported_in_headers() {
-    let app = TestApp::with(&[("LIMIT_USER_PER_MINUTE", "3")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_USER_PER_MINUTE", "3")]).await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     for left in [
         "\"user\";r=2;t=20",
@@ -94,7 +94,7 @@ async fn user_rate_limit_is_enforced_and_reported_in_headers() {
 
 #[tokio::test]
 async fn connect_rate_limit_applies_to_users_and_services() {
-    let app = TestApp::with(&[("LIMIT_CONNECT_PER_MINUTE", "2")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_CONNECT_PER_MINUTE", "2")]).await;
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
     ada.connect("github").await;
@@ -132,7 +132,7 @@ async fn connect_rate_limit_applies_to_users_and_services() {
 #[tokio::test]
 async fn callbacks_use_bounded_nango_calls() {
     const MANY: usize = 50;
-    let app = TestApp::with(&[("LIMIT_CONNECT_PER_MINUTE", "3")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_CONNECT_PER_MINUTE", "3")]).await;
     let ada = app.user("ada").await;
     let opened = ada.connect("gmail").await;
     let id = opened["connection_id"].as_str().unwrap();
@@ -172,8 +172,8 @@ async fn callbacks_use_bounded_nango_calls() {
 #[tokio::test]
 async fn service_keys_are_exempt_from_rate_limits() {
     let app = TestApp::with(&[
-        ("LIMIT_USER_PER_MINUTE", "1"),
-        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("RATE_LIMIT_USER_PER_MINUTE", "1"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),
     ])
     .await;
     let scopes = [Scope::ConnectionsRead].into();
@@ -198,7 +198,7 @@ fn send_as(app: &TestApp, proxies: &[&str]) -> RequestBuilder {
 
 #[tokio::test]
 async fn unauthenticated_requests_are_limited_by_address() {
-    let app = TestApp::with(&[("LIMIT_ADDRESS_PER_MINUTE", "2")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_ADDRESS_PER_MINUTE", "2")]).await;
     let ada = app.user("ada").await;
     let connectors = format!("{}/api/v1/connectors", app.url);
     let bad_token = || Answer::to(app.client.get(&connectors).bearer_auth("not.a.token"));
@@ -222,7 +222,7 @@ async fn unauthenticated_requests_are_limited_by_address() {
 #[tokio::test]
 async fn public_endpoints_are_limited_by_address() {
     let app = TestApp::with(&[
-        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
@@ -274,7 +274,7 @@ async fn public_endpoints_are_limited_by_address() {
 
 #[tokio::test]
 async fn public_endpoints_count_toward_authenticated_user() {
-    let app = TestApp::with(&[("LIMIT_USER_PER_MINUTE", "2")]).await;
+    let app = TestApp::with(&[("RATE_LIMIT_USER_PER_MINUTE", "2")]).await;
     let ada = app.user("ada").await;
     let ask = |path: &str| {
         let request = app.client.get(format!("{}{path}", app.url));
@@ -325,7 +325,7 @@ async fn unknown_keys_use_at_most_one_database_connection() {
 #[tokio::test]
 async fn provider_401_does_not_count_toward_address_limit() {
     let app = TestApp::with(&[
-        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),
         ("SERVICE_API_KEYS", &format!("workflow={MADE_UP_KEY}")),
     ])
     .await;
@@ -365,7 +365,7 @@ async fn readiness_checks_share_one_database_ping() {
 #[tokio::test]
 async fn client_address_comes_from_outermost_trusted_proxy() {
     let app = TestApp::with(&[
-        ("LIMIT_ADDRESS_PER_MINUTE", "1"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),
         ("TRUSTED_PROXY_HOPS", "2"),
     ])
     .await;
@@ -391,7 +391,7 @@ async fn client_address_comes_from_outermost_trusted_proxy() {
 #[tokio::test]
 async fn forged_webhooks_limit_their_sender_but_not_nango() {
     let app = TestApp::with(&[
-        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
@@ -419,7 +419,7 @@ async fn forged_webhooks_limit_their_sender_but_not_nango() {
 
 #[tokio::test]
 async fn stream_limit_frees_slot_when_stream_closes() {
-    let app = TestApp::with(&[("LIMIT_STREAMS_PER_USER", "2")]).await;
+    let app = TestApp::with(&[("MAX_STREAMS_PER_USER", "2")]).await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let open = async |user: &User<'_>| {
         let stream = user.request(Method::GET, "/connections/events");
@@ -441,7 +441,11 @@ async fn stream_limit_frees_slot_when_stream_closes() {
 
 #[tokio::test]
 async fn overload_sheds_requests_but_not_health_checks() {
-    let app = TestApp::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let app = TestApp::with(&[
+        ("MAX_CONCURRENT_REQUESTS", "1"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+    ])
+    .await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let busy = busy(&ada).await;
     list(&bob).await.is_refused("overloaded", "1");
@@ -454,7 +458,7 @@ async fn overload_sheds_requests_but_not_health_checks() {
     // The place of one who has gone is free.
     busy.abort();
     assert!(busy.await.unwrap_err().is_cancelled());
-    until_metrics_say(&app, "patchbay_http_requests_under_way 0").await;
+    until_metrics_say(&app, "patchbay_http_requests_in_flight 0").await;
     assert_eq!(list(&bob).await.status, 200);
     until_metrics_say(&app, "patchbay_limit_refusals_total{limit=\"requests\"} 1").await;
 }
@@ -464,7 +468,7 @@ async fn busy(user: &User<'_>) -> JoinHandle<reqwest::Result<reqwest::Response>>
     let slow = json!({ "latency_ms": 7000, "only": "POST /connect/sessions" });
     user.app.faults(slow).await;
     let busy = tokio::spawn(user.request(Method::POST, "/gmail/connect").send());
-    until_metrics_say(user.app, "patchbay_http_requests_under_way 1").await;
+    until_metrics_say(user.app, "patchbay_http_requests_in_flight 1").await;
     busy
 }
 

@@ -104,7 +104,7 @@ async fn metrics_count_events_without_personal_data() {
     assert_value(&text, "patchbay_connections{status=\"pending\"}", 0.0);
     assert_value(
         &text,
-        "patchbay_attempts_begun_total{kind=\"connect\"}",
+        "patchbay_attempts_started_total{kind=\"connect\"}",
         2.0,
     );
     assert_value(
@@ -119,7 +119,7 @@ async fn metrics_count_events_without_personal_data() {
     );
     assert_value(&text, "patchbay_time_to_connect_seconds_sum", 7.0);
     assert_value(&text, "patchbay_tokens_total{source=\"nango\"}", 1.0);
-    assert_value(&text, "patchbay_tokens_total{source=\"memory\"}", 2.0);
+    assert_value(&text, "patchbay_tokens_total{source=\"cache\"}", 2.0);
     assert_value(
         &text,
         "patchbay_nango_calls_total{operation=\"create_session\",outcome=\"ok\"}",
@@ -186,7 +186,7 @@ async fn metrics_are_separate_per_service_instance() {
     app_with_activity(&one).await;
     let text = scrape(&other).await;
     assert_eq!(
-        value(&text, "patchbay_attempts_begun_total{kind=\"connect\"}"),
+        value(&text, "patchbay_attempts_started_total{kind=\"connect\"}"),
         None
     );
 }
@@ -242,7 +242,10 @@ async fn dashboard_and_alerts_match_exported_metrics() {
     let app = app().await;
     // A limit that refuses something.
     let limited = app
-        .replica(&[("LIMIT_ADDRESS_PER_MINUTE", "1"), ("METRICS_TOKEN", TOKEN)])
+        .replica(&[
+            ("RATE_LIMIT_ADDRESS_PER_MINUTE", "1"),
+            ("METRICS_TOKEN", TOKEN),
+        ])
         .await;
     for _ in 0..2 {
         app.client.get(&limited.url).send().await.unwrap();

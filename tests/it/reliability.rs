@@ -245,7 +245,7 @@ async fn reconnect_with_other_account_needs_user_decision() {
     let refused = ada.wait_until(id, "error").await;
     assert_eq!(refused["status_reason"], "account_mismatch");
     assert_eq!(refused["account"]["id"], "ada-work");
-    assert_eq!(refused["found_account"]["id"], "grace");
+    assert_eq!(refused["pending_account"]["id"], "grace");
     assert_eq!(refused["attempt"]["error_code"], "account_mismatch");
 
     let path = format!("/connections/{id}/account");
@@ -293,7 +293,7 @@ async fn reconnect_of_missing_connection_detects_account_mismatch() {
     assert_eq!(refused["status_reason"], "account_mismatch");
     assert_ne!(refused["nango_connection_id"], lost);
     assert_eq!(refused["account"]["id"], "ada-work");
-    assert_eq!(refused["found_account"]["id"], "grace");
+    assert_eq!(refused["pending_account"]["id"], "grace");
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ async fn pending_token_accesses_are_flushed_at_shutdown() {
         }
     }
     app.stop().await.unwrap();
-    let used: i64 = sqlx::query_scalar("select sum(times) from token_use")
+    let used: i64 = sqlx::query_scalar("select sum(count) from token_access")
         .fetch_one(&mut app.sql().await)
         .await
         .unwrap();

@@ -16,7 +16,7 @@ const METRICS_TOKEN: &str = "a token that only Prometheus has";
 
 async fn app() -> TestApp {
     TestApp::with(&[
-        ("CLIENT_TIMEOUT_SECONDS", "1"),
+        ("CLIENT_READ_TIMEOUT_SECONDS", "1"),
         ("KEEP_ALIVE_SECONDS", "2"),
         ("METRICS_TOKEN", METRICS_TOKEN),
     ])
@@ -134,7 +134,7 @@ async fn dripping_body_is_cut_off() {
 
 #[tokio::test]
 async fn one_address_cannot_hold_all_connections() {
-    let app = TestApp::with(&[("MAX_CONNECTIONS", "40")]).await;
+    let app = TestApp::with(&[("MAX_CLIENT_CONNECTIONS", "40")]).await;
     let from = async |address: &str| {
         let socket = TcpSocket::new_v4().unwrap();
         socket
@@ -222,7 +222,7 @@ async fn connection_closes_when_client_reads_no_response() {
 #[tokio::test]
 async fn excess_connections_wait_for_free_slot() {
     // Behind trusted proxies, one address may have all connections.
-    let app = TestApp::with(&[("MAX_CONNECTIONS", "2"), ("TRUSTED_PROXY_HOPS", "1")]).await;
+    let app = TestApp::with(&[("MAX_CLIENT_CONNECTIONS", "2"), ("TRUSTED_PROXY_HOPS", "1")]).await;
     let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let (first, _second) = (connect(&app).await, connect(&app).await);
     let mut third = connect(&app).await;

@@ -170,7 +170,10 @@ async fn service_waits_for_database_and_survives_its_loss() {
 async fn start_fails_when_database_startup_timeout_expires() {
     let database = test_database::database().await;
     let way = DatabaseRelay::new(database.url());
-    let (mut process, _) = serve(&way.url(database.url()), &[("DATABASE_WAIT_SECONDS", "1")]);
+    let (mut process, _) = serve(
+        &way.url(database.url()),
+        &[("DATABASE_STARTUP_TIMEOUT_SECONDS", "1")],
+    );
     assert_eq!(process.ended().await.code(), Some(1));
     let text = process.output();
     assert!(

@@ -264,10 +264,10 @@ impl TestApp {
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
             // Time stands still in most tests: what is used up would not come back.
-            ("LIMIT_USER_PER_MINUTE", "0".to_owned()),
-            ("LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
-            ("LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
-            ("LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
+            ("RATE_LIMIT_USER_PER_MINUTE", "0".to_owned()),
+            ("RATE_LIMIT_CONNECT_PER_MINUTE", "0".to_owned()),
+            ("RATE_LIMIT_UPDATE_PER_MINUTE", "0".to_owned()),
+            ("RATE_LIMIT_ADDRESS_PER_MINUTE", "0".to_owned()),
             ("SHUTDOWN_DELAY_SECONDS", "0".to_owned()),
         ];
         extend(&mut all, settings);

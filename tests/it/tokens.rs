@@ -118,13 +118,13 @@ async fn workflow_receives_working_token() {
         (StatusCode::OK, &given["access_token"])
     );
 
-    let uses = ada
-        .get(&format!("/connections/{}/uses", text(&gmail, "id")))
+    let accesses = ada
+        .get(&format!("/connections/{}/accesses", text(&gmail, "id")))
         .await;
-    let times = uses["uses"].as_array().unwrap().iter();
-    let times = times.map(|used| used["times"].as_i64().unwrap());
-    assert_eq!(times.sum::<i64>(), 2);
-    assert_eq!(uses["uses"][0]["service"], "workflow");
+    let counts = accesses["accesses"].as_array().unwrap().iter();
+    let counts = counts.map(|used| used["count"].as_i64().unwrap());
+    assert_eq!(counts.sum::<i64>(), 2);
+    assert_eq!(accesses["accesses"][0]["service"], "workflow");
     let used = ada.connection(text(&gmail, "id")).await;
     assert!(used["last_synced_at"].is_string());
 }
@@ -142,7 +142,7 @@ async fn token_requires_scoped_key_and_named_user() {
             ada.token.as_str(),
             "ada",
             StatusCode::FORBIDDEN,
-            "service_key_needed",
+            "service_key_required",
         ),
         (READER, "ada", StatusCode::FORBIDDEN, "insufficient_scope"),
         (
@@ -366,7 +366,7 @@ async fn abandoned_proxy_call_is_recorded() {
     assert!(calling.await.unwrap_err().is_cancelled());
     let mut sql = app.sql().await;
     wait_for(async || {
-        let written = sqlx::query_scalar("select service || ' ' || purpose from token_use");
+        let written = sqlx::query_scalar("select service || ' ' || purpose from token_access");
         let written: Vec<String> = written.fetch_all(&mut sql).await.unwrap();
         written == ["workflow proxy"]
     })

@@ -47,7 +47,7 @@ const labelled = (one) => ({ ...one, label: LONG, connector_name: LONG, account:
 const failed = (one) => ({ ...labelled(one), status: "error", status_reason: "authorization_failed", last_error: LONG });
 const elsewhere = (one) => ({ ...account(REVERSING)(one), attempt: { ...one.attempt, same_browser: false } });
 const mismatched = (one) => ({
-  ...labelled(one), status: "error", status_reason: "account_mismatch", found_account: { id: "2", name: LONG },
+  ...labelled(one), status: "error", status_reason: "account_mismatch", pending_account: { id: "2", name: LONG },
 });
 
 for (const width of WIDTHS) {

@@ -46,60 +46,60 @@ pub struct Finding {
     /// How good it is.
     pub level: Level,
     /// What was found.
-    pub found: String,
+    pub detail: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub remediation: Option<String>,
 }
 
 /// All that was found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// The lines, in the order in which things depend on each other.
-    pub lines: Vec<Finding>,
+    /// The findings, in the order in which things depend on each other.
+    pub findings: Vec<Finding>,
 }
 
 impl Report {
     /// Whether nothing fails.
     #[must_use]
     pub fn passes(&self) -> bool {
-        self.lines.iter().all(|line| line.level < Level::Fail)
+        self.findings.iter().all(|line| line.level < Level::Fail)
     }
 
-    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.lines.push(Finding {
+    fn ok(&mut self, check: &'static str, detail: impl Into<String>) {
+        self.findings.push(Finding {
             check,
             level: Level::Ok,
-            found: found.into(),
-            mend: None,
+            detail: detail.into(),
+            remediation: None,
         });
     }
 
     fn warn(
         &mut self,
         check: &'static str,
-        found: impl Into<String>,
+        detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
-        self.lines.push(Finding {
+        self.findings.push(Finding {
             check,
             level: Level::Warn,
-            found: found.into(),
-            mend: Some(remediation.into()),
+            detail: detail.into(),
+            remediation: Some(remediation.into()),
         });
     }
 
     fn fail(
         &mut self,
         check: &'static str,
-        found: impl Into<String>,
+        detail: impl Into<String>,
         remediation: impl Into<String>,
     ) {
-        self.lines.push(Finding {
+        self.findings.push(Finding {
             check,
             level: Level::Fail,
-            found: found.into(),
-            mend: Some(remediation.into()),
+            detail: detail.into(),
+            remediation: Some(remediation.into()),
         });
     }
 }
@@ -107,20 +107,25 @@ impl Report {
 /// A table for people: what to do about a line is below it.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.lines.iter().map(|line| line.check.len());
+        let names = self.findings.iter().map(|line| line.check.len());
         let width = names.max().unwrap_or(0);
-        for line in &self.lines {
+        for line in &self.findings {
             let level = match line.level {
                 Level::Ok => "ok",
                 Level::Warn => "warn",
                 Level::Fail => "FAIL",
             };
-            writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.found)?;
-            if let Some(remediation) = &line.mend {
+            writeln!(f, "{level:<4}  {:<width$}  {}", line.check, line.detail)?;
+            if let Some(remediation) = &line.remediation {
                 writeln!(f, "{:<4}  {:<width$}  -> {remediation}", "", "")?;
             }
         }
-        let count = |level| self.lines.iter().filter(|line| line.level == level).count();
+        let count = |level| {
+            self.findings
+                .iter()
+                .filter(|line| line.level == level)
+                .count()
+        };
         writeln!(
             f,
             "{} ok, {} to know, {} to mend",

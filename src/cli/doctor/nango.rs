@@ -152,7 +152,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
         Ok(listed) => (listed, None),
         Err(error) => (Vec::new(), Some(error)),
     };
-    let before = report.lines.len();
+    let before = report.findings.len();
     let tried = probe_permissions(nango).await;
     for (what, error) in tried.into_iter().chain([("list connections", list_error)]) {
         match error {
@@ -174,7 +174,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
         let found = format!("the key may not {what}");
         report.fail("nango scopes", found, scope_remediation(what));
     }
-    if report.lines.len() == before {
+    if report.findings.len() == before {
         report.ok(
             "nango scopes",
             "the key may list, connect, reconnect, delete and call the proxy",

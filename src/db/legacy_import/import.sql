@@ -5,6 +5,7 @@ with old as (
         o.user_id::text as user_id,
         c.id as connector_id,
         c.integration_key,
+        c.provider,
         coalesce(
             nullif(o.config::jsonb ->> 'instance_id', ''),
             -- Its ids at Nango look like {user}_{connector}_{instance}.
@@ -49,7 +50,8 @@ judged as (
 ),
 taken as (
     insert into user_connector_connection (
-        id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at, status, status_reason,
+        id, user_id, connector_id, instance_id, nango_connection_id, nango_created_at, integration_key, provider,
+        status, status_reason,
         connected_at, disconnected_at, last_synced_at, config, last_error, error_count, version, created_at, updated_at
     )
     select
@@ -64,6 +66,9 @@ taken as (
         end,
         case when new_status <> 'disconnected' then nango_id end,
         case when new_status <> 'disconnected' and nango_id is not null then coalesce(connected_at, created_at) end,
+        -- Nango held it under the connector's integration, as far as the old table tells.
+        case when new_status <> 'disconnected' and nango_id is not null then integration_key end,
+        case when new_status <> 'disconnected' and nango_id is not null then provider end,
         new_status,
         case
             when new_status = 'connected' then null
@@ -88,8 +93,10 @@ taken as (
     returning id, user_id, status, status_reason, last_error, created_at
 ),
 event as (
-    insert into connection_event (connection_id, user_id, version, kind, status, status_reason, detail, created_at)
-    select id, user_id, 1, 'adopted', status, status_reason, last_error, now() from taken order by created_at, id
+    insert into connection_event
+        (user_id, id, connection_id, version, kind, status, status_reason, detail, created_at)
+    select user_id, gen_random_uuid(), id, 1, 'adopted', status, status_reason, last_error, now()
+    from taken order by created_at, id
 )
 -- What was disconnected may still be held at Nango. It is asked slowly, so that its rate limit is left to users.
 insert into upstream_deletion (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at)
@@ -101,3 +108,8 @@ select
     now()
 from judged
 where new_status = 'disconnected' and nango_id is not null
+  -- Another row may use the same connection.
+  and not exists (
+      select from judged other where other.nango_id = judged.nango_id and other.new_status <> 'disconnected'
+  )
+on conflict (nango_connection_id) do nothing

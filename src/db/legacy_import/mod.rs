@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
@@ -253,16 +254,42 @@ async fn check_rows(tx: &mut Transaction, catalog: &Catalog) -> sqlx::Result<Vec
         )
     }));
     problems.extend(users(tx).await?);
-    let configs: i64 = sqlx::query_scalar(
-        "select count(*) from user_connector_connection \
-         where jsonb_typeof(config::jsonb) not in ('object', 'null')",
-    )
-    .fetch_one(tx)
-    .await?;
-    if configs > 0 {
-        problems.push(format!(
-            "{configs} connections have a config that is not a JSON object"
-        ));
+    problems.extend(values(tx).await?);
+    Ok(problems)
+}
+
+/// What our table refuses, by a condition on a row, and the problem that is reported.
+const REFUSED: [(&str, &str); 3] = [
+    (
+        "jsonb_typeof(config::jsonb) not in ('object', 'null')",
+        "have a config that is not a JSON object",
+    ),
+    (
+        "exists (select from unnest(array[connected_at::timestamptz, disconnected_at::timestamptz, \
+             last_synced_at::timestamptz, created_at::timestamptz, updated_at::timestamptz]) at \
+           where at < '1970-01-02' or at > '9999-12-30')",
+        "have a time before 1970 or after 9999",
+    ),
+    (
+        "lower(status::text) <> 'disconnected' and nango_connection_id <> '' and exists ( \
+           select from user_connector_connection other \
+           where other.nango_connection_id = o.nango_connection_id and other.id <> o.id \
+             and lower(other.status::text) <> 'disconnected')",
+        "have the same nango_connection_id as another that is not disconnected: keep it in one of them",
+    ),
+];
+
+/// The rows with values that our table refuses.
+async fn values(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for (refused, reported) in REFUSED {
+        let count = format!("select count(*) from user_connector_connection o where {refused}");
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(count))
+            .fetch_one(&mut *tx)
+            .await?;
+        if count > 0 {
+            problems.push(format!("{count} connections {reported}"));
+        }
     }
     Ok(problems)
 }

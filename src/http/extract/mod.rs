@@ -354,7 +354,7 @@ fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
             Ok(service)
         }
         Identity::User(_) => Err(Problem::new(
-            Code::ServiceKeyNeeded,
+            Code::ServiceKeyRequired,
             "only a service's key opens this",
         )),
     }

@@ -87,7 +87,7 @@ impl HttpMetrics {
             self.durations.clone(),
         );
         registry.register(
-            "http_requests_under_way",
+            "http_requests_in_flight",
             "Requests in progress, without those that wait and event streams",
             self.in_flight.clone(),
         );

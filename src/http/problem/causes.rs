@@ -39,7 +39,9 @@ impl From<service::Error> for Problem {
                 Self::new(Code::ProviderUnavailable, detail).retry_after(30)
             }
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
-            Error::KeyInProgress => Self::new(Code::IdempotencyKeyUnderWay, detail).retry_after(1),
+            Error::KeyInProgress => {
+                Self::new(Code::IdempotencyKeyInProgress, detail).retry_after(1)
+            }
             Error::Invalid(_) => Self::new(Code::InvalidRequest, detail),
             Error::Encryption(_) => Self::internal(detail),
             Error::Nango(error) => error.into(),

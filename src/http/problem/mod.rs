@@ -53,7 +53,7 @@ codes! {
     /// The user has no such connection, or one without credentials: `connect` says what would make one.
     NotConnected = "not_connected", NOT_FOUND, "The account is not connected";
     /// Only a service's key opens this; a user's token does not.
-    ServiceKeyNeeded = "service_key_needed", FORBIDDEN, "A service key is needed";
+    ServiceKeyRequired = "service_key_required", FORBIDDEN, "A service key is needed";
     /// The service's key has not the scope that is needed.
     InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
     /// A service has to name the user that it acts for, in the header `Patchbay-User`.
@@ -75,7 +75,7 @@ codes! {
     /// The connection to be removed is connected: disconnect it first.
     StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same Idempotency-Key is under way: ask again in a moment.
-    IdempotencyKeyUnderWay = "idempotency_key_under_way", CONFLICT, "The same request is under way";
+    IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "The same request is under way";
     /// The Idempotency-Key came with another request before.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
     /// The body is too large.

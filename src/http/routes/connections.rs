@@ -119,7 +119,7 @@ pub(crate) async fn list(
 #[into_params(parameter_in = Query)]
 pub struct GetQuery {
     /// For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-    /// wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
+    /// wait as may (`MAX_STREAMS_PER_USER`), one more is answered at once.
     #[serde(default)]
     #[param(maximum = 30)]
     wait: u64,
@@ -184,7 +184,7 @@ pub(crate) async fn check(
 /// The account that a user takes for a connection's.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct AccountChoice {
-    /// The `found_account`'s id.
+    /// The `pending_account`'s id.
     account_id: String,
 }
 

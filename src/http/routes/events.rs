@@ -53,7 +53,7 @@ const MAX_LIMIT: i64 = 200;
 /// before may be out of date, and is to be read anew: there was no
 /// `Last-Event-ID`, or there is no such event of the user's any more.
 #[utoipa::path(get, path = "/api/v1/connectors/connections/events", operation_id = "stream_events", tag = "connections",
-    params(("Last-Event-ID" = Option<i64>, Header, description = "The id of the last event that was read")),
+    params(("Last-Event-ID" = Option<Uuid>, Header, description = "The id of the last event that was read")),
     responses(
         (status = 200, body = Event, content_type = "text/event-stream"),
         (status = 400, body = ProblemBody), (status = 401, body = ProblemBody), (status = 503, body = ProblemBody)
@@ -130,7 +130,7 @@ async fn until_expired(state: AppState, access: StreamAccess) {
 ///
 /// # Errors
 /// When it is not the id of an event.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
         return Ok(None);
     };

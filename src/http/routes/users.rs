@@ -65,7 +65,7 @@ pub(crate) struct UseBody {
     /// `token` when it was handed out, `proxy` when a call was made with it.
     purpose: String,
     /// How often the same was done within that second: its uses are one entry.
-    times: i32,
+    count: i32,
     /// When, the last time.
     used_at: DateTime<Utc>,
 }
@@ -73,13 +73,13 @@ pub(crate) struct UseBody {
 /// A page of uses, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct UsesBody {
-    uses: Vec<UseBody>,
+    accesses: Vec<UseBody>,
     /// The cursor of the next page; null when this one was not full.
     next_cursor: Option<i64>,
 }
 
 /// Who has used a connection's credentials, the newest first.
-#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/uses", operation_id = "list_uses", tag = "connections",
+#[utoipa::path(get, path = "/api/v1/connectors/connections/{id}/accesses", operation_id = "list_accesses", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id"), UsesQuery),
     responses(
         (status = 200, body = UsesBody), (status = 400, body = ProblemBody),
@@ -102,11 +102,11 @@ pub(crate) async fn uses(
     let body = |row: RecordedAccess| UseBody {
         service: row.service,
         purpose: row.purpose,
-        times: row.times,
+        count: row.count,
         used_at: row.used_at,
     };
     Ok(Json(UsesBody {
-        uses: rows.into_iter().map(body).collect(),
+        accesses: rows.into_iter().map(body).collect(),
         next_cursor,
     }))
 }

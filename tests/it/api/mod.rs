@@ -212,11 +212,13 @@ fn template(path: &str) -> Option<String> {
 
 /// What the events of a connection were, oldest first.
 async fn events(app: &TestApp, connection: &str) -> Vec<String> {
-    sqlx::query_scalar("select kind from connection_event where connection_id = $1 order by id")
-        .bind(connection.parse::<Uuid>().unwrap())
-        .fetch_all(&mut app.sql().await)
-        .await
-        .unwrap()
+    sqlx::query_scalar(
+        "select kind from connection_event where connection_id = $1 order by position",
+    )
+    .bind(connection.parse::<Uuid>().unwrap())
+    .fetch_all(&mut app.sql().await)
+    .await
+    .unwrap()
 }
 
 /// A text field of a JSON object.

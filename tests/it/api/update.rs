@@ -43,7 +43,6 @@ async fn update_sets_label_and_config() {
       "disconnected_at": null,
       "error_count": 0,
       "failing_since": null,
-      "found_account": null,
       "id": "[id]",
       "instance_id": "",
       "label": "Work",
@@ -51,6 +50,7 @@ async fn update_sets_label_and_config() {
       "last_error": null,
       "last_synced_at": "2027-01-15T08:00:00Z",
       "nango_connection_id": "[id]",
+      "pending_account": null,
       "same_account_as": [],
       "status": "connected",
       "status_reason": null,
@@ -82,10 +82,10 @@ async fn update_keeps_omitted_fields_and_null_removes() {
     );
 }
 
-/// The newest event of a connection: its id, version and kind.
+/// The newest event of a connection: its position, version and kind.
 async fn newest(app: &TestApp, id: &str) -> (i64, i64, String) {
     sqlx::query_as(
-        "select id, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
+        "select position, version, kind from connection_event where connection_id = $1 order by version desc limit 1",
     )
     .bind(id.parse::<uuid::Uuid>().unwrap())
     .fetch_one(&mut app.sql().await)

@@ -67,9 +67,9 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "DATABASE_POOL_SIZE cannot be read: invalid digit found in string",
     ),
     (
-        "DATABASE_WAIT_SECONDS",
+        "DATABASE_STARTUP_TIMEOUT_SECONDS",
         "99999999999",
-        "DATABASE_WAIT_SECONDS cannot be read: number too large to fit in target type",
+        "DATABASE_STARTUP_TIMEOUT_SECONDS cannot be read: number too large to fit in target type",
     ),
     (
         "NANGO_ENABLED",
@@ -219,9 +219,9 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "SWEEP_INTERVAL_SECONDS must be at least 1",
     ),
     (
-        "TOKEN_CACHE_SECONDS",
+        "TOKEN_CACHE_TTL_SECONDS",
         "-1",
-        "TOKEN_CACHE_SECONDS cannot be read: invalid digit found in string",
+        "TOKEN_CACHE_TTL_SECONDS cannot be read: invalid digit found in string",
     ),
     (
         "SERVICE_API_KEYS",
@@ -303,11 +303,15 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "pbk_hunter2hunter2hunter2hunter2hunter2",
         "SERVICE_API_KEYS: an entry is not <name>=<key> or <name>=<key>;<scope> <scope>",
     ),
-    ("MAX_CONNECTIONS", "0", "MAX_CONNECTIONS must be at least 1"),
     (
-        "CLIENT_TIMEOUT_SECONDS",
+        "MAX_CLIENT_CONNECTIONS",
         "0",
-        "CLIENT_TIMEOUT_SECONDS must be at least 1",
+        "MAX_CLIENT_CONNECTIONS must be at least 1",
+    ),
+    (
+        "CLIENT_READ_TIMEOUT_SECONDS",
+        "0",
+        "CLIENT_READ_TIMEOUT_SECONDS must be at least 1",
     ),
     (
         "KEEP_ALIVE_SECONDS",
@@ -320,16 +324,16 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "TRUSTED_PROXY_HOPS cannot be read: invalid digit found in string",
     ),
     (
-        "LIMIT_USER_PER_MINUTE",
+        "RATE_LIMIT_USER_PER_MINUTE",
         "-1",
-        "LIMIT_USER_PER_MINUTE cannot be read: invalid digit found in string",
+        "RATE_LIMIT_USER_PER_MINUTE cannot be read: invalid digit found in string",
     ),
     (
         "METRICS_TOKEN",
         "guess me",
         "METRICS_TOKEN must have at least 16 characters; a comma stands between two tokens",
     ),
-    ("HISTORY_DAYS", "0", "HISTORY_DAYS must be at least 1"),
+    ("RETENTION_DAYS", "0", "RETENTION_DAYS must be at least 1"),
     (
         "LOG_FORMAT",
         "xml",

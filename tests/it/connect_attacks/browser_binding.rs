@@ -247,11 +247,12 @@ async fn binding_skips_service_and_api_key_connects() {
     // A key is typed on Nango's own page.
     let ada = app.user("ada").await;
     let started = TestBrowser::new().connect(&ada, "openai").await;
-    let bound: i64 =
-        sqlx::query_scalar("select count(*) from connect_attempt where browser is not null")
-            .fetch_one(&mut app.sql().await)
-            .await
-            .unwrap();
+    let bound: i64 = sqlx::query_scalar(
+        "select count(*) from connect_attempt where browser_token_hash is not null",
+    )
+    .fetch_one(&mut app.sql().await)
+    .await
+    .unwrap();
     assert_eq!((bound, started["popup"].as_bool()), (0, Some(true)));
     // What was there already needs no browser.
     let gmail = ada.connected("gmail").await;
@@ -320,11 +321,12 @@ async fn browser_cookie_is_host_only_secure_and_httponly() {
         );
     }
     // Of the secret only a digest is kept.
-    let kept: Vec<Vec<u8>> =
-        sqlx::query_scalar("select browser from connect_attempt where browser is not null")
-            .fetch_all(&mut app.sql().await)
-            .await
-            .unwrap();
+    let kept: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select browser_token_hash from connect_attempt where browser_token_hash is not null",
+    )
+    .fetch_all(&mut app.sql().await)
+    .await
+    .unwrap();
     assert!(!kept.is_empty());
     assert!(
         kept.iter()

@@ -13,11 +13,14 @@ async fn with_binding(binding: &'static str) -> TestApp {
 
 /// What is said of it: how bad it is, what was found, and what to do.
 fn lines(report: &Report) -> Vec<(Level, &str, &str)> {
-    let lines = report.lines.iter().filter(|line| line.check == "binding");
+    let lines = report
+        .findings
+        .iter()
+        .filter(|line| line.check == "binding");
     lines
         .map(|line| {
-            let mend = line.mend.as_deref().unwrap_or_default();
-            (line.level, line.found.as_str(), mend)
+            let mend = line.remediation.as_deref().unwrap_or_default();
+            (line.level, line.detail.as_str(), mend)
         })
         .collect()
 }
@@ -36,8 +39,11 @@ async fn binding_check_reports_requirements_when_enabled() {
         assert!(found.starts_with(binding), "{found}");
         let callback = format!("{}/api/v1/connectors/callback", app.url);
         assert!(found.contains(&callback) && found.contains("same_browser: true"));
-        let stops = report.lines.iter().find(|line| line.check == "callback");
-        assert!(stops.unwrap().found.contains("stops a browser"), "{report}");
+        let stops = report.findings.iter().find(|line| line.check == "callback");
+        assert!(
+            stops.unwrap().detail.contains("stops a browser"),
+            "{report}"
+        );
     }
     let off = TestApp::with_system_clock().await;
     assert_eq!(lines(&run_doctor(&off, &[], None).await), []);

@@ -32,11 +32,17 @@ pub(crate) async fn run_doctor(
 
 /// The lines that are not as they should be: the check, how bad it is, what was found and what mends it.
 pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
-    let lines = report.lines.iter().filter(|line| line.level != Level::Ok);
+    let lines = report
+        .findings
+        .iter()
+        .filter(|line| line.level != Level::Ok);
     lines
         .map(|line| {
-            let mend = line.mend.as_deref().expect("what is wrong can be mended");
-            (line.check, line.level, line.found.as_str(), mend)
+            let mend = line
+                .remediation
+                .as_deref()
+                .expect("what is wrong can be mended");
+            (line.check, line.level, line.detail.as_str(), mend)
         })
         .collect()
 }
@@ -61,7 +67,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
     let before = ada.get("/connections").await;
     let report = run_doctor(&app, &[], Some(&ada.token)).await;
     assert_eq!(failures(&report), [], "{report}");
-    let checks: Vec<&str> = report.lines.iter().map(|line| line.check).collect();
+    let checks: Vec<&str> = report.findings.iter().map(|line| line.check).collect();
     assert_eq!(
         checks,
         [
@@ -93,8 +99,8 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
         ],
         "{report}"
     );
-    let last = report.lines.last().unwrap();
-    assert_eq!(last.found, "it is good: its bearer is the user ada");
+    let last = report.findings.last().unwrap();
+    assert_eq!(last.detail, "it is good: its bearer is the user ada");
     assert_eq!(ada.get("/connections").await, before);
     let sessions = app.control("requests", Method::GET, Value::Null).await;
     let made = |call: &&Value| {
@@ -124,10 +130,10 @@ async fn doctor_prints_table_or_json_and_sets_exit_code() {
     let mut json = Process::start(&["check", "--json"], &broken);
     assert_eq!(json.ended().await.code(), Some(1));
     let report: Value = serde_json::from_str(&json.output()).unwrap();
-    let lines = report["lines"].as_array().unwrap();
+    let lines = report["findings"].as_array().unwrap();
     let line = lines.iter().find(|line| line["check"] == "nango key");
     assert_eq!(line.unwrap()["level"], "fail");
-    assert!(line.unwrap()["mend"].is_string());
+    assert!(line.unwrap()["remediation"].is_string());
 }
 
 #[tokio::test]
@@ -138,7 +144,12 @@ async fn doctor_checks_database_when_other_settings_are_missing() {
     assert_eq!(all.len(), 2, "{all:#?}");
     assert!(all[0].2.starts_with("PORT cannot be read"));
     assert!(all[1].2.starts_with("PUBLIC_URL is missing"));
-    assert!(report.lines.iter().any(|line| line.check == "migrations"));
+    assert!(
+        report
+            .findings
+            .iter()
+            .any(|line| line.check == "migrations")
+    );
 }
 
 #[tokio::test]

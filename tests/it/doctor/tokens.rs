@@ -69,11 +69,11 @@ async fn token_check_reports_jwks_issuer_and_audience_problems() {
             None => {
                 assert_eq!(failures(&report), []);
                 let found = &report
-                    .lines
+                    .findings
                     .iter()
                     .find(|line| line.check == "jwks")
                     .unwrap()
-                    .found;
+                    .detail;
                 assert_eq!(found, "1 usable keys are published");
             }
         }

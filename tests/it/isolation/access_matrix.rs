@@ -148,7 +148,7 @@ async fn service_key_requires_scope_and_user() {
                     &mut fixture,
                     &operation,
                     &caller,
-                    (403, "service_key_needed"),
+                    (403, "service_key_required"),
                 )
                 .await;
             }
@@ -275,8 +275,14 @@ async fn event_stream_contains_no_events_of_other_users() {
     // From now on, from the beginning of all events, and in the name of a user.
     for (caller, after) in [
         (Caller::user(&app, "bob"), None),
-        (Caller::user(&app, "bob"), Some("0")),
-        (Caller::service("bob"), Some("0")),
+        (
+            Caller::user(&app, "bob"),
+            Some(crate::reliability::event_streams::FIRST),
+        ),
+        (
+            Caller::service("bob"),
+            Some(crate::reliability::event_streams::FIRST),
+        ),
     ] {
         let request = caller.authenticate(app.client.get(&url));
         let request = match after {

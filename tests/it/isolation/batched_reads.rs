@@ -13,8 +13,9 @@ async fn unreadable_row_fails_only_its_own_user() {
     ada.connect("gmail").await;
     bob.connect("gmail").await;
     app.faults(json!({ "only": "tags", "status": 500 })).await;
-    sqlx::query(
-        "update user_connector_connection set status = 'error', status_reason = 'of another version' \
+    sqlx::raw_sql(
+        "alter domain status_reason_text drop constraint status_reason_known; \
+         update user_connector_connection set status = 'error', status_reason = 'of another version' \
          where user_id = 'ada'",
     )
     .execute(&mut app.sql().await)

@@ -17,7 +17,8 @@ async fn corrupt_reads(app: &TestApp) {
          alter table user_connector_connection alter column user_id type text collate careless; \
          alter table connection_event alter column user_id type text collate careless; \
          alter table idempotency_key alter column user_id type text collate careless; \
-         alter table token_use alter column user_id type text collate careless;",
+         alter table connect_attempt alter column user_id type text collate careless; \
+         alter table token_access alter column user_id type text collate careless;",
     )
     .execute(&mut app.sql().await)
     .await
@@ -72,7 +73,11 @@ async fn stream(app: &TestApp) -> String {
     const QUIET_PERIOD: Duration = Duration::from_millis(500);
     let url = format!("{}/api/v1/connectors/connections/events", app.url);
     let events = Caller::user(app, "ADA").authenticate(app.client.get(url));
-    let mut events = events.header("last-event-id", "0").send().await.unwrap();
+    let mut events = events
+        .header("last-event-id", crate::reliability::event_streams::FIRST)
+        .send()
+        .await
+        .unwrap();
     let mut text = Vec::new();
     while let Ok(Ok(Some(chunk))) = timeout(QUIET_PERIOD, events.chunk()).await {
         text.extend(chunk);

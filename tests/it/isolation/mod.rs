@@ -70,7 +70,7 @@ const OPERATIONS: [(&str, &str, &str, &str, Access); 30] = [
     ("post", "/api/v1/connectors/connections/{id}/reconnect", "", r#"{"label":"mine"}"#, User(WRITE)),
     ("post", "/api/v1/connectors/connections/{id}/token", "", "", Service(TOKENS)),
     ("post", "/api/v1/connectors/connections/{id}/token/invalid", "", r#"{"token_id":"some"}"#, Service(TOKENS)),
-    ("get", "/api/v1/connectors/connections/{id}/uses", "", "", User(READ)),
+    ("get", "/api/v1/connectors/connections/{id}/accesses", "", "", User(READ)),
     ("get", "/api/v1/connectors/list", "", "", Caller),
     ("get", "/api/v1/connectors/{connector}", "", "", Caller),
     ("post", "/api/v1/connectors/{connector}/connect", "", "", User(WRITE)),
@@ -266,11 +266,10 @@ async fn all_of(app: &TestApp, user: &str) -> String {
         r#"select concat(
              (select string_agg(c::text, '|' order by c.id) from user_connector_connection c
                 where user_id = $1 collate "C"),
-             (select string_agg(e::text, '|' order by e.id) from connection_event e where user_id = $1 collate "C"),
-             (select string_agg(a::text, '|' order by a.id) from connect_attempt a
-                join user_connector_connection c on c.id = a.connection_id where c.user_id = $1 collate "C"),
+             (select string_agg(e::text, '|' order by e.position) from connection_event e where user_id = $1 collate "C"),
+             (select string_agg(a::text, '|' order by a.id) from connect_attempt a where user_id = $1 collate "C"),
              (select string_agg(k::text, '|' order by k.key) from idempotency_key k where user_id = $1 collate "C"),
-             (select string_agg(u::text, '|' order by u.id) from token_use u where user_id = $1 collate "C"))"#,
+             (select string_agg(u::text, '|' order by u.id) from token_access u where user_id = $1 collate "C"))"#,
     )
     .bind(user)
     .fetch_one(&mut app.sql().await)

@@ -1,7 +1,7 @@
 //! The users of the service before: which ids are taken over, and what the old ids at Nango tell.
 
 use patchbay::db::DatabaseError;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 
 use super::{ADA, BEN, dump, id, import, imported_app, legacy_database, run};
 
@@ -88,9 +88,13 @@ async fn callback_page_does_not_know_the_old_ids() {
     ] {
         assert_eq!(page(&old).await, StatusCode::NOT_FOUND, "{old}");
     }
-    assert_eq!(page(&id(1)).await, StatusCode::OK);
     // With the user's token it is still known.
     let ada = app.user(ADA).await;
     let path = format!("/callback?connection_id={ADA}_gmail_default");
     assert_eq!(ada.get(&path).await["connection_id"], id(1));
+    // By its own id, the page knows it while an attempt may be granted.
+    assert_eq!(page(&id(1)).await, StatusCode::NOT_FOUND);
+    let reconnect = format!("/connections/{}/reconnect", id(1));
+    ada.call(Method::POST, &reconnect, None).await;
+    assert_eq!(page(&id(1)).await, StatusCode::OK);
 }

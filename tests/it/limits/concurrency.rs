@@ -30,7 +30,7 @@ fn waiting(
 async fn long_poll_limit_answers_excess_requests_immediately() {
     const WAIT: Duration = Duration::from_secs(25);
     let app = TestApp::with(&[
-        ("LIMIT_STREAMS_PER_USER", "2"),
+        ("MAX_STREAMS_PER_USER", "2"),
         ("METRICS_TOKEN", METRICS_TOKEN),
     ])
     .await;
@@ -60,7 +60,11 @@ async fn long_poll_limit_answers_excess_requests_immediately() {
 
 #[tokio::test]
 async fn waiting_requests_occupy_no_permits() {
-    let app = TestApp::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let app = TestApp::with(&[
+        ("MAX_CONCURRENT_REQUESTS", "1"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+    ])
+    .await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let path = open_attempt(&ada, 25).await;
     let waits = [waiting(&ada, &path), waiting(&ada, &path)];
@@ -98,7 +102,11 @@ async fn endless_webhook(app: &TestApp, from: &str) -> TcpStream {
 
 #[tokio::test]
 async fn nango_webhooks_are_accepted_when_overloaded() {
-    let app = TestApp::with(&[("MAX_REQUESTS", "1"), ("METRICS_TOKEN", METRICS_TOKEN)]).await;
+    let app = TestApp::with(&[
+        ("MAX_CONCURRENT_REQUESTS", "1"),
+        ("METRICS_TOKEN", METRICS_TOKEN),
+    ])
+    .await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let busy = busy(&ada).await;
     list(&bob).await.is_refused("overloaded", "1");
@@ -110,7 +118,7 @@ async fn nango_webhooks_are_accepted_when_overloaded() {
 #[tokio::test]
 async fn unsigned_webhooks_count_from_their_start() {
     let app = TestApp::with(&[
-        ("LIMIT_ADDRESS_PER_MINUTE", "2"),
+        ("RATE_LIMIT_ADDRESS_PER_MINUTE", "2"),
         ("TRUSTED_PROXY_HOPS", "1"),
     ])
     .await;
@@ -135,7 +143,11 @@ async fn unsigned_webhooks_count_from_their_start() {
 
 #[tokio::test]
 async fn unsigned_bodies_are_bounded_by_address() {
-    let app = TestApp::with(&[("MAX_REQUESTS", "20"), ("TRUSTED_PROXY_HOPS", "1")]).await;
+    let app = TestApp::with(&[
+        ("MAX_CONCURRENT_REQUESTS", "20"),
+        ("TRUSTED_PROXY_HOPS", "1"),
+    ])
+    .await;
     let (stranger, nango) = ("192.0.2.1", "192.0.2.2");
     let from = |address: &str| Answer::to(webhook(&app).header("x-forwarded-for", address));
     let mut endless = Vec::new();

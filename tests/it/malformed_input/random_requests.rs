@@ -283,7 +283,7 @@ impl Environment<'_> {
               (select count(*) || md5(string_agg(c::text, ',' order by id)) from user_connector_connection c), \
               (select count(*) || md5(string_agg(a::text, ',' order by id)) from connect_attempt a), \
               (select count(*) from connection_event), (select count(*) from idempotency_key), \
-              (select count(*) from upstream_deletion), (select count(*) from token_use), (select count(*) from connector))";
+              (select count(*) from upstream_deletion), (select count(*) from token_access), (select count(*) from connector))";
         sqlx::query_scalar(rows)
             .fetch_one(&mut self.sql)
             .await

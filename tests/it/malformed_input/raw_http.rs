@@ -16,7 +16,11 @@ type Attack = (&'static str, Vec<u8>);
 
 /// What is asked by those who want to be in the way of others.
 pub(super) async fn app() -> TestApp {
-    TestApp::with(&[("CLIENT_TIMEOUT_SECONDS", "1"), ("KEEP_ALIVE_SECONDS", "2")]).await
+    TestApp::with(&[
+        ("CLIENT_READ_TIMEOUT_SECONDS", "1"),
+        ("KEEP_ALIVE_SECONDS", "2"),
+    ])
+    .await
 }
 
 pub(super) async fn connect(app: &TestApp) -> TcpStream {

@@ -22,7 +22,7 @@ use crate::test_database;
 async fn events_of(app: &TestApp) -> BTreeMap<String, Vec<(i64, String)>> {
     let rows: Vec<(String, i64, String)> = sqlx::query_as(
         "select connection_id::text, version, webhook->>'type' from connection_event \
-         where webhook is not null order by id",
+         where webhook is not null order by position",
     )
     .fetch_all(&mut app.sql().await)
     .await

@@ -226,6 +226,73 @@ async fn replay_sends_events_with_original_ids() {
     assert!(matches!(unknown_endpoint, Err(Error::NotFound(_))));
 }
 
+/// After a restore, connections have versions again that were reported before.
+#[tokio::test]
+async fn message_ids_do_not_repeat_after_a_restore() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    add(&hooks, &receiver, &[]).await;
+    let ada = app.user("ada").await;
+    let mut versions = Vec::new();
+    for expected in [2, 4] {
+        ada.connected("gmail").await;
+        end_attempt(&ada, "gmail").await;
+        wait_until(async || receiver.count() == expected).await;
+        let received = receiver.received();
+        let of_half = received[expected - 2..].iter();
+        versions.push(
+            of_half
+                .map(|one| one.json["data"]["version"].clone())
+                .collect::<Vec<_>>(),
+        );
+        sqlx::raw_sql(
+            "delete from connection_event; update user_connector_connection set version = 1; \
+             alter table connection_event alter column position restart; \
+             alter table webhook_delivery alter column id restart",
+        )
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    }
+    // The first half began with a connection that was not there.
+    assert!(
+        versions[1]
+            .iter()
+            .any(|version| versions[0].contains(version)),
+        "{versions:?}"
+    );
+    let ids: BTreeSet<String> = receiver.received().into_iter().map(|one| one.id).collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
+}
+
+#[tokio::test]
+async fn erased_connections_queue_is_removed_when_it_is_claimed() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    let id = add(&hooks, &receiver, &[]).await;
+    sqlx::query(
+        "insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
+         values ('gone', gen_random_uuid(), $1, $2)",
+    )
+    .bind(&id)
+    .bind(app.clock.now())
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    let mut sql = app.sql().await;
+    wait_until(async || {
+        let left: i64 = sqlx::query_scalar("select count(*) from webhook_queue")
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        left == 0
+    })
+    .await;
+    assert_eq!(receiver.count(), 0);
+}
+
 #[tokio::test]
 async fn webhooks_command_manages_endpoints() {
     let app = app().await;

@@ -352,7 +352,7 @@ impl<'a> Run<'a> {
         let (service, user) = (self.service(), user(slot));
         let answer = match step {
             Step::Check { .. } => service.check(&user, id).await,
-            Step::Accept { .. } => match self.found_account(&user, id).await {
+            Step::Accept { .. } => match self.pending_account(&user, id).await {
                 Some(found) => {
                     service
                         .accept_account(&user, id, &found.id, Actor::User)
@@ -376,9 +376,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn found_account(&self, user: &UserId, id: Uuid) -> Option<Known> {
+    async fn pending_account(&self, user: &UserId, id: Uuid) -> Option<Known> {
         let details = self.service().get(user, id).await.unwrap();
-        details.connection.found_account
+        details.connection.pending_account
     }
 
     /// Nango's id of what a slot's connection holds.

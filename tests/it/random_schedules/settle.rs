@@ -54,7 +54,7 @@ impl Run<'_> {
                 | (Expected::Connected, State::Connected { .. })
                 | (Expected::Disconnected, State::Disconnected { .. }) => true,
                 // Theirs to decide.
-                (Expected::Connected, _) => connection.found_account.is_some(),
+                (Expected::Connected, _) => connection.pending_account.is_some(),
                 _ => false,
             };
             if !as_expected {

@@ -146,7 +146,7 @@ async fn regrant_with_other_account_is_detected() {
     app.popup(&format!("{provider}&login_hint=grace")).await;
     let refused = ada.wait_until(id, "error").await;
     assert_eq!(refused["status_reason"], "account_mismatch");
-    assert_eq!(refused["found_account"]["id"], "grace");
+    assert_eq!(refused["pending_account"]["id"], "grace");
 }
 
 #[tokio::test]
@@ -261,12 +261,13 @@ async fn attempt_queries_ignore_other_users_open_attempts() {
            (id, user_id, connector_id, instance_id, status, status_reason, created_at, updated_at) \
          select gen_random_uuid(), 'user ' || n, connector_id, '', 'pending', 'awaiting_authorization', now(), now() \
          from user_connector_connection, generate_series(1, {OPEN}) n; \
-         insert into connect_attempt (id, connection_id, kind, expires_at, created_at, outcome, ended_at) \
-         select gen_random_uuid(), id, 'connect', '2100-01-01', now(), 'superseded', now() \
+         insert into connect_attempt \
+           (user_id, id, connection_id, kind, integration_key, expires_at, created_at, outcome, ended_at) \
+         select user_id, gen_random_uuid(), id, 'connect', 'gmail', '2100-01-01', now(), 'superseded', now() \
          from user_connector_connection, generate_series(1, 5) where status = 'pending'; \
          analyze connect_attempt, user_connector_connection; \
-         insert into connect_attempt (id, connection_id, kind, expires_at, created_at) \
-         select gen_random_uuid(), id, 'connect', '2100-01-01', now() \
+         insert into connect_attempt (user_id, id, connection_id, kind, integration_key, expires_at, created_at) \
+         select user_id, gen_random_uuid(), id, 'connect', 'gmail', '2100-01-01', now() \
          from user_connector_connection where status = 'pending'; \
          select pg_stat_force_next_flush()"
     )))

@@ -1,6 +1,6 @@
 //! Event streams: resumed, unread, ended.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -28,7 +28,7 @@ pub(crate) struct StreamReader {
     text: String,
     events: VecDeque<Value>,
     /// What it began with.
-    ready: Value,
+    pub(crate) ready: Value,
     /// What a browser sends when it comes again.
     pub(crate) last_id: String,
 }
@@ -98,9 +98,12 @@ impl StreamReader {
     }
 }
 
-/// The ids of all events there are.
-async fn ids(app: &TestApp) -> Vec<i64> {
-    sqlx::query_scalar("select id from connection_event order by id")
+/// What a reader sends who has read nothing.
+pub(crate) const FIRST: &str = "00000000-0000-0000-0000-000000000000";
+
+/// The ids of all events there are, in order.
+pub(crate) async fn ids(app: &TestApp) -> Vec<String> {
+    sqlx::query_scalar("select id::text from connection_event order by position")
         .fetch_all(&mut app.sql().await)
         .await
         .unwrap()
@@ -136,7 +139,7 @@ async fn resumed_stream_misses_no_events_of_concurrent_writers() {
     }));
     let expected = connectors.len() * (CHANGES + 2);
     let reading = async {
-        let (mut seen, mut last_id) = (Vec::new(), "0".to_owned());
+        let (mut seen, mut last_id) = (Vec::new(), FIRST.to_owned());
         while seen.len() < expected {
             // The connection breaks in the middle of a batch, and the reader comes again elsewhere.
             let replica = if seen.len() % 2 == 0 {
@@ -147,14 +150,13 @@ async fn resumed_stream_misses_no_events_of_concurrent_writers() {
             let mut reader = StreamReader::open(replica, Some(&last_id)).await;
             for _ in 0..7.min(expected - seen.len()) {
                 let event = reader.next().await.expect("the stream goes on");
-                seen.push(event["id"].as_i64().unwrap());
+                seen.push(text(&event, "id").to_owned());
             }
-            last_id = seen.last().unwrap().to_string();
+            last_id.clone_from(seen.last().unwrap());
         }
         seen
     };
     let (seen, _) = tokio::join!(reading, writing);
-    assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
     assert_eq!(seen, ids(&app).await);
 }
 
@@ -170,22 +172,28 @@ async fn merged_change_is_read_again_by_streams() {
         rename(&ada, id).await;
         let event = reader.next().await.expect("the stream goes on");
         assert_eq!(event["kind"], "updated");
-        seen.push((event["id"].as_i64().unwrap(), event["version"].clone()));
+        assert_eq!(event["version"], 3);
+        seen.push(text(&event, "id").to_owned());
     }
-    assert!(seen.is_sorted_by(|one, next| one.0 < next.0), "{seen:?}");
-    assert!(seen.iter().all(|(_, version)| *version == 3), "{seen:?}");
-    // A reader from before the last of them is told of it once.
-    let mut late = StreamReader::open(&ada, Some(&seen[1].0.to_string())).await;
+    assert!(seen.is_sorted(), "{seen:?}");
+    // A reader that has seen the event before its last change reads the connection anew, and each change from then on.
+    let mut late = StreamReader::open(&ada, Some(&seen[1])).await;
     assert_eq!(late.ready["resumed"], json!(false));
-    assert_eq!(late.next().await.unwrap()["id"], seen[2].0);
+    rename(&ada, id).await;
+    let event = late.next().await.expect("the stream goes on");
+    assert_eq!(event["version"], 3);
+    assert!(text(&event, "id") > seen[2].as_str());
+    // One that has seen the last change continues after it.
+    let last = text(&event, "id");
+    let current = StreamReader::open(&ada, Some(last)).await;
+    assert_eq!(current.ready["resumed"], json!(true));
 }
 
 /// What a reader who comes again after this event is told, and what comes first once something has happened: whether it
 /// has missed nothing, the id that it begins at, and the kind of the first event.
-async fn reconnecting(user: &User<'_>, id: &str, last: Option<i64>) -> (Value, i64, Value) {
-    let last = last.map(|last| last.to_string());
-    let mut reader = StreamReader::open(user, last.as_deref()).await;
-    let begins = reader.last_id.parse().unwrap();
+async fn reconnecting(user: &User<'_>, id: &str, last: Option<&str>) -> (Value, String, Value) {
+    let mut reader = StreamReader::open(user, last).await;
+    let begins = reader.last_id.clone();
     let resumed = reader.ready["resumed"].clone();
     rename(user, id).await;
     let first = reader.next().await.unwrap();
@@ -199,30 +207,31 @@ async fn stream_requests_reload_when_last_event_is_unknown() {
     let rejected = StreamReader::open(&ada, None).await;
     assert_eq!(
         (&*rejected.last_id, &rejected.ready["resumed"]),
-        ("0", &json!(false))
+        (FIRST, &json!(false))
     );
-    let rejected = StreamReader::open(&ada, Some("0")).await;
+    let rejected = StreamReader::open(&ada, Some(FIRST)).await;
     assert_eq!(
         (&*rejected.last_id, &rejected.ready["resumed"]),
-        ("0", &json!(true))
+        (FIRST, &json!(true))
     );
     let started = ada.connect("gmail").await;
     let id = text(&started, "connection_id");
     bob.connect("gmail").await;
     let began = ids(&app).await;
-    let (adas, bobs) = (began[0], began[1]);
+    let (adas, bobs) = (began[0].as_str(), began[1].as_str());
     let updated = json!("updated");
     let reported = reconnecting(&ada, id, None).await;
-    assert_eq!(reported, (json!(false), adas, updated.clone()));
+    assert_eq!(reported, (json!(false), adas.to_owned(), updated.clone()));
     let reported = reconnecting(&ada, id, Some(adas)).await;
-    assert_eq!(reported, (json!(true), adas, updated.clone()));
-    // Another's tells as much as none.
-    let reported = reconnecting(&ada, id, Some(bobs)).await;
-    assert_eq!(reported, (json!(false), bobs, updated.clone()));
-    // A reader from before a backup was restored, in which the ids had come farther.
-    let last = *ids(&app).await.last().unwrap();
-    let reported = reconnecting(&ada, id, Some(90_000)).await;
-    assert_eq!(reported, (json!(false), last, updated));
+    // What came after that event comes first.
+    assert_eq!(reported, (json!(true), adas.to_owned(), updated.clone()));
+    // Another's tells as much as one that never was, as from before a backup was restored: it begins at the present.
+    let never = uuid::Uuid::now_v7().to_string();
+    for unknown in [bobs, &never] {
+        let last = ids(&app).await.pop().unwrap();
+        let reported = reconnecting(&ada, id, Some(unknown)).await;
+        assert_eq!(reported, (json!(false), last, updated.clone()));
+    }
 }
 
 #[tokio::test]
@@ -239,7 +248,7 @@ async fn stream_requests_reload_after_erase() {
     let again = StreamReader::open(&ada, Some(&reader.last_id)).await;
     assert_eq!(
         (&*again.last_id, &again.ready["resumed"]),
-        ("0", &json!(false))
+        (FIRST, &json!(false))
     );
 }
 
@@ -261,8 +270,8 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     let before = memory(&process);
     let mut sql = app.sql().await;
     sqlx::query(
-        "insert into connection_event (connection_id, user_id, version, kind, status, created_at) \
-         select id, user_id, n, 'updated', status, now() \
+        "insert into connection_event (user_id, id, connection_id, version, kind, status, created_at) \
+         select user_id, gen_random_uuid(), id, n, 'updated', status, now() \
          from user_connector_connection, generate_series(1000, 999 + $1) n",
     )
     .bind(EVENTS)
@@ -290,12 +299,17 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
         let n = socket.read(&mut bytes).await.unwrap();
         read.push_str(&String::from_utf8_lossy(&bytes[..n]));
     }
-    let ids: Vec<i64> = read
-        .lines()
-        .filter_map(|line| line.strip_prefix("id: ")?.parse().ok())
-        .take(500)
-        .collect();
-    assert!(ids.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{ids:?}");
+    let all = ids(&app).await;
+    let all = all.iter().zip(0..);
+    let places: HashMap<&str, u32> = all.map(|(id, place)| (id.as_str(), place)).collect();
+    // An event that a later change was merged into has another id by then.
+    let read = read.lines().filter_map(|line| line.strip_prefix("id: "));
+    let read: Vec<u32> = read.filter_map(|id| places.get(id).copied()).collect();
+    assert!(read.len() >= 490, "{read:?}");
+    assert!(
+        read.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+        "{read:?}"
+    );
 }
 
 /// A stream that is opened and then not read.

@@ -35,7 +35,7 @@ async fn concurrent_requests_with_one_key_start_one_attempt() {
     for (status, body) in &sent {
         match *status {
             StatusCode::OK => assert_eq!(body, &answer),
-            StatusCode::CONFLICT => assert_eq!(text(body, "code"), "idempotency_key_under_way"),
+            StatusCode::CONFLICT => assert_eq!(text(body, "code"), "idempotency_key_in_progress"),
             other => panic!("{other}: {body}"),
         }
     }

@@ -55,6 +55,65 @@ async fn late_grant_of_erased_user_is_deleted() {
 }
 
 #[tokio::test]
+async fn erasure_keeps_ids_of_attempts_until_their_sessions_end() {
+    let app = TestApp::new().await;
+    let started = app.user("ada").await.connect("gmail").await;
+    let other = app.user("bob").await.connect("gmail").await;
+    let ada = UserId::try_from("ada".to_owned()).unwrap();
+    app.service().await.erase(&ada).await.unwrap();
+    let mut sql = app.sql().await;
+    let mut owners = async || {
+        let owners: Vec<(String, Option<String>)> = sqlx::query_as(
+            "select attempt_id::text, concat_ws(' ', user_id, connection_id::text, browser_token_hash::text) \
+             from attempt_owner order by attempt_id",
+        )
+        .fetch_all(&mut sql)
+        .await
+        .unwrap();
+        owners
+    };
+    let his = format!("bob {}", text(&other, "connection_id"));
+    let erased = (text(&started, "attempt_id").to_owned(), Some(String::new()));
+    let kept = (text(&other, "attempt_id").to_owned(), Some(his));
+    assert_eq!(owners().await, [erased.clone(), kept.clone()]);
+    // The session is over, and its user may still be at the provider.
+    app.advance(TimeDelta::minutes(45));
+    app.service().await.expire_attempts().await.unwrap();
+    assert_eq!(owners().await, [erased, kept]);
+    app.advance(TimeDelta::minutes(16));
+    app.service().await.expire_attempts().await.unwrap();
+    wait_for(async || owners().await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn expiry_skips_attempts_whose_rows_are_gone() {
+    let app = TestApp::new().await;
+    let started = app.user("ada").await.connect("gmail").await;
+    app.user("bob").await.connect("gmail").await;
+    let mut sql = app.sql().await;
+    sqlx::query("delete from user_connector_connection where user_id = 'ada'")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    app.advance(TimeDelta::minutes(31));
+    let expired = app.service().await.expire_attempts().await.unwrap();
+    assert!(expired <= 1, "the running replica may be at it instead");
+    let attempt: uuid::Uuid = text(&started, "attempt_id").parse().unwrap();
+    app.advance(TimeDelta::minutes(30));
+    app.service().await.expire_attempts().await.unwrap();
+    wait_for(async || {
+        let left = "select exists (select from attempt_owner where attempt_id = $1)";
+        let left: bool = sqlx::query_scalar(left)
+            .bind(attempt)
+            .fetch_one(&mut sql)
+            .await
+            .unwrap();
+        !left
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn foreign_nango_connections_are_kept() {
     let app = TestApp::new().await;
     let theirs = orphan(&app).await;
@@ -153,9 +212,9 @@ async fn sweep_continues_when_one_check_fails() {
     assert_eq!(status(&unanswered).await, "connected");
 }
 
-#[tokio::test]
-async fn connection_of_replaced_integration_is_kept_and_deletable() {
-    let app = TestApp::build(&[], |nango| {
+/// A Nango with two integrations for Gmail.
+async fn house_with_two_integrations() -> TestApp {
+    TestApp::build(&[], |nango| {
         let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
         let production = Integration {
             unique_key: "gmail-production".to_owned(),
@@ -163,24 +222,110 @@ async fn connection_of_replaced_integration_is_kept_and_deletable() {
         };
         nango.integrations.push(production);
     })
-    .await;
-    let connected = app.user("ada").await.connected("gmail").await;
+    .await
+}
+
+/// A catalog in which Gmail has another integration.
+fn exchanged() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";
     std::fs::write(file.path(), changed).unwrap();
+    file
+}
+
+#[tokio::test]
+async fn changed_integration_key_leaves_old_connections_usable() {
+    let app = house_with_two_integrations().await;
+    let connected = app.user("ada").await.connected("gmail").await;
+    let file = exchanged();
     let catalog = file.path().to_str().unwrap();
     let restarted = app.replica(&[("CATALOG_FILE", catalog)]).await;
     let ada = app.user("ada").await;
     let ada = ada.at(&restarted);
     let id = text(&connected, "id");
     let check = format!("/connections/{id}/check");
-    let (status, reported) = ada.call(Method::POST, &check, None).await;
+    let (status, checked) = ada.call(Method::POST, &check, None).await;
     assert_eq!(
-        (status, text(&reported, "code")),
-        (StatusCode::BAD_GATEWAY, "nango_error")
+        (status, text(&checked, "status")),
+        (StatusCode::OK, "connected")
     );
-    assert_eq!(ada.connection(id).await["status"], "connected");
+    // It is authorized again under the integration that it was made with.
+    app.faults(json!({ "consent": "allow" })).await;
+    let reconnect = format!("/connections/{id}/reconnect");
+    let (status, started) = ada.call(Method::POST, &reconnect, None).await;
+    assert_eq!(status, StatusCode::OK, "{started}");
+    app.popup(text(&started, "oauth_url")).await;
+    let renewed = ada.get(&format!("/connections/{id}?wait=25")).await;
+    assert_eq!(renewed["attempt"]["outcome"], "succeeded");
+    assert_eq!(renewed["attempt"]["kind"], "reconnect");
+    assert_eq!(
+        renewed["nango_connection_id"],
+        connected["nango_connection_id"]
+    );
+    // What is connected from now on has the catalog's.
     let (_, ended) = ada.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
     assert_eq!(app.nango_connections().await, [""; 0]);
+    ada.connected("gmail").await;
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "select c.integration_key, a.integration_key from user_connector_connection c \
+         join connect_attempt a on a.user_id = c.user_id and a.id = c.attempt_id",
+    )
+    .fetch_all(&mut app.sql().await)
+    .await
+    .unwrap();
+    let new = "gmail-production".to_owned();
+    assert_eq!(keys, [(new.clone(), new)]);
+}
+
+#[tokio::test]
+async fn integration_key_changed_while_popup_is_open_connects() {
+    let app = house_with_two_integrations().await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let started = app.user("ada").await.connect("gmail").await;
+    let file = exchanged();
+    let catalog = file.path().to_str().unwrap();
+    let restarted = app.replica(&[("CATALOG_FILE", catalog)]).await;
+    let ada = app.user("ada").await;
+    app.popup(text(&started, "oauth_url")).await;
+    let id = text(&started, "connection_id");
+    let connected = ada.at(&restarted).wait_until(id, "connected").await;
+    let stored = text(&connected, "nango_connection_id").to_owned();
+    assert_eq!(app.nango_connections().await, [stored]);
+}
+
+#[tokio::test]
+async fn removed_integration_is_replaced_by_the_catalogs_on_reconnect() {
+    let app = TestApp::build(&[], |nango| {
+        for integration in &mut nango.integrations {
+            if integration.unique_key == "gmail" {
+                "gmail-production".clone_into(&mut integration.unique_key);
+            }
+        }
+    })
+    .await;
+    let file = exchanged();
+    let catalog = file.path().to_str().unwrap();
+    let replica = app.replica(&[("CATALOG_FILE", catalog)]).await;
+    let ada = app.user("ada").await;
+    let ada = ada.at(&replica);
+    let connected = ada.connected("gmail").await;
+    let id = text(&connected, "id");
+    // As if it had been made with an integration that Nango no longer has.
+    sqlx::query(
+        "update user_connector_connection set integration_key = 'gmail-old', nango_connection_id = 'old'",
+    )
+    .execute(&mut app.sql().await)
+    .await
+    .unwrap();
+    app.faults(json!({ "consent": "allow" })).await;
+    let (status, started) = ada
+        .call(Method::POST, &format!("/connections/{id}/reconnect"), None)
+        .await;
+    assert_eq!(status, StatusCode::OK, "{started}");
+    app.popup(text(&started, "oauth_url")).await;
+    let renewed = ada.get(&format!("/connections/{id}?wait=25")).await;
+    assert_eq!(renewed["attempt"]["kind"], "connect");
+    assert_eq!(renewed["attempt"]["outcome"], "succeeded");
+    assert_eq!(renewed["status"], "connected");
 }

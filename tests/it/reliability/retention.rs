@@ -31,7 +31,7 @@ async fn set_age(app: &TestApp, ada: &User<'_>) -> Uuid {
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
     sqlx::query(
-        "insert into token_use (connection_id, user_id, service, purpose, used_at) \
+        "insert into token_access (connection_id, user_id, service, purpose, used_at) \
          select id, user_id, 'engine', 'token', updated_at from user_connector_connection",
     )
     .execute(&mut app.sql().await)
@@ -61,6 +61,7 @@ async fn pruning_deletes_old_rows_and_keeps_visible_ones() {
     let id = set_age(&app, &ada).await;
     let before = ada.connection(&id.to_string()).await;
     assert_eq!(history(&ada, id, "?limit=1").await, (vec![4], json!(4)));
+    let seen = super::event_streams::ids(&app).await;
     app.advance(TimeDelta::days(399));
     assert_eq!(prune(&app).await, Pruned::default());
     app.advance(TimeDelta::days(2));
@@ -80,15 +81,18 @@ async fn pruning_deletes_old_rows_and_keeps_visible_ones() {
     for query in ["", "?limit=1"] {
         assert_eq!(history(&ada, id, query).await, (vec![4], Value::Null));
     }
-    let uses = ada.get(&format!("/connections/{id}/uses")).await;
-    assert_eq!(uses["uses"], json!([]));
-    // A stream goes on after what its reader has seen, though that is gone.
-    let mut stream = StreamReader::open(&ada, Some("1")).await;
-    let kinds = [
-        stream.next().await.unwrap()["kind"].clone(),
-        stream.next().await.unwrap()["kind"].clone(),
-    ];
-    assert_eq!(kinds, [json!("attempt_failed"), json!("attempt_started")]);
+    let accesses = ada.get(&format!("/connections/{id}/accesses")).await;
+    assert_eq!(accesses["accesses"], json!([]));
+    // Whoever saw only what is gone reads anew; whoever saw what is left goes on after it.
+    let mut gone = StreamReader::open(&ada, Some(&seen[0])).await;
+    assert_eq!(gone.ready["resumed"], false);
+    let mut left = StreamReader::open(&ada, Some(&seen[3])).await;
+    assert_eq!(left.ready["resumed"], true);
+    assert_eq!(left.next().await.unwrap()["kind"], "attempt_started");
+    ada.connect("notion").await;
+    for stream in [&mut gone, &mut left] {
+        assert_eq!(stream.next().await.unwrap()["kind"], "attempt_started");
+    }
 }
 
 #[tokio::test]
@@ -118,8 +122,8 @@ async fn pruning_keeps_events_with_pending_deliveries() {
     let mut sql = app.sql().await;
     sqlx::raw_sql(
         "insert into webhook_endpoint (id, url, secret, created_at) values ('whe_1', 'https://example.com', '', now()); \
-         insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-         select 'whe_1', connection_id, id, '2030-01-01' from connection_event where version = 2",
+         insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
+         select user_id, 'whe_1', connection_id, id, '2030-01-01' from connection_event where version = 2",
     )
     .execute(&mut sql)
     .await
@@ -141,7 +145,7 @@ const LOG_BATCHES: &str = "
     create table bite (rows bigint);
     create function note_bite() returns trigger language plpgsql as $$
     begin insert into bite select count(*) from gone; return null; end $$;
-    create trigger bite after delete on token_use
+    create trigger bite after delete on token_access
       referencing old table as gone for each statement execute function note_bite();
     create trigger bite after delete on connect_attempt
       referencing old table as gone for each statement execute function note_bite();
@@ -150,16 +154,18 @@ const LOG_BATCHES: &str = "
 
 /// 2500 old rows of each kind for each connection: of the first 1500, none may go.
 const OLD_ROWS: &str = "
-    insert into token_use (connection_id, user_id, service, purpose, used_at)
+    insert into token_access (connection_id, user_id, service, purpose, used_at)
     select id, user_id, 'engine', 'token', '2020-01-01' from user_connector_connection, generate_series(1, 2500);
-    insert into token_use (connection_id, user_id, service, purpose, used_at)
+    insert into token_access (connection_id, user_id, service, purpose, used_at)
     select id, user_id, 'engine', 'token', updated_at from user_connector_connection, generate_series(1, 1500);
-    insert into connect_attempt (id, connection_id, kind, expires_at, outcome, created_at, ended_at)
-    select ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, id, 'connect', '2020-01-01', 'expired',
+    insert into connect_attempt
+      (user_id, id, connection_id, kind, integration_key, expires_at, outcome, created_at, ended_at)
+    select user_id, ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, id, 'connect', 'gmail', '2020-01-01', 'expired',
            '2020-01-01', case when n > 1500 then '2020-01-01'::timestamptz else updated_at end
     from user_connector_connection, generate_series(1, 4000) n;
-    insert into connection_event (connection_id, user_id, version, kind, status, created_at)
-    select id, user_id, case when n > 1500 then -n else n + 1000 end, 'labelled', 'pending', '2020-01-01'
+    update user_connector_connection set version = 3000;
+    insert into connection_event (user_id, id, connection_id, version, kind, status, created_at)
+    select user_id, gen_random_uuid(), id, case when n > 1500 then n - 1400 else n + 3000 end, 'updated', 'pending', '2020-01-01'
     from user_connector_connection, generate_series(1, 4000) n;";
 
 #[tokio::test]
@@ -172,14 +178,13 @@ async fn pruning_deletes_in_small_batches() {
     }
     let expected = Pruned {
         uses: 2500,
-        // The last one that was written is the newest.
-        attempts: 2499,
+        attempts: 2500,
         events: 2500,
     };
     assert_eq!(prune(&app).await, expected);
     for (table, left) in [
-        ("token_use", 1500),
-        ("connect_attempt", 1502),
+        ("token_access", 1500),
+        ("connect_attempt", 1501),
         ("connection_event", 1501),
     ] {
         assert_eq!(count(&mut sql, table).await, left, "{table}");
@@ -212,8 +217,8 @@ async fn old_idempotency_keys_and_deliveries_are_all_deleted() {
         "insert into idempotency_key (user_id, key, fingerprint, created_at) \
          select 'ada', n::text, '', now() - interval '2 days' from generate_series(1, 1200) n; \
          insert into webhook_endpoint (id, url, secret, created_at) values ('whe_1', 'https://example.com', '', now()); \
-         insert into webhook_delivery (endpoint_id, connection_id, event_id, created_at) \
-         select 'whe_1', connection_id, id, '2020-01-01' from connection_event, generate_series(1, 2500)",
+         insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
+         select user_id, 'whe_1', connection_id, id, '2020-01-01' from connection_event, generate_series(1, 2500)",
     )
     .execute(&mut sql)
     .await

@@ -208,7 +208,7 @@ impl Exerciser<'_> {
         for path in ["", "/gmail", "/connections"] {
             self.send("an answer", ada.request(Method::GET, path)).await;
         }
-        for part in ["", "/uses", "/history"] {
+        for part in ["", "/accesses", "/history"] {
             self.send(
                 "an answer",
                 ada.request(Method::GET, &format!("/connections/{id}{part}")),
@@ -225,7 +225,7 @@ impl Exerciser<'_> {
             .await;
         let mut stream = ada
             .request(Method::GET, "/connections/events")
-            .header("last-event-id", "1");
+            .header("last-event-id", crate::reliability::event_streams::FIRST);
         stream = stream.timeout(Duration::from_secs(60));
         let mut stream = stream.send().await.unwrap();
         let mut events = String::new();

@@ -10,7 +10,7 @@ use crate::test_app::{PROMPT_TIMEOUT, TestApp};
 
 /// How often tokens were used, as far as it is written down.
 pub(super) async fn written(app: &TestApp) -> i64 {
-    sqlx::query_scalar("select coalesce(sum(times), 0) from token_use")
+    sqlx::query_scalar("select coalesce(sum(count), 0) from token_access")
         .fetch_one(&mut app.sql().await)
         .await
         .unwrap()
@@ -27,7 +27,7 @@ async fn token_use_is_written_before_the_answer() {
         app.advance(TimeDelta::milliseconds(700));
     }
     // Those of a second are one row.
-    let rows: Vec<i32> = sqlx::query_scalar("select times from token_use order by id")
+    let rows: Vec<i32> = sqlx::query_scalar("select count from token_access order by id")
         .fetch_all(&mut app.sql().await)
         .await
         .unwrap();
@@ -40,7 +40,7 @@ async fn token_is_not_issued_when_its_use_cannot_be_written() {
     let gmail = app.user("ada").await.connected("gmail").await;
     assert_eq!(token(&app, "ada", &gmail).await.0, StatusCode::OK);
     let mut sql = app.sql().await;
-    let rename = "alter table token_use rename to hidden";
+    let rename = "alter table token_access rename to hidden";
     sqlx::raw_sql(rename).execute(&mut sql).await.unwrap();
     let (status, refused) = token(&app, "ada", &gmail).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -12,7 +12,7 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
     acceptAccount(account).catch(setTrouble);
   };
   const before = accountOf(connection);
-  const found = connection.found_account;
+  const found = connection.pending_account;
   const other = accountName(found);
   return (
     <>

@@ -46,7 +46,7 @@ const PACE = 250;
 const PASSING: readonly ErrorCode[] = [
   "network",
   "unreadable",
-  "idempotency_key_under_way",
+  "idempotency_key_in_progress",
   "starting",
   "stopping",
   "overloaded",
@@ -174,7 +174,7 @@ export class Client {
     return this.#change(id, "", { method: "PATCH", body: change, signal });
   }
 
-  /** Takes the other account that a reconnect came back as: `found_account`'s id. */
+  /** Takes the other account that a reconnect returned: `pending_account`'s id. */
   acceptAccount(id: string, accountId: string, { signal }: CallOptions = {}): Promise<Connection> {
     return this.#change(id, "/account", { method: "POST", body: { account_id: accountId }, signal });
   }

@@ -63,8 +63,8 @@ test("requests a reload when the last event is unknown", async () => {
   };
   await again();
   expect(resyncs()).toBe(1);
-  // As after a backup was restored, in which the ids had come farther.
-  proxy.lastEventId = "9000000000";
+  // As after a backup was restored, in which this event is missing.
+  proxy.lastEventId = "019a0000-0000-7000-8000-000000000000";
   await again();
   await vi.waitFor(() => expect(resyncs()).toBe(2), 20_000);
   await direct.update(id, { label: "1" });

@@ -483,8 +483,8 @@ describe("reconnect", () => {
     await waiting(again);
     await browser.popup.decide("allow");
     const other = (await until(again, "account_mismatch")) as Ended;
-    expect(other.connection).toMatchObject({ status: "error", found_account: { name: "Grace Hopper" } });
-    await client.acceptAccount(connection.id, other.connection.found_account?.id ?? "");
+    expect(other.connection).toMatchObject({ status: "error", pending_account: { name: "Grace Hopper" } });
+    await client.acceptAccount(connection.id, other.connection.pending_account?.id ?? "");
     expect(await until(again, "connected")).toMatchObject({ connection: { account: { name: "Grace Hopper" } } });
   });
 });

@@ -5,18 +5,18 @@ use crate::environment::Environment;
 /// How much a caller may ask for. Where a limit is 0 there is none.
 #[derive(Clone, Debug)]
 pub struct LimitsConfig {
-    /// `LIMIT_USER_PER_MINUTE`: requests of one user.
+    /// `RATE_LIMIT_USER_PER_MINUTE`: requests of one user.
     pub user_per_minute: u32,
-    /// `LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check, and a
+    /// `RATE_LIMIT_CONNECT_PER_MINUTE`: requests for one user that make Nango work: connect, reconnect, check, and a
     /// return with an id that only Nango may know.
     pub connect_per_minute: u32,
-    /// `LIMIT_UPDATE_PER_MINUTE`: changes of labels and configs for one user.
+    /// `RATE_LIMIT_UPDATE_PER_MINUTE`: changes of labels and configs for one user.
     pub update: u32,
-    /// `LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
+    /// `RATE_LIMIT_ADDRESS_PER_MINUTE`: requests of one address that do not say, or not truly, who sends them.
     pub address_per_minute: u32,
-    /// `LIMIT_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
+    /// `MAX_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
     pub max_streams_per_user: u32,
-    /// `MAX_REQUESTS`: requests that a replica answers at once, and as many webhooks of Nango's; more are told to come
+    /// `MAX_CONCURRENT_REQUESTS`: requests that a replica answers at once, and as many webhooks of Nango's; more are told to come
     /// again. Each caller has a share of them.
     pub max_concurrent_requests: u32,
     /// `TRUSTED_PROXY_HOPS`: how many proxies in front add the address that they see to `X-Forwarded-For`.
@@ -26,12 +26,12 @@ pub struct LimitsConfig {
 impl Environment<'_> {
     pub(crate) fn limits(&mut self) -> LimitsConfig {
         LimitsConfig {
-            user_per_minute: self.with_default("LIMIT_USER_PER_MINUTE", 1200),
-            connect_per_minute: self.with_default("LIMIT_CONNECT_PER_MINUTE", 30),
-            update: self.with_default("LIMIT_UPDATE_PER_MINUTE", 30),
-            address_per_minute: self.with_default("LIMIT_ADDRESS_PER_MINUTE", 600),
-            max_streams_per_user: self.with_default("LIMIT_STREAMS_PER_USER", 10),
-            max_concurrent_requests: self.with_default("MAX_REQUESTS", 1000),
+            user_per_minute: self.with_default("RATE_LIMIT_USER_PER_MINUTE", 1200),
+            connect_per_minute: self.with_default("RATE_LIMIT_CONNECT_PER_MINUTE", 30),
+            update: self.with_default("RATE_LIMIT_UPDATE_PER_MINUTE", 30),
+            address_per_minute: self.with_default("RATE_LIMIT_ADDRESS_PER_MINUTE", 600),
+            max_streams_per_user: self.with_default("MAX_STREAMS_PER_USER", 10),
+            max_concurrent_requests: self.with_default("MAX_CONCURRENT_REQUESTS", 1000),
             trusted_proxy_hops: self.with_default("TRUSTED_PROXY_HOPS", 0),
         }
     }

@@ -11,7 +11,7 @@ export function AccountChoice({ connection }: { connection: Connection }): React
   const messages = useConnectMessages();
   const { acceptAccount, busy } = useConnectionActions(connection.id);
   const [error, setError] = useState<Error | null>(null);
-  const found = connection.found_account;
+  const found = connection.pending_account;
   if (connection.status_reason !== "account_mismatch" || !found) return null;
   const accept = () => {
     setError(null);

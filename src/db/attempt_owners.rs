@@ -1,0 +1,174 @@
+//! Finds the user of an attempt that is named alone, as by Nango's webhooks and by browsers; and the queue of attempts
+//! that expire.
+//!
+//! It refers to users' rows without a foreign key: a row may be gone by the time it is looked up.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::Transaction;
+use super::invalid_row;
+use crate::auth::BrowserToken;
+use crate::domain::UserId;
+
+/// An attempt and its owner.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedAttempt {
+    pub(crate) attempt_id: Uuid,
+    pub(crate) connection_id: Uuid,
+    pub(crate) user: UserId,
+}
+
+/// What is known of an attempt by its id alone.
+#[derive(Clone, Debug)]
+pub(crate) enum AttemptOwner {
+    /// It is this user's.
+    User(OwnedAttempt),
+    /// Its user was erased while something might still come of it.
+    Erased,
+}
+
+#[derive(FromRow)]
+struct OwnerRow {
+    attempt_id: Uuid,
+    user_id: Option<String>,
+    connection_id: Option<Uuid>,
+}
+
+impl TryFrom<OwnerRow> for AttemptOwner {
+    type Error = sqlx::Error;
+
+    fn try_from(row: OwnerRow) -> sqlx::Result<Self> {
+        let Some((user, connection_id)) = row.user_id.zip(row.connection_id) else {
+            return Ok(Self::Erased);
+        };
+        let user = UserId::try_from(user);
+        Ok(Self::User(OwnedAttempt {
+            user: user.map_err(|error| invalid_row("attempt_owner", row.attempt_id, &error))?,
+            attempt_id: row.attempt_id,
+            connection_id,
+        }))
+    }
+}
+
+/// The owner of an attempt; `None` if nothing can come of it any more.
+pub(crate) async fn attempt_owner(
+    db: &mut Transaction,
+    attempt: Uuid,
+) -> sqlx::Result<Option<AttemptOwner>> {
+    let row: Option<OwnerRow> = sqlx::query_as(
+        "select attempt_id, user_id, connection_id from attempt_owner where attempt_id = $1",
+    )
+    .bind(attempt)
+    .fetch_optional(db)
+    .await?;
+    row.map(AttemptOwner::try_from).transpose()
+}
+
+/// The user of a connection with an attempt that may still be granted.
+pub(crate) async fn owner_of_connection(
+    db: &mut Transaction,
+    connection: Uuid,
+) -> sqlx::Result<Option<OwnedAttempt>> {
+    let row: Option<OwnerRow> = sqlx::query_as(
+        "select attempt_id, user_id, connection_id from attempt_owner where connection_id = $1 limit 1",
+    )
+    .bind(connection)
+    .fetch_optional(db)
+    .await?;
+    match row.map(AttemptOwner::try_from).transpose()? {
+        Some(AttemptOwner::User(owned)) => Ok(Some(owned)),
+        Some(AttemptOwner::Erased) | None => Ok(None),
+    }
+}
+
+/// The attempts that a browser started and may still come back with, the newest.
+pub(crate) async fn attempts_of_browser(
+    db: &mut Transaction,
+    browser: &BrowserToken,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<OwnedAttempt>> {
+    let rows: Vec<OwnerRow> = sqlx::query_as(
+        "select attempt_id, user_id, connection_id from attempt_owner \
+         where browser_token_hash = $1 and kept_until > $2 order by attempt_id desc limit 100",
+    )
+    .bind(browser.hash())
+    .bind(now)
+    .fetch_all(db)
+    .await?;
+    owned(rows)
+}
+
+fn owned(rows: Vec<OwnerRow>) -> sqlx::Result<Vec<OwnedAttempt>> {
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        if let AttemptOwner::User(owned) = AttemptOwner::try_from(row)? {
+            all.push(owned);
+        }
+    }
+    Ok(all)
+}
+
+/// Forgets whose a connection's attempts are. Their ids stay, so that a late grant of them is recognized.
+pub(crate) async fn erase_owner(db: &mut Transaction, connection: Uuid) -> sqlx::Result<()> {
+    sqlx::query(
+        "update attempt_owner set user_id = null, connection_id = null, browser_token_hash = null \
+         where connection_id = $1",
+    )
+    .bind(connection)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Attempts that are due: to expire if they are open, to be forgotten otherwise. The ids of all, and those that are open.
+pub(crate) async fn due_attempts(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+    limit: usize,
+) -> sqlx::Result<(Vec<Uuid>, Vec<OwnedAttempt>)> {
+    let rows: Vec<OwnerRow> = sqlx::query_as(
+        "select attempt_id, user_id, connection_id from attempt_owner where due_at <= $1 order by due_at limit $2",
+    )
+    .bind(now)
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .fetch_all(&mut *db)
+    .await?;
+    let due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
+    let mut owned = owned(rows)?;
+    let (users, attempts): (Vec<&str>, Vec<Uuid>) = owned
+        .iter()
+        .map(|one| (one.user.as_str(), one.attempt_id))
+        .unzip();
+    let open: Vec<Uuid> = sqlx::query_scalar(
+        "select a.id from unnest($1::text[], $2::uuid[]) due (user_id, id) \
+         join connect_attempt a on a.user_id = due.user_id and a.id = due.id where a.outcome is null",
+    )
+    .bind(users)
+    .bind(attempts)
+    .fetch_all(db)
+    .await?;
+    let open: HashSet<Uuid> = open.into_iter().collect();
+    owned.retain(|one| open.contains(&one.attempt_id));
+    Ok((due, owned))
+}
+
+/// Attempts that have ended: they are forgotten now, or as soon as nothing can come of them any more.
+pub(crate) async fn settle_due(
+    db: &mut Transaction,
+    attempts: &[Uuid],
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "with gone as (delete from attempt_owner where attempt_id = any($1) and kept_until <= $2) \
+         update attempt_owner set due_at = kept_until where attempt_id = any($1) and kept_until > $2",
+    )
+    .bind(attempts)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok(())
+}
