@@ -24,14 +24,15 @@ create domain connection_status_text as text
 create domain status_reason_text as text
     constraint status_reason_known check (value in (
         'awaiting_authorization', 'authorization_denied', 'authorization_failed', 'attempt_expired', 'nango_unavailable',
-        'nango_refused', 'needs_reauthorization', 'missing_upstream', 'account_mismatch', 'user_disconnected'
+        'nango_refused', 'needs_reauthorization', 'missing_upstream', 'account_mismatch', 'user_disconnected',
+        'authorization_canceled', 'removed'
     ));
 
 create domain attempt_kind_text as text
     constraint attempt_kind_known check (value in ('connect', 'reconnect'));
 
 create domain attempt_outcome_text as text
-    constraint attempt_outcome_known check (value in ('succeeded', 'failed', 'expired', 'superseded'));
+    constraint attempt_outcome_known check (value in ('succeeded', 'failed', 'expired', 'superseded', 'canceled'));
 
 -- This installation. `id` marks its connections at Nango; the next columns identify the database it was last served
 -- from, so that a restored or copied database is noticed. Null: not recorded yet.
@@ -252,12 +253,14 @@ create table connection_event (
     kind text not null check (kind in (
         'attempt_started', 'attempt_failed', 'connected', 'reauthorized', 'disconnected', 'updated',
         'credentials_failing', 'needs_reauthorization', 'missing_upstream', 'recovered', 'account_mismatched',
-        'account_accepted', 'token_refreshed', 'adopted', 'restored'
+        'account_accepted', 'token_refreshed', 'adopted', 'restored', 'attempt_canceled', 'removed'
     )),
     status connection_status_text not null,
     status_reason status_reason_text,
     attempt_id uuid,
     detail text,
+    -- Who caused it, what the provider called the account then, and how the label changed.
+    context jsonb not null default '{}',
     -- The whole webhook message, as it was then. Null if webhooks do not report the event.
     webhook json,
     -- The connection's config for the message, stored if an endpoint asks for configs.

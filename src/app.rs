@@ -259,6 +259,7 @@ impl Startup {
                 &config.http.public_url,
             ),
             allowed_origins: config.http.allowed_origins.as_slice().into(),
+            allowed_headers: config.http.allowed_headers,
             keys,
             readiness: Readiness::default(),
             limits: Arc::new(limits),

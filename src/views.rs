@@ -127,7 +127,7 @@ pub struct ConnectionBody<'a> {
     /// When the user last disconnected it.
     #[serde(serialize_with = "time_if_any")]
     disconnected_at: Option<DateTime<Utc>>,
-    /// When a workflow last used it.
+    /// When it became connected or a workflow used it, whichever was last.
     #[serde(serialize_with = "time_if_any")]
     last_synced_at: Option<DateTime<Utc>>,
     /// When Nango was last queried about it.

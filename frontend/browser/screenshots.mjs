@@ -34,7 +34,7 @@ async function furnish(context, page) {
   await page.getByRole("link", { name: "HubSpot" }).click();
   const reconnect = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(reconnect, "Allow", "Alan Turing");
-  await page.getByText("Another account came back").waitFor();
+  await page.getByText("You reconnected with another account").waitFor();
 }
 
 async function begin(context, page, slug, then) {
@@ -52,7 +52,7 @@ async function connected(context, page, slug, account) {
 async function show(colours) {
   const { context, page } = await open(browser, sandbox, "ada", { viewport: WIDE, colorScheme: colours });
   const go = (path) => page.goto(`${sandbox.url}/console/${path}`);
-  await page.getByRole("button", { name: /^Communication/ }).click();
+  await page.getByText(/^Communication/).first().click();
   await page.getByText("2 accounts").waitFor();
   await shoot(page, "catalog", colours);
 
@@ -61,7 +61,7 @@ async function show(colours) {
   await shoot(page, "connected", colours);
 
   await go("connections");
-  await page.getByText("Another account came back").waitFor();
+  await page.getByText("You reconnected with another account").waitFor();
   await shoot(page, "manager", colours);
 
   // A connector that has not been tried in the other colours.

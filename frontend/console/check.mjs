@@ -22,7 +22,7 @@ try {
   });
   if (stale.length > 0) {
     console.error(`frontend/console/dist is not what the sources build to: ${stale.join(", ")}`);
-    console.error("npm run build -w react && npm run build -w console, in frontend, and commit it");
+    console.error("npm run build && npm run build -w console, in frontend, and commit it");
     process.exitCode = 1;
   }
   for (const [kind, most] of Object.entries(MOST)) {

@@ -26,6 +26,8 @@ pub(crate) struct Filter {
     pub(crate) status: Option<Status>,
     /// Only those made before this one.
     pub(crate) before: Option<Uuid>,
+    /// Only those that their user has not removed.
+    pub(crate) listed: bool,
 }
 
 /// All of a user's connections that the filter lets through, newest first.
@@ -38,12 +40,14 @@ pub(crate) async fn list(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
            and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
+           and (not $5 or c.status_reason is distinct from 'removed') \
          order by c.id desc"
     ))
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
     .bind(filter.before)
+    .bind(filter.listed)
     .fetch_all(db)
     .await?;
     rows.into_iter()
@@ -72,6 +76,7 @@ pub(crate) async fn page(
            from (select * from user_connector_connection \
              where user_id = $1 and ($2::uuid is null or connector_id = $2) \
                and ($3::text is null or status = $3) and ($4::uuid is null or id < $4) \
+               and (not $7 or status_reason is distinct from 'removed') \
              order by id desc limit $5 + 1) c \
          ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
     ))
@@ -81,6 +86,7 @@ pub(crate) async fn page(
     .bind(filter.before)
     .bind(limit)
     .bind(bytes)
+    .bind(filter.listed)
     .fetch_all(db)
     .await?;
     let found: Option<i64> = rows.first().map(|row| row.try_get("found")).transpose()?;
@@ -100,11 +106,13 @@ pub(crate) async fn count(
 ) -> sqlx::Result<i64> {
     sqlx::query_scalar(
         "select count(*) from user_connector_connection \
-         where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3)",
+         where user_id = $1 and ($2::uuid is null or connector_id = $2) and ($3::text is null or status = $3) \
+           and (not $4 or status_reason is distinct from 'removed')",
     )
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
+    .bind(filter.listed)
     .fetch_one(db)
     .await
 }

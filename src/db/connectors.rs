@@ -1,5 +1,8 @@
 //! The catalog's table.
 
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -28,6 +31,16 @@ pub(crate) async fn connectors_of(
     .bind(integration_key)
     .fetch_all(db)
     .await
+}
+
+/// When each connector was first in the catalog.
+pub(crate) async fn connector_creation_times(
+    db: &mut Transaction,
+) -> sqlx::Result<HashMap<Uuid, DateTime<Utc>>> {
+    let times: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as("select id, created_at from connector")
+        .fetch_all(db)
+        .await?;
+    Ok(times.into_iter().collect())
 }
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.

@@ -29,7 +29,7 @@ pub(crate) const EVENT_CHANNEL: &str = "patchbay_event";
 macro_rules! insert_event_cte {
     (
         id $id:literal, of $connection:literal, kind $kind:literal, attempt $attempt:literal, detail $detail:literal,
-        webhook $webhook:literal, config $config:literal
+        webhook $webhook:literal, config $config:literal, context $context:literal
     ) => {
         concat!(
             "changed as materialized ( \
@@ -38,7 +38,7 @@ macro_rules! insert_event_cte {
             " c), event as ( \
                insert into connection_event \
                  (user_id, id, connection_id, version, kind, status, status_reason, attempt_id, detail, created_at, \
-                  webhook, webhook_config) \
+                  webhook, webhook_config, context) \
                select user_id, ",
             $id,
             ", id, version, ",
@@ -51,6 +51,8 @@ macro_rules! insert_event_cte {
             $webhook,
             "::json, ",
             $config,
+            "::jsonb, ",
+            $context,
             "::jsonb from changed returning user_id, id, connection_id, created_at)",
         )
     };
@@ -77,7 +79,7 @@ pub(crate) async fn insert_event(
             id "$9",
             of "(select id, user_id, version, status, status_reason, updated_at \
                from user_connector_connection where user_id = $10 and id = $1)",
-            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8"
+            kind "$2", attempt "$3", detail "$7", webhook "$4", config "$8", context "$11"
         ),
         ", endpoint as materialized ( \
            select id from webhook_endpoint where events = '{}' or $5 = any(events) order by id for key share \
@@ -104,6 +106,7 @@ pub(crate) async fn insert_event(
     .bind(message.and_then(|message| message.config.as_ref()))
     .bind(Uuid::now_v7())
     .bind(connection.user_id.as_str())
+    .bind(Json(&transition.context))
     .execute(db)
     .await?;
     one_row(done.rows_affected(), "connection_event", connection.id)
@@ -117,17 +120,21 @@ pub(crate) async fn insert_event(
 /// attempt that was prepared before this change is told from one that was prepared after it.
 pub(crate) async fn merge_update(
     db: &mut Transaction,
-    connection: &Connection,
+    updated: &Transition,
     since: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
+    let connection = &updated.connection;
     let done = sqlx::query(
         "with newest as materialized ( \
            select user_id, id, pg_advisory_xact_lock(1, hashtext($1)) from connection_event \
            where user_id = $1 and connection_id = $2 and version = $3 and kind = 'updated' and created_at >= $4 \
              and webhook is null \
          ), event as ( \
-           update connection_event e set id = $9, position = default from newest \
-           where e.user_id = $1 and e.id = newest.id returning e.user_id \
+           update connection_event e set id = $9, position = default, context = case \
+             when not $10::jsonb ? 'rename' then e.context \
+             when e.context ? 'rename' then jsonb_set(e.context, '{rename,to}', $10::jsonb #> '{rename,to}') \
+             else e.context || $10::jsonb end \
+           from newest where e.user_id = $1 and e.id = newest.id returning e.user_id \
          ), written as ( \
            update user_connector_connection c set label = $5, \
              config = case when c.config::text = $6::jsonb::text then c.config else $6 end, \
@@ -145,6 +152,7 @@ pub(crate) async fn merge_update(
     .bind(connection.updated_at)
     .bind(EVENT_CHANNEL)
     .bind(Uuid::now_v7())
+    .bind(Json(&updated.context))
     .execute(db)
     .await?;
     Ok(done.rows_affected() > 0)

@@ -17,7 +17,8 @@ use uuid::Uuid;
 use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, Attempt, Connection, ConnectorRef, Event, Failure, Integration, NangoConnectionRef,
+    Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, Integration,
+    NangoConnectionRef,
     State, Status,
 };
 
@@ -111,7 +112,7 @@ macro_rules! select_with_attempt {
 macro_rules! event_columns {
     () => {
         "e.id, e.position, e.connection_id, e.version, e.kind, e.status, e.status_reason, e.attempt_id, \
-         e.detail, e.created_at"
+         e.detail, e.created_at, e.context"
     };
 }
 
@@ -284,17 +285,27 @@ impl<'r> RowReader<'r> {
         const TABLE: &str = "connection_event";
         let (id, position) = (self.next()?, self.next()?);
         let connection_id: Uuid = self.next()?;
+        let version = self.next()?;
+        let kind = self.parse_column(TABLE, connection_id)?;
+        let status = self.parse_column(TABLE, connection_id)?;
+        let status_reason = self.parse_optional_column(TABLE, connection_id)?;
+        let (attempt_id, detail) = (self.next()?, self.next()?);
+        let created_at = self.next::<DateTime<Utc>>()?;
+        let Json(context) = self.next::<Json<EventContext>>()?;
         Ok(Event {
             id,
             position,
             connection_id,
-            version: self.next()?,
-            kind: self.parse_column(TABLE, connection_id)?,
-            status: self.parse_column(TABLE, connection_id)?,
-            status_reason: self.parse_optional_column(TABLE, connection_id)?,
-            attempt_id: self.next()?,
-            detail: self.next()?,
-            created_at: self.next::<DateTime<Utc>>()?,
+            version,
+            kind,
+            status,
+            status_reason,
+            attempt_id,
+            detail,
+            actor: context.actor,
+            account: context.account,
+            rename: context.rename,
+            created_at,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Beginning to authorize a connection, in one statement.
 
 use chrono::{DateTime, Utc};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::Transaction;
@@ -16,7 +17,7 @@ use crate::domain::{Attempt, Connection, Integration, MessageType};
 /// Then an attempt that is open is superseded, for a connection has one at a time; a count makes
 /// each wait for the one before.
 macro_rules! insert_attempt {
-    ($written:expr) => {
+    ($written:expr, context $context:literal) => {
         concat!(
             "with connection as (",
             $written,
@@ -36,7 +37,7 @@ macro_rules! insert_attempt {
              ), ",
             insert_event_cte!(
                 id "$29", of "(select connection.* from connection cross join attempt)",
-                kind "$27", attempt "$24", detail "null", webhook "null", config "null"
+                kind "$27", attempt "$24", detail "null", webhook "null", config "null", context $context
             ),
             " select pg_notify($28, user_id) from event",
         )
@@ -100,12 +101,12 @@ pub(crate) async fn start_attempt(
             attempt_copy_values!(),
             " where (select count(*) from user_connector_connection where user_id = $23) < $37 \
              on conflict on constraint user_connector_connection_instance_key do nothing",
-        ))
+        ), context "$38")
     } else {
         insert_attempt!(concat!(
             update_connection!(attempt_copy!(), attempt_copy_values!()),
             " and c.updated_at = $34"
-        ))
+        ), context "$35")
     });
     let attempt = new.attempt;
     let mut statement = bind_connection(statement, &connection)
@@ -128,7 +129,8 @@ pub(crate) async fn start_attempt(
     } else {
         statement = statement.bind(read);
     }
-    let done = statement.execute(db).await?;
+    let context = Json(&transition.context);
+    let done = statement.bind(context).execute(db).await?;
     if done.rows_affected() == 0 {
         return Ok(None);
     }

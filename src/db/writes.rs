@@ -7,7 +7,8 @@ use sqlx::types::Json;
 
 use crate::domain::{Connection, Reason};
 
-/// What changes of a connection. When it was last used is not among it: that is written with its uses.
+/// What changes of a connection. When it was last used is not among it: that is written with its uses, and when it becomes
+/// connected.
 macro_rules! mutable_columns {
     () => {
         "version, label, nango_connection_id, nango_created_at, status, status_reason, connected_at, \
@@ -49,7 +50,8 @@ macro_rules! update_connection {
             // A connection that works has none.
             ", case when $6 = 'connected' and $18::timestamptz is null then '{}' else c.refusals end",
             $values,
-            ") where c.user_id = $23 and c.id = $1 and c.version = $2 - 1"
+            "), last_synced_at = greatest(c.last_synced_at, case when $6 = 'connected' then $8::timestamptz end) \
+             where c.user_id = $23 and c.id = $1 and c.version = $2 - 1"
         )
     };
 }

@@ -64,6 +64,8 @@ pub enum Outcome {
     Expired,
     /// A later attempt or a disconnect took its place.
     Superseded,
+    /// The user canceled it. A new connection that it still brings about at Nango is deleted there.
+    Canceled,
 }
 
 impl Outcome {

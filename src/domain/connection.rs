@@ -29,7 +29,7 @@ pub struct Connection {
     pub connected_at: Option<DateTime<Utc>>,
     /// When it was last disconnected.
     pub disconnected_at: Option<DateTime<Utc>>,
-    /// When a workflow last used it.
+    /// When it became connected or a workflow used it, whichever was last.
     pub last_synced_at: Option<DateTime<Utc>>,
     /// When Nango was last asked about it.
     pub last_checked_at: Option<DateTime<Utc>>,
@@ -116,6 +116,14 @@ pub struct Account {
     pub id: String,
     /// The name of the account at the provider.
     pub name: Option<String>,
+}
+
+impl Account {
+    /// What a person calls it: its name, or else its id.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.name.as_ref().unwrap_or(&self.id).clone()
+    }
 }
 
 /// Where a connection stands.
@@ -251,6 +259,10 @@ pub enum Reason {
     AccountMismatch,
     /// The user disconnected it.
     UserDisconnected,
+    /// The user canceled the reauthorization of a connection that did not work.
+    AuthorizationCanceled,
+    /// The user removed it from the list, or canceled its first authorization.
+    Removed,
 }
 
 impl Reason {

@@ -33,12 +33,16 @@ pub enum EventKind {
     AttemptStarted,
     /// An attempt ended without a grant.
     AttemptFailed,
+    /// The user canceled an attempt.
+    AttemptCanceled,
     /// The connection became connected.
     Connected,
     /// A working connection was authorized again.
     Reauthorized,
     /// The user disconnected it.
     Disconnected,
+    /// The user removed it from the list.
+    Removed,
     /// Its label or config was changed.
     Updated,
     /// Its credentials could not be refreshed, which may pass.
@@ -69,6 +73,42 @@ impl EventKind {
     }
 }
 
+/// Who caused a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// The connection's user.
+    User,
+    /// A service, for the user.
+    Service,
+    /// Patchbay itself, which found out.
+    System,
+}
+
+/// A change of a connection's label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rename {
+    /// The label before; null if it had none.
+    pub from: Option<String>,
+    /// The label after; null if it was removed.
+    pub to: Option<String>,
+}
+
+/// What else is known of an event: the `context` column.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventContext {
+    /// Who caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<Actor>,
+    /// What the provider called the account then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    /// How the label changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rename: Option<Rename>,
+}
+
 /// One change of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = ConnectionEvent)]
@@ -92,6 +132,12 @@ pub struct Event {
     pub attempt_id: Option<Uuid>,
     /// A human-readable reason of a failure.
     pub detail: Option<String>,
+    /// Who caused the change; null if that was not recorded.
+    pub actor: Option<Actor>,
+    /// The provider's name of the account at that time; null if it is unknown.
+    pub account: Option<String>,
+    /// The change of the label, with `updated`; null if it did not change.
+    pub rename: Option<Rename>,
     /// When the change happened.
     pub created_at: DateTime<Utc>,
 }
@@ -136,8 +182,9 @@ impl MessageType {
             | EventKind::MissingUpstream
             | EventKind::AccountMismatched => Some(Self::NeedsReauthorization),
             EventKind::Recovered => Some(Self::Recovered),
-            EventKind::AttemptFailed => Some(Self::AttemptFailed),
+            EventKind::AttemptFailed | EventKind::AttemptCanceled => Some(Self::AttemptFailed),
             EventKind::AttemptStarted
+            | EventKind::Removed
             | EventKind::Updated
             | EventKind::CredentialsFailing
             | EventKind::TokenRefreshed

@@ -14,7 +14,7 @@ pub use attempt::{Attempt, AttemptKind, Outcome};
 pub use connection::{
     Account, Connection, ConnectorRef, Integration, NangoConnectionRef, Reason, State, Status,
 };
-pub use event::{Event, EventKind, MessageType};
+pub use event::{Actor, Event, EventContext, EventKind, MessageType, Rename};
 pub use failure::Failure;
 pub use safeguard::{Brake, DeletionReason};
 pub use user_id::{InvalidUserId, UserId};

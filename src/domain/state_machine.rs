@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::UserId;
 use super::{
-    Account, Attempt, Connection, ConnectorRef, EventKind, Failure, NangoConnectionRef, Outcome,
-    Reason, State,
+    Account, Actor, Attempt, Connection, ConnectorRef, EventContext, EventKind, Failure,
+    NangoConnectionRef, Outcome, Reason, Rename, State,
 };
 
 /// How many refusals mean that credentials are dead, and over how long they have to be spread.
@@ -43,6 +43,8 @@ pub struct Transition {
     pub discard: Option<NangoConnectionRef>,
     /// What went wrong by this change, for a person to read.
     pub detail: Option<String>,
+    /// Who caused it, and what the history says of it besides.
+    pub context: EventContext,
 }
 
 /// What a grant does.
@@ -114,10 +116,13 @@ impl Connection {
         account: Option<&Account>,
         now: DateTime<Utc>,
     ) -> Grant {
-        if attempt.invalidated || matches!(self.state, State::Disconnected { .. }) {
+        let current = self.state.upstream();
+        // Nango renews a connection in place: what a canceled reauthorization has changed cannot be undone there.
+        let is_renewed = current.is_some_and(|current| current.id == grant.id);
+        let is_canceled = attempt.outcome == Some(Outcome::Canceled) && !is_renewed;
+        if attempt.invalidated || is_canceled || matches!(self.state, State::Disconnected { .. }) {
             return Grant::Discarded;
         }
-        let current = self.state.upstream();
         let discard = match current {
             Some(current) if current.id == grant.id => None,
             Some(current) if current.is_newer_than(grant) => return Grant::Discarded,
@@ -158,12 +163,14 @@ impl Connection {
         let mut transition = self.transition(state, event, now);
         let connection = &mut transition.connection;
         connection.connected_at = Some(now);
+        connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
         connection.account = account.or(self.account.as_ref()).cloned();
         connection.pending_account = None;
         connection.clear_errors();
+        transition.context.account = connection.account.as_ref().map(Account::label);
         transition.outcome = Some((Outcome::Succeeded, None));
-        transition
+        transition.by(Actor::User)
     }
 
     /// Nango's connection has become another account's: it is neither used nor thrown away until the user decides.
@@ -177,11 +184,7 @@ impl Connection {
             reason: Reason::AccountMismatch,
             upstream: Some(grant.clone()),
         };
-        let name = |account: Option<&Account>| {
-            account
-                .map(|account| account.name.as_ref().unwrap_or(&account.id).clone())
-                .unwrap_or_default()
-        };
+        let name = |account: Option<&Account>| account.map(Account::label).unwrap_or_default();
         let failure = Failure {
             reason: Reason::AccountMismatch,
             message: format!(
@@ -213,6 +216,7 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
         transition.connection.account = transition.connection.pending_account.take();
+        transition.context.account = transition.connection.account.as_ref().map(Account::label);
         transition.connection.connected_at = Some(now);
         transition.connection.clear_errors();
         Some(transition)
@@ -379,6 +383,66 @@ impl Connection {
             _ => Outcome::Failed,
         };
         transition.outcome = Some((outcome, Some(failure.clone())));
+        if failure.reason == Reason::AuthorizationDenied {
+            return Some(transition.by(Actor::User));
+        }
+        Some(transition)
+    }
+
+    /// The user cancels an attempt. `None` if it had ended before.
+    ///
+    /// A connection that never worked is removed with it. One that works keeps its state.
+    #[must_use]
+    pub fn attempt_canceled(&self, attempt: &Attempt, now: DateTime<Utc>) -> Option<Transition> {
+        if attempt.outcome.is_some() {
+            return None;
+        }
+        let state = match &self.state {
+            State::Pending {
+                previous: Some(upstream),
+            } => State::Error {
+                reason: Reason::AuthorizationCanceled,
+                upstream: Some(upstream.clone()),
+            },
+            State::Pending { previous: None } => State::Disconnected {
+                reason: match self.connected_at {
+                    Some(_) => Reason::UserDisconnected,
+                    None => Reason::Removed,
+                },
+            },
+            other => other.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::AttemptCanceled, now);
+        let connection = &mut transition.connection;
+        if matches!(connection.state, State::Disconnected { .. }) {
+            connection.disconnected_at.get_or_insert(now);
+            connection.clear_errors();
+        }
+        transition.outcome = Some((Outcome::Canceled, None));
+        Some(transition)
+    }
+
+    /// The user removes it from the list. `None` if it is connected, or was removed before.
+    #[must_use]
+    pub fn removed(&self, now: DateTime<Utc>) -> Option<Transition> {
+        let is_removed = self.state.reason() == Some(Reason::Removed);
+        if is_removed || matches!(self.state, State::Connected { .. }) {
+            return None;
+        }
+        let state = State::Disconnected {
+            reason: Reason::Removed,
+        };
+        let mut transition = self.transition(state, EventKind::Removed, now);
+        let connection = &mut transition.connection;
+        // The next connection of this instance is a new one to its user.
+        connection.connected_at = None;
+        connection.disconnected_at.get_or_insert(now);
+        connection.label = None;
+        connection.config = Map::new();
+        connection.account = None;
+        connection.pending_account = None;
+        connection.clear_errors();
+        transition.discard = self.state.upstream().cloned();
         Some(transition)
     }
 
@@ -412,10 +476,15 @@ impl Connection {
         Some(transition)
     }
 
-    /// The user gives it another label or config.
+    /// The user gives it another label or config than it had `before`.
     #[must_use]
-    pub fn updated(&self, now: DateTime<Utc>) -> Transition {
-        self.transition(self.state.clone(), EventKind::Updated, now)
+    pub fn updated(&self, before: &Self, now: DateTime<Utc>) -> Transition {
+        let mut transition = self.transition(self.state.clone(), EventKind::Updated, now);
+        transition.context.rename = (self.label != before.label).then(|| Rename {
+            from: before.label.clone(),
+            to: self.label.clone(),
+        });
+        transition
     }
 
     /// Whether it is known to be one account's, and `told` is another.
@@ -445,6 +514,11 @@ impl Connection {
             outcome: None,
             discard: None,
             detail: None,
+            context: EventContext {
+                actor: Some(Actor::System),
+                account: self.account.as_ref().map(Account::label),
+                rename: None,
+            },
         }
     }
 }
@@ -462,6 +536,13 @@ pub(crate) fn is_retry_due(refusals: &[DateTime<Utc>], now: DateTime<Utc>) -> bo
 }
 
 impl Transition {
+    /// The same, caused by this actor.
+    #[must_use]
+    pub fn by(mut self, actor: Actor) -> Self {
+        self.context.actor = Some(actor);
+        self
+    }
+
     /// Writes what went wrong to the connection and to the event.
     fn failed(&mut self, message: &str) {
         self.connection.last_error = Some(message.to_owned());

@@ -3,10 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use axum::http::HeaderName;
 use url::Url;
 
 use crate::environment::Environment;
 use crate::server::ServerConfig;
+
+/// What frontends often add to all their requests: a token against forged requests, and trace headers.
+const DEFAULT_HEADERS: &str =
+    "X-CSRF-Token, X-Requested-With, sentry-trace, baggage, traceparent, tracestate";
 
 /// Where and how HTTP is served.
 #[derive(Clone, Debug)]
@@ -17,6 +22,8 @@ pub struct HttpConfig {
     pub public_url: Url,
     /// `CORS_ALLOWED_ORIGINS`: the product's own origins, for CORS and for the popup's messages.
     pub allowed_origins: Vec<String>,
+    /// `CORS_ALLOWED_HEADERS`: the headers that the product's frontend adds to its requests.
+    pub allowed_headers: Vec<HeaderName>,
     /// `CONNECT_BINDING`: what becomes of a grant that comes back in another browser than it was begun in.
     pub connect_binding: ConnectBinding,
     /// `CONSOLE`: the console, where it is served.
@@ -72,6 +79,8 @@ impl Environment<'_> {
             );
         }
         let allowed_origins = self.origins();
+        let headers: Option<String> = self.optional("CORS_ALLOWED_HEADERS");
+        let allowed_headers = self.headers(headers.as_deref().unwrap_or(DEFAULT_HEADERS));
         let connect_binding = self.with_default("CONNECT_BINDING", ConnectBinding::Off);
         let console = self.flag("CONSOLE", false).then(ConsoleConfig::default);
         let server = self.server(trusted_hops);
@@ -79,6 +88,7 @@ impl Environment<'_> {
             listen,
             public_url: public_url?,
             allowed_origins,
+            allowed_headers,
             connect_binding,
             console,
             server,
@@ -89,6 +99,24 @@ impl Environment<'_> {
     pub(crate) fn listen(&mut self, default: IpAddr) -> SocketAddr {
         let host = self.with_default("HOST", Host(default));
         SocketAddr::new(host.0, self.number("PORT", 8000))
+    }
+
+    fn headers(&mut self, list: &str) -> Vec<HeaderName> {
+        let mut headers = Vec::new();
+        for text in list
+            .split(',')
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+        {
+            match text.parse() {
+                // Browsers take a star for any header but `Authorization`, and for a header of this name where cookies go along.
+                Ok(name) if text != "*" => headers.push(name),
+                _ => self.problems.push(format!(
+                    "CORS_ALLOWED_HEADERS holds {text:?}, which is not the name of a header such as X-CSRF-Token"
+                )),
+            }
+        }
+        headers
     }
 
     fn origins(&mut self) -> Vec<String> {

@@ -94,6 +94,8 @@ pub struct Shared {
     pub browser_binding: BrowserBinding,
     /// The product's own origins.
     pub allowed_origins: Arc<[String]>,
+    /// The headers that the product's frontend adds to its requests.
+    pub allowed_headers: Vec<HeaderName>,
     /// Which service a key belongs to.
     pub keys: ServiceKeys,
     /// Whether the database is there.
@@ -115,13 +117,19 @@ pub struct Shared {
 fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(base_document())
         .routes(routes!(connectors::list))
+        .routes(routes!(connectors::list_all))
         .routes(routes!(connectors::get))
         .routes(routes!(connect::connect))
         .routes(routes!(connect::disconnect))
         .routes(routes!(connect::reconnect))
         .routes(routes!(callback::callback))
         .routes(routes!(connections::list))
-        .routes(routes!(connections::get, connections::update))
+        .routes(routes!(
+            connections::get,
+            connections::update,
+            connect::remove
+        ))
+        .routes(routes!(connect::cancel))
         .routes(routes!(connections::check))
         .routes(routes!(connections::accept_account))
         .routes(routes!(events::stream))
@@ -150,7 +158,7 @@ pub fn openapi() -> Value {
 pub fn router(state: AppState, public_url: &Url, console: Option<&ConsoleConfig>) -> Router {
     let prefix: Arc<str> = public_url.path().trim_end_matches('/').into();
     let server = public_url.as_str().trim_end_matches('/');
-    let cors = cors(&state.allowed_origins, state.browser_binding);
+    let cors = cors(&state);
     let console = console.map(|console| console::routes(console, &state.allowed_origins, &prefix));
     let front = if console.is_some() {
         "/console/"
@@ -263,22 +271,23 @@ fn header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Heade
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-fn cors(allowed_origins: &Arc<[String]>, browsers: BrowserBinding) -> CorsLayer {
-    let origins = allowed_origins.clone();
+fn cors(state: &Shared) -> CorsLayer {
+    let origins = state.allowed_origins.clone();
     let allowed =
         move |origin: &HeaderValue, _: &Parts| origins.iter().any(|allowed| allowed == origin);
+    let own_headers = [
+        AUTHORIZATION,
+        CONTENT_TYPE,
+        REQUEST_ID.clone(),
+        HeaderName::from_static("idempotency-key"),
+        HeaderName::from_static("last-event-id"),
+    ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         // For the cookie of whoever begins to connect, which opens nothing.
-        .allow_credentials(browsers.is_enabled())
+        .allow_credentials(state.browser_binding.is_enabled())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
-        .allow_headers([
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            REQUEST_ID.clone(),
-            HeaderName::from_static("idempotency-key"),
-            HeaderName::from_static("last-event-id"),
-        ])
+        .allow_headers([own_headers.as_slice(), &state.allowed_headers].concat())
         .expose_headers([
             REQUEST_ID.clone(),
             // Browsers' clocks may be wrong: the frontend goes by the service's.

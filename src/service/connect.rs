@@ -14,7 +14,7 @@ use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Attempt, AttemptKind, Connection, Failure, Integration, State};
+use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, Integration, State};
 use crate::nango;
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
@@ -45,6 +45,9 @@ pub struct ConnectRequest {
     pub login_hint: Option<String>,
     /// What the provider has to know of the account, by the names of the connector's parameters.
     pub parameters: BTreeMap<String, String>,
+    /// Who asks for it. The same request by another is the same.
+    #[serde(skip)]
+    pub actor: Option<Actor>,
 }
 
 /// An attempt that has been written.
@@ -308,7 +311,8 @@ impl Connections {
         } else {
             self.begin_single().await?
         };
-        let started = connection.attempt_started(now);
+        let mut started = connection.attempt_started(now);
+        started.context.actor = request.actor;
         let Some(written) =
             db::start_attempt(&mut tx, &started, &new, connection.updated_at).await?
         else {

@@ -6,7 +6,8 @@ use super::connect::RETURN_WINDOW;
 use super::{Connections, Error, Result};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Connection, DeletionReason, State};
+use crate::domain::{Actor, Attempt, Connection, DeletionReason, State};
+use crate::views::ConnectionView;
 
 /// Which connection of a connector is to be ended.
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ impl Connections {
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
+        actor: Actor,
     ) -> Result<Disconnected> {
         self.nango_gateway()?;
         let id = self.resolve_target(user, connector, target).await?;
@@ -49,23 +51,93 @@ impl Connections {
         let connection = match connection.disconnected(now) {
             Some(transition) => {
                 db::invalidate_attempts(&mut tx, user, id, now).await?;
-                db::apply(&mut tx, &transition, None).await?
+                db::apply(&mut tx, &transition.by(actor), None).await?
             }
             None => connection,
         };
         db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
         let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
-        // The user may have granted what nobody has seen yet: then it goes, too.
+        let confirmed = self.delete_grants(id, ungranted).await?;
+        Ok(Disconnected {
+            connection,
+            confirmed,
+        })
+    }
+
+    /// Cancels the open attempt of a connection; with `attempt`, only that one. A connection that it still brings about
+    /// at Nango is deleted there. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, and as the database.
+    pub async fn cancel(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        attempt: Option<Uuid>,
+        actor: Actor,
+    ) -> Result<ConnectionView> {
+        self.nango_gateway()?;
+        let details = self.fetch_details(user, id).await?;
+        let is_meant = |newest: &Attempt| {
+            attempt.is_none_or(|attempt| attempt == newest.id) && newest.outcome.is_none()
+        };
+        let Some(newest) = details.attempt.as_ref().filter(|newest| is_meant(newest)) else {
+            return Ok(details);
+        };
+        let mut tx = self.begin().await?;
+        let of = db::lock_attempt(&mut tx, user, newest.id).await?;
+        let of = of.ok_or(Error::ConnectionNotFound)?;
+        let now = self.clock.now();
+        if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
+            let transition = transition.by(actor);
+            db::apply(&mut tx, &transition, Some(newest.id)).await?;
+            tx.commit().await?;
+            self.counts.attempt_ended(&of.attempt, &transition);
+            self.delete_grants(id, Some(newest.id)).await?;
+        }
+        self.fetch_details(user, id).await
+    }
+
+    /// Removes a connection that is not connected from its user's list. Its history stays. May be repeated.
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is connected.
+    pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
+        self.nango_gateway()?;
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        let own = db::lock_own(&mut tx, user, id).await?;
+        let mut connection = own.ok_or(Error::ConnectionNotFound)?;
+        if matches!(connection.state, State::Connected { .. }) {
+            return Err(Error::StillConnected);
+        }
+        // Endpoints that were notified of the connection are notified of its end.
+        let ended = connection.disconnected(now);
+        if let Some(ended) = ended.filter(|_| connection.connected_at.is_some()) {
+            connection = db::apply(&mut tx, &ended.by(actor), None).await?;
+        }
+        if let Some(removed) = connection.removed(now) {
+            db::invalidate_attempts(&mut tx, user, id, now).await?;
+            connection = db::apply(&mut tx, &removed.by(actor), None).await?;
+        }
+        let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
+        tx.commit().await?;
+        let confirmed = self.delete_grants(id, ungranted).await?;
+        Ok(Disconnected {
+            connection,
+            confirmed,
+        })
+    }
+
+    /// Deletes at Nango what is to be deleted of a connection, and what its user may have granted unseen by an attempt.
+    /// Says whether nothing is left.
+    async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
         let seen = match ungranted {
             Some(attempt) => self.poll_uncached(attempt).await,
             None => true,
         };
-        let deleted = self.delete_now(id).await?;
-        Ok(Disconnected {
-            connection,
-            confirmed: seen && deleted,
-        })
+        Ok(self.delete_now(id).await? && seen)
     }
 
     async fn resolve_target(
@@ -80,6 +152,7 @@ impl Connections {
         let connector_id = reference.ok_or_else(unknown)?.id;
         let filter = db::Filter {
             connector_id: Some(connector_id),
+            listed: true,
             ..db::Filter::default()
         };
         let found = match target {

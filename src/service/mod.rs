@@ -26,10 +26,11 @@ mod tokens;
 mod users;
 mod webhook_urls;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
@@ -168,6 +169,9 @@ pub enum Error {
     /// Several connections fit, and none was named.
     #[error("there are several connections of this connector: name one by connection_id")]
     AmbiguousConnection(Vec<Uuid>),
+    /// The connection to be removed is connected.
+    #[error("the account is connected: disconnect it before you remove it")]
+    StillConnected,
     /// The request makes no sense for the connection as it is.
     #[error("{0}")]
     Invalid(String),
@@ -301,6 +305,17 @@ impl Connections {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// When each connector was first in the catalog.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn connector_creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
+        let mut tx = self.begin_single().await?;
+        let times = db::connector_creation_times(&mut tx).await?;
+        tx.commit().await?;
+        Ok(times)
     }
 
     /// Whether Nango has an integration for each connector; `None` where that is not known.

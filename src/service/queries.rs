@@ -14,7 +14,7 @@ use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::UserId;
-use crate::domain::{Account, Attempt, Connection, Status};
+use crate::domain::{Account, Actor, Attempt, Connection, Reason, Status};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 
@@ -79,8 +79,8 @@ pub struct Query {
     pub connector: Option<String>,
     /// Only those with this status.
     pub status: Option<Status>,
-    /// How many at the most.
-    pub limit: i64,
+    /// How many at the most; `None` for all.
+    pub limit: Option<i64>,
     /// Only those after this one on the list: the page's cursor.
     pub after: Option<Uuid>,
 }
@@ -204,6 +204,7 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         account_id: &str,
+        actor: Actor,
     ) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
@@ -215,7 +216,7 @@ impl Connections {
         };
         match connection.account_accepted(self.clock.now()) {
             Some(transition) if is(&connection.pending_account) => {
-                db::apply(&mut tx, &transition, None).await?;
+                db::apply(&mut tx, &transition.by(actor), None).await?;
             }
             None if is(&connection.account) => {}
             _ => {
@@ -232,7 +233,13 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
-    pub async fn update(&self, user: &UserId, id: Uuid, update: &Update) -> Result<ConnectionView> {
+    pub async fn update(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        update: &Update,
+        actor: Actor,
+    ) -> Result<ConnectionView> {
         let mut tx = self.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
@@ -245,8 +252,8 @@ impl Connections {
         }
         if connection != before {
             let now = self.clock.now();
-            let updated = connection.updated(now);
-            if !db::merge_update(&mut tx, &updated.connection, now - MERGED).await? {
+            let updated = connection.updated(&before, now).by(actor);
+            if !db::merge_update(&mut tx, &updated, now - MERGED).await? {
                 db::apply(&mut tx, &updated, None).await?;
             }
         }
@@ -279,6 +286,7 @@ impl Connections {
         let is_meant = |(connection, _): &db::ConnectionWithAttempt| {
             let reference = query.connector.as_deref();
             reference.is_none_or(|reference| connection.connector.is_named(reference))
+                && connection.state.reason() != Some(Reason::Removed)
                 && query
                     .status
                     .is_none_or(|status| connection.state.status() == status)
@@ -292,7 +300,8 @@ impl Connections {
         let mut rest = meant
             .into_iter()
             .filter(|(connection, _)| query.after.is_none_or(|after| connection.id < after));
-        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let limit = query.limit.unwrap_or(db::MAX_CONNECTIONS_PER_USER);
+        let limit = usize::try_from(limit).unwrap_or_default();
         let connections: Vec<ConnectionView> = rest
             .by_ref()
             .take(limit)
@@ -325,8 +334,13 @@ impl Connections {
             connector_id,
             status: query.status,
             before: query.after,
+            listed: true,
         };
-        let (rows, more) = db::page(&mut tx, user, &filter, query.limit, MAX_PAGE).await?;
+        let (limit, bytes) = match query.limit {
+            Some(limit) => (limit, MAX_PAGE),
+            None => (db::MAX_CONNECTIONS_PER_USER, i64::MAX),
+        };
+        let (rows, more) = db::page(&mut tx, user, &filter, limit, bytes).await?;
         let total = db::count(&mut tx, user, &filter).await?;
         let accounts = db::accounts_of(&mut tx, user).await?;
         tx.commit().await?;

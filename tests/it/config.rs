@@ -221,6 +221,20 @@ fn allowed_origins_are_normalized() {
 }
 
 #[test]
+fn allowed_headers_are_names_and_no_star() {
+    let config = read(&[("CORS_ALLOWED_HEADERS", Some("X-Tenant,, x-locale "))]).unwrap();
+    assert_eq!(config.http.allowed_headers, ["x-tenant", "x-locale"]);
+    let problems = read(&[("CORS_ALLOWED_HEADERS", Some("X-Good, *, bad name"))]).unwrap_err();
+    assert_eq!(
+        problems,
+        [
+            "CORS_ALLOWED_HEADERS holds \"*\", which is not the name of a header such as X-CSRF-Token",
+            "CORS_ALLOWED_HEADERS holds \"bad name\", which is not the name of a header such as X-CSRF-Token",
+        ]
+    );
+}
+
+#[test]
 fn signing_keys_are_both_accepted_during_rotation() {
     let config = read(&[(
         "NANGO_WEBHOOK_SIGNING_KEY",

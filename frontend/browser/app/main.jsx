@@ -22,6 +22,7 @@ function Step() {
 const VIEWS = {
   button: () => <ConnectButton {...gmail} onConnected={({ id }) => window.connected.push(id)} />,
   catalog: () => <ConnectorCatalog pageSize={20} />,
+  zendesk: () => <ConnectButton connectorId="zendesk" connectorName="Zendesk" />,
   manager: () => <ConnectionManager />,
   picker: Step,
 };
@@ -35,12 +36,14 @@ createRoot(document.getElementById("root")).render(
   <StrictMode>
     <QueryClientProvider client={new QueryClient()}>
       <PatchbayProvider baseUrl={query.get("api")} getToken={(wanted) => window.getToken(wanted)}>
-        <h1>A product</h1>
-        <Session />
-        {(query.get("views") ?? "manager").split(",").map((name, index) => {
-          const View = VIEWS[name];
-          return <View key={index} />;
-        })}
+        <main>
+          <h1>A product</h1>
+          <Session />
+          {(query.get("views") ?? "manager").split(",").map((name, index) => {
+            const View = VIEWS[name];
+            return <View key={index} />;
+          })}
+        </main>
       </PatchbayProvider>
     </QueryClientProvider>
   </StrictMode>,

@@ -4,9 +4,9 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { join, resolve } from "node:path";
 
-const PACKAGE = resolve(import.meta.dirname, "../../react/dist");
+const PACKAGE = resolve(import.meta.dirname, "../../packages/client/dist");
 
-/** Serves `pages`, by path: `{ html, headers }`. Below `/package/` are the files that `@patchbay/react` builds to. */
+/** Serves `pages`, by path: `{ html, headers }`. Below `/package/` are the files that `@patchbay/client` builds to. */
 export async function host(pages) {
   const server = createServer(async (request, response) => {
     const path = new URL(request.url, "http://localhost").pathname;

@@ -20,7 +20,7 @@ export const ISOLATED = {
   html: FRAME(
     "A product",
     `
-import { connectFlow, createClient } from "/package/client.js";
+import { connectFlow, createClient } from "/package/index.js";
 const client = createClient({ baseUrl: api, getToken: () => token });
 const flow = connectFlow(client, { connectorId: "gmail" });
 button.addEventListener("click", () => flow.start());
@@ -34,7 +34,7 @@ export const PLAIN = {
   html: FRAME(
     "A plain product",
     `
-import { connectFlow, createClient } from "/package/client.js";
+import { connectFlow, createClient } from "/package/index.js";
 const client = createClient({ baseUrl: api, getToken: () => token });
 const flow = connectFlow(client, { connectorId: "gmail" });
 button.addEventListener("click", () => flow.start());
@@ -48,7 +48,7 @@ export const BOUND = {
   html: FRAME(
     "A product of the same site",
     `
-import { connectFlow, createClient } from "/package/client.js";
+import { connectFlow, createClient } from "/package/index.js";
 const client = createClient({ baseUrl: api, getToken: () => token, credentials: "include" });
 const flow = connectFlow(client, { connectorId: "gmail" });
 button.addEventListener("click", () => flow.start());

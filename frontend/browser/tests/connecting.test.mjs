@@ -23,7 +23,7 @@ test("connect: reports a denial and retries with one click", async ({ visit }) =
   await decide(popup, "Deny");
   await page.getByText("Access was denied").waitFor();
   await page.getByText("Denied", { exact: true }).waitFor();
-  const again = await windowOf(context, () => page.getByRole("button", { name: "Try again" }).click());
+  const again = await windowOf(context, () => page.getByRole("button", { name: "Connect", exact: true }).click());
   await decide(again, "Allow", "Grace Hopper");
   await page.getByText("Connected", { exact: true }).waitFor();
   await page.getByRole("link", { name: "Grace Hopper" }).waitFor();
@@ -92,7 +92,7 @@ test("reconnect: reauthorizes the same connection", async ({ visit, sandbox, use
   await page.getByRole("link", { name: "Grace Hopper" }).click();
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(popup, "Allow", "Grace Hopper");
-  await page.getByText("Authorized again").waitFor();
+  await page.getByText("Reconnected").waitFor();
   const [after] = (await sandbox.api(user, "/connections")).connections;
   assert.deepEqual([after.id, after.nango_connection_id], [before.id, before.nango_connection_id]);
 });
@@ -104,7 +104,7 @@ test("reconnect: asks the user when the account differs", async ({ visit }) => {
   await page.getByRole("link", { name: "Grace Hopper" }).click();
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(popup, "Allow", "Alan Turing");
-  await page.getByText("Another account came back").waitFor();
+  await page.getByText("You reconnected with another account").waitFor();
   await page.getByRole("button", { name: "Use Alan Turing" }).click();
   await page.getByRole("heading", { level: 1, name: "Alan Turing" }).waitFor();
   await page.getByText("Connected", { exact: true }).first().waitFor();
@@ -158,13 +158,14 @@ test("rename: saves and removes a custom name", async ({ visit }) => {
 
 test("connect: uses Nango's page for an API key connector", async ({ visit }) => {
   const { context, page } = await visit({ path: "connectors/anthropic-claude" });
-  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Anthropic Claude" }).click());
+  await page.getByRole("button", { name: "Connect Anthropic Claude" }).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.getByRole("textbox").fill("2023-06-01");
+  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
   await popup.getByLabel("API key").fill("invalid");
-  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await popup.getByText("did not accept").waitFor();
   await popup.getByLabel("API key").fill("made-up");
-  await popup.getByLabel("version").fill("2023-06-01");
   await popup.getByRole("button", { name: "Connect" }).click();
   await page.getByText("Connected", { exact: true }).waitFor();
 });

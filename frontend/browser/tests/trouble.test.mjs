@@ -20,8 +20,10 @@ test("account list: reports a failed load and offers no connect action", async (
   await page.goto(`${sandbox.url}/console/`);
   const alert = page.getByRole("alert").filter({ hasText: "Your accounts cannot be shown" });
   await alert.getByText("If it stays so, tell support.").waitFor();
-  await alert.getByText("Reference: 0198-in-the-log").waitFor();
-  assert.equal(await page.getByText("words for an operator").count(), 0);
+  assert.equal(await page.getByText("words for an operator").isVisible(), false);
+  await alert.getByText("Details").click();
+  await alert.getByText("words for an operator").waitFor();
+  await alert.getByText("0198-in-the-log").waitFor();
   assert.equal(await page.getByRole("button", { name: "Connect Gmail" }).count(), 0);
   await context.unroute("**/connectors/connections?**");
   await alert.getByRole("button", { name: "Try again" }).click();
@@ -58,7 +60,7 @@ test("rejections: are explained next to the action", async ({ visit, sandbox }) 
   await page.getByRole("button", { name: "Save" }).click();
   await page.getByRole("alert").getByText("That cannot be done.").waitFor();
   const described = await name.evaluate((input) => document.getElementById(input.getAttribute("aria-describedby"))?.textContent);
-  assert.match(described, /That cannot be done\..*Reference: 0198-in-the-log/);
+  assert.match(described, /That cannot be done\..*0198-in-the-log/);
   assert.equal(await name.getAttribute("aria-invalid"), "true");
 
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
@@ -74,7 +76,7 @@ test("rejections: are explained next to the action", async ({ visit, sandbox }) 
   await page.goto(`${sandbox.url}/console/`);
   await page.getByRole("button", { name: "Connect Gmail" }).click();
   const card = page.getByRole("listitem").filter({ hasText: "Gmail" });
-  await card.getByText("It could not be begun").waitFor();
+  await card.getByText("The authorization could not start").waitFor();
   await card.getByText("This connector is not available.").waitFor();
 });
 
@@ -91,13 +93,13 @@ test("Nango down: is reported and retried with one click", async ({ visit, sandb
   await sandbox.faults({ status: 503 });
   await page.goto(`${sandbox.url}/console/connectors/github`);
   await page.getByRole("button", { name: "Connect GitHub" }).click();
-  await page.getByText("It could not be begun").waitFor();
-  await page.getByText("Not begun", { exact: true }).waitFor();
+  await page.getByText("The authorization could not start").waitFor();
+  await page.getByText("Not started", { exact: true }).waitFor();
   await page.getByRole("link", { name: "Connections" }).first().click();
   await page.getByRole("list", { name: "Connected" }).getByText("Ada Lovelace (work)").first().waitFor();
   await sandbox.faults({});
   await page.goto(`${sandbox.url}/console/connectors/github`);
-  const popup = await windowOf(context, () => page.getByRole("button", { name: "Try again" }).first().click());
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).first().click());
   await decide(popup, "Allow", "Grace Hopper");
   await page.getByText("Connected", { exact: true }).waitFor();
 });
@@ -123,7 +125,7 @@ test("disconnect: is final when Nango refuses to delete", async ({ visit, sandbo
   await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
   await page.getByText("Disconnected", { exact: true }).first().waitFor();
   // What is there at the provider is not ours to delete, and Nango has deleted nothing yet.
-  await page.getByText("Its stored credentials are deleted at Nango, which is asked until it confirms.").waitFor();
+  await page.getByText("You disconnected it, and its stored credentials are deleted.").waitFor();
   await page.getByText("The provider may still list the permission").waitFor();
   const own = async () => (await sandbox.connections()).filter((one) => one.tags.end_user_id === user);
   await sandbox.faults({});
@@ -138,7 +140,7 @@ test("expired session: is reported and restarted", async ({ visit, sandbox }) =>
   await page.getByText("Expired", { exact: true }).waitFor();
   await page.getByText("It took too long").waitFor();
   await sandbox.faults({});
-  const again = await windowOf(context, () => page.getByRole("button", { name: "Try again" }).click());
+  const again = await windowOf(context, () => page.getByRole("button", { name: "Connect", exact: true }).click());
   await decide(again, "Allow", "Grace Hopper");
   await page.getByText("Connected", { exact: true }).waitFor();
 });
@@ -157,11 +159,11 @@ test("expired sign-in: is reported once and resumes after signing in", async ({ 
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
   await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
   await page.reload();
-  await page.getByText("Your session is over").waitFor();
+  await page.getByText("Your session has ended").waitFor();
   await context.unroute("**/sandbox/token");
   await page.getByRole("button", { name: "Sign in again" }).click();
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
-  assert.equal(await page.getByText("Your session is over").count(), 0);
+  assert.equal(await page.getByText("Your session has ended").count(), 0);
   assert.ok(await sandbox.token("ada"));
 });
 
@@ -172,8 +174,8 @@ test("revoked access: is shown with its reason and repaired", async ({ visit }) 
   await connect(visitor, "Grace Hopper");
   await connect(visitor, "Ada Lovelace (work)");
   await page.getByRole("link", { name: "Ada Lovelace (work)" }).click();
-  await page.getByRole("button", { name: "Withdraw access" }).click();
-  await page.getByText("Sign in again", { exact: true }).or(page.getByText("Having trouble", { exact: true })).waitFor();
+  await page.getByRole("button", { name: "Revoke access" }).click();
+  await page.getByText("Access ended", { exact: true }).or(page.getByText("Having trouble", { exact: true })).waitFor();
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).first().click());
   await decide(popup, "Allow", "Ada Lovelace (work)");
   await page.getByText("Connected", { exact: true }).first().waitFor();
@@ -193,5 +195,5 @@ test("faults: are set in the console, shown on every page and cleared", async ({
   assert.deepEqual([faults.status, faults.drop_webhooks, faults.consent], [503, true, "deny"]);
   await page.getByRole("button", { name: "Clear" }).click();
   await banner.waitFor({ state: "detached" });
-  await page.getByRole("region", { name: "What Nango received and sent" }).getByRole("listitem").first().waitFor();
+  await page.getByRole("region", { name: "Requests and webhooks of Nango" }).getByRole("listitem").first().waitFor();
 });

@@ -28,7 +28,7 @@ function Start() {
   if (!error) return null;
   return (
     <main className="page slim">
-      <Trouble what="The service cannot be reached" error={error} retry={retry} />
+      <Trouble isPage what="The service cannot be reached" error={error} retry={retry} />
     </main>
   );
 }

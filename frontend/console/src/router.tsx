@@ -36,12 +36,39 @@ function subscribe(listener: () => void): () => void {
   };
 }
 
+let back = false;
+
+/** Whether the page is the one before or after in the tab's history, rather than a new one. */
+export function cameBack(): boolean {
+  return back;
+}
+
+window.addEventListener("popstate", () => (back = true));
+
 export function usePath(): string {
   return useSyncExternalStore(subscribe, () => location.pathname);
 }
 
-export function go(path: string): void {
-  history.pushState(null, "", path);
+/** A parameter of the address; empty if it is missing. */
+export function useParameter(name: string): string {
+  return useSyncExternalStore(subscribe, () => new URLSearchParams(location.search).get(name) ?? "");
+}
+
+/** Changes parameters of the address; an empty one goes. With `replace`, Back leads past the change. */
+export function setParameters(changes: Record<string, string>, replace: boolean): void {
+  const query = new URLSearchParams(location.search);
+  for (const [name, value] of Object.entries(changes)) {
+    if (value) query.set(name, value);
+    else query.delete(name);
+  }
+  const search = query.toString();
+  go(search ? `${location.pathname}?${search}` : location.pathname, replace);
+}
+
+export function go(path: string, replace = false): void {
+  if (replace) history.replaceState(history.state, "", path);
+  else history.pushState(null, "", path);
+  back = false;
   for (const listener of listeners) listener();
 }
 

@@ -7,7 +7,7 @@ import { CatalogPage } from "./pages/catalog.js";
 import { ConnectionPage } from "./pages/connection.js";
 import { ConnectionsPage } from "./pages/connections.js";
 import { ConnectorPage } from "./pages/connector.js";
-import { Link, paths, routeOf, usePath, type Route } from "./router.js";
+import { cameBack, Link, paths, routeOf, usePath, type Route } from "./router.js";
 import { WAY_IN, type Asked } from "./pages/sign-in.js";
 import { FaultsBanner } from "./sandbox/banner.js";
 import { ControlsContext } from "./sandbox/controls.js";
@@ -122,6 +122,7 @@ function Page({ route }: { route: Route }) {
         <div className="page slim">
           <Empty
             title="There is no such page"
+            isPage
             action={
               <Link className="button" href={paths.catalog}>
                 To the catalog
@@ -155,14 +156,14 @@ function SessionNotice({ onSignOut, onSignIn }: Pick<ShellProps, "onSignOut" | "
     <div className="page" role="alert">
       <Notice
         tone="bad"
-        title="Your session is over"
+        title="Your session has ended"
         actions={
           <button className="button compact" aria-disabled={asked === "waiting"} onClick={() => void again()}>
             Sign in again
           </button>
         }
       >
-        {asked ? WAY_IN[asked] : "What is shown may be out of date. Nothing of it is lost."}
+        {asked ? WAY_IN[asked] : "This page may be out of date. Nothing is lost."}
       </Notice>
     </div>
   );
@@ -170,14 +171,22 @@ function SessionNotice({ onSignOut, onSignIn }: Pick<ShellProps, "onSignOut" | "
 
 /** Says that what is shown may be out of date, while the connections cannot be fetched again. */
 function StaleNotice() {
-  const { error, isUnknown, isLoading } = useConnections();
+  const { error, isUnknown, isLoading, refetch } = useConnections();
   const { expired } = useSession();
   const stale = error && !isUnknown && !isLoading && !expired;
   return (
     <div role="status">
       {stale && (
         <div className="page above">
-          <Notice tone="warn" title="This may be out of date">
+          <Notice
+            tone="warn"
+            title="This may be out of date"
+            actions={
+              <button className="button compact" onClick={() => void refetch()}>
+                Try again
+              </button>
+            }
+          >
             {troubleText(error)} Trying again.
           </Notice>
         </div>
@@ -232,7 +241,8 @@ function useMainFocus(path: string) {
   useEffect(() => {
     if (before.current === path) return;
     before.current = path;
-    window.scrollTo(0, 0);
+    // After Back, the browser scrolls to where the page was.
+    if (!cameBack()) window.scrollTo(0, 0);
     main.current?.focus({ preventScroll: true });
   }, [path]);
   return main;

@@ -5,8 +5,6 @@ import {
   plain,
   type ByName,
   type Connection,
-  type ConnectionEvent,
-  type EventKind,
   type FlowState,
   type Reason,
 } from "@patchbay/react";
@@ -19,98 +17,108 @@ export interface Standing {
   tone: Tone;
   word: string;
   why: string | null;
-  /** What the button that helps is called; null when there is nothing to do. */
+  /** The text of the button that helps; null when there is nothing to do. */
   remedy: string | null;
 }
 
-interface Told {
-  tone: Tone;
-  word: string;
-  why: string;
-  remedy: string | null;
-}
-
-const REASONS: ByName<Reason, Told> = {
+const REASONS: ByName<Reason, Omit<Standing, "remedy"> & { why: string }> = {
   awaiting_authorization: {
     tone: "wait",
     word: "Waiting for you",
-    why: "The authorization was begun and is not finished yet.",
-    remedy: "Continue",
+    why: "You have not finished allowing access. Finish in the other window, or start again here.",
   },
   authorization_denied: {
     tone: "bad",
     word: "Denied",
-    why: "Access was not granted. If that was not on purpose, try again and allow it.",
-    remedy: "Try again",
+    why: "Access was not allowed. Try again and allow it.",
   },
   authorization_failed: {
     tone: "bad",
     word: "Failed",
     why: "The provider could not complete the authorization. Trying again often helps.",
-    remedy: "Try again",
   },
   attempt_expired: {
     tone: "bad",
     word: "Expired",
     why: "The authorization was not finished in time.",
-    remedy: "Start again",
   },
   nango_unavailable: {
     tone: "bad",
-    word: "Not begun",
-    why: "Nango could not be reached, so the authorization was not begun. Nothing is lost: try again in a moment.",
-    remedy: "Try again",
+    word: "Not started",
+    why: "The connection service could not be reached. Try again in a moment.",
   },
   nango_refused: {
     tone: "bad",
-    word: "Refused",
-    why: "Nango refused to begin. Its integration has to be looked at by whoever runs this service.",
-    remedy: "Try again",
+    word: "Not started",
+    why: "The connection service refused to start. If this happens again, tell support.",
   },
   needs_reauthorization: {
     tone: "bad",
-    word: "Sign in again",
-    why: "The provider no longer accepts what it granted: a changed password or a withdrawn permission does that.",
-    remedy: "Reconnect",
+    word: "Access ended",
+    why: "The provider no longer accepts the authorization, for example after a changed password or a revoked permission.",
   },
   missing_upstream: {
     tone: "bad",
-    word: "Lost",
-    why: "Nango no longer holds this connection. Connect it again; it keeps its name and history.",
-    remedy: "Reconnect",
+    word: "Credentials deleted",
+    why: "The stored credentials were deleted. Reconnect the account: it keeps its name and history.",
   },
   account_mismatch: {
     tone: "warn",
     word: "Another account",
-    why: "The reconnect came back as another account than before.",
-    remedy: "Reconnect",
+    why: "You reconnected with another account than before.",
+  },
+  authorization_canceled: {
+    tone: "bad",
+    word: "Canceled",
+    why: "You canceled the reconnect, and the connection does not work without it.",
   },
   user_disconnected: {
     tone: "off",
     word: "Disconnected",
     why:
-      "You disconnected it. Its stored credentials are deleted at Nango, which is asked until it confirms. " +
-      "The provider may still list the permission: withdraw it in your account there.",
-    remedy: "Connect again",
+      "You disconnected it, and its stored credentials are deleted. The provider may still list the permission: you can " +
+      "revoke it in your account there.",
+  },
+  removed: {
+    tone: "off",
+    word: "Removed",
+    why: "It is no longer on your list.",
   },
 };
 
 export function standingOf(connection: Connection): Standing {
   if (connection.status === "connected") {
     if (connection.failing_since) {
-      const why = `Access could not be renewed since ${exactly(connection.failing_since)}. That may pass by itself.`;
+      const why = `Access could not be renewed since ${exactly(connection.failing_since)}. This may pass by itself.`;
       return { tone: "warn", word: "Having trouble", why, remedy: "Reconnect" };
     }
     return { tone: "good", word: "Connected", why: null, remedy: null };
   }
   const reason = connection.status_reason;
+  const remedy = remedyOf(connection);
   // A newer service may have reasons that are not known here.
-  return REASONS[reason ?? ""] ?? { tone: "off", word: connection.status, why: null, remedy: "Connect again" };
+  const known = REASONS[reason ?? ""];
+  return known ? { ...known, remedy } : { tone: "off", word: connection.status, why: null, remedy };
 }
 
-/** What the provider or Nango said, where that adds to our own words. */
+/** The text of the button that authorizes a connection: it is reconnected while there is something to repair. */
+export function remedyOf(connection: Connection): string {
+  return isNew(connection) ? "Connect" : "Reconnect";
+}
+
+/** When a workflow last used a connection; null if none did since it was connected. */
+export function lastUse({ last_synced_at: last, connected_at: connected }: Connection): string | null {
+  return last && last !== connected ? last : null;
+}
+
+/** Whether a connection never was connected, or was disconnected. */
+export function isNew(connection: Connection): boolean {
+  return connection.connected_at == null || connection.status === "disconnected";
+}
+
+/** The text of the provider or the service, where that adds to our own. */
 export function detailOf(connection: Connection): string | null {
-  const ours = ["authorization_denied", "attempt_expired", "account_mismatch"];
+  const ours = ["authorization_denied", "attempt_expired", "account_mismatch", "authorization_canceled"];
   if (connection.status !== "error" || ours.includes(connection.status_reason ?? "")) return null;
   return plain(connection.last_error);
 }
@@ -125,35 +133,6 @@ export function failedReconnect(connection: Connection): string | null {
   return `The last reconnect ${how}. The connection still works.`;
 }
 
-const KINDS: ByName<EventKind, string> = {
-  attempt_started: "Authorization begun",
-  attempt_failed: "Authorization ended without a grant",
-  connected: "Connected",
-  reauthorized: "Authorized again",
-  disconnected: "Disconnected",
-  updated: "Renamed or changed",
-  credentials_failing: "Access could not be renewed",
-  needs_reauthorization: "Access was withdrawn",
-  missing_upstream: "No longer held by Nango",
-  recovered: "Works again",
-  account_mismatched: "Came back as another account",
-  account_accepted: "Other account taken",
-  token_refreshed: "Access renewed",
-  adopted: "Taken over from the predecessor",
-  restored: "Restored by an operator",
-};
-
-export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {
-  const denied = event.kind === "attempt_failed" && event.status_reason === "authorization_denied";
-  const title = denied ? "Access denied" : (KINDS[event.kind] ?? event.kind);
-  const good: string[] = ["connected", "reauthorized", "recovered", "account_accepted", "token_refreshed"];
-  const quiet: string[] = ["updated", "disconnected"];
-  if (good.includes(event.kind)) return { title, tone: "good" };
-  if (quiet.includes(event.kind)) return { title, tone: "off" };
-  if (event.kind === "attempt_started") return { title, tone: "wait" };
-  return { title, tone: event.kind === "credentials_failing" ? "warn" : "bad" };
-}
-
 /** Whether a flow has something to tell that the connection's own standing does not. */
 export function isTold(state: FlowState): boolean {
   return !["idle", "connected", "disconnected", "account_mismatch"].includes(state.phase);
@@ -166,29 +145,31 @@ export function flowWords(state: FlowState): { title: string; text: string } | n
       if (state.window === "closed") {
         return { title: "The window was closed", text: "Open it again to go on, or cancel." };
       }
-      return { title: "Starting…", text: "The service is asked where to send you." };
+      return { title: "Starting…", text: "The other window opens the provider’s page in a moment." };
     case "waiting":
       if (state.trouble) {
         const over = ["session_expired", "user_changed"].includes(state.trouble.code);
         return { title: "Still waiting", text: `${troubleText(state.trouble)}${over ? "" : " Trying again."}` };
       }
       if (state.window === "blocked") {
-        return { title: "Your browser blocked the window", text: "Open it with the link instead; this page goes on waiting." };
+        return { title: "Your browser blocked the window", text: "Open it with the link instead. This page waits for you." };
       }
       if (state.window === "closed") {
-        return { title: "The window was closed", text: "If you are not done, open it again. If you are, it shows here in a moment." };
+        return { title: "The window was closed", text: "If you have not finished, open it again. If you have, the result shows here in a moment." };
       }
-      return { title: "Waiting for you", text: "Go on in the other window. This page notices when you are done." };
+      return { title: "Waiting for you", text: "Finish in the other window. This page shows the result." };
     case "denied":
-      return { title: "Access was denied", text: plain(state.detail) ?? REASONS.authorization_denied.why };
+      return { title: "Access was denied", text: REASONS.authorization_denied.why };
     case "failed":
-      return { title: "The authorization failed", text: plain(state.detail) ?? REASONS.authorization_failed.why };
+      return { title: "The authorization failed", text: REASONS.authorization_failed.why };
     case "expired":
       return { title: "It took too long", text: REASONS.attempt_expired.why };
     case "superseded":
-      return { title: "Begun somewhere else", text: "A newer attempt, in another tab for example, has taken its place." };
+      return { title: "Started in another window", text: "A newer attempt, in another tab for example, replaced this one." };
+    case "canceled":
+      return { title: "Canceled", text: "The authorization was canceled in another window." };
     case "refused":
-      return { title: "It could not be begun", text: troubleText(state.error) };
+      return { title: "The authorization could not start", text: troubleText(state.error) };
     default:
       return null;
   }

@@ -19,7 +19,7 @@ use super::AppState;
 use super::problem::{Code, Problem};
 use crate::auth::Caller;
 use crate::auth::service_keys::{KEY_PREFIX, Scope, Service};
-use crate::domain::UserId;
+use crate::domain::{Actor, UserId};
 use crate::nango::webhook::SIGNATURE_HEADER;
 use crate::service::Idempotency;
 
@@ -169,6 +169,15 @@ pub(crate) enum ActingAs {
     Service,
 }
 
+impl From<ActingAs> for Actor {
+    fn from(sender: ActingAs) -> Self {
+        match sender {
+            ActingAs::User => Self::User,
+            ActingAs::Service => Self::Service,
+        }
+    }
+}
+
 /// The user that a request is for: its sender, or whom a service with this scope names.
 fn authorize_user(parts: &Parts, scope: Scope) -> Result<(UserId, ActingAs), Problem> {
     match authentication_result(parts)? {
@@ -272,27 +281,27 @@ impl FromRequestParts<AppState> for StreamReader {
 }
 
 /// The user whose connections are changed.
-pub(crate) struct ConnectionsWriter(pub(crate) UserId);
+pub(crate) struct ConnectionsWriter(pub(crate) UserId, pub(crate) ActingAs);
 
 impl FromRequestParts<AppState> for ConnectionsWriter {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &AppState) -> Result<Self, Problem> {
-        let (user, _) = authorize_user(parts, Scope::ConnectionsWrite)?;
-        Ok(Self(user))
+        let (user, sender) = authorize_user(parts, Scope::ConnectionsWrite)?;
+        Ok(Self(user, sender))
     }
 }
 
 /// The user whose label or config is changed: a [`ConnectionsWriter`] with a limit of its own.
-pub(crate) struct Updater(pub(crate) UserId);
+pub(crate) struct Updater(pub(crate) UserId, pub(crate) ActingAs);
 
 impl FromRequestParts<AppState> for Updater {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let (user, _) = authorize_user(parts, Scope::ConnectionsWrite)?;
+        let (user, sender) = authorize_user(parts, Scope::ConnectionsWrite)?;
         state.limits.of_update(&user, parts)?;
-        Ok(Self(user))
+        Ok(Self(user, sender))
     }
 }
 

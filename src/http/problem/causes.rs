@@ -24,6 +24,7 @@ impl From<service::Error> for Problem {
                 candidates: Some(candidates),
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
+            Error::StillConnected => Self::new(Code::StillConnected, detail),
             Error::NotConnected { connector, .. } => Self {
                 connect: Some(format!("/api/v1/connectors/{connector}/connect")),
                 ..Self::new(Code::NotConnected, detail)

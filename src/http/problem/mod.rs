@@ -81,6 +81,8 @@ codes! {
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
     /// Several connections match. Repeat the request with one of `candidates`.
     AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    /// The connection is connected and cannot be removed. Disconnect it first.
+    StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
     IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "The same request is under way";
     /// The `Idempotency-Key` belongs to an earlier, different request. Use a new key.

@@ -77,6 +77,8 @@ pub(crate) struct CallbackAnswer {
     connection_id: Uuid,
     /// Nango's id of the connection; null if Nango stores none.
     nango_connection_id: Option<String>,
+    connector_id: Uuid,
+    connector_slug: String,
     status: Status,
     /// Why the connection is not connected; null if it is.
     status_reason: Option<Reason>,
@@ -173,6 +175,8 @@ impl From<&ConnectionView> for CallbackAnswer {
                 .state
                 .upstream()
                 .map(|upstream| upstream.id.clone()),
+            connector_id: connection.connector.id,
+            connector_slug: connection.connector.slug.clone(),
             status: connection.state.status(),
             status_reason: connection.state.reason(),
             message,

@@ -23,9 +23,9 @@ use crate::http::extract::{
 };
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
-use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget};
+use crate::service::{Answer, ConnectOutcome, ConnectRequest, DisconnectTarget, Disconnected};
 use crate::text::displayable;
-use crate::views::Config;
+use crate::views::{Config, ConnectionBody, ConnectionView};
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME_LENGTH: usize = 255;
@@ -94,7 +94,7 @@ fn scopes() -> Array {
 }
 
 impl ConnectBody {
-    fn request(self, instance_id: String) -> Result<ConnectRequest, Problem> {
+    fn request(self, instance_id: String, sender: ActingAs) -> Result<ConnectRequest, Problem> {
         validate_name("instance_id", &instance_id)?;
         let label = self.label.map(|label| validate_label(&label)).transpose()?;
         if let Some(hint) = &self.login_hint {
@@ -113,6 +113,7 @@ impl ConnectBody {
             scopes: self.scopes,
             login_hint: self.login_hint,
             parameters: self.parameters,
+            actor: Some(sender.into()),
         })
     }
 }
@@ -242,7 +243,7 @@ pub(crate) async fn connect(
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
-    let request = body.request(query.instance_id)?;
+    let request = body.request(query.instance_id, sender)?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("connect", &connector, &request));
     spawn_uncancellable(async move {
@@ -276,7 +277,7 @@ pub(crate) async fn reconnect(
     headers: HeaderMap,
     OptionalJson(body): OptionalJson<ConnectBody>,
 ) -> Result<Response, Problem> {
-    let request = body.request(String::new())?;
+    let request = body.request(String::new(), sender)?;
     let browser = browser(&state, sender, &headers)?;
     let idempotency = key.of(&("reconnect", id, &request));
     spawn_uncancellable(async move {
@@ -301,10 +302,12 @@ pub struct DisconnectQuery {
     instance_id: Option<String>,
 }
 
-/// The outcome of a disconnect.
+/// The outcome of a disconnect or a removal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DisconnectResponse)]
 pub(crate) struct DisconnectAnswer {
+    /// Always `true`.
+    success: bool,
     connection_id: Uuid,
     status: Status,
     /// `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it.
@@ -324,7 +327,7 @@ pub(crate) struct DisconnectAnswer {
 )]
 pub(crate) async fn disconnect(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(connector): Path<String>,
     Query(query): Query<DisconnectQuery>,
 ) -> Result<Json<DisconnectAnswer>, Problem> {
@@ -338,21 +341,86 @@ pub(crate) async fn disconnect(
     };
     let ended = spawn_uncancellable(async move {
         let connections = &state.connections;
-        Ok(connections.disconnect(&user, &connector, &target).await?)
+        Ok(connections
+            .disconnect(&user, &connector, &target, sender.into())
+            .await?)
     })
     .await?;
-    let name = &ended.connection.connector.name;
-    let message = if ended.confirmed {
-        format!("{name} is disconnected")
-    } else {
-        format!("{name} is disconnected here; Nango is asked to delete its part until it confirms")
-    };
-    Ok(Json(DisconnectAnswer {
-        connection_id: ended.connection.id,
-        status: ended.connection.state.status(),
-        upstream_deleted: ended.confirmed,
-        message,
-    }))
+    Ok(Json(DisconnectAnswer::of(&ended, "disconnected")))
+}
+
+impl DisconnectAnswer {
+    /// Renders an end of a connection, which `verb` names.
+    fn of(ended: &Disconnected, verb: &str) -> Self {
+        let name = &ended.connection.connector.name;
+        let message = if ended.confirmed {
+            format!("{name} is {verb}")
+        } else {
+            format!("{name} is {verb} here; Nango is asked to delete its part until it confirms")
+        };
+        Self {
+            success: true,
+            connection_id: ended.connection.id,
+            status: ended.connection.state.status(),
+            upstream_deleted: ended.confirmed,
+            message,
+        }
+    }
+}
+
+/// Remove a connection from the list.
+///
+/// Removes a connection that is not connected from the user's list. Its history stays. A connect of the same instance starts a
+/// new connection without label and config. The operation is idempotent.
+#[utoipa::path(delete, path = "/api/v1/connectors/connections/{id}", operation_id = "removeConnection", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
+    responses((status = 200, body = DisconnectAnswer, description = "The connection is removed.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::StillConnected, Code::NangoDisabled])))
+)]
+pub(crate) async fn remove(
+    State(state): State<AppState>,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
+    Path(id): Path<Uuid>,
+) -> Result<Json<DisconnectAnswer>, Problem> {
+    let removed = spawn_uncancellable(async move {
+        Ok(state.connections.remove(&user, id, sender.into()).await?)
+    })
+    .await?;
+    Ok(Json(DisconnectAnswer::of(&removed, "removed")))
+}
+
+/// The attempt to cancel.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = CancelRequest)]
+pub(crate) struct CancelBody {
+    /// The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
+    attempt_id: Option<Uuid>,
+}
+
+/// Cancel the open attempt of a connection.
+///
+/// A connection that never was connected is removed with the attempt; a connected one stays connected. If the user still
+/// finishes in the popup, the new connection is deleted at Nango. Only a reauthorization that still completes takes effect,
+/// because Nango renews its connection in place. The operation is idempotent.
+#[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/cancel", operation_id = "cancelAttempt", tag = "connections",
+    params(("id" = Uuid, Path, description = "The id of a connection.")),
+    request_body(content = Option<CancelBody>),
+    responses((status = 200, body = ConnectionBody, description = "The connection after the cancellation.")),
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::NangoDisabled])))
+)]
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
+    Path(id): Path<Uuid>,
+    OptionalJson(body): OptionalJson<CancelBody>,
+) -> Result<Json<ConnectionView>, Problem> {
+    let canceled = spawn_uncancellable(async move {
+        let connections = &state.connections;
+        Ok(connections
+            .cancel(&user, id, body.attempt_id, sender.into())
+            .await?)
+    });
+    Ok(Json(canceled.await?))
 }
 
 /// Does work to its end, whether or not its client is still there: what Nango has done is then

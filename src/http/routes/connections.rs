@@ -27,7 +27,7 @@ use crate::service;
 use crate::service::{Health, Page, Update};
 use crate::views::{Config, ConnectionBody, ConnectionView};
 
-/// How many connections a page has at the most, and if nothing is said.
+/// How many connections a page has at the most, and without a `limit`.
 const MAX_LIMIT: i64 = 500;
 const DEFAULT_LIMIT: i64 = 100;
 
@@ -50,10 +50,10 @@ pub(crate) struct ConnectionsBody {
 }
 
 impl ConnectionsBody {
-    /// Renders as much of a page as fits into [`MAX_PAGE`].
-    fn of(page: &Page) -> Result<Self, Problem> {
+    /// Renders as much of a page as fits into `bytes`.
+    fn of(page: &Page, bytes: usize) -> Result<Self, Problem> {
         let mut connections = Vec::with_capacity(page.connections.len());
-        let mut left = MAX_PAGE;
+        let mut left = bytes;
         let mut last = None;
         for details in &page.connections {
             let connection = to_raw_value(details).map_err(Problem::internal)?;
@@ -85,7 +85,8 @@ pub struct ListQuery {
     connector_id: Option<String>,
     /// Only connections with this status.
     status: Option<Status>,
-    /// The maximum number of connections: 1 to 500. The default is 100.
+    /// The maximum number of connections: 1 to 500. The default is 100 with a `cursor`, and no maximum without one. A page of
+    /// large connections has fewer; `next_cursor` continues.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<i64>,
     /// The `next_cursor` of the previous page.
@@ -94,7 +95,8 @@ pub struct ListQuery {
 
 /// List the connections of the user.
 ///
-/// Returns a page of connections, newest first.
+/// Returns a page of connections, newest first, without those that the user has removed. Without `limit` and `cursor` the page has
+/// all connections.
 #[utoipa::path(get, path = "/api/v1/connectors/connections", operation_id = "listConnections", tag = "connections", params(ListQuery),
     responses((status = 200, body = ConnectionsBody, description = "A page of connections."))
 )]
@@ -103,7 +105,9 @@ pub(crate) async fn list(
     ConnectionsReader(user): ConnectionsReader,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ConnectionsBody>, Problem> {
+    let is_paged = query.limit.is_some() || query.cursor.is_some();
     let limit = page_limit(query.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+    let limit = is_paged.then_some(limit);
     let query = service::Query {
         connector: query.connector_id,
         status: query.status,
@@ -111,7 +115,8 @@ pub(crate) async fn list(
         after: query.cursor,
     };
     let page = state.connections.list(&user, &query).await?;
-    Ok(Json(ConnectionsBody::of(&page)?))
+    let bytes = if is_paged { MAX_PAGE } else { usize::MAX };
+    Ok(Json(ConnectionsBody::of(&page, bytes)?))
 }
 
 /// How long a response may be delayed.
@@ -208,13 +213,13 @@ pub(crate) struct AccountChoice {
 )]
 pub(crate) async fn accept_account(
     State(state): State<AppState>,
-    ConnectionsWriter(user): ConnectionsWriter,
+    ConnectionsWriter(user, sender): ConnectionsWriter,
     Path(id): Path<Uuid>,
     Body(choice): Body<AccountChoice>,
 ) -> Result<Json<ConnectionView>, Problem> {
     let details = state
         .connections
-        .accept_account(&user, id, &choice.account_id)
+        .accept_account(&user, id, &choice.account_id, sender.into())
         .await?;
     Ok(Json(details))
 }
@@ -252,7 +257,7 @@ fn double_option<'de, D: Deserializer<'de>>(
 )]
 pub(crate) async fn update(
     State(state): State<AppState>,
-    Updater(user): Updater,
+    Updater(user, sender): Updater,
     Path(id): Path<Uuid>,
     Body(body): Body<UpdateBody>,
 ) -> Result<Json<ConnectionView>, Problem> {
@@ -264,6 +269,9 @@ pub(crate) async fn update(
         label,
         config: body.config,
     };
-    let details = state.connections.update(&user, id, &update).await?;
+    let details = state
+        .connections
+        .update(&user, id, &update, sender.into())
+        .await?;
     Ok(Json(details))
 }

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -129,7 +130,7 @@ pub(crate) async fn list(
         Some(cursor) => {
             1 + found
                 .iter()
-                .position(|connector| connector.slug == *cursor)
+                .position(|connector| connector.id.to_string() == *cursor)
                 .ok_or_else(|| Problem::invalid("cursor is not one of this list's"))?
         }
     };
@@ -137,10 +138,11 @@ pub(crate) async fn list(
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();
     let more = start + page.len() < found.len();
     Ok(Json(ConnectorsBody {
+        // Not the slug: ad blockers refuse requests with some slugs in their address.
         next_cursor: page
             .last()
             .filter(|_| more)
-            .map(|connector| connector.slug.clone()),
+            .map(|connector| connector.id.to_string()),
         connectors: page
             .into_iter()
             .map(|connector| ConnectorBody::new(connector, configured(connector)))
@@ -154,6 +156,98 @@ pub(crate) async fn list(
                 count,
             })
             .collect(),
+    }))
+}
+
+/// A connector as the original API shows it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OriginalConnector)]
+pub(crate) struct ListedConnector {
+    /// UUIDv5 of the slug.
+    id: Uuid,
+    slug: String,
+    name: String,
+    /// Always `stable`.
+    status: &'static str,
+    category: String,
+    /// Always null.
+    description: Option<String>,
+    /// Always null.
+    latest_version: Option<String>,
+    /// Always `true`.
+    is_platform: bool,
+    /// Always null.
+    owner_id: Option<String>,
+    /// `true` if it can be connected.
+    nango_enabled: bool,
+    /// The integration at Nango that serves it.
+    nango_provider_key: String,
+    /// When the catalog first had it.
+    created_at: Option<DateTime<Utc>>,
+}
+
+/// The status that `/list` gives every connector.
+const LISTED_STATUS: &str = "stable";
+
+/// The whole catalog, as the original API shows it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OriginalConnectorList)]
+pub(crate) struct ConnectorListBody {
+    connectors: Vec<ListedConnector>,
+    total_count: usize,
+}
+
+/// Which connectors `/list` shows.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ConnectorListQuery {
+    /// Only connectors with this status: all are `stable`.
+    status_filter: Option<String>,
+    /// Only this category.
+    category: Option<String>,
+}
+
+/// List all connectors in the original shape.
+///
+/// Returns the whole catalog in one response, as frontends of the original API read it.
+#[utoipa::path(get, path = "/api/v1/connectors/list", operation_id = "listAllConnectors", tag = "catalog", params(ConnectorListQuery),
+    responses((status = 200, body = ConnectorListBody, description = "All connectors."))
+)]
+pub(crate) async fn list_all(
+    State(state): State<AppState>,
+    _: AnyCaller,
+    Query(query): Query<ConnectorListQuery>,
+) -> Result<Json<ConnectorListBody>, Problem> {
+    let status = query.status_filter.as_deref();
+    let is_listed = status.is_none_or(|status| status.is_empty() || status == LISTED_STATUS);
+    let category = query
+        .category
+        .as_deref()
+        .filter(|category| !category.is_empty());
+    let configured = state.connections.configured().await;
+    let created = state.connections.connector_creation_times().await?;
+    let found = state.connections.catalog().search("", category);
+    let connectors: Vec<ListedConnector> = found
+        .filter(|_| is_listed)
+        .map(|connector| ListedConnector {
+            id: connector.id,
+            slug: connector.slug.clone(),
+            name: connector.name.clone(),
+            status: LISTED_STATUS,
+            category: connector.category.clone(),
+            description: None,
+            latest_version: None,
+            is_platform: true,
+            owner_id: None,
+            nango_enabled: connector.availability() == Availability::Available
+                && configured(connector) != Some(false),
+            nango_provider_key: connector.integration_key.clone(),
+            created_at: created.get(&connector.id).copied(),
+        })
+        .collect();
+    Ok(Json(ConnectorListBody {
+        total_count: connectors.len(),
+        connectors,
     }))
 }
 

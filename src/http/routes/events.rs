@@ -26,7 +26,7 @@ use crate::http::middleware::limits::RequestPermit;
 use crate::http::problem::{Code, Problem};
 
 /// How often a stream without events says that it is alive.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(5);
 const _: () = assert!(
     HEARTBEAT.as_secs() < 30,
     "proxies cut off what is silent for 30 s"

@@ -70,6 +70,8 @@ async fn callback_detects_grant_without_webhook() {
     200 OK
     {
       "connection_id": "[id]",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_slug": "gmail",
       "message": "Gmail is connected",
       "nango_connection_id": "[id]",
       "status": "connected",
@@ -109,6 +111,8 @@ async fn callback_reports_status_when_not_connected() {
     200 OK
     {
       "connection_id": "[id]",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_slug": "gmail",
       "message": "Gmail still waits for the authorization",
       "nango_connection_id": null,
       "status": "pending",
@@ -124,6 +128,8 @@ async fn callback_reports_status_when_not_connected() {
     200 OK
     {
       "connection_id": "[id]",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_slug": "gmail",
       "message": "Access was not granted: The user denied the request",
       "nango_connection_id": null,
       "status": "error",
@@ -136,6 +142,8 @@ async fn callback_reports_status_when_not_connected() {
     200 OK
     {
       "connection_id": "[id]",
+      "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "connector_slug": "gmail",
       "message": "Gmail is disconnected",
       "nango_connection_id": null,
       "status": "disconnected",

@@ -40,7 +40,10 @@ async fn catalog_pagination_has_no_gaps_or_duplicates() {
             assert_eq!(page["total_count"], 99);
             assert_eq!(page["categories"], whole["categories"]);
             match page["next_cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
+                Some(next) => {
+                    assert!(uuid::Uuid::try_parse(next).is_ok(), "{next} is an id");
+                    cursor = format!("&cursor={next}");
+                }
                 None => break,
             }
         }

@@ -149,7 +149,7 @@ async fn connected_response_matches_snapshot() {
       "label": null,
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
-      "last_synced_at": null,
+      "last_synced_at": "2027-01-15T08:00:00Z",
       "nango_connection_id": "[id]",
       "pending_account": null,
       "same_account_as": [],
@@ -173,6 +173,7 @@ async fn disconnected_response_matches_snapshot() {
       "connection_id": "[id]",
       "message": "Gmail is disconnected",
       "status": "disconnected",
+      "success": true,
       "upstream_deleted": true
     }
     "#);
@@ -205,7 +206,7 @@ async fn disconnected_response_matches_snapshot() {
       "label": null,
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
-      "last_synced_at": null,
+      "last_synced_at": "2027-01-15T08:00:00Z",
       "nango_connection_id": null,
       "pending_account": null,
       "same_account_as": [],

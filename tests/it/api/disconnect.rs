@@ -141,6 +141,7 @@ async fn deletion_is_retried_when_nango_fails() {
       "connection_id": "[id]",
       "message": "Gmail is disconnected here; Nango is asked to delete its part until it confirms",
       "status": "disconnected",
+      "success": true,
       "upstream_deleted": false
     }
     "#);

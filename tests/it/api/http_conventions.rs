@@ -99,9 +99,9 @@ async fn wrong_method_returns_allow_header() {
     let id = Uuid::now_v7();
     for (method, path, allow) in [
         (
-            Method::DELETE,
+            Method::PUT,
             format!("/api/v1/connectors/connections/{id}"),
-            "GET,HEAD,PATCH",
+            "GET,HEAD,PATCH,DELETE",
         ),
         (
             Method::GET,
@@ -204,7 +204,10 @@ async fn cors_allows_configured_origins_only() {
     );
     assert_eq!(
         allowed.header("access-control-allow-headers"),
-        Some("authorization,content-type,x-request-id,idempotency-key,last-event-id")
+        Some(
+            "authorization,content-type,x-request-id,idempotency-key,last-event-id,\
+             x-csrf-token,x-requested-with,sentry-trace,baggage,traceparent,tracestate"
+        )
     );
     assert_eq!(allowed.header("access-control-allow-credentials"), None);
     for origin in [

@@ -48,7 +48,7 @@ async fn update_sets_label_and_config() {
       "label": "Work",
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
-      "last_synced_at": null,
+      "last_synced_at": "2027-01-15T08:00:00Z",
       "nango_connection_id": "[id]",
       "pending_account": null,
       "same_account_as": [],

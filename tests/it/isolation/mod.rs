@@ -49,14 +49,16 @@ const TOKENS: &str = "tokens:read";
 /// Every operation: who may ask it, with what query and body. One that names a connection has `{id}` in its address.
 // Rows, to be read by their columns.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, &str, &str, Access); 27] = [
+const OPERATIONS: [(&str, &str, &str, &str, Access); 30] = [
     ("get", "/api/v1/connectors", "", "", Caller),
     ("get", "/api/v1/connectors/callback", "?connection_id={id}", "", User(READ)),
     ("get", "/api/v1/connectors/connections", "", "", User(READ)),
     ("get", "/api/v1/connectors/connections/events", "", "", User(READ)),
     ("get", "/api/v1/connectors/connections/{id}", "?wait=1", "", User(READ)),
+    ("delete", "/api/v1/connectors/connections/{id}", "", "", User(WRITE)),
     ("patch", "/api/v1/connectors/connections/{id}", "", r#"{"label":"mine","config":{"a":1}}"#, User(WRITE)),
     ("post", "/api/v1/connectors/connections/{id}/account", "", r#"{"account_id":"mine"}"#, User(WRITE)),
+    ("post", "/api/v1/connectors/connections/{id}/cancel", "", "{}", User(WRITE)),
     ("post", "/api/v1/connectors/connections/{id}/check", "", "", User(WRITE)),
     ("get", "/api/v1/connectors/connections/{id}/history", "", "", User(READ)),
     ("get", "/api/v1/connectors/connections/{id}/proxy/{path}", "", "", Service(TOKENS)),
@@ -68,6 +70,7 @@ const OPERATIONS: [(&str, &str, &str, &str, Access); 27] = [
     ("post", "/api/v1/connectors/connections/{id}/token", "", "", Service(TOKENS)),
     ("post", "/api/v1/connectors/connections/{id}/token/invalid", "", r#"{"token_id":"some"}"#, Service(TOKENS)),
     ("get", "/api/v1/connectors/connections/{id}/accesses", "", "", User(READ)),
+    ("get", "/api/v1/connectors/list", "", "", Caller),
     ("get", "/api/v1/connectors/{connector}", "", "", Caller),
     ("post", "/api/v1/connectors/{connector}/connect", "", "", User(WRITE)),
     ("delete", "/api/v1/connectors/{connector}/disconnect", "?connection_id={id}", "", User(WRITE)),

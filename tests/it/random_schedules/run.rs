@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::domain::UserId;
-use patchbay::domain::{Account as Known, Brake, State};
+use patchbay::domain::{Account as Known, Actor, Brake, State};
 use patchbay::service::{
     ConnectOutcome, ConnectRequest, Connections, DisconnectTarget, Error, SweepSchedule, Update,
 };
@@ -271,7 +271,7 @@ impl<'a> Run<'a> {
         let target = DisconnectTarget::Instance(INSTANCES[slot / 4].to_owned());
         let ended = self
             .service()
-            .disconnect(&user(slot), connector(slot), &target)
+            .disconnect(&user(slot), connector(slot), &target, Actor::User)
             .await;
         match ended {
             Ok(ended) => {
@@ -353,7 +353,11 @@ impl<'a> Run<'a> {
         let answer = match step {
             Step::Check { .. } => service.check(&user, id).await.map(|(view, _)| view),
             Step::Accept { .. } => match self.pending_account(&user, id).await {
-                Some(found) => service.accept_account(&user, id, &found.id).await,
+                Some(found) => {
+                    service
+                        .accept_account(&user, id, &found.id, Actor::User)
+                        .await
+                }
                 None => return,
             },
             Step::Rename { name, .. } => {
@@ -362,7 +366,7 @@ impl<'a> Run<'a> {
                     label,
                     config: None,
                 };
-                service.update(&user, id, &update).await
+                service.update(&user, id, &update, Actor::User).await
             }
             _ => service.get(&user, id).await,
         };

@@ -1,8 +1,8 @@
 //! How a schedule ends: all settles, and is as it should be.
 
 use chrono::TimeDelta;
-use patchbay::domain::State;
 use patchbay::domain::UserId;
+use patchbay::domain::{Actor, State};
 use patchbay::service::{DisconnectTarget, Query};
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
@@ -74,7 +74,7 @@ impl Run<'_> {
         let mut everything = Query {
             connector: None,
             status: None,
-            limit: 100,
+            limit: Some(100),
             after: None,
         };
         let service = self.service();
@@ -85,7 +85,10 @@ impl Run<'_> {
             for details in page.connections {
                 let target = DisconnectTarget::Connection(details.connection.id);
                 let slug = &details.connection.connector.slug;
-                let ended = service.disconnect(&user, slug, &target).await.unwrap();
+                let ended = service
+                    .disconnect(&user, slug, &target, Actor::User)
+                    .await
+                    .unwrap();
                 assert!(ended.confirmed, "Nango had no fault");
             }
         }

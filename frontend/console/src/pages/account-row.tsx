@@ -1,19 +1,24 @@
-import { isFromElsewhere, useConnect, type Connection } from "@patchbay/react";
+import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnectionActions, useConnector, type Connection, type Parameter } from "@patchbay/react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
 import { Detail, Mark, Notice, Pill } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
-import { detailOf, failedReconnect, isTold, nameOf, standingOf } from "../words.js";
+import { detailOf, failedReconnect, isNew, isTold, lastUse, nameOf, standingOf } from "../words.js";
 import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { Mismatch } from "./mismatch.js";
+import { ParametersDialog } from "./parameters.js";
+import { Remove } from "./remove.js";
 
 /** An account in a list: whose it is, how it stands, why, and what to do. */
 export function AccountRow({ connection, withConnector = false }: { connection: Connection; withConnector?: boolean }) {
   const connect = useConnect(targetOf(connection));
+  const form = useConnectForm(connect, useParametersOf(connection));
+  const { remove, busy } = useConnectionActions(connection.id);
   const { state } = connect;
   const standing = standingOf(connection);
   const name = nameOf(connection);
+  const account = accountOf(connection);
   const told = isTold(state);
   const detail = detailOf(connection);
   return (
@@ -32,6 +37,12 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
                   <bdi>{name}</bdi> ·{" "}
                 </>
               )}
+              {account !== null && account !== name && (
+                <>
+                  <bdi>{account}</bdi> ·{" "}
+                </>
+              )}
+              {connection.same_account_as.length > 0 && "connected more than once · "}
               <Used connection={connection} />
             </p>
           </div>
@@ -39,11 +50,12 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
         <div className="row-side">
           <Pill tone={standing.tone}>{standing.word}</Pill>
           {!told && standing.remedy && connection.status_reason !== "account_mismatch" && (
-            <button className="button compact" onClick={connect.start}>
+            <button className="button compact" onClick={form.start}>
               {standing.remedy}
               <span className="hidden"> {connection.connector_name}</span>
             </button>
           )}
+          {!told && isNew(connection) && <Remove connection={connection} held={{ remove, busy }} />}
           {standing.remedy === null && (
             <Link className="button compact" href={paths.connection(connection.id)} tabIndex={-1} aria-hidden="true">
               Manage
@@ -51,7 +63,8 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           )}
         </div>
       </div>
-      <FlowNotice connect={connect} />
+      <ParametersDialog form={form} name={connection.connector_name} />
+      <FlowNotice connect={connect} form={form} />
       {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} connect={connect} />}
       {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">
@@ -65,6 +78,14 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
   );
 }
 
+const NONE: Parameter[] = [];
+
+/** What the provider needs of an account that is connected anew. A reconnect uses the values that were given before. */
+export function useParametersOf(connection: Connection): Parameter[] {
+  const connector = useConnector(isNew(connection) ? connection.connector_slug : null);
+  return connector?.parameters ?? NONE;
+}
+
 function Used({ connection }: { connection: Connection }) {
   if (connection.status === "disconnected" && connection.disconnected_at) {
     return (
@@ -73,10 +94,11 @@ function Used({ connection }: { connection: Connection }) {
       </>
     );
   }
-  if (connection.last_synced_at) {
+  const used = lastUse(connection);
+  if (used) {
     return (
       <>
-        last used <Moment at={connection.last_synced_at} />
+        last used <Moment at={used} />
       </>
     );
   }
@@ -89,7 +111,7 @@ function Used({ connection }: { connection: Connection }) {
   }
   return (
     <>
-      begun <Moment at={connection.created_at} />
+      started <Moment at={connection.created_at} />
     </>
   );
 }

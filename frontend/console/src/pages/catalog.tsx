@@ -1,12 +1,14 @@
-import { useConnect, useConnections, type Category, type Connection, type Connector } from "@patchbay/react";
-import { useDeferredValue, useMemo, useState } from "react";
+import { useConnect, useConnectForm, useConnections, type Category, type Connection, type Connector } from "@patchbay/react";
+import { useDeferredValue, useMemo, useRef } from "react";
 import { useCatalog } from "../catalog.js";
-import { Link, paths } from "../router.js";
+import { Link, paths, setParameters, useParameter } from "../router.js";
+import { targetOf } from "../target.js";
 import { useTitle } from "../ui/hooks.js";
 import { Search } from "../ui/icons.js";
-import { Empty, Mark, Trouble } from "../ui/parts.js";
-import { flowWords, nameOf, standingOf, troubleText, type Tone } from "../words.js";
+import { Empty, Mark, Trouble, Why } from "../ui/parts.js";
+import { flowWords, isNew, nameOf, remedyOf, standingOf, type Tone } from "../words.js";
 import { toneOf } from "./flow-notice.js";
+import { ParametersDialog } from "./parameters.js";
 
 const NOTHING: { connectors: Connector[]; categories: Category[] } = { connectors: [], categories: [] };
 
@@ -17,10 +19,18 @@ export function CatalogPage() {
   const { connectors, categories } = catalog.data ?? NOTHING;
   const { connections, isLoading, isUnknown, error, refetch } = useConnections();
   const unknown = isUnknown ? error : null;
-  const [typed, setTyped] = useState("");
-  const [category, setCategory] = useState<string | null>(null);
+  const typed = useParameter("search");
+  const category = useParameter("category");
   const search = useDeferredValue(typed);
-  const found = useMemo(() => matching(connectors, search, category), [connectors, search, category]);
+  const matches = useMemo(() => matching(connectors, search), [connectors, search]);
+  const found = category ? matches.filter((one) => one.category === category) : matches;
+  const counts = useMemo(
+    () =>
+      categories
+        .map(({ name }) => ({ name, count: matches.filter((one) => one.category === name).length }))
+        .filter(({ name, count }) => count > 0 || name === category),
+    [categories, matches, category],
+  );
   const bySlug = useMemo(() => Map.groupBy(live(connections), (one) => one.connector_slug), [connections]);
 
   return (
@@ -38,7 +48,7 @@ export function CatalogPage() {
             aria-label="Search the catalog"
             placeholder="Search"
             value={typed}
-            onChange={(event) => setTyped(event.target.value)}
+            onChange={(event) => setParameters({ search: event.target.value }, true)}
           />
         </div>
       </div>
@@ -48,13 +58,13 @@ export function CatalogPage() {
       )}
       {(catalog.data || !catalog.error) && !unknown && (
         <div className="catalog">
-          <Categories categories={categories} total={connectors.length} chosen={category} onChoose={setCategory} />
+          <Categories categories={counts} total={matches.length} chosen={category} />
           <div>
             <p className="hidden" role="status">
               {found.length === 1 ? "1 connector" : `${found.length} connectors`}
             </p>
             {catalog.isPending && <CardBones />}
-            {!catalog.isPending && found.length === 0 && <NothingFound search={search} onClear={() => (setTyped(""), setCategory(null))} />}
+            {!catalog.isPending && found.length === 0 && <NothingFound search={search} onClear={() => setParameters({ search: "", category: "" }, false)} />}
             {[...Map.groupBy(found, (one) => one.category)].sort(byName).map(([name, connectors]) => (
               <section key={name} className="group" aria-label={name}>
                 <h2>{name}</h2>
@@ -81,11 +91,11 @@ function byName([one]: [string, unknown], [other]: [string, unknown]): number {
   return one.localeCompare(other, "en");
 }
 
-function matching(connectors: Connector[], search: string, category: string | null): Connector[] {
+function matching(connectors: Connector[], search: string): Connector[] {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   return connectors.filter((one) => {
     const text = `${one.name} ${one.slug} ${one.category}`.toLowerCase();
-    return (category === null || one.category === category) && words.every((word) => text.includes(word));
+    return words.every((word) => text.includes(word));
   });
 }
 
@@ -94,30 +104,43 @@ function live(connections: Connection[]): Connection[] {
   return connections.filter((connection) => connection.status !== "disconnected");
 }
 
-function Categories(props: {
+interface CategoriesProps {
+  /** The categories, with how many connectors the search finds in each. */
   categories: Category[];
   total: number;
-  chosen: string | null;
-  onChoose: (category: string | null) => void;
-}) {
-  const { categories, total, chosen, onChoose } = props;
+  chosen: string;
+}
+
+/** One stop of the keyboard, whose arrows choose: what was found comes right after it. */
+function Categories({ categories, total, chosen }: CategoriesProps) {
+  const byKey = useRef(false);
+  const choose = (category: string) => setParameters({ category }, byKey.current);
+  const choices = [{ name: "", count: total }, ...categories];
   return (
-    <nav className="categories" aria-label="Categories">
+    <div
+      className="categories"
+      role="radiogroup"
+      aria-label="Categories"
+      onKeyDown={() => (byKey.current = true)}
+      onPointerDown={() => (byKey.current = false)}
+    >
       <ul>
-        <li>
-          <button aria-pressed={chosen === null} onClick={() => onChoose(null)}>
-            All <span>{total || ""}</span>
-          </button>
-        </li>
-        {categories.map(({ name, count }) => (
+        {choices.map(({ name, count }) => (
           <li key={name}>
-            <button aria-pressed={chosen === name} onClick={() => onChoose(name)}>
-              {name} <span>{count}</span>
-            </button>
+            <label>
+              <input
+                type="radio"
+                name="category"
+                className="hidden"
+                checked={chosen === name}
+                onChange={() => choose(name)}
+              />
+              {name || "All"} <span>{count}</span>
+            </label>
           </li>
         ))}
       </ul>
-    </nav>
+    </div>
   );
 }
 
@@ -129,12 +152,14 @@ interface CardProps {
 }
 
 function Card({ connector, connections, known }: CardProps) {
-  const connect = useConnect({ connectorId: connector.slug, instanceId: "" });
+  const { subject, line } = stateOf(connector, connections);
+  const connect = useConnect(subject ? targetOf(subject) : { connectorId: connector.slug, instanceId: "" });
+  const form = useConnectForm(connect, subject && !isNew(subject) ? [] : connector.parameters);
   const { state } = connect;
-  const usable = connector.available && connector.configured !== false;
+  const usable = isUsable(connector);
   const busy = state.phase === "starting" || state.phase === "waiting";
   const told = busy || state.phase === "refused" ? flowWords(state) : null;
-  const line = told ? { tone: toneOf(state), text: told.title } : lineOf(connector, connections);
+  const shown = told ? { tone: toneOf(state), text: told.title, why: busy ? told.text : null } : line;
   return (
     <li className={usable ? "panel card" : "panel card unavailable"}>
       <Mark name={connector.name} seed={connector.slug} />
@@ -144,28 +169,61 @@ function Card({ connector, connections, known }: CardProps) {
             {connector.name}
           </Link>
         </h3>
-        <p className={`card-line tone-${line.tone}`} title={line.text}>
-          {line.tone !== "off" && <span className="dot" />}
-          <bdi>{line.text}</bdi>
+        <p className={`card-line tone-${shown.tone}`} title={shown.text}>
+          {shown.tone !== "off" && <span className="dot" />}
+          <bdi>{shown.text}</bdi>
         </p>
-        {state.phase === "refused" && (
-          <p className="quiet small" role="alert">
-            {troubleText(state.error)}
-          </p>
+        {shown.why && <p className="quiet small">{shown.why}</p>}
+        {state.phase === "refused" && !form.isOpen && (
+          <div className="quiet small" role="alert">
+            <Why error={state.error} />
+          </div>
         )}
       </div>
-      {usable && known && connections.length === 0 && !busy && (
-        <button className="button compact" onClick={connect.start}>
-          Connect<span className="hidden"> {connector.name}</span>
-        </button>
-      )}
+      <ParametersDialog form={form} name={connector.name} />
       {busy && (
-        <button className="button compact" onClick={connect.reopen}>
-          Open<span className="hidden"> {connector.name}’s window again</span>
-        </button>
+        <>
+          <button className="button compact" onClick={connect.reopen}>
+            Open<span className="hidden"> {connector.name}’s window again</span>
+          </button>
+          <button className="button compact bare" onClick={connect.dismiss}>
+            Cancel<span className="hidden"> {connector.name}</span>
+          </button>
+        </>
       )}
+      {!busy && known && <NextStep connector={connector} connections={connections} subject={subject} start={form.start} />}
     </li>
   );
+}
+
+interface NextStepProps {
+  connector: Connector;
+  connections: Connection[];
+  subject: Connection | undefined;
+  start: () => void;
+}
+
+/** What helps most: to connect, to repair what does not work, or else to the connector's page. */
+function NextStep({ connector, connections, subject, start }: NextStepProps) {
+  const leads = (text: string) => (
+    <Link className="button compact" href={paths.connector(connector.slug)}>
+      {text}
+      <span className="hidden"> {connector.name}</span>
+    </Link>
+  );
+  if (subject?.status_reason === "account_mismatch") return leads("Choose");
+  if (!subject && connections.length > 0) return leads("Manage");
+  if (!isUsable(connector)) return leads("Why?");
+  return (
+    <button className="button compact" onClick={start}>
+      {subject ? remedyOf(subject) : "Connect"}
+      <span className="hidden"> {connector.name}</span>
+    </button>
+  );
+}
+
+function isUsable(connector: Connector): boolean {
+  return connector.available && connector.configured !== false;
 }
 
 const WAYS: Record<string, string> = {
@@ -175,22 +233,41 @@ const WAYS: Record<string, string> = {
   BASIC: "Password",
 };
 
-function lineOf(connector: Connector, connections: Connection[]): { tone: Tone; text: string } {
-  const [first, ...others] = connections;
+interface Line {
+  tone: Tone;
+  text: string;
+  why: string | null;
+}
+
+/** What a card says of a connector, and the connection that it is about, if one needs its user. */
+function stateOf(connector: Connector, connections: Connection[]): { subject: Connection | undefined; line: Line } {
+  const connected = connections.filter(({ status }) => status === "connected");
+  const broken = connections.filter((one) => !isNew(one) && standingOf(one).tone !== "good");
+  const [first] = connections;
   if (!first) {
-    if (!connector.available) return { tone: "off", text: "Not available" };
-    if (connector.configured === false) return { tone: "off", text: "Not set up yet" };
-    return { tone: "off", text: WAYS[connector.auth_mode ?? ""] ?? "Credentials" };
+    const text = !connector.available
+      ? "Not available"
+      : connector.configured === false
+        ? "Not set up yet"
+        : (WAYS[connector.auth_mode ?? ""] ?? "Credentials");
+    return { subject: undefined, line: { tone: "off", text, why: null } };
   }
-  const worst = connections.map(standingOf).find((standing) => standing.tone !== "good");
-  if (others.length > 0) return { tone: worst?.tone ?? "good", text: `${connections.length} accounts` };
-  return worst ? { tone: worst.tone, text: worst.word } : { tone: "good", text: nameOf(first) };
+  // What never was connected is not worth a word beside an account that is.
+  const subject = broken[0] ?? (connected.length === 0 ? first : undefined);
+  if (!subject) {
+    const text = connected.length > 1 ? `${connected.length} accounts` : nameOf(connected[0] ?? first);
+    return { subject, line: { tone: "good", text, why: null } };
+  }
+  const { tone, word, why } = standingOf(subject);
+  const others = connected.filter((one) => one !== subject).length;
+  const text = others > 0 ? `${nameOf(subject)}: ${word}` : word;
+  return { subject, line: { tone, text, why: others > 0 ? `${others} other ${others === 1 ? "account works" : "accounts work"}.` : why } };
 }
 
 function NothingFound({ search, onClear }: { search: string; onClear: () => void }) {
   return (
     <Empty
-      title="Nothing fits"
+      title="Nothing found"
       action={
         <button className="button" onClick={onClear}>
           Show everything

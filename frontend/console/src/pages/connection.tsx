@@ -1,4 +1,4 @@
-import { accountOf, isFromElsewhere, useConnect, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
@@ -7,12 +7,16 @@ import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
 import { Bones, Detail, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
-import { detailOf, failedReconnect, isTold, nameOf, standingOf } from "../words.js";
+import { detailOf, failedReconnect, isNew, isTold, lastUse, nameOf, standingOf } from "../words.js";
+import { Copyable } from "../ui/copy.js";
+import { useParametersOf } from "./account-row.js";
 import { Disconnect } from "./disconnect.js";
 import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { History } from "./history.js";
 import { Mismatch } from "./mismatch.js";
+import { ParametersDialog } from "./parameters.js";
+import { Remove } from "./remove.js";
 import { Rename } from "./rename.js";
 
 /** One account: how it stands, what can be done, and what has happened. */
@@ -32,7 +36,7 @@ export function ConnectionPage({ id }: { id: string }) {
         )}
       </nav>
       {isLoading && <Bones rows={3} label="The connection is loading" />}
-      {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
+      {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble isPage what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
       {connection && <Details connection={connection} held={held} />}
     </div>
   );
@@ -42,13 +46,14 @@ function NotThere() {
   return (
     <Empty
       title="There is no such connection"
+      isPage
       action={
         <Link className="button" href={paths.connections}>
           To your connections
         </Link>
       }
     >
-      Perhaps it is another user’s.
+      It may belong to another user.
     </Empty>
   );
 }
@@ -58,18 +63,22 @@ const FAILING = "Access could not be renewed. It is tried again.";
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
   const connect = useConnect(targetOf(connection));
+  const form = useConnectForm(connect, useParametersOf(connection));
   const { state } = connect;
   const standing = standingOf(connection);
   const told = isTold(state);
   const connected = connection.status === "connected";
   const mismatch = connection.status_reason === "account_mismatch";
+  const connector = useConnector(controls ? connection.connector_slug : null);
+  const isOAuth = connector?.auth_mode?.startsWith("OAUTH") ?? false;
+  const isRemoved = connection.status_reason === "removed";
   const [checked, setChecked] = useState<ReactNode>(null);
   const check = async () => {
     if (held.busy !== null) return;
     setChecked(null);
     try {
       const now = await held.check();
-      if (now.status === "connected") setChecked(now.failing_since ? FAILING : "Nango has just renewed its access: it works.");
+      if (now.status === "connected") setChecked(now.failing_since ? FAILING : "Access was renewed just now: it works.");
     } catch (error) {
       setChecked(<Why error={error as Error} />);
     }
@@ -87,14 +96,15 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
         <Pill tone={standing.tone}>{standing.word}</Pill>
       </div>
       <div className="stack">
-        <FlowNotice connect={connect} />
+        <ParametersDialog form={form} name={connection.connector_name} />
+        <FlowNotice connect={connect} form={form} />
         {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
         {!told && !mismatch && standing.why && (
           <Notice
             tone={standing.tone}
             actions={
               standing.remedy && (
-                <button className="button compact" onClick={connect.start}>
+                <button className="button compact" onClick={form.start}>
                   {standing.remedy}
                 </button>
               )
@@ -124,14 +134,15 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
                   {held.busy === "check" ? "Checking…" : "Check now"}
                 </button>
               )}
-              {connection.status !== "disconnected" && <Disconnect connection={connection} held={held} />}
+              {!isNew(connection) && <Disconnect connection={connection} held={held} />}
+              {isNew(connection) && !isRemoved && <Remove connection={connection} held={held} />}
             </div>
             <p role="status" className="small quiet live">
               {checked}
             </p>
           </div>
         </section>
-        {controls && connection.nango_connection_id && (
+        {controls && connection.nango_connection_id && isOAuth && (
           <Ageing controls={controls} nangoId={connection.nango_connection_id} onDone={() => void check()} />
         )}
         <History id={connection.id} />
@@ -142,13 +153,14 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
 
 function Facts({ connection }: { connection: Connection }) {
   const { connections } = useConnections();
+  const used = lastUse(connection);
   const same = connections.filter((one) => connection.same_account_as.includes(one.id));
   return (
     <dl className="facts">
-      <Fact name="Account"><bdi>{accountOf(connection) ?? "The provider does not say"}</bdi></Fact>
+      <Fact name="Account"><bdi>{accountOf(connection) ?? "Not known"}</bdi></Fact>
       <Fact name="Connected">{connection.connected_at ? <Moment at={connection.connected_at} /> : "Not yet"}</Fact>
-      <Fact name="Last used by a workflow">{connection.last_synced_at ? <Moment at={connection.last_synced_at} /> : "Not yet"}</Fact>
-      <Fact name="Last checked with Nango">{connection.last_checked_at ? <Moment at={connection.last_checked_at} /> : "Not yet"}</Fact>
+      <Fact name="Last used by a workflow">{used ? <Moment at={used} /> : "Not yet"}</Fact>
+      <Fact name="Last checked">{connection.last_checked_at ? <Moment at={connection.last_checked_at} /> : "Not yet"}</Fact>
       {same.length > 0 && (
         <Fact name="Same account as">
           {same.map((one, index) => (
@@ -162,7 +174,7 @@ function Facts({ connection }: { connection: Connection }) {
         </Fact>
       )}
       <Fact name="Connection id">
-        <span className="mono">{connection.id}</span>
+        <Copyable text={connection.id} what="Connection id" />
       </Fact>
     </dl>
   );

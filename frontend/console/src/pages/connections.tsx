@@ -34,10 +34,10 @@ export function ConnectionsPage() {
             </Link>
           }
         >
-          Connect an account from the catalog. It then shows here, with how it stands and what has happened to it.
+          Connect an account from the catalog. This page then shows its status and history.
         </Empty>
       )}
-      <Group title="Need you" connections={others} />
+      <Group title="Needs attention" connections={others} />
       <Group title="Connected" connections={working} />
       {ended.length > 0 && (
         <details className="list-group">

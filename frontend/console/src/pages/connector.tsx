@@ -1,4 +1,4 @@
-import { RECOVERING, useConnect, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
+import { RECOVERING, useConnect, useConnectForm, useConnections, usePatchbay, type Connection, type Connector } from "@patchbay/react";
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { Link, paths } from "../router.js";
@@ -7,6 +7,7 @@ import { Plus } from "../ui/icons.js";
 import { Bones, Empty, isNotThere, Mark, Notice, Trouble } from "../ui/parts.js";
 import { AccountRow } from "./account-row.js";
 import { FlowNotice } from "./flow-notice.js";
+import { ParametersDialog } from "./parameters.js";
 
 /** One connector, and the user's accounts of it. */
 export function ConnectorPage({ slug }: { slug: string }) {
@@ -27,6 +28,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
       {query.error && !query.data && isNotThere(query.error) && (
         <Empty
           title="There is no such connector"
+          isPage
           action={
             <Link className="button" href={paths.catalog}>
               To the catalog
@@ -35,7 +37,7 @@ export function ConnectorPage({ slug }: { slug: string }) {
         />
       )}
       {query.error && !query.data && !isNotThere(query.error) && (
-        <Trouble what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
+        <Trouble isPage what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
       )}
       {query.isPending && !query.error && <Bones rows={2} label="The connector is loading" />}
       {query.data && connections.isLoading && !connections.isUnknown && <Bones rows={2} label="The accounts are loading" />}
@@ -53,6 +55,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
   const obstacle = obstacleOf(connector);
   const instance = useFreeInstance(connections);
   const connect = useConnect({ connectorId: connector.slug, instanceId: instance });
+  const form = useConnectForm(connect, connector.parameters);
   return (
     <>
       <div className="page-head">
@@ -64,7 +67,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
           <p>{connector.category}</p>
         </div>
         {!obstacle && current.length > 0 && (
-          <button className="button primary" onClick={connect.start}>
+          <button className="button primary" onClick={form.start}>
             <Plus />
             Connect another account
           </button>
@@ -76,12 +79,13 @@ function Accounts({ connector, connections }: { connector: Connector; connection
             {obstacle}
           </Notice>
         )}
-        <FlowNotice connect={connect} />
+        <ParametersDialog form={form} name={connector.name} />
+        <FlowNotice connect={connect} form={form} />
         {!obstacle && current.length === 0 && (
           <Empty
             title={`No ${connector.name} account yet`}
             action={
-              <button className="button primary" onClick={connect.start}>
+              <button className="button primary" onClick={form.start}>
                 Connect {connector.name}
               </button>
             }
@@ -113,7 +117,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
 
 function obstacleOf(connector: Connector): string | null {
   if (!connector.available) return connector.unavailable_reason ?? "It is not available.";
-  if (connector.configured === false) return `Nango has no integration “${connector.integration_key}” yet.`;
+  if (connector.configured === false) return "It is not set up yet. Ask whoever runs this service to set it up.";
   return null;
 }
 

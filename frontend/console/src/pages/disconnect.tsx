@@ -31,7 +31,7 @@ export function Disconnect({ connection, held, words }: { connection: Connection
           <p>What this means for {connection.connector_name}:</p>
           <ul>
             <li>Workflows that use this account stop working at once.</li>
-            <li>The stored credentials are deleted at Nango; if it cannot be reached, it is asked until it confirms.</li>
+            <li>The stored credentials are deleted. If that fails now, it is tried until it succeeds.</li>
             <li>The name and the history stay, and you can connect it again.</li>
           </ul>
           {trouble && <Refusal error={trouble} />}

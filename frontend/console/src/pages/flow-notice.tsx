@@ -1,21 +1,23 @@
-import type { FlowState, UseConnect } from "@patchbay/react";
+import { plain, type ConnectForm, type FlowState, type UseConnect } from "@patchbay/react";
 import { announce } from "../announcer.js";
 import { Away } from "../ui/icons.js";
-import { Notice, Why } from "../ui/parts.js";
-import { flowWords, type Tone } from "../words.js";
+import { Detail, Notice, Why } from "../ui/parts.js";
+import { flowWords, remedyOf, type Tone } from "../words.js";
 
 /**
  * Where a connect stands, while there is something to tell, and what can be done. It belongs in the page before there
  * is, for it is read out as it changes.
  */
-export function FlowNotice({ connect }: { connect: UseConnect }) {
+export function FlowNotice({ connect, form }: { connect: UseConnect; form?: ConnectForm }) {
   const { state } = connect;
-  const words = flowWords(state);
+  const words = form?.isOpen ? null : flowWords(state);
+  const detail = state.phase === "failed" ? plain(state.detail) : null;
   return (
     <div className="live" aria-live="polite">
       {words && (
-        <Notice tone={toneOf(state)} title={words.title} actions={<Actions connect={connect} />}>
+        <Notice tone={toneOf(state)} title={words.title} actions={<Actions connect={connect} start={form?.start ?? connect.start} />}>
           {state.phase === "refused" ? <Why error={state.error} /> : words.text}
+          <Detail text={detail} />
         </Notice>
       )}
     </div>
@@ -26,10 +28,11 @@ export function FlowNotice({ connect }: { connect: UseConnect }) {
 export function toneOf(state: FlowState): Tone {
   if (state.phase === "starting") return "wait";
   if (state.phase === "waiting") return state.trouble || state.window === "blocked" ? "warn" : "wait";
+  if (state.phase === "canceled") return "off";
   return state.phase === "superseded" ? "warn" : "bad";
 }
 
-function Actions({ connect }: { connect: UseConnect }) {
+function Actions({ connect, start }: { connect: UseConnect; start: () => void }) {
   const { state } = connect;
   const busy = state.phase === "waiting" || state.phase === "starting";
   const dismiss = () => {
@@ -45,8 +48,8 @@ function Actions({ connect }: { connect: UseConnect }) {
   if (state.phase !== "waiting" && state.phase !== "starting") {
     return (
       <>
-        <button className="button compact" onClick={connect.start}>
-          Try again
+        <button className="button compact" onClick={start}>
+          {"connection" in state ? remedyOf(state.connection) : "Try again"}
         </button>
         {cancel}
       </>

@@ -1,33 +1,11 @@
-import { plain, useConnectionHistory } from "@patchbay/react";
-import { Bones, Detail, Trouble } from "../ui/parts.js";
-import { Moment } from "../ui/time.js";
-import { eventWords } from "../words.js";
+import { ConnectionHistory } from "@patchbay/react";
 
 /** What has happened to a connection, the newest first. */
 export function History({ id }: { id: string }) {
-  const { events, isLoading, error, refetch, hasMore, loadMore, isLoadingMore } = useConnectionHistory(id);
-  if (error && events.length === 0) return <Trouble what="The history cannot be shown" error={error} retry={() => void refetch()} />;
-  if (isLoading) return <Bones rows={2} label="The history is loading" />;
   return (
     <section className="panel block" aria-labelledby="history">
       <h2 id="history">History</h2>
-      <ol className="history">
-        {events.map((event) => {
-          const { title, tone } = eventWords(event);
-          return (
-            <li key={event.id} className={`tone-${tone}`}>
-              <strong>{title}</strong>
-              <Moment at={event.created_at} />
-              <Detail text={plain(event.detail)} />
-            </li>
-          );
-        })}
-      </ol>
-      {hasMore && (
-        <button className="button" aria-disabled={isLoadingMore} onClick={() => void loadMore()}>
-          Show what was before
-        </button>
-      )}
+      <ConnectionHistory connectionId={id} className="history" />
     </section>
   );
 }

@@ -18,7 +18,7 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
     <>
       <Notice
         tone="warn"
-        title="Another account came back"
+        title="You reconnected with another account"
         actions={
           <>
             {found && (
@@ -32,7 +32,7 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
           </>
         }
       >
-        Another account has signed in than before. Workflows get nothing until you say which it is.
+        Workflows cannot use this connection until you choose one of the accounts.
         <Account title="Before" name={before} />
         <Account title="Now" name={other} />
       </Notice>

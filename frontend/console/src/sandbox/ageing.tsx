@@ -18,15 +18,16 @@ export function Ageing({ controls, nangoId, onDone }: { controls: string; nangoI
       <h2 id="ageing">In the sandbox</h2>
       <div className="stack">
         <p className="quiet small">
-          Make happen what happens at providers, and have it checked at once. An expired token is renewed and nothing is
-          lost; access that its owner has withdrawn is noticed, and asks for a reconnect.
+          Change the account at the provider, and have the connection checked at once. What you should see: an expired token
+          is renewed and the account stays connected; after access is revoked, it shows “Access ended” and asks for a reconnect,
+          or “Having trouble” while no other account shows that the provider itself works.
         </p>
         <div className="actions">
           <button className="button compact" onClick={() => void make("expire")}>
             Let the token expire
           </button>
           <button className="button compact" onClick={() => void make("revoke")}>
-            Withdraw access at the provider
+            Revoke access at the provider
           </button>
         </div>
         {trouble && <p role="alert">{trouble}</p>}

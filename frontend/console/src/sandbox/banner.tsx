@@ -1,12 +1,12 @@
 import { useFaults } from "./controls.js";
-import { FAULTS, inForce } from "./faults.js";
+import { inForce, NO_FAULTS } from "./faults.js";
 
 /** Says on every page that something is made to go wrong, or a newcomer would think it does. */
 export function FaultsBanner() {
   const { faults, change } = useFaults();
   const names = faults ? inForce(faults) : [];
   if (names.length === 0) return null;
-  const clear = () => change(Object.assign({ consent: "ask" }, ...FAULTS.map((fault) => fault.off)));
+  const clear = () => change(NO_FAULTS);
   return (
     <section className="faults" aria-label="Faults in force">
       <span>Sandbox: {names.join(" · ")}</span>

@@ -43,6 +43,11 @@ async function call<T>(url: string, method = "GET", body?: unknown): Promise<T> 
 
 const FAULTS = ["sandbox", "faults"];
 
+/** Plays these faults from now on, and no others. */
+export async function setFaults(controls: string, faults: Partial<Faults>): Promise<void> {
+  await call(`${controls}/sandbox/faults`, "PUT", faults);
+}
+
 /** How often to ask the sandbox: ever more seldom while it does not answer. */
 function every(milliseconds: number) {
   return ({ state }: { state: { fetchFailureCount: number } }) => Math.min(60_000, milliseconds * 2 ** state.fetchFailureCount);
@@ -67,7 +72,8 @@ export function useFaults() {
     setWanted(next);
     mutate(next, { onSettled: () => setWanted(null) });
   };
-  return { faults, change, error };
+  const refetch = () => queries.invalidateQueries({ queryKey: FAULTS });
+  return { faults, change, error, refetch };
 }
 
 /** What Nango received and sent, the newest first, as it happens. */

@@ -2,11 +2,12 @@ import { useId } from "react";
 import { Close } from "../ui/icons.js";
 import { Notice } from "../ui/parts.js";
 import { useFaults, useLog, type Faults, type LogLine } from "./controls.js";
-import { FAULTS, isOn, type Fault } from "./faults.js";
+import { FAULTS, inForce, isOn, NO_FAULTS, type Fault } from "./faults.js";
+import { Scenarios } from "./scenarios.js";
 
 /** The sandbox's controls: what is to go wrong, and what Nango has seen. */
 export function SandboxPanel({ onClose }: { onClose: () => void }) {
-  const { faults, change, error } = useFaults();
+  const { faults, change, error, refetch } = useFaults();
   return (
     <aside className="sandbox" aria-label="Sandbox">
       <div className="sandbox-head">
@@ -15,9 +16,19 @@ export function SandboxPanel({ onClose }: { onClose: () => void }) {
           <Close />
         </button>
       </div>
+      <section aria-labelledby="scenarios-title">
+        <h3 id="scenarios-title">Scenarios</h3>
+        <p className="quiet small">Each plays a whole story with a new Gmail account of yours, and resets all faults after it.</p>
+        <Scenarios onFaults={() => void refetch()} />
+      </section>
       <section aria-labelledby="faults-title">
-        <h3 id="faults-title">What goes wrong</h3>
-        <p className="quiet small">For everybody, from now on, until it is switched off. Connect something and see.</p>
+        <h3 id="faults-title">Faults</h3>
+        <p className="quiet small">A fault applies to all users until you switch it off. Switch one on and connect an account.</p>
+        {faults && (
+          <button className="button compact" aria-disabled={inForce(faults).length === 0} onClick={() => change(NO_FAULTS)}>
+            Reset all faults
+          </button>
+        )}
         {error && <Notice tone="bad">{error.message}</Notice>}
         {faults && (
           <>
@@ -29,7 +40,7 @@ export function SandboxPanel({ onClose }: { onClose: () => void }) {
         )}
       </section>
       <section aria-labelledby="log-title">
-        <h3 id="log-title">What Nango received and sent</h3>
+        <h3 id="log-title">Requests and webhooks of Nango</h3>
         <Log />
       </section>
     </aside>
@@ -54,7 +65,10 @@ function Consent({ consent, onChange }: { consent: Faults["consent"]; onChange: 
           </label>
         ))}
       </div>
-      <p>Ask a person, or answer for them at once: allowing shows how fast it is, denying what a no looks like.</p>
+      <p>
+        <strong>What you should see:</strong> “Ask” shows the page. “Allow” and “Deny” answer it at once, without showing it. For
+        an API key there is no such page.
+      </p>
     </fieldset>
   );
 }
@@ -73,7 +87,9 @@ function Switch({ fault, on, onChange }: { fault: Fault; on: boolean; onChange: 
         aria-describedby={`${id}-shows`}
         onChange={() => onChange(on ? fault.off : fault.on)}
       />
-      <p id={`${id}-shows`}>{fault.shows}</p>
+      <p id={`${id}-shows`}>
+        <strong>What you should see:</strong> {fault.shows}
+      </p>
     </div>
   );
 }

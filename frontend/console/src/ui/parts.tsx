@@ -1,6 +1,7 @@
-import { PatchbayError } from "@patchbay/react";
+import { PatchbayError, plain } from "@patchbay/react";
 import { useEffect, useRef, type ReactNode } from "react";
 import { troubleText, type Tone } from "../words.js";
+import { Copyable } from "./copy.js";
 
 /** Initials in a colour, the same for the same name everywhere. */
 export function Mark({ name, seed, size = "" }: { name: string; seed: string; size?: "" | "small" | "large" }) {
@@ -53,17 +54,25 @@ export function Account({ title = "Account", name }: { title?: string; name: str
   );
 }
 
-/** What a provider or Nango said, apart from our own words. */
+/** The text of a provider or the service, closed until it is asked for. */
 export function Detail({ text }: { text: string | null }) {
-  return text && <bdi className="detail">{text}</bdi>;
+  return (
+    text && (
+      <details className="detail">
+        <summary>Details</summary>
+        <bdi>{text}</bdi>
+      </details>
+    )
+  );
 }
 
-/** A place with nothing in it, and why. */
-export function Empty({ title, children, action }: { title: string; children?: ReactNode; action?: ReactNode }) {
+/** A place with nothing in it, and why. `isPage` if the page has no other heading. */
+export function Empty({ title, children, action, isPage }: { title: string; children?: ReactNode; action?: ReactNode; isPage?: boolean | undefined }) {
+  const Heading = isPage ? "h1" : "h2";
   return (
     <div className="panel empty">
-      <h2>{title}</h2>
-      {children && <p>{children}</p>}
+      <Heading>{title}</Heading>
+      {children && <div className="empty-text">{children}</div>}
       {action}
     </div>
   );
@@ -75,13 +84,21 @@ export function isNotThere(error: Error): boolean {
   return error instanceof PatchbayError && codes.includes(error.code);
 }
 
-/** What went wrong, and the id under which the service's log tells more of it. */
+/** What went wrong; behind "Details", what an operator needs of it. */
 export function Why({ error }: { error: Error }) {
   const id = error instanceof PatchbayError ? error.requestId : undefined;
   return (
     <>
       {troubleText(error)}
-      {id && <small className="reference"> Reference: {id}</small>}
+      {id && (
+        <details className="detail">
+          <summary>Details</summary>
+          <bdi>{plain(error.message)}</bdi>
+          <span>
+            Reference: <Copyable text={id} what="Reference" />
+          </span>
+        </details>
+      )}
     </>
   );
 }
@@ -98,11 +115,12 @@ export function Refusal({ error }: { error: Error }) {
 }
 
 /** What could not be had, and the way to ask again. */
-export function Trouble({ what, error, retry }: { what: string; error: Error; retry: () => void }) {
+export function Trouble({ what, error, retry, isPage }: { what: string; error: Error; retry: () => void; isPage?: boolean }) {
   return (
     <div role="alert">
       <Empty
         title={what}
+        isPage={isPage}
         action={
           <button className="button" onClick={retry}>
             Try again

@@ -1,0 +1,50 @@
+import { useState, type ReactNode } from "react";
+import { useMessages } from "../react/context.js";
+import { isOf } from "@patchbay/client";
+import { useConnectionList } from "../react/useConnections.js";
+import { useKeptFocus } from "../react/useKeptFocus.js";
+import { ConnectionCard } from "./ConnectionCard.js";
+import { ErrorNotice } from "./ErrorNotice.js";
+
+/** Props of `ConnectionManager`. */
+export interface ConnectionManagerProps {
+  /** Only this connector's connections, by slug or id. */
+  connectorId?: string | undefined;
+  className?: string | undefined;
+}
+
+/** All of a user's accounts, with everything that can be done with them. Those that are disconnected stand apart. */
+export function ConnectionManager({ connectorId, className }: ConnectionManagerProps): ReactNode {
+  const messages = useMessages();
+  const { connections, isLoading, error, refetch } = useConnectionList();
+  const kept = useKeptFocus<HTMLElement>("summary, button");
+  const [said, setSaid] = useState<ReactNode>("");
+  const own = connectorId === undefined ? connections : connections.filter((one) => isOf(one, connectorId));
+  const ended = own.filter((connection) => connection.status === "disconnected");
+  const others = own.filter((connection) => connection.status !== "disconnected");
+  return (
+    <section ref={kept} data-patchbay="manager" aria-label={messages.connections} className={className}>
+      {error && <ErrorNotice error={error} onRetry={() => void refetch()} />}
+      {isLoading && <p aria-busy="true">{messages.loading}</p>}
+      {!isLoading && !error && others.length === 0 && <p data-patchbay="empty">{messages.noConnections}</p>}
+      <p data-patchbay="flow-text" role="status">
+        {said}
+      </p>
+      <ul data-patchbay="list">
+        {others.map((connection) => (
+          <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
+        ))}
+      </ul>
+      {ended.length > 0 && (
+        <details data-patchbay="ended">
+          <summary>{messages.disconnectedOnes(ended.length)}</summary>
+          <ul data-patchbay="list">
+            {ended.map((connection) => (
+              <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
+            ))}
+          </ul>
+        </details>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,31 @@
+"use client";
+
+/** Connect buttons that always tell the truth: Patchbay's React components and hooks, and the client beneath them. */
+export * from "@patchbay/client";
+
+export { ConnectButton, type ConnectButtonProps } from "./components/ConnectButton.js";
+export { ConnectionCard, type ConnectionCardProps } from "./components/ConnectionCard.js";
+export { ConnectionHistory } from "./components/ConnectionHistory.js";
+export { ConnectionManager, type ConnectionManagerProps } from "./components/ConnectionManager.js";
+export { ConnectionPicker, type ConnectionPickerProps } from "./components/ConnectionPicker.js";
+export { ConnectionStatus, type ConnectionStatusProps } from "./components/ConnectionStatus.js";
+export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/ConnectorCatalog.js";
+export { ConnectorLogo } from "./components/ConnectorLogo.js";
+export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
+export { ParameterForm, type ParameterFormProps } from "./components/ParameterForm.js";
+export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
+
+export { RECOVERING } from "./react/cache.js";
+export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
+export { defaultMessages, type ConnectMessages, type MessageOverrides, type Messages } from "./react/messages.js";
+export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.js";
+export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";
+export { useConnectForm, type ConnectForm } from "./react/useConnectForm.js";
+export { useConnector } from "./react/useConnector.js";
+export type { ParameterField, UseParameters } from "./react/useParameters.js";
+export { useConnection, type UseConnection } from "./react/useConnection.js";
+export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
+export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";
+export { useConnections, type AccountToConnect, type AccountToDisconnect, type ConnectionListing, type UseConnections } from "./react/useConnections.js";
+export { useConnectors, type UseConnectors, type UseConnectorsOptions } from "./react/useConnectors.js";
+export { useSession, type UseSession } from "./react/useSession.js";

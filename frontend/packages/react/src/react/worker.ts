@@ -1,0 +1,41 @@
+import { backoff } from "@patchbay/client";
+
+/** The longest pause after failures, in milliseconds. */
+export const LONGEST_PAUSE = 30_000;
+
+/** Repeats a step for as long as there is something to do: one at a time, with a pause between, which grows while it fails. */
+export class Worker {
+  readonly #hasWork: () => boolean;
+  readonly #step: () => Promise<boolean>;
+  readonly #pace: number;
+  #wake: (() => void) | undefined;
+  /** Whether it is at work, pauses included. */
+  working = false;
+
+  /** `step` resolves to whether it worked; `pace` is the pause after that. */
+  constructor(hasWork: () => boolean, step: () => Promise<boolean>, pace: number) {
+    this.#hasWork = hasWork;
+    this.#step = step;
+    this.#pace = pace;
+  }
+
+  /** Begins, if there is something to do and it has not begun. */
+  async run(): Promise<void> {
+    if (this.working) return;
+    this.working = true;
+    for (let failures = 0; this.#hasWork(); ) {
+      failures = (await this.#step()) ? 0 : failures + 1;
+      await new Promise<void>((resolve) => {
+        setTimeout(resolve, failures > 0 ? backoff(failures, 1_000, LONGEST_PAUSE) : this.#pace);
+        this.#wake = resolve;
+      });
+    }
+    this.working = false;
+  }
+
+  /** Ends the pause, and begins if it has not. */
+  hurry(): void {
+    this.#wake?.();
+    void this.run();
+  }
+}
