@@ -111,7 +111,12 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => Some(with_deadline(self.check_connection(&connection)).await?.0.into()),
+            _ => Some(
+                with_deadline(self.check_connection(&connection))
+                    .await?
+                    .0
+                    .into(),
+            ),
         };
         Ok((self.get(user, id).await?, health))
     }

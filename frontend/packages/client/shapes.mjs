@@ -6,13 +6,8 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 /** The schemas of the responses that the client reads; those that they refer to follow. */
-<<<<<<< HEAD:frontend/react/shapes.mjs
 const RESPONSES = ["ConnectorList", "ConnectionList", "ConnectResponse", "CallbackResponse", "DisconnectResponse", "EventList"];
-const FILE = join(import.meta.dirname, "src/client/shapes.gen.ts");
-=======
-const RESPONSES = ["ConnectorsBody", "ConnectionsBody", "ConnectAnswer", "CallbackAnswer", "DisconnectAnswer", "HistoryBody"];
 const FILE = join(import.meta.dirname, "src/shapes.gen.ts");
->>>>>>> client:frontend/packages/client/shapes.mjs
 
 const { components } = JSON.parse(await readFile(join(import.meta.dirname, "../../../docs/openapi.json"), "utf8"));
 const shapes = new Map();

@@ -216,7 +216,10 @@ async fn restored_or_copied_database_is_paused_until_released() {
     let service = app.service().await;
     let user = "user-0".to_owned().try_into().unwrap();
     let target = patchbay::service::DisconnectTarget::Only;
-    let ended = service.disconnect(&user, "gmail", &target).await.unwrap();
+    let ended = service
+        .disconnect(&user, "gmail", &target, patchbay::domain::Actor::User)
+        .await
+        .unwrap();
     assert!(!ended.confirmed);
     service.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);

@@ -11,8 +11,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The connectors, by name. */
-        get: operations["list_connectors"];
+        /**
+         * List the connectors
+         * @description Returns a page of the catalog, sorted by name. Disabled connectors are included, with `available` set to `false`.
+         */
+        get: operations["listConnectors"];
         put?: never;
         post?: never;
         delete?: never;
@@ -29,15 +32,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The return from the popup.
-         * @description With a `state`, the provider's: the browser is sent on to Nango, the query
-         *     untouched, so that Nango's cookie travels with it; unless `CONNECT_BINDING` is
-         *     set and nothing was begun in this browser, which then gets a page that says so.
-         *     With a `connection_id`,
-         *     the product's: Nango is asked how the connection stands. A browser gets a
-         *     page that tells its opener, at the allowed origins only, and closes.
+         * Complete an authorization in the popup
+         * @description With `state`, a provider has returned to the product's own domain. The browser is redirected to Nango with the same
+         *     query and its cookie. If `CONNECT_BINDING` is set and the browser did not start an attempt, it gets a page instead.
+         *
+         *     With `connection_id`, Nango has returned to the product. Nango is queried for the state of the connection. A browser
+         *     gets a page that notifies its opener, at the allowed origins only, and closes. Other clients get JSON and need a token.
          */
-        get: operations["callback"];
+        get: operations["handleCallback"];
         put?: never;
         post?: never;
         delete?: never;
@@ -53,8 +55,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The caller's connections, newest first, without those that their user has removed. */
-        get: operations["list_connections"];
+        /**
+         * List the connections of the user
+         * @description Returns a page of connections, newest first, without those that the user has removed. Without `limit` and `cursor` the page has
+         *     all connections.
+         */
+        get: operations["listConnections"];
         put?: never;
         post?: never;
         delete?: never;
@@ -71,15 +77,14 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The caller's events, as they happen.
-         * @description Server-sent events named `connection`, whose data is an event and whose id
-         *     is the event's. A stream begins with one named `ready`. `Last-Event-ID`
-         *     resumes after that event without a gap: then the data of `ready` is
-         *     `{"resumed":true}`. Where it is `{"resumed":false}`, what has been read
-         *     before may be out of date, and is to be read anew: there was no
-         *     `Last-Event-ID`, or there is no such event of the user's any more.
+         * Stream the events of the user
+         * @description Sends server-sent events. The stream starts with an event named `ready`, whose data is a `StreamReady`. Each change of a
+         *     connection is an event named `connection`, whose data is a `ConnectionEvent` and whose id is that of the event.
+         *
+         *     `Last-Event-ID` resumes after that event without a gap. If `resumed` is `false`, read the connections again: the header
+         *     was missing, or the event no longer exists. The stream ends after 15 minutes at most. Then reconnect.
          */
-        get: operations["stream_events"];
+        get: operations["streamEvents"];
         put?: never;
         post?: never;
         delete?: never;
@@ -96,23 +101,46 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * One connection.
-         * @description With `wait`, the answer comes as soon as no attempt is under way. An attempt may be under way in it all the same:
-         *     when the time is over, or when it could not wait. Who asks again then makes a pause of a second.
+         * Get a connection
+         * @description With `wait`, the response is delayed until no attempt is in progress. An attempt may still be in progress in the response:
+         *     if the wait has timed out, or if the user has too many waiting requests. Pause for a second before the next request.
          */
-        get: operations["get_connection"];
+        get: operations["getConnection"];
         put?: never;
         post?: never;
         /**
-         * Removes a connection that is not connected from the user's list.
-         * @description The list no longer has it; its history stays. A connect of the same instance starts it anew, without label and config.
-         *     May be repeated.
+         * Remove a connection from the list
+         * @description Removes a connection that is not connected from the user's list. Its history stays. A connect of the same instance starts a
+         *     new connection without label and config. The operation is idempotent.
          */
-        delete: operations["remove_connection"];
+        delete: operations["removeConnection"];
         options?: never;
         head?: never;
-        /** Changes a connection's label or config. Changes within a minute are one event. */
-        patch: operations["update_connection"];
+        /**
+         * Update the label or config of a connection
+         * @description Omitted fields stay unchanged. Changes within a minute are one event.
+         */
+        patch: operations["updateConnection"];
+        trace?: never;
+    };
+    "/api/v1/connectors/connections/{id}/accesses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the token accesses of a connection
+         * @description Returns a page of the services that used the credentials, newest first.
+         */
+        get: operations["listTokenAccesses"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/api/v1/connectors/connections/{id}/account": {
@@ -124,8 +152,12 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Takes the other account that a reconnect came back as: from now on the connection is that account's. */
-        post: operations["accept_account"];
+        /**
+         * Accept the account of a reconnect
+         * @description A reconnect can return another account than the connection had. This operation accepts that account: the connection
+         *     belongs to it from then on.
+         */
+        post: operations["acceptAccount"];
         delete?: never;
         options?: never;
         head?: never;
@@ -142,12 +174,12 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Cancels the open attempt to authorize a connection.
-         * @description A connection that never was connected is removed with it, one that is connected stays so. If the user still finishes in
-         *     the popup, the new connection is deleted at Nango. Only a reauthorization that still completes takes effect, because
-         *     Nango renews its connection in place. May be repeated.
+         * Cancel the open attempt of a connection
+         * @description A connection that never was connected is removed with the attempt; a connected one stays connected. If the user still
+         *     finishes in the popup, the new connection is deleted at Nango. Only a reauthorization that still completes takes effect,
+         *     because Nango renews its connection in place. The operation is idempotent.
          */
-        post: operations["cancel_attempt"];
+        post: operations["cancelAttempt"];
         delete?: never;
         options?: never;
         head?: never;
@@ -163,8 +195,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Asks Nango now how a connection is, by refreshing its credentials. */
-        post: operations["check_connection"];
+        /**
+         * Check the credentials of a connection
+         * @description Makes Nango refresh the credentials, and updates the state of the connection with the result.
+         */
+        post: operations["checkConnection"];
         delete?: never;
         options?: never;
         head?: never;
@@ -178,8 +213,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What has happened to a connection, the newest first. */
-        get: operations["list_history"];
+        /**
+         * List the events of a connection
+         * @description Returns a page of the history, newest first.
+         */
+        get: operations["listHistory"];
         put?: never;
         post?: never;
         delete?: never;
@@ -196,67 +234,67 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        get: operations["proxy_get"];
+        get: operations["proxyGet"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        put: operations["proxy_put"];
+        put: operations["proxyPut"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        post: operations["proxy_post"];
+        post: operations["proxyPost"];
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        delete: operations["proxy_delete"];
+        delete: operations["proxyDelete"];
         options?: never;
         head?: never;
         /**
-         * Calls the provider's API with a connection's credentials.
-         * @description Nango adds the credentials and the provider's base address. Method, path, query, headers and body arrive at the provider
-         *     with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A path must be
-         *     relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, however they are encoded.
+         * Call the API of the provider
+         * @description Nango adds the credentials of the connection and the base URL of the provider. Method, path, query, headers and body reach
+         *     the provider with the same meaning; a body arrives byte for byte, with at most 64 MiB. GET has no body at the provider. A
+         *     path must be relative, UTF-8, and without dot segments, backslashes, control characters, `${` and `||`, in any encoding.
          *
-         *     The answer is the provider's, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows redirects,
-         *     and removes most headers of a success. An error whose `content-type` is `application/problem+json` and whose `type` starts
-         *     with `urn:patchbay:problem:` is Patchbay's: then the provider has not answered. 504 `nango_timeout` leaves open whether the
-         *     provider has received the call.
+         *     The response is that of the provider, with at most 64 MiB. Nango turns 201 and most other successes into 200, follows
+         *     redirects, and removes most headers of a success. An error is Patchbay's if its `content-type` is
+         *     `application/problem+json` and its `type` starts with `urn:patchbay:problem:`. Then the provider has not responded. After
+         *     `nango_timeout`, the provider may have received the call.
          */
-        patch: operations["proxy_patch"];
+        patch: operations["proxyPatch"];
         trace?: never;
     };
     "/api/v1/connectors/connections/{id}/reconnect": {
@@ -268,7 +306,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Begins to authorize a connection again; its id stays, and it goes on working meanwhile if it does. */
+        /**
+         * Start to reauthorize a connection
+         * @description Creates an attempt and returns the URL to open in a popup. The connection keeps its id, and remains usable until the
+         *     attempt completes.
+         */
         post: operations["reconnect"];
         delete?: never;
         options?: never;
@@ -286,15 +328,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * A live access token of a connection.
-         * @description | code | what to do |
-         *     |---|---|
-         *     | `not_connected` | have the user connect: `connect` says where |
-         *     | `needs_reauthorization` | have the user reconnect: `connect` says where |
-         *     | `account_mismatch` | have the user decide which account it is |
-         *     | `provider_unavailable`, `nango_unavailable`, `nango_timeout`, `nango_rate_limited` | try again after `Retry-After` |
+         * Get a live token of a connection
+         * @description Returns credentials that are valid now, refreshed if necessary. Request them right before each use, and do not store them.
          */
-        post: operations["get_token"];
+        post: operations["getToken"];
         delete?: never;
         options?: never;
         head?: never;
@@ -310,25 +347,11 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** The provider refused a token: it is refreshed, once however many say so. */
-        post: operations["refuse_token"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/connectors/connections/{id}/uses": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who has used a connection's credentials, the newest first. */
-        get: operations["list_uses"];
-        put?: never;
-        post?: never;
+        /**
+         * Report a token that the provider rejected
+         * @description Makes Nango refresh the credentials. Concurrent and repeated reports of one token cause one refresh.
+         */
+        post: operations["reportInvalidToken"];
         delete?: never;
         options?: never;
         head?: never;
@@ -342,8 +365,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All connectors in one response, in the shape that frontends of the original API read. */
-        get: operations["list_all_connectors"];
+        /**
+         * List all connectors in the original shape
+         * @description Returns the whole catalog in one response, as frontends of the original API read it.
+         */
+        get: operations["listAllConnectors"];
         put?: never;
         post?: never;
         delete?: never;
@@ -359,8 +385,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** One connector. */
-        get: operations["get_connector"];
+        /**
+         * Get a connector
+         * @description Returns one connector of the catalog by its id or slug.
+         */
+        get: operations["getConnector"];
         put?: never;
         post?: never;
         delete?: never;
@@ -379,8 +408,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Begins to connect an account.
-         * @description Answers where to send the user's popup, unless the account is connected already.
+         * Start to connect an account
+         * @description Creates an attempt and returns the URL to open in a popup. If the account is already connected, nothing is started and
+         *     `already_connected` is `true`. Poll `getConnection` with `wait`, or follow `streamEvents`, for the outcome.
          */
         post: operations["connect"];
         delete?: never;
@@ -399,7 +429,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Ends a connection. May be repeated. */
+        /**
+         * Disconnect an account
+         * @description Ends a connection and deletes its credentials at Nango. The deletion is retried until Nango confirms it. A repeated
+         *     request has no further effect.
+         */
         delete: operations["disconnect"];
         options?: never;
         head?: never;
@@ -416,11 +450,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * A live access token of a user's connection of a connector.
-         * @description As that of a connection; of several, none is guessed: `ambiguous_connection`
-         *     has the `candidates`.
+         * Get a live token by connector
+         * @description Returns the credentials of the user's only connection of the connector, or of the given instance. If several
+         *     connections match, the error `ambiguous_connection` lists them in `candidates`.
          */
-        post: operations["get_token_of_connector"];
+        post: operations["getConnectorToken"];
         delete?: never;
         options?: never;
         head?: never;
@@ -437,8 +471,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Removes all of a user's connections with their history, here and at Nango. May be repeated. */
-        delete: operations["erase_user"];
+        /**
+         * Erase the connections of a user
+         * @description Deletes all connections of the user with their history, here and at Nango. A repeated request has no further effect.
+         */
+        delete: operations["eraseUser"];
         options?: never;
         head?: never;
         patch?: never;
@@ -453,8 +490,12 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Nango tells of an attempt, at the address that its environment was given. */
-        post: operations["take_webhook"];
+        /**
+         * Receive a webhook of Nango
+         * @description Nango sends it to the URL that its environment has. The body is only a hint: Nango is queried before anything changes.
+         *     Nango repeats the webhook after a 5xx status.
+         */
+        post: operations["receiveWebhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -471,11 +512,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Nango tells of an attempt, at the address that its session was given.
-         * @description The body is only a hint: Nango is asked before anything is believed. An
-         *     answer of 5xx makes Nango send it again.
+         * Receive a webhook of Nango for an attempt
+         * @description Nango sends it to the URL of the attempt's session. The body is only a hint: Nango is queried before anything changes.
+         *     Nango repeats the webhook after a 5xx status.
          */
-        post: operations["take_webhook_of_attempt"];
+        post: operations["receiveAttemptWebhook"];
         delete?: never;
         options?: never;
         head?: never;
@@ -489,8 +530,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether the process runs. */
-        get: operations["healthz"];
+        /**
+         * Check that the process runs
+         * @description Succeeds as long as the process accepts requests, whatever the state of its database.
+         */
+        get: operations["getHealth"];
         put?: never;
         post?: never;
         delete?: never;
@@ -507,10 +551,11 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether the service can do its work: its database is up and migrated.
-         * @description After a signal to stop it cannot, though requests are still answered for a while. That Nango is down does not make a replica unready: no other would do better.
+         * Check that the replica is ready
+         * @description Succeeds if the database accepts writes and has the schema. A replica that is shutting down fails this check while it still
+         *     answers requests. An outage of Nango does not fail it, because every replica would be affected.
          */
-        get: operations["readyz"];
+        get: operations["getReadiness"];
         put?: never;
         post?: never;
         delete?: never;
@@ -520,38 +565,204 @@ export interface paths {
         trace?: never;
     };
 }
-export type webhooks = Record<string, never>;
+export interface webhooks {
+    "connection.attempt_failed": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.attempt_failed` message
+         * @description An attempt to authorize the connection failed. A connection that worked before still works.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionAttemptFailed"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.connected": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.connected` message
+         * @description The connection became connected, was reauthorized, or its user accepted another account.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionConnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.disconnected": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.disconnected` message
+         * @description The user disconnected the connection.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionDisconnected"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.needs_reauthorization": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.needs_reauthorization` message
+         * @description The connection stopped working until its user acts. `reason` says why.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionNeedsReauthorization"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "connection.recovered": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `connection.recovered` message
+         * @description The connection works again.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onConnectionRecovered"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "patchbay.test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `patchbay.test` message
+         * @description A test of the endpoint, sent by `patchbay webhooks test`.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onPatchbayTest"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+}
 export interface components {
     schemas: {
+        /** @description The account to accept for a connection. */
+        AcceptAccountRequest: {
+            /** @description The id of the connection's `pending_account`. */
+            account_id: string;
+        };
         /** @description An account at a provider. */
         Account: {
-            /** @description The provider's id of it. */
+            /** @description The id of the account at the provider. */
             id: string;
-            /** @description What the provider calls it. */
+            /** @description The name of the account at the provider. */
             name?: string | null;
-        };
-        /** @description The account that a user takes for a connection's. */
-        AccountChoice: {
-            /** @description The `found_account`'s id. */
-            account_id: string;
         };
         /**
          * @description Who caused a change.
          * @enum {string}
          */
         Actor: "user" | "service" | "system";
-        /** @description An attempt to authorize a connection. */
-        AttemptBody: {
+        /**
+         * ApiKeyCredentials
+         * @description An API key.
+         */
+        ApiKeyCredentials: {
+            api_key: string;
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "api_key";
+        };
+        /**
+         * @description An attempt to authorize a connection.
+         * @example {
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "ended_at": "2027-01-15T08:00:00Z",
+         *       "error_code": "authorization_denied",
+         *       "error_message": "Access was not granted: The user denied the request",
+         *       "expires_at": "2027-01-15T08:30:00Z",
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *       "kind": "connect",
+         *       "outcome": "failed",
+         *       "same_browser": null
+         *     }
+         */
+        Attempt: {
             /** Format: date-time */
             created_at: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the attempt ended; null while it is in progress.
+             */
             ended_at?: string | null;
             error_code?: components["schemas"]["Reason"] | null;
-            /** @description The same for a person to read. */
+            /** @description A human-readable reason why the attempt did not succeed. */
             error_message?: string | null;
             /**
              * Format: date-time
-             * @description Until when the user may begin.
+             * @description When the authorization link expires.
              */
             expires_at: string;
             /** Format: uuid */
@@ -559,33 +770,49 @@ export interface components {
             kind: components["schemas"]["AttemptKind"];
             outcome?: components["schemas"]["Outcome"] | null;
             /**
-             * @description Of a grant: whether it came back in the browser in which it was begun. False where it may be another person's;
-             *     null where that is not known (`CONNECT_BINDING`).
+             * @description `true` if the browser that started the attempt also completed it; `false` if it may have been another person's browser;
+             *     null if that is unknown (`CONNECT_BINDING`).
              */
             same_browser?: boolean | null;
         };
+        /** @description The purpose of an attempt. An open set: accept unknown values. */
+        AttemptKind: components["schemas"]["KnownAttemptKind"] | string;
         /**
-         * @description What an attempt sets out to do.
-         * @enum {string}
+         * BasicCredentials
+         * @description A user name and password.
          */
-        AttemptKind: "connect" | "reconnect";
-        /** @description How a connection stands after the popup. */
-        CallbackAnswer: {
+        BasicCredentials: {
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            password: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "basic";
+            username: string;
+        };
+        /** @description The state of a connection after the popup. */
+        CallbackResponse: {
             /** Format: uuid */
             connection_id: string;
             /** Format: uuid */
             connector_id: string;
             connector_slug: string;
-            /** @description The same for a person to read. */
+            /** @description A human-readable summary. */
             message: string;
+            /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
-            /** @description Whether it is connected. */
+            /** @description `true` if the connection is connected. */
             success: boolean;
         };
-        /** @description Which attempt is to be canceled. */
-        CancelBody: {
+        /** @description The attempt to cancel. */
+        CancelRequest: {
             /**
              * Format: uuid
              * @description The attempt. If it has ended or a newer one exists, nothing changes. Without it, the open attempt is canceled.
@@ -593,72 +820,73 @@ export interface components {
             attempt_id?: string | null;
         };
         /** @description A category of the catalog. */
-        CategoryBody: {
+        Category: {
+            /** @description The number of connectors in the category. */
             count: number;
             name: string;
         };
-        /**
-         * @description What went wrong: stable, for programs to decide on.
-         * @enum {string}
-         */
-        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
-        /** @description What comes of a connect or reconnect. */
-        ConnectAnswer: {
-            /** @description Whether there was nothing to do. */
-            already_connected: boolean;
-            /**
-             * Format: uuid
-             * @description The attempt that was begun.
-             */
-            attempt_id?: string | null;
-            /**
-             * Format: uuid
-             * @description Our connection.
-             */
-            connection_id: string;
-            /**
-             * Format: date-time
-             * @description Until when the user may begin.
-             */
-            expires_at?: string | null;
-            /** @description The same for a person to read. */
-            message: string;
-            /** @description Nango's connection, once there is one. */
-            nango_connection_id?: string | null;
-            /** @description Where to send the user; null when already connected. */
-            oauth_url?: string | null;
-            /** @description Whether `oauth_url` is made for a popup. */
-            popup: boolean;
-            status: components["schemas"]["Status"];
+        /** @description A connection and what a check found. */
+        CheckBody: components["schemas"]["Connection"] & {
+            health?: components["schemas"]["Health"] | null;
         };
-        /** @description What may be said with a connect. */
-        ConnectBody: {
-            /** @description What the product keeps with it, merged into what it kept before; null removes a key. At most 4 KiB of JSON in all. */
-            config?: Record<string, unknown>;
+        /** @description Data that the product stores with a connection. */
+        Config: {
+            [key: string]: unknown;
+        };
+        /** @description The details of a new connection or attempt. */
+        ConnectRequest: {
+            /** @description Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON. */
+            config?: components["schemas"]["Config"];
             /**
-             * @description What the user calls the connection. Characters that change the direction of text are removed, and so are combining
+             * @description The user's name for the connection. Characters that change the direction of text are removed, and so are combining
              *     marks beyond four in a row.
              */
             label?: string | null;
-            /** @description The account that the provider should offer, such as an e-mail address. */
+            /** @description The account that the provider preselects, such as an e-mail address. */
             login_hint?: string | null;
             /**
-             * @description What the provider has to know of the account: the values of the connector's `parameters`, by their names. A reconnect
-             *     uses those that were given before. If a required one is missing, `oauth_url` is a page that asks the user for it.
+             * @description The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required
+             *     value is missing, `oauth_url` is a page on which the user enters it.
              */
-            parameters?: {
-                [key: string]: string;
-            };
-            /** @description Scopes to ask for instead of the integration's own. */
+            parameters?: components["schemas"]["ParameterValues"];
+            /** @description The scopes to request instead of those of the integration. */
             scopes?: string[];
         };
-        /** @description A connection. */
-        ConnectionBody: {
+        /** @description The outcome of a connect or reconnect. */
+        ConnectResponse: {
+            /** @description `true` if the account was already connected; then `oauth_url` is null. */
+            already_connected: boolean;
+            /**
+             * Format: uuid
+             * @description The id of the started attempt; null if none was started.
+             */
+            attempt_id?: string | null;
+            /** Format: uuid */
+            connection_id: string;
+            /**
+             * Format: date-time
+             * @description When the authorization link expires; null if there is none.
+             */
+            expires_at?: string | null;
+            /** @description A human-readable summary. */
+            message: string;
+            /** @description Nango's id of the connection; null if Nango stores none. */
+            nango_connection_id?: string | null;
+            /** @description The URL to open in the popup; null if the account is already connected. */
+            oauth_url?: string | null;
+            /** @description `true` if there is an `oauth_url` to open in a popup. */
+            popup: boolean;
+            status: components["schemas"]["Status"];
+        };
+        /** @description A user's connection to one account of a connector. */
+        Connection: {
             account?: components["schemas"]["Account"] | null;
-            attempt?: components["schemas"]["AttemptBody"] | null;
-            /** @description What the product keeps with it. */
-            config: Record<string, unknown>;
-            /** Format: date-time */
+            attempt?: components["schemas"]["Attempt"] | null;
+            config: components["schemas"]["Config"];
+            /**
+             * Format: date-time
+             * @description When the connection last became connected.
+             */
             connected_at?: string | null;
             /** Format: uuid */
             connector_id: string;
@@ -666,40 +894,46 @@ export interface components {
             connector_slug: string;
             /** Format: date-time */
             created_at: string;
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the user last disconnected it.
+             */
             disconnected_at?: string | null;
             /**
              * Format: int32
-             * @description How many times in a row that happened.
+             * @description The number of consecutive failures.
              */
             error_count: number;
             /**
              * Format: date-time
-             * @description Since when its credentials cannot be refreshed, while that may pass.
+             * @description Since when the credentials cannot be refreshed, while the failure may be transient.
              */
             failing_since?: string | null;
-            found_account?: components["schemas"]["Account"] | null;
-            /** Format: uuid */
+            /**
+             * Format: uuid
+             * @description The id. It stays the same across reconnects and disconnects.
+             */
             id: string;
-            /** @description Tells several accounts of one connector apart; empty for the first. */
+            /** @description Distinguishes several accounts of one connector; empty for the first account. */
             instance_id: string;
-            /** @description What the user calls it. */
+            /** @description The user's name for the connection. */
             label?: string | null;
             /**
              * Format: date-time
-             * @description When Nango was last asked about it.
+             * @description When Nango was last queried about it.
              */
             last_checked_at?: string | null;
-            /** @description Why it does not work or its credentials fail, for a person to read. An attempt that failed has its own `error_message`. */
+            /** @description A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`. */
             last_error?: string | null;
             /**
              * Format: date-time
              * @description When it became connected or a workflow used it, whichever was last.
              */
             last_synced_at?: string | null;
-            /** @description Nango's connection, while it holds one. */
+            /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
-            /** @description The user's other connections to the same account, 20 at the most. */
+            pending_account?: components["schemas"]["Account"] | null;
+            /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
@@ -708,131 +942,183 @@ export interface components {
             user_id: string;
             /**
              * Format: int64
-             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is the newer.
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
              */
             version: number;
         };
-        /** @description A page of connections, newest first. */
-        ConnectionsBody: {
-            connections: components["schemas"]["ConnectionBody"][];
-            /**
-             * Format: uuid
-             * @description The cursor of the next page; null on the last. A page of large connections stops before `limit`, at 512 KiB.
-             */
-            next_cursor?: string | null;
-            /**
-             * Format: int64
-             * @description How many there are on all pages.
-             */
-            total_count: number;
-        };
-        /** @description A connector of the catalog. */
-        ConnectorBody: {
-            /** @description What the provider asks for, in Nango's words: `OAUTH2`, `API_KEY`, … */
-            auth_mode?: string | null;
-            /** @description Whether it can be connected at all. */
-            available: boolean;
-            category: string;
-            /** @description Whether Nango has an integration for it; null while that is not known. */
-            configured?: boolean | null;
-            /** @description Whether the operator has it switched on. */
-            enabled: boolean;
-            /**
-             * Format: uuid
-             * @description UUIDv5 of the slug.
-             */
-            id: string;
-            /** @description The integration at Nango that serves it. */
-            integration_key: string;
-            name: string;
-            /** @description What `connect` takes in `parameters`: values that the provider needs of each account. */
-            parameters: components["schemas"]["Parameter"][];
-            /** @description Nango's provider; null where Nango has none. */
-            provider?: string | null;
-            /**
-             * @description The short name, which stands for the id wherever one is asked for.
-             * @example gmail
-             */
-            slug: string;
-            /** @description Why it cannot. */
-            unavailable_reason?: string | null;
-        };
-        /** @description The whole catalog, as the original API shows it. */
-        ConnectorListBody: {
-            connectors: components["schemas"]["ListedConnector"][];
-            total_count: number;
-        };
-        /** @description A page of the catalog, by name. */
-        ConnectorsBody: {
-            /** @description All categories, with how many connectors each has. */
-            categories: components["schemas"]["CategoryBody"][];
-            connectors: components["schemas"]["ConnectorBody"][];
-            /** @description The cursor of the next page; null on the last. */
-            next_cursor?: string | null;
-            /** @description How many there are on all pages. */
-            total_count: number;
-        };
-        /** @description Credentials, by their type. */
-        CredentialsBody: {
-            access_token: string;
+        /**
+         * @description An attempt to authorize the connection failed. A connection that worked before still works.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": "authorization_denied",
+         *           "error_message": "Access was not granted: The user denied the request",
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *           "kind": "connect",
+         *           "outcome": "failed",
+         *           "same_browser": null
+         *         },
+         *         "change": "attempt_failed",
+         *         "connected_at": null,
+         *         "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+         *         "connector_name": "GitHub",
+         *         "connector_slug": "github",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 1,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": null,
+         *         "last_error": "Access was not granted: The user denied the request",
+         *         "last_synced_at": null,
+         *         "nango_connection_id": null,
+         *         "pending_account": null,
+         *         "reason": "authorization_denied",
+         *         "same_account_as": [],
+         *         "status": "error",
+         *         "status_reason": "authorization_denied",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 2
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.attempt_failed"
+         *     }
+         */
+        ConnectionAttemptFailedMessage: {
+            data: components["schemas"]["WebhookConnection"];
             /**
              * Format: date-time
-             * @description When it ends; null where the provider does not say.
+             * @description When the change happened. A delayed or repeated delivery keeps it.
              */
-            expires_at?: string | null;
-            /** @description What it allows; null where the provider does not say. */
-            scopes?: string[] | null;
-            /** @description As the provider says; `Bearer` if it does not. */
-            token_type: string;
-            /** @enum {string} */
-            type: "oauth2";
-        } | {
-            token: string;
-            token_secret: string;
-            /** @enum {string} */
-            type: "oauth1";
-        } | {
-            api_key: string;
-            /** @enum {string} */
-            type: "api_key";
-        } | {
-            password: string;
-            /** @enum {string} */
-            type: "basic";
-            username: string;
-        } | {
-            credentials: Record<string, unknown>;
-            kind: string;
-            /** @enum {string} */
-            type: "other";
+            timestamp: string;
+            /** @constant */
+            type: "connection.attempt_failed";
         };
-        /** @description What comes of a disconnect or a removal. */
-        DisconnectAnswer: {
-            /** Format: uuid */
-            connection_id: string;
-            /** @description The same for a person to read. */
-            message: string;
-            status: components["schemas"]["Status"];
-            /** @description Always `true`. */
-            success: boolean;
-            /** @description Whether Nango has confirmed that it holds nothing of it any more; if not, it is asked until it has. */
-            upstream_deleted: boolean;
+        /**
+         * @description The connection became connected, was reauthorized, or its user accepted another account.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "connected",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": null,
+         *         "same_account_as": [],
+         *         "status": "connected",
+         *         "status_reason": null,
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 2
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.connected"
+         *     }
+         */
+        ConnectionConnectedMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.connected";
         };
-        /** @description What came of deleting a user's data. */
-        ErasedBody: {
-            /** @description How many connections were removed. */
-            connections: number;
-            /** @description Whether Nango has confirmed that it holds nothing of them; if not, it is asked until it has. */
-            upstream_deleted: boolean;
+        /**
+         * @description The user disconnected the connection.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "disconnected",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": "2027-01-15T08:00:00Z",
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": null,
+         *         "pending_account": null,
+         *         "reason": "user_disconnected",
+         *         "same_account_as": [],
+         *         "status": "disconnected",
+         *         "status_reason": "user_disconnected",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 6
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.disconnected"
+         *     }
+         */
+        ConnectionDisconnectedMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.disconnected";
         };
         /** @description One change of a connection. */
-        Event: {
-            /** @description What the provider called the account then, where it says so. */
+        ConnectionEvent: {
+            /** @description The provider's name of the account at that time; null if it is unknown. */
             account?: string | null;
             actor?: components["schemas"]["Actor"] | null;
             /**
              * Format: uuid
-             * @description The attempt that brought the change.
+             * @description The attempt that caused the change.
              */
             attempt_id?: string | null;
             /**
@@ -842,44 +1128,320 @@ export interface components {
             connection_id: string;
             /**
              * Format: date-time
-             * @description When it was.
+             * @description When the change happened.
              */
             created_at: string;
-            /** @description What went wrong, for a person to read. */
+            /** @description A human-readable reason of a failure. */
             detail?: string | null;
             /**
-             * Format: int64
-             * @description Grows with each event of a user. An event that comes to stand for one more change gets a new one.
+             * Format: uuid
+             * @description A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
              */
-            id: number;
-            /** @description What changed. */
+            id: string;
+            /** @description The kind of the change. */
             kind: components["schemas"]["EventKind"];
             rename?: components["schemas"]["Rename"] | null;
-            /** @description Where the connection stood then. */
+            /** @description The state of the connection after the change. */
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /**
              * Format: int64
-             * @description The connection's version by it: one more than that of the event before.
+             * @description The version of the connection after the change, one more than before.
              */
             version: number;
         };
-        /**
-         * @description What a change of a connection was.
-         * @enum {string}
-         */
-        EventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
-        /** @description A page of a connection's history, the newest first. */
-        HistoryBody: {
-            events: components["schemas"]["Event"][];
+        /** @description A page of connections, newest first. */
+        ConnectionList: {
+            connections: components["schemas"]["Connection"][];
+            /**
+             * Format: uuid
+             * @description The cursor of the next page; null on the last page. A page ends at 512 KiB, even before `limit`.
+             */
+            next_cursor?: string | null;
             /**
              * Format: int64
-             * @description The cursor of the next page; null on the last.
+             * @description The number of matching connections on all pages.
+             */
+            total_count: number;
+        };
+        /**
+         * @description The connection stopped working until its user acts. `reason` says why.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "missing_upstream",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 1,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": "The connection was deleted at Nango: connect again",
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": "missing_upstream",
+         *         "same_account_as": [],
+         *         "status": "error",
+         *         "status_reason": "missing_upstream",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 5
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.needs_reauthorization"
+         *     }
+         */
+        ConnectionNeedsReauthorizationMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.needs_reauthorization";
+        };
+        /**
+         * @description The connection works again.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "recovered",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": null,
+         *         "same_account_as": [],
+         *         "status": "connected",
+         *         "status_reason": null,
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 4
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.recovered"
+         *     }
+         */
+        ConnectionRecoveredMessage: {
+            data: components["schemas"]["WebhookConnection"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "connection.recovered";
+        };
+        /** @description A connector of the catalog. */
+        Connector: {
+            /** @description Nango's name of the authorization method, such as `OAUTH2` or `API_KEY`. */
+            auth_mode?: string | null;
+            /** @description `true` if the connector can be connected. */
+            available: boolean;
+            category: string;
+            /** @description `true` if Nango has an integration for the connector; null if that is unknown. */
+            configured?: boolean | null;
+            /** @description `true` if the operator has enabled the connector. */
+            enabled: boolean;
+            /**
+             * Format: uuid
+             * @description The id, a UUIDv5 of the slug.
+             */
+            id: string;
+            /** @description Nango's key of the integration that serves the connector. */
+            integration_key: string;
+            /** @description The display name. */
+            name: string;
+            /** @description The values that `connect` accepts in `parameters`. */
+            parameters: components["schemas"]["ConnectorParameter"][];
+            /** @description Nango's name of the provider; null if Nango does not support it. */
+            provider?: string | null;
+            /** @description The short name. Every operation accepts it in place of the id. */
+            slug: string;
+            /** @description Why the connector is not available; null if it is. */
+            unavailable_reason?: string | null;
+        };
+        /** @description A page of the catalog, sorted by name. */
+        ConnectorList: {
+            /** @description All categories, with their numbers of connectors. */
+            categories: components["schemas"]["Category"][];
+            connectors: components["schemas"]["Connector"][];
+            /** @description The cursor of the next page; null on the last page. */
+            next_cursor?: string | null;
+            /** @description The number of matching connectors on all pages. */
+            total_count: number;
+        };
+        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
+        ConnectorParameter: {
+            /** @description An explanation of the value and of where to find it. */
+            description?: string | null;
+            /** @description A value that matches. */
+            example?: string | null;
+            /** @description Nango's name of the parameter. */
+            name: string;
+            /** @description A regular expression that the whole value must match. */
+            pattern?: string | null;
+            /** @description The text before the value in the provider's address. */
+            prefix?: string | null;
+            /** @description `true` if the account cannot be connected without it. */
+            required: boolean;
+            /** @description The text after the value in the provider's address. */
+            suffix?: string | null;
+            /** @description The label of its form field. */
+            title: string;
+        };
+        /** @description The outcome of a disconnect or a removal. */
+        DisconnectResponse: {
+            /** Format: uuid */
+            connection_id: string;
+            /** @description A human-readable summary. */
+            message: string;
+            status: components["schemas"]["Status"];
+            /** @description Always `true`. */
+            success: boolean;
+            /** @description `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it. */
+            upstream_deleted: boolean;
+        };
+        /** @description The outcome of erasing a user. */
+        EraseUserResponse: {
+            /** @description The number of deleted connections. */
+            connections: number;
+            /** @description `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them. */
+            upstream_deleted: boolean;
+        };
+        /** @description The kind of a change of a connection. An open set: accept unknown values. */
+        EventKind: components["schemas"]["KnownEventKind"] | string;
+        /** @description A page of the history of a connection, newest first. */
+        EventList: {
+            events: components["schemas"]["ConnectionEvent"][];
+            /**
+             * Format: int64
+             * @description The cursor of the next page; null on the last page.
              */
             next_cursor?: number | null;
         };
+        /**
+         * @description What a check found at this moment, whatever the connection's status is.
+         * @enum {string}
+         */
+        Health: "working" | "refused" | "provider_outage" | "unknown" | "missing";
+        /**
+         * @description The purpose of an attempt.
+         * @enum {string}
+         */
+        KnownAttemptKind: "connect" | "reconnect";
+        /**
+         * @description The kind of a change of a connection.
+         * @enum {string}
+         */
+        KnownEventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
+        /**
+         * @description How an attempt ended.
+         * @enum {string}
+         */
+        KnownOutcome: "succeeded" | "failed" | "expired" | "superseded" | "canceled";
+        /**
+         * @description The kind of an error, stable for programs.
+         * @enum {string}
+         */
+        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        /**
+         * @description Why a connection is not connected, or why an attempt failed.
+         * @enum {string}
+         */
+        KnownReason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected" | "authorization_canceled" | "removed";
+        /** @description An event of Nango. */
+        NangoEvent: {
+            [key: string]: unknown;
+        };
+        /**
+         * OAuth1Credentials
+         * @description An OAuth 1 token with its secret.
+         */
+        OAuth1Credentials: {
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            token: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            token_secret: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "oauth1";
+        };
+        /**
+         * OAuth2Credentials
+         * @description An OAuth 2 access token.
+         */
+        OAuth2Credentials: {
+            access_token: string;
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            /**
+             * Format: date-time
+             * @description When the token expires; null if the provider does not report it.
+             */
+            expires_at?: string | null;
+            /** @description The granted scopes; null if the provider does not report them. */
+            scopes?: string[] | null;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /** @description The type of the token according to the provider. The default is `Bearer`. */
+            token_type: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "oauth2";
+        };
         /** @description A connector as the original API shows it. */
-        ListedConnector: {
+        OriginalConnector: {
             category: string;
             /**
              * Format: date-time
@@ -908,82 +1470,88 @@ export interface components {
             /** @description Always `stable`. */
             status: string;
         };
-        /**
-         * @description How an attempt ended.
-         * @enum {string}
-         */
-        Outcome: "succeeded" | "failed" | "expired" | "superseded" | "canceled";
-        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
-        Parameter: {
-            /** @description What it is and where the user finds it. */
-            description?: string | null;
-            /** @description A value that matches. */
-            example?: string | null;
-            /**
-             * @description Nango's name of the parameter.
-             * @example subdomain
-             */
-            name: string;
-            /** @description A regular expression that the whole value has to match. */
-            pattern?: string | null;
-            /** @description What stands before the value in the provider's address. */
-            prefix?: string | null;
-            /** @description `true` if the account cannot be connected without it. */
-            required: boolean;
-            /** @description What stands after the value in the provider's address. */
-            suffix?: string | null;
-            /** @description The label of its field. */
-            title: string;
+        /** @description The whole catalog, as the original API shows it. */
+        OriginalConnectorList: {
+            connectors: components["schemas"]["OriginalConnector"][];
+            total_count: number;
         };
-        /** @description An error's body (RFC 9457), sent as `application/problem+json`. */
+        /**
+         * OtherCredentials
+         * @description Credentials of any other kind, as Nango stores them.
+         */
+        OtherCredentials: {
+            /** Format: uuid */
+            connection_id: string;
+            connector_slug: string;
+            credentials: components["schemas"]["RawCredentials"];
+            /** @description Nango's name of the kind. */
+            kind: string;
+            /** @description Identifies the token without revealing it. Send it to `reportInvalidToken` if the provider rejects the token. */
+            token_id: string;
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            type: "other";
+        };
+        /** @description How an attempt ended. An open set: accept unknown values. */
+        Outcome: components["schemas"]["KnownOutcome"] | string;
+        /** @description Values of a connector's parameters, by name. */
+        ParameterValues: {
+            [key: string]: string;
+        };
+        /** @description A test of the endpoint, sent by `patchbay webhooks test`. */
+        PatchbayTestMessage: {
+            data: components["schemas"]["WebhookTest"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "patchbay.test";
+        };
+        /** @description An error (RFC 9457), sent as `application/problem+json`. */
         Problem: {
-            /** @description The connections to choose from, where several fit. */
+            /** @description With `ambiguous_connection`: the ids of the connections that match. */
             candidates?: string[] | null;
-            /** @description What went wrong, for programs. */
-            code: components["schemas"]["Code"];
-            /** @description The path, to be posted to, that begins what would mend it. */
+            code: components["schemas"]["ProblemCode"];
+            /** @description The path of the operation that fixes the problem. Send it a POST. */
             connect?: string | null;
-            /** @description What happened this time, for a person to read. */
+            /** @description A human-readable explanation of this occurrence. */
             detail: string;
-            /** @description The id under which the log tells more. */
+            /** @description The request id, under which the log has more details. */
             request_id?: string | null;
             /**
              * Format: int64
-             * @description After how many seconds to try again, as in the `Retry-After` header.
+             * @description The number of seconds after which to retry, as in the `Retry-After` header.
              */
             retry_after?: number | null;
             /**
              * Format: int32
-             * @description The HTTP status, again.
+             * @description The HTTP status code.
              */
             status: number;
-            /** @description The code in a few words. */
+            /** @description A short text for the code, the same each time. */
             title: string;
             /** @description A URN of the code. */
             type: string;
         };
-        /** @description A service that can do its work. */
-        ReadyBody: {
-            /** @description Whether Nango is switched on. */
+        /** @description The kind of an error, stable for programs. An open set: accept unknown values. */
+        ProblemCode: components["schemas"]["KnownProblemCode"] | string;
+        /** @description Credentials as Nango stores them. */
+        RawCredentials: {
+            [key: string]: unknown;
+        };
+        /** @description A replica that is ready. */
+        Readiness: {
+            /** @description `true` if Nango is enabled. */
             nango: boolean;
-            /** @description `ready`. */
+            /** @description Always `ready`. */
             status: string;
         };
-        /**
-         * @description Why a connection is not connected.
-         * @enum {string}
-         */
-        Reason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected" | "authorization_canceled" | "removed";
-        /** @description What came of it. */
-        RefusedAnswer: {
-            /** @description Whether it was refreshed by this call; if not, it had been since: ask for the token again. */
-            refreshed: boolean;
-        };
-        /** @description What a workflow says of a token that the provider refused. */
-        RefusedToken: {
-            /** @description The refused token's `token_id`. */
-            token_id: string;
-        };
+        /** @description Why a connection is not connected, or why an attempt failed. An open set: accept unknown values. */
+        Reason: components["schemas"]["KnownReason"] | string;
         /** @description A change of a connection's label. */
         Rename: {
             /** @description The label before; null if it had none. */
@@ -991,54 +1559,180 @@ export interface components {
             /** @description The label after; null if it was removed. */
             to?: string | null;
         };
+        /** @description A token that the provider rejected. */
+        ReportInvalidTokenRequest: {
+            /** @description The `token_id` of the rejected token. */
+            token_id: string;
+        };
+        /** @description The outcome of a report. */
+        ReportInvalidTokenResponse: {
+            /** @description `true` if this call refreshed the credentials; `false` if an earlier call did. */
+            refreshed: boolean;
+        };
         /**
-         * @description Where a connection stands, in one word.
+         * @description The state of a connection. A closed set.
          * @enum {string}
          */
         Status: "pending" | "connected" | "disconnected" | "error";
-        /** @description A live token, and whose it is. */
-        TokenBody: components["schemas"]["CredentialsBody"] & {
-            /** Format: uuid */
-            connection_id: string;
-            connector_slug: string;
-            /** @description Names the token without telling it: send it to `/token/invalid` should the provider refuse the token. */
-            token_id: string;
+        /** @description The data of an event of a stream. */
+        StreamEventData: components["schemas"]["ConnectionEvent"] | components["schemas"]["StreamReady"];
+        /** @description The data of the event `ready`, the first one of a stream. */
+        StreamReady: {
+            /** @description `true` if the stream continues after `Last-Event-ID` without a gap. */
+            resumed: boolean;
         };
-        /** @description What may be changed of a connection; what is left out stays. */
-        UpdateBody: {
-            /** @description Merged into the config by key; null removes a key. At most 4 KiB of JSON in all. */
-            config?: Record<string, unknown> | null;
+        /** @description Live credentials of a connection, by their type. */
+        Token: components["schemas"]["OAuth2Credentials"] | components["schemas"]["OAuth1Credentials"] | components["schemas"]["ApiKeyCredentials"] | components["schemas"]["BasicCredentials"] | components["schemas"]["OtherCredentials"];
+        /** @description An access to the credentials of a connection. */
+        TokenAccess: {
             /**
-             * @description What the user calls it; null removes it. Characters that change the direction of text are removed, and so are
-             *     combining marks beyond four in a row.
+             * Format: int32
+             * @description The number of accesses of this service and purpose within the same second.
              */
-            label?: string | null;
-        };
-        /** @description One use of a connection's credentials. */
-        UseBody: {
-            /** @description `token` when it was handed out, `proxy` when a call was made with it. */
+            count: number;
+            /** @description `token` if the service received a token, `proxy` if it called the provider. More values may be added. */
             purpose: string;
             /** @description The name of the service's key. */
             service: string;
             /**
-             * Format: int32
-             * @description How often the same was done within that second: its uses are one entry.
-             */
-            times: number;
-            /**
              * Format: date-time
-             * @description When, the last time.
+             * @description When the last of these accesses happened.
              */
             used_at: string;
         };
-        /** @description A page of uses, the newest first. */
-        UsesBody: {
+        /** @description A page of token accesses, newest first. */
+        TokenAccessList: {
+            accesses: components["schemas"]["TokenAccess"][];
             /**
              * Format: int64
-             * @description The cursor of the next page; null when this one was not full.
+             * @description The cursor of the next page; null on the last page.
              */
             next_cursor?: number | null;
-            uses: components["schemas"]["UseBody"][];
+        };
+        /** @description Changes of a connection. Omitted fields stay unchanged. */
+        UpdateConnectionRequest: {
+            config?: components["schemas"]["Config"] | null;
+            /**
+             * @description The user's name for the connection; null removes it. Characters that change the direction of text are removed, and so are
+             *     combining marks beyond four in a row.
+             */
+            label?: string | null;
+        };
+        /**
+         * @description The connection after the change, and the change itself.
+         * @example {
+         *       "account": null,
+         *       "attempt": {
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "ended_at": "2027-01-15T08:00:00Z",
+         *         "error_code": "authorization_denied",
+         *         "error_message": "Access was not granted: The user denied the request",
+         *         "expires_at": "2027-01-15T08:30:00Z",
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *         "kind": "connect",
+         *         "outcome": "failed",
+         *         "same_browser": null
+         *       },
+         *       "change": "attempt_failed",
+         *       "connected_at": null,
+         *       "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+         *       "connector_name": "GitHub",
+         *       "connector_slug": "github",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "disconnected_at": null,
+         *       "error_count": 1,
+         *       "failing_since": null,
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+         *       "instance_id": "",
+         *       "label": null,
+         *       "last_checked_at": null,
+         *       "last_error": "Access was not granted: The user denied the request",
+         *       "last_synced_at": null,
+         *       "nango_connection_id": null,
+         *       "pending_account": null,
+         *       "reason": "authorization_denied",
+         *       "same_account_as": [],
+         *       "status": "error",
+         *       "status_reason": "authorization_denied",
+         *       "updated_at": "2027-01-15T08:00:00Z",
+         *       "user_id": "ada",
+         *       "version": 2
+         *     }
+         */
+        WebhookConnection: {
+            account?: components["schemas"]["Account"] | null;
+            attempt?: components["schemas"]["Attempt"] | null;
+            change: components["schemas"]["EventKind"];
+            config?: components["schemas"]["Config"];
+            /**
+             * Format: date-time
+             * @description When the connection last became connected.
+             */
+            connected_at?: string | null;
+            /** Format: uuid */
+            connector_id: string;
+            connector_name: string;
+            connector_slug: string;
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: date-time
+             * @description When the user last disconnected it.
+             */
+            disconnected_at?: string | null;
+            /**
+             * Format: int32
+             * @description The number of consecutive failures.
+             */
+            error_count: number;
+            /**
+             * Format: date-time
+             * @description Since when the credentials cannot be refreshed, while the failure may be transient.
+             */
+            failing_since?: string | null;
+            /**
+             * Format: uuid
+             * @description The id. It stays the same across reconnects and disconnects.
+             */
+            id: string;
+            /** @description Distinguishes several accounts of one connector; empty for the first account. */
+            instance_id: string;
+            /** @description The user's name for the connection. */
+            label?: string | null;
+            /**
+             * Format: date-time
+             * @description When Nango was last queried about it.
+             */
+            last_checked_at?: string | null;
+            /** @description A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`. */
+            last_error?: string | null;
+            /**
+             * Format: date-time
+             * @description When it became connected or a workflow used it, whichever was last.
+             */
+            last_synced_at?: string | null;
+            /** @description Nango's id of the connection; null if Nango stores none. */
+            nango_connection_id?: string | null;
+            pending_account?: components["schemas"]["Account"] | null;
+            /** @description Why the connection does not work, or why the attempt failed. */
+            reason?: null | components["schemas"]["Reason"];
+            /** @description The user's other connections to the same account, at most 20. */
+            same_account_as: string[];
+            status: components["schemas"]["Status"];
+            status_reason?: components["schemas"]["Reason"] | null;
+            /** Format: date-time */
+            updated_at: string;
+            user_id: string;
+            /**
+             * Format: int64
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
+             */
+            version: number;
+        };
+        /** @description The endpoint under test. */
+        WebhookTest: {
+            /** @description The id of the endpoint. */
+            endpoint: string;
         };
     };
     responses: never;
@@ -1049,16 +1743,16 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    list_connectors: {
+    listConnectors: {
         parameters: {
             query?: {
-                /** @description Words to look for in name, slug and category. */
+                /** @description Words to find in the name, slug or category. */
                 search?: string;
-                /** @description Only this category. */
+                /** @description Only connectors of this category. */
                 category?: string;
-                /** @description How many at the most: 1 to 200, 100 by default. */
+                /** @description The maximum number of connectors: 1 to 200. The default is 100. */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: string;
             };
             header?: never;
@@ -1067,14 +1761,16 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description A page of the catalog. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectorsBody"];
+                    "application/json": components["schemas"]["ConnectorList"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1083,6 +1779,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1091,6 +1788,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1099,6 +1806,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1109,35 +1831,47 @@ export interface operations {
             };
         };
     };
-    callback: {
+    handleCallback: {
         parameters: {
             query?: {
-                /** @description Set by a provider that returns to our own domain: the whole query is Nango's. */
+                /** @description The OAuth state. If it is set, the whole query is forwarded to Nango. */
                 state?: string;
-                /** @description The connection to look at, by our id. A request with a token may name Nango's id. */
+                /** @description The id of the connection. A request with a token may send Nango's id instead. */
                 connection_id?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The state of the connection, or a page for a browser. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["CallbackAnswer"];
+                    "application/json": components["schemas"]["CallbackResponse"];
+                    "text/html": string;
                 };
             };
-            /** @description On to Nango's /oauth/callback */
+            /** @description A redirect to Nango's `/oauth/callback`. */
             308: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1146,6 +1880,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1154,6 +1889,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1162,6 +1898,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1170,6 +1907,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1178,6 +1925,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1186,6 +1946,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1194,6 +1963,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1204,35 +1974,46 @@ export interface operations {
             };
         };
     };
-    list_connections: {
+    listConnections: {
         parameters: {
             query?: {
-                /** @description Only those of this connector, by id or slug. */
+                /** @description Only connections of this connector, by id or slug. */
                 connector_id?: string;
-                /** @description Only those with this status. */
+                /** @description Only connections with this status. */
                 status?: components["schemas"]["Status"];
                 /**
-                 * @description How many at the most: 1 to 500; 100 with a `cursor`, and all without one. A page of large connections has fewer;
-                 *     `next_cursor` continues.
+                 * @description The maximum number of connections: 1 to 500. The default is 100 with a `cursor`, and no maximum without one. A page of
+                 *     large connections has fewer; `next_cursor` continues.
                  */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A page of connections. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionsBody"];
+                    "application/json": components["schemas"]["ConnectionList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1241,6 +2022,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1249,6 +2031,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1257,6 +2040,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1265,6 +2058,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1275,26 +2083,36 @@ export interface operations {
             };
         };
     };
-    stream_events: {
+    streamEvents: {
         parameters: {
             query?: never;
             header?: {
-                /** @description The id of the last event that was read */
-                "Last-Event-ID"?: number;
+                /** @description The id of the last received event. */
+                "Last-Event-ID"?: string;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A stream of events. The schema is that of their data. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "text/event-stream": components["schemas"]["Event"];
+                    "text/event-stream": components["schemas"]["StreamEventData"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1303,6 +2121,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1311,6 +2130,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1319,6 +2139,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1327,6 +2157,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1337,32 +2182,43 @@ export interface operations {
             };
         };
     };
-    get_connection: {
+    getConnection: {
         parameters: {
             query?: {
                 /**
-                 * @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-                 *     wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
+                 * @description The maximum delay in seconds, until no attempt is in progress: 0 to 30. If the user already has
+                 *     `MAX_STREAMS_PER_USER` waiting requests, the response is immediate.
                  */
                 wait?: number;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1371,6 +2227,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1379,6 +2236,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1387,6 +2245,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1395,6 +2254,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1403,6 +2272,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1413,26 +2297,37 @@ export interface operations {
             };
         };
     };
-    remove_connection: {
+    removeConnection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection is removed. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DisconnectAnswer"];
+                    "application/json": components["schemas"]["DisconnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1441,6 +2336,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1449,6 +2345,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1457,6 +2354,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1465,6 +2363,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `still_connected`: The connection is connected and cannot be removed. Disconnect it first. */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1473,6 +2381,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1481,6 +2390,22 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1491,30 +2416,41 @@ export interface operations {
             };
         };
     };
-    update_connection: {
+    updateConnection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["UpdateBody"];
+                "application/json": components["schemas"]["UpdateConnectionRequest"];
             };
         };
         responses: {
+            /** @description The updated connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1523,6 +2459,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1531,6 +2468,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1539,6 +2477,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1547,6 +2486,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1555,6 +2504,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -1563,6 +2513,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1571,6 +2522,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1581,30 +2547,42 @@ export interface operations {
             };
         };
     };
-    accept_account: {
+    listTokenAccesses: {
         parameters: {
-            query?: never;
-            header?: never;
+            query?: {
+                /** @description The maximum number of accesses: 1 to 200. The default is 50. */
+                limit?: number;
+                /** @description The `next_cursor` of the previous page. */
+                cursor?: number;
+            };
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
-        requestBody: {
-            content: {
-                "application/json": components["schemas"]["AccountChoice"];
-            };
-        };
+        requestBody?: never;
         responses: {
+            /** @description A page of token accesses. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["TokenAccessList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1613,6 +2591,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1621,6 +2600,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1629,6 +2609,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1637,7 +2618,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            413: {
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1645,14 +2627,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            415: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1661,6 +2636,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1671,30 +2661,172 @@ export interface operations {
             };
         };
     };
-    cancel_attempt: {
+    acceptAccount: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AcceptAccountRequest"];
+            };
+        };
+        responses: {
+            /** @description The connection with the accepted account. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Connection"];
+                };
+            };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connection_not_found`: The user has no such connection. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    cancelAttempt: {
+        parameters: {
+            query?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
+            path: {
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["CancelBody"] | null;
+                "application/json": components["schemas"]["CancelRequest"];
             };
         };
         responses: {
+            /** @description The connection after the cancellation. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["Connection"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1703,6 +2835,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1711,6 +2844,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1719,6 +2853,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1727,6 +2862,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1735,6 +2880,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1743,6 +2889,22 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1753,26 +2915,37 @@ export interface operations {
             };
         };
     };
-    check_connection: {
+    checkConnection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection after the check, and what the check found. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["CheckBody"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1781,6 +2954,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1789,6 +2963,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1797,6 +2972,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1805,6 +2981,25 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it. */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1813,6 +3008,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -1821,6 +3029,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1829,6 +3047,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -1839,31 +3058,42 @@ export interface operations {
             };
         };
     };
-    list_history: {
+    listHistory: {
         parameters: {
             query?: {
-                /** @description How many at the most: 1 to 200, 50 by default. */
+                /** @description The maximum number of events: 1 to 200. The default is 50. */
                 limit?: number;
-                /** @description The last page's `next_cursor`. */
+                /** @description The `next_cursor` of the previous page. */
                 cursor?: number;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description A page of the history. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["HistoryBody"];
+                    "application/json": components["schemas"]["EventList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1872,6 +3102,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1880,6 +3111,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1888,6 +3120,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connection_not_found`: The user has no such connection. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1896,6 +3129,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -1904,6 +3147,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -1914,30 +3172,37 @@ export interface operations {
             };
         };
     };
-    proxy_get: {
+    proxyGet: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1946,6 +3211,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1954,6 +3220,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -1962,6 +3232,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -1970,6 +3244,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -1978,6 +3253,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1986,6 +3266,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -1994,6 +3275,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2002,6 +3284,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2010,6 +3305,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2018,6 +3323,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2028,30 +3334,42 @@ export interface operations {
             };
         };
     };
-    proxy_put: {
+    proxyPut: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2060,6 +3378,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2068,6 +3387,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2076,6 +3399,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2084,6 +3411,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2092,6 +3420,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2100,6 +3433,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2108,6 +3442,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2116,6 +3451,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2124,6 +3472,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2132,6 +3490,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2142,30 +3501,42 @@ export interface operations {
             };
         };
     };
-    proxy_post: {
+    proxyPost: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2174,6 +3545,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2182,6 +3554,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2190,6 +3566,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2198,6 +3578,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2206,6 +3587,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2214,6 +3600,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2222,6 +3609,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2230,6 +3618,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2238,6 +3639,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2246,6 +3657,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2256,30 +3668,37 @@ export interface operations {
             };
         };
     };
-    proxy_delete: {
+    proxyDelete: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2288,6 +3707,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2296,6 +3716,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2304,6 +3728,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2312,6 +3740,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2320,6 +3749,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2328,6 +3762,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2336,6 +3771,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2344,6 +3780,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2352,6 +3801,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2360,6 +3819,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2370,30 +3830,42 @@ export interface operations {
             };
         };
     };
-    proxy_patch: {
+    proxyPatch: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
-                /** @description The path of the provider's API, with as many slashes as it has */
+                /** @description The path of the provider's API. It may contain slashes. */
                 path: string;
             };
             cookie?: never;
         };
-        requestBody?: never;
+        /** @description The body for the provider, of any content type. */
+        requestBody?: {
+            content: {
+                "application/json": unknown;
+            };
+        };
         responses: {
-            /** @description Whatever the provider answers, with its status */
+            /** @description The response of the provider. It has the status of the provider, which may be any. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2402,6 +3874,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2410,6 +3883,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2418,6 +3895,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2426,6 +3907,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
             408: {
                 headers: {
                     [name: string]: unknown;
@@ -2434,6 +3916,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2442,6 +3929,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2450,6 +3938,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2458,6 +3947,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2466,6 +3968,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2474,6 +3986,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2488,29 +4001,39 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
+                /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["ConnectBody"] | null;
+                "application/json": components["schemas"]["ConnectRequest"];
             };
         };
         responses: {
+            /** @description The started attempt. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectAnswer"];
+                    "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2519,6 +4042,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2527,6 +4051,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2535,6 +4060,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2543,6 +4072,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `connector_unavailable`: The connector is disabled or cannot be connected.
+             *     - `idempotency_key_in_progress`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2551,6 +4094,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2559,6 +4103,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `idempotency_key_reused`: The `Idempotency-Key` belongs to an earlier, different request. Use a new key. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2567,6 +4112,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2575,6 +4121,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2583,6 +4142,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2591,6 +4159,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2601,29 +4170,37 @@ export interface operations {
             };
         };
     };
-    get_token: {
+    getToken: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The credentials. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TokenBody"];
+                    "application/json": components["schemas"]["Token"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2632,6 +4209,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2640,6 +4218,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2648,6 +4230,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2656,6 +4242,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2664,6 +4264,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2672,6 +4273,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2680,6 +4294,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2688,6 +4312,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2698,33 +4323,41 @@ export interface operations {
             };
         };
     };
-    refuse_token: {
+    reportInvalidToken: {
         parameters: {
             query?: never;
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connection's id */
+                /** @description The id of a connection. */
                 id: string;
             };
             cookie?: never;
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["RefusedToken"];
+                "application/json": components["schemas"]["ReportInvalidTokenRequest"];
             };
         };
         responses: {
+            /** @description The credentials are refreshed. Request the token again. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RefusedAnswer"];
+                    "application/json": components["schemas"]["ReportInvalidTokenResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2733,6 +4366,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2741,6 +4375,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2749,6 +4387,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2757,6 +4399,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2765,6 +4421,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -2773,6 +4430,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
                 headers: {
                     [name: string]: unknown;
@@ -2781,6 +4439,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2789,6 +4448,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2797,6 +4469,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2805,6 +4487,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -2815,82 +4498,7 @@ export interface operations {
             };
         };
     };
-    list_uses: {
-        parameters: {
-            query?: {
-                /** @description How many at the most: 1 to 200, 50 by default. */
-                limit?: number;
-                /** @description The last page's `next_cursor`. */
-                cursor?: number;
-            };
-            header?: never;
-            path: {
-                /** @description A connection's id */
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["UsesBody"];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_all_connectors: {
+    listAllConnectors: {
         parameters: {
             query?: {
                 /** @description Only connectors with this status: all are `stable`. */
@@ -2898,20 +4506,31 @@ export interface operations {
                 /** @description Only this category. */
                 category?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path?: never;
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description All connectors. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectorListBody"];
+                    "application/json": components["schemas"]["OriginalConnectorList"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2920,6 +4539,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2928,6 +4548,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -2936,6 +4557,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -2944,6 +4575,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2954,26 +4600,31 @@ export interface operations {
             };
         };
     };
-    get_connector: {
+    getConnector: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connector. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectorBody"];
+                    "application/json": components["schemas"]["Connector"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2982,6 +4633,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2990,6 +4642,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connector_not_found`: No connector has this id or slug. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2998,6 +4651,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3006,6 +4669,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3019,33 +4697,46 @@ export interface operations {
     connect: {
         parameters: {
             query?: {
-                /** @description Tells several accounts of one connector apart; left out for the first. */
+                /** @description Distinguishes several accounts of one connector. Omit it for the first account. */
                 instance_id?: string;
             };
             header?: {
-                /** @description Repeating a request with the same key returns the first response, until its authorization link expires; 24 hours if it has none */
+                /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
             };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: {
             content: {
-                "application/json": components["schemas"]["ConnectBody"] | null;
+                "application/json": components["schemas"]["ConnectRequest"];
             };
         };
         responses: {
+            /** @description The started attempt, or the existing connection. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectAnswer"];
+                    "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3054,6 +4745,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3062,6 +4754,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3070,6 +4763,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `connector_not_found`: No connector has this id or slug. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3078,6 +4772,20 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `connector_unavailable`: The connector is disabled or cannot be connected.
+             *     - `idempotency_key_in_progress`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3086,6 +4794,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -3094,6 +4803,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `idempotency_key_reused`: The `Idempotency-Key` belongs to an earlier, different request. Use a new key. */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3102,6 +4812,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3110,6 +4821,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3118,6 +4842,15 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3126,6 +4859,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3139,28 +4873,42 @@ export interface operations {
     disconnect: {
         parameters: {
             query?: {
-                /** @description Which connection to end; may be left out when there is only one. */
+                /** @description The id of the connection. Omit it if the connector has only one connection. */
                 connection_id?: string;
-                /** @description The same by its instance. */
+                /** @description The `instance_id` of the connection, as an alternative to its id. */
                 instance_id?: string;
             };
-            header?: never;
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connection is disconnected. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["DisconnectAnswer"];
+                    "application/json": components["schemas"]["DisconnectResponse"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3169,6 +4917,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3177,6 +4926,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3185,6 +4935,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3193,6 +4947,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `ambiguous_connection`: Several connections match. Repeat the request with one of `candidates`. */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3201,6 +4965,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3209,6 +4974,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3219,32 +4999,43 @@ export interface operations {
             };
         };
     };
-    get_token_of_connector: {
+    getConnectorToken: {
         parameters: {
             query?: {
-                /** @description Which of the user's accounts of the connector; may be left out when there is one. */
+                /** @description The `instance_id` of the connection. Omit it if the user has one connection of the connector. */
                 instance_id?: string;
             };
             header: {
-                /** @description The user that the service acts for */
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @example ada
+                 */
                 "Patchbay-User": string;
             };
             path: {
-                /** @description A connector's id or slug */
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
                 connector: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The credentials. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["TokenBody"];
+                    "application/json": components["schemas"]["Token"];
                 };
             };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3253,6 +5044,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3261,6 +5053,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3269,6 +5065,11 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `connection_not_found`: The user has no such connection.
+             *     - `connector_not_found`: No connector has this id or slug.
+             *     - `not_connected`: The user has no usable connection of this connector. Send a POST to the path in `connect` to start one.
+             */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3277,6 +5078,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
+             *     - `ambiguous_connection`: Several connections match. Repeat the request with one of `candidates`.
+             *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
+             */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3285,6 +5101,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3293,6 +5110,19 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3301,6 +5131,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `provider_unavailable`: The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3309,6 +5149,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3319,26 +5160,31 @@ export interface operations {
             };
         };
     };
-    erase_user: {
+    eraseUser: {
         parameters: {
             query?: never;
             header?: never;
             path: {
-                /** @description The user, as tokens name them */
+                /**
+                 * @description The id of the user, as in tokens.
+                 * @example ada
+                 */
                 user: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
+            /** @description The connections are deleted here. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ErasedBody"];
+                    "application/json": components["schemas"]["EraseUserResponse"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3347,6 +5193,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3355,6 +5202,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
+             */
             403: {
                 headers: {
                     [name: string]: unknown;
@@ -3363,6 +5214,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
             429: {
                 headers: {
                     [name: string]: unknown;
@@ -3371,6 +5232,21 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3381,27 +5257,31 @@ export interface operations {
             };
         };
     };
-    take_webhook: {
+    receiveWebhook: {
         parameters: {
             query?: never;
-            header?: never;
+            header: {
+                /** @description The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal. */
+                "X-Nango-Hmac-Sha256": string;
+            };
             path?: never;
             cookie?: never;
         };
-        /** @description Nango's event, signed by X-Nango-Hmac-Sha256 */
+        /** @description An event of Nango. */
         requestBody: {
             content: {
-                "application/json": Record<string, unknown>;
+                "application/json": components["schemas"]["NangoEvent"];
             };
         };
         responses: {
-            /** @description Taken, or of no concern */
+            /** @description Accepted or ignored. */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3410,6 +5290,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `invalid_signature`: The signature of the webhook is missing or wrong. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3418,6 +5299,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -3426,7 +5317,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            429: {
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3434,6 +5326,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3442,6 +5338,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3450,6 +5354,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3460,30 +5365,34 @@ export interface operations {
             };
         };
     };
-    take_webhook_of_attempt: {
+    receiveAttemptWebhook: {
         parameters: {
             query?: never;
-            header?: never;
+            header: {
+                /** @description The HMAC-SHA-256 of the body with Nango's signing key, in hexadecimal. */
+                "X-Nango-Hmac-Sha256": string;
+            };
             path: {
-                /** @description The attempt that the address was made for */
+                /** @description The id of the attempt that the URL belongs to. */
                 attempt: string;
             };
             cookie?: never;
         };
-        /** @description Nango's event, signed by X-Nango-Hmac-Sha256 */
+        /** @description An event of Nango. */
         requestBody: {
             content: {
-                "application/json": Record<string, unknown>;
+                "application/json": components["schemas"]["NangoEvent"];
             };
         };
         responses: {
-            /** @description Taken, or of no concern */
+            /** @description Accepted or ignored. */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3492,6 +5401,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `invalid_signature`: The signature of the webhook is missing or wrong. */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3500,6 +5410,16 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
             413: {
                 headers: {
                     [name: string]: unknown;
@@ -3508,7 +5428,8 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            429: {
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3516,6 +5437,10 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `nango_error`: Nango returned an unexpected response.
+             *     - `nango_misconfigured`: Nango rejects the key of this service. An operator has to correct the key or its scopes.
+             */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3524,6 +5449,14 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
+             *     - `nango_rate_limited`: The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
+             *     - `nango_unavailable`: Nango is unreachable or failing. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3532,6 +5465,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
                 headers: {
                     [name: string]: unknown;
@@ -3542,7 +5476,7 @@ export interface operations {
             };
         };
     };
-    healthz: {
+    getHealth: {
         parameters: {
             query?: never;
             header?: never;
@@ -3551,6 +5485,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description The process runs. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3559,9 +5494,18 @@ export interface operations {
                     "text/plain": string;
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
-    readyz: {
+    getReadiness: {
         parameters: {
             query?: never;
             header?: never;
@@ -3570,14 +5514,38 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
+            /** @description The replica is ready. */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ReadyBody"];
+                    "application/json": components["schemas"]["Readiness"];
                 };
             };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             *     - `stopping`: The replica is shutting down. Send the request to another replica.
+             */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3585,6 +5553,526 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
+            };
+        };
+    };
+    onConnectionAttemptFailed: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": "authorization_denied",
+                 *           "error_message": "Access was not granted: The user denied the request",
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+                 *           "kind": "connect",
+                 *           "outcome": "failed",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "attempt_failed",
+                 *         "connected_at": null,
+                 *         "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+                 *         "connector_name": "GitHub",
+                 *         "connector_slug": "github",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 1,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": null,
+                 *         "last_error": "Access was not granted: The user denied the request",
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": null,
+                 *         "pending_account": null,
+                 *         "reason": "authorization_denied",
+                 *         "same_account_as": [],
+                 *         "status": "error",
+                 *         "status_reason": "authorization_denied",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 2
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.attempt_failed"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ConnectionAttemptFailedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionConnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "connected",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": null,
+                 *         "same_account_as": [],
+                 *         "status": "connected",
+                 *         "status_reason": null,
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 2
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.connected"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ConnectionConnectedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionDisconnected: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "disconnected",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": "2027-01-15T08:00:00Z",
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": null,
+                 *         "pending_account": null,
+                 *         "reason": "user_disconnected",
+                 *         "same_account_as": [],
+                 *         "status": "disconnected",
+                 *         "status_reason": "user_disconnected",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 6
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.disconnected"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ConnectionDisconnectedMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionNeedsReauthorization: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "missing_upstream",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 1,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": "The connection was deleted at Nango: connect again",
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": "missing_upstream",
+                 *         "same_account_as": [],
+                 *         "status": "error",
+                 *         "status_reason": "missing_upstream",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 5
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.needs_reauthorization"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ConnectionNeedsReauthorizationMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onConnectionRecovered: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "recovered",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": null,
+                 *         "same_account_as": [],
+                 *         "status": "connected",
+                 *         "status_reason": null,
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 4
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.recovered"
+                 *     }
+                 */
+                "application/json": components["schemas"]["ConnectionRecoveredMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onPatchbayTest: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PatchbayTestMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
         };
     };

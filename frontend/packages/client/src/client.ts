@@ -106,10 +106,6 @@ export class Client {
     return connection;
   }
 
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-  async #connection(id: string, path: string, parts: RequestParts): Promise<Connection> {
-    return this.#show(await this.#http.json(`/connections/${encodeURIComponent(id)}${path}`, "Connection", parts));
-=======
   /** Reads something that another tab may have just read, too. */
   #read<T>(path: string, shape: string, query: RequestParts["query"] = {}, signal?: AbortSignal): Promise<T> {
     const read = () => this.#http.json<T>(path, shape, { query, signal });
@@ -125,37 +121,23 @@ export class Client {
 
   async #change(id: string, path: string, parts: RequestParts): Promise<Connection> {
     return this.#show(await this.#write(`/connections/${encodeURIComponent(id)}${path}`, "Connection", parts));
->>>>>>> client:frontend/packages/client/src/client.ts
   }
 
   /** A page of the catalog, by name. */
   listConnectors(query: ConnectorQuery = {}, { signal }: CallOptions = {}): Promise<ConnectorPage> {
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-    return this.#http.json("", "ConnectorList", { query: { ...query }, signal });
-  }
-
-  /** One connector, by slug or id. */
-  getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
-    return this.#http.json(`/${encodeURIComponent(connector)}`, "Connector", { signal });
-=======
     return this.#read("", "ConnectorList", { ...query }, signal);
   }
 
   /** One connector, by slug or id. */
   async getConnector(connector: string, { signal }: CallOptions = {}): Promise<Connector> {
     return this.#http.json(`/${await connectorId(connector)}`, "Connector", { signal });
->>>>>>> client:frontend/packages/client/src/client.ts
   }
 
   /** A page of the user's connections, newest first. */
   async listConnections(query: ConnectionQuery = {}, { signal }: CallOptions = {}): Promise<ConnectionPage> {
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-    const page = await this.#http.json<ConnectionPage>("/connections", "ConnectionList", { query: { ...query }, signal });
-=======
     const connector = query.connector_id && (await connectorId(query.connector_id));
     const filter = connector ? { ...query, connector_id: connector } : { ...query };
     const page = await this.#read<ConnectionPage>("/connections", "ConnectionList", filter, signal);
->>>>>>> client:frontend/packages/client/src/client.ts
     for (const connection of page.connections) this.#show(connection);
     return page;
   }
@@ -179,11 +161,7 @@ export class Client {
 
   /** Has Nango asked about an attempt at once, as after a popup has returned. */
   returned(id: string, { signal }: CallOptions = {}): Promise<CallbackAnswer> {
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-    return this.#http.json("/callback", "CallbackResponse", { query: { connection_id: id }, signal });
-=======
     return this.#write("/callback", "CallbackResponse", { query: { connection_id: id }, signal });
->>>>>>> client:frontend/packages/client/src/client.ts
   }
 
   /** Asks Nango now how a connection is, by refreshing its credentials. */
@@ -207,9 +185,6 @@ export class Client {
     { signal, connectionId, instanceId }: CallOptions & { connectionId?: string | undefined; instanceId?: string | undefined } = {},
   ): Promise<DisconnectAnswer> {
     const query = { connection_id: connectionId, instance_id: instanceId };
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-    return this.#http.json(`/${encodeURIComponent(connector)}/disconnect`, "DisconnectResponse", { method: "DELETE", query, signal });
-=======
     return this.#write(`/${await connectorId(connector)}/disconnect`, "DisconnectResponse", { method: "DELETE", query, signal });
   }
 
@@ -225,16 +200,11 @@ export class Client {
   /** Removes a connection that is not connected from the list. May be repeated. */
   remove(id: string, { signal }: CallOptions = {}): Promise<DisconnectAnswer> {
     return this.#write(`/connections/${encodeURIComponent(id)}`, "DisconnectResponse", { method: "DELETE", signal });
->>>>>>> client:frontend/packages/client/src/client.ts
   }
 
   /** What has happened to a connection, the newest first. */
   history(id: string, query: HistoryQuery = {}, { signal }: CallOptions = {}): Promise<HistoryPage> {
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-    return this.#http.json(`/connections/${encodeURIComponent(id)}/history`, "EventList", { query: { ...query }, signal });
-=======
     return this.#read(`/connections/${encodeURIComponent(id)}/history`, "EventList", { ...query }, signal);
->>>>>>> client:frontend/packages/client/src/client.ts
   }
 
   /** Sent again under its key while the service is away, so that one attempt is started. */
@@ -250,12 +220,7 @@ export class Client {
     const end = performance.now() + PATIENCE;
     for (let failures = 1; ; failures += 1) {
       try {
-<<<<<<< HEAD:frontend/react/src/client/client.ts
-        const query = { instance_id: instanceId || undefined };
-        return await this.#http.json(path, "ConnectResponse", { method: "POST", query, body: details, headers, signal });
-=======
         return await send();
->>>>>>> client:frontend/packages/client/src/client.ts
       } catch (error) {
         if (!(error instanceof PatchbayError && PASSING.includes(error.code))) throw error;
         const pause = Math.max((error.retryAfter ?? 0) * 1_000, backoff(failures, 500, 4_000));

@@ -10,13 +10,9 @@ export type Attempt = Schemas["Attempt"];
 /** An account at a provider. */
 export type Account = Schemas["Account"];
 /** A connector of the catalog. */
-<<<<<<< HEAD:frontend/react/src/types.ts
 export type Connector = Schemas["Connector"];
-=======
-export type Connector = Schemas["ConnectorBody"];
 /** A value that a connector's provider needs of each account, such as a subdomain. */
-export type Parameter = Schemas["Parameter"];
->>>>>>> client:frontend/packages/client/src/types.ts
+export type Parameter = Schemas["ConnectorParameter"];
 /** A category of the catalog, with how many connectors it has. */
 export type Category = Schemas["Category"];
 /** Where a connection stands, in one word. */
@@ -40,15 +36,9 @@ export type ConnectionPage = Schemas["ConnectionList"];
 /** A page of a connection's history, the newest first. */
 export type HistoryPage = Schemas["EventList"];
 /** What comes of a connect or reconnect. */
-<<<<<<< HEAD:frontend/react/src/types.ts
 export type ConnectAnswer = Schemas["ConnectResponse"];
-/** What comes of a disconnect. */
-export type DisconnectAnswer = Schemas["DisconnectResponse"];
-=======
-export type ConnectAnswer = Schemas["ConnectAnswer"];
 /** What comes of a disconnect or a removal. */
-export type DisconnectAnswer = Schemas["DisconnectAnswer"];
->>>>>>> client:frontend/packages/client/src/types.ts
+export type DisconnectAnswer = Schemas["DisconnectResponse"];
 /** How a connection stands after the popup. */
 export type CallbackAnswer = Schemas["CallbackResponse"];
 

@@ -1,10 +1,5 @@
-<<<<<<< HEAD:frontend/react/src/flow/state.ts
-import type { PatchbayError } from "../client/error.js";
-import type { Connection } from "../types.js";
-=======
 import type { PatchbayError } from "../error.js";
-import type { Connection, Reason } from "../types.js";
->>>>>>> client:frontend/packages/client/src/flow/state.ts
+import type { Connection } from "../types.js";
 
 /** What to connect: an account of a connector (by slug or id), or a connection again. */
 export type FlowTarget = { connectorId: string; instanceId?: string | undefined } | { connectionId: string };

@@ -1,10 +1,4 @@
-<<<<<<< HEAD:frontend/react/src/react/messages.ts
-import type { ErrorCode } from "../client/error.js";
-import type { FlowFailure } from "../flow/state.js";
-import type { ByName, EventKind, Reason, Status } from "../types.js";
-=======
-import type { ErrorCode, EventKind, FlowFailure, Parameter, Reason, Status } from "@patchbay/client";
->>>>>>> client:frontend/packages/react/src/react/messages.ts
+import type { ByName, ErrorCode, EventKind, FlowFailure, Parameter, Reason, Status } from "@patchbay/client";
 
 /** The messages of a connect button and of what it says. `name` is what a person calls the connector or the account. */
 export interface ConnectMessages {
@@ -83,10 +77,7 @@ export interface Messages extends ConnectMessages {
   check: string;
   checked: string;
   history: string;
-<<<<<<< HEAD:frontend/react/src/react/messages.ts
   events: ByName<EventKind, string>;
-=======
-  events: Record<EventKind, string>;
   /** Who caused an event. */
   actors: Record<"user" | "service", string>;
   /** Before the name from before and the one from after a rename, and in the place of one that is missing. */
@@ -94,7 +85,6 @@ export interface Messages extends ConnectMessages {
   nameFrom: string;
   nameTo: string;
   noName: string;
->>>>>>> client:frontend/packages/react/src/react/messages.ts
   disconnectQuestion: (name: string) => string;
   disconnectMeaning: string;
   remove: string;
