@@ -175,7 +175,7 @@ async fn set_faults(
         return Err(refuse(StatusCode::BAD_REQUEST, message));
     }
     let mut state = app.lock();
-    state.open_environment(faults.environment.clone());
+    state.open_environment(faults.environment.as_ref());
     state.faults = faults.clone();
     drop(state);
     Ok(Json(faults))

@@ -218,11 +218,11 @@ impl Deref for App {
 
 impl State {
     /// Lets the secret key open this environment instead of the one that the faults name.
-    pub(super) fn open_environment(&mut self, environment: Option<String>) {
-        if environment == self.faults.environment {
+    pub(super) fn open_environment(&mut self, environment: Option<&String>) {
+        if environment == self.faults.environment.as_ref() {
             return;
         }
-        let opened = self.closed_environments.remove(&environment);
+        let opened = self.closed_environments.remove(&environment.cloned());
         let closed = std::mem::replace(&mut self.connections, opened.unwrap_or_default());
         let name = self.faults.environment.clone();
         self.closed_environments.insert(name, closed);

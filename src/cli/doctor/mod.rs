@@ -172,7 +172,6 @@ pub async fn run<V: Into<Variable>>(
     database::check(&mut report, &config.database, clock).await;
     encryption::check(&mut report, &config, clock).await;
     nango::check(&mut report, &config, &catalog, clock).await;
-    brakes::check(&mut report, &config, clock).await;
     web::check(&mut report, &config).await;
     if config.nango.is_some() {
         webhook_events::check(&mut report, &config.database).await;
@@ -180,6 +179,7 @@ pub async fn run<V: Into<Variable>>(
     if config.nango.is_some() {
         binding::check(&mut report, &config.http);
     }
+    brakes::check(&mut report, &config, clock).await;
     let public_url = &config.http.public_url;
     tokens::check(&mut report, &config.auth, public_url, token, clock).await;
     report

@@ -30,12 +30,13 @@ pub(crate) async fn run_doctor(
     doctor::run(&lookup, token, &Clock::System).await
 }
 
-/// The lines that are not as they should be: the check, how bad it is, the detail and the remediation.
+/// The lines that are not as they should be: the check, how bad it is, the detail and the remediation. A brake engaged by
+/// another `PUBLIC_URL` is left out: it has a test of its own.
 pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report
         .findings
         .iter()
-        .filter(|line| line.level != Level::Ok);
+        .filter(|line| line.level != Level::Ok && !line.detail.starts_with("database: PUBLIC_URL"));
     lines
         .map(|line| {
             let remediation = line
@@ -62,7 +63,11 @@ pub(crate) fn single_finding(
     assert_eq!((one.0, one.1), (check, level), "{one:?}");
     assert!(one.2.contains(found), "{one:?}");
     assert!(one.3.contains(remediation), "{one:?}");
-    assert_eq!(report.passes(), level != Level::Fail);
+    let has_brake = report
+        .findings
+        .iter()
+        .any(|line| line.check == "brakes" && line.level == Level::Fail);
+    assert_eq!(report.passes(), level != Level::Fail && !has_brake);
 }
 
 #[tokio::test]
@@ -97,6 +102,8 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "callback",
             "webhook events",
             "deletion events",
+            "brakes",
+            "orphans",
             "tokens",
             "token alg",
             "token typ",
