@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::error::Failure;
+use crate::faults::FalseDeletion;
 use crate::front::JsonBody;
 use crate::query::Query;
 use crate::schema::Reader;
@@ -251,9 +252,17 @@ pub(super) async fn delete(
                 .message("The sandbox was told to refuse deletions."),
         );
     }
-    let Some(connection) = state.connection(&id, &integration) else {
-        return Err(Failure::new(StatusCode::BAD_REQUEST, "unknown_connection"));
-    };
+    let unknown = || Failure::new(StatusCode::BAD_REQUEST, "unknown_connection");
+    match state.faults.false_deletion {
+        Some(FalseDeletion::NotFound) => return Err(not_found()),
+        Some(FalseDeletion::UnknownConnection) => return Err(unknown()),
+        Some(answer) => {
+            let success = answer == FalseDeletion::NoEffect;
+            return Ok(Json(json!({ "success": success })).into_response());
+        }
+        None => {}
+    }
+    let connection = state.connection(&id, &integration).ok_or_else(unknown)?;
     let event = state.integration(&integration).map(|it| Event {
         integration: it.clone(),
         connection_id: id.clone(),

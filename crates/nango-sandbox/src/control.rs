@@ -174,7 +174,10 @@ async fn set_faults(
         let message = "status has to be an error, from 400 to 599, or null";
         return Err(refuse(StatusCode::BAD_REQUEST, message));
     }
-    app.lock().faults = faults.clone();
+    let mut state = app.lock();
+    state.open_environment(faults.environment.as_ref());
+    state.faults = faults.clone();
+    drop(state);
     Ok(Json(faults))
 }
 

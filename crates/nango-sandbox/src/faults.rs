@@ -20,6 +20,20 @@ pub(super) enum Consent {
     Deny,
 }
 
+/// How `DELETE` of a connection is answered when nothing is deleted.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FalseDeletion {
+    /// 404, as by a proxy that has lost the route.
+    NotFound,
+    /// The refusal of a connection that does not exist.
+    UnknownConnection,
+    /// 200 with `success: false`.
+    Unsuccessful,
+    /// 200 with `success: true`.
+    NoEffect,
+}
+
 /// The faults in force; the default is none. "API calls" are those made with the secret key.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -64,12 +78,18 @@ pub(super) struct Faults {
     pub(super) odd_list_entries: Vec<Value>,
     /// The provider refuses to refresh.
     pub(super) refuse_refresh: bool,
+    /// The provider refuses to refresh these connections.
+    pub(super) refuse_refresh_of: Vec<String>,
     /// The provider gives access tokens that do not expire, and no refresh token.
     pub(super) no_refresh_token: bool,
     /// The list of connections takes no account of its filters, only of `limit` and `page`.
     pub(super) ignore_filters: bool,
     /// `DELETE` of a connection answers 500.
     pub(super) refuse_delete: bool,
+    /// `DELETE` of a connection deletes nothing, and answers so.
+    pub(super) false_deletion: Option<FalseDeletion>,
+    /// The secret key opens this environment, which has connections of its own. Without a name: the usual one.
+    pub(super) environment: Option<String>,
     /// The provider refuses to exchange the code.
     pub(super) refuse_code: bool,
     /// Sessions are over as soon as they are made, as for a user who comes back too late.

@@ -9,7 +9,7 @@ use crate::connections::{not_found, unknown_integration};
 use crate::credentials::Credentials;
 use crate::error::Failure;
 use crate::integrations::StoredIntegration;
-use crate::provider::TokenRequest;
+use crate::provider::{TokenAnswer, TokenRequest};
 use crate::state::{App, Connection, RefreshFailure, State};
 use crate::view;
 use crate::webhooks::{Event, Operation, Outcome};
@@ -61,7 +61,7 @@ impl App {
             client_id: integration.credentials.client_id.clone(),
             client_secret: integration.credentials.client_secret.clone(),
         };
-        let Ok(answer) = state.provider_token(&request, now) else {
+        let Some(answer) = state.refreshed(id, &request, now) else {
             let (failure, event) = state.refresh_refused(id, &integration, now)?;
             drop(state);
             self.send_webhook(&event);
@@ -116,6 +116,19 @@ fn invalid_credentials(
 }
 
 impl State {
+    /// The provider's answer to a refresh; `None` if it refuses.
+    fn refreshed(
+        &mut self,
+        id: &str,
+        request: &TokenRequest,
+        now: DateTime<Utc>,
+    ) -> Option<TokenAnswer> {
+        if self.faults.refuse_refresh_of.iter().any(|it| it == id) {
+            return None;
+        }
+        self.provider_token(request, now).ok()
+    }
+
     /// Notes that the provider refused; the answer, and the webhook that tells of it.
     fn refresh_refused(
         &mut self,

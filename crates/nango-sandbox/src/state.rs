@@ -48,6 +48,8 @@ pub(super) struct State {
     /// Authorizations under way, by their OAuth `state`.
     pub(super) flows: HashMap<Uuid, Flow>,
     pub(super) connections: Vec<Connection>,
+    /// The connections of the environments that the secret key does not open at present.
+    pub(super) closed_environments: HashMap<Option<String>, Vec<Connection>>,
     pub(super) last_connection: u64,
     pub(super) last_created_at: DateTime<Utc>,
     pub(super) provider: Provider,
@@ -177,6 +179,7 @@ impl App {
             sessions: HashMap::new(),
             flows: HashMap::new(),
             connections: Vec::new(),
+            closed_environments: HashMap::new(),
             last_connection: 0,
             last_created_at: DateTime::<Utc>::MIN_UTC,
             provider: Provider::default(),
@@ -214,6 +217,17 @@ impl Deref for App {
 }
 
 impl State {
+    /// Lets the secret key open this environment instead of the one that the faults name.
+    pub(super) fn open_environment(&mut self, environment: Option<&String>) {
+        if environment == self.faults.environment.as_ref() {
+            return;
+        }
+        let opened = self.closed_environments.remove(&environment.cloned());
+        let closed = std::mem::replace(&mut self.connections, opened.unwrap_or_default());
+        let name = self.faults.environment.clone();
+        self.closed_environments.insert(name, closed);
+    }
+
     pub(super) fn integration(&self, key: &str) -> Option<&StoredIntegration> {
         self.integrations.iter().find(|it| it.unique_key == key)
     }
