@@ -33,8 +33,8 @@ create domain attempt_kind_text as text
 create domain attempt_outcome_text as text
     constraint attempt_outcome_known check (value in ('succeeded', 'failed', 'expired', 'superseded'));
 
--- This installation. `id` marks its connections at Nango; the other columns identify the database and the Nango
--- environment it belongs to, so that a restored or copied database can be noticed. Null: not recorded yet.
+-- This installation. `id` marks its connections at Nango; the next columns identify the database it was last served
+-- from, so that a restored or copied database is noticed. Null: not recorded yet.
 create table installation (
     only_row boolean primary key default true check (only_row),
     id uuid not null default gen_random_uuid(),
@@ -42,12 +42,27 @@ create table installation (
     system_identifier bigint,
     database_oid bigint,
     database_name text,
+    -- The object identifier of this table, which a restored dump does not keep.
+    table_oid bigint,
     public_url text,
-    -- A fingerprint of the Nango environment that the secret key opens.
-    nango_environment text,
+    -- When an operator confirmed the Nango environment: connections from before do not identify it.
+    nango_confirmed_at utc_time,
+    -- How many connections of this installation at Nango belong to no row, by the last sweep.
+    orphans bigint not null default 0,
     created_at utc_time not null default now()
 );
 insert into installation default values;
+
+-- Stops one kind of change that no user asked for, when too many come within an hour, until an operator releases it.
+create table brake (
+    kind text primary key check (kind in ('missing', 'dead', 'deletions')),
+    -- The changes since `counted_since`, for an hour.
+    count bigint not null default 0,
+    counted_since utc_time not null default now(),
+    engaged_at utc_time,
+    released_until utc_time
+);
+insert into brake (kind) values ('missing'), ('dead'), ('deletions');
 
 -- The catalog, as last written by a starting replica. Its integration keys and providers are for new connects only.
 create table connector (
@@ -88,6 +103,8 @@ create table user_connector_connection (
     last_checked_at utc_time,
     -- When its credentials began to fail; null while they work or are known to be dead.
     failing_since utc_time,
+    -- When the provider refused to refresh its credentials and refreshed others', at least a minute apart.
+    refusals timestamptz[] not null default '{}' check (cardinality(refusals) <= 50),
     config jsonb not null default '{}' check (jsonb_typeof(config) = 'object'),
     -- What the provider has to know of the account besides the authorization, such as a subdomain: names and texts.
     parameters jsonb not null default '{}' check (jsonb_typeof(parameters) = 'object'),
@@ -167,6 +184,9 @@ create index user_connector_connection_status on user_connector_connection (stat
 create index user_connector_connection_siblings
     on user_connector_connection (connector_id, failing_since nulls first, nango_created_at desc)
     where status = 'connected';
+-- The connections that identify the Nango environment.
+create index user_connector_connection_confirmed on user_connector_connection (connected_at desc)
+    where status = 'connected';
 
 -- One row for each time a user starts a connect or reconnect.
 create table connect_attempt (
@@ -232,7 +252,7 @@ create table connection_event (
     kind text not null check (kind in (
         'attempt_started', 'attempt_failed', 'connected', 'reauthorized', 'disconnected', 'updated',
         'credentials_failing', 'needs_reauthorization', 'missing_upstream', 'recovered', 'account_mismatched',
-        'account_accepted', 'token_refreshed', 'adopted'
+        'account_accepted', 'token_refreshed', 'adopted', 'restored'
     )),
     status connection_status_text not null,
     status_reason status_reason_text,
@@ -286,9 +306,11 @@ create index idempotency_key_expiry on idempotency_key (expires_at) where expire
 create table upstream_deletion (
     nango_connection_id text primary key,
     integration_key text not null,
+    -- Whose it was; null if the user was erased, or is not known.
+    user_id user_id_text,
     connection_id uuid,
-    -- Why it is deleted. Null: not recorded.
-    reason text check (char_length(reason) between 1 and 64),
+    -- Why it is deleted. A replaced one waits until the one that replaced it has been seen to work.
+    reason text not null check (reason in ('disconnected', 'erased', 'replaced', 'invalidated', 'orphan')),
     attempts integer not null default 0,
     last_error text,
     next_attempt_at utc_time not null,

@@ -229,6 +229,7 @@ impl Startup {
             settings,
         );
         let connections = Arc::new(connections.await?);
+        connections.verify_environment_at_start().await;
         let sweep_interval = config.nango.as_ref().map(|nango| nango.sweep_interval);
         start_jobs(&connections, webhooks, sweep_interval, tasks, shutdown);
         let metrics = metrics_registry(&http_metrics, &connections);
@@ -268,7 +269,7 @@ fn start_jobs(
     shutdown: &Shutdown,
 ) {
     worker::start(connections, tasks, &shutdown.draining);
-    worker::start_webhooks(&Arc::new(webhooks), tasks, &shutdown.draining);
+    worker::start_webhooks(&Arc::new(webhooks), connections, tasks, &shutdown.draining);
     if let Some(interval) = sweep_interval {
         worker::start_nango_jobs(connections, interval, tasks, &shutdown.draining);
     }

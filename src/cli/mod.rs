@@ -6,9 +6,11 @@
 // They panic where nobody reads any more: `print` has what does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod brake;
 pub mod doctor;
 mod health;
 mod keys;
+mod orphans;
 mod print;
 #[cfg(feature = "sandbox")]
 mod sandbox;
@@ -63,6 +65,11 @@ enum Command {
     /// Manage where your product is told what happens, and how that went.
     #[command(subcommand)]
     Webhooks(webhooks::WebhooksCommand),
+    /// Show and release the brakes, which stop what could harm many users by mistake.
+    Brake(brake::BrakeArguments),
+    /// List, restore and delete connections of this installation at Nango that belong to no row.
+    #[command(subcommand)]
+    Orphans(orphans::OrphansCommand),
     /// Ask the service on this machine whether it runs: a container's health check.
     Health,
     /// Print the OpenAPI document.
@@ -153,6 +160,8 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Keys(command) => keys::run(command).await?,
         Command::Webhooks(command) => webhooks::run(command).await?,
+        Command::Brake(arguments) => brake::run(arguments).await?,
+        Command::Orphans(command) => orphans::run(command).await?,
         Command::Health => health::run()?,
         Command::Check { json, token } => return run_doctor(json, token.as_deref()).await,
         Command::Openapi => {

@@ -268,11 +268,3 @@ pub(crate) async fn unapplied_attempts(
     .await?;
     Ok(ids.into_iter().collect())
 }
-
-/// Whether there is an attempt with this id, whoever's.
-pub(crate) async fn is_attempt_known(db: &mut Transaction, attempt: Uuid) -> sqlx::Result<bool> {
-    sqlx::query_scalar("select exists (select 1 from connect_attempt where id = $1)")
-        .bind(attempt)
-        .fetch_one(db)
-        .await
-}

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::Transaction;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, Connection, MessageType, Status};
+use crate::domain::{Attempt, Connection, DeletionReason, EventKind, MessageType, Status};
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
@@ -16,7 +16,7 @@ use super::reads::ConnectionWithAttemptRow;
 use super::rows::{
     RowReader, connection_columns, newest_attempt_columns, select_connections, select_with_attempt,
 };
-use super::writes::{bind_connection, update_connection};
+use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use super::{RowError, erase_owner, insert_event, one_row, queue_deletion};
 
 /// Which of a user's connections are meant.
@@ -182,9 +182,56 @@ pub(crate) async fn apply(
     };
     insert_event(db, &connection, transition, attempt, message.as_ref()).await?;
     if let Some(upstream) = &transition.discard {
-        queue_deletion(db, upstream, Some(connection.id), connection.updated_at).await?;
+        let reason = match transition.event {
+            EventKind::Disconnected => DeletionReason::Disconnected,
+            _ => DeletionReason::Replaced,
+        };
+        let (user, id) = (Some(&connection.user_id), Some(connection.id));
+        queue_deletion(db, upstream, reason, user, id, connection.updated_at).await?;
     }
     Ok(connection)
+}
+
+/// Writes a connection that an operator restores, and its event. `None` if its user has another one in its place.
+pub(crate) async fn insert_restored(
+    db: &mut Transaction,
+    transition: &Transition,
+) -> sqlx::Result<Option<Connection>> {
+    let connection = Connection {
+        version: 1,
+        ..transition.connection.clone()
+    };
+    let insert = sqlx::query(concat!(
+        "insert into user_connector_connection (user_id, id, connector_id, instance_id, created_at, ",
+        mutable_columns!(),
+        ") values ($23, $1, $24, $25, $26, ",
+        mutable_values!(config "$10", checked "$22"),
+        ") on conflict do nothing"
+    ));
+    let inserted = bind_connection(insert, &connection)
+        .bind(connection.connector.id)
+        .bind(&connection.instance_id)
+        .bind(connection.created_at)
+        .execute(&mut *db)
+        .await?;
+    if inserted.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let message = match MessageType::of(transition.event) {
+        Some(kind) => {
+            let with_config: Option<bool> = sqlx::query_scalar(
+                "select bool_or(with_config) from webhook_endpoint where events = '{}' or $1 = any(events)",
+            )
+            .bind(kind.as_str())
+            .fetch_one(&mut *db)
+            .await?;
+            let wanted = (kind, with_config.unwrap_or_default());
+            Some(queue_message(db, &connection, None, transition, wanted).await?)
+        }
+        None => None,
+    };
+    insert_event(db, &connection, transition, None, message.as_ref()).await?;
+    Ok(Some(connection))
 }
 
 /// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.

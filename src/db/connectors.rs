@@ -15,6 +15,21 @@ pub(crate) async fn connectors(db: &mut Transaction) -> sqlx::Result<Vec<Connect
         .await
 }
 
+/// The connectors with this slug, or, without one, with this integration.
+pub(crate) async fn connectors_of(
+    db: &mut Transaction,
+    slug: Option<&str>,
+    integration_key: &str,
+) -> sqlx::Result<Vec<ConnectorRef>> {
+    sqlx::query_as(
+        "select id, slug, name from connector where slug = $1 or ($1 is null and integration_key = $2)",
+    )
+    .bind(slug)
+    .bind(integration_key)
+    .fetch_all(db)
+    .await
+}
+
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
 pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
     let rows: Vec<Value> = catalog

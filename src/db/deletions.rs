@@ -6,37 +6,91 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::Transaction;
-use crate::domain::NangoConnectionRef;
+use super::{Transaction, count_changes, has_room};
+use crate::domain::{Brake, DeletionReason, NangoConnectionRef, UserId};
 
-/// What still has to be deleted at Nango.
+/// A connection at Nango that is to be deleted there.
 #[derive(Clone, Debug, FromRow)]
 pub(crate) struct Deletion {
     pub(crate) nango_connection_id: String,
     pub(crate) integration_key: String,
+    pub(crate) user_id: Option<String>,
     pub(crate) connection_id: Option<Uuid>,
+    pub(crate) reason: String,
     pub(crate) attempts: i32,
 }
 
-/// Notes that a connection has to be deleted at Nango. `false` if that was noted before.
+/// Queues the deletion of a connection at Nango, for a reason that the caller has read in this transaction. Returns
+/// `false` if it is queued already, or if a row uses the connection.
+///
+/// `user` and `connection_id` are those whose it was, as far as they still exist.
 pub(crate) async fn queue_deletion(
     db: &mut Transaction,
     upstream: &NangoConnectionRef,
+    reason: DeletionReason,
+    user: Option<&UserId>,
     connection_id: Option<Uuid>,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
-    let noted = sqlx::query(
+    if is_in_use(db, &upstream.id).await? {
+        tracing::warn!(
+            nango_connection = upstream.id,
+            reason = reason.as_str(),
+            "a connection at nango is in use and is not deleted"
+        );
+        return Ok(false);
+    }
+    let queued = sqlx::query(
         "insert into upstream_deletion \
-           (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at) \
-         values ($1, $2, $3, $4, $4) on conflict (nango_connection_id) do nothing",
+           (nango_connection_id, integration_key, user_id, connection_id, reason, next_attempt_at, created_at) \
+         values ($1, $2, $3, $4, $5, $6, $7) on conflict (nango_connection_id) do nothing",
     )
     .bind(&upstream.id)
     .bind(&upstream.integration.key)
+    .bind(user.map(UserId::as_str))
     .bind(connection_id)
+    .bind(reason.as_str())
+    .bind(now + reason.delay())
+    .bind(now)
+    .execute(&mut *db)
+    .await?;
+    let is_new = queued.rows_affected() > 0;
+    if is_new && reason.is_automatic() {
+        // A full brake keeps the entry in the queue until an operator releases it.
+        has_room(db, Brake::Deletions, 1).await?;
+        count_changes(db, Brake::Deletions, 1).await?;
+    }
+    Ok(is_new)
+}
+
+/// Whether a row, whoever's, uses a connection at Nango.
+pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from user_connector_connection where nango_connection_id = $1)",
+    )
+    .bind(nango_id)
+    .fetch_one(db)
+    .await
+}
+
+/// The user ends a connection: what was to be deleted of it later is deleted now, for this reason.
+pub(crate) async fn hasten_deletions(
+    db: &mut Transaction,
+    connection_id: Uuid,
+    reason: DeletionReason,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update upstream_deletion set reason = $2, next_attempt_at = least(next_attempt_at, $3), \
+           user_id = case when $2 = 'erased' then null else user_id end \
+         where connection_id = $1 and reason <> $2",
+    )
+    .bind(connection_id)
+    .bind(reason.as_str())
     .bind(now)
     .execute(db)
     .await?;
-    Ok(noted.rows_affected() > 0)
+    Ok(())
 }
 
 /// Which of Nango's connections wait to be deleted.
@@ -66,14 +120,15 @@ macro_rules! claim {
              ) \
              update upstream_deletion d set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \
              from due where d.nango_connection_id = due.nango_connection_id \
-             returning d.nango_connection_id, d.integration_key, d.connection_id, d.attempts",
+             returning d.nango_connection_id, d.integration_key, d.user_id, d.connection_id, d.reason, d.attempts",
         )
     };
 }
 
 /// Claims deletions that are due, for as long as `lease` seconds of the database's time.
 ///
-/// With a `connection`, only its own, whether due or not.
+/// With a `connection`, only its own, whether due or not. Without one, the engaged brake of deletions excludes those that
+/// nobody asked for.
 pub(crate) async fn claim_deletions(
     db: &mut Transaction,
     connection: Option<Uuid>,
@@ -83,7 +138,11 @@ pub(crate) async fn claim_deletions(
 ) -> sqlx::Result<Vec<Deletion>> {
     let claim = match connection {
         Some(connection) => sqlx::query_as(claim!("connection_id = $1")).bind(connection),
-        None => sqlx::query_as(claim!("next_attempt_at <= $1")).bind(now),
+        None => sqlx::query_as(claim!(
+            "next_attempt_at <= $1 and (reason not in ('replaced', 'invalidated') or not exists ( \
+               select from brake where kind = 'deletions' and engaged_at is not null))"
+        ))
+        .bind(now),
     };
     claim.bind(lease).bind(limit).fetch_all(db).await
 }

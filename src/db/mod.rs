@@ -5,6 +5,7 @@
 pub(crate) mod attempt_owners;
 pub(crate) mod attempts;
 pub(crate) mod batch;
+pub(crate) mod brakes;
 pub(crate) mod config;
 pub(crate) mod connection_health;
 pub(crate) mod connections;
@@ -45,6 +46,7 @@ pub use transaction::Transaction;
 
 pub(crate) use attempt_owners::*;
 pub(crate) use attempts::*;
+pub(crate) use brakes::*;
 pub(crate) use connections::*;
 pub(crate) use connectors::*;
 pub(crate) use deletions::*;

@@ -1,5 +1,7 @@
 //! What the sweep compares with Nango.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -16,7 +18,9 @@ pub(crate) struct SweepRow {
     pub(crate) nango_connection_id: String,
     pub(crate) status: String,
     pub(crate) status_reason: Option<String>,
+    pub(crate) integration_key: String,
     pub(crate) failing_since: Option<DateTime<Utc>>,
+    pub(crate) refusals: Vec<DateTime<Utc>>,
     pub(crate) last_checked_at: Option<DateTime<Utc>>,
 }
 
@@ -26,8 +30,8 @@ pub(crate) async fn find_by_nango_ids(
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
-        "select user_id, id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
-         from user_connector_connection where nango_connection_id = any($1)",
+        "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
+           last_checked_at from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
     .fetch_all(db)
@@ -42,8 +46,8 @@ pub(crate) async fn list_at_nango_since(
     limit: i64,
 ) -> sqlx::Result<Vec<SweepRow>> {
     sqlx::query_as(
-        "select user_id, id, nango_connection_id, status, status_reason, failing_since, last_checked_at \
-         from user_connector_connection \
+        "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
+           last_checked_at from user_connector_connection \
          where (user_id, id) > ($2, $3) and nango_connection_id is not null and updated_at < $1 \
            and status in ('connected', 'error') \
          order by user_id, id limit $4",
@@ -89,4 +93,36 @@ pub(crate) async fn record_check(
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Records when the provider refused to refresh a connection's credentials, which is no change of it.
+pub(crate) async fn record_refusals(
+    db: &mut Transaction,
+    connection: &Connection,
+    refusals: &[DateTime<Utc>],
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update user_connector_connection set refusals = $3 where user_id = $1 and id = $2",
+    )
+    .bind(connection.user_id.as_str())
+    .bind(connection.id)
+    .bind(refusals)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Those of these attempts that are known: `true` for one whose user was erased.
+pub(crate) async fn known_attempts(
+    db: &mut Transaction,
+    attempts: &[Uuid],
+) -> sqlx::Result<HashMap<Uuid, bool>> {
+    let known: Vec<(Uuid, bool)> = sqlx::query_as(
+        "select id, false from connect_attempt where id = any($1) \
+         union all select attempt_id, true from attempt_owner where attempt_id = any($1) and user_id is null",
+    )
+    .bind(attempts)
+    .fetch_all(db)
+    .await?;
+    Ok(known.into_iter().collect())
 }

@@ -39,12 +39,15 @@ macro_rules! update_connection {
         concat!(
             "update user_connector_connection c set (",
             crate::db::writes::mutable_columns!(),
+            ", refusals",
             $columns,
             ") = (",
             crate::db::writes::mutable_values!(
                 config "case when c.config::text = $10::jsonb::text then c.config else $10 end",
                 checked "greatest(c.last_checked_at, $22)"
             ),
+            // A connection that works has none.
+            ", case when $6 = 'connected' and $18::timestamptz is null then '{}' else c.refusals end",
             $values,
             ") where c.user_id = $23 and c.id = $1 and c.version = $2 - 1"
         )

@@ -41,6 +41,9 @@ pub struct Connection {
     pub pending_account: Option<Account>,
     /// Since when its credentials cannot be refreshed, while it is not known whether for good.
     pub failing_since: Option<DateTime<Utc>>,
+    /// When the provider refused to refresh its credentials and refreshed others', at least a minute apart. Empty while
+    /// they work.
+    pub refusals: Vec<DateTime<Utc>>,
     /// What last went wrong, for a person to read.
     pub last_error: Option<String>,
     /// How many times in a row it went wrong.

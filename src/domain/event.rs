@@ -57,6 +57,8 @@ pub enum EventKind {
     TokenRefreshed,
     /// It was taken over from the predecessor's table.
     Adopted,
+    /// An operator restored it from what Nango held of it.
+    Restored,
 }
 
 impl EventKind {
@@ -125,9 +127,10 @@ impl MessageType {
     #[must_use]
     pub fn of(kind: EventKind) -> Option<Self> {
         match kind {
-            EventKind::Connected | EventKind::Reauthorized | EventKind::AccountAccepted => {
-                Some(Self::Connected)
-            }
+            EventKind::Connected
+            | EventKind::Reauthorized
+            | EventKind::AccountAccepted
+            | EventKind::Restored => Some(Self::Connected),
             EventKind::Disconnected => Some(Self::Disconnected),
             EventKind::NeedsReauthorization
             | EventKind::MissingUpstream

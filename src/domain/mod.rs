@@ -6,6 +6,7 @@ mod attempt;
 mod connection;
 pub(crate) mod event;
 mod failure;
+mod safeguard;
 pub mod state_machine;
 mod user_id;
 
@@ -15,4 +16,5 @@ pub use connection::{
 };
 pub use event::{Event, EventKind, MessageType};
 pub use failure::Failure;
+pub use safeguard::{Brake, DeletionReason};
 pub use user_id::{InvalidUserId, UserId};

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Map;
 use uuid::Uuid;
 
@@ -15,6 +15,20 @@ use super::{
     Account, Attempt, Connection, ConnectorRef, EventKind, Failure, NangoConnectionRef, Outcome,
     Reason, State,
 };
+
+/// How many refusals mean that credentials are dead, and over how long they have to be spread.
+const MIN_REFUSALS: usize = 3;
+const MIN_REFUSAL_SPREAD: TimeDelta = TimeDelta::minutes(5);
+
+/// How long after a refusal another one counts.
+const REFUSAL_INTERVAL: TimeDelta = TimeDelta::minutes(1);
+
+/// The pause before dead credentials are tried again, doubled with each refusal, and the longest one.
+const INITIAL_RETRY_PAUSE: TimeDelta = TimeDelta::minutes(2);
+const MAX_RETRY_PAUSE: TimeDelta = TimeDelta::hours(12);
+
+/// After how many refusals dead credentials are not tried any more: the pauses before take a week.
+const MAX_REFUSALS: usize = 23;
 
 /// What a change writes besides the connection itself.
 #[derive(Debug, PartialEq)]
@@ -66,6 +80,7 @@ impl Connection {
             account: None,
             pending_account: None,
             failing_since: None,
+            refusals: Vec::new(),
             last_error: None,
             error_count: 0,
             version: 0,
@@ -249,6 +264,30 @@ impl Connection {
         Some(transition)
     }
 
+    /// The provider refused to refresh the credentials and refreshed others'. Returns the refusals so far, and whether
+    /// they mean that the credentials are dead: one refusal may be a moment's.
+    #[must_use]
+    pub fn refused(&self, now: DateTime<Utc>) -> (Vec<DateTime<Utc>>, bool) {
+        let mut refusals = self.refusals.clone();
+        let counts = refusals
+            .last()
+            .is_none_or(|last| now - *last >= REFUSAL_INTERVAL);
+        if counts && refusals.len() < MAX_REFUSALS {
+            refusals.push(now);
+        }
+        let spread = refusals.first().map(|first| now - *first);
+        let is_dead = refusals.len() >= MIN_REFUSALS
+            && spread.is_some_and(|spread| spread >= MIN_REFUSAL_SPREAD);
+        (refusals, is_dead)
+    }
+
+    /// Whether dead credentials are to be tried again: with growing pauses, for a week.
+    #[must_use]
+    pub fn is_retry_due(&self, now: DateTime<Utc>) -> bool {
+        self.state.reason() == Some(Reason::NeedsReauthorization)
+            && is_retry_due(&self.refusals, now)
+    }
+
     /// A refresh was refused for good. `None` if that is no news.
     #[must_use]
     pub fn credentials_dead(&self, now: DateTime<Utc>) -> Option<Transition> {
@@ -264,6 +303,22 @@ impl Connection {
         transition.connection.failing_since = None;
         transition.failed("The provider no longer accepts the credentials: authorize again");
         Some(transition)
+    }
+
+    /// An operator restores the connection from what Nango holds of it. Nothing that the row has is newer.
+    #[must_use]
+    pub fn restored(&self, grant: &NangoConnectionRef, now: DateTime<Utc>) -> Transition {
+        let state = State::Connected {
+            upstream: grant.clone(),
+        };
+        let mut transition = self.transition(state, EventKind::Restored, now);
+        let connection = &mut transition.connection;
+        connection.connected_at = Some(now);
+        connection.pending_account = None;
+        connection.clear_errors();
+        let replaced = self.state.upstream();
+        transition.discard = replaced.filter(|replaced| replaced.id != grant.id).cloned();
+        transition
     }
 
     /// Nango no longer holds `gone`. `None` if that is no news.
@@ -373,6 +428,7 @@ impl Connection {
 
     fn clear_errors(&mut self) {
         self.failing_since = None;
+        self.refusals.clear();
         self.last_error = None;
         self.error_count = 0;
     }
@@ -393,6 +449,18 @@ impl Connection {
     }
 }
 
+/// Whether credentials that were refused at these times are to be tried again.
+pub(crate) fn is_retry_due(refusals: &[DateTime<Utc>], now: DateTime<Utc>) -> bool {
+    let Some(last) = refusals.last() else {
+        return true;
+    };
+    let doublings = u32::try_from(refusals.len() - 1).unwrap_or(u32::MAX);
+    let factor = 2_i32.checked_pow(doublings.min(20)).unwrap_or(i32::MAX);
+    let pause = INITIAL_RETRY_PAUSE.checked_mul(factor);
+    let pause = pause.map_or(MAX_RETRY_PAUSE, |pause| pause.min(MAX_RETRY_PAUSE));
+    refusals.len() < MAX_REFUSALS && now - *last >= pause
+}
+
 impl Transition {
     /// Writes what went wrong to the connection and to the event.
     fn failed(&mut self, message: &str) {
@@ -407,5 +475,60 @@ impl Attempt {
     pub(crate) fn is_grant_applied(&self) -> bool {
         let mismatched = |failure: &Failure| failure.reason == Reason::AccountMismatch;
         self.outcome == Some(Outcome::Succeeded) || self.error.as_ref().is_some_and(mismatched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).expect("a valid time")
+    }
+
+    fn connection(refusals: Vec<DateTime<Utc>>) -> Connection {
+        let connector = ConnectorRef {
+            id: Uuid::nil(),
+            slug: "gmail".to_owned(),
+            name: "Gmail".to_owned(),
+        };
+        let user = UserId::try_from("ada".to_owned()).expect("a valid user id");
+        Connection {
+            refusals,
+            ..Connection::new(user, connector.into(), String::new(), at(0))
+        }
+    }
+
+    #[test]
+    fn three_refusals_over_five_minutes_mean_dead() {
+        for (times, expected) in [
+            (vec![0, 300], false),
+            (vec![0, 1, 300], false),
+            (vec![0, 60, 120], false),
+            (vec![0, 60, 299], false),
+            (vec![0, 60, 300], true),
+            (vec![0, 150, 300], true),
+        ] {
+            let mut connection = connection(Vec::new());
+            let mut is_dead = false;
+            for seconds in &times {
+                (connection.refusals, is_dead) = connection.refused(at(*seconds));
+            }
+            assert_eq!(is_dead, expected, "{times:?}");
+        }
+    }
+
+    #[test]
+    fn dead_credentials_are_retried_for_a_week() {
+        let mut refusals = vec![at(0), at(150), at(300)];
+        let mut now = at(300);
+        while refusals.len() < MAX_REFUSALS {
+            now += TimeDelta::minutes(1);
+            if is_retry_due(&refusals, now) {
+                refusals.push(now);
+            }
+        }
+        assert!((now - at(0)).num_days() >= 7, "{}", now - at(0));
+        assert!(!is_retry_due(&refusals, now + TimeDelta::days(30)));
     }
 }

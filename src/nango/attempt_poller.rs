@@ -22,6 +22,12 @@ pub const USER_TAG: &str = "end_user_id";
 /// The tag by which a Nango connection names the installation of Patchbay that asked for it.
 pub const INSTALLATION_TAG: &str = "patchbay_installation";
 
+/// The tag by which a Nango connection names the instance of our connection; none for the first instance.
+pub const INSTANCE_TAG: &str = "patchbay_instance";
+
+/// The tag by which a Nango connection names the connector of our connection.
+pub const CONNECTOR_TAG: &str = "patchbay_connector";
+
 /// How often an attempt is asked about at the most, and how many are remembered.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const MAX_CACHED_POLLS: u64 = 10_000;

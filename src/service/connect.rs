@@ -16,7 +16,9 @@ use crate::db;
 use crate::domain::UserId;
 use crate::domain::{Attempt, AttemptKind, Connection, Failure, Integration, State};
 use crate::nango;
-use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
+use crate::nango::attempt_poller::{
+    ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
+};
 use crate::nango::{IntegrationDefaults, Session, SessionRequest};
 
 /// How long an attempt is open until Nango has said how long its session lives.
@@ -85,6 +87,7 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
+        self.brakes.require_environment().await?;
         let connector = self.connector(connector)?;
         check_parameters(connector, request)?;
         available(connector)?;
@@ -132,6 +135,7 @@ impl Connections {
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
+        self.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
             let (connection, newest) = self.find_with_attempt(user, id).await?;
             let connector = self.connector(&connection.connector.slug)?;
@@ -441,9 +445,13 @@ impl Connections {
             (USER_TAG, connection.user_id.as_str().to_owned()),
             (CONNECTION_TAG, connection.id.to_string()),
             (ATTEMPT_TAG, attempt.id.to_string()),
+            (CONNECTOR_TAG, connection.connector.slug.clone()),
+            (INSTANCE_TAG, connection.instance_id.clone()),
         ]
+        .into_iter()
+        .filter(|(name, value)| *name != INSTANCE_TAG || !value.is_empty())
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .collect()
     }
 
     /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.

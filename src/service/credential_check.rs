@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{ConnectionView, Connections, Error, Result};
@@ -11,7 +13,7 @@ use crate::catalog::AccountPointers;
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Account, Connection, Reason, State};
+use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
@@ -42,9 +44,39 @@ pub(crate) enum CredentialHealth {
     /// They were not, and there are no others to tell by.
     Unknown,
     /// They were not, though the provider refreshes others'.
-    Invalid,
+    Refused,
+    /// There is nothing to refresh, and a workflow reported the credentials a while ago.
+    Reported,
     /// Nango does not hold the connection.
     Missing,
+}
+
+/// What a check found at this moment, whatever the connection's status is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// The credentials were refreshed, or need no refresh.
+    Working,
+    /// The provider refused to refresh them. After three refusals over five minutes, the user has to authorize again.
+    Refused,
+    /// The provider refuses to refresh others' credentials as well.
+    ProviderOutage,
+    /// They were not refreshed, and nothing says why.
+    Unknown,
+    /// Nango does not have the connection.
+    Missing,
+}
+
+impl From<CredentialHealth> for Health {
+    fn from(found: CredentialHealth) -> Self {
+        match found {
+            CredentialHealth::Working(_) => Self::Working,
+            CredentialHealth::Refused => Self::Refused,
+            CredentialHealth::ProviderOutage => Self::ProviderOutage,
+            CredentialHealth::Unknown | CredentialHealth::Reported => Self::Unknown,
+            CredentialHealth::Missing => Self::Missing,
+        }
+    }
 }
 
 /// What was found of each connector whose provider, a moment ago, refreshed the credentials of nobody who was asked about.
@@ -58,15 +90,16 @@ impl Default for SuspectCredentials {
 }
 
 impl Connections {
-    /// Asks Nango now how a connection is, by a forced refresh.
+    /// Asks Nango now how a connection is, by a forced refresh. Returns what it found; `None` while the connection waits for
+    /// its user.
     ///
     /// # Errors
     /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
         self.nango_gateway()?;
         let connection = self.find_own(user, id).await?;
-        match &connection.state {
-            State::Pending { .. } => {}
+        let health = match &connection.state {
+            State::Pending { .. } => None,
             State::Disconnected { .. } => {
                 return Err(Error::Invalid(
                     "a disconnected connection has nothing to check".to_owned(),
@@ -77,43 +110,46 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => {
-                self.check_connection(&connection).await?;
-            }
-        }
-        self.get(user, id).await
+            _ => Some(self.check_connection(&connection).await?.0.into()),
+        };
+        Ok((self.get(user, id).await?, health))
     }
 
-    /// Finds out how a connection is, and writes it down.
+    /// Finds out how a connection is, and writes it down. Returns what was found, and the connection as it is now.
     pub(crate) async fn check_connection(
         &self,
         connection: &Connection,
-    ) -> Result<CredentialHealth> {
+    ) -> Result<(CredentialHealth, Option<Connection>)> {
         let Some(stored) = connection.state.upstream() else {
-            return Ok(CredentialHealth::Missing);
+            return Ok((CredentialHealth::Missing, Some(connection.clone())));
         };
         let now = self.clock.now();
         self.record_check(connection, Some(now)).await?;
-        let health = match self.health(connection).await? {
-            CredentialHealth::Unknown if has_failed_for(connection, FAILURE_GRACE, now) => {
-                CredentialHealth::Invalid
-            }
-            CredentialHealth::ProviderOutage if has_failed_for(connection, MAX_OUTAGE, now) => {
-                CredentialHealth::Invalid
-            }
-            health => health,
-        };
+        let health = self.health(connection).await?;
         let now = self.clock.now();
-        self.apply_if_unchanged(connection, |connection| match &health {
-            CredentialHealth::Working(account) => connection.healthy(account.as_ref(), now),
-            CredentialHealth::Missing => connection.missing(&stored.id, now),
-            CredentialHealth::Invalid => connection.credentials_dead(now),
-            CredentialHealth::Unknown | CredentialHealth::ProviderOutage => {
-                connection.credentials_failing(now)
-            }
-        })
-        .await?;
-        Ok(health)
+        let is_dead = match &health {
+            CredentialHealth::Refused => connection.refused(now).1,
+            CredentialHealth::Unknown => has_failed_for(connection, FAILURE_GRACE, now),
+            CredentialHealth::ProviderOutage => has_failed_for(connection, MAX_OUTAGE, now),
+            CredentialHealth::Working(_)
+            | CredentialHealth::Reported
+            | CredentialHealth::Missing => false,
+        };
+        let refusals = match &health {
+            CredentialHealth::Refused => Some(connection.refused(now).0),
+            // While the provider refuses others' as well, its answer says nothing about this one.
+            CredentialHealth::ProviderOutage => Some(Vec::new()),
+            _ => None,
+        };
+        let changed = self
+            .apply_if_unchanged(connection, refusals, |connection| match &health {
+                CredentialHealth::Working(account) => connection.healthy(account.as_ref(), now),
+                CredentialHealth::Missing => connection.missing(&stored.id, now),
+                _ if is_dead => connection.credentials_dead(now),
+                _ => connection.credentials_failing(now),
+            })
+            .await?;
+        Ok((health, changed))
     }
 
     /// Notes when a check began, so that the webhooks which it causes cause no other.
@@ -130,14 +166,22 @@ impl Connections {
 
     async fn health(&self, connection: &Connection) -> Result<CredentialHealth> {
         let nango = &self.nango_gateway()?.nango;
+        let now = self.clock.now();
         let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
             // Nango answers as well where it has nothing to refresh with. Then it has asked nobody, and what was dead is.
-            Ok(found)
-                if found.credentials.are_expired(self.clock.now())
-                    || (before.is_some() && before == found.credentials.fingerprint()) =>
-            {
-                Ok(CredentialHealth::Invalid)
+            Ok(found) if found.credentials.are_expired(now) => Ok(CredentialHealth::Refused),
+            Ok(found) if before.is_some() && before == found.credentials.fingerprint() => {
+                Ok(if connection.failing_since.is_none() {
+                    CredentialHealth::Refused
+                } else if found.credentials.are_refreshed(now)
+                    || has_failed_for(connection, FAILURE_GRACE, now)
+                {
+                    // Nobody has reported them again since.
+                    CredentialHealth::Working(self.account_of(connection, &found))
+                } else {
+                    CredentialHealth::Reported
+                })
             }
             Ok(found) => Ok(CredentialHealth::Working(
                 self.account_of(connection, &found),
@@ -147,7 +191,16 @@ impl Connections {
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
             {
-                Ok(CredentialHealth::Invalid)
+                Ok(CredentialHealth::Refused)
+            }
+            // Others' are refreshed once a minute at most, however often one is checked.
+            Err(nango::Error::InvalidCredentials { .. })
+                if connection
+                    .refusals
+                    .last()
+                    .is_some_and(|last| now - *last < MIN_CHECK_INTERVAL) =>
+            {
+                Ok(CredentialHealth::Refused)
             }
             Err(nango::Error::InvalidCredentials { .. }) => self.check_suspect(connection).await,
             Err(error) => Err(error.into()),
@@ -166,7 +219,7 @@ impl Connections {
             return Ok(false);
         }
         let account = self.account_of(connection, found);
-        self.apply_if_unchanged(connection, |connection| {
+        self.apply_if_unchanged(connection, None, |connection| {
             connection.healthy(account.as_ref(), now)
         })
         .await?;
@@ -188,7 +241,7 @@ impl Connections {
         Account::of(found, self.account_pointers(connection)?)
     }
 
-    /// The name of credentials that are known to be dead, if Nango gives them all the same.
+    /// The name of credentials that are known to be dead or were refused, if Nango gives them all the same.
     ///
     /// # Errors
     /// As Nango: without them nothing could tell whether a refresh has brought others.
@@ -201,7 +254,8 @@ impl Connections {
             }
         );
         // One that was taken over dead and never looked at may work for all that is known here.
-        if !is_dead || connection.last_checked_at.is_none() {
+        let is_doubted = is_dead || !connection.refusals.is_empty();
+        if !is_doubted || connection.last_checked_at.is_none() {
             return Ok(None);
         }
         match self.credentials(connection, Refresh::WhenDue).await {
@@ -217,10 +271,12 @@ impl Connections {
     /// When it is under another than the one that is stored, as may be of one that was imported.
     async fn not_found(&self, connection: &Connection) -> Result<CredentialHealth> {
         match connection.state.upstream() {
-            Some(stored) if !self.is_missing(&stored.id).await? => Err(Error::IntegrationChanged {
-                connector: connection.connector.name.clone(),
-                integration_key: stored.integration.key.clone(),
-            }),
+            Some(stored) if !self.is_missing(connection, &[]).await? => {
+                Err(Error::IntegrationChanged {
+                    connector: connection.connector.name.clone(),
+                    integration_key: stored.integration.key.clone(),
+                })
+            }
             _ => Ok(CredentialHealth::Missing),
         }
     }
@@ -238,7 +294,7 @@ impl Connections {
                 let lasting = found
                     .as_ref()
                     .ok()
-                    .filter(|found| **found != CredentialHealth::Invalid);
+                    .filter(|found| **found != CredentialHealth::Refused);
                 let lasting = lasting.cloned();
                 asked = Some(found);
                 lasting
@@ -265,7 +321,7 @@ impl Connections {
                 Ok(Credentials::OAuth2 {
                     expires_at: Some(_),
                     ..
-                }) => return Ok(CredentialHealth::Invalid),
+                }) => return Ok(CredentialHealth::Refused),
                 Err(nango::Error::InvalidCredentials { .. }) => asked = true,
                 Ok(_) | Err(nango::Error::NotFound) => {}
                 Err(error) => return Err(error.into()),
@@ -278,37 +334,87 @@ impl Connections {
         })
     }
 
-    /// Whether Nango says that it does not hold a connection: asked for by its id, not guessed from a list.
-    pub(crate) async fn is_missing(&self, nango_id: &str) -> Result<bool> {
-        let filter = ListConnections {
-            connection_id: Some(nango_id.to_owned()),
-            ..ListConnections::default()
+    /// Whether Nango says of a connection, asked for by its id, that it does not exist; and, between two such answers,
+    /// has another one that it had before: those in `seen`, or else those that became connected last.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEnvironment`] if it has none of them.
+    pub(crate) async fn is_missing(
+        &self,
+        connection: &Connection,
+        seen: &[String],
+    ) -> Result<bool> {
+        let Some(stored) = connection.state.upstream() else {
+            return Ok(false);
         };
-        let found = self.nango_gateway()?.nango.connection_page(&filter).await?;
-        Ok(found.is_empty())
+        let (id, key) = (&stored.id, &stored.integration.key);
+        if !self.is_gone(id, key).await? {
+            return Ok(false);
+        }
+        self.brakes.verify_environment(seen, Some(id)).await?;
+        self.is_gone(id, key).await
     }
 
-    /// Writes down what was found out about a connection, unless it has changed since it was looked at.
+    /// Whether Nango neither lists a connection under its id nor has it.
+    pub(crate) async fn is_gone(&self, id: &str, integration: &str) -> Result<bool> {
+        let filter = ListConnections {
+            connection_id: Some(id.to_owned()),
+            ..ListConnections::default()
+        };
+        let nango = &self.nango_gateway()?.nango;
+        Ok(nango.connection_page(&filter).await?.is_empty()
+            && self.is_unknown_to_nango(id, integration).await?)
+    }
+
+    /// Writes down what was found out about a connection, unless it has changed since it was looked at, or a brake stops
+    /// the change. Returns the connection as it is then.
     pub(crate) async fn apply_if_unchanged(
         &self,
         seen: &Connection,
+        refusals: Option<Vec<DateTime<Utc>>>,
         change: impl FnOnce(&Connection) -> Option<Transition>,
-    ) -> Result<()> {
+    ) -> Result<Option<Connection>> {
         let mut tx = self.begin().await?;
         let Some(connection) = db::lock_own(&mut tx, &seen.user_id, seen.id).await? else {
-            return Ok(());
+            return Ok(None);
         };
         if connection.version != seen.version {
-            return Ok(());
+            return Ok(Some(connection));
         }
-        match change(&connection) {
+        let transition = change(&connection);
+        let brake = transition
+            .as_ref()
+            .and_then(|change| brake_of(change.event));
+        let has_room = match brake {
+            Some(brake) => db::has_room(&mut tx, brake, 1).await?,
+            None => true,
+        };
+        let changed = match transition.filter(|_| has_room) {
             Some(transition) => {
-                db::apply(&mut tx, &transition, None).await?;
+                if let Some(brake) = brake {
+                    db::count_changes(&mut tx, brake, 1).await?;
+                }
+                db::apply(&mut tx, &transition, None).await?
             }
-            None => db::record_check(&mut tx, &connection, Some(self.clock.now())).await?,
+            None => {
+                db::record_check(&mut tx, &connection, Some(self.clock.now())).await?;
+                connection
+            }
+        };
+        if let Some(refusals) = refusals.filter(|refusals| *refusals != changed.refusals) {
+            db::record_refusals(&mut tx, &changed, &refusals).await?;
         }
         tx.commit().await?;
-        Ok(())
+        Ok(Some(changed))
+    }
+}
+
+/// The brake that counts a change.
+fn brake_of(event: EventKind) -> Option<Brake> {
+    match event {
+        EventKind::MissingUpstream => Some(Brake::Missing),
+        EventKind::NeedsReauthorization => Some(Brake::Dead),
+        _ => None,
     }
 }
 

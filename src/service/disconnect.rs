@@ -1,37 +1,12 @@
-//! Disconnect, and what has to be deleted at Nango after it.
+//! Disconnect.
 
-use std::time::Duration;
-
-use chrono::TimeDelta;
-use futures::future::join_all;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::connect::RETURN_WINDOW;
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::Deletion;
-
 use crate::domain::UserId;
-
-use crate::domain::{Connection, State};
-
-use crate::nango;
-use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{ConnectionSummary, Deleted, ListConnections, Nango};
-
-/// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
-const LEASE_SECONDS: f64 = 60.0;
-
-/// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
-const DELETION_WAIT: Duration = Duration::from_secs(2);
-const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How many deletions one pass claims: between two it is looked what is left of Nango's rate limit.
-const BATCH: i64 = 5;
-
-/// The longest pause between two tries of one deletion.
-const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
+use crate::domain::{Connection, DeletionReason, State};
 
 /// Which connection of a connector is to be ended.
 #[derive(Clone, Debug)]
@@ -78,6 +53,7 @@ impl Connections {
             }
             None => connection,
         };
+        db::hasten_deletions(&mut tx, id, DeletionReason::Disconnected, now).await?;
         let ungranted = db::ungranted_attempt(&mut tx, user, id, now - RETURN_WINDOW).await?;
         tx.commit().await?;
         // The user may have granted what nobody has seen yet: then it goes, too.
@@ -125,116 +101,6 @@ impl Connections {
         };
         found.ok_or(Error::ConnectionNotFound)
     }
-
-    /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
-    pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
-        let end = Instant::now() + DELETION_WAIT;
-        loop {
-            let claimed = self.run_deletions(Some(connection)).await?;
-            let mut tx = self.begin_single().await?;
-            let pending = db::has_pending_deletion(&mut tx, connection).await?;
-            tx.commit().await?;
-            // Pending without having been claimed here: the worker, or another replica, is at it.
-            if !pending || claimed > 0 || Instant::now() >= end {
-                return Ok(!pending);
-            }
-            tokio::time::sleep(DELETION_POLL_INTERVAL).await;
-        }
-    }
-
-    /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
-    /// many were claimed; another pass is wanted at once where there may be more.
-    ///
-    /// # Errors
-    /// As the database; what Nango does not confirm is tried again later.
-    pub async fn delete_due(&self) -> Result<usize> {
-        if !self.has_rate_budget() {
-            return Ok(0);
-        }
-        let claimed = self.run_deletions(None).await?;
-        if i64::try_from(claimed) == Ok(BATCH) {
-            self.deletions.notify_one();
-        }
-        Ok(claimed)
-    }
-
-    /// Returns when there may be something new to delete.
-    pub async fn wait_for_deletions(&self) {
-        self.deletions.notified().await;
-    }
-
-    async fn run_deletions(&self, connection: Option<Uuid>) -> Result<usize> {
-        let now = self.clock.now();
-        let mut tx = self.begin_single().await?;
-        let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
-        tx.commit().await?;
-        let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
-        done.into_iter().collect::<Result<Vec<()>>>()?;
-        Ok(claimed.len())
-    }
-
-    async fn delete(&self, deletion: &Deletion) -> Result<()> {
-        let id = &deletion.nango_connection_id;
-        let answer = self.delete_at(&self.nango_gateway()?.nango, deletion).await;
-        let mut tx = self.begin_single().await?;
-        match answer {
-            Ok(()) => db::complete_deletion(&mut tx, id).await?,
-            Err(error) => {
-                tracing::warn!(
-                    nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
-                    "Nango has not confirmed a deletion: it is tried again"
-                );
-                let next = self.clock.now() + backoff(deletion.attempts);
-                db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
-            }
-        }
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// Deletes at Nango, whichever integration the connection is of by now.
-    async fn delete_at(&self, nango: &Nango, deletion: &Deletion) -> Result<(), nango::Error> {
-        let id = &deletion.nango_connection_id;
-        let answer = nango.delete_connection(id, &deletion.integration_key);
-        // Nango says of a connection of another integration, as may be of one that was imported, that it is not
-        // there. Only an id of Nango's own making means the same connection in whatever integration.
-        if answer.await? == Deleted::Now || Uuid::try_parse(id).is_err() {
-            return Ok(());
-        }
-        let filter = ListConnections {
-            connection_id: Some(id.clone()),
-            ..ListConnections::default()
-        };
-        for summary in nango.connection_page(&filter).await?.complete()? {
-            if self.is_meant(deletion, &summary) {
-                let key = &summary.provider_config_key;
-                nango.delete_connection(id, key).await?;
-            } else {
-                tracing::warn!(
-                    nango_connection = id,
-                    integration = summary.provider_config_key,
-                    "a connection at Nango has the id of a pending deletion and the tags of another owner: left alone"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the tags of a connection at Nango do not say that it is another's than the one that is to be deleted.
-    fn is_meant(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
-        let is = |tag: &str, ours: Option<Uuid>| {
-            let tagged = summary.tags.get(tag);
-            tagged.is_none_or(|tagged| ours.is_none_or(|ours| tagged.parse() == Ok(ours)))
-        };
-        is(INSTALLATION_TAG, Some(self.installation)) && is(CONNECTION_TAG, deletion.connection_id)
-    }
-}
-
-/// Doubles with each try, from one second on.
-fn backoff(attempts: i32) -> TimeDelta {
-    let exponent = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
-    let pause = Duration::from_secs(1) * 2_u32.pow(exponent);
-    TimeDelta::from_std(pause).map_or(MAX_BACKOFF, |pause| pause.min(MAX_BACKOFF))
 }
 
 /// The one that is meant when none is named: the only one that is not ended, or the only one.

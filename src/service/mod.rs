@@ -4,13 +4,16 @@
 //! change what is there by then, under the row's lock.
 
 mod account;
+pub mod brakes;
 mod connect;
 mod credential_check;
+mod deletions;
 mod disconnect;
 pub mod event_notifier;
 mod event_stream;
 mod failure;
 mod idempotency;
+pub mod orphans;
 mod queries;
 mod reconcile;
 mod retention;
@@ -29,6 +32,7 @@ use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
+use self::brakes::Brakes;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
@@ -54,6 +58,7 @@ use crate::nango::integration_cache::IntegrationCache;
 use crate::views::ConnectionView;
 
 pub use connect::{ConnectOutcome, ConnectRequest};
+pub use credential_check::Health;
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use event_stream::Events;
 pub use idempotency::{Answer, Idempotency};
@@ -63,6 +68,9 @@ pub use retention::Pruned;
 pub use sweep::{SweepReport, SweepSchedule};
 pub use tokens::Token;
 pub use users::Erased;
+
+/// How long the start waits for Nango to recognize its environment.
+const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The connections of all users: the house's one door to the database and Nango.
 #[derive(Debug)]
@@ -84,6 +92,7 @@ pub struct Connections {
     deletions: Notify,
     feed: EventNotifier,
     installation: Uuid,
+    brakes: Brakes,
     tokens: TokenCache,
     token_cache: Duration,
     doubts: SuspectCredentials,
@@ -175,6 +184,15 @@ pub enum Error {
     /// The provider does not refresh credentials at the moment.
     #[error("the provider does not refresh the credentials at the moment")]
     ProviderUnavailable,
+    /// Nango has none of the connections that were connected last.
+    #[error(
+        "Nango has none of the connections that were connected last: NANGO_SECRET_KEY opens another environment, or Nango \
+         does not answer as it should"
+    )]
+    UnknownEnvironment,
+    /// Nango has not confirmed a deletion.
+    #[error("the deletion is not confirmed: {0}")]
+    Unconfirmed(&'static str),
     /// The Idempotency-Key was used for another request.
     #[error("this Idempotency-Key was used for another request: send a new one")]
     KeyReused,
@@ -224,6 +242,13 @@ impl Connections {
         let connectors = db::connectors(&mut tx).await?;
         let installation = db::installation(&mut tx).await?;
         tx.commit().await?;
+        let brakes = Brakes::new(
+            database.clone(),
+            upstream.as_ref().map(|upstream| upstream.nango.clone()),
+            settings.public_url.clone(),
+            clock.clone(),
+        );
+        brakes.start().await?;
         Ok(Self {
             connectors: ConnectorCache::new(database.clone(), connectors),
             newest: BatchLoader::new(&database),
@@ -248,6 +273,7 @@ impl Connections {
             deletions: Notify::new(),
             feed: EventNotifier::default(),
             installation,
+            brakes,
         })
     }
 
@@ -288,6 +314,50 @@ impl Connections {
     fn has_rate_budget(&self) -> bool {
         let now = self.clock.now();
         (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_rate_budget(now))
+    }
+
+    /// Looks up whether Nango has this installation's connections, before the first request.
+    pub async fn verify_environment_at_start(&self) {
+        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "could not look up whether nango has this installation's connections");
+            }
+            Err(_elapsed) => {
+                tracing::warn!(
+                    "nango did not answer whether it has this installation's connections"
+                );
+            }
+        }
+    }
+
+    /// Whether a brake stops sweeps and deletions: the database or the Nango environment is not the installation's.
+    ///
+    /// # Errors
+    /// As the database, and as Nango where it has to be looked up.
+    pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
+        if self.brakes.database_difference().await?.is_some() {
+            return Ok(true);
+        }
+        if self.brakes.check_environment().is_ok() {
+            return Ok(false);
+        }
+        match self.brakes.verify_environment(&[], None).await {
+            Ok(()) => Ok(false),
+            Err(Error::UnknownEnvironment) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the database is not the installation's, so that nothing is sent to the product. An error counts as such.
+    pub async fn is_database_foreign(&self) -> bool {
+        !matches!(self.brakes.database_difference().await, Ok(None))
+    }
+
+    /// The brakes.
+    #[must_use]
+    pub fn brakes(&self) -> &Brakes {
+        &self.brakes
     }
 
     fn connector(&self, reference: &str) -> Result<&Connector> {

@@ -17,7 +17,8 @@ use crate::db::{AttemptOwner, AttemptWithConnection, OwnedAttempt};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, Attempt, Connection, Failure, Integration, NangoConnectionRef, Reason,
+    Account, Attempt, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, Reason,
+    State,
 };
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
@@ -209,10 +210,12 @@ impl Connections {
     async fn told_of_deletion(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let id = &event.connection_id;
         match self.of_nango(event).await? {
-            Some(connection) if self.is_missing(id).await? => {
+            Some(connection) if self.is_missing(&connection, &[]).await? => {
                 let now = self.clock.now();
-                self.apply_if_unchanged(&connection, |connection| connection.missing(id, now))
-                    .await?;
+                self.apply_if_unchanged(&connection, None, |connection| {
+                    connection.missing(id, now)
+                })
+                .await?;
                 Ok(WebhookOutcome::Applied)
             }
             _ => Ok(WebhookOutcome::Ignored),
@@ -253,11 +256,26 @@ impl Connections {
         Ok(believed)
     }
 
-    /// Deletes at Nango what an attempt brought about whose user was erased meanwhile. Says whether it is such a one.
-    async fn delete_erased(&self, attempt: Uuid, summary: &ConnectionSummary) -> Result<bool> {
-        let owner = self.attempt_owner(attempt).await?;
-        Ok(matches!(owner, Some(AttemptOwner::Erased))
-            && self.delete_orphan(attempt, summary).await?)
+    /// Deletes at Nango what an attempt brought about whose user was erased meanwhile. Says whether it is such a one. What
+    /// an unknown attempt brought about is kept: the database may not be the one that it was started in.
+    pub(crate) async fn delete_erased(
+        &self,
+        attempt: Uuid,
+        summary: &ConnectionSummary,
+    ) -> Result<bool> {
+        if !self.is_ours(summary) {
+            return Ok(false);
+        }
+        let (grant, now) = (listed(summary), self.clock.now());
+        let mut tx = self.begin().await?;
+        let owner = db::attempt_owner(&mut tx, attempt).await?;
+        let is_queued = matches!(owner, Some(AttemptOwner::Erased))
+            && db::queue_deletion(&mut tx, &grant, DeletionReason::Erased, None, None, now).await?;
+        tx.commit().await?;
+        if is_queued {
+            self.deletions.notify_one();
+        }
+        Ok(is_queued)
     }
 
     async fn handle_failure_webhook(
@@ -412,8 +430,15 @@ impl Connections {
                 db::apply(&mut tx, transition, Some(attempt)).await?;
             }
             Grant::Discarded => {
-                let (id, now) = (of.connection.id, self.clock.now());
-                if !db::queue_deletion(&mut tx, &grant, Some(id), now).await? {
+                // Read under the row's lock, in this transaction.
+                let is_ended = matches!(of.connection.state, State::Disconnected { .. });
+                let reason = if of.attempt.invalidated || is_ended {
+                    DeletionReason::Invalidated
+                } else {
+                    DeletionReason::Replaced
+                };
+                let (id, now) = (Some(of.connection.id), self.clock.now());
+                if !db::queue_deletion(&mut tx, &grant, reason, Some(&user), id, now).await? {
                     return Ok(false);
                 }
             }
@@ -577,7 +602,7 @@ impl Connections {
 }
 
 /// The user in the tags of a connection at Nango.
-fn tagged_user(tags: &BTreeMap<String, String>) -> Option<UserId> {
+pub(crate) fn tagged_user(tags: &BTreeMap<String, String>) -> Option<UserId> {
     let user = tags.get(USER_TAG)?.clone();
     UserId::try_from(user).ok()
 }

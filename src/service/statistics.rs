@@ -8,13 +8,15 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use strum::VariantArray;
 
+use super::brakes::EngagedBrake;
 use super::sweep::JOB_NAME as SWEEP;
 use super::{Connections, Result, SweepReport};
 use crate::db;
 use crate::db::QueueStats;
 use crate::domain::state_machine::Transition;
-use crate::domain::{Attempt, AttemptKind, Outcome, Status};
+use crate::domain::{Attempt, AttemptKind, Brake, Outcome, Status};
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::Label;
 
@@ -97,7 +99,6 @@ impl ServiceMetrics {
             ("found", report.found),
             ("checked", report.checked),
             ("missing", report.missing),
-            ("orphan", report.orphans),
             ("unreadable", report.unreadable),
         ] {
             self.findings
@@ -148,6 +149,7 @@ struct CachedStats {
     attempts: QueueStats,
     deliveries: QueueStats,
     sweep_age: Option<f64>,
+    orphans: i64,
 }
 
 impl Connections {
@@ -197,6 +199,9 @@ impl Connections {
                 .set(age(figures.oldest, now).as_secs_f64());
         };
         if let Some(stats) = stats {
+            if let Ok(engaged) = self.brakes.engaged().await {
+                register_brakes(&mut registry, &engaged);
+            }
             note("upstream_deletions", stats.deletions);
             note("open_attempts", stats.attempts);
             note("event_deliveries", stats.deliveries);
@@ -224,10 +229,26 @@ impl Connections {
             attempts: db::attempt_queue(&mut tx).await?,
             deliveries: db::delivery_queue(&mut tx).await?,
             sweep_age: db::job_age(&mut tx, SWEEP).await?,
+            orphans: db::orphan_count(&mut tx).await?,
         };
         tx.commit().await?;
         Ok(stats)
     }
+}
+
+fn register_brakes(registry: &mut Registry, engaged: &[EngagedBrake]) {
+    let brakes: Family<Label, Gauge> = Family::default();
+    for brake in Brake::VARIANTS {
+        let is_engaged = engaged.iter().any(|engaged| engaged.brake == *brake);
+        brakes
+            .get_or_create(&[("brake", brake.as_str())])
+            .set(is_engaged.into());
+    }
+    registry.register(
+        "brake_engaged",
+        "1 while a brake stops what could harm many users by mistake",
+        brakes,
+    );
 }
 
 fn register_stats(registry: &mut Registry, stats: &CachedStats) {
@@ -249,6 +270,11 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
         "connections",
         "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics",
         connections,
+    );
+    registry.register(
+        "orphans",
+        "Connections of this installation at Nango that belong to no row, by the last sweep",
+        ConstGauge::new(stats.orphans),
     );
     if let Some(age) = stats.sweep_age {
         registry.register(

@@ -10,21 +10,20 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 use uuid::Uuid;
 
 use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
-use super::reconcile::listed;
 use super::{Connections, Error, Result};
 use crate::db;
 use crate::db::SweepRow;
 use crate::domain::UserId;
-use crate::domain::{Connection, Reason, Status};
+use crate::domain::state_machine::is_retry_due;
+use crate::domain::{Brake, Connection, Reason, Status};
 use crate::nango;
-use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Refresh};
+use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
 
 /// How many connections a page of Nango's list has.
 const PAGE_SIZE: u32 = 1000;
@@ -39,11 +38,11 @@ const LEASE_SECONDS: f64 = 30.0;
 /// How often the lease is renewed.
 const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How old one of our connections at Nango has to be before it is deleted because no row knows it.
-const ORPHAN_GRACE: TimeDelta = TimeDelta::hours(1);
-
 /// How often it is looked whether Nango's rate limit leaves room again.
 const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
+
+/// How many connections are remembered to recognize the Nango environment by.
+const MAX_CONFIRMED: usize = 5;
 
 /// How many things of a kind that are out of the ordinary one sweep looks into.
 const MAX_FINDINGS: usize = 200;
@@ -80,7 +79,7 @@ pub struct SweepReport {
     pub checked: usize,
     /// How many rows' connections Nango no longer holds.
     pub missing: usize,
-    /// How many of ours at Nango no row knows any more: they are deleted.
+    /// How many connections of this installation at Nango belong to no row: they are kept.
     pub orphans: usize,
     /// How many entries of Nango's list cannot be read: they are skipped.
     pub unreadable: usize,
@@ -96,6 +95,9 @@ struct Listing {
     to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
     /// With whether they wait to be deleted.
     unknown: Vec<(bool, ConnectionSummary)>,
+    /// Some connections that rows use: they identify the Nango environment.
+    confirmed: Vec<String>,
+    orphans: usize,
     /// How many entries were skipped because they cannot be read, and the id of one of them.
     unreadable: usize,
     unreadable_id: Option<String>,
@@ -128,7 +130,7 @@ impl Connections {
         pace: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
-        if !self.has_rate_budget() {
+        if !self.has_rate_budget() || self.is_database_foreign().await {
             return Ok(None);
         }
         let mut tx = self.begin().await?;
@@ -184,8 +186,15 @@ impl Connections {
         let mut report = SweepReport {
             listed: listing.ids.len(),
             unreadable: listing.unreadable,
+            orphans: listing.orphans,
             ..SweepReport::default()
         };
+        if listing.confirmed.is_empty() {
+            self.brakes.verify_environment(&[], None).await?;
+        } else {
+            self.brakes.recognize_environment(true);
+        }
+        self.record_orphans(listing.orphans).await?;
         for (_, summary) in &listing.unknown {
             let looked = self.inspect(summary, &mut report).await;
             if let Some(error) = recoverable_error(looked)? {
@@ -195,14 +204,7 @@ impl Connections {
             // Its user waits.
             self.pause_sweep(Duration::ZERO).await;
         }
-        let missing = self.find_missing(&listing, started_at).await?;
-        for row in &missing {
-            if self.is_missing(&row.nango_connection_id).await? {
-                self.mark_missing(row).await?;
-                report.missing += 1;
-            }
-            self.pause_sweep(pause).await;
-        }
+        report.missing = self.mark_missing(&listing, started_at, pause).await?;
         report.checked = self.check_all(&listing.to_check, pause).await?;
         Ok(report)
     }
@@ -223,7 +225,7 @@ impl Connections {
                 continue;
             }
             let health = self.check_connection(&connection).await;
-            if matches!(health, Ok(CredentialHealth::ProviderOutage) | Err(_)) {
+            if matches!(health, Ok((CredentialHealth::ProviderOutage, _)) | Err(_)) {
                 out_of_order.insert(connection.connector.id);
             }
             match recoverable_error(health)? {
@@ -279,13 +281,15 @@ impl Connections {
         let mut tx = self.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let untold: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
+        let known = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         tx.commit().await?;
         let rows: HashMap<&str, &SweepRow> = rows
             .iter()
             .map(|row| (row.nango_connection_id.as_str(), row))
             .collect();
-        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
+        let now = self.clock.now();
+        let recently = now - MIN_CHECK_INTERVAL;
         for summary in found {
             let attempt = attempt_tag(summary);
             // Another installation's are none of our business, however many there are.
@@ -295,9 +299,13 @@ impl Connections {
                 listing.unknown.push((to_be_deleted, summary.clone()));
                 continue;
             }
-            match rows.get(summary.connection_id.as_str()) {
+            let row = rows.get(summary.connection_id.as_str());
+            if row.is_some() && listing.confirmed.len() < MAX_CONFIRMED {
+                listing.confirmed.push(summary.connection_id.clone());
+            }
+            match row {
                 Some(row)
-                    if needs_check(row, summary)
+                    if needs_check(row, summary, now)
                         && row.last_checked_at.is_none_or(|at| at < recently) =>
                 {
                     listing
@@ -305,9 +313,10 @@ impl Connections {
                         .push((row.last_checked_at, row.id, row.user_id.clone()));
                 }
                 Some(_) => {}
-                None if ours && attempt.is_some() => {
+                None if ours && attempt.is_some_and(|attempt| known.contains_key(&attempt)) => {
                     listing.unknown.push((to_be_deleted, summary.clone()));
                 }
+                None if ours && !to_be_deleted => listing.orphans += 1,
                 None => {}
             }
         }
@@ -320,72 +329,17 @@ impl Connections {
         Ok(())
     }
 
-    /// A connection with our tags that no row holds, or not for this grant: nobody told of it, or it is an orphan.
+    /// A connection of a known attempt that no row holds, or not for this grant: no webhook reported it, or its user was
+    /// erased.
     async fn inspect(&self, summary: &ConnectionSummary, report: &mut SweepReport) -> Result<()> {
         let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
-        if self.apply_grant(attempt, summary).await? {
+        if self.apply_grant(attempt, summary).await? || self.delete_erased(attempt, summary).await?
+        {
             report.found += 1;
-            return Ok(());
-        }
-        let old = summary.created_at <= self.clock.now() - ORPHAN_GRACE;
-        if old && self.delete_orphan(attempt, summary).await? {
-            report.orphans += 1;
         }
         Ok(())
-    }
-
-    /// Has a connection of ours at Nango deleted that no row holds and whose attempt no row knows: its user was erased,
-    /// say. Says whether it is such a one.
-    pub(crate) async fn delete_orphan(
-        &self,
-        attempt: Uuid,
-        summary: &ConnectionSummary,
-    ) -> Result<bool> {
-        let mut tx = self.begin_single().await?;
-        let known = db::is_attempt_known(&mut tx, attempt).await?;
-        tx.commit().await?;
-        if known || !self.is_ours(summary) {
-            return Ok(false);
-        }
-        let id = &summary.connection_id;
-        if self.has_other_webhook_url(summary).await? {
-            tracing::error!(
-                nango_connection = id, public_url = %self.public_url,
-                "a connection at Nango has this installation's mark and was begun at another PUBLIC_URL: left alone. \
-                 Is this a copy of another's database? Give it a Nango environment of its own"
-            );
-            return Ok(false);
-        }
-        let mut tx = self.begin().await?;
-        // What a row uses is nobody's orphan, even if its last attempt is not known any more.
-        if db::find_by_nango_id(&mut tx, id).await?.is_some() {
-            return Ok(false);
-        }
-        tracing::warn!(
-            nango_connection = id, %attempt,
-            "a connection of ours at Nango belongs to no row: it is deleted"
-        );
-        db::queue_deletion(&mut tx, &listed(summary), None, self.clock.now()).await?;
-        tx.commit().await?;
-        self.deletions.notify_one();
-        Ok(true)
-    }
-
-    /// Whether a connection's session was begun at another address than this service's, as by the service whose
-    /// database this one's is a copy of.
-    async fn has_other_webhook_url(&self, summary: &ConnectionSummary) -> Result<bool> {
-        let (id, key) = (&summary.connection_id, &summary.provider_config_key);
-        let nango = &self.nango_gateway()?.nango;
-        let webhook_url = match nango.connection(id, key, Refresh::WhenDue).await {
-            Ok(found) => found.webhook_url_override,
-            // Then nothing is lost that works.
-            Err(nango::Error::NotFound | nango::Error::InvalidCredentials { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let webhook_url = webhook_url.and_then(|url| Url::parse(&url).ok());
-        Ok(webhook_url.is_some_and(|url| url.origin() != self.public_url.origin()))
     }
 
     /// Whether a connection at Nango is this installation's.
@@ -425,15 +379,71 @@ impl Connections {
         }
     }
 
-    async fn mark_missing(&self, row: &SweepRow) -> Result<()> {
-        let Some(connection) = self.connection_of(&row.user_id, row.id).await? else {
-            return Ok(());
-        };
-        let now = self.clock.now();
-        self.apply_if_unchanged(&connection, |connection| {
-            connection.missing(&row.nango_connection_id, now)
-        })
-        .await
+    /// Marks the rows whose connections Nango does not have any more: none in an unknown environment, and none if they
+    /// are too many. Returns how many.
+    async fn mark_missing(
+        &self,
+        listing: &Listing,
+        started_at: DateTime<Utc>,
+        pause: Duration,
+    ) -> Result<usize> {
+        let mut gone = Vec::new();
+        for row in self.find_missing(listing, started_at).await? {
+            if self
+                .is_gone(&row.nango_connection_id, &row.integration_key)
+                .await?
+                && let Some(connection) = self.connection_of(&row.user_id, row.id).await?
+            {
+                gone.push(connection);
+            }
+            self.pause_sweep(pause).await;
+        }
+        let mut marked = 0;
+        if gone.is_empty() || !self.may_mark_missing(listing, gone.len()).await? {
+            return Ok(marked);
+        }
+        for connection in &gone {
+            if !self.is_missing(connection, &listing.confirmed).await? {
+                continue;
+            }
+            let now = self.clock.now();
+            let changed = self.apply_if_unchanged(connection, None, |connection| {
+                let upstream = connection.state.upstream()?;
+                connection.missing(&upstream.id, now)
+            });
+            let changed = changed.await?;
+            let reason = changed.and_then(|connection| connection.state.reason());
+            marked += usize::from(reason == Some(Reason::MissingUpstream));
+            self.pause_sweep(pause).await;
+        }
+        Ok(marked)
+    }
+
+    /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
+    async fn may_mark_missing(&self, listing: &Listing, count: usize) -> Result<bool> {
+        self.brakes
+            .verify_environment(&listing.confirmed, None)
+            .await?;
+        let mut tx = self.begin().await?;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let has_room = db::has_room(&mut tx, Brake::Missing, count).await?;
+        tx.commit().await?;
+        Ok(has_room)
+    }
+
+    async fn record_orphans(&self, count: usize) -> Result<()> {
+        let mut tx = self.begin_single().await?;
+        let has_changed =
+            db::record_orphans(&mut tx, i64::try_from(count).unwrap_or(i64::MAX)).await?;
+        tx.commit().await?;
+        if has_changed && count > 0 {
+            tracing::warn!(
+                orphans = count,
+                "nango has connections of this installation that belong to no row: they are kept. \
+                 Run `patchbay orphans list`"
+            );
+        }
+        Ok(())
     }
 
     async fn connection_of(&self, user: &str, id: Uuid) -> Result<Option<Connection>> {
@@ -466,7 +476,7 @@ fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
 }
 
 /// Whether what Nango says of a connection's credentials is not what the row says.
-fn needs_check(row: &SweepRow, summary: &ConnectionSummary) -> bool {
+fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) -> bool {
     let failed = summary.errors.iter().any(|error| error.kind == "auth");
     let reason = row.status_reason.as_deref();
     if row.status == Status::Connected.as_str() {
@@ -474,5 +484,7 @@ fn needs_check(row: &SweepRow, summary: &ConnectionSummary) -> bool {
     }
     let is = |other: Reason| reason == Some(other.as_str());
     let error = row.status == Status::Error.as_str();
-    error && (is(Reason::MissingUpstream) || (!failed && !is(Reason::AccountMismatch)))
+    // Nango reports credentials as failed until it has refreshed them: what is dead is tried with growing pauses.
+    let is_due = is(Reason::NeedsReauthorization) && is_retry_due(&row.refusals, now);
+    error && (is(Reason::MissingUpstream) || is_due || (!failed && !is(Reason::AccountMismatch)))
 }

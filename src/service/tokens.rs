@@ -93,7 +93,8 @@ impl Connections {
             self.counts.token_served(false);
             token
         } else {
-            self.cached_token(&self.find_own(user, id).await?).await?
+            let connection = self.find_own(user, id).await?;
+            self.cached_token(&self.retried(connection).await).await?
         };
         self.record_access(&token.connection, service, Purpose::Token)
             .await?;
@@ -122,10 +123,23 @@ impl Connections {
                 connector: connector.slug.clone(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
+        let connection = self.retried(connection).await;
         let token = self.cached_token(&connection).await?;
         self.record_access(&connection, service, Purpose::Token)
             .await?;
         Ok(token)
+    }
+
+    /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
+    /// it is then.
+    async fn retried(&self, connection: Connection) -> Connection {
+        if !connection.is_retry_due(self.clock.now()) || !self.has_rate_budget() {
+            return connection;
+        }
+        match Box::pin(self.check_connection(&connection)).await {
+            Ok((_, Some(checked))) => checked,
+            _ => connection,
+        }
     }
 
     async fn cached_token(&self, connection: &Connection) -> Result<Arc<Token>> {
@@ -242,13 +256,8 @@ impl Connections {
             return Err(Error::ProviderUnavailable);
         }
         match self.check_connection(connection).await? {
-            CredentialHealth::Working(_) => Ok(()),
-            CredentialHealth::Invalid | CredentialHealth::Missing => {
-                Err(needs_reauthorization(connection))
-            }
-            CredentialHealth::ProviderOutage | CredentialHealth::Unknown => {
-                Err(Error::ProviderUnavailable)
-            }
+            (CredentialHealth::Working(_), _) => Ok(()),
+            (_, checked) => Err(refusal(checked.as_ref())),
         }
     }
 
@@ -267,8 +276,11 @@ impl Connections {
             refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
-            self.apply_if_unchanged(&connection, |connection| connection.token_refreshed(now))
-                .await
+            self.apply_if_unchanged(&connection, None, |connection| {
+                connection.token_refreshed(now)
+            })
+            .await
+            .map(|_| ())
         });
         reported.await.map_err(|error| Error::clone(&error))?;
         Ok(refreshed)
@@ -292,9 +304,16 @@ impl Connections {
             Ok(new) if new.fingerprint().as_deref() == Some(token_id) => {
                 // There was nothing to refresh it by, and the provider does not take it: no other will come.
                 let now = self.clock.now();
-                self.apply_if_unchanged(connection, |connection| connection.credentials_dead(now))
-                    .await?;
-                Err(needs_reauthorization(connection))
+                let (refusals, is_dead) = connection.refused(now);
+                let refused = |connection: &Connection| {
+                    if is_dead {
+                        connection.credentials_dead(now)
+                    } else {
+                        connection.credentials_failing(now)
+                    }
+                };
+                let refused = self.apply_if_unchanged(connection, Some(refusals), refused);
+                Err(refusal(refused.await?.as_ref()))
             }
             Ok(_) => Ok(true),
             Err(error) => self
@@ -422,6 +441,16 @@ pub(crate) fn check_usable(connection: &Connection) -> Result<()> {
         State::Error { reason, .. } => {
             not_connected(format!("{name} could not be connected: {reason}"))
         }
+    }
+}
+
+/// Why a connection whose credentials were just refused has no token: it is dead, or that is not certain yet.
+fn refusal(checked: Option<&Connection>) -> Error {
+    match checked {
+        Some(connection) => check_usable(connection)
+            .err()
+            .unwrap_or(Error::ProviderUnavailable),
+        None => Error::ConnectionNotFound,
     }
 }
 

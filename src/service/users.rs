@@ -9,7 +9,7 @@ use super::{Connections, Result};
 use crate::db;
 use crate::db::token_accesses::RecordedAccess;
 
-use crate::domain::UserId;
+use crate::domain::{DeletionReason, UserId};
 
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 
@@ -64,10 +64,12 @@ impl Connections {
         let Some(connection) = db::lock_own_to_delete(&mut tx, user, id).await? else {
             return Ok(());
         };
-        if let Some(upstream) = connection.state.upstream() {
-            db::queue_deletion(&mut tx, upstream, Some(id), self.clock.now()).await?;
-        }
         db::delete(&mut tx, user, id).await?;
+        let (reason, now) = (DeletionReason::Erased, self.clock.now());
+        if let Some(upstream) = connection.state.upstream() {
+            db::queue_deletion(&mut tx, upstream, reason, None, Some(id), now).await?;
+        }
+        db::hasten_deletions(&mut tx, id, reason, now).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -79,15 +81,13 @@ impl Connections {
         let mut ids = Vec::with_capacity(found.len());
         let mut tx = self.begin().await?;
         for summary in &found {
-            if db::find_by_nango_id(&mut tx, &summary.connection_id)
-                .await?
-                .is_some()
-            {
+            if db::is_in_use(&mut tx, &summary.connection_id).await? {
                 continue;
             }
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
-            db::queue_deletion(&mut tx, &listed(summary), connection, self.clock.now()).await?;
+            let (grant, reason) = (listed(summary), DeletionReason::Erased);
+            db::queue_deletion(&mut tx, &grant, reason, None, connection, self.clock.now()).await?;
             ids.extend(connection);
         }
         tx.commit().await?;

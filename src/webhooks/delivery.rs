@@ -41,11 +41,19 @@ const DISABLE_AFTER: TimeDelta = TimeDelta::days(5);
 const GONE: u16 = 410;
 
 impl Webhooks {
-    /// Sends what is due, again and again until `stop`. What is under way then comes to its end.
-    pub async fn run(self: &Arc<Self>, stop: &CancellationToken) {
+    /// Sends what is due, again and again until `stop`, except while `is_paused`. What is under way then comes to its end.
+    pub async fn run<F>(self: &Arc<Self>, stop: &CancellationToken, is_paused: impl Fn() -> F)
+    where
+        F: Future<Output = bool>,
+    {
         let mut sending = JoinSet::new();
         while !stop.is_cancelled() {
-            match self.claim().await {
+            let claimed = if is_paused().await {
+                Ok(Vec::new())
+            } else {
+                self.claim().await
+            };
+            match claimed {
                 Ok(claimed) => {
                     for claimed in claimed {
                         let this = self.clone();

@@ -81,15 +81,23 @@ pub fn start(connections: &Arc<Connections>, tasks: &TaskTracker, stop: &Cancell
     ));
 }
 
-/// Starts the jobs that tell the product.
-pub fn start_webhooks(webhooks: &Arc<Webhooks>, tasks: &TaskTracker, stop: &CancellationToken) {
+/// Starts the jobs that tell the product. They pause while the database is not the installation's.
+pub fn start_webhooks(
+    webhooks: &Arc<Webhooks>,
+    connections: &Arc<Connections>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
     let (sender, stopping) = (webhooks.clone(), stop.clone());
+    let service = connections.clone();
     tasks.spawn(repeat(
         stop.clone(),
         DELIVERY_RETRY_DELAY,
         async move || {
             // Sending never ends by itself.
-            sender.run(&stopping).await;
+            sender
+                .run(&stopping, || service.is_database_foreign())
+                .await;
         },
     ));
     let (forgetful, stopping) = (webhooks.clone(), stop.clone());

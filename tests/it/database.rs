@@ -437,8 +437,9 @@ async fn job_queries_use_indexes() {
          select gen_random_uuid(), 'user ' || n, (select id from connector where slug = 'gmail'),
                 'nango ' || n, now(), 'gmail', 'connected', now(), now(), now()
          from generate_series(1, 20000) n;
-         insert into upstream_deletion (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at)
-         select 'nango ' || n, 'gmail', gen_random_uuid(), now(), now() from generate_series(1, 20000) n;
+         insert into upstream_deletion
+           (nango_connection_id, integration_key, connection_id, reason, next_attempt_at, created_at)
+         select 'nango ' || n, 'gmail', gen_random_uuid(), 'disconnected', now(), now() from generate_series(1, 20000) n;
          analyze user_connector_connection, upstream_deletion",
     )
     .execute(&mut sql)

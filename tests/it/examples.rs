@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::json;
 use tokio::process::Command;
@@ -92,6 +93,10 @@ async fn workflow_example_uses_token_and_reports_dead_connection() {
 
     app.control("revoke", Method::POST, named).await;
     let path = format!("/connections/{}/check", first["id"].as_str().unwrap());
+    for _ in 0..2 {
+        ada.call(Method::POST, &path, None).await;
+        app.advance(TimeDelta::minutes(3));
+    }
     let (_, dead) = ada.call(Method::POST, &path, None).await;
     assert_eq!(dead["status_reason"], "needs_reauthorization");
     run_both(&app, &[], 2, &["needs_reauthorization", "/reconnect"]).await;

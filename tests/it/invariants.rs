@@ -56,7 +56,19 @@ pub(crate) async fn violations(
         .unwrap();
     let ours = is_ours(sql, nango).await;
     let mut failures = Vec::new();
-    for connection in ours.values() {
+    // What a grant replaced that does not work yet, or any more, is kept.
+    let kept: Vec<String> = sqlx::query_scalar(
+        "select nango_connection_id from upstream_deletion d where reason = 'replaced' and exists ( \
+           select from user_connector_connection c where c.user_id = d.user_id and c.id = d.connection_id \
+             and c.status in ('error', 'pending'))",
+    )
+    .fetch_all(&mut *sql)
+    .await
+    .unwrap();
+    let unexpected = ours
+        .values()
+        .filter(|connection| !kept.contains(&connection.connection_id));
+    for connection in unexpected {
         orphan(connection, &rows, &mut failures);
     }
     for row in &rows {
@@ -71,7 +83,7 @@ pub(crate) async fn violations(
         .fetch_one(sql)
         .await
         .unwrap();
-    if left > 0 {
+    if left > i64::try_from(kept.len()).unwrap() {
         failures.push(format!("{left} connections wait to be deleted at Nango"));
     }
     failures

@@ -10,6 +10,7 @@ mod long_polls;
 mod newer_nango;
 mod odd_lists;
 mod orphans;
+mod proof;
 mod replicas;
 mod retention;
 
@@ -148,6 +149,14 @@ async fn revoked_grant_needs_reauthorization_when_others_refresh() {
         json!({ "connection_id": hers["nango_connection_id"] }),
     )
     .await;
+    for _ in 0..2 {
+        let refused = check(&ada, id).await;
+        assert_eq!(
+            (&refused["status"], &refused["health"]),
+            (&json!("connected"), &json!("refused"))
+        );
+        app.advance(TimeDelta::minutes(3));
+    }
     let revoked = check(&ada, id).await;
     assert_eq!(
         (&revoked["status"], &revoked["status_reason"]),

@@ -251,6 +251,14 @@ async fn token_errors_state_precise_reason() {
     )
     .await;
     app.advance(TimeDelta::minutes(50));
+    for _ in 0..2 {
+        let (status, refused) = token(&app, "ada", &hers).await;
+        assert_eq!(
+            (status, text(&refused, "code")),
+            (StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable")
+        );
+        app.advance(TimeDelta::minutes(3));
+    }
     let (status, dead) = token(&app, "ada", &hers).await;
     assert_eq!(
         (status, text(&dead, "code")),

@@ -139,6 +139,7 @@ const KINDS: Record<EventKind, string> = {
   account_accepted: "Other account taken",
   token_refreshed: "Access renewed",
   adopted: "Taken over from the predecessor",
+  restored: "Restored by an operator",
 };
 
 export function eventWords(event: ConnectionEvent): { title: string; tone: Tone } {

@@ -537,6 +537,10 @@ export interface components {
             count: number;
             name: string;
         };
+        /** @description A connection and what a check found. */
+        CheckBody: components["schemas"]["ConnectionBody"] & {
+            health?: components["schemas"]["Health"] | null;
+        };
         /**
          * @description What went wrong: stable, for programs to decide on.
          * @enum {string}
@@ -798,7 +802,12 @@ export interface components {
          * @description What a change of a connection was.
          * @enum {string}
          */
-        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted";
+        EventKind: "attempt_started" | "attempt_failed" | "connected" | "reauthorized" | "disconnected" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
+        /**
+         * @description What a check found at this moment, whatever the connection's status is.
+         * @enum {string}
+         */
+        Health: "working" | "refused" | "provider_outage" | "unknown" | "missing";
         /** @description A page of a connection's history, the newest first. */
         HistoryBody: {
             events: components["schemas"]["Event"][];
@@ -1575,7 +1584,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ConnectionBody"];
+                    "application/json": components["schemas"]["CheckBody"];
                 };
             };
             400: {

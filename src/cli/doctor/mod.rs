@@ -3,6 +3,7 @@
 //! Nothing is changed by it, neither in the database nor at Nango.
 
 mod binding;
+mod brakes;
 mod database;
 mod encryption;
 mod nango;
@@ -171,6 +172,7 @@ pub async fn run(
     if config.nango.is_some() {
         binding::check(&mut report, &config.http);
     }
+    brakes::check(&mut report, &config, clock).await;
     tokens::check(&mut report, &config.auth, token, clock).await;
     report
 }

@@ -99,11 +99,14 @@ event as (
     from taken order by created_at, id
 )
 -- What was disconnected may still be held at Nango. It is asked slowly, so that its rate limit is left to users.
-insert into upstream_deletion (nango_connection_id, integration_key, connection_id, next_attempt_at, created_at)
+insert into upstream_deletion
+    (nango_connection_id, integration_key, user_id, connection_id, reason, next_attempt_at, created_at)
 select
     nango_id,
     integration_key,
+    user_id,
     id,
+    'disconnected',
     now() + make_interval(secs => row_number() over (order by updated_at, id) * $3 / 1000.0),
     now()
 from judged

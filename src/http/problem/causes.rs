@@ -37,6 +37,15 @@ impl From<service::Error> for Problem {
             Error::ProviderUnavailable => {
                 Self::new(Code::ProviderUnavailable, detail).retry_after(30)
             }
+            Error::UnknownEnvironment => {
+                tracing::warn!(%detail, "nango request failed");
+                Self::new(
+                    Code::NangoUnavailable,
+                    "Nango does not have the connections of this service; its operator has to look at it",
+                )
+                .retry_after(30)
+            }
+            Error::Unconfirmed(_) => Self::new(Code::NangoUnavailable, detail).retry_after(30),
             Error::KeyReused => Self::new(Code::IdempotencyKeyReused, detail),
             Error::KeyInProgress => {
                 Self::new(Code::IdempotencyKeyInProgress, detail).retry_after(1)

@@ -23,7 +23,7 @@ use crate::http::middleware::metrics::LongPolled;
 use crate::http::problem::{Problem, ProblemBody};
 
 use crate::service;
-use crate::service::{Page, Update};
+use crate::service::{Health, Page, Update};
 use crate::views::{ConnectionBody, ConnectionView};
 
 /// How many connections a page has at the most, and if nothing is said.
@@ -159,11 +159,21 @@ pub(crate) async fn get(
     Ok((waited, Json(details)))
 }
 
+/// A connection and what a check found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CheckBody {
+    #[serde(flatten)]
+    #[schema(value_type = ConnectionBody)]
+    connection: ConnectionView,
+    /// What the check found at this moment. Null while the connection waits for its user.
+    health: Option<Health>,
+}
+
 /// Asks Nango now how a connection is, by refreshing its credentials.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/check", operation_id = "check_connection", tag = "connections",
     params(("id" = Uuid, Path, description = "A connection's id")),
     responses(
-        (status = 200, body = ConnectionBody), (status = 400, body = ProblemBody),
+        (status = 200, body = CheckBody), (status = 400, body = ProblemBody),
         (status = 401, body = ProblemBody), (status = 404, body = ProblemBody), (status = 502, body = ProblemBody),
         (status = 503, body = ProblemBody), (status = 504, body = ProblemBody)
     )
@@ -172,9 +182,9 @@ pub(crate) async fn check(
     State(state): State<AppState>,
     RateLimitedWriter(user, _): RateLimitedWriter,
     Path(id): Path<Uuid>,
-) -> Result<Json<ConnectionView>, Problem> {
-    let details = state.connections.check(&user, id).await?;
-    Ok(Json(details))
+) -> Result<Json<CheckBody>, Problem> {
+    let (connection, health) = state.connections.check(&user, id).await?;
+    Ok(Json(CheckBody { connection, health }))
 }
 
 /// The account that a user takes for a connection's.

@@ -30,12 +30,13 @@ pub(crate) async fn run_doctor(
     doctor::run(&lookup, token, &Clock::System).await
 }
 
-/// The lines that are not as they should be: the check, how bad it is, what was found and what mends it.
+/// The lines that are not as they should be: the check, how bad it is, what was found and what mends it. That another
+/// `PUBLIC_URL` engages a brake is left out: it has a test of its own.
 pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
     let lines = report
         .findings
         .iter()
-        .filter(|line| line.level != Level::Ok);
+        .filter(|line| line.level != Level::Ok && !line.detail.starts_with("database: PUBLIC_URL"));
     lines
         .map(|line| {
             let mend = line
@@ -56,7 +57,11 @@ pub(crate) fn single_finding(report: &Report, check: &str, level: Level, found: 
     assert_eq!((one.0, one.1), (check, level), "{one:?}");
     assert!(one.2.contains(found), "{one:?}");
     assert!(one.3.contains(mend), "{one:?}");
-    assert_eq!(report.passes(), level != Level::Fail);
+    let has_brake = report
+        .findings
+        .iter()
+        .any(|line| line.check == "brakes" && line.level == Level::Fail);
+    assert_eq!(report.passes(), level != Level::Fail && !has_brake);
 }
 
 #[tokio::test]
@@ -87,6 +92,8 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "reachable",
             "webhooks",
             "callback",
+            "brakes",
+            "orphans",
             "tokens",
             "token alg",
             "token typ",

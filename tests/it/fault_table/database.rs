@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 
 use super::{
     check, deliveries, describe_status, event_kinds, expire_leases, popup, read_column, reconnect,
-    revoked, text, wait_for, wait_until_settled,
+    refused_until_dead, revoked, text, wait_for, wait_until_settled,
 };
 use crate::test_app::TestApp;
 
@@ -106,16 +106,19 @@ async fn reconnect_database_lost() {
 async fn refresh_database_lost() {
     let app = TestApp::new().await;
     let (ada, id) = revoked(&app).await;
-    let dead = "new.kind = 'needs_reauthorization'";
+    let dead = "new.kind = 'credentials_failing'";
     stop_database(&app, "connection_event", "insert", dead).await;
     is_reported(&check(&ada, &id).await);
     assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
     restore_database(&app).await;
-    let (_, dead) = check(&ada, &id).await;
+    let (_, failing) = check(&ada, &id).await;
+    assert!(failing["failing_since"].is_string(), "{failing}");
+    refused_until_dead(&app).await;
+    let dead = ada.connection(&id).await;
     assert_eq!(dead["status_reason"], "needs_reauthorization");
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }

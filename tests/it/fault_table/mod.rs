@@ -97,6 +97,14 @@ async fn revoked(app: &TestApp) -> (User<'_>, String) {
     (ada, text(&hers, "id").to_owned())
 }
 
+/// The provider goes on to refuse: two more sweeps see it, over more than five minutes.
+async fn refused_until_dead(app: &TestApp) {
+    for _ in 0..2 {
+        app.advance(TimeDelta::minutes(3));
+        app.sweep().await;
+    }
+}
+
 /// Lets Nango try to refresh a connection by itself, which it tells of when it fails.
 async fn nango_refreshes(app: &TestApp, user: &User<'_>, id: &str) -> StatusCode {
     let connection = user.connection(id).await;

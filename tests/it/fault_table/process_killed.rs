@@ -8,8 +8,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    describe_status, event_kinds, expire_leases, popup, read_column, reconnect, revoked, text,
-    wait_for_nango_call, wait_until_settled,
+    describe_status, event_kinds, expire_leases, popup, read_column, reconnect, refused_until_dead,
+    revoked, text, wait_for_nango_call, wait_until_settled,
 };
 use crate::process::Process;
 use crate::test_app::{TestApp, User, free_port};
@@ -40,11 +40,7 @@ impl KillableProcess {
 pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     let port = free_port().to_string();
     let url = format!("http://127.0.0.1:{port}");
-    let settings = app.settings(&[
-        ("PORT", &port),
-        ("PUBLIC_URL", &url),
-        ("NANGO_TIMEOUT_SECONDS", "14"),
-    ]);
+    let settings = app.settings(&[("PORT", &port), ("NANGO_TIMEOUT_SECONDS", "14")]);
     let settings: Vec<(&str, &str)> = settings
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -147,13 +143,14 @@ async fn refresh_process_killed() {
 
     // Nango remembers the refusal, and nobody has to ask again.
     assert_eq!(app.sweep().await.checked, 1);
+    refused_until_dead(&app).await;
     assert_eq!(
         describe_status(&ada, &id).await,
         "error needs_reauthorization succeeded"
     );
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     assert_status, check, describe_status, event_kinds, noticed, popup, read_column, reconnect,
-    revoked, text, wait_for, wait_for_nango_call, wait_until_settled,
+    refused_until_dead, revoked, text, wait_for, wait_for_nango_call, wait_until_settled,
 };
 use crate::test_app::TestApp;
 
@@ -92,13 +92,14 @@ async fn refresh_tab_closed() {
     app.faults(json!({})).await;
     app.advance(TimeDelta::minutes(2));
     app.sweep().await;
+    refused_until_dead(&app).await;
     assert_eq!(
         describe_status(&ada, &id).await,
         "error needs_reauthorization succeeded"
     );
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }
@@ -314,6 +315,7 @@ pub(super) async fn two_tabs(app: TestApp) {
     app.advance(TimeDelta::seconds(1));
     popup(&app, &open).await;
     noticed(&app).await;
+    replaced_grants_are_due(&app).await;
     wait_for("the newest is kept alone", async || {
         let stored = app.nango_connections().await;
         stored.len() == 1 && stored[0] != text(&waited, "nango_connection_id")
@@ -357,11 +359,15 @@ async fn refresh_two_tabs() {
     let (one, other) = tokio::join!(check(&ada, &id), check(&ada, &id));
     for (status, body) in [one, other] {
         assert_eq!(status, StatusCode::OK, "{body}");
-        assert_eq!(body["status_reason"], "needs_reauthorization");
+        assert_eq!(
+            (&body["status"], &body["health"]),
+            (&json!("connected"), &json!("refused"))
+        );
     }
+    refused_until_dead(&app).await;
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }
@@ -388,6 +394,12 @@ async fn disconnect_two_tabs() {
     wait_until_settled(&app).await;
 }
 
+/// A grant that was replaced stays for ten minutes, until the newer one has been seen to work.
+async fn replaced_grants_are_due(app: &TestApp) {
+    app.advance(TimeDelta::minutes(11));
+    app.service().await.delete_due().await.unwrap();
+}
+
 #[tokio::test]
 async fn connect_two_grants() {
     two_grants(TestApp::new().await).await;
@@ -401,6 +413,7 @@ pub(super) async fn two_grants(app: TestApp) {
     let started = ada.connect("gmail").await;
     tokio::join!(popup(&app, &started), popup(&app, &started));
     noticed(&app).await;
+    replaced_grants_are_due(&app).await;
     wait_for("one of the two is kept", async || {
         app.nango_connections().await.len() == 1
     })

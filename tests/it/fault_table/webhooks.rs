@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     assert_status, deliver, deliveries, describe_status, event_kinds, nango_refreshes, popup,
-    read_column, reconnect, revoked, send, text, wait_until_settled,
+    read_column, reconnect, refused_until_dead, revoked, send, text, wait_until_settled,
 };
 use crate::test_app::{self, TestApp, User};
 
@@ -76,6 +76,8 @@ async fn refresh_webhook_lost() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
     assert_eq!(app.sweep().await.checked, 1);
+    assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
+    refused_until_dead(&app).await;
     assert_eq!(
         describe_status(&ada, &id).await,
         "error needs_reauthorization succeeded"
@@ -144,12 +146,17 @@ async fn refresh_webhook_twice() {
     let (ada, id) = revoked(&app).await;
     app.faults(json!({ "duplicate_webhooks": true })).await;
     nango_refreshes(&app, &ada, &id).await;
-    let dead = ada.wait_until(&id, "error").await;
-    assert_eq!(dead["status_reason"], "needs_reauthorization");
+    super::wait_for("the failure is seen", async || {
+        ada.connection(&id).await["failing_since"].is_string()
+    })
+    .await;
     assert_status(&app).await;
+    refused_until_dead(&app).await;
+    let dead = ada.connection(&id).await;
+    assert_eq!(dead["status_reason"], "needs_reauthorization");
     assert_eq!(
         event_kinds(&ada, &id).await,
-        "attempt_started connected needs_reauthorization"
+        "attempt_started connected credentials_failing needs_reauthorization"
     );
     wait_until_settled(&app).await;
 }

@@ -320,7 +320,6 @@ fn random_inputs_are_rejected_or_round_trip() {
     let url = format!("http://127.0.0.1:{port}");
     let settings = app.settings(&[
         ("PORT", &port),
-        ("PUBLIC_URL", &url),
         ("RUST_LOG", "debug"),
         ("SERVICE_API_KEYS", &format!("inputs={KEY}")),
     ]);

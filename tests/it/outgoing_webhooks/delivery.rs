@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use chrono::TimeDelta;
-use patchbay::domain::MessageType;
+use patchbay::domain::{Brake, MessageType};
 use patchbay::webhooks::{DeliveryFilter, Endpoint};
 use serde_json::json;
 
@@ -296,4 +296,24 @@ async fn erased_and_expired_messages_are_not_sent() {
     end_attempt(&ben, "gmail").await;
     wait_until(async || receiver.count() == 1).await;
     assert_eq!(receiver.received()[0].message(), "connection.disconnected");
+}
+
+#[tokio::test]
+async fn restored_or_copied_database_sends_nothing_until_released() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    add(&hooks, &receiver, &[]).await;
+    sqlx::query("update installation set table_oid = table_oid + 1")
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+    // The running replica compares the database every two seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    app.user("ada").await.connected("gmail").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((receiver.count(), only(&hooks).await.waiting), (0, 1));
+    let service = app.service().await;
+    service.brakes().release(Brake::Database).await.unwrap();
+    wait_until(async || receiver.count() == 1).await;
 }

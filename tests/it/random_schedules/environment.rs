@@ -190,10 +190,13 @@ impl Environment {
     /// Forgets every connection, so that the next schedule begins with nothing.
     pub(super) async fn clear(&self) {
         let mut sql = self.sql().await;
-        sqlx::query("delete from user_connector_connection")
-            .execute(&mut sql)
-            .await
-            .unwrap();
+        sqlx::raw_sql(
+            "delete from user_connector_connection; \
+             update brake set count = 0, engaged_at = null, released_until = null",
+        )
+        .execute(&mut sql)
+        .await
+        .unwrap();
         self.mailbox.lock().unwrap().clear();
     }
 }

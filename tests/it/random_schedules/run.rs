@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use patchbay::domain::UserId;
-use patchbay::domain::{Account as Known, State};
+use patchbay::domain::{Account as Known, Brake, State};
 use patchbay::service::{
     ConnectOutcome, ConnectRequest, Connections, DisconnectTarget, Error, SweepSchedule, Update,
 };
@@ -351,7 +351,7 @@ impl<'a> Run<'a> {
         };
         let (service, user) = (self.service(), user(slot));
         let answer = match step {
-            Step::Check { .. } => service.check(&user, id).await,
+            Step::Check { .. } => service.check(&user, id).await.map(|(view, _)| view),
             Step::Accept { .. } => match self.pending_account(&user, id).await {
                 Some(found) => service.accept_account(&user, id, &found.id).await,
                 None => return,
@@ -396,6 +396,9 @@ impl<'a> Run<'a> {
             self.environment
                 .delete_at_nango(&nango_id, connector(slot))
                 .await;
+            // The operator who deletes it knows that the environment is right, also if nothing else is in it.
+            let service = self.service();
+            service.brakes().release(Brake::Nango).await.unwrap();
             self.play(self.fault.get(), true).await;
             self.deleted.borrow_mut().insert(nango_id);
             self.is_revoked(slot);

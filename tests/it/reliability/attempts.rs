@@ -62,6 +62,7 @@ async fn regrant_cancels_pending_deletion() {
     app.popup(text(&started, "oauth_url")).await;
     let nango_id = text(&first, "nango_connection_id");
     until_nango_id(&ada, id, |stored| stored != nango_id).await;
+    app.advance(TimeDelta::minutes(11));
     for _ in 0..400 {
         if !app.nango_connections().await.contains(&nango_id.to_owned()) {
             break;

@@ -43,13 +43,22 @@ async fn dead_grant_check_does_not_refresh_siblings_again() {
     let revoked = json!({ "connection_id": hers["nango_connection_id"] });
     app.control("revoke", Method::POST, revoked).await;
     let id = text(hers, "id");
-    for _ in 0..6 {
-        let dead = check(mallory, id).await;
-        assert_eq!(dead["status_reason"], "needs_reauthorization");
+    for (time, reason) in [
+        (1, Value::Null),
+        (2, Value::Null),
+        (3, json!("needs_reauthorization")),
+        (3, json!("needs_reauthorization")),
+    ] {
+        for _ in 0..6 {
+            let dead = check(mallory, id).await;
+            assert_eq!(dead["status_reason"], reason);
+            assert_eq!(dead["health"], "refused");
+        }
+        let bobs = text(his, "nango_connection_id");
+        let forced = force_check(&app).await;
+        assert_eq!(forced.iter().filter(|id| *id == bobs).count(), time);
+        app.advance(TimeDelta::minutes(3));
     }
-    let bobs = text(his, "nango_connection_id");
-    let forced = force_check(&app).await;
-    assert_eq!(forced.iter().filter(|id| *id == bobs).count(), 1);
 }
 
 #[tokio::test]
@@ -121,6 +130,6 @@ async fn refresh_webhook_retry_is_applied_after_failed_check() {
         service.handle_webhook(None, &event).await.unwrap(),
         WebhookOutcome::Applied
     );
-    let dead = ada.connection(text(hers, "id")).await;
-    assert_eq!(dead["status_reason"], "needs_reauthorization");
+    let failing = ada.connection(text(hers, "id")).await;
+    assert!(failing["failing_since"].is_string(), "{failing}");
 }

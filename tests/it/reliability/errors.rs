@@ -171,7 +171,10 @@ async fn denied_reconnect_of_dead_credentials_still_needs_one() {
     let id = text(&connected, "id");
     let revoked = json!({ "connection_id": connected["nango_connection_id"] });
     app.control("revoke", Method::POST, revoked).await;
-    check(&ada, id).await;
+    for _ in 0..3 {
+        check(&ada, id).await;
+        app.advance(TimeDelta::minutes(3));
+    }
     app.faults(json!({ "consent": "deny" })).await;
     let path = format!("/connections/{id}/reconnect");
     let (_, started) = ada.call(Method::POST, &path, None).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use futures::FutureExt;
 use patchbay::clock::Clock;
+use patchbay::domain::Brake;
 use patchbay::service::SweepSchedule;
 use reqwest::Method;
 use serde_json::json;
@@ -125,8 +126,8 @@ async fn attempts_expire_once_across_replicas() {
 async fn deletions_reserve_rate_budget_for_interactive_requests() {
     let app = TestApp::build(&[], |nango| nango.rate_limit = 200).await;
     sqlx::query(
-        "insert into upstream_deletion (nango_connection_id, integration_key, next_attempt_at, created_at) \
-         select gen_random_uuid()::text, 'gmail', $1, $1 from generate_series(1, 500)",
+        "insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
+         select gen_random_uuid()::text, 'gmail', 'disconnected', $1, $1 from generate_series(1, 500)",
     )
     .bind(app.clock.now())
     .execute(&mut app.sql().await)
@@ -136,7 +137,7 @@ async fn deletions_reserve_rate_budget_for_interactive_requests() {
     while one.delete_due().await.unwrap() + other.delete_due().await.unwrap() > 0 {}
     // Each takes two calls, for Nango says that it does not know them. What is reserved is missed by what each
     // replica's last pass did not know of the others.
-    let calls = app.nango_calls("DELETE", "/connections/").await;
+    let calls = app.nango_calls("GET", "/connections/").await;
     assert!((60..=85).contains(&calls), "{calls}");
     app.user("ada").await.connect("gmail").await;
     app.advance(TimeDelta::minutes(1));
@@ -148,8 +149,8 @@ async fn deletion_batches_continue_while_rate_budget_allows() {
     let app = TestApp::new().await;
     let service = app.service().await;
     sqlx::query(
-        "insert into upstream_deletion (nango_connection_id, integration_key, next_attempt_at, created_at) \
-         select gen_random_uuid()::text, 'gmail', $1, $1 from generate_series(1, 500)",
+        "insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
+         select gen_random_uuid()::text, 'gmail', 'disconnected', $1, $1 from generate_series(1, 500)",
     )
     .bind(app.clock.now())
     .execute(&mut app.sql().await)
@@ -174,9 +175,11 @@ async fn sweep_pauses_when_rate_budget_is_low() {
         app.nango_connections().await;
     }
     let calls = async || app.nango_calls("GET", "/connections").await;
-    // The listing, and three of the six that it does not have: then fewer than thirty calls are left.
-    let most = calls().await + 4;
+    // The listing, and two of the six that it does not have: then fewer than thirty calls are left.
+    let most = calls().await + 5;
     let (service, stop) = (app.service().await, CancellationToken::new());
+    // The operator knows that the environment is right, though nothing is left in it.
+    service.brakes().release(Brake::Nango).await.unwrap();
     let mut sweeping = pin!(service.sweep(IMMEDIATE_SWEEP, &stop));
     let waiting = async {
         wait_for(async || calls().await >= most).await;

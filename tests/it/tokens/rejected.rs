@@ -69,13 +69,13 @@ async fn refused_unrefreshable_token_requires_reauthorization() {
     let (_, old) = token(&app, "ada", &github).await;
     let refused = json!({ "token_id": old["token_id"] });
     let path = format!("/connectors/connections/{id}/token/invalid");
-    for _ in 0..2 {
+    let unavailable = (StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable");
+    let dead = (StatusCode::CONFLICT, "needs_reauthorization");
+    for expected in [unavailable, unavailable, dead, dead] {
         let body = Some(refused.clone());
         let (status, body) = call(&app.url, KEY, "ada", Method::POST, &path, body).await;
-        assert_eq!(
-            (status, text(&body, "code")),
-            (StatusCode::CONFLICT, "needs_reauthorization")
-        );
+        assert_eq!((status, text(&body, "code")), expected);
+        app.advance(TimeDelta::minutes(3));
     }
     // That Nango still holds it is no reason to believe in it again.
     app.advance(TimeDelta::minutes(10));
@@ -111,11 +111,13 @@ async fn expired_token_is_not_issued() {
         "credentials": { "type": "OAUTH2", "access_token": "over", "expires_at": ended },
     }))
     .await;
-    let (status, refused) = token(&app, "ada", &gmail).await;
-    assert_eq!(
-        (status, text(&refused, "code")),
-        (StatusCode::CONFLICT, "needs_reauthorization")
-    );
+    let unavailable = (StatusCode::SERVICE_UNAVAILABLE, "provider_unavailable");
+    let dead = (StatusCode::CONFLICT, "needs_reauthorization");
+    for expected in [unavailable, unavailable, dead] {
+        let (status, refused) = token(&app, "ada", &gmail).await;
+        assert_eq!((status, text(&refused, "code")), expected);
+        app.advance(TimeDelta::minutes(3));
+    }
     let now = ada.connection(text(&gmail, "id")).await;
     assert_eq!(now["status_reason"], "needs_reauthorization");
 }

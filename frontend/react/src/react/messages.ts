@@ -209,6 +209,7 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
     account_accepted: "The other account was accepted",
     token_refreshed: "Credentials renewed",
     adopted: "Imported",
+    restored: "Restored",
   },
   disconnectQuestion: (name) => `Disconnect ${name}?`,
   disconnectMeaning:

@@ -1,0 +1,112 @@
+//! The `brake` command.
+
+use clap::{Args, Subcommand, ValueEnum};
+use strum::VariantArray;
+
+use super::print::{print_line, print_note};
+use super::{Failure, variable};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::domain::Brake;
+use crate::nango::Nango;
+use crate::service::brakes::Brakes;
+
+/// What is done with brakes, which stop what could harm many users by mistake. It needs the service's variables.
+#[derive(Args)]
+pub(crate) struct BrakeArguments {
+    #[command(subcommand)]
+    command: Option<BrakeCommand>,
+}
+
+#[derive(Subcommand)]
+enum BrakeCommand {
+    /// List all brakes and why they are engaged (the default).
+    List,
+    /// Release a brake: what it stopped is right, and is done.
+    Release {
+        /// The brake.
+        brake: BrakeName,
+        /// With `database`: this database is a copy, and becomes another installation. It deletes nothing of the original
+        /// at Nango, and its webhook endpoints are removed.
+        #[arg(long)]
+        copy: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BrakeName {
+    /// This database is the installation's, moved or restored.
+    Database,
+    /// NANGO_SECRET_KEY opens the right environment, though it has none of the connections that were connected last.
+    Nango,
+    /// Nango has deleted the connections: their users are told to connect again.
+    Missing,
+    /// The providers refuse the credentials: their users are told to authorize again.
+    Dead,
+    /// Connections at Nango that were replaced or granted too late are deleted there.
+    Deletions,
+}
+
+impl From<BrakeName> for Brake {
+    fn from(name: BrakeName) -> Self {
+        match name {
+            BrakeName::Database => Self::Database,
+            BrakeName::Nango => Self::Nango,
+            BrakeName::Missing => Self::Missing,
+            BrakeName::Dead => Self::Dead,
+            BrakeName::Deletions => Self::Deletions,
+        }
+    }
+}
+
+pub(crate) async fn run(arguments: BrakeArguments) -> Result<(), Failure> {
+    let config = Config::read(&variable)?;
+    let database = Database::connect(&config.database).await?;
+    database.migrate().await?;
+    let nango = config.nango.map(|nango| nango.client);
+    let nango = nango.map(Nango::new).transpose()?;
+    let public_url = config.http.public_url;
+    let brakes = Brakes::new(database, nango, public_url, Clock::System);
+    match arguments.command.unwrap_or(BrakeCommand::List) {
+        BrakeCommand::List => list(&brakes).await,
+        BrakeCommand::Release { brake, copy } => release(&brakes, brake.into(), copy).await,
+    }
+}
+
+async fn list(brakes: &Brakes) -> Result<(), Failure> {
+    if let Err(error) = brakes.probe().await {
+        print_note(format_args!("Nango was not asked: {error}"));
+    }
+    let engaged = brakes.engaged().await?;
+    for brake in Brake::VARIANTS {
+        match engaged.iter().find(|engaged| engaged.brake == *brake) {
+            Some(engaged) => {
+                let since = engaged.since;
+                let since = since.map(|at| format!(" since {}", at.format("%F %T")));
+                print_line(format_args!(
+                    "{brake}  engaged{}: {}",
+                    since.unwrap_or_default(),
+                    engaged.reason
+                ))?;
+            }
+            None => print_line(format_args!("{brake}  not engaged"))?,
+        }
+    }
+    Ok(())
+}
+
+async fn release(brakes: &Brakes, brake: Brake, copy: bool) -> Result<(), Failure> {
+    match (brake, copy) {
+        (Brake::Database, true) => {
+            brakes.release_copy().await?;
+            print_line("this database is another installation now, without webhook endpoints")?;
+        }
+        (_, true) => return Err("--copy goes with the brake database only".into()),
+        (brake, false) => {
+            brakes.release(brake).await?;
+            print_line(format_args!("the brake {brake} is released"))?;
+        }
+    }
+    Ok(())
+}

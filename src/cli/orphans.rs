@@ -1,0 +1,124 @@
+//! The `orphans` command.
+
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+
+use super::print::print_line;
+use super::{Failure, variable};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::db::Database;
+use crate::nango::Nango;
+use crate::service::orphans::Orphan;
+use crate::service::{Connections, Settings};
+
+/// What is done with orphans: connections of this installation at Nango that belong to no row. It needs the service's
+/// variables.
+#[derive(Subcommand)]
+pub(crate) enum OrphansCommand {
+    /// List all orphans with user, connector and age.
+    List,
+    /// Restore the connections of orphans, under the ids that they had.
+    Restore(Chosen),
+    /// Delete orphans at Nango.
+    Delete(Chosen),
+}
+
+/// Which orphans are meant.
+#[derive(Args)]
+#[group(required = true)]
+pub(crate) struct Chosen {
+    /// Nango's ids of them, as `list` shows them.
+    ids: Vec<String>,
+    /// All of them.
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+}
+
+pub(crate) async fn run(command: OrphansCommand) -> Result<(), Failure> {
+    let service = service().await?;
+    let orphans = service.orphans().await?;
+    match command {
+        OrphansCommand::List => {
+            for orphan in &orphans {
+                print_orphan(orphan)?;
+            }
+        }
+        OrphansCommand::Restore(chosen) => {
+            let mut refused = 0;
+            for orphan in choose(orphans, &chosen)? {
+                match service.restore_orphan(&orphan).await {
+                    Ok(connection) => print_line(format_args!(
+                        "{}  restored as {}",
+                        orphan.nango.id, connection.id
+                    ))?,
+                    Err(error) => {
+                        refused += 1;
+                        print_line(format_args!("{}  not restored: {error}", orphan.nango.id))?;
+                    }
+                }
+            }
+            if refused > 0 {
+                return Err(format!("{refused} were not restored").into());
+            }
+        }
+        OrphansCommand::Delete(chosen) => {
+            for orphan in choose(orphans, &chosen)? {
+                service.delete_orphan(&orphan).await?;
+                print_line(format_args!(
+                    "{}  is deleted by the service",
+                    orphan.nango.id
+                ))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn service() -> Result<Connections, Failure> {
+    let config = Config::read(&variable)?;
+    let catalog = Catalog::load(config.catalog_file.as_deref())?;
+    let nango = config
+        .nango
+        .ok_or("NANGO_ENABLED is false: set it to true")?;
+    let database = Database::connect(&config.database).await?;
+    database.migrate().await?;
+    let settings = Settings {
+        public_url: config.http.public_url,
+        token_cache: config.token_cache_ttl,
+        history: config.retention,
+        encryption: config.encryption,
+    };
+    let (nango, catalog) = (Some(Nango::new(nango.client)?), Arc::new(catalog));
+    Ok(Connections::new(database, catalog, nango, Clock::System, settings).await?)
+}
+
+fn choose(orphans: Vec<Orphan>, chosen: &Chosen) -> Result<Vec<Orphan>, Failure> {
+    if chosen.all {
+        return Ok(orphans);
+    }
+    let is_orphan = |id: &&String| orphans.iter().any(|orphan| orphan.nango.id == **id);
+    if let Some(unknown) = chosen.ids.iter().find(|id| !is_orphan(id)) {
+        return Err(format!("{unknown:?} is no orphan: `patchbay orphans list` shows all").into());
+    }
+    let is_chosen = |orphan: &Orphan| chosen.ids.contains(&orphan.nango.id);
+    Ok(orphans.into_iter().filter(is_chosen).collect())
+}
+
+fn print_orphan(orphan: &Orphan) -> Result<(), Failure> {
+    let user = orphan.user.as_ref().map_or("unknown", |user| user.as_str());
+    let connector = orphan.connector.as_deref();
+    let connector = connector.unwrap_or(&orphan.nango.integration.key);
+    let connection = orphan.connection;
+    let connection = connection.map_or("unknown".to_owned(), |id| id.to_string());
+    print_line(format_args!(
+        "{}  user {}  {}  connection {connection}  {} old",
+        orphan.nango.id.escape_debug(),
+        user.escape_debug(),
+        connector.escape_debug(),
+        orphan.age(Clock::System.now())
+    ))?;
+    Ok(())
+}

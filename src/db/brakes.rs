@@ -1,0 +1,261 @@
+//! Brakes, and what identifies the database and the installation that it belongs to.
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Transaction, connections_by_status};
+use crate::domain::Brake;
+
+/// How many changes of a kind may happen within an hour, whatever the share.
+const MIN_LIMIT: i64 = 10;
+
+/// One in so many connections may change within an hour: 2 %.
+const SHARE: i64 = 50;
+
+/// How far a brake is from being engaged.
+#[derive(Clone, Copy, Debug, FromRow)]
+struct BrakeState {
+    is_engaged: bool,
+    /// `true` for an hour after an operator released it: until then it is not engaged again.
+    is_released: bool,
+    /// The changes of the current hour.
+    count: i64,
+}
+
+/// An engaged brake.
+#[derive(Clone, Debug, FromRow)]
+pub(crate) struct EngagedBrake {
+    pub(crate) kind: String,
+    pub(crate) engaged_at: DateTime<Utc>,
+}
+
+/// Returns whether so many changes that no user asked for may be made within the hour. If not, the brake is engaged when
+/// the transaction commits. No other transaction counts changes of the kind until this one ends.
+pub(crate) async fn has_room(
+    db: &mut Transaction,
+    brake: Brake,
+    changes: i64,
+) -> sqlx::Result<bool> {
+    let state: BrakeState = sqlx::query_as(
+        "select engaged_at is not null as is_engaged, coalesce(released_until > now(), false) as is_released, \
+           case when counted_since > now() - interval '1 hour' then count else 0 end as count \
+         from brake where kind = $1 for update",
+    )
+    .bind(brake.as_str())
+    .fetch_one(&mut *db)
+    .await?;
+    if state.is_engaged || state.is_released {
+        return Ok(!state.is_engaged);
+    }
+    let wanted = state.count + changes;
+    if wanted <= MIN_LIMIT {
+        return Ok(true);
+    }
+    let by_status = connections_by_status(db).await?;
+    let total: i64 = by_status.iter().map(|(_, count)| count).sum();
+    if wanted <= total / SHARE {
+        return Ok(true);
+    }
+    sqlx::query("update brake set engaged_at = now() where kind = $1")
+        .bind(brake.as_str())
+        .execute(db)
+        .await?;
+    tracing::error!(
+        brake = brake.as_str(),
+        changes = wanted,
+        connections = total,
+        "too many connections would change within an hour without their users' doing: nothing more of the kind is done. \
+         Run `patchbay brake`"
+    );
+    Ok(false)
+}
+
+/// Counts changes. An hour begins with the first change after the previous hour has ended.
+pub(crate) async fn count_changes(
+    db: &mut Transaction,
+    brake: Brake,
+    changes: i64,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "update brake set \
+           count = case when counted_since > now() - interval '1 hour' then count else 0 end + $2, \
+           counted_since = case when counted_since > now() - interval '1 hour' then counted_since else now() end \
+         where kind = $1",
+    )
+    .bind(brake.as_str())
+    .bind(changes)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Releases a brake and lets changes of its kind pass for an hour, however many.
+pub(crate) async fn release_brake(db: &mut Transaction, brake: Brake) -> sqlx::Result<()> {
+    sqlx::query(
+        "update brake set engaged_at = null, count = 0, counted_since = now(), \
+           released_until = now() + interval '1 hour' where kind = $1",
+    )
+    .bind(brake.as_str())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn engaged_brakes(db: &mut Transaction) -> sqlx::Result<Vec<EngagedBrake>> {
+    sqlx::query_as("select kind, engaged_at from brake where engaged_at is not null order by kind")
+        .fetch_all(db)
+        .await
+}
+
+/// What identifies a database and the address it is served at. A restored or copied database differs in one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromRow)]
+pub(crate) struct Identity {
+    /// The database cluster; `None` if the server does not permit to read it.
+    pub(crate) system_identifier: Option<i64>,
+    pub(crate) database_oid: Option<i64>,
+    pub(crate) database_name: Option<String>,
+    /// The object identifier of the table `installation`: a restored dump creates the table anew.
+    pub(crate) table_oid: Option<i64>,
+    pub(crate) public_url: Option<String>,
+}
+
+impl Identity {
+    /// Returns what differs from `recorded`, in words; `None` if nothing does.
+    pub(crate) fn differs_from(&self, recorded: &Self) -> Option<String> {
+        let show = |value: Option<i64>| value.map_or("unknown".to_owned(), |it| it.to_string());
+        let mut differences = Vec::new();
+        let mut compare = |what: &str, before: String, now: String| {
+            if before != now {
+                differences.push(format!("{what} was {before} and is {now}"));
+            }
+        };
+        compare(
+            "the system identifier",
+            show(recorded.system_identifier),
+            show(self.system_identifier),
+        );
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (before, now) = (&recorded.database_name, &self.database_name);
+        compare("the database", text(before), text(now));
+        let oids = |of: &Self| format!("{}/{}", show(of.database_oid), show(of.table_oid));
+        compare("the object identifier", oids(recorded), oids(self));
+        compare(
+            "PUBLIC_URL",
+            text(&recorded.public_url),
+            text(&self.public_url),
+        );
+        (!differences.is_empty()).then(|| differences.join(", "))
+    }
+}
+
+/// Returns the identity that the installation had last; `None` before the first start.
+pub(crate) async fn recorded_identity(db: &mut Transaction) -> sqlx::Result<Option<Identity>> {
+    let recorded: Identity = sqlx::query_as(
+        "select system_identifier, database_oid, database_name, table_oid, public_url from installation",
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(recorded.public_url.is_some().then_some(recorded))
+}
+
+/// Returns the identity of this database, served at this address.
+pub(crate) async fn actual_identity(
+    db: &mut Transaction,
+    public_url: &str,
+) -> sqlx::Result<Identity> {
+    let is_readable: bool =
+        sqlx::query_scalar("select has_function_privilege('pg_control_system()', 'execute')")
+            .fetch_one(&mut *db)
+            .await?;
+    let system_identifier = if is_readable {
+        sqlx::query_scalar("select system_identifier from pg_control_system()")
+            .fetch_one(&mut *db)
+            .await?
+    } else {
+        None
+    };
+    let (database_oid, database_name, table_oid) = sqlx::query_as(
+        "select oid::bigint, datname::text, 'installation'::regclass::oid::bigint \
+         from pg_database where datname = current_database()",
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(Identity {
+        system_identifier,
+        database_oid,
+        database_name,
+        table_oid,
+        public_url: Some(public_url.to_owned()),
+    })
+}
+
+pub(crate) async fn record_identity(db: &mut Transaction, identity: &Identity) -> sqlx::Result<()> {
+    sqlx::query(
+        "update installation set system_identifier = $1, database_oid = $2, database_name = $3, \
+           table_oid = $4, public_url = $5",
+    )
+    .bind(identity.system_identifier)
+    .bind(identity.database_oid)
+    .bind(&identity.database_name)
+    .bind(identity.table_oid)
+    .bind(&identity.public_url)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Makes another installation of this database, which sends no webhooks: nothing at Nango is its own.
+pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<Uuid> {
+    sqlx::query("delete from webhook_endpoint")
+        .execute(&mut *db)
+        .await?;
+    sqlx::query_scalar("update installation set id = gen_random_uuid(), orphans = 0 returning id")
+        .fetch_one(db)
+        .await
+}
+
+/// Records that an operator confirmed the Nango environment: connections from before are no evidence against it.
+pub(crate) async fn confirm_environment(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query("update installation set nango_confirmed_at = $1")
+        .bind(now)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Returns Nango's ids of the connections that became connected last, without `except`.
+pub(crate) async fn confirmed_lately(
+    db: &mut Transaction,
+    except: Option<&str>,
+    limit: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "select c.nango_connection_id from user_connector_connection c \
+         where c.status = 'connected' and c.nango_connection_id is distinct from $1 \
+           and c.connected_at > coalesce((select nango_confirmed_at from installation), '-infinity') \
+         order by c.connected_at desc limit $2",
+    )
+    .bind(except)
+    .bind(limit)
+    .fetch_all(db)
+    .await
+}
+
+/// Records how many connections of this installation at Nango belong to no row. Returns whether the number has changed.
+pub(crate) async fn record_orphans(db: &mut Transaction, count: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query("update installation set orphans = $1 where orphans <> $1")
+        .bind(count)
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(crate) async fn orphan_count(db: &mut Transaction) -> sqlx::Result<i64> {
+    sqlx::query_scalar("select orphans from installation")
+        .fetch_one(db)
+        .await
+}

@@ -1,0 +1,268 @@
+//! Brakes stop what could harm many users by mistake: until an operator confirms it, or Nango proves that it is right.
+//!
+//! `database` and `nango` compare this process's database and Nango environment with those that the installation had. The
+//! others count changes that no user asked for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use url::Url;
+
+use super::{Error, Result};
+use crate::clock::Clock;
+use crate::db;
+use crate::db::{Database, Identity};
+use crate::domain::Brake;
+use crate::nango::{ListConnections, Nango};
+use crate::single_flight::CachedValue;
+
+/// How many connections are looked up to recognize a Nango environment.
+const SAMPLE: i64 = 5;
+
+/// How many connections have to be absent, and none present, for an environment to be unknown.
+const MIN_ABSENT: usize = 2;
+
+/// How long the database's identity is cached.
+const IDENTITY_TTL: Duration = Duration::from_secs(2);
+
+/// An engaged brake.
+#[derive(Clone, Debug)]
+pub struct EngagedBrake {
+    /// Which brake.
+    pub brake: Brake,
+    /// When it was engaged; `None` if it follows from how things are now.
+    pub since: Option<DateTime<Utc>>,
+    /// What was found.
+    pub reason: String,
+}
+
+/// All brakes of an installation, as this process sees them.
+#[derive(Debug)]
+pub struct Brakes {
+    database: Database,
+    nango: Option<Nango>,
+    public_url: Url,
+    clock: Clock,
+    identity: CachedValue<Result<Option<String>, Arc<sqlx::Error>>>,
+    /// The secret key opens another Nango environment, as far as is known.
+    is_environment_unknown: AtomicBool,
+    /// What requests found that looked it up again.
+    reverified: CachedValue<Result<()>>,
+}
+
+impl Brakes {
+    /// The brakes of this database, Nango environment and address.
+    #[must_use]
+    pub fn new(database: Database, nango: Option<Nango>, public_url: Url, clock: Clock) -> Self {
+        Self {
+            database,
+            nango,
+            public_url,
+            clock,
+            identity: CachedValue::new(IDENTITY_TTL),
+            is_environment_unknown: AtomicBool::new(false),
+            reverified: CachedValue::new(IDENTITY_TTL),
+        }
+    }
+
+    /// Records the database's identity at the first start, and logs what differs from it at a later one.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn start(&self) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
+        let recorded = db::recorded_identity(&mut tx).await?;
+        if recorded.is_none() {
+            db::record_identity(&mut tx, &actual).await?;
+        }
+        tx.commit().await?;
+        if let Some(difference) = recorded.and_then(|recorded| actual.differs_from(&recorded)) {
+            tracing::error!(
+                brake = Brake::Database.as_str(), %difference,
+                "the database is not the one that this installation had: sweeps, deletions and webhooks are paused. \
+                 Run `patchbay brake`"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns what differs from the database that the installation had; `None` if nothing does.
+    ///
+    /// # Errors
+    /// As the database.
+    pub(crate) async fn database_difference(&self) -> Result<Option<String>> {
+        let compared = self.identity.get(async {
+            let mut tx = self.database.begin().await?;
+            let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
+            let recorded = db::recorded_identity(&mut tx).await?;
+            tx.commit().await?;
+            Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
+        });
+        Ok(compared.await?)
+    }
+
+    /// Fails if the Nango environment is unknown, which is looked up again: a connect there would be lost when the right
+    /// one is back.
+    pub(crate) async fn require_environment(&self) -> Result<()> {
+        if self.check_environment().is_ok() {
+            return Ok(());
+        }
+        let verify = self.verify_environment(&[], None);
+        self.reverified.get(verify).await
+    }
+
+    /// Fails if the Nango environment was unknown when it was last looked up.
+    pub(crate) fn check_environment(&self) -> Result<()> {
+        if self.is_environment_unknown.load(Ordering::Relaxed) {
+            return Err(Error::UnknownEnvironment);
+        }
+        Ok(())
+    }
+
+    /// Looks up connections that were confirmed lately, until Nango has one of them: those in `seen`, or else those that
+    /// became connected last, without the one that is in doubt.
+    ///
+    /// Without any there is nothing to recognize the environment by, and it counts as known.
+    ///
+    /// # Errors
+    /// [`Error::UnknownEnvironment`] if Nango has none; as Nango and the database.
+    pub(crate) async fn verify_environment(
+        &self,
+        seen: &[String],
+        doubted: Option<&str>,
+    ) -> Result<()> {
+        let Some(nango) = &self.nango else {
+            return Ok(());
+        };
+        let sample = if seen.is_empty() {
+            let mut tx = self.database.begin_single().await?;
+            let sample = db::confirmed_lately(&mut tx, doubted, SAMPLE).await?;
+            tx.commit().await?;
+            sample
+        } else {
+            seen.to_vec()
+        };
+        for id in &sample {
+            let filter = ListConnections {
+                connection_id: Some(id.clone()),
+                ..ListConnections::default()
+            };
+            if !nango.connection_page(&filter).await?.is_empty() {
+                self.recognize_environment(true);
+                return Ok(());
+            }
+        }
+        // One connection alone may be gone for a reason of its own.
+        let absent = sample.len() + usize::from(doubted.is_some());
+        self.recognize_environment(sample.is_empty() || absent < MIN_ABSENT);
+        self.check_environment()
+    }
+
+    /// Looks up whether Nango has this installation's connections.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub async fn probe(&self) -> Result<()> {
+        match self.verify_environment(&[], None).await {
+            Err(Error::UnknownEnvironment) => Ok(()),
+            verified => verified,
+        }
+    }
+
+    /// Notes whether Nango has connections of this installation.
+    pub(crate) fn recognize_environment(&self, is_known: bool) {
+        let was_unknown = self
+            .is_environment_unknown
+            .swap(!is_known, Ordering::Relaxed);
+        match (was_unknown, is_known) {
+            (false, false) => tracing::error!(
+                brake = Brake::Nango.as_str(),
+                "Nango has none of the connections that were connected last: sweeps, deletions and connects are paused. \
+                 Is NANGO_SECRET_KEY another environment's? Run `patchbay brake`"
+            ),
+            (true, true) => tracing::info!("Nango has this installation's connections again"),
+            _ => {}
+        }
+    }
+
+    /// Returns the brakes that are engaged.
+    ///
+    /// # Errors
+    /// As the database; that Nango does not answer engages nothing.
+    pub async fn engaged(&self) -> Result<Vec<EngagedBrake>> {
+        let mut engaged = Vec::new();
+        if let Some(reason) = self.database_difference().await? {
+            engaged.push(EngagedBrake {
+                brake: Brake::Database,
+                since: None,
+                reason,
+            });
+        }
+        if self.check_environment().is_err() {
+            engaged.push(EngagedBrake {
+                brake: Brake::Nango,
+                since: None,
+                reason: Error::UnknownEnvironment.to_string(),
+            });
+        }
+        let mut tx = self.database.begin_single().await?;
+        let counted = db::engaged_brakes(&mut tx).await?;
+        tx.commit().await?;
+        engaged.extend(counted.into_iter().filter_map(|row| {
+            Some(EngagedBrake {
+                brake: row.kind.parse().ok()?,
+                since: Some(row.engaged_at),
+                reason: "more than 10 and more than 2 % of all connections within an hour"
+                    .to_owned(),
+            })
+        }));
+        Ok(engaged)
+    }
+
+    /// Returns how many connections of this installation at Nango belong to no row, by the last sweep.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn orphans(&self) -> Result<i64> {
+        let mut tx = self.database.begin_single().await?;
+        let orphans = db::orphan_count(&mut tx).await?;
+        tx.commit().await?;
+        Ok(orphans)
+    }
+
+    /// Releases a brake: what it stopped is right. Of the database this says that it is the installation's, moved or
+    /// restored.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn release(&self, brake: Brake) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        match brake {
+            Brake::Database => {
+                let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
+                db::record_identity(&mut tx, &actual).await?;
+            }
+            Brake::Nango => db::confirm_environment(&mut tx, self.clock.now()).await?,
+            counted => db::release_brake(&mut tx, counted).await?,
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Makes another installation of a copied database: the original's connections at Nango are not its own, and it sends
+    /// no webhooks.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn release_copy(&self) -> Result<()> {
+        let mut tx = self.database.begin().await?;
+        db::become_copy(&mut tx).await?;
+        let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
+        db::record_identity(&mut tx, &actual).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}

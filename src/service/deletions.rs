@@ -1,0 +1,220 @@
+//! The queue of connections to delete at Nango.
+//!
+//! A deletion counts as done only when a look-up by id says that the connection is gone, in an environment that is known.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures::future::join_all;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{Connections, Error, Result};
+use crate::db;
+use crate::db::Deletion;
+use crate::domain::UserId;
+use crate::domain::{DeletionReason, State};
+use crate::nango;
+use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
+use crate::nango::{ConnectionSummary, ListConnections, Refresh};
+
+/// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
+const LEASE_SECONDS: f64 = 120.0;
+
+/// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
+const DELETION_WAIT: Duration = Duration::from_secs(2);
+const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How many deletions one pass claims: between two it is looked what is left of Nango's rate limit.
+const BATCH: i64 = 5;
+
+/// The longest pause between two tries of one deletion.
+const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
+
+impl Connections {
+    /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
+    pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
+        let end = Instant::now() + DELETION_WAIT;
+        loop {
+            let claimed = self.run_deletions(Some(connection)).await?;
+            let mut tx = self.begin_single().await?;
+            let pending = db::has_pending_deletion(&mut tx, connection).await?;
+            tx.commit().await?;
+            // Pending without having been claimed here: the worker, or another replica, is at it.
+            if !pending || claimed != Some(0) || Instant::now() >= end {
+                return Ok(!pending);
+            }
+            tokio::time::sleep(DELETION_POLL_INTERVAL).await;
+        }
+    }
+
+    /// One pass over what is due to be deleted at Nango, while Nango's rate limit leaves room for it. Answers how
+    /// many were claimed; another pass is wanted at once where there may be more.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not confirm is tried again later.
+    pub async fn delete_due(&self) -> Result<usize> {
+        if !self.has_rate_budget() {
+            return Ok(0);
+        }
+        let claimed = self.run_deletions(None).await?.unwrap_or_default();
+        if i64::try_from(claimed) == Ok(BATCH) {
+            self.deletions.notify_one();
+        }
+        Ok(claimed)
+    }
+
+    /// Returns when there may be something new to delete.
+    pub async fn wait_for_deletions(&self) {
+        self.deletions.notified().await;
+    }
+
+    /// Returns how many deletions were claimed; `None` if a brake stops all of them.
+    async fn run_deletions(&self, connection: Option<Uuid>) -> Result<Option<usize>> {
+        if self.are_effects_paused().await? {
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        let mut tx = self.begin_single().await?;
+        let claimed = db::claim_deletions(&mut tx, connection, now, LEASE_SECONDS, BATCH).await?;
+        tx.commit().await?;
+        let done = join_all(claimed.iter().map(|deletion| self.delete(deletion))).await;
+        done.into_iter().collect::<Result<Vec<()>>>()?;
+        Ok(Some(claimed.len()))
+    }
+
+    async fn delete(&self, deletion: &Deletion) -> Result<()> {
+        let id = &deletion.nango_connection_id;
+        let answer = self.delete_at_nango(deletion).await;
+        let mut tx = self.begin_single().await?;
+        match answer {
+            Ok(()) => db::complete_deletion(&mut tx, id).await?,
+            Err(error @ Error::Database(_)) => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
+                    "nango has not confirmed a deletion, will retry"
+                );
+                let next = self.clock.now() + backoff(deletion.attempts);
+                db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Deletes a connection at Nango, whichever integration it is of by now, if the reason still holds. Returns when Nango
+    /// says by its id that it is gone, or if there is nothing to delete any more.
+    async fn delete_at_nango(&self, deletion: &Deletion) -> Result<()> {
+        let id = &deletion.nango_connection_id;
+        let mut tx = self.begin_single().await?;
+        let is_in_use = db::is_in_use(&mut tx, id).await?;
+        tx.commit().await?;
+        if is_in_use {
+            tracing::warn!(
+                nango_connection = id,
+                "a connection at nango is in use and is not deleted"
+            );
+            return Ok(());
+        }
+        if deletion.reason == DeletionReason::Replaced.as_str()
+            && !self.has_working_successor(deletion).await?
+        {
+            return Err(Error::Unconfirmed(
+                "the grant that replaced it has not been seen to work",
+            ));
+        }
+        let nango = &self.nango_gateway()?.nango;
+        let (stored, mut is_others) = self.stored_for(deletion).await?;
+        let mut left = Vec::new();
+        for summary in &stored {
+            nango
+                .delete_connection(id, &summary.provider_config_key)
+                .await?;
+        }
+        if !stored.is_empty() {
+            (left, is_others) = self.stored_for(deletion).await?;
+        }
+        let key = &deletion.integration_key;
+        if !left.is_empty() || !(is_others || self.is_unknown_to_nango(id, key).await?) {
+            return Err(Error::Unconfirmed("nango still has the connection"));
+        }
+        if stored.is_empty() {
+            // Another environment does not have it either.
+            self.brakes.verify_environment(&[], Some(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the grant that replaced another one works, or its user has ended the connection.
+    async fn has_working_successor(&self, deletion: &Deletion) -> Result<bool> {
+        let user = deletion.user_id.clone().map(UserId::try_from);
+        let (Some(Ok(user)), Some(id)) = (user, deletion.connection_id) else {
+            return Ok(false);
+        };
+        let mut tx = self.begin_single().await?;
+        let connection = db::find_own(&mut tx, &user, id).await?;
+        tx.commit().await?;
+        let state = connection.as_ref().map(|connection| &connection.state);
+        let upstream = match state {
+            Some(State::Disconnected { .. }) => return Ok(true),
+            Some(State::Connected { upstream }) => upstream,
+            _ => return Ok(false),
+        };
+        let nango = &self.nango_gateway()?.nango;
+        let key = &upstream.integration.key;
+        match nango.connection(&upstream.id, key, Refresh::WhenDue).await {
+            Ok(found) => Ok(!found.credentials.are_expired(self.clock.now())),
+            Err(nango::Error::NotFound | nango::Error::InvalidCredentials { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What Nango lists under the id of a pending deletion, without what is another owner's; and whether the id is
+    /// another owner's in the deletion's integration.
+    async fn stored_for(&self, deletion: &Deletion) -> Result<(Vec<ConnectionSummary>, bool)> {
+        let filter = ListConnections {
+            connection_id: Some(deletion.nango_connection_id.clone()),
+            ..ListConnections::default()
+        };
+        let nango = &self.nango_gateway()?.nango;
+        let listed = nango.connection_page(&filter).await?.complete()?;
+        let (stored, others): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|summary| self.is_meant(deletion, summary));
+        let is_others =
+            |summary: &ConnectionSummary| summary.provider_config_key == deletion.integration_key;
+        Ok((stored, others.iter().any(is_others)))
+    }
+
+    /// Whether the tags of a connection at Nango do not say that it is another's than the one that is to be deleted. Only
+    /// an id of Nango's own making means the same connection in whatever integration.
+    fn is_meant(&self, deletion: &Deletion, summary: &ConnectionSummary) -> bool {
+        let is = |tag: &str, ours: Option<Uuid>| {
+            let tagged = summary.tags.get(tag);
+            tagged.is_none_or(|tagged| ours.is_none_or(|ours| tagged.parse() == Ok(ours)))
+        };
+        (summary.provider_config_key == deletion.integration_key
+            || Uuid::try_parse(&deletion.nango_connection_id).is_ok())
+            && is(INSTALLATION_TAG, Some(self.installation))
+            && is(CONNECTION_TAG, deletion.connection_id)
+    }
+
+    /// Whether Nango says of a connection, asked for by its id, that it does not exist.
+    pub(crate) async fn is_unknown_to_nango(&self, id: &str, integration: &str) -> Result<bool> {
+        let nango = &self.nango_gateway()?.nango;
+        match nango.connection(id, integration, Refresh::WhenDue).await {
+            // With an integration, Nango deletes its connections.
+            Err(nango::Error::NotFound | nango::Error::UnknownIntegration) => Ok(true),
+            Ok(_) | Err(nango::Error::InvalidCredentials { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Doubles with each try, from one second on.
+fn backoff(attempts: i32) -> TimeDelta {
+    let exponent = u32::try_from(attempts.clamp(1, 20) - 1).unwrap_or(0);
+    let pause = Duration::from_secs(1) * 2_u32.pow(exponent);
+    TimeDelta::from_std(pause).map_or(MAX_BACKOFF, |pause| pause.min(MAX_BACKOFF))
+}

@@ -1,0 +1,180 @@
+//! Orphans: connections of this installation at Nango that belong to no row, as after a backup was restored. An operator
+//! restores or deletes them.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::reconcile::{listed, tagged_user};
+use super::{Connections, Error, Result};
+use crate::db;
+use crate::domain::UserId;
+use crate::domain::{Connection, DeletionReason, NangoConnectionRef, State};
+use crate::nango::attempt_poller::{
+    ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,
+};
+use crate::nango::{ConnectionSummary, ListConnections};
+
+/// How many connections a page of Nango's list has.
+const PAGE_SIZE: u32 = 1000;
+
+/// A connection at Nango with this installation's tags that belongs to no row.
+#[derive(Clone, Debug)]
+pub struct Orphan {
+    /// The connection at Nango.
+    pub nango: NangoConnectionRef,
+    /// Its user; `None` if its tags name none.
+    pub user: Option<UserId>,
+    /// The connection that it was made for; `None` if its tags name none.
+    pub connection: Option<Uuid>,
+    /// The slug of its connector; `None` if its tags name none.
+    pub connector: Option<String>,
+    /// The instance of the connection; empty for the first.
+    pub instance_id: String,
+}
+
+impl Orphan {
+    fn new(summary: &ConnectionSummary) -> Self {
+        let tag = |name: &str| summary.tags.get(name).cloned();
+        Self {
+            nango: listed(summary),
+            user: tagged_user(&summary.tags),
+            connection: tag(CONNECTION_TAG).and_then(|id| id.parse().ok()),
+            connector: tag(CONNECTOR_TAG),
+            instance_id: tag(INSTANCE_TAG).unwrap_or_default(),
+        }
+    }
+
+    /// How long ago Nango made it, in words.
+    #[must_use]
+    pub fn age(&self, now: DateTime<Utc>) -> String {
+        let age = now - self.nango.created_at;
+        if age.num_days() > 0 {
+            format!("{} d", age.num_days())
+        } else if age.num_hours() > 0 {
+            format!("{} h", age.num_hours())
+        } else {
+            format!("{} min", age.num_minutes())
+        }
+    }
+}
+
+impl Connections {
+    /// Returns all orphans, the newest first.
+    ///
+    /// # Errors
+    /// As Nango and the database.
+    pub async fn orphans(&self) -> Result<Vec<Orphan>> {
+        let mut seen = HashSet::new();
+        let mut orphans = Vec::new();
+        for page in 0.. {
+            let filter = ListConnections {
+                tags: [(INSTALLATION_TAG.to_owned(), self.installation.to_string())].into(),
+                limit: Some(PAGE_SIZE),
+                page: Some(page),
+                ..ListConnections::default()
+            };
+            let found = self.nango_gateway()?.nango.connection_page(&filter).await?;
+            let before = seen.len();
+            seen.extend(found.connections.iter().map(|it| it.connection_id.clone()));
+            // A page with nothing new is the last: beyond it, a page number may be ignored.
+            if seen.len() == before {
+                break;
+            }
+            self.add_orphans(&mut orphans, &found.connections).await?;
+        }
+        Ok(orphans)
+    }
+
+    async fn add_orphans(
+        &self,
+        orphans: &mut Vec<Orphan>,
+        found: &[ConnectionSummary],
+    ) -> Result<()> {
+        let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
+        let attempt = |summary: &ConnectionSummary| -> Option<Uuid> {
+            summary.tags.get(ATTEMPT_TAG)?.parse().ok()
+        };
+        let attempts: Vec<Uuid> = found.iter().filter_map(attempt).collect();
+        let mut tx = self.begin().await?;
+        let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
+        let known = db::known_attempts(&mut tx, &attempts).await?;
+        let queued = db::find_queued_deletions(&mut tx, &ids).await?;
+        tx.commit().await?;
+        let used: HashSet<&str> = rows
+            .iter()
+            .map(|it| it.nango_connection_id.as_str())
+            .collect();
+        let is_orphan = |summary: &&ConnectionSummary| {
+            let id = summary.connection_id.as_str();
+            // A known attempt's grant is the sweep's to apply.
+            let is_known = attempt(summary).is_some_and(|attempt| known.contains_key(&attempt));
+            !used.contains(id) && !queued.contains(id) && !is_known
+        };
+        orphans.extend(found.iter().filter(is_orphan).map(Orphan::new));
+        Ok(())
+    }
+
+    /// Restores an orphan's connection: it is connected again, under the id that it had.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if its tags do not name all that a row needs, or if the user has another connection in its
+    /// place; as the database.
+    pub async fn restore_orphan(&self, orphan: &Orphan) -> Result<Connection> {
+        let invalid = |detail: String| Err(Error::Invalid(detail));
+        let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
+            return invalid("its tags do not name its user and its connection".to_owned());
+        };
+        let now = self.clock.now();
+        let mut tx = self.begin().await?;
+        if db::is_in_use(&mut tx, &orphan.nango.id).await? {
+            return invalid("a connection uses it already".to_owned());
+        }
+        let connection = match db::lock_own(&mut tx, user, id).await? {
+            Some(connection) => {
+                let current = connection.state.upstream();
+                if let (State::Connected { .. }, Some(current)) = (&connection.state, current)
+                    && current.is_newer_than(&orphan.nango)
+                {
+                    return invalid("its connection has a newer grant".to_owned());
+                }
+                db::apply(&mut tx, &connection.restored(&orphan.nango, now), None).await?
+            }
+            None => {
+                let key = &orphan.nango.integration.key;
+                let slug = orphan.connector.as_deref();
+                let mut connectors = db::connectors_of(&mut tx, slug, key).await?;
+                let (Some(connector), true) = (connectors.pop(), connectors.is_empty()) else {
+                    return invalid(format!("not one connector has the integration {key:?}"));
+                };
+                let instance = orphan.instance_id.clone();
+                let new = Connection {
+                    id,
+                    ..Connection::new(user.clone(), connector.into(), instance, now)
+                };
+                let Some(restored) =
+                    db::insert_restored(&mut tx, &new.restored(&orphan.nango, now)).await?
+                else {
+                    return invalid("its user has connected again".to_owned());
+                };
+                restored
+            }
+        };
+        tx.commit().await?;
+        Ok(connection)
+    }
+
+    /// Deletes an orphan at Nango.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not confirm is retried by the service.
+    pub async fn delete_orphan(&self, orphan: &Orphan) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let (reason, now) = (DeletionReason::Orphan, self.clock.now());
+        db::queue_deletion(&mut tx, &orphan.nango, reason, None, orphan.connection, now).await?;
+        tx.commit().await?;
+        self.deletions.notify_one();
+        Ok(())
+    }
+}
