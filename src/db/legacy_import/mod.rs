@@ -9,7 +9,6 @@ mod rows;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
