@@ -454,7 +454,12 @@ fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     match result {
         Ok(_) => Ok(None),
         // A row that cannot be read.
-        Err(Error::Database(error)) if matches!(*error, sqlx::Error::Decode(_)) => {
+        Err(Error::Database(error))
+            if matches!(
+                *error,
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }
+            ) =>
+        {
             Ok(Some(Error::Database(error)))
         }
         Err(
