@@ -463,6 +463,15 @@ fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),
+        // A row that cannot be read.
+        Err(Error::Database(error))
+            if matches!(
+                *error,
+                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }
+            ) =>
+        {
+            Ok(Some(Error::Database(error)))
+        }
         Err(
             error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
         ) => Err(error),
