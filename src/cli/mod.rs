@@ -194,18 +194,26 @@ fn variable(name: &str) -> Option<Variable> {
     names.next().map(Variable::Misnamed)
 }
 
+/// Reads variables one by one.
+///
+/// # Errors
+/// With the first thing that is wrong.
+fn read_variables<T>(read: impl FnOnce(&mut Environment<'_>) -> T) -> Result<T, Failure> {
+    let mut env = Environment::new(&variable);
+    let value = read(&mut env);
+    match env.problems.into_iter().next() {
+        None => Ok(value),
+        Some(problem) => Err(problem.into()),
+    }
+}
+
 /// Returns a variable that is set and not empty.
 fn parsed_variable<T>(name: &'static str) -> Result<Option<T>, Failure>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    let mut env = Environment::new(&variable);
-    let value = env.optional(name);
-    match env.problems.pop() {
-        None => Ok(value),
-        Some(problem) => Err(problem.into()),
-    }
+    read_variables(|env| env.optional(name))
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM.

@@ -162,19 +162,24 @@ impl<'a> Environment<'a> {
     where
         T: FromStr<Err = ParseIntError> + fmt::Display,
     {
-        let Some(text) = self.value(name, Kind::Plain) else {
-            return default;
-        };
-        match text.parse() {
-            Ok(number) => number,
+        self.optional_number(name, &default).unwrap_or(default)
+    }
+
+    /// Returns a whole number if the variable is set; errors name an example of one.
+    pub(crate) fn optional_number<T>(&mut self, name: &'static str, example: &T) -> Option<T>
+    where
+        T: FromStr<Err = ParseIntError> + fmt::Display,
+    {
+        match self.value(name, Kind::Plain)?.parse() {
+            Ok(number) => Some(number),
             Err(error) => {
                 let wrong = match error.kind() {
                     IntErrorKind::PosOverflow => "is too large: write a smaller number",
                     _ => "is not a whole number: write digits only, without a unit",
                 };
                 self.problems
-                    .push(format!("{name} {wrong}, such as {default}"));
-                default
+                    .push(format!("{name} {wrong}, such as {example}"));
+                None
             }
         }
     }
