@@ -253,9 +253,8 @@ impl Startup {
             stopping: shutdown.clone(),
         };
         // Only this function sets it, once.
-        let http = &config.http;
-        let router = http::router(Arc::new(state), http.console.as_ref(), &http.public_url);
-        let _ = ready.set(router);
+        let (console, public_url) = (config.http.console.as_ref(), &config.http.public_url);
+        let _ = ready.set(http::router(Arc::new(state), console, public_url));
         tracing::info!(public_url = %config.http.public_url, "ready");
         Ok(Some(database))
     }

@@ -182,9 +182,12 @@ fn load_config() -> Result<Config, Failure> {
 
 /// Returns a variable of the process or of `.env`.
 fn variable(name: &str) -> Option<Variable> {
-    if let Some((text, line)) = ENV_FILE.get().and_then(|file| file.get(name)) {
-        let text = text.to_owned();
-        return Some(Variable::File { text, line });
+    if let Some(assignment) = ENV_FILE.get().and_then(|file| file.get(name)) {
+        return Some(Variable::File {
+            text: assignment.text.clone(),
+            line: assignment.line,
+            is_quoted: assignment.is_quoted,
+        });
     }
     if let Some(value) = std::env::var_os(name) {
         return Some(Variable::Process(value.to_string_lossy().into_owned()));
