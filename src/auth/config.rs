@@ -38,7 +38,7 @@ impl Environment<'_> {
         }
         if hmac_secrets.len() > 1 {
             // It may be one secret with a comma in it.
-            let all = hmac_secrets.iter().map(|secret| secret.expose_secret());
+            let all = hmac_secrets.iter().map(ExposeSecret::expose_secret);
             hmac_secrets.push(all.collect::<Vec<_>>().join(",").into());
         }
         let config = auth::Config {

@@ -214,9 +214,12 @@ fn load_config() -> Result<Config, Failure> {
 
 /// Returns a variable of the process or of `.env`.
 fn variable(name: &str) -> Option<Variable> {
-    if let Some((text, line)) = ENV_FILE.get().and_then(|file| file.get(name)) {
-        let text = text.to_owned();
-        return Some(Variable::File { text, line });
+    if let Some(assignment) = ENV_FILE.get().and_then(|file| file.get(name)) {
+        return Some(Variable::File {
+            text: assignment.text.clone(),
+            line: assignment.line,
+            is_quoted: assignment.is_quoted,
+        });
     }
     if let Some(value) = std::env::var_os(name) {
         return Some(Variable::Process(value.to_string_lossy().into_owned()));
@@ -226,18 +229,26 @@ fn variable(name: &str) -> Option<Variable> {
     names.next().map(Variable::Misnamed)
 }
 
+/// Reads variables one by one.
+///
+/// # Errors
+/// With the first thing that is wrong.
+fn read_variables<T>(read: impl FnOnce(&mut Environment<'_>) -> T) -> Result<T, Failure> {
+    let mut env = Environment::new(&variable);
+    let value = read(&mut env);
+    match env.problems.into_iter().next() {
+        None => Ok(value),
+        Some(problem) => Err(problem.into()),
+    }
+}
+
 /// Returns a variable that is set and not empty.
 fn parsed_variable<T>(name: &'static str) -> Result<Option<T>, Failure>
 where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    let mut env = Environment::new(&variable);
-    let value = env.optional(name);
-    match env.problems.pop() {
-        None => Ok(value),
-        Some(problem) => Err(problem.into()),
-    }
+    read_variables(|env| env.optional(name))
 }
 
 /// A token that is cancelled by the first SIGINT or SIGTERM.

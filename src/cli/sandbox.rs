@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::print::print_line;
-use super::{Failure, parsed_variable as variable, variable as lookup};
+use super::{Failure, parsed_variable as variable, read_variables, variable as lookup};
 
 /// Where the private PostgreSQL keeps its data, below the current directory.
 const DATA_DIR: &str = ".patchbay/postgres";
@@ -47,14 +47,17 @@ const FORWARDED_VARIABLES: [&str; 12] = [
 pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     let format = variable("LOG_FORMAT")?.unwrap_or(LogFormat::Pretty);
     let _telemetry = telemetry::init(format, None);
-    let port: u16 = variable("PORT")?.unwrap_or(8000);
-    let nango_port: u16 = match variable("SANDBOX_PORT")? {
+    let (port, nango_port) = read_variables(|env| {
+        let port: u16 = env.number("PORT", 8000);
+        (port, env.optional_number("SANDBOX_PORT", &8001))
+    })?;
+    let nango_port: u16 = match nango_port {
         Some(port) => port,
         None => port.checked_add(1).ok_or(
             "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
         )?,
     };
-    let given: Option<String> = variable("DATABASE_URL")?;
+    let given = read_variables(|env| env.secret("DATABASE_URL"))?;
     let postgres = match &given {
         Some(_) => None,
         None => Some(DevPostgres::start(Path::new(DATA_DIR), Durability::Durable).await?),
@@ -86,7 +89,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let secret_key = Uuid::new_v4().to_string();
     // A known key lets scripts sign webhooks.
-    let signing_key = variable("NANGO_WEBHOOK_SIGNING_KEY")?;
+    let signing_key = read_variables(|env| env.secret("NANGO_WEBHOOK_SIGNING_KEY"))?;
     let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");

@@ -113,16 +113,7 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             print_line(id)?;
             print_secret(&secret)?;
         }
-        WebhooksCommand::List { json: true } => {
-            let endpoints = webhooks.list().await?;
-            let endpoints: Vec<Value> = endpoints.iter().map(endpoint_json).collect();
-            print_line(serde_json::to_string_pretty(&endpoints)?)?;
-        }
-        WebhooksCommand::List { json: false } => {
-            for endpoint in webhooks.list().await? {
-                print_endpoint(&endpoint)?;
-            }
-        }
+        WebhooksCommand::List { json } => print_endpoints(&webhooks.list().await?, json)?,
         WebhooksCommand::Test { endpoint } => send_test_event(&webhooks, &endpoint).await?,
         WebhooksCommand::Rotate {
             endpoint,
@@ -190,6 +181,16 @@ async fn send_test_event(webhooks: &Webhooks, endpoint: &str) -> Result<(), Fail
 fn print_secret(secret: &SecretString) -> io::Result<()> {
     print_line(secret.expose_secret())?;
     print_note("This is the only time that the secret is shown.");
+    Ok(())
+}
+
+fn print_endpoints(endpoints: &[Endpoint], json: bool) -> Result<(), Failure> {
+    if json {
+        let endpoints: Vec<Value> = endpoints.iter().map(endpoint_json).collect();
+        print_line(serde_json::to_string_pretty(&endpoints)?)?;
+    } else {
+        endpoints.iter().try_for_each(print_endpoint)?;
+    }
     Ok(())
 }
 

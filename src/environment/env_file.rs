@@ -9,7 +9,17 @@ use std::{env, fmt, fs, io};
 
 /// The assignments of a file, with their line numbers from 1.
 #[derive(Default)]
-pub struct EnvFile(BTreeMap<String, (String, usize)>);
+pub struct EnvFile(BTreeMap<String, Assignment>);
+
+/// The value of one variable.
+pub struct Assignment {
+    /// The value, without its quotes.
+    pub text: String,
+    /// The number of its line, from 1.
+    pub line: usize,
+    /// `true` if quotes stood around it.
+    pub is_quoted: bool,
+}
 
 /// Why a file cannot be read. Lines are not repeated: they may have secrets in them.
 #[derive(Debug)]
@@ -80,11 +90,10 @@ impl EnvFile {
         }
     }
 
-    /// Returns an assignment's value and line.
+    /// Returns the assignment of a variable.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<(&str, usize)> {
-        let (text, line) = self.0.get(name)?;
-        Some((text, *line))
+    pub fn get(&self, name: &str) -> Option<&Assignment> {
+        self.0.get(name)
     }
 
     /// Removes the assignments of variables that the process has, and adds the others to the process's variables, where
@@ -106,11 +115,14 @@ impl EnvFile {
             escaped
         };
         let lines = self.0.iter();
-        let lines = lines.map(|(name, (text, _))| format!("{name}=\"{}\"\n", escaped(text)));
+        let lines = lines.map(|(name, one)| format!("{name}=\"{}\"\n", escaped(&one.text)));
         let lines: String = lines.collect();
         dotenvy::from_read(lines.as_bytes()).map_err(|_unread| io::ErrorKind::InvalidData.into())
     }
 }
+
+/// The quotes that may stand around a value.
+const QUOTES: [char; 3] = ['"', '\'', '`'];
 
 struct Parser<'a> {
     rest: &'a str,
@@ -136,9 +148,18 @@ impl<'a> Parser<'a> {
             match assignment_name(text) {
                 Ok(name) => {
                     let start = self.rest.split_once('=').map_or("", |(_, value)| value);
+                    let is_quoted = start.trim_start_matches([' ', '\t']).starts_with(QUOTES);
                     match value(start) {
-                        Ok((value, after)) => {
-                            self.assign(name, value, number);
+                        Ok((text, after)) => {
+                            let line = number;
+                            self.assign(
+                                name,
+                                Assignment {
+                                    text,
+                                    line,
+                                    is_quoted,
+                                },
+                            );
                             self.advance(after);
                         }
                         Err(problem) => {
@@ -162,11 +183,13 @@ impl<'a> Parser<'a> {
         self.rest = after;
     }
 
-    fn assign(&mut self, name: &str, value: String, line: usize) {
-        if let Some((_, before)) = self.file.0.insert(name.to_owned(), (value, line)) {
-            let problem =
-                format!("line {line} sets {name}, as line {before} does: remove one of them");
-            self.problems.push(problem);
+    fn assign(&mut self, name: &str, assignment: Assignment) {
+        let line = assignment.line;
+        if let Some(before) = self.file.0.insert(name.to_owned(), assignment) {
+            self.problems.push(format!(
+                "line {line} sets {name}, as line {} does: remove one of them",
+                before.line
+            ));
         }
     }
 }
@@ -209,7 +232,7 @@ fn assignment_name(line: &str) -> Result<&str, &'static str> {
 fn value(start: &str) -> Value<'_> {
     let text = start.trim_start_matches([' ', '\t']);
     match text.chars().next() {
-        Some(quote @ ('"' | '\'' | '`')) => quoted(&text[1..], quote),
+        Some(quote) if QUOTES.contains(&quote) => quoted(&text[1..], quote),
         _ => {
             let (line, after) = start.split_once('\n').unwrap_or((start, ""));
             Ok((without_comment(line).trim().to_owned(), after))

@@ -14,7 +14,7 @@ use url::Url;
 pub use env_file::{EnvFile, EnvFileError};
 pub use value::Variable;
 pub(crate) use value::is_disguised;
-use value::{Kind, clean, items};
+use value::{Kind, Origin, clean, items, secret_items};
 
 /// The value of `NANGO_SECRET_KEY` in `.env.example`, which has the form of a key.
 const EXAMPLE_SECRET_KEY: &str = "00000000-0000-4000-8000-000000000000";
@@ -39,9 +39,14 @@ impl<'a> Environment<'a> {
     /// variables, and if a problem was reported.
     fn value(&mut self, name: &'static str, kind: Kind) -> Option<String> {
         self.names.push(name);
-        let (text, line) = match (self.lookup)(name)? {
-            Variable::Process(text) => (text, None),
-            Variable::File { text, line } => (text, Some(line)),
+        let (text, origin, line) = match (self.lookup)(name)? {
+            Variable::Process(text) => (text, Origin::Process, None),
+            Variable::File {
+                text,
+                line,
+                is_quoted: true,
+            } => (text, Origin::QuotedInFile, Some(line)),
+            Variable::File { text, line, .. } => (text, Origin::File, Some(line)),
             Variable::Misnamed(found) => {
                 self.problems.push(format!(
                     "{name} is set as {found:?}: remove what is around the name, such as a byte order mark, white space, \
@@ -50,7 +55,7 @@ impl<'a> Environment<'a> {
                 return None;
             }
         };
-        match clean(name, &text, kind, line.is_none()) {
+        match clean(name, &text, kind, origin) {
             Ok(text) if text.is_empty() => None,
             Ok(text) => Some(text.to_owned()),
             Err(problem) => {
@@ -93,10 +98,9 @@ impl<'a> Environment<'a> {
 
     /// Returns the items of a secret list; empty if the variable is unset.
     pub(crate) fn secret_items(&mut self, name: &'static str) -> Vec<String> {
-        match self.secret(name) {
-            Some(list) => self.items(name, &list),
-            None => Vec::new(),
-        }
+        let list = self.secret(name);
+        let items = list.iter().flat_map(|list| secret_items(list));
+        items.map(str::to_owned).collect()
     }
 
     /// Reports a secret that is the one of `.env.example`, which is public.
@@ -111,7 +115,13 @@ impl<'a> Environment<'a> {
     /// Returns texts that commas separate; none if the variable is unset.
     pub(crate) fn list(&mut self, name: &'static str) -> Vec<String> {
         let list = self.value(name, Kind::Plain).unwrap_or_default();
-        let mut items = self.items(name, &list);
+        let mut items: Vec<String> = match items(&list) {
+            Ok(items) => items.into_iter().map(str::to_owned).collect(),
+            Err(problem) => {
+                self.problems.push(format!("{name}: an item {problem}"));
+                return Vec::new();
+            }
+        };
         items.retain(|item| !item.is_empty());
         if items.iter().any(|item| item.contains(';')) {
             self.problems.push(format!(
@@ -120,16 +130,6 @@ impl<'a> Environment<'a> {
             return Vec::new();
         }
         items
-    }
-
-    fn items(&mut self, name: &str, list: &str) -> Vec<String> {
-        match items(list) {
-            Ok(items) => items.into_iter().map(str::to_owned).collect(),
-            Err(problem) => {
-                self.problems.push(format!("{name}: an item {problem}"));
-                Vec::new()
-            }
-        }
     }
 
     pub(crate) fn with_default<T>(&mut self, name: &'static str, default: T) -> T
@@ -162,19 +162,24 @@ impl<'a> Environment<'a> {
     where
         T: FromStr<Err = ParseIntError> + fmt::Display,
     {
-        let Some(text) = self.value(name, Kind::Plain) else {
-            return default;
-        };
-        match text.parse() {
-            Ok(number) => number,
+        self.optional_number(name, &default).unwrap_or(default)
+    }
+
+    /// Returns a whole number if the variable is set; errors name an example of one.
+    pub(crate) fn optional_number<T>(&mut self, name: &'static str, example: &T) -> Option<T>
+    where
+        T: FromStr<Err = ParseIntError> + fmt::Display,
+    {
+        match self.value(name, Kind::Plain)?.parse() {
+            Ok(number) => Some(number),
             Err(error) => {
                 let wrong = match error.kind() {
                     IntErrorKind::PosOverflow => "is too large: write a smaller number",
                     _ => "is not a whole number: write digits only, without a unit",
                 };
                 self.problems
-                    .push(format!("{name} {wrong}, such as {default}"));
-                default
+                    .push(format!("{name} {wrong}, such as {example}"));
+                None
             }
         }
     }

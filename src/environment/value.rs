@@ -18,6 +18,8 @@ pub enum Variable {
         text: String,
         /// The number of its line, from 1.
         line: usize,
+        /// `true` if quotes stood around the value.
+        is_quoted: bool,
     },
     /// The process has the variable under this name, which differs only in characters that are no part of a name.
     Misnamed(String),
@@ -38,6 +40,17 @@ pub(crate) enum Kind {
     Secret,
 }
 
+/// What was already removed from a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nothing.
+    Process,
+    /// A comment.
+    File,
+    /// Quotes and a comment: those that are left belong to the value.
+    QuotedInFile,
+}
+
 /// The quotes that stand around values in files, each with its counterpart.
 const QUOTES: [(char, char); 5] = [
     ('"', '"'),
@@ -54,8 +67,11 @@ type Checked<'a> = Result<&'a str, &'static str>;
 ///
 /// # Errors
 /// When something is in it that belongs to the file that it came from.
-pub(crate) fn clean<'a>(name: &str, text: &'a str, kind: Kind, is_raw: bool) -> Checked<'a> {
-    let text = unquoted(trim(text))?;
+pub(crate) fn clean<'a>(name: &str, text: &'a str, kind: Kind, origin: Origin) -> Checked<'a> {
+    let text = match origin {
+        Origin::QuotedInFile => trim(text),
+        Origin::Process | Origin::File => unquoted(trim(text))?,
+    };
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err("is not UTF-8 text: save the file that sets it as UTF-8");
     }
@@ -86,7 +102,7 @@ pub(crate) fn clean<'a>(name: &str, text: &'a str, kind: Kind, is_raw: bool) -> 
             "holds JSON or YAML: write the plain value, without brackets, braces, dashes and quotes; lists with commas",
         );
     }
-    if is_raw && has_comment(text) {
+    if origin == Origin::Process && has_comment(text) {
         return Err(
             "ends with a comment, which `docker --env-file` and systemd keep: remove everything from the # on. If the # \
              belongs to a secret, set it in a file named .env, in single quotes",
@@ -152,6 +168,12 @@ fn is_list_of_quoted(text: &str) -> bool {
 /// When a quote has no counterpart.
 pub(crate) fn items(list: &str) -> Result<Vec<&str>, &'static str> {
     list.split(',').map(|item| unquoted(item.trim())).collect()
+}
+
+/// Returns the items of a list of secrets. A quote without a counterpart is part of its secret.
+pub(crate) fn secret_items(list: &str) -> Vec<&str> {
+    let items = list.split(',').map(str::trim);
+    items.map(|item| unquoted(item).unwrap_or(item)).collect()
 }
 
 /// Whether a name is this one but for characters around it that are no part of a name: a byte order mark, white space,

@@ -154,7 +154,6 @@ async fn account_is_connected_below_a_path() {
     );
 
     let report = run_doctor(&app, &[], Some(&ada.token)).await;
-    assert!(report.passes(), "{report}");
     let level = |check: &str| {
         let found = report.findings.iter().find(|one| one.check == check);
         found.unwrap().level

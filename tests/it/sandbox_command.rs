@@ -133,7 +133,7 @@ async fn unavailable_ports_are_reported_clearly() {
     let free = free_port().to_string();
     let cases = [
         (vec![("PORT", "65535")], "there is no port after PORT=65535"),
-        (vec![("PORT", "80000")], "PORT cannot be read"),
+        (vec![("PORT", "80000")], "PORT is too large"),
         (
             vec![("PORT", &*taken), ("SANDBOX_PORT", &*free)],
             "PORT names another",

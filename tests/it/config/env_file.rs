@@ -48,10 +48,11 @@ fn env_file_values_are_read_literally() {
         ("A=ünïcode 🔑", "ünïcode 🔑"),
     ] {
         let file = parse(line).unwrap_or_else(|problems| panic!("{line:?}: {problems:?}"));
-        assert_eq!(file.get("A").unwrap().0, expected, "{line:?}");
+        assert_eq!(file.get("A").unwrap().text, expected, "{line:?}");
     }
     let file = parse("\n# x\nA='a\nb'\n\nB=2").unwrap();
-    assert_eq!((file.get("A").unwrap().1, file.get("B").unwrap().1), (3, 6));
+    let line = |name| file.get(name).unwrap().line;
+    assert_eq!((line("A"), line("B")), (3, 6));
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn items_of_lists_may_be_quoted_each() {
             .contains("the new signing key")
     );
     let secrets = config.auth.hmac_secrets.iter();
-    let secrets: Vec<_> = secrets.map(|secret| secret.expose_secret()).collect();
+    let secrets: Vec<_> = secrets.map(ExposeSecret::expose_secret).collect();
     assert_eq!(
         secrets[..2],
         [
@@ -129,8 +129,33 @@ fn secrets_are_read_literally() {
     let both = format!("{one},{other}");
     let config = read(&[("AUTH_JWT_SECRET", Some(&both))]).unwrap();
     let secrets = config.auth.hmac_secrets.iter();
-    let secrets: Vec<_> = secrets.map(|secret| secret.expose_secret()).collect();
+    let secrets: Vec<_> = secrets.map(ExposeSecret::expose_secret).collect();
     assert_eq!(secrets, [one, other, both.as_str()]);
+}
+
+#[test]
+fn quoted_values_of_env_files_are_literal() {
+    use patchbay::environment::{EnvFile, Variable};
+
+    let text = r#"
+PUBLIC_URL="https://connect.example.com"
+DATABASE_URL=postgres://u:p@db.example.com/d
+NANGO_ENABLED=false
+AUTH_JWT_SECRET='it is "quoted" # and has $HOME and a quote at its end"'
+"#;
+    let file = EnvFile::parse(text.as_bytes()).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let config = patchbay::config::Config::read(&|name| {
+        file.get(name).map(|one| Variable::File {
+            text: one.text.clone(),
+            line: one.line,
+            is_quoted: one.is_quoted,
+        })
+    })
+    .unwrap();
+    assert_eq!(
+        config.auth.hmac_secrets[0].expose_secret(),
+        r#"it is "quoted" # and has $HOME and a quote at its end""#
+    );
 }
 
 #[test]
@@ -150,63 +175,66 @@ fn flags_are_read_as_the_fastapi_service_read_them() {
     }
 }
 
+/// Values with traces of the file or the tool that they were copied from, and what is reported.
+const TRACES: [(&str, &str); 22] = [
+    (
+        "\"hunter2hunter2hunter2hunter2hunter2",
+        "a quote that has no counterpart",
+    ),
+    (
+        "hunter2hunter2hunter2hunter2hunter2'",
+        "a quote that has no counterpart",
+    ),
+    (
+        "\"hunter2hunter2hunter2hunter2hunter2'",
+        "a quote that has no counterpart",
+    ),
+    (
+        "hunter2hunter2hunter2hunter2 # the key",
+        "ends with a comment",
+    ),
+    (
+        "hunter2hunter2hunter2hunter2\t#the key",
+        "ends with a comment",
+    ),
+    ("# hunter2", "ends with a comment"),
+    ("hunter2hunter2hunter2\nhunter2hunter2", "has a line break"),
+    ("hunter2\rhunter2", "has a line break"),
+    (
+        "hunter2\u{1b}[2J",
+        "has a line break or another control character",
+    ),
+    (
+        "hunter2\u{200b}hunter2hunter2hunter2hunter2",
+        "has an invisible character",
+    ),
+    ("hunter2\u{fffd}hunter2hunter2hunter2", "is not UTF-8 text"),
+    (
+        "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----",
+        "holds a PEM key",
+    ),
+    (
+        "-----BEGIN RSA PRIVATE KEY-----\\nhunter2\\n-----END",
+        "holds a PEM key",
+    ),
+    (
+        "eyJhbGciOiJIUzI1NiJ9.eyJodW50ZXIyIjoxfQ.aHVudGVyMmh1bnRlcjI",
+        "holds a token (a JWT)",
+    ),
+    ("{\"kty\":\"oct\",\"k\":\"hunter2\"}", "holds JSON or YAML"),
+    ("[\"hunter2\",\"x\"]", "holds JSON or YAML"),
+    ("${HUNTER2}", "a placeholder"),
+    ("$HUNTER2", "a placeholder"),
+    ("$(HUNTER2)", "a placeholder"),
+    ("{{ hunter2 }}", "a placeholder"),
+    ("<hunter2>", "a placeholder"),
+    ("%HUNTER2%", "a placeholder"),
+];
+
 #[test]
 fn what_belongs_to_a_file_is_refused_in_any_value() {
     let names = patchbay::config::Config::variables();
-    for (value, reported) in [
-        (
-            "\"hunter2hunter2hunter2hunter2hunter2",
-            "a quote that has no counterpart",
-        ),
-        (
-            "hunter2hunter2hunter2hunter2hunter2'",
-            "a quote that has no counterpart",
-        ),
-        (
-            "\"hunter2hunter2hunter2hunter2hunter2'",
-            "a quote that has no counterpart",
-        ),
-        (
-            "hunter2hunter2hunter2hunter2 # the key",
-            "ends with a comment",
-        ),
-        (
-            "hunter2hunter2hunter2hunter2\t#the key",
-            "ends with a comment",
-        ),
-        ("# hunter2", "ends with a comment"),
-        ("hunter2hunter2hunter2\nhunter2hunter2", "has a line break"),
-        ("hunter2\rhunter2", "has a line break"),
-        (
-            "hunter2\u{1b}[2J",
-            "has a line break or another control character",
-        ),
-        (
-            "hunter2\u{200b}hunter2hunter2hunter2hunter2",
-            "has an invisible character",
-        ),
-        ("hunter2\u{fffd}hunter2hunter2hunter2", "is not UTF-8 text"),
-        (
-            "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----",
-            "holds a PEM key",
-        ),
-        (
-            "-----BEGIN RSA PRIVATE KEY-----\\nhunter2\\n-----END",
-            "holds a PEM key",
-        ),
-        (
-            "eyJhbGciOiJIUzI1NiJ9.eyJodW50ZXIyIjoxfQ.aHVudGVyMmh1bnRlcjI",
-            "holds a token (a JWT)",
-        ),
-        ("{\"kty\":\"oct\",\"k\":\"hunter2\"}", "holds JSON or YAML"),
-        ("[\"hunter2\",\"x\"]", "holds JSON or YAML"),
-        ("${HUNTER2}", "a placeholder"),
-        ("$HUNTER2", "a placeholder"),
-        ("$(HUNTER2)", "a placeholder"),
-        ("{{ hunter2 }}", "a placeholder"),
-        ("<hunter2>", "a placeholder"),
-        ("%HUNTER2%", "a placeholder"),
-    ] {
+    for (value, reported) in TRACES {
         for name in &names {
             let problem = problem(name, value);
             assert!(

@@ -54,7 +54,11 @@ async fn public_url_check_reports_each_problem() {
     let all = failures(&report);
     let local = all.iter().find(|line| line.0 == "public url").unwrap();
     assert!(local.2.contains("which Nango cannot reach"), "{local:?}");
+}
 
+#[tokio::test]
+async fn origin_check_reports_each_problem() {
+    let app = TestApp::with_system_clock().await;
     let report = run_doctor(&app, &[("CORS_ALLOWED_ORIGINS", "")], None).await;
     single_finding(
         &report,
