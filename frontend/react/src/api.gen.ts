@@ -117,6 +117,26 @@ export interface paths {
         patch: operations["updateConnection"];
         trace?: never;
     };
+    "/api/v1/connectors/connections/{id}/accesses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the token accesses of a connection
+         * @description Returns a page of the services that used the credentials, newest first.
+         */
+        get: operations["listTokenAccesses"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/connectors/connections/{id}/account": {
         parameters: {
             query?: never;
@@ -304,26 +324,6 @@ export interface paths {
          * @description Makes Nango refresh the credentials. Concurrent and repeated reports of one token cause one refresh.
          */
         post: operations["reportInvalidToken"];
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
-    "/api/v1/connectors/connections/{id}/uses": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /**
-         * List the token accesses of a connection
-         * @description Returns a page of the services that used the credentials, newest first.
-         */
-        get: operations["listTokenAccesses"];
-        put?: never;
-        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -628,12 +628,34 @@ export interface webhooks {
         patch?: never;
         trace?: never;
     };
+    "patchbay.test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Receive a `patchbay.test` message
+         * @description A test of the endpoint, sent by `patchbay webhooks test`.
+         *
+         *     The message follows the Standard Webhooks specification. Deliveries may repeat: deduplicate by `webhook-id`. Messages of one connection arrive in order. Any status from 200 to 299 accepts the message.
+         */
+        post: operations["onPatchbayTest"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export interface components {
     schemas: {
         /** @description The account to accept for a connection. */
         AcceptAccountRequest: {
-            /** @description The id of the connection's `found_account`. */
+            /** @description The id of the connection's `pending_account`. */
             account_id: string;
         };
         /** @description An account at a provider. */
@@ -660,7 +682,20 @@ export interface components {
              */
             type: "api_key";
         };
-        /** @description An attempt to authorize a connection. */
+        /**
+         * @description An attempt to authorize a connection.
+         * @example {
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "ended_at": "2027-01-15T08:00:00Z",
+         *       "error_code": "authorization_denied",
+         *       "error_message": "Access was not granted: The user denied the request",
+         *       "expires_at": "2027-01-15T08:30:00Z",
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *       "kind": "connect",
+         *       "outcome": "failed",
+         *       "same_browser": null
+         *     }
+         */
         Attempt: {
             /** Format: date-time */
             created_at: string;
@@ -727,7 +762,9 @@ export interface components {
             name: string;
         };
         /** @description Data that the product stores with a connection. */
-        Config: Record<string, unknown>;
+        Config: {
+            [key: string]: unknown;
+        };
         /** @description The details of a new connection or attempt. */
         ConnectRequest: {
             /** @description Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON. */
@@ -804,7 +841,6 @@ export interface components {
              * @description Since when the credentials cannot be refreshed, while the failure may be transient.
              */
             failing_since?: string | null;
-            found_account?: components["schemas"]["Account"] | null;
             /**
              * Format: uuid
              * @description The id. It stays the same across reconnects and disconnects.
@@ -828,6 +864,7 @@ export interface components {
             last_synced_at?: string | null;
             /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
+            pending_account?: components["schemas"]["Account"] | null;
             /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
@@ -841,7 +878,51 @@ export interface components {
              */
             version: number;
         };
-        /** @description An attempt to authorize the connection failed. A connection that worked before still works. */
+        /**
+         * @description An attempt to authorize the connection failed. A connection that worked before still works.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": "authorization_denied",
+         *           "error_message": "Access was not granted: The user denied the request",
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *           "kind": "connect",
+         *           "outcome": "failed",
+         *           "same_browser": null
+         *         },
+         *         "change": "attempt_failed",
+         *         "connected_at": null,
+         *         "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+         *         "connector_name": "GitHub",
+         *         "connector_slug": "github",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 1,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": null,
+         *         "last_error": "Access was not granted: The user denied the request",
+         *         "last_synced_at": null,
+         *         "nango_connection_id": null,
+         *         "pending_account": null,
+         *         "reason": "authorization_denied",
+         *         "same_account_as": [],
+         *         "status": "error",
+         *         "status_reason": "authorization_denied",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 2
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.attempt_failed"
+         *     }
+         */
         ConnectionAttemptFailedMessage: {
             data: components["schemas"]["WebhookConnection"];
             /**
@@ -852,7 +933,51 @@ export interface components {
             /** @constant */
             type: "connection.attempt_failed";
         };
-        /** @description The connection became connected, was reauthorized, or its user accepted another account. */
+        /**
+         * @description The connection became connected, was reauthorized, or its user accepted another account.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "connected",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": null,
+         *         "same_account_as": [],
+         *         "status": "connected",
+         *         "status_reason": null,
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 2
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.connected"
+         *     }
+         */
         ConnectionConnectedMessage: {
             data: components["schemas"]["WebhookConnection"];
             /**
@@ -863,7 +988,51 @@ export interface components {
             /** @constant */
             type: "connection.connected";
         };
-        /** @description The user disconnected the connection. */
+        /**
+         * @description The user disconnected the connection.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "disconnected",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": "2027-01-15T08:00:00Z",
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": null,
+         *         "pending_account": null,
+         *         "reason": "user_disconnected",
+         *         "same_account_as": [],
+         *         "status": "disconnected",
+         *         "status_reason": "user_disconnected",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 6
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.disconnected"
+         *     }
+         */
         ConnectionDisconnectedMessage: {
             data: components["schemas"]["WebhookConnection"];
             /**
@@ -894,10 +1063,10 @@ export interface components {
             /** @description A human-readable reason of a failure. */
             detail?: string | null;
             /**
-             * Format: int64
-             * @description Grows with each event of a user. An event that absorbs a further change gets a new id.
+             * Format: uuid
+             * @description A UUIDv7. It never repeats, even after a backup was restored. An event that absorbs a further change gets a new id.
              */
-            id: number;
+            id: string;
             /** @description The kind of the change. */
             kind: components["schemas"]["EventKind"];
             /** @description The state of the connection after the change. */
@@ -923,7 +1092,51 @@ export interface components {
              */
             total_count: number;
         };
-        /** @description The connection stopped working until its user acts. `reason` says why. */
+        /**
+         * @description The connection stopped working until its user acts. `reason` says why.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "missing_upstream",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 1,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": "The connection was deleted at Nango: connect again",
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": "missing_upstream",
+         *         "same_account_as": [],
+         *         "status": "error",
+         *         "status_reason": "missing_upstream",
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 5
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.needs_reauthorization"
+         *     }
+         */
         ConnectionNeedsReauthorizationMessage: {
             data: components["schemas"]["WebhookConnection"];
             /**
@@ -934,7 +1147,51 @@ export interface components {
             /** @constant */
             type: "connection.needs_reauthorization";
         };
-        /** @description The connection works again. */
+        /**
+         * @description The connection works again.
+         * @example {
+         *       "data": {
+         *         "account": null,
+         *         "attempt": {
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "ended_at": "2027-01-15T08:00:00Z",
+         *           "error_code": null,
+         *           "error_message": null,
+         *           "expires_at": "2027-01-15T08:30:00Z",
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "kind": "connect",
+         *           "outcome": "succeeded",
+         *           "same_browser": null
+         *         },
+         *         "change": "recovered",
+         *         "connected_at": "2027-01-15T08:00:00Z",
+         *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *         "connector_name": "Gmail",
+         *         "connector_slug": "gmail",
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "disconnected_at": null,
+         *         "error_count": 0,
+         *         "failing_since": null,
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *         "instance_id": "",
+         *         "label": null,
+         *         "last_checked_at": "2027-01-15T08:00:00Z",
+         *         "last_error": null,
+         *         "last_synced_at": null,
+         *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *         "pending_account": null,
+         *         "reason": null,
+         *         "same_account_as": [],
+         *         "status": "connected",
+         *         "status_reason": null,
+         *         "updated_at": "2027-01-15T08:00:00Z",
+         *         "user_id": "ada",
+         *         "version": 4
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "connection.recovered"
+         *     }
+         */
         ConnectionRecoveredMessage: {
             data: components["schemas"]["WebhookConnection"];
             /**
@@ -1050,14 +1307,16 @@ export interface components {
          * @description The kind of an error, stable for programs.
          * @enum {string}
          */
-        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
         /**
          * @description Why a connection is not connected, or why an attempt failed.
          * @enum {string}
          */
         KnownReason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected";
         /** @description An event of Nango. */
-        NangoEvent: Record<string, unknown>;
+        NangoEvent: {
+            [key: string]: unknown;
+        };
         /**
          * OAuth1Credentials
          * @description An OAuth 1 token with its secret.
@@ -1127,6 +1386,17 @@ export interface components {
         ParameterValues: {
             [key: string]: string;
         };
+        /** @description A test of the endpoint, sent by `patchbay webhooks test`. */
+        PatchbayTestMessage: {
+            data: components["schemas"]["WebhookTest"];
+            /**
+             * Format: date-time
+             * @description When the change happened. A delayed or repeated delivery keeps it.
+             */
+            timestamp: string;
+            /** @constant */
+            type: "patchbay.test";
+        };
         /** @description An error (RFC 9457), sent as `application/problem+json`. */
         Problem: {
             /** @description With `ambiguous_connection`: the ids of the connections that match. */
@@ -1156,7 +1426,9 @@ export interface components {
         /** @description The kind of an error, stable for programs. An open set: accept unknown values. */
         ProblemCode: components["schemas"]["KnownProblemCode"] | string;
         /** @description Credentials as Nango stores them. */
-        RawCredentials: Record<string, unknown>;
+        RawCredentials: {
+            [key: string]: unknown;
+        };
         /** @description A replica that is ready. */
         Readiness: {
             /** @description `true` if Nango is enabled. */
@@ -1192,15 +1464,15 @@ export interface components {
         Token: components["schemas"]["OAuth2Credentials"] | components["schemas"]["OAuth1Credentials"] | components["schemas"]["ApiKeyCredentials"] | components["schemas"]["BasicCredentials"] | components["schemas"]["OtherCredentials"];
         /** @description An access to the credentials of a connection. */
         TokenAccess: {
-            /** @description `token` if the service received a token, `proxy` if it called the provider. More values may be added. */
-            purpose: string;
-            /** @description The name of the service's key. */
-            service: string;
             /**
              * Format: int32
              * @description The number of accesses of this service and purpose within the same second.
              */
-            times: number;
+            count: number;
+            /** @description `token` if the service received a token, `proxy` if it called the provider. More values may be added. */
+            purpose: string;
+            /** @description The name of the service's key. */
+            service: string;
             /**
              * Format: date-time
              * @description When the last of these accesses happened.
@@ -1209,12 +1481,12 @@ export interface components {
         };
         /** @description A page of token accesses, newest first. */
         TokenAccessList: {
+            accesses: components["schemas"]["TokenAccess"][];
             /**
              * Format: int64
              * @description The cursor of the next page; null on the last page.
              */
             next_cursor?: number | null;
-            uses: components["schemas"]["TokenAccess"][];
         };
         /** @description Changes of a connection. Omitted fields stay unchanged. */
         UpdateConnectionRequest: {
@@ -1225,7 +1497,47 @@ export interface components {
              */
             label?: string | null;
         };
-        /** @description The connection after the change, and the change itself. */
+        /**
+         * @description The connection after the change, and the change itself.
+         * @example {
+         *       "account": null,
+         *       "attempt": {
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "ended_at": "2027-01-15T08:00:00Z",
+         *         "error_code": "authorization_denied",
+         *         "error_message": "Access was not granted: The user denied the request",
+         *         "expires_at": "2027-01-15T08:30:00Z",
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *         "kind": "connect",
+         *         "outcome": "failed",
+         *         "same_browser": null
+         *       },
+         *       "change": "attempt_failed",
+         *       "connected_at": null,
+         *       "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+         *       "connector_name": "GitHub",
+         *       "connector_slug": "github",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "disconnected_at": null,
+         *       "error_count": 1,
+         *       "failing_since": null,
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+         *       "instance_id": "",
+         *       "label": null,
+         *       "last_checked_at": null,
+         *       "last_error": "Access was not granted: The user denied the request",
+         *       "last_synced_at": null,
+         *       "nango_connection_id": null,
+         *       "pending_account": null,
+         *       "reason": "authorization_denied",
+         *       "same_account_as": [],
+         *       "status": "error",
+         *       "status_reason": "authorization_denied",
+         *       "updated_at": "2027-01-15T08:00:00Z",
+         *       "user_id": "ada",
+         *       "version": 2
+         *     }
+         */
         WebhookConnection: {
             account?: components["schemas"]["Account"] | null;
             attempt?: components["schemas"]["Attempt"] | null;
@@ -1257,7 +1569,6 @@ export interface components {
              * @description Since when the credentials cannot be refreshed, while the failure may be transient.
              */
             failing_since?: string | null;
-            found_account?: components["schemas"]["Account"] | null;
             /**
              * Format: uuid
              * @description The id. It stays the same across reconnects and disconnects.
@@ -1281,6 +1592,7 @@ export interface components {
             last_synced_at?: string | null;
             /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
+            pending_account?: components["schemas"]["Account"] | null;
             /** @description Why the connection does not work, or why the attempt failed. */
             reason?: null | components["schemas"]["Reason"];
             /** @description The user's other connections to the same account, at most 20. */
@@ -1295,6 +1607,11 @@ export interface components {
              * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
              */
             version: number;
+        };
+        /** @description The endpoint under test. */
+        WebhookTest: {
+            /** @description The id of the endpoint. */
+            endpoint: string;
         };
     };
     responses: never;
@@ -1647,7 +1964,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description The id of the last received event. */
-                "Last-Event-ID"?: number;
+                "Last-Event-ID"?: string;
                 /**
                  * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
                  * @example ada
@@ -1746,7 +2063,7 @@ export interface operations {
             query?: {
                 /**
                  * @description The maximum delay in seconds, until no attempt is in progress: 0 to 30. If the user already has
-                 *     `LIMIT_STREAMS_PER_USER` waiting requests, the response is immediate.
+                 *     `MAX_STREAMS_PER_USER` waiting requests, the response is immediate.
                  */
                 wait?: number;
             };
@@ -1946,6 +2263,120 @@ export interface operations {
             };
             /** @description - `unsupported_media_type`: The `Content-Type` of the body is not `application/json`. */
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    listTokenAccesses: {
+        parameters: {
+            query?: {
+                /** @description The maximum number of accesses: 1 to 200. The default is 50. */
+                limit?: number;
+                /** @description The `next_cursor` of the previous page. */
+                cursor?: number;
+            };
+            header?: {
+                /**
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @example ada
+                 */
+                "Patchbay-User"?: string;
+            };
+            path: {
+                /** @description The id of a connection. */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of token accesses. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TokenAccessList"];
+                };
+            };
+            /**
+             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
+             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
+             */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connection_not_found`: The user has no such connection. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2425,7 +2856,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -2592,7 +3023,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -2759,7 +3190,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -2921,7 +3352,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -3088,7 +3519,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -3287,7 +3718,7 @@ export interface operations {
             /**
              * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
              *     - `connector_unavailable`: The connector is disabled or cannot be connected.
-             *     - `idempotency_key_under_way`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             *     - `idempotency_key_in_progress`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
              */
             409: {
                 headers: {
@@ -3423,7 +3854,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -3580,7 +4011,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -3692,120 +4123,6 @@ export interface operations {
             };
             /** @description - `nango_timeout`: Nango did not respond in time. Retry after `retry_after` seconds. */
             504: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    listTokenAccesses: {
-        parameters: {
-            query?: {
-                /** @description The maximum number of accesses: 1 to 200. The default is 50. */
-                limit?: number;
-                /** @description The `next_cursor` of the previous page. */
-                cursor?: number;
-            };
-            header?: {
-                /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
-                 * @example ada
-                 */
-                "Patchbay-User"?: string;
-            };
-            path: {
-                /** @description The id of a connection. */
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            /** @description A page of token accesses. */
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["TokenAccessList"];
-                };
-            };
-            /**
-             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
-             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
-             */
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `connection_not_found`: The user has no such connection. */
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
-            408: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `rate_limited`: The caller exceeded a rate limit. Retry after `retry_after` seconds. */
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
-            500: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /**
-             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
-             *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
-             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
-             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
-             */
-            503: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3999,7 +4316,7 @@ export interface operations {
             /**
              * @description - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
              *     - `connector_unavailable`: The connector is disabled or cannot be connected.
-             *     - `idempotency_key_under_way`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
+             *     - `idempotency_key_in_progress`: A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
              */
             409: {
                 headers: {
@@ -4270,7 +4587,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -4419,7 +4736,7 @@ export interface operations {
             };
             /**
              * @description - `insufficient_scope`: The service key lacks the scope that the operation requires.
-             *     - `service_key_needed`: The operation requires a service key. It does not accept the token of a user.
+             *     - `service_key_required`: The operation requires a service key. It does not accept the token of a user.
              */
             403: {
                 headers: {
@@ -4787,6 +5104,50 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": "authorization_denied",
+                 *           "error_message": "Access was not granted: The user denied the request",
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+                 *           "kind": "connect",
+                 *           "outcome": "failed",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "attempt_failed",
+                 *         "connected_at": null,
+                 *         "connector_id": "634525c6-2110-5af1-be23-2f0843328a48",
+                 *         "connector_name": "GitHub",
+                 *         "connector_slug": "github",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 1,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": null,
+                 *         "last_error": "Access was not granted: The user denied the request",
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": null,
+                 *         "pending_account": null,
+                 *         "reason": "authorization_denied",
+                 *         "same_account_as": [],
+                 *         "status": "error",
+                 *         "status_reason": "authorization_denied",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 2
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.attempt_failed"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectionAttemptFailedMessage"];
             };
         };
@@ -4837,6 +5198,50 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "connected",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": null,
+                 *         "same_account_as": [],
+                 *         "status": "connected",
+                 *         "status_reason": null,
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 2
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.connected"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectionConnectedMessage"];
             };
         };
@@ -4887,6 +5292,50 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "disconnected",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": "2027-01-15T08:00:00Z",
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": null,
+                 *         "pending_account": null,
+                 *         "reason": "user_disconnected",
+                 *         "same_account_as": [],
+                 *         "status": "disconnected",
+                 *         "status_reason": "user_disconnected",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 6
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.disconnected"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectionDisconnectedMessage"];
             };
         };
@@ -4937,6 +5386,50 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "missing_upstream",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 1,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": "The connection was deleted at Nango: connect again",
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": "missing_upstream",
+                 *         "same_account_as": [],
+                 *         "status": "error",
+                 *         "status_reason": "missing_upstream",
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 5
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.needs_reauthorization"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectionNeedsReauthorizationMessage"];
             };
         };
@@ -4987,7 +5480,101 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "account": null,
+                 *         "attempt": {
+                 *           "created_at": "2027-01-15T08:00:00Z",
+                 *           "ended_at": "2027-01-15T08:00:00Z",
+                 *           "error_code": null,
+                 *           "error_message": null,
+                 *           "expires_at": "2027-01-15T08:30:00Z",
+                 *           "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                 *           "kind": "connect",
+                 *           "outcome": "succeeded",
+                 *           "same_browser": null
+                 *         },
+                 *         "change": "recovered",
+                 *         "connected_at": "2027-01-15T08:00:00Z",
+                 *         "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                 *         "connector_name": "Gmail",
+                 *         "connector_slug": "gmail",
+                 *         "created_at": "2027-01-15T08:00:00Z",
+                 *         "disconnected_at": null,
+                 *         "error_count": 0,
+                 *         "failing_since": null,
+                 *         "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                 *         "instance_id": "",
+                 *         "label": null,
+                 *         "last_checked_at": "2027-01-15T08:00:00Z",
+                 *         "last_error": null,
+                 *         "last_synced_at": null,
+                 *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                 *         "pending_account": null,
+                 *         "reason": null,
+                 *         "same_account_as": [],
+                 *         "status": "connected",
+                 *         "status_reason": null,
+                 *         "updated_at": "2027-01-15T08:00:00Z",
+                 *         "user_id": "ada",
+                 *         "version": 4
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "connection.recovered"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectionRecoveredMessage"];
+            };
+        };
+        responses: {
+            /** @description The message is accepted. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The endpoint is gone. Patchbay disables it. */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Too many messages. Patchbay retries after `Retry-After`, at most a day later. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Temporarily unavailable. Patchbay retries after `Retry-After`, at most a day later. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+        };
+    };
+    onPatchbayTest: {
+        parameters: {
+            query?: never;
+            header: {
+                /** @description The id of the message. Each delivery of the message has the same id. */
+                "webhook-id": string;
+                /** @description When this delivery was sent, in seconds since 1970. */
+                "webhook-timestamp": number;
+                /** @description One signature for each secret, separated by spaces. */
+                "webhook-signature": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PatchbayTestMessage"];
             };
         };
         responses: {

@@ -3,7 +3,7 @@ export const SHAPES: Readonly<Record<string, string>> = {
   CallbackResponse: "success:b connection_id status message",
   Category: "name count:n",
   Connection: "id user_id connector_id connector_slug connector_name instance_id status config:o same_account_as:[s error_count:n created_at:d updated_at:d version:n",
-  ConnectionEvent: "id:n connection_id version:n kind status created_at:d",
+  ConnectionEvent: "id connection_id version:n kind status created_at:d",
   ConnectionList: "connections:[Connection total_count:n",
   Connector: "id slug name category integration_key enabled:b available:b parameters:[ConnectorParameter",
   ConnectorList: "connectors:[Connector total_count:n categories:[Category",
