@@ -34,7 +34,7 @@ use uuid::Uuid;
 use crate::test_app::{TestApp, User};
 
 /// The OpenAPI document, as JSON.
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| patchbay::http::openapi());
+static DOCUMENT: LazyLock<Value> = LazyLock::new(patchbay::http::openapi);
 
 /// An answer, shown with what matters to a client and without what differs from run to run.
 struct TestResponse {

@@ -21,7 +21,7 @@ use crate::test_app::TestApp;
 use crate::test_database::{self, TestDatabase};
 
 /// The OpenAPI document, as JSON.
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| patchbay::http::openapi());
+static DOCUMENT: LazyLock<Value> = LazyLock::new(patchbay::http::openapi);
 
 /// Who may ask an operation for something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
