@@ -115,6 +115,23 @@ export interface paths {
         patch: operations["update_connection"];
         trace?: never;
     };
+    "/api/v1/connectors/connections/{id}/accesses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Who has used a connection's credentials, the newest first. */
+        get: operations["list_accesses"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/connectors/connections/{id}/account": {
         parameters: {
             query?: never;
@@ -318,23 +335,6 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
-    "/api/v1/connectors/connections/{id}/uses": {
-        parameters: {
-            query?: never;
-            header?: never;
-            path?: never;
-            cookie?: never;
-        };
-        /** Who has used a connection's credentials, the newest first. */
-        get: operations["list_uses"];
-        put?: never;
-        post?: never;
-        delete?: never;
-        options?: never;
-        head?: never;
-        patch?: never;
-        trace?: never;
-    };
     "/api/v1/connectors/list": {
         parameters: {
             query?: never;
@@ -532,7 +532,7 @@ export interface components {
         };
         /** @description The account that a user takes for a connection's. */
         AccountChoice: {
-            /** @description The `found_account`'s id. */
+            /** @description The `pending_account`'s id. */
             account_id: string;
         };
         /**
@@ -601,7 +601,7 @@ export interface components {
          * @description What went wrong: stable, for programs to decide on.
          * @enum {string}
          */
-        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_needed" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_under_way" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        Code: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
         /** @description What comes of a connect or reconnect. */
         ConnectAnswer: {
             /** @description Whether there was nothing to do. */
@@ -678,7 +678,6 @@ export interface components {
              * @description Since when its credentials cannot be refreshed, while that may pass.
              */
             failing_since?: string | null;
-            found_account?: components["schemas"]["Account"] | null;
             /** Format: uuid */
             id: string;
             /** @description Tells several accounts of one connector apart; empty for the first. */
@@ -699,6 +698,7 @@ export interface components {
             last_synced_at?: string | null;
             /** @description Nango's connection, while it holds one. */
             nango_connection_id?: string | null;
+            pending_account?: components["schemas"]["Account"] | null;
             /** @description The user's other connections to the same account, 20 at the most. */
             same_account_as: string[];
             status: components["schemas"]["Status"];
@@ -848,10 +848,11 @@ export interface components {
             /** @description What went wrong, for a person to read. */
             detail?: string | null;
             /**
-             * Format: int64
-             * @description Grows with each event of a user. An event that comes to stand for one more change gets a new one.
+             * Format: uuid
+             * @description A UUIDv7. It never repeats, even after a backup was restored. An event that comes to stand for one more change gets
+             *     a new one.
              */
-            id: number;
+            id: string;
             /** @description What changed. */
             kind: components["schemas"]["EventKind"];
             rename?: components["schemas"]["Rename"] | null;
@@ -1016,15 +1017,15 @@ export interface components {
         };
         /** @description One use of a connection's credentials. */
         UseBody: {
-            /** @description `token` when it was handed out, `proxy` when a call was made with it. */
-            purpose: string;
-            /** @description The name of the service's key. */
-            service: string;
             /**
              * Format: int32
              * @description How often the same was done within that second: its uses are one entry.
              */
-            times: number;
+            count: number;
+            /** @description `token` when it was handed out, `proxy` when a call was made with it. */
+            purpose: string;
+            /** @description The name of the service's key. */
+            service: string;
             /**
              * Format: date-time
              * @description When, the last time.
@@ -1033,12 +1034,12 @@ export interface components {
         };
         /** @description A page of uses, the newest first. */
         UsesBody: {
+            accesses: components["schemas"]["UseBody"][];
             /**
              * Format: int64
              * @description The cursor of the next page; null when this one was not full.
              */
             next_cursor?: number | null;
-            uses: components["schemas"]["UseBody"][];
         };
     };
     responses: never;
@@ -1280,7 +1281,7 @@ export interface operations {
             query?: never;
             header?: {
                 /** @description The id of the last event that was read */
-                "Last-Event-ID"?: number;
+                "Last-Event-ID"?: string;
             };
             path?: never;
             cookie?: never;
@@ -1342,7 +1343,7 @@ export interface operations {
             query?: {
                 /**
                  * @description For how many seconds to wait for an attempt that is under way to end: 0 to 30. Where as many requests of the user
-                 *     wait as may (`LIMIT_STREAMS_PER_USER`), one more is answered at once.
+                 *     wait as may (`MAX_STREAMS_PER_USER`), one more is answered at once.
                  */
                 wait?: number;
             };
@@ -1556,6 +1557,81 @@ export interface operations {
                 };
             };
             415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_accesses: {
+        parameters: {
+            query?: {
+                /** @description How many at the most: 1 to 200, 50 by default. */
+                limit?: number;
+                /** @description The last page's `next_cursor`. */
+                cursor?: number;
+            };
+            header?: never;
+            path: {
+                /** @description A connection's id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["UsesBody"];
+                };
+            };
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2806,81 +2882,6 @@ export interface operations {
                 };
             };
             504: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-        };
-    };
-    list_uses: {
-        parameters: {
-            query?: {
-                /** @description How many at the most: 1 to 200, 50 by default. */
-                limit?: number;
-                /** @description The last page's `next_cursor`. */
-                cursor?: number;
-            };
-            header?: never;
-            path: {
-                /** @description A connection's id */
-                id: string;
-            };
-            cookie?: never;
-        };
-        requestBody?: never;
-        responses: {
-            200: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/json": components["schemas"]["UsesBody"];
-                };
-            };
-            400: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            403: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            404: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            429: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            503: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -8,7 +8,7 @@ export const SHAPES: Readonly<Record<string, string>> = {
   ConnectorBody: "id slug name category integration_key enabled:b available:b parameters:[Parameter",
   ConnectorsBody: "connectors:[ConnectorBody total_count:n categories:[CategoryBody",
   DisconnectAnswer: "success:b connection_id status upstream_deleted:b message",
-  Event: "id:n connection_id version:n kind status created_at:d",
+  Event: "id connection_id version:n kind status created_at:d",
   HistoryBody: "events:[Event",
   Parameter: "name title required:b",
 };
