@@ -16,8 +16,7 @@ use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
     Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, Integration,
-    NangoConnectionRef,
-    State, Status,
+    NangoConnectionRef, State, Status,
 };
 
 /// What a connection, `c`, is read from.

@@ -27,7 +27,7 @@ slug = "gmail"
 account = { id = "/raw/account/id", name = "/raw/account/name" }
 "#;
 
-async fn app_with_accounts() -> (TestApp, tempfile::NamedTempFile) {
+pub(crate) async fn app_with_accounts() -> (TestApp, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), ACCOUNTS).unwrap();
     let app = TestApp::with(&[("CATALOG_FILE", file.path().to_str().unwrap())]).await;
