@@ -101,7 +101,7 @@ test("sign_in_again_asks_the_opener_and_bears_its_silence", async (given) => {
     await inProduction(context, product.origin);
     await page.evaluate(() => (window.answer = "no.longer.good"));
     const console_ = await windowOf(context, () => page.getByRole("button").click());
-    await console_.getByText("Your session has ended").waitFor();
+    await console_.getByText("Your session has ended", { exact: true }).waitFor();
     assert.ok((await page.evaluate(() => window.asked)).includes(true), "a fresh token was asked for");
     await page.evaluate(() => (window.answer = null));
     await console_.getByRole("button", { name: "Sign in again" }).click();
@@ -112,7 +112,7 @@ test("sign_in_again_asks_the_opener_and_bears_its_silence", async (given) => {
     await page.evaluate((token) => (window.answer = token), token);
     await console_.getByRole("button", { name: "Sign in again" }).click();
     await console_.getByText("99 connectors").waitFor();
-    await console_.getByText("Your session has ended").waitFor({ state: "detached" });
+    await console_.getByText("Your session has ended", { exact: true }).waitFor({ state: "detached" });
   });
 });
 
@@ -143,7 +143,7 @@ test("console: signs in with a pasted token and signs out", async ({ browser, sa
     await page.goto(`${sandbox.url}/console/`);
     await page.getByLabel("Token").fill("not a token");
     await page.getByRole("button", { name: "Sign in" }).click();
-    await page.getByText("Your session has ended").waitFor();
+    await page.getByText("Your session has ended", { exact: true }).waitFor();
     await page.getByRole("button", { name: "Sign in again" }).click();
     await page.getByLabel("Token").fill(await sandbox.token(user));
     await page.getByRole("button", { name: "Sign in" }).click();

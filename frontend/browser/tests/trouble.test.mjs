@@ -159,11 +159,11 @@ test("expired sign-in: is reported once and resumes after signing in", async ({ 
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
   await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
   await page.reload();
-  await page.getByText("Your session has ended").waitFor();
+  await page.getByText("Your session has ended", { exact: true }).waitFor();
   await context.unroute("**/sandbox/token");
   await page.getByRole("button", { name: "Sign in again" }).click();
   await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
-  assert.equal(await page.getByText("Your session has ended").count(), 0);
+  assert.equal(await page.getByText("Your session has ended", { exact: true }).count(), 0);
   assert.ok(await sandbox.token("ada"));
 });
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::text;
+use crate::reliability::app_with_accounts;
 use crate::test_app::{TestApp, User};
 
 async fn newest(user: &User<'_>, id: &str) -> Value {
@@ -45,7 +46,7 @@ async fn rename_says_from_and_to() {
 
 #[tokio::test]
 async fn events_have_actor_and_account_name_of_their_time() {
-    let app = TestApp::new().await;
+    let (app, _file) = app_with_accounts().await;
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
@@ -88,6 +89,7 @@ async fn service_and_system_are_told_from_the_user() {
     let id = text(&started, "connection_id");
     assert_eq!(newest(&ada, &id).await["actor"], "service");
     app.advance(chrono::TimeDelta::minutes(31));
+    app.service().await.expire_attempts().await.unwrap();
     ada.wait_until(&id, "error").await;
     let expired = newest(&ada, &id).await;
     assert_eq!(

@@ -53,7 +53,7 @@ export class Tabs {
 
   /**
    * The answer to a request, sent by one tab at a time. The answer to another tab's same request serves as well if that was sent
-   * `since` then. Where several tabs ask, the next one sends it `pace` later, in milliseconds, so that all share its answer.
+   * `since` then. Where there are several tabs, it is sent again `pace` later at the soonest, in milliseconds, so that they share answers.
    */
   once<T>(request: string, since: number, pace: number, send: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const settled = new AbortController();
@@ -77,8 +77,7 @@ export class Tabs {
         const sentAt = Date.now();
         const answer = await send();
         resolve(answer);
-        const { pending = [] } = await this.#locks.query();
-        if (!pending.some(({ name }) => name === this.#name + request)) return;
+        if (!(await this.#hasOthers(request))) return;
         const message: Answer = { request, sentAt, answer };
         this.post(message);
         for (const waiting of [...this.#waiting]) waiting(message);
@@ -89,6 +88,13 @@ export class Tabs {
         if (!isSent) send().then(resolve, reject);
       });
     }).finally(() => settled.abort());
+  }
+
+  /** Whether other tabs are there to lead, or wait to send this request. */
+  async #hasOthers(request: string): Promise<boolean> {
+    const { held = [], pending = [] } = await this.#locks.query();
+    const leads = [...held, ...pending].filter(({ name }) => name === this.#name);
+    return leads.length > 1 || pending.some(({ name }) => name === this.#name + request);
   }
 
   #alone<T>(what: string, signal: AbortSignal, work: () => Promise<T>): Promise<T> {

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { ConnectButton, ConnectorCatalog } from "../src/index.js";
 import { browser } from "../../client/tests/support/browser.js";
 import { Proxy } from "../../client/tests/support/proxy.js";
-import { connected, page } from "./support/render.js";
+import { connected, page, type Page } from "./support/render.js";
 
 const SOON = { timeout: 20_000 };
 
@@ -25,13 +25,15 @@ function fetched(proxy: Proxy): number {
 }
 
 /** The page has fetched what the connector needs. */
-function known(proxy: Proxy) {
-  return waitFor(() => expect(fetched(proxy)).toBe(1), SOON);
+async function known({ proxy, queries }: Page) {
+  await waitFor(() => expect(fetched(proxy)).toBe(1), SOON);
+  await waitFor(() => expect(queries.isFetching()).toBe(0), SOON);
 }
 
 test("parameters_are_asked_for_before_the_window_opens", async () => {
-  const { person, proxy, elsewhere } = await page(ZENDESK);
-  await known(proxy);
+  const shown = await page(ZENDESK);
+  const { person, elsewhere } = shown;
+  await known(shown);
   const inside = await form(person);
   expect(browser.popups).toHaveLength(0);
   const field = inside.getByLabelText<HTMLInputElement>("Zendesk subdomain");
@@ -63,8 +65,9 @@ test("refused_parameter_is_explained_at_its_field", async () => {
   const proxy = await Proxy.start();
   const detail = '`parameters.subdomain` must match `^[a-z]+$`, as "acme" does.';
   const body = { code: "invalid_request", title: "", detail, status: 400 };
-  const { person } = await page(ZENDESK, { proxy });
-  await known(proxy);
+  const shown = await page(ZENDESK, { proxy });
+  const { person } = shown;
+  await known(shown);
   const inside = await form(person);
   proxy.fate = ({ method }) => (method === "POST" ? { status: 400, type: "application/problem+json", body } : "pass");
   await person.type(inside.getByLabelText("Zendesk subdomain"), "acme1{Enter}");
@@ -80,8 +83,9 @@ test("refused_parameter_is_explained_at_its_field", async () => {
 });
 
 test("parameters_form_is_canceled_by_escape_and_keeps_the_focus", async () => {
-  const { person, proxy } = await page(ZENDESK);
-  await known(proxy);
+  const shown = await page(ZENDESK);
+  const { person } = shown;
+  await known(shown);
   await form(person);
   await person.keyboard("{Escape}");
   expect(screen.queryByRole("form")).toBeNull();

@@ -25,8 +25,9 @@ export class Locks {
     return work().finally(leave);
   }
 
-  query(): Promise<{ pending: Waiting[] }> {
-    return Promise.resolve({ pending: [...this.#queues.values()].flatMap((queue) => queue.slice(1)) });
+  query(): Promise<{ held: Waiting[]; pending: Waiting[] }> {
+    const queues = [...this.#queues.values()];
+    return Promise.resolve({ held: queues.flatMap((queue) => queue.slice(0, 1)), pending: queues.flatMap((queue) => queue.slice(1)) });
   }
 }
 

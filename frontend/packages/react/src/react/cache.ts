@@ -215,12 +215,14 @@ export class Cache {
     if (failed) this.#everything = true;
     // Where the list is not shown, nothing has to be there.
     const listed = shown.some(({ queryKey }) => queryKey[2] === "connections");
+    let missing = 0;
     for (const [id, version] of wanted) {
-      if (listed) this.#has(id, version);
-      else this.#wanted.delete(id);
+      if (!listed) this.#wanted.delete(id);
+      else if (!this.#has(id, version)) missing += 1;
     }
     void this.#few.run();
-    return !failed && this.#wanted.size <= FEW;
+    // What has changed during the fetch is no reason for a longer pause.
+    return !failed && missing <= FEW;
   }
 
   /** Fetches again what is shown below a key; after a fetch that is in progress, for that one may have begun too early. */
