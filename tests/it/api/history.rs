@@ -46,7 +46,7 @@ async fn rename_says_from_and_to() {
 
 #[tokio::test]
 async fn events_have_actor_and_account_name_of_their_time() {
-    let (app, _file) = app_with_accounts().await;
+    let (app, _file) = app_with_accounts(&[]).await;
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
     let id = text(&connected, "id");
