@@ -701,12 +701,23 @@ export interface webhooks {
 }
 export interface components {
     schemas: {
-        /** @description The account to accept for a connection. */
+        /**
+         * @description The account to accept for a connection.
+         * @example {
+         *       "account_id": "grace"
+         *     }
+         */
         AcceptAccountRequest: {
             /** @description The id of the connection's `pending_account`. */
             account_id: string;
         };
-        /** @description An account at a provider. */
+        /**
+         * @description An account at a provider.
+         * @example {
+         *       "id": "ada-work",
+         *       "name": "Ada Lovelace (work)"
+         *     }
+         */
         Account: {
             /** @description The id of the account at the provider. */
             id: string;
@@ -740,12 +751,12 @@ export interface components {
          * @example {
          *       "created_at": "2027-01-15T08:00:00Z",
          *       "ended_at": "2027-01-15T08:00:00Z",
-         *       "error_code": "authorization_denied",
-         *       "error_message": "Access was not granted: The user denied the request",
+         *       "error_code": null,
+         *       "error_message": null,
          *       "expires_at": "2027-01-15T08:30:00Z",
-         *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000001",
          *       "kind": "connect",
-         *       "outcome": "failed",
+         *       "outcome": "succeeded",
          *       "same_browser": null
          *     }
          */
@@ -795,7 +806,19 @@ export interface components {
             type: "basic";
             username: string;
         };
-        /** @description The state of a connection after the popup. */
+        /**
+         * @description The state of a connection after the popup.
+         * @example {
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *       "connector_slug": "gmail",
+         *       "message": "Gmail is connected",
+         *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *       "status": "connected",
+         *       "status_reason": null,
+         *       "success": true
+         *     }
+         */
         CallbackResponse: {
             /** Format: uuid */
             connection_id: string;
@@ -819,21 +842,82 @@ export interface components {
              */
             attempt_id?: string | null;
         };
-        /** @description A category of the catalog. */
+        /**
+         * @description A category of the catalog.
+         * @example {
+         *       "count": 6,
+         *       "name": "AI & Machine Learning"
+         *     }
+         */
         Category: {
             /** @description The number of connectors in the category. */
             count: number;
             name: string;
         };
-        /** @description A connection and what a check found. */
+        /**
+         * @description A connection and what a check found.
+         * @example {
+         *       "account": {
+         *         "id": "ada-work",
+         *         "name": "Ada Lovelace (work)"
+         *       },
+         *       "attempt": {
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "ended_at": "2027-01-15T08:00:00Z",
+         *         "error_code": null,
+         *         "error_message": null,
+         *         "expires_at": "2027-01-15T08:30:00Z",
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *         "kind": "connect",
+         *         "outcome": "succeeded",
+         *         "same_browser": null
+         *       },
+         *       "config": {
+         *         "folder": "inbox"
+         *       },
+         *       "connected_at": "2027-01-15T08:00:00Z",
+         *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *       "connector_name": "Gmail",
+         *       "connector_slug": "gmail",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "disconnected_at": null,
+         *       "error_count": 0,
+         *       "failing_since": null,
+         *       "health": "working",
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "instance_id": "",
+         *       "label": "Work mail",
+         *       "last_checked_at": "2027-01-15T08:00:00Z",
+         *       "last_error": null,
+         *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *       "pending_account": null,
+         *       "same_account_as": [],
+         *       "status": "connected",
+         *       "status_reason": null,
+         *       "updated_at": "2027-01-15T08:00:00Z",
+         *       "user_id": "ada",
+         *       "version": 2
+         *     }
+         */
         CheckBody: components["schemas"]["Connection"] & {
             health?: components["schemas"]["Health"] | null;
         };
-        /** @description Data that the product stores with a connection. */
+        /**
+         * @description Data that the product stores with a connection.
+         * @example {
+         *       "folder": "inbox"
+         *     }
+         */
         Config: {
             [key: string]: unknown;
         };
-        /** @description The details of a new connection or attempt. */
+        /**
+         * @description The details of a new connection or attempt.
+         * @example {
+         *       "login_hint": "grace"
+         *     }
+         */
         ConnectRequest: {
             /** @description Merged into the stored config by key; null removes a key. The whole config has at most 4 KiB of JSON. */
             config?: components["schemas"]["Config"];
@@ -852,7 +936,20 @@ export interface components {
             /** @description The scopes to request instead of those of the integration. */
             scopes?: string[];
         };
-        /** @description The outcome of a connect or reconnect. */
+        /**
+         * @description The outcome of a connect or reconnect.
+         * @example {
+         *       "already_connected": false,
+         *       "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000006",
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "expires_at": "2027-01-15T08:30:00Z",
+         *       "message": "Open oauth_url to connect Gmail",
+         *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *       "oauth_url": "https://nango.example/oauth/connect/gmail?connect_session_token=a-session-token",
+         *       "popup": true,
+         *       "status": "connected"
+         *     }
+         */
         ConnectResponse: {
             /** @description `true` if the account was already connected; then `oauth_url` is null. */
             already_connected: boolean;
@@ -878,7 +975,51 @@ export interface components {
             popup: boolean;
             status: components["schemas"]["Status"];
         };
-        /** @description A user's connection to one account of a connector. */
+        /**
+         * @description A user's connection to one account of a connector.
+         * @example {
+         *       "account": {
+         *         "id": "ada-work",
+         *         "name": "Ada Lovelace (work)"
+         *       },
+         *       "attempt": {
+         *         "created_at": "2027-01-15T08:00:00Z",
+         *         "ended_at": "2027-01-15T08:00:00Z",
+         *         "error_code": null,
+         *         "error_message": null,
+         *         "expires_at": "2027-01-15T08:30:00Z",
+         *         "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *         "kind": "connect",
+         *         "outcome": "succeeded",
+         *         "same_browser": null
+         *       },
+         *       "config": {
+         *         "folder": "inbox"
+         *       },
+         *       "connected_at": "2027-01-15T08:00:00Z",
+         *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *       "connector_name": "Gmail",
+         *       "connector_slug": "gmail",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "disconnected_at": null,
+         *       "error_count": 0,
+         *       "failing_since": null,
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "instance_id": "",
+         *       "label": "Work mail",
+         *       "last_checked_at": "2027-01-15T08:00:00Z",
+         *       "last_error": null,
+         *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *       "pending_account": null,
+         *       "same_account_as": [],
+         *       "status": "connected",
+         *       "status_reason": null,
+         *       "updated_at": "2027-01-15T08:00:00Z",
+         *       "user_id": "ada",
+         *       "version": 2
+         *     }
+         */
         Connection: {
             account?: components["schemas"]["Account"] | null;
             attempt?: components["schemas"]["Attempt"] | null;
@@ -1031,7 +1172,7 @@ export interface components {
          *         "label": null,
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
-         *         "last_synced_at": null,
+         *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
@@ -1086,7 +1227,7 @@ export interface components {
          *         "label": null,
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
-         *         "last_synced_at": null,
+         *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "nango_connection_id": null,
          *         "pending_account": null,
          *         "reason": "user_disconnected",
@@ -1111,7 +1252,26 @@ export interface components {
             /** @constant */
             type: "connection.disconnected";
         };
-        /** @description One change of a connection. */
+        /**
+         * @description One change of a connection.
+         * @example {
+         *       "account": "Ada Lovelace (work)",
+         *       "actor": "user",
+         *       "attempt_id": null,
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "detail": null,
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *       "kind": "updated",
+         *       "rename": {
+         *         "from": "Work mail",
+         *         "to": "Support mail"
+         *       },
+         *       "status": "connected",
+         *       "status_reason": null,
+         *       "version": 3
+         *     }
+         */
         ConnectionEvent: {
             /** @description The provider's name of the account at that time; null if it is unknown. */
             account?: string | null;
@@ -1150,7 +1310,57 @@ export interface components {
              */
             version: number;
         };
-        /** @description A page of connections, newest first. */
+        /**
+         * @description A page of connections, newest first.
+         * @example {
+         *       "connections": [
+         *         {
+         *           "account": {
+         *             "id": "ada-work",
+         *             "name": "Ada Lovelace (work)"
+         *           },
+         *           "attempt": {
+         *             "created_at": "2027-01-15T08:00:00Z",
+         *             "ended_at": "2027-01-15T08:00:00Z",
+         *             "error_code": null,
+         *             "error_message": null,
+         *             "expires_at": "2027-01-15T08:30:00Z",
+         *             "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *             "kind": "connect",
+         *             "outcome": "succeeded",
+         *             "same_browser": null
+         *           },
+         *           "config": {
+         *             "folder": "inbox"
+         *           },
+         *           "connected_at": "2027-01-15T08:00:00Z",
+         *           "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+         *           "connector_name": "Gmail",
+         *           "connector_slug": "gmail",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "disconnected_at": null,
+         *           "error_count": 0,
+         *           "failing_since": null,
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *           "instance_id": "",
+         *           "label": "Work mail",
+         *           "last_checked_at": "2027-01-15T08:00:00Z",
+         *           "last_error": null,
+         *           "last_synced_at": "2027-01-15T08:00:00Z",
+         *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+         *           "pending_account": null,
+         *           "same_account_as": [],
+         *           "status": "connected",
+         *           "status_reason": null,
+         *           "updated_at": "2027-01-15T08:00:00Z",
+         *           "user_id": "ada",
+         *           "version": 2
+         *         }
+         *       ],
+         *       "next_cursor": null,
+         *       "total_count": 1
+         *     }
+         */
         ConnectionList: {
             connections: components["schemas"]["Connection"][];
             /**
@@ -1194,7 +1404,7 @@ export interface components {
          *         "label": null,
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": "The connection was deleted at Nango: connect again",
-         *         "last_synced_at": null,
+         *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": "missing_upstream",
@@ -1249,7 +1459,7 @@ export interface components {
          *         "label": null,
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
-         *         "last_synced_at": null,
+         *         "last_synced_at": "2027-01-15T08:00:00Z",
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
@@ -1274,7 +1484,34 @@ export interface components {
             /** @constant */
             type: "connection.recovered";
         };
-        /** @description A connector of the catalog. */
+        /**
+         * @description A connector of the catalog.
+         * @example {
+         *       "auth_mode": "OAUTH2",
+         *       "available": true,
+         *       "category": "Communication & Collaboration",
+         *       "configured": true,
+         *       "enabled": true,
+         *       "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *       "integration_key": "zendesk",
+         *       "name": "Zendesk",
+         *       "parameters": [
+         *         {
+         *           "description": "The first part of your help center's address.",
+         *           "example": "acme",
+         *           "name": "subdomain",
+         *           "pattern": "^[a-z0-9_\\-]+$",
+         *           "prefix": "https://",
+         *           "required": true,
+         *           "suffix": ".zendesk.com",
+         *           "title": "Zendesk subdomain"
+         *         }
+         *       ],
+         *       "provider": "zendesk",
+         *       "slug": "zendesk",
+         *       "unavailable_reason": null
+         *     }
+         */
         Connector: {
             /** @description Nango's name of the authorization method, such as `OAUTH2` or `API_KEY`. */
             auth_mode?: string | null;
@@ -1303,7 +1540,90 @@ export interface components {
             /** @description Why the connector is not available; null if it is. */
             unavailable_reason?: string | null;
         };
-        /** @description A page of the catalog, sorted by name. */
+        /**
+         * @description A page of the catalog, sorted by name.
+         * @example {
+         *       "categories": [
+         *         {
+         *           "count": 6,
+         *           "name": "AI & Machine Learning"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "Analytics & Data"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "CRM & Sales"
+         *         },
+         *         {
+         *           "count": 4,
+         *           "name": "Calendar & Scheduling"
+         *         },
+         *         {
+         *           "count": 15,
+         *           "name": "Communication & Collaboration"
+         *         },
+         *         {
+         *           "count": 11,
+         *           "name": "Development & Code"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "E-commerce & Payments"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "File Storage & Cloud"
+         *         },
+         *         {
+         *           "count": 1,
+         *           "name": "Payments"
+         *         },
+         *         {
+         *           "count": 2,
+         *           "name": "Productivity & Notes"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "Project Management"
+         *         },
+         *         {
+         *           "count": 10,
+         *           "name": "Social Media"
+         *         }
+         *       ],
+         *       "connectors": [
+         *         {
+         *           "auth_mode": "OAUTH2",
+         *           "available": true,
+         *           "category": "Communication & Collaboration",
+         *           "configured": true,
+         *           "enabled": true,
+         *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *           "integration_key": "zendesk",
+         *           "name": "Zendesk",
+         *           "parameters": [
+         *             {
+         *               "description": "The first part of your help center's address.",
+         *               "example": "acme",
+         *               "name": "subdomain",
+         *               "pattern": "^[a-z0-9_\\-]+$",
+         *               "prefix": "https://",
+         *               "required": true,
+         *               "suffix": ".zendesk.com",
+         *               "title": "Zendesk subdomain"
+         *             }
+         *           ],
+         *           "provider": "zendesk",
+         *           "slug": "zendesk",
+         *           "unavailable_reason": null
+         *         }
+         *       ],
+         *       "next_cursor": null,
+         *       "total_count": 1
+         *     }
+         */
         ConnectorList: {
             /** @description All categories, with their numbers of connectors. */
             categories: components["schemas"]["Category"][];
@@ -1313,7 +1633,19 @@ export interface components {
             /** @description The number of matching connectors on all pages. */
             total_count: number;
         };
-        /** @description A value that a provider needs of each account, such as the subdomain of a help desk. */
+        /**
+         * @description A value that a provider needs of each account, such as the subdomain of a help desk.
+         * @example {
+         *       "description": "The first part of your help center's address.",
+         *       "example": "acme",
+         *       "name": "subdomain",
+         *       "pattern": "^[a-z0-9_\\-]+$",
+         *       "prefix": "https://",
+         *       "required": true,
+         *       "suffix": ".zendesk.com",
+         *       "title": "Zendesk subdomain"
+         *     }
+         */
         ConnectorParameter: {
             /** @description An explanation of the value and of where to find it. */
             description?: string | null;
@@ -1332,7 +1664,16 @@ export interface components {
             /** @description The label of its form field. */
             title: string;
         };
-        /** @description The outcome of a disconnect or a removal. */
+        /**
+         * @description The outcome of a disconnect or a removal.
+         * @example {
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "message": "Gmail is disconnected",
+         *       "status": "disconnected",
+         *       "success": true,
+         *       "upstream_deleted": true
+         *     }
+         */
         DisconnectResponse: {
             /** Format: uuid */
             connection_id: string;
@@ -1344,7 +1685,13 @@ export interface components {
             /** @description `true` if Nango has confirmed the deletion. Otherwise the deletion is retried until Nango confirms it. */
             upstream_deleted: boolean;
         };
-        /** @description The outcome of erasing a user. */
+        /**
+         * @description The outcome of erasing a user.
+         * @example {
+         *       "connections": 1,
+         *       "upstream_deleted": true
+         *     }
+         */
         EraseUserResponse: {
             /** @description The number of deleted connections. */
             connections: number;
@@ -1353,7 +1700,45 @@ export interface components {
         };
         /** @description The kind of a change of a connection. An open set: accept unknown values. */
         EventKind: components["schemas"]["KnownEventKind"] | string;
-        /** @description A page of the history of a connection, newest first. */
+        /**
+         * @description A page of the history of a connection, newest first.
+         * @example {
+         *       "events": [
+         *         {
+         *           "account": "Ada Lovelace (work)",
+         *           "actor": "user",
+         *           "attempt_id": null,
+         *           "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "detail": null,
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *           "kind": "updated",
+         *           "rename": {
+         *             "from": "Work mail",
+         *             "to": "Support mail"
+         *           },
+         *           "status": "connected",
+         *           "status_reason": null,
+         *           "version": 3
+         *         },
+         *         {
+         *           "account": "Ada Lovelace (work)",
+         *           "actor": "user",
+         *           "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000001",
+         *           "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "detail": null,
+         *           "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+         *           "kind": "connected",
+         *           "rename": null,
+         *           "status": "connected",
+         *           "status_reason": null,
+         *           "version": 2
+         *         }
+         *       ],
+         *       "next_cursor": 2
+         *     }
+         */
         EventList: {
             events: components["schemas"]["ConnectionEvent"][];
             /**
@@ -1392,7 +1777,23 @@ export interface components {
          * @enum {string}
          */
         KnownReason: "awaiting_authorization" | "authorization_denied" | "authorization_failed" | "attempt_expired" | "nango_unavailable" | "nango_refused" | "needs_reauthorization" | "missing_upstream" | "account_mismatch" | "user_disconnected" | "authorization_canceled" | "removed";
-        /** @description An event of Nango. */
+        /**
+         * @description An event of Nango.
+         * @example {
+         *       "authMode": "OAUTH2",
+         *       "connectionId": "019b2d3e-4f50-7a61-8b72-000000000007",
+         *       "environment": "dev",
+         *       "from": "nango",
+         *       "operation": "creation",
+         *       "provider": "gmail",
+         *       "providerConfigKey": "gmail",
+         *       "success": true,
+         *       "tags": {
+         *         "end_user_id": "ada"
+         *       },
+         *       "type": "auth"
+         *     }
+         */
         NangoEvent: {
             [key: string]: unknown;
         };
@@ -1417,6 +1818,16 @@ export interface components {
         /**
          * OAuth2Credentials
          * @description An OAuth 2 access token.
+         * @example {
+         *       "access_token": "an-access-token",
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "connector_slug": "gmail",
+         *       "expires_at": "2027-01-15T09:00:00Z",
+         *       "scopes": [],
+         *       "token_id": "a-token-id",
+         *       "token_type": "Bearer",
+         *       "type": "oauth2"
+         *     }
          */
         OAuth2Credentials: {
             access_token: string;
@@ -1500,7 +1911,16 @@ export interface components {
         ParameterValues: {
             [key: string]: string;
         };
-        /** @description A test of the endpoint, sent by `patchbay webhooks test`. */
+        /**
+         * @description A test of the endpoint, sent by `patchbay webhooks test`.
+         * @example {
+         *       "data": {
+         *         "endpoint": "whe_0123456789ab"
+         *       },
+         *       "timestamp": "2027-01-15T08:00:00Z",
+         *       "type": "patchbay.test"
+         *     }
+         */
         PatchbayTestMessage: {
             data: components["schemas"]["WebhookTest"];
             /**
@@ -1511,7 +1931,18 @@ export interface components {
             /** @constant */
             type: "patchbay.test";
         };
-        /** @description An error (RFC 9457), sent as `application/problem+json`. */
+        /**
+         * @description An error (RFC 9457), sent as `application/problem+json`.
+         * @example {
+         *       "code": "not_connected",
+         *       "connect": "/api/v1/connectors/gmail/connect",
+         *       "detail": "the user has not connected Gmail",
+         *       "request_id": "019b2d3e-4f50-7a61-8b72-000000000008",
+         *       "status": 404,
+         *       "title": "The account is not connected",
+         *       "type": "urn:patchbay:problem:not_connected"
+         *     }
+         */
         Problem: {
             /** @description With `ambiguous_connection`: the ids of the connections that match. */
             candidates?: string[] | null;
@@ -1543,7 +1974,13 @@ export interface components {
         RawCredentials: {
             [key: string]: unknown;
         };
-        /** @description A replica that is ready. */
+        /**
+         * @description A replica that is ready.
+         * @example {
+         *       "nango": true,
+         *       "status": "ready"
+         *     }
+         */
         Readiness: {
             /** @description `true` if Nango is enabled. */
             nango: boolean;
@@ -1552,19 +1989,35 @@ export interface components {
         };
         /** @description Why a connection is not connected, or why an attempt failed. An open set: accept unknown values. */
         Reason: components["schemas"]["KnownReason"] | string;
-        /** @description A change of a connection's label. */
+        /**
+         * @description A change of a connection's label.
+         * @example {
+         *       "from": "Work mail",
+         *       "to": "Support mail"
+         *     }
+         */
         Rename: {
             /** @description The label before; null if it had none. */
             from?: string | null;
             /** @description The label after; null if it was removed. */
             to?: string | null;
         };
-        /** @description A token that the provider rejected. */
+        /**
+         * @description A token that the provider rejected.
+         * @example {
+         *       "token_id": "a-token-id"
+         *     }
+         */
         ReportInvalidTokenRequest: {
             /** @description The `token_id` of the rejected token. */
             token_id: string;
         };
-        /** @description The outcome of a report. */
+        /**
+         * @description The outcome of a report.
+         * @example {
+         *       "refreshed": true
+         *     }
+         */
         ReportInvalidTokenResponse: {
             /** @description `true` if this call refreshed the credentials; `false` if an earlier call did. */
             refreshed: boolean;
@@ -1574,16 +2027,55 @@ export interface components {
          * @enum {string}
          */
         Status: "pending" | "connected" | "disconnected" | "error";
-        /** @description The data of an event of a stream. */
+        /**
+         * @description The data of an event of a stream.
+         * @example {
+         *       "account": "Ada Lovelace (work)",
+         *       "actor": "user",
+         *       "attempt_id": null,
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "detail": null,
+         *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+         *       "kind": "updated",
+         *       "rename": {
+         *         "from": "Work mail",
+         *         "to": "Support mail"
+         *       },
+         *       "status": "connected",
+         *       "status_reason": null,
+         *       "version": 3
+         *     }
+         */
         StreamEventData: components["schemas"]["ConnectionEvent"] | components["schemas"]["StreamReady"];
         /** @description The data of the event `ready`, the first one of a stream. */
         StreamReady: {
             /** @description `true` if the stream continues after `Last-Event-ID` without a gap. */
             resumed: boolean;
         };
-        /** @description Live credentials of a connection, by their type. */
+        /**
+         * @description Live credentials of a connection, by their type.
+         * @example {
+         *       "access_token": "an-access-token",
+         *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+         *       "connector_slug": "gmail",
+         *       "expires_at": "2027-01-15T09:00:00Z",
+         *       "scopes": [],
+         *       "token_id": "a-token-id",
+         *       "token_type": "Bearer",
+         *       "type": "oauth2"
+         *     }
+         */
         Token: components["schemas"]["OAuth2Credentials"] | components["schemas"]["OAuth1Credentials"] | components["schemas"]["ApiKeyCredentials"] | components["schemas"]["BasicCredentials"] | components["schemas"]["OtherCredentials"];
-        /** @description An access to the credentials of a connection. */
+        /**
+         * @description An access to the credentials of a connection.
+         * @example {
+         *       "count": 2,
+         *       "purpose": "token",
+         *       "service": "example",
+         *       "used_at": "2027-01-15T08:00:00Z"
+         *     }
+         */
         TokenAccess: {
             /**
              * Format: int32
@@ -1600,7 +2092,20 @@ export interface components {
              */
             used_at: string;
         };
-        /** @description A page of token accesses, newest first. */
+        /**
+         * @description A page of token accesses, newest first.
+         * @example {
+         *       "accesses": [
+         *         {
+         *           "count": 2,
+         *           "purpose": "token",
+         *           "service": "example",
+         *           "used_at": "2027-01-15T08:00:00Z"
+         *         }
+         *       ],
+         *       "next_cursor": 1
+         *     }
+         */
         TokenAccessList: {
             accesses: components["schemas"]["TokenAccess"][];
             /**
@@ -1609,7 +2114,15 @@ export interface components {
              */
             next_cursor?: number | null;
         };
-        /** @description Changes of a connection. Omitted fields stay unchanged. */
+        /**
+         * @description Changes of a connection. Omitted fields stay unchanged.
+         * @example {
+         *       "config": {
+         *         "folder": null
+         *       },
+         *       "label": "Support mail"
+         *     }
+         */
         UpdateConnectionRequest: {
             config?: components["schemas"]["Config"] | null;
             /**
@@ -1729,7 +2242,12 @@ export interface components {
              */
             version: number;
         };
-        /** @description The endpoint under test. */
+        /**
+         * @description The endpoint under test.
+         * @example {
+         *       "endpoint": "whe_0123456789ab"
+         *     }
+         */
         WebhookTest: {
             /** @description The id of the endpoint. */
             endpoint: string;
@@ -1767,6 +2285,89 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "categories": [
+                     *         {
+                     *           "count": 6,
+                     *           "name": "AI & Machine Learning"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "Analytics & Data"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "CRM & Sales"
+                     *         },
+                     *         {
+                     *           "count": 4,
+                     *           "name": "Calendar & Scheduling"
+                     *         },
+                     *         {
+                     *           "count": 15,
+                     *           "name": "Communication & Collaboration"
+                     *         },
+                     *         {
+                     *           "count": 11,
+                     *           "name": "Development & Code"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "E-commerce & Payments"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "File Storage & Cloud"
+                     *         },
+                     *         {
+                     *           "count": 1,
+                     *           "name": "Payments"
+                     *         },
+                     *         {
+                     *           "count": 2,
+                     *           "name": "Productivity & Notes"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "Project Management"
+                     *         },
+                     *         {
+                     *           "count": 10,
+                     *           "name": "Social Media"
+                     *         }
+                     *       ],
+                     *       "connectors": [
+                     *         {
+                     *           "auth_mode": "OAUTH2",
+                     *           "available": true,
+                     *           "category": "Communication & Collaboration",
+                     *           "configured": true,
+                     *           "enabled": true,
+                     *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+                     *           "integration_key": "zendesk",
+                     *           "name": "Zendesk",
+                     *           "parameters": [
+                     *             {
+                     *               "description": "The first part of your help center's address.",
+                     *               "example": "acme",
+                     *               "name": "subdomain",
+                     *               "pattern": "^[a-z0-9_\\-]+$",
+                     *               "prefix": "https://",
+                     *               "required": true,
+                     *               "suffix": ".zendesk.com",
+                     *               "title": "Zendesk subdomain"
+                     *             }
+                     *           ],
+                     *           "provider": "zendesk",
+                     *           "slug": "zendesk",
+                     *           "unavailable_reason": null
+                     *         }
+                     *       ],
+                     *       "next_cursor": null,
+                     *       "total_count": 1
+                     *     }
+                     */
                     "application/json": components["schemas"]["ConnectorList"];
                 };
             };
@@ -1857,6 +2458,18 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "connector_slug": "gmail",
+                     *       "message": "Gmail is connected",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "success": true
+                     *     }
+                     */
                     "application/json": components["schemas"]["CallbackResponse"];
                     "text/html": string;
                 };
@@ -2007,6 +2620,56 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connections": [
+                     *         {
+                     *           "account": {
+                     *             "id": "ada-work",
+                     *             "name": "Ada Lovelace (work)"
+                     *           },
+                     *           "attempt": {
+                     *             "created_at": "2027-01-15T08:00:00Z",
+                     *             "ended_at": "2027-01-15T08:00:00Z",
+                     *             "error_code": null,
+                     *             "error_message": null,
+                     *             "expires_at": "2027-01-15T08:30:00Z",
+                     *             "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *             "kind": "connect",
+                     *             "outcome": "succeeded",
+                     *             "same_browser": null
+                     *           },
+                     *           "config": {
+                     *             "folder": "inbox"
+                     *           },
+                     *           "connected_at": "2027-01-15T08:00:00Z",
+                     *           "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *           "connector_name": "Gmail",
+                     *           "connector_slug": "gmail",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "disconnected_at": null,
+                     *           "error_count": 0,
+                     *           "failing_since": null,
+                     *           "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *           "instance_id": "",
+                     *           "label": "Work mail",
+                     *           "last_checked_at": "2027-01-15T08:00:00Z",
+                     *           "last_error": null,
+                     *           "last_synced_at": "2027-01-15T08:00:00Z",
+                     *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *           "pending_account": null,
+                     *           "same_account_as": [],
+                     *           "status": "connected",
+                     *           "status_reason": null,
+                     *           "updated_at": "2027-01-15T08:00:00Z",
+                     *           "user_id": "ada",
+                     *           "version": 2
+                     *         }
+                     *       ],
+                     *       "next_cursor": null,
+                     *       "total_count": 1
+                     *     }
+                     */
                     "application/json": components["schemas"]["ConnectionList"];
                 };
             };
@@ -2106,6 +2769,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": "Ada Lovelace (work)",
+                     *       "actor": "user",
+                     *       "attempt_id": null,
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "detail": null,
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+                     *       "kind": "updated",
+                     *       "rename": {
+                     *         "from": "Work mail",
+                     *         "to": "Support mail"
+                     *       },
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "version": 3
+                     *     }
+                     */
                     "text/event-stream": components["schemas"]["StreamEventData"];
                 };
             };
@@ -2212,6 +2894,50 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": {
+                     *         "id": "ada-work",
+                     *         "name": "Ada Lovelace (work)"
+                     *       },
+                     *       "attempt": {
+                     *         "created_at": "2027-01-15T08:00:00Z",
+                     *         "ended_at": "2027-01-15T08:00:00Z",
+                     *         "error_code": null,
+                     *         "error_message": null,
+                     *         "expires_at": "2027-01-15T08:30:00Z",
+                     *         "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *         "kind": "connect",
+                     *         "outcome": "succeeded",
+                     *         "same_browser": null
+                     *       },
+                     *       "config": {
+                     *         "folder": "inbox"
+                     *       },
+                     *       "connected_at": "2027-01-15T08:00:00Z",
+                     *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "connector_name": "Gmail",
+                     *       "connector_slug": "gmail",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "disconnected_at": null,
+                     *       "error_count": 0,
+                     *       "failing_since": null,
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "instance_id": "",
+                     *       "label": "Work mail",
+                     *       "last_checked_at": "2027-01-15T08:00:00Z",
+                     *       "last_error": null,
+                     *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "pending_account": null,
+                     *       "same_account_as": [],
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "updated_at": "2027-01-15T08:00:00Z",
+                     *       "user_id": "ada",
+                     *       "version": 2
+                     *     }
+                     */
                     "application/json": components["schemas"]["Connection"];
                 };
             };
@@ -2434,6 +3160,14 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "config": {
+                 *         "folder": null
+                 *       },
+                 *       "label": "Support mail"
+                 *     }
+                 */
                 "application/json": components["schemas"]["UpdateConnectionRequest"];
             };
         };
@@ -2444,6 +3178,48 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": {
+                     *         "id": "ada-work",
+                     *         "name": "Ada Lovelace (work)"
+                     *       },
+                     *       "attempt": {
+                     *         "created_at": "2027-01-15T08:00:00Z",
+                     *         "ended_at": "2027-01-15T08:00:00Z",
+                     *         "error_code": null,
+                     *         "error_message": null,
+                     *         "expires_at": "2027-01-15T08:30:00Z",
+                     *         "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *         "kind": "connect",
+                     *         "outcome": "succeeded",
+                     *         "same_browser": null
+                     *       },
+                     *       "config": {},
+                     *       "connected_at": "2027-01-15T08:00:00Z",
+                     *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "connector_name": "Gmail",
+                     *       "connector_slug": "gmail",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "disconnected_at": null,
+                     *       "error_count": 0,
+                     *       "failing_since": null,
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "instance_id": "",
+                     *       "label": "Support mail",
+                     *       "last_checked_at": "2027-01-15T08:00:00Z",
+                     *       "last_error": null,
+                     *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "pending_account": null,
+                     *       "same_account_as": [],
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "updated_at": "2027-01-15T08:00:00Z",
+                     *       "user_id": "ada",
+                     *       "version": 3
+                     *     }
+                     */
                     "application/json": components["schemas"]["Connection"];
                 };
             };
@@ -2576,6 +3352,19 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "accesses": [
+                     *         {
+                     *           "count": 2,
+                     *           "purpose": "token",
+                     *           "service": "example",
+                     *           "used_at": "2027-01-15T08:00:00Z"
+                     *         }
+                     *       ],
+                     *       "next_cursor": 1
+                     *     }
+                     */
                     "application/json": components["schemas"]["TokenAccessList"];
                 };
             };
@@ -2679,6 +3468,11 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "account_id": "grace"
+                 *     }
+                 */
                 "application/json": components["schemas"]["AcceptAccountRequest"];
             };
         };
@@ -2689,6 +3483,48 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": {
+                     *         "id": "grace",
+                     *         "name": "Grace Hopper"
+                     *       },
+                     *       "attempt": {
+                     *         "created_at": "2027-01-15T08:00:00Z",
+                     *         "ended_at": "2027-01-15T08:00:00Z",
+                     *         "error_code": "account_mismatch",
+                     *         "error_message": "This connection is Ada Lovelace (work)'s, and was authorized as Grace Hopper",
+                     *         "expires_at": "2027-01-15T08:30:00Z",
+                     *         "id": "019b2d3e-4f50-7a61-8b72-000000000006",
+                     *         "kind": "reconnect",
+                     *         "outcome": "failed",
+                     *         "same_browser": null
+                     *       },
+                     *       "config": {},
+                     *       "connected_at": "2027-01-15T08:00:00Z",
+                     *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "connector_name": "Gmail",
+                     *       "connector_slug": "gmail",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "disconnected_at": null,
+                     *       "error_count": 0,
+                     *       "failing_since": null,
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "instance_id": "",
+                     *       "label": "Support mail",
+                     *       "last_checked_at": "2027-01-15T08:00:00Z",
+                     *       "last_error": null,
+                     *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "pending_account": null,
+                     *       "same_account_as": [],
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "updated_at": "2027-01-15T08:00:00Z",
+                     *       "user_id": "ada",
+                     *       "version": 7
+                     *     }
+                     */
                     "application/json": components["schemas"]["Connection"];
                 };
             };
@@ -2939,6 +3775,51 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": {
+                     *         "id": "ada-work",
+                     *         "name": "Ada Lovelace (work)"
+                     *       },
+                     *       "attempt": {
+                     *         "created_at": "2027-01-15T08:00:00Z",
+                     *         "ended_at": "2027-01-15T08:00:00Z",
+                     *         "error_code": null,
+                     *         "error_message": null,
+                     *         "expires_at": "2027-01-15T08:30:00Z",
+                     *         "id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *         "kind": "connect",
+                     *         "outcome": "succeeded",
+                     *         "same_browser": null
+                     *       },
+                     *       "config": {
+                     *         "folder": "inbox"
+                     *       },
+                     *       "connected_at": "2027-01-15T08:00:00Z",
+                     *       "connector_id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "connector_name": "Gmail",
+                     *       "connector_slug": "gmail",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "disconnected_at": null,
+                     *       "error_count": 0,
+                     *       "failing_since": null,
+                     *       "health": "working",
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "instance_id": "",
+                     *       "label": "Work mail",
+                     *       "last_checked_at": "2027-01-15T08:00:00Z",
+                     *       "last_error": null,
+                     *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "pending_account": null,
+                     *       "same_account_as": [],
+                     *       "status": "connected",
+                     *       "status_reason": null,
+                     *       "updated_at": "2027-01-15T08:00:00Z",
+                     *       "user_id": "ada",
+                     *       "version": 2
+                     *     }
+                     */
                     "application/json": components["schemas"]["CheckBody"];
                 };
             };
@@ -3087,6 +3968,44 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "events": [
+                     *         {
+                     *           "account": "Ada Lovelace (work)",
+                     *           "actor": "user",
+                     *           "attempt_id": null,
+                     *           "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "detail": null,
+                     *           "id": "019b2d3e-4f50-7a61-8b72-000000000004",
+                     *           "kind": "updated",
+                     *           "rename": {
+                     *             "from": "Work mail",
+                     *             "to": "Support mail"
+                     *           },
+                     *           "status": "connected",
+                     *           "status_reason": null,
+                     *           "version": 3
+                     *         },
+                     *         {
+                     *           "account": "Ada Lovelace (work)",
+                     *           "actor": "user",
+                     *           "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *           "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "detail": null,
+                     *           "id": "019b2d3e-4f50-7a61-8b72-000000000005",
+                     *           "kind": "connected",
+                     *           "rename": null,
+                     *           "status": "connected",
+                     *           "status_reason": null,
+                     *           "version": 2
+                     *         }
+                     *       ],
+                     *       "next_cursor": 2
+                     *     }
+                     */
                     "application/json": components["schemas"]["EventList"];
                 };
             };
@@ -4017,6 +4936,11 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "login_hint": "grace"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectRequest"];
             };
         };
@@ -4027,6 +4951,19 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "already_connected": false,
+                     *       "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000006",
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "expires_at": "2027-01-15T08:30:00Z",
+                     *       "message": "Open oauth_url to connect Gmail",
+                     *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
+                     *       "oauth_url": "https://nango.example/oauth/connect/gmail?connect_session_token=a-session-token",
+                     *       "popup": true,
+                     *       "status": "connected"
+                     *     }
+                     */
                     "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
@@ -4194,6 +5131,18 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "access_token": "an-access-token",
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "connector_slug": "gmail",
+                     *       "expires_at": "2027-01-15T09:00:00Z",
+                     *       "scopes": [],
+                     *       "token_id": "a-token-id",
+                     *       "token_type": "Bearer",
+                     *       "type": "oauth2"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Token"];
                 };
             };
@@ -4341,6 +5290,11 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "token_id": "a-token-id"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ReportInvalidTokenRequest"];
             };
         };
@@ -4351,6 +5305,11 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "refreshed": true
+                     *     }
+                     */
                     "application/json": components["schemas"]["ReportInvalidTokenResponse"];
                 };
             };
@@ -4621,6 +5580,22 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "auth_mode": "OAUTH2",
+                     *       "available": true,
+                     *       "category": "Communication & Collaboration",
+                     *       "configured": true,
+                     *       "enabled": true,
+                     *       "id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "integration_key": "gmail",
+                     *       "name": "Gmail",
+                     *       "parameters": [],
+                     *       "provider": "google-mail",
+                     *       "slug": "gmail",
+                     *       "unavailable_reason": null
+                     *     }
+                     */
                     "application/json": components["schemas"]["Connector"];
                 };
             };
@@ -4720,6 +5695,15 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "config": {
+                 *         "folder": "inbox"
+                 *       },
+                 *       "label": "Work mail",
+                 *       "login_hint": "ada@example.com"
+                 *     }
+                 */
                 "application/json": components["schemas"]["ConnectRequest"];
             };
         };
@@ -4730,6 +5714,19 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "already_connected": false,
+                     *       "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000001",
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "expires_at": "2027-01-15T08:30:00Z",
+                     *       "message": "Open oauth_url to connect Gmail",
+                     *       "nango_connection_id": null,
+                     *       "oauth_url": "https://nango.example/oauth/connect/gmail?connect_session_token=a-session-token",
+                     *       "popup": true,
+                     *       "status": "pending"
+                     *     }
+                     */
                     "application/json": components["schemas"]["ConnectResponse"];
                 };
             };
@@ -4902,6 +5899,15 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "message": "Gmail is disconnected",
+                     *       "status": "disconnected",
+                     *       "success": true,
+                     *       "upstream_deleted": true
+                     *     }
+                     */
                     "application/json": components["schemas"]["DisconnectResponse"];
                 };
             };
@@ -5029,6 +6035,18 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "access_token": "an-access-token",
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "connector_slug": "gmail",
+                     *       "expires_at": "2027-01-15T09:00:00Z",
+                     *       "scopes": [],
+                     *       "token_id": "a-token-id",
+                     *       "token_type": "Bearer",
+                     *       "type": "oauth2"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Token"];
                 };
             };
@@ -5181,6 +6199,12 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connections": 1,
+                     *       "upstream_deleted": true
+                     *     }
+                     */
                     "application/json": components["schemas"]["EraseUserResponse"];
                 };
             };
@@ -5270,6 +6294,22 @@ export interface operations {
         /** @description An event of Nango. */
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "authMode": "OAUTH2",
+                 *       "connectionId": "019b2d3e-4f50-7a61-8b72-000000000007",
+                 *       "environment": "dev",
+                 *       "from": "nango",
+                 *       "operation": "creation",
+                 *       "provider": "gmail",
+                 *       "providerConfigKey": "gmail",
+                 *       "success": true,
+                 *       "tags": {
+                 *         "end_user_id": "ada"
+                 *       },
+                 *       "type": "auth"
+                 *     }
+                 */
                 "application/json": components["schemas"]["NangoEvent"];
             };
         };
@@ -5381,6 +6421,22 @@ export interface operations {
         /** @description An event of Nango. */
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "authMode": "OAUTH2",
+                 *       "connectionId": "019b2d3e-4f50-7a61-8b72-000000000007",
+                 *       "environment": "dev",
+                 *       "from": "nango",
+                 *       "operation": "creation",
+                 *       "provider": "gmail",
+                 *       "providerConfigKey": "gmail",
+                 *       "success": true,
+                 *       "tags": {
+                 *         "end_user_id": "ada"
+                 *       },
+                 *       "type": "auth"
+                 *     }
+                 */
                 "application/json": components["schemas"]["NangoEvent"];
             };
         };
@@ -5491,6 +6547,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /** @example ok */
                     "text/plain": string;
                 };
             };
@@ -5520,6 +6577,12 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "nango": true,
+                     *       "status": "ready"
+                     *     }
+                     */
                     "application/json": components["schemas"]["Readiness"];
                 };
             };
@@ -5695,7 +6758,7 @@ export interface operations {
                  *         "label": null,
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
-                 *         "last_synced_at": null,
+                 *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
@@ -5789,7 +6852,7 @@ export interface operations {
                  *         "label": null,
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
-                 *         "last_synced_at": null,
+                 *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "nango_connection_id": null,
                  *         "pending_account": null,
                  *         "reason": "user_disconnected",
@@ -5883,7 +6946,7 @@ export interface operations {
                  *         "label": null,
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": "The connection was deleted at Nango: connect again",
-                 *         "last_synced_at": null,
+                 *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": "missing_upstream",
@@ -5977,7 +7040,7 @@ export interface operations {
                  *         "label": null,
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
-                 *         "last_synced_at": null,
+                 *         "last_synced_at": "2027-01-15T08:00:00Z",
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
@@ -6042,6 +7105,15 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "data": {
+                 *         "endpoint": "whe_0123456789ab"
+                 *       },
+                 *       "timestamp": "2027-01-15T08:00:00Z",
+                 *       "type": "patchbay.test"
+                 *     }
+                 */
                 "application/json": components["schemas"]["PatchbayTestMessage"];
             };
         };
