@@ -17,11 +17,12 @@ use super::{AccountPointers, AuthMode, Parameter};
 use crate::text::displayable;
 
 /// The words of the API's paths. A connector with such a slug would make paths ambiguous, now or after an upgrade.
-const RESERVED_SLUGS: [&str; 28] = [
+const RESERVED_SLUGS: [&str; 29] = [
     "accesses",
     "account",
     "api",
     "callback",
+    "cancel",
     "check",
     "connect",
     "connections",

@@ -17,6 +17,7 @@ mod dev_postgres;
 mod docs;
 mod doctor;
 mod encryption;
+mod eventually;
 mod examples;
 mod fake_resolver;
 mod fault_table;

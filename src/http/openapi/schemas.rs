@@ -18,6 +18,7 @@ pub(super) fn complete(schemas: &mut Value, open_enums: &[&str]) {
         open_enum(schemas, name);
     }
     name_variants(schemas, "Token", "CredentialsBody");
+    merge_parts(schemas, "CheckedConnection");
     for schema in schemas
         .as_object_mut()
         .into_iter()
@@ -69,6 +70,20 @@ fn name_variants(schemas: &mut Value, object: &str, variants: &str) {
         "oneOf": references,
         "discriminator": { "propertyName": TAG, "mapping": mapping },
     });
+}
+
+/// Makes an object that is composed of others a plain one with all their fields.
+fn merge_parts(schemas: &mut Value, name: &str) {
+    let composed = schemas[name].take();
+    let mut object = json!({ "type": "object", "description": composed["description"] });
+    for part in list(composed["allOf"].clone()) {
+        let part = match referenced(&part) {
+            Some(other) => schemas[other].clone(),
+            None => part,
+        };
+        merge(&mut object, &part);
+    }
+    schemas[name] = object;
 }
 
 /// Adds the fields of an object to another one.

@@ -323,7 +323,7 @@ pub(crate) struct DisconnectAnswer {
 #[utoipa::path(delete, path = "/api/v1/connectors/{connector}/disconnect", operation_id = "disconnect", tag = "connections",
     params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), DisconnectQuery),
     responses((status = 200, body = DisconnectAnswer, description = "The connection is disconnected.")),
-    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound])))
+    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::NangoDisabled])))
 )]
 pub(crate) async fn disconnect(
     State(state): State<AppState>,

@@ -168,6 +168,7 @@ pub(crate) async fn get(
 
 /// A connection and what a check found.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CheckedConnection)]
 pub(crate) struct CheckBody {
     #[serde(flatten)]
     #[schema(value_type = ConnectionBody)]

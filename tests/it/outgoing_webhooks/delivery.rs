@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::receiver::Receiver;
 use super::{
-    ALLOWED, add, advance_until, app, deny, end_attempt, only, wait_until, webhooks,
-    with_system_clock,
+    ALLOWED, add, advance_until, app, deny, end_attempt, only, webhooks, with_system_clock,
 };
 use crate::database::hung_connections::HangingProxy;
+use crate::eventually::eventually;
 use crate::pooler::Pooler;
 use crate::test_app::{POOLER_SETTINGS, TestApp};
 use crate::test_database;
@@ -65,7 +65,7 @@ async fn assert_all_delivered(app: &TestApp) {
     })
     .await;
     assert_eq!(receiver.count(), 9);
-    wait_until(async || only(&hooks).await.waiting == 0).await;
+    eventually(async || only(&hooks).await.waiting == 0).await;
     assert_eq!(only(&hooks).await.failing_since, None);
     for one in receiver.received() {
         assert!(one.status.is_success(), "{one:?}");
@@ -107,7 +107,7 @@ async fn replicas_share_delivery_and_keep_order_per_connection() {
         }
     }
     let happened = events_of(&app).await;
-    wait_until(async || receiver.count() == 36).await;
+    eventually(async || receiver.count() == 36).await;
     assert_eq!(receiver.accepted(), happened);
     // Nothing failed, so nothing was sent twice.
     assert_eq!(receiver.received().len(), 36);
@@ -135,7 +135,7 @@ async fn undeliverable_message_blocks_only_its_connection() {
         ben.connected("gmail").await;
         end_attempt(&ben, "gmail").await;
     }
-    wait_until(async || receiver.count() == 6).await;
+    eventually(async || receiver.count() == 6).await;
     let of_ada = |reported: &str| {
         let received = receiver.received();
         let fits = |one: &&super::receiver::Received| {
@@ -178,7 +178,7 @@ async fn endpoint_is_disabled_when_it_answers_410() {
     receiver.answers(|_| StatusCode::GONE);
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
-    wait_until(async || only(&hooks).await.off.is_some()).await;
+    eventually(async || only(&hooks).await.off.is_some()).await;
     let (_, reason) = only(&hooks).await.off.unwrap();
     assert_eq!(reason, "it answered 410, Gone");
     end_attempt(&ada, "gmail").await;
@@ -188,10 +188,10 @@ async fn endpoint_is_disabled_when_it_answers_410() {
     let other = Receiver::start();
     add(&hooks, &other, &[]).await;
     deny(&ada, "github").await;
-    wait_until(async || other.count() == 1).await;
+    eventually(async || other.count() == 1).await;
     assert_eq!(receiver.received().len(), 1);
     hooks.enable(&id).await.unwrap();
-    wait_until(async || receiver.count() == 3).await;
+    eventually(async || receiver.count() == 3).await;
     assert_eq!(receiver.accepted(), events_of(&app).await);
     let refused = &receiver.received()[0].id;
     let again = |one: &super::receiver::Received| one.id == *refused && one.status.is_success();
@@ -209,7 +209,7 @@ async fn endpoint_is_disabled_after_days_of_failures() {
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
     end_attempt(&ada, "gmail").await;
-    wait_until(async || only(&hooks).await.failing_since.is_some()).await;
+    eventually(async || only(&hooks).await.failing_since.is_some()).await;
     advance_until(&app, TimeDelta::hours(2), async || {
         only(&hooks).await.off.is_some()
     })
@@ -221,8 +221,8 @@ async fn endpoint_is_disabled_after_days_of_failures() {
     assert_eq!(endpoint.waiting, 2);
     receiver.answers(|_| StatusCode::OK);
     hooks.enable(&id).await.unwrap();
-    wait_until(async || receiver.count() == 2).await;
-    wait_until(async || only(&hooks).await.waiting == 0).await;
+    eventually(async || receiver.count() == 2).await;
+    eventually(async || only(&hooks).await.waiting == 0).await;
     assert_eq!(only(&hooks).await.off, None);
 }
 
@@ -244,15 +244,15 @@ async fn retry_after_replaces_own_pause() {
         limit: 1,
     };
     let status = async || hooks.deliveries(&filter).await.unwrap()[0].last_status;
-    wait_until(async || status().await == Some(429)).await;
+    eventually(async || status().await == Some(429)).await;
     // The own pause of five seconds is over; another message shows that the queues have been polled since.
     app.advance(TimeDelta::minutes(59));
     app.user("ada").await.connected("gmail").await;
-    wait_until(async || other.count() == 2).await;
+    eventually(async || other.count() == 2).await;
     assert_eq!(busy.received().len(), 1);
     busy.answers(|_| StatusCode::OK);
     app.advance(TimeDelta::minutes(2));
-    wait_until(async || busy.count() == 1).await;
+    eventually(async || busy.count() == 1).await;
 }
 
 #[tokio::test]
@@ -297,9 +297,9 @@ async fn slow_endpoints_do_not_delay_others() {
     let receiver = Receiver::start();
     add(&hooks, &receiver, &[]).await;
     app.user("ada").await.connected("gmail").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     // The one of the body without end has taken it, too; the silent one has not yet.
-    wait_until(async || {
+    eventually(async || {
         let all = hooks.list().await.unwrap();
         let waiting = |port| {
             let is = |one: &&Endpoint| one.url.port() == Some(port);
@@ -343,7 +343,7 @@ async fn erased_and_expired_messages_are_not_sent() {
     let ben = app.user("ben").await;
     app.faults(json!({ "consent": "allow" })).await;
     end_attempt(&ben, "gmail").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     assert_eq!(receiver.received()[0].message(), "connection.disconnected");
 }
 
@@ -364,7 +364,7 @@ async fn restored_or_copied_database_sends_nothing_until_released() {
     assert_eq!((receiver.count(), only(&hooks).await.waiting), (0, 1));
     let service = app.service().await;
     service.brakes().release(Brake::Database).await.unwrap();
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
 }
 
 #[tokio::test]
@@ -386,6 +386,6 @@ async fn messages_are_sent_after_database_connections_hang() {
         connect = ada.call(Method::POST, "/gmail/connect", None).await;
     }
     app.popup(connect.1["oauth_url"].as_str().unwrap()).await;
-    wait_until(async || receiver.count() > 0).await;
+    eventually(async || receiver.count() > 0).await;
     assert!(started.elapsed() < Duration::from_secs(40));
 }

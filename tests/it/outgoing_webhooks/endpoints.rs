@@ -12,7 +12,8 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::receiver::Receiver;
-use super::{add, address, app, deny, end_attempt, only, text, wait_until, webhooks};
+use super::{add, address, app, deny, end_attempt, only, text, webhooks};
+use crate::eventually::eventually;
 
 #[tokio::test]
 async fn message_follows_standard_webhooks_and_shows_connection() {
@@ -22,7 +23,7 @@ async fn message_follows_standard_webhooks_and_shows_connection() {
     let (_, secret) = hooks.add(&receiver.url(), &[], false).await.unwrap();
     let ada = app.user("ada").await;
     let connected = ada.connected("gmail").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     let one = &receiver.received()[0];
     let library = Webhook::new(text(&secret)).unwrap();
     library.verify(one.body.as_bytes(), &one.headers).unwrap();
@@ -54,24 +55,24 @@ async fn messages_state_event_and_reason() {
     add(&hooks, &receiver, &[]).await;
     let ada = app.user("ada").await;
     deny(&ada, "github").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     let gmail = ada.connected("gmail").await;
     let id = gmail["id"].as_str().unwrap();
-    wait_until(async || receiver.count() == 2).await;
+    eventually(async || receiver.count() == 2).await;
     // A reconnect that is denied: the connection goes on working.
     app.faults(json!({ "consent": "deny" })).await;
     let path = format!("/connections/{id}/reconnect");
     let (_, started) = ada.call(Method::POST, &path, None).await;
     app.popup(started["oauth_url"].as_str().unwrap()).await;
-    wait_until(async || receiver.count() == 3).await;
+    eventually(async || receiver.count() == 3).await;
     let stored = &app.nango_connections().await[0];
     let delete = format!("/connections/{stored}?provider_config_key=gmail");
     app.nango(Method::DELETE, &delete).await;
     ada.call(Method::POST, &format!("/connections/{id}/check"), None)
         .await;
-    wait_until(async || receiver.count() == 4).await;
+    eventually(async || receiver.count() == 4).await;
     end_attempt(&ada, "gmail").await;
-    wait_until(async || receiver.count() == 5).await;
+    eventually(async || receiver.count() == 5).await;
     let reported: Vec<String> = receiver
         .received()
         .iter()
@@ -116,7 +117,7 @@ async fn endpoint_receives_only_subscribed_new_events() {
     ada.connected("gmail").await;
     end_attempt(&ada, "gmail").await;
     deny(&ada, "github").await;
-    wait_until(async || some.count() == 2 && all.count() == 3).await;
+    eventually(async || some.count() == 2 && all.count() == 3).await;
     let reported = |receiver: &Receiver| -> BTreeSet<String> {
         let received = receiver.received();
         received
@@ -148,11 +149,11 @@ async fn both_secrets_verify_during_rotation() {
     assert_ne!(text(&old), text(&new));
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     app.advance(TimeDelta::hours(25));
     let ada = app.user("ada").await;
     end_attempt(&ada, "gmail").await;
-    wait_until(async || receiver.count() == 2).await;
+    eventually(async || receiver.count() == 2).await;
     let received = receiver.received();
     let both = [&new, &old].map(|secret| received[0].signed_with(text(secret)));
     assert_eq!(received[0].signatures(), both);
@@ -187,13 +188,13 @@ async fn replay_sends_events_with_original_ids() {
     // All of them happened before this endpoint was there.
     let everything = since - TimeDelta::days(1);
     assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 3);
-    wait_until(async || receiver.count() == 3).await;
+    eventually(async || receiver.count() == 3).await;
     assert_eq!(hooks.replay(&id, since, None).await.unwrap(), 2);
-    wait_until(async || receiver.count() == 5).await;
+    eventually(async || receiver.count() == 5).await;
     let of_gmail: Uuid = gmail["id"].as_str().unwrap().parse().unwrap();
     let again = hooks.replay(&id, everything, Some(of_gmail)).await;
     assert_eq!(again.unwrap(), 2);
-    wait_until(async || receiver.count() == 7).await;
+    eventually(async || receiver.count() == 7).await;
     let ids: BTreeSet<String> = receiver.received().into_iter().map(|one| one.id).collect();
     assert_eq!(ids.len(), 3);
     // It is told as it was then.
@@ -238,7 +239,7 @@ async fn message_ids_do_not_repeat_after_a_restore() {
     for expected in [2, 4] {
         ada.connected("gmail").await;
         end_attempt(&ada, "gmail").await;
-        wait_until(async || receiver.count() == expected).await;
+        eventually(async || receiver.count() == expected).await;
         let received = receiver.received();
         let of_half = received[expected - 2..].iter();
         versions.push(
@@ -282,7 +283,7 @@ async fn erased_connections_queue_is_removed_when_it_is_claimed() {
     .await
     .unwrap();
     let mut sql = app.sql().await;
-    wait_until(async || {
+    eventually(async || {
         let left: i64 = sqlx::query_scalar("select count(*) from webhook_queue")
             .fetch_one(&mut sql)
             .await
@@ -337,11 +338,11 @@ async fn webhooks_command_manages_endpoints() {
     patchbay(&["enable", id]).await;
     // The command's time is the system's, which is ahead of the test app's by now.
     app.advance(TimeDelta::minutes(1));
-    wait_until(async || receiver.received().len() == 2).await;
+    eventually(async || receiver.received().len() == 2).await;
     let (ok, _, _) = patchbay(&["replay", id, "--since", "2020-01-01"]).await;
     assert!(ok);
     app.advance(TimeDelta::minutes(1));
-    wait_until(async || receiver.received().len() == 3).await;
+    eventually(async || receiver.received().len() == 3).await;
     let (_, shown, _) = patchbay(&["deliveries", id, "--limit", "1"]).await;
     assert!(shown.contains("connection.disconnected"), "{shown}");
     assert_eq!(shown.lines().count(), 1);
@@ -425,12 +426,12 @@ async fn config_is_sent_to_endpoints_that_ask_for_it() {
             .await
     };
     connect("gmail").await;
-    wait_until(async || without.count() == 1).await;
+    eventually(async || without.count() == 1).await;
     let (id, secret) = hooks.add(&with.url(), &[], true).await.unwrap();
     with.verify_with(&secret);
     let shown = connect("notion").await["config"].clone();
     assert_eq!(shown["instance_id"], "second");
-    wait_until(async || without.count() == 2 && with.count() == 1).await;
+    eventually(async || without.count() == 2 && with.count() == 1).await;
     assert_eq!(with.received()[0].json["data"]["config"], shown);
     assert!(
         without
@@ -441,7 +442,7 @@ async fn config_is_sent_to_endpoints_that_ask_for_it() {
     // Replayed, each is what it was.
     let everything = app.clock.now() - TimeDelta::days(1);
     assert_eq!(hooks.replay(&id, everything, None).await.unwrap(), 2);
-    wait_until(async || with.count() == 3).await;
+    eventually(async || with.count() == 3).await;
     let configs: Vec<bool> = with.received()[1..]
         .iter()
         .map(|one| one.json["data"]["config"] == shown)

@@ -4,8 +4,9 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::receiver::{Received, Receiver};
-use super::{ALLOWED, add, deny, end_attempt, wait_until, webhooks};
+use super::{ALLOWED, add, deny, end_attempt, webhooks};
 use crate::api::openapi::examples::{Normalizer, compare};
+use crate::eventually::eventually;
 use crate::test_app::TestApp;
 
 #[tokio::test]
@@ -16,22 +17,22 @@ async fn examples_of_webhooks_are_real_messages() {
     let endpoint = add(&hooks, &receiver, &[]).await;
     let ada = app.user("ada").await;
     let gmail = ada.connected("gmail").await;
-    wait_until(async || receiver.count() == 1).await;
+    eventually(async || receiver.count() == 1).await;
     let check = format!("/connections/{}/check", gmail["id"].as_str().unwrap());
     app.faults(json!({ "refuse_refresh": true })).await;
     ada.call(Method::POST, &check, None).await;
     app.faults(json!({})).await;
     ada.call(Method::POST, &check, None).await;
-    wait_until(async || receiver.count() == 2).await;
+    eventually(async || receiver.count() == 2).await;
     let stored = &app.nango_connections().await[0];
     let delete = format!("/connections/{stored}?provider_config_key=gmail");
     app.nango(Method::DELETE, &delete).await;
     ada.call(Method::POST, &check, None).await;
-    wait_until(async || receiver.count() == 3).await;
+    eventually(async || receiver.count() == 3).await;
     end_attempt(&ada, "gmail").await;
-    wait_until(async || receiver.count() == 4).await;
+    eventually(async || receiver.count() == 4).await;
     deny(&ada, "github").await;
-    wait_until(async || receiver.count() == 5).await;
+    eventually(async || receiver.count() == 5).await;
     assert_eq!(hooks.test(&endpoint).await.unwrap(), Ok(204));
     let mut normalizer = Normalizer::new(&app);
     let mut examples = Map::new();

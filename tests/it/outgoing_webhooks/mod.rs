@@ -70,17 +70,6 @@ async fn advance_until(app: &TestApp, step: TimeDelta, mut holds: impl AsyncFnMu
     panic!("it never came to be");
 }
 
-/// Waits until a condition holds.
-async fn wait_until(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..6000 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it never came to be");
-}
-
 /// Ends a connection that the user has; answers its id.
 async fn end_attempt(user: &User<'_>, connector: &str) {
     let (status, ended) = user.disconnect(connector, "").await;

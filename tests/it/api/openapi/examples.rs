@@ -149,6 +149,17 @@ impl Recorder<'_> {
         self.record("listConnectors", search, None).await;
         let get = user.request(Method::GET, "/gmail");
         self.record("getConnector", get, None).await;
+        let list = user.request(Method::GET, "/list?category=Payments");
+        self.record("listAllConnectors", list, None).await;
+    }
+
+    /// Records the cancellation of an attempt.
+    async fn cancel(&mut self, user: &User<'_>) {
+        let started = user.connect("notion").await;
+        let id = started["connection_id"].as_str().unwrap();
+        let cancel = user.request(Method::POST, &format!("/connections/{id}/cancel"));
+        let body = json!({ "attempt_id": started["attempt_id"] });
+        self.record("cancelAttempt", cancel, Some(body)).await;
     }
 
     /// Records a connect, its outcome, and a reconnect. Returns the connection's id.
@@ -267,6 +278,9 @@ async fn examples_of_operations_are_real_answers() {
         &format!("/gmail/disconnect?connection_id={id}"),
     );
     recorder.record("disconnect", disconnect, None).await;
+    let remove = ada.request(Method::DELETE, &format!("/connections/{id}"));
+    recorder.record("removeConnection", remove, None).await;
+    recorder.cancel(&ada).await;
     let unconnected = recorder.service(Method::POST, "/connectors/gmail/token");
     recorder.record("problem", unconnected, None).await;
     let erase = recorder.service(Method::DELETE, "/users/ada/connections");
