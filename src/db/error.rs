@@ -13,7 +13,7 @@ pub enum DatabaseError {
     AccessDenied(#[source] sqlx::Error),
     /// The server is not the one that `sslmode` asks for, or has no TLS: waiting does not help.
     #[error(
-        "no TLS connection to the database: {0}. sslmode=verify-ca and verify-full need a certificate that a public authority, \
+        "no TLS connection to the database of DATABASE_URL: {0}. sslmode=verify-ca and verify-full need a certificate that a public authority, \
          one of this system's, or one in the file of sslrootcert has signed; certificates of X.509 version 1 are not \
          supported; sslmode=prefer connects without TLS where it fails"
     )]

@@ -68,7 +68,7 @@ async fn health_command_reports_running_process() {
     let mut other = Process::start(&["health"], &[("HOST", "no address")]);
     assert!(!other.ended().await.success());
     assert!(
-        other.output().contains("HOST cannot be read"),
+        other.output().contains("HOST must be an IP address"),
         "{}",
         other.output()
     );

@@ -103,20 +103,38 @@ fn body(inspected: &Value) -> Vec<u8> {
         .unwrap()
 }
 
-/// A Nango that takes whatever it is sent and answers nothing; it tells how much that was.
+/// A Nango that reads what it is sent and answers nothing; its task returns the size of the first call of the proxy.
 async fn silent_nango() -> (String, tokio::task::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     let taking = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let (mut buffer, mut taken) = (vec![0; 1 << 20], 0);
-        // A reset is an end, too.
-        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-            taken += count;
+        loop {
+            tokio::select! {
+                Some(taken) = receiver.recv() => return taken,
+                accepted = listener.accept() => {
+                    let (stream, sender) = (accepted.unwrap().0, sender.clone());
+                    tokio::spawn(async move {
+                        if let Some(taken) = proxied(stream).await {
+                            let _ = sender.send(taken).await;
+                        }
+                    });
+                }
+            }
         }
-        taken
     });
     (url, taking)
+}
+
+/// Reads a connection to its end. Returns the size of a call of the proxy, and `None` for others.
+async fn proxied(mut stream: TcpStream) -> Option<usize> {
+    let (mut buffer, mut taken, mut is_proxy) = (vec![0; 1 << 20], 0, false);
+    // A reset is an end, too.
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        is_proxy |= taken == 0 && buffer.starts_with(b"POST /proxy");
+        taken += count;
+    }
+    is_proxy.then_some(taken)
 }
 
 /// Sends as much of these pieces as is taken, and gives the answer: its status and its body.

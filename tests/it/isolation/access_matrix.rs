@@ -42,7 +42,7 @@ fn documented_operations_have_access_rules() {
             .collect();
         let expected: &[&str] = match operation.access {
             Access::Everybody | Access::Signed => &[],
-            Access::Caller | Access::User(_) => &["service", "user"],
+            Access::Caller | Access::User(_) => &["user", "service"],
             Access::Service(_) | Access::Administrator(_) => &["service"],
         };
         assert_eq!(schemes, expected, "{} {}", operation.method, operation.path);

@@ -69,7 +69,8 @@ async fn concurrent_sweeps_run_once() {
     let report = tokio::join!(one.sweep(hourly, &stop), other.sweep(hourly, &stop));
     let done = [report.0.unwrap(), report.1.unwrap()];
     assert_eq!(done.iter().flatten().count(), 1);
-    assert_eq!(app.nango_calls("GET", "/connections").await, 1);
+    let calls = app.nango_calls("GET", "/connections").await;
+    assert_eq!(calls, 1, "{done:?}");
     // It is not due again for an hour.
     assert_eq!(one.sweep(hourly, &stop).await.unwrap(), None);
 }

@@ -292,7 +292,7 @@ export class EventStream {
       if (!resumed) notice = { type: "resync", reason: before === undefined ? "start" : "lost" };
     } else if (message.event === "connection") {
       const event: unknown = JSON.parse(message.data);
-      if (fits(event, "Event")) notice = { type: "event", event: event as ConnectionEvent };
+      if (fits(event, "ConnectionEvent")) notice = { type: "event", event: event as ConnectionEvent };
     }
     if (!notice) return;
     this.#tell(notice);
