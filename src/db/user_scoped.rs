@@ -85,13 +85,14 @@ pub(crate) async fn lock_own_to_delete(
     id: Uuid,
 ) -> sqlx::Result<Option<Option<NangoConnectionRef>>> {
     let row: Option<(
+        String,
         Option<String>,
         DateTime<Utc>,
         Option<i64>,
         String,
         Option<String>,
     )> = sqlx::query_as(
-        "select nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
+        "select user_id, nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
            coalesce(integration_key, ''), provider \
          from user_connector_connection where user_id = $1 and id = $2 for update",
     )
@@ -99,14 +100,19 @@ pub(crate) async fn lock_own_to_delete(
     .bind(id)
     .fetch_optional(db)
     .await?;
-    Ok(row.map(|(id, created_at, serial, key, provider)| {
-        Some(NangoConnectionRef {
-            id: id?,
-            created_at,
-            serial,
-            integration: Integration { key, provider },
-        })
-    }))
+    let Some((owner, nango_id, created_at, serial, key, provider)) = row else {
+        return Ok(None);
+    };
+    if owner != user.as_str() {
+        let table = "user_connector_connection";
+        return Err(RowError::WrongUser { table, id }.into());
+    }
+    Ok(Some(nango_id.map(|id| NangoConnectionRef {
+        id,
+        created_at,
+        serial,
+        integration: Integration { key, provider },
+    })))
 }
 
 /// The ids of all connections of a user.
