@@ -724,11 +724,8 @@ export interface components {
             /** @description The name of the account at the provider. */
             name?: string | null;
         };
-        /**
-         * @description Who caused a change.
-         * @enum {string}
-         */
-        Actor: "user" | "service" | "system";
+        /** @description Who caused a change. An open set: accept unknown values. */
+        Actor: components["schemas"]["KnownActor"] | string;
         /**
          * ApiKeyCredentials
          * @description An API key.
@@ -834,7 +831,12 @@ export interface components {
             /** @description `true` if the connection is connected. */
             success: boolean;
         };
-        /** @description The attempt to cancel. */
+        /**
+         * @description The attempt to cancel.
+         * @example {
+         *       "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000008"
+         *     }
+         */
         CancelRequest: {
             /**
              * Format: uuid
@@ -900,8 +902,73 @@ export interface components {
          *       "version": 2
          *     }
          */
-        CheckBody: components["schemas"]["Connection"] & {
+        CheckedConnection: {
+            account?: components["schemas"]["Account"] | null;
+            attempt?: components["schemas"]["Attempt"] | null;
+            config: components["schemas"]["Config"];
+            /**
+             * Format: date-time
+             * @description When the connection last became connected.
+             */
+            connected_at?: string | null;
+            /** Format: uuid */
+            connector_id: string;
+            connector_name: string;
+            connector_slug: string;
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: date-time
+             * @description When the user last disconnected it.
+             */
+            disconnected_at?: string | null;
+            /**
+             * Format: int32
+             * @description The number of consecutive failures.
+             */
+            error_count: number;
+            /**
+             * Format: date-time
+             * @description Since when the credentials cannot be refreshed, while the failure may be transient.
+             */
+            failing_since?: string | null;
             health?: components["schemas"]["Health"] | null;
+            /**
+             * Format: uuid
+             * @description The id. It stays the same across reconnects and disconnects.
+             */
+            id: string;
+            /** @description Distinguishes several accounts of one connector; empty for the first account. */
+            instance_id: string;
+            /** @description The user's name for the connection. */
+            label?: string | null;
+            /**
+             * Format: date-time
+             * @description When Nango was last queried about it.
+             */
+            last_checked_at?: string | null;
+            /** @description A human-readable reason why the connection or its credentials fail. A failed attempt has its own `error_message`. */
+            last_error?: string | null;
+            /**
+             * Format: date-time
+             * @description When it became connected or a workflow used it, whichever was last.
+             */
+            last_synced_at?: string | null;
+            /** @description Nango's id of the connection; null if Nango stores none. */
+            nango_connection_id?: string | null;
+            pending_account?: components["schemas"]["Account"] | null;
+            /** @description The user's other connections to the same account, at most 20. */
+            same_account_as: string[];
+            status: components["schemas"]["Status"];
+            status_reason?: components["schemas"]["Reason"] | null;
+            /** Format: date-time */
+            updated_at: string;
+            user_id: string;
+            /**
+             * Format: int64
+             * @description Grows by one with each event of the connection. Of two copies, the one with the higher version is newer.
+             */
+            version: number;
         };
         /**
          * @description Data that the product stores with a connection.
@@ -1668,7 +1735,7 @@ export interface components {
          * @description The outcome of a disconnect or a removal.
          * @example {
          *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
-         *       "message": "Gmail is disconnected",
+         *       "message": "Gmail is removed",
          *       "status": "disconnected",
          *       "success": true,
          *       "upstream_deleted": true
@@ -1688,7 +1755,7 @@ export interface components {
         /**
          * @description The outcome of erasing a user.
          * @example {
-         *       "connections": 1,
+         *       "connections": 2,
          *       "upstream_deleted": true
          *     }
          */
@@ -1747,11 +1814,13 @@ export interface components {
              */
             next_cursor?: number | null;
         };
+        /** @description What a check found at this moment, whatever the connection's status is. An open set: accept unknown values. */
+        Health: components["schemas"]["KnownHealth"] | string;
         /**
-         * @description What a check found at this moment, whatever the connection's status is.
+         * @description Who caused a change.
          * @enum {string}
          */
-        Health: "working" | "refused" | "provider_outage" | "unknown" | "missing";
+        KnownActor: "user" | "service" | "system";
         /**
          * @description The purpose of an attempt.
          * @enum {string}
@@ -1762,6 +1831,11 @@ export interface components {
          * @enum {string}
          */
         KnownEventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
+        /**
+         * @description What a check found at this moment, whatever the connection's status is.
+         * @enum {string}
+         */
+        KnownHealth: "working" | "refused" | "provider_outage" | "unknown" | "missing";
         /**
          * @description How an attempt ended.
          * @enum {string}
@@ -1851,7 +1925,23 @@ export interface components {
              */
             type: "oauth2";
         };
-        /** @description A connector as the original API shows it. */
+        /**
+         * @description A connector as the original API shows it.
+         * @example {
+         *       "category": "Payments",
+         *       "created_at": "2027-01-15T08:00:00Z",
+         *       "description": null,
+         *       "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *       "is_platform": true,
+         *       "latest_version": null,
+         *       "name": "Stripe",
+         *       "nango_enabled": true,
+         *       "nango_provider_key": "stripe",
+         *       "owner_id": null,
+         *       "slug": "stripe",
+         *       "status": "stable"
+         *     }
+         */
         OriginalConnector: {
             category: string;
             /**
@@ -1881,7 +1971,28 @@ export interface components {
             /** @description Always `stable`. */
             status: string;
         };
-        /** @description The whole catalog, as the original API shows it. */
+        /**
+         * @description The whole catalog, as the original API shows it.
+         * @example {
+         *       "connectors": [
+         *         {
+         *           "category": "Payments",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "description": null,
+         *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *           "is_platform": true,
+         *           "latest_version": null,
+         *           "name": "Stripe",
+         *           "nango_enabled": true,
+         *           "nango_provider_key": "stripe",
+         *           "owner_id": null,
+         *           "slug": "stripe",
+         *           "status": "stable"
+         *         }
+         *       ],
+         *       "total_count": 1
+         *     }
+         */
         OriginalConnectorList: {
             connectors: components["schemas"]["OriginalConnector"][];
             total_count: number;
@@ -1937,7 +2048,7 @@ export interface components {
          *       "code": "not_connected",
          *       "connect": "/api/v1/connectors/gmail/connect",
          *       "detail": "the user has not connected Gmail",
-         *       "request_id": "019b2d3e-4f50-7a61-8b72-000000000008",
+         *       "request_id": "019b2d3e-4f50-7a61-8b72-00000000000a",
          *       "status": 404,
          *       "title": "The account is not connected",
          *       "type": "urn:patchbay:problem:not_connected"
@@ -3047,6 +3158,15 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connection_id": "019b2d3e-4f50-7a61-8b72-000000000002",
+                     *       "message": "Gmail is removed",
+                     *       "status": "disconnected",
+                     *       "success": true,
+                     *       "upstream_deleted": true
+                     *     }
+                     */
                     "application/json": components["schemas"]["DisconnectResponse"];
                 };
             };
@@ -3646,6 +3766,11 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "attempt_id": "019b2d3e-4f50-7a61-8b72-000000000008"
+                 *     }
+                 */
                 "application/json": components["schemas"]["CancelRequest"];
             };
         };
@@ -3656,6 +3781,45 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "account": null,
+                     *       "attempt": {
+                     *         "created_at": "2027-01-15T08:00:00Z",
+                     *         "ended_at": "2027-01-15T08:00:00Z",
+                     *         "error_code": null,
+                     *         "error_message": null,
+                     *         "expires_at": "2027-01-15T08:30:00Z",
+                     *         "id": "019b2d3e-4f50-7a61-8b72-000000000008",
+                     *         "kind": "connect",
+                     *         "outcome": "canceled",
+                     *         "same_browser": null
+                     *       },
+                     *       "config": {},
+                     *       "connected_at": null,
+                     *       "connector_id": "0920bc6c-fc2c-5943-9854-770b3b47cf9b",
+                     *       "connector_name": "Notion",
+                     *       "connector_slug": "notion",
+                     *       "created_at": "2027-01-15T08:00:00Z",
+                     *       "disconnected_at": "2027-01-15T08:00:00Z",
+                     *       "error_count": 0,
+                     *       "failing_since": null,
+                     *       "id": "019b2d3e-4f50-7a61-8b72-000000000009",
+                     *       "instance_id": "",
+                     *       "label": null,
+                     *       "last_checked_at": null,
+                     *       "last_error": null,
+                     *       "last_synced_at": null,
+                     *       "nango_connection_id": null,
+                     *       "pending_account": null,
+                     *       "same_account_as": [],
+                     *       "status": "disconnected",
+                     *       "status_reason": "removed",
+                     *       "updated_at": "2027-01-15T08:00:00Z",
+                     *       "user_id": "ada",
+                     *       "version": 2
+                     *     }
+                     */
                     "application/json": components["schemas"]["Connection"];
                 };
             };
@@ -3820,7 +3984,7 @@ export interface operations {
                      *       "version": 2
                      *     }
                      */
-                    "application/json": components["schemas"]["CheckBody"];
+                    "application/json": components["schemas"]["CheckedConnection"];
                 };
             };
             /**
@@ -5465,13 +5629,7 @@ export interface operations {
                 /** @description Only this category. */
                 category?: string;
             };
-            header?: {
-                /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
-                 * @example ada
-                 */
-                "Patchbay-User"?: string;
-            };
+            header?: never;
             path?: never;
             cookie?: never;
         };
@@ -5483,13 +5641,31 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "connectors": [
+                     *         {
+                     *           "category": "Payments",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "description": null,
+                     *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+                     *           "is_platform": true,
+                     *           "latest_version": null,
+                     *           "name": "Stripe",
+                     *           "nango_enabled": true,
+                     *           "nango_provider_key": "stripe",
+                     *           "owner_id": null,
+                     *           "slug": "stripe",
+                     *           "status": "stable"
+                     *         }
+                     *       ],
+                     *       "total_count": 1
+                     *     }
+                     */
                     "application/json": components["schemas"]["OriginalConnectorList"];
                 };
             };
-            /**
-             * @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it.
-             *     - `user_required`: The `Patchbay-User` header is missing or malformed.
-             */
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -5500,15 +5676,6 @@ export interface operations {
             };
             /** @description - `unauthenticated`: The bearer token is missing, expired or not accepted. */
             401: {
-                headers: {
-                    [name: string]: unknown;
-                };
-                content: {
-                    "application/problem+json": components["schemas"]["Problem"];
-                };
-            };
-            /** @description - `insufficient_scope`: The service key lacks the scope that the operation requires. */
-            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5992,6 +6159,7 @@ export interface operations {
             /**
              * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
              *     - `keys_unavailable`: The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
+             *     - `nango_disabled`: Nango is disabled in this deployment.
              *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
              *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
              */
@@ -6201,7 +6369,7 @@ export interface operations {
                 content: {
                     /**
                      * @example {
-                     *       "connections": 1,
+                     *       "connections": 2,
                      *       "upstream_deleted": true
                      *     }
                      */
