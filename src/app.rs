@@ -128,16 +128,13 @@ impl App {
             requested: stop,
             ..Shutdown::default()
         };
-        let server = server::serve(
+        let limits = config.http.server.clone();
+        tokio::spawn(shut_down_after(limits.shutdown_delay, shutdown.clone()));
+        let server = tokio::spawn(server::serve(
             listener,
             router(ready.clone(), &metrics),
-            config.http.server.clone(),
+            limits,
             metrics.connections.clone(),
-            shutdown.clone(),
-        );
-        let server = tokio::spawn(server);
-        tokio::spawn(shut_down_after(
-            config.http.server.shutdown_delay,
             shutdown.clone(),
         ));
         let startup = Startup {

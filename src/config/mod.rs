@@ -82,6 +82,10 @@ impl Config {
     pub fn read<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<Self, ConfigError> {
+        #[expect(
+            clippy::redundant_closure_for_method_calls,
+            reason = "the method is not general over lifetimes"
+        )]
         read_with(lookup, |env| env.config())
     }
 
@@ -92,6 +96,10 @@ impl Config {
     pub fn read_database<V: Into<Variable>>(
         lookup: &dyn Fn(&str) -> Option<V>,
     ) -> Result<DatabaseConfig, ConfigError> {
+        #[expect(
+            clippy::redundant_closure_for_method_calls,
+            reason = "the method is not general over lifetimes"
+        )]
         read_with(lookup, |env| env.database())
     }
 

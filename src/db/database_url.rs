@@ -133,7 +133,7 @@ fn decode(text: &str) -> Result<String, String> {
     let decoded = percent_decode_str(text).decode_utf8();
     decoded
         .map(Into::into)
-        .map_err(|_| "a percent-encoded part of it is not UTF-8".to_owned())
+        .map_err(|_invalid| "a percent-encoded part of it is not UTF-8".to_owned())
 }
 
 #[cfg(test)]

@@ -84,14 +84,15 @@ pub(crate) async fn lock_own_to_delete(
     user: &UserId,
     id: Uuid,
 ) -> sqlx::Result<Option<Option<NangoConnectionRef>>> {
-    let row: Option<(
+    type Row = (
         String,
         Option<String>,
         DateTime<Utc>,
         Option<i64>,
         String,
         Option<String>,
-    )> = sqlx::query_as(
+    );
+    let row: Option<Row> = sqlx::query_as(
         "select user_id, nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
            coalesce(integration_key, ''), provider \
          from user_connector_connection where user_id = $1 and id = $2 for update",

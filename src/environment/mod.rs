@@ -56,7 +56,7 @@ impl<'a> Environment<'a> {
             }
         };
         match clean(name, &text, kind, origin) {
-            Ok(text) if text.is_empty() => None,
+            Ok("") => None,
             Ok(text) => Some(text.to_owned()),
             Err(problem) => {
                 let place = line.map_or(String::new(), |line| format!(" (.env, line {line})"));

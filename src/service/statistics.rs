@@ -178,27 +178,7 @@ impl Connections {
         };
         let up = ConstGauge::new(i64::from(stats.is_some()));
         registry.register("database_up", "Whether the database gave its figures", up);
-        let (size, idle) = self.database.pool_size();
-        registry.register(
-            "database_pool_connections",
-            "Connections to the database that are open",
-            ConstGauge::new(size),
-        );
-        registry.register(
-            "database_pool_idle",
-            "Connections to the database that nobody uses",
-            ConstGauge::new(idle),
-        );
-        registry.register(
-            "database_unreadable_rows",
-            "Rows that were skipped because they cannot be read",
-            ConstCounter::new(db::unreadable_rows()),
-        );
-        registry.register(
-            "database_clock_offset_seconds",
-            "How far the database's clock is ahead of this machine's",
-            ConstGauge::new(self.clock_offset_seconds()),
-        );
+        self.register_database(&mut registry);
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
         let now = self.clock.now();
@@ -229,6 +209,30 @@ impl Connections {
             oldest,
         );
         registry
+    }
+
+    fn register_database(&self, registry: &mut Registry) {
+        let (size, idle) = self.database.pool_size();
+        registry.register(
+            "database_pool_connections",
+            "Connections to the database that are open",
+            ConstGauge::new(size),
+        );
+        registry.register(
+            "database_pool_idle",
+            "Connections to the database that nobody uses",
+            ConstGauge::new(idle),
+        );
+        registry.register(
+            "database_unreadable_rows",
+            "Rows that were skipped because they cannot be read",
+            ConstCounter::new(db::unreadable_rows()),
+        );
+        registry.register(
+            "database_clock_offset_seconds",
+            "How far the database's clock is ahead of this machine's",
+            ConstGauge::new(self.clock_offset_seconds()),
+        );
     }
 
     async fn database_stats(&self) -> Result<CachedStats> {

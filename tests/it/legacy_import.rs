@@ -329,6 +329,7 @@ async fn import_rejects_unsupported_tables_and_changes_nothing() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn invalid_rows_are_named_and_can_be_left_out() {
     let cases = [
         (

@@ -87,7 +87,7 @@ impl Parameters {
             "host" | "hostaddr" => self.add_hosts(name, value)?,
             "port" => self.ports = Some(value),
             "sslmode" | "ssl-mode" | "ssl" => {
-                self.set("sslmode", ssl_mode(name, &lower)?.to_owned())
+                self.set("sslmode", ssl_mode(name, &lower)?.to_owned());
             }
             "sslrootcert" | "ssl-root-cert" | "ssl-ca" => self.set("sslrootcert", value),
             "sslcert" | "ssl-cert" => self.set("sslcert", value),
@@ -100,37 +100,12 @@ impl Parameters {
                     ));
                 }
             },
-            "channel_binding" => only(
-                &lower,
-                &["prefer", "disable"],
-                name,
-                "remove it, and set sslmode=verify-full, which proves the server's identity too",
-            )?,
-            "gssencmode" => only(
-                &lower,
-                &["prefer", "disable"],
-                name,
-                "remove it, and set sslmode",
-            )?,
-            "ssl_min_protocol_version" => only(
-                &lower,
-                &["tlsv1", "tlsv1.1", "tlsv1.2"],
-                name,
-                "remove it: TLS 1.2 is the oldest version that is used",
-            )?,
-            "sslnegotiation" => only(&lower, &["postgres"], name, "remove it")?,
-            "sslaccept" => only(
-                &lower,
-                &["accept_invalid_certs"],
-                name,
-                "remove it, and set sslmode=verify-full",
-            )?,
-            "client_encoding" => only(
-                &lower,
-                &["auto", "utf8", "utf-8", "unicode"],
-                name,
-                "remove it: UTF8 is always used",
-            )?,
+            "channel_binding"
+            | "gssencmode"
+            | "ssl_min_protocol_version"
+            | "sslnegotiation"
+            | "sslaccept"
+            | "client_encoding" => fixed(name, &lower)?,
             "schema" | "currentschema" | "search_path" => {
                 let path = if lower.contains([',', '"', '$']) {
                     value
@@ -179,7 +154,7 @@ impl Parameters {
                 self.set("sslmode", "verify-full".to_owned());
             }
             Some(_) if mode.as_deref() == Some("require") => {
-                self.set("sslmode", "verify-ca".to_owned())
+                self.set("sslmode", "verify-ca".to_owned());
             }
             _ => {}
         }
@@ -249,6 +224,31 @@ fn ssl_mode(name: &str, value: &str) -> Result<&'static str, String> {
             ));
         }
     })
+}
+
+/// Accepts a parameter that has to have one of these values, as which the program behaves.
+fn fixed(name: &str, value: &str) -> Result<(), String> {
+    let (accepted, remedy): (&[&str], &str) = match name.to_ascii_lowercase().as_str() {
+        "channel_binding" => (
+            &["prefer", "disable"],
+            "remove it, and set sslmode=verify-full, which proves the server's identity too",
+        ),
+        "gssencmode" => (&["prefer", "disable"], "remove it, and set sslmode"),
+        "ssl_min_protocol_version" => (
+            &["tlsv1", "tlsv1.1", "tlsv1.2"],
+            "remove it: TLS 1.2 is the oldest version that is used",
+        ),
+        "sslnegotiation" => (&["postgres"], "remove it"),
+        "sslaccept" => (
+            &["accept_invalid_certs"],
+            "remove it, and set sslmode=verify-full",
+        ),
+        _ => (
+            &["auto", "utf8", "utf-8", "unicode"],
+            "remove it: UTF8 is always used",
+        ),
+    };
+    only(value, accepted, name, remedy)
 }
 
 /// Refuses other values of a parameter than those that need nothing done.

@@ -172,7 +172,7 @@ async fn failed_first_connection_can_be_removed_twice() {
     app.popup(&text(&started, "oauth_url")).await;
     let id = text(&started, "connection_id");
     ada.wait_until(&id, "error").await;
-    assert_eq!(listed(&ada).await, [id.clone()]);
+    assert_eq!(listed(&ada).await, std::slice::from_ref(&id));
     let bob = app.user("bob").await;
     remove(&bob, &id)
         .await

@@ -32,6 +32,7 @@ async fn column_list_matches_migrated_schema() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn damaged_schema_is_reported_at_start_by_readiness_and_doctor() {
     let app = TestApp::with_system_clock().await;
     for (damage, reported, runs_on) in [

@@ -66,7 +66,7 @@ async fn token_check_reports_jwks_issuer_and_audience_problems() {
         let report = run_doctor(&app, &changes, None).await;
         match expected {
             Some((check, level, found, remediation)) => {
-                single_finding(&report, check, level, found, remediation)
+                single_finding(&report, check, level, found, remediation);
             }
             None => {
                 assert_eq!(failures(&report), []);
