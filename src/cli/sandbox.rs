@@ -112,6 +112,8 @@ async fn serve(
         webhook_url: Some(format!("{public_url}/api/v1/webhooks/nango")),
         jwt_secret: jwt_secret.clone().into(),
         integrations: integrations(&catalog),
+        // That of Nango's paid plans: several people and tests may share a sandbox.
+        rate_limit: 2_000,
         ..nango_sandbox::Config::default()
     })
     .await
