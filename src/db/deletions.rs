@@ -115,7 +115,7 @@ macro_rules! claim {
             "with due as ( \
                select nango_connection_id from upstream_deletion where ",
             $condition,
-            " and (leased_until is null or leased_until < now() or leased_until > now() + make_interval(secs => $2)) \
+            " and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
                order by next_attempt_at limit $3 for update skip locked \
              ) \
              update upstream_deletion d set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \

@@ -7,7 +7,8 @@ use super::{Database, Transaction};
 use crate::clock::Clock;
 
 /// Claims a job, for `lease` seconds of the database's time, unless another has it or it was done
-/// less than `every` seconds ago. A lease or a finish that the clock has been set back behind is over.
+/// less than `every` seconds ago. A lease or a finish that the clock has been set back behind is over: compared with
+/// `clock_timestamp()`, because another replica's lease may be newer than this transaction's `now()`.
 pub(crate) async fn claim_job(
     db: &mut Transaction,
     name: &str,
@@ -21,8 +22,8 @@ pub(crate) async fn claim_job(
     let done = sqlx::query(
         "update job set leased_until = now() + make_interval(secs => $2) \
          where name = $1 \
-           and (leased_until is null or leased_until < now() or leased_until > now() + make_interval(secs => $2)) \
-           and (finished_at is null or finished_at <= now() - make_interval(secs => $3) or finished_at > now())",
+           and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
+           and (finished_at is null or finished_at <= now() - make_interval(secs => $3) or finished_at > clock_timestamp())",
     )
     .bind(name)
     .bind(lease)

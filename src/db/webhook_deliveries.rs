@@ -66,11 +66,11 @@ pub(crate) async fn claim(
            select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
              select endpoint_id, user_id, connection_id from webhook_queue \
              where endpoint_id = e.id and next_attempt_at <= $1 \
-               and (leased_until is null or leased_until < now() or leased_until > now() + make_interval(secs => $2)) \
+               and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
              order by next_attempt_at \
              limit greatest(0, $3 - (select count(*) from webhook_queue l \
                                      where l.endpoint_id = e.id \
-                                       and l.leased_until between now() and now() + make_interval(secs => $2))) \
+                                       and l.leased_until between now() and clock_timestamp() + make_interval(secs => $2))) \
              for update skip locked \
            ) q where e.off_since is null \
          ) \

@@ -452,3 +452,34 @@ async fn config_is_sent_to_endpoints_that_ask_for_it() {
     assert_eq!(listed.len(), 2);
     assert!(listed.iter().all(|one| one.with_config == (one.id == id)));
 }
+
+#[tokio::test]
+async fn disabled_endpoint_is_listed_as_json_and_counted() {
+    let app = app().await;
+    let hooks = webhooks(&app).await;
+    let receiver = Receiver::start();
+    let id = add(&hooks, &receiver, &[]).await;
+    receiver.answers(|_| reqwest::StatusCode::GONE);
+    app.user("ada").await.connected("gmail").await;
+    eventually(async || only(&hooks).await.off.is_some()).await;
+    let output = Command::new(env!("CARGO_BIN_EXE_patchbay"))
+        .args(["webhooks", "list", "--json"])
+        .env_clear()
+        .envs(app.settings(&[]))
+        .output()
+        .await
+        .unwrap();
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let one = &listed[0];
+    assert_eq!(one["id"], json!(id));
+    assert_eq!(one["state"], "disabled");
+    assert_eq!(one["disabled_reason"], "it answered 410, Gone");
+    assert!(one["disabled_at"].is_string());
+    let service = app.service().await;
+    let mut metrics = String::new();
+    prometheus_client::encoding::text::encode(&mut metrics, &service.metrics().await).unwrap();
+    assert!(
+        metrics.contains("patchbay_webhook_endpoints{state=\"disabled\"} 1"),
+        "{metrics}"
+    );
+}
