@@ -38,7 +38,10 @@ async function listen(page) {
   });
 }
 
-const said = (page, text) => page.evaluate((text) => globalThis.said.filter((one) => one.includes(text)).length, text);
+async function said(page, text) {
+  await page.waitForFunction((text) => globalThis.said.some((one) => one.includes(text)), text);
+  return page.evaluate((text) => globalThis.said.filter((one) => one.includes(text)).length, text);
+}
 
 async function press(page, button) {
   await button.focus();
