@@ -79,7 +79,7 @@ export interface Messages extends ConnectMessages {
   history: string;
   events: ByName<EventKind, string>;
   /** Who caused an event. */
-  actors: Record<"user" | "service", string>;
+  actors: ByName<"user" | "service", string>;
   /** Before the name from before and the one from after a rename, and in the place of one that is missing. */
   renamed: string;
   nameFrom: string;
