@@ -126,7 +126,7 @@ async fn run(setup: &Setup, requests: u64) -> Vec<String> {
 fn print_compared(acknowledged: &Acknowledged) {
     println!(
         "           compared with the final state: {} attempts, {} connections, {} answers to keys",
-        acknowledged.begun.len(),
+        acknowledged.started.len(),
         acknowledged.expected.len(),
         acknowledged.keyed.len()
     );

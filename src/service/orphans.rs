@@ -168,9 +168,12 @@ impl Connections {
     /// Deletes an orphan at Nango.
     ///
     /// # Errors
-    /// As the database; what Nango does not confirm is retried by the service.
+    /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
     pub async fn delete_orphan(&self, orphan: &Orphan) -> Result<()> {
         let mut tx = self.begin().await?;
+        if db::is_in_use(&mut tx, &orphan.nango.id).await? {
+            return Err(Error::Invalid("a connection uses it already".to_owned()));
+        }
         let (reason, now) = (DeletionReason::Orphan, self.clock.now());
         db::queue_deletion(&mut tx, &orphan.nango, reason, None, orphan.connection, now).await?;
         tx.commit().await?;

@@ -33,7 +33,7 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
     /// Connections and attempts of connects that were answered.
-    pub(super) begun: Vec<(Uuid, Uuid)>,
+    pub(super) started: Vec<(Uuid, Uuid)>,
     /// Requests with an Idempotency-Key, and the answer to each; `None` while it got none.
     pub(super) keyed: Vec<KeyedRequest>,
     /// How connections have to stand in the end.
@@ -210,7 +210,7 @@ async fn settles(sql: &mut PgConnection, deadline: Instant) -> bool {
 async fn inconsistencies(acknowledged: &Acknowledged, sql: &mut PgConnection) -> Vec<String> {
     let kept = attempts(sql).await;
     let lost = acknowledged
-        .begun
+        .started
         .iter()
         .filter(|started| !kept.contains(started));
     let mut failures: Vec<String> = lost
@@ -321,7 +321,7 @@ impl<'a> User<'a> {
             .acknowledged
             .lock()
             .unwrap()
-            .begun
+            .started
             .push((id, attempt));
         let address = Address {
             url: url.to_owned(),

@@ -256,7 +256,7 @@ async fn report(
     );
     println!(
         "connects answered {}, keys repeated {}, of them never answered before {unanswered}",
-        acknowledged.begun.len(),
+        acknowledged.started.len(),
         acknowledged.keyed.len()
     );
     println!("rows {rows:?}, attempts {attempts}, events {events}");

@@ -21,6 +21,41 @@ use crate::test_app::{self, IMMEDIATE_SWEEP, Replica, TestApp};
 const CONNECTORS: [&str; 6] = ["gmail", "github", "asana", "box", "bitbucket", "airtable"];
 
 #[tokio::test]
+async fn job_claimed_after_a_claim_began_is_not_claimed_twice() {
+    let app = TestApp::new().await;
+    let mut other = app.sql().await;
+    sqlx::raw_sql(
+        "insert into job (name) values ('pruning') on conflict do nothing; \
+         begin; select name from job where name = 'pruning' for update",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    let service = app.service().await;
+    let claims = tokio::spawn(async move { service.prune(Duration::from_secs(1)).await });
+    let mut observer = app.sql().await;
+    wait_for(async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity \
+             where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .fetch_one(&mut observer)
+        .await
+        .unwrap();
+        waiting > 0
+    })
+    .await;
+    // Another replica's lease, which begins later than the waiting transaction.
+    sqlx::raw_sql(
+        "update job set leased_until = clock_timestamp() + interval '1 hour' where name = 'pruning'; commit",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    assert_eq!(claims.await.unwrap().unwrap(), None);
+}
+
+#[tokio::test]
 async fn webhook_at_one_replica_notifies_the_other() {
     let app = TestApp::new().await;
     let other = app.replica(&[]).await;
