@@ -6,8 +6,6 @@ WORKDIR /src
 # Cargo.toml, Cargo.lock or how they are built changes.
 COPY Cargo.toml Cargo.lock ./
 COPY crates crates
-COPY .cargo .cargo
-COPY frontend/swagger-ui frontend/swagger-ui
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

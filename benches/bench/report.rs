@@ -48,7 +48,7 @@ impl Report {
             .len() as f64
             / 1024.0
             / 1024.0;
-        report.at_most("program, MiB", size, 15.0);
+        report.at_most("program, MiB", size, 25.0);
         Ok(report)
     }
 

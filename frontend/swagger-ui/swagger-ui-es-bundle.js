@@ -1,1 +1,0 @@
-// Left out of the program: its page loads swagger-ui-bundle.js.
