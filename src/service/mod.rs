@@ -94,7 +94,7 @@ pub struct Connections {
     catalog: Arc<Catalog>,
     upstream: Option<NangoGateway>,
     clock: Clock,
-    public_url: Url,
+    webhook_base_url: Url,
     encryption: Encryption,
     deletions: Notify,
     feed: EventNotifier,
@@ -114,8 +114,10 @@ pub struct Connections {
 /// How the service is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where Nango reaches this service.
+    /// The public address of this service; it identifies the installation.
     pub public_url: Url,
+    /// The address of this service to which Nango sends webhooks.
+    pub webhook_base_url: Url,
     /// For how long a token may be handed out of memory; zero keeps none.
     pub token_cache: Duration,
     /// For how long events, attempts and uses of tokens are kept.
@@ -258,7 +260,7 @@ impl Connections {
         let brakes = Brakes::new(
             database.clone(),
             upstream.as_ref().map(|upstream| upstream.nango.clone()),
-            settings.public_url.clone(),
+            settings.public_url,
             clock.clone(),
         );
         brakes.start().await?;
@@ -278,7 +280,7 @@ impl Connections {
             catalog,
             upstream,
             clock,
-            public_url: settings.public_url,
+            webhook_base_url: settings.webhook_base_url,
             encryption: settings.encryption,
             token_cache: settings.token_cache,
             history: settings.history,

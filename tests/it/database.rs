@@ -40,6 +40,7 @@ pub(crate) async fn start_replica(url: String) {
     let catalog = Arc::new(Catalog::builtin());
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
+        webhook_base_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
         history: TimeDelta::days(1),
         encryption: Encryption::default(),

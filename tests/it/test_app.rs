@@ -315,8 +315,10 @@ impl TestApp {
     /// The same with other settings.
     pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
         let config = read(&self.settings(others));
+        let nango = config.nango.unwrap();
         let settings = Settings {
             public_url: config.http.public_url,
+            webhook_base_url: nango.webhook_base_url,
             token_cache: config.token_cache_ttl,
             history: config.retention,
             encryption: config.encryption,
@@ -324,7 +326,7 @@ impl TestApp {
         Connections::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
-            Some(Nango::new(config.nango.unwrap().client).unwrap()),
+            Some(Nango::new(nango.client).unwrap()),
             self.clock.clone(),
             settings,
         )

@@ -125,6 +125,7 @@ impl Environment {
             self.clock.clone(),
             Settings {
                 public_url: self.public_url.parse().unwrap(),
+                webhook_base_url: self.public_url.parse().unwrap(),
                 token_cache: Duration::ZERO,
                 history: TimeDelta::days(1),
                 encryption: Encryption::default(),
