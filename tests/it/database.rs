@@ -4,6 +4,7 @@ mod clocks;
 pub(crate) mod hung_connections;
 mod locks;
 mod odd_rows;
+mod old_server;
 mod read_only;
 mod roles;
 mod schema_damage;
