@@ -84,10 +84,12 @@ async fn server_url() -> &'static str {
     }
 }
 
-/// Takes the first folder that no other test process uses at the moment.
+/// Takes the first folder that no other test process uses at the moment, in `TEST_POSTGRES_DIR` if that is set.
 async fn start() -> DevPostgres {
+    let parent = std::env::var("TEST_POSTGRES_DIR");
+    let parent = parent.unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
     for number in 1.. {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{number}"));
+        let folder = Path::new(&parent).join(format!("postgres-{number}"));
         match DevPostgres::start(&folder, Durability::Disposable).await {
             Err(Error::InUse { .. }) => {}
             started => {
