@@ -225,6 +225,7 @@ impl Startup {
         let database = wait_for_database(&config.database, &catalog).await?;
         let settings = service::Settings {
             public_url: config.http.public_url.clone(),
+            catalog_mode: config.catalog_mode,
             token_cache: config.token_cache_ttl,
             history: config.retention,
             encryption: config.encryption.clone(),

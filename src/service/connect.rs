@@ -91,7 +91,7 @@ impl Connections {
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
         self.brakes.require_environment().await?;
-        let connector = self.connector(connector)?;
+        let connector = &self.connector(connector).await?;
         check_parameters(connector, request)?;
         available(connector)?;
         let instance = &request.instance_id;
@@ -141,7 +141,7 @@ impl Connections {
         self.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
             let (connection, newest) = self.find_with_attempt(user, id).await?;
-            let connector = self.connector(&connection.connector.slug)?;
+            let connector = &self.connector_of(&connection).await?;
             check_parameters(connector, request)?;
             available(connector)?;
             let session = self.plan(upstream, connector, &connection).await?;
@@ -171,7 +171,7 @@ impl Connections {
         browser: &BrowserToken,
     ) -> Result<()> {
         let connection = self.find_own(user, id).await?;
-        if !uses_oauth_popup(self.connector(&connection.connector.slug)?) {
+        if !uses_oauth_popup(&self.connector_of(&connection).await?) {
             return Ok(());
         }
         let mut tx = self.begin_single().await?;
@@ -201,6 +201,19 @@ impl Connections {
             tx.commit().await?;
         }
         Ok(started)
+    }
+
+    /// Returns the connector of a connection. One whose integration was deleted at Nango has left the catalog.
+    pub(super) async fn connector_of(&self, connection: &Connection) -> Result<Connector> {
+        let reference = &connection.connector;
+        let found = self.connector(&reference.slug).await;
+        found.map_err(|error| match error {
+            Error::ConnectorNotFound(_) => Error::ConnectorNotConfigured {
+                connector: reference.name.clone(),
+                integration_key: reference.slug.clone(),
+            },
+            error => error,
+        })
     }
 
     /// A user's connection of a connector and instance, if it is there, with its newest attempt.
@@ -306,7 +319,7 @@ impl Connections {
             supersedes,
         };
         let has_parameters = !connector.parameters.is_empty();
-        let mut tx = if has_parameters {
+        let mut tx = if has_parameters || !request.scopes.is_empty() {
             self.begin().await?
         } else {
             self.begin_single().await?
@@ -318,6 +331,10 @@ impl Connections {
         else {
             return Ok(None);
         };
+        if !request.scopes.is_empty() {
+            db::write_attempt_scopes(&mut tx, &connection.user_id, attempt.id, &request.scopes)
+                .await?;
+        }
         let mut parameters = BTreeMap::new();
         if has_parameters {
             // After a disconnect, the next account may be another.

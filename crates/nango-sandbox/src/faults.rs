@@ -90,6 +90,12 @@ pub(super) struct Faults {
     pub(super) false_deletion: Option<FalseDeletion>,
     /// The secret key opens this environment, which has connections of its own. Without a name: the usual one.
     pub(super) environment: Option<String>,
+    /// Scopes that a person does not allow, although they are asked for.
+    pub(super) withheld_scopes: Vec<String>,
+    /// The proxy does not take `base-url-override`, as an operator can set it.
+    pub(super) refuse_base_url_override: bool,
+    /// The provider does not answer who is signed in.
+    pub(super) account_lookup_status: Option<u16>,
     /// The provider refuses to exchange the code.
     pub(super) refuse_code: bool,
     /// Sessions are over as soon as they are made, as for a user who comes back too late.
