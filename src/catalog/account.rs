@@ -203,11 +203,12 @@ fn parts(template: &str) -> impl Iterator<Item = Part<'_>> {
     })
 }
 
-/// Returns the text or number at a pointer; `None` for anything else, and for an empty text.
+/// Returns the text or whole number at a pointer; `None` for anything else, and for an empty text. A number beyond 64 bits
+/// has lost digits by then, so that it would be the same for several accounts.
 fn text_at(document: &Value, pointer: &str) -> Option<String> {
     match document.pointer(pointer)? {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
     }
 }
@@ -469,6 +470,9 @@ mod tests {
             Some("x")
         );
         assert_eq!(alternatives(&["/raw/d", "/raw/none"]), None);
+        let large = "{\"raw\": {\"id\": 123456789012345678901234}}";
+        let large: Value = serde_json::from_str(large).expect("JSON");
+        assert_eq!(text_at(&large, "/raw/id"), None);
     }
 
     #[test]

@@ -191,6 +191,22 @@ pub(crate) async fn attempt_scopes(
     Ok(found.flatten())
 }
 
+/// Returns the scopes that a connection's last granted attempt asked for instead of the integration's own, if it did.
+pub(crate) async fn granted_attempt_scopes(
+    db: &mut Transaction,
+    connection: &Connection,
+) -> sqlx::Result<Option<Vec<String>>> {
+    let found: Option<Option<Vec<String>>> = sqlx::query_scalar(
+        "select scopes from connect_attempt where user_id = $1 and connection_id = $2 and outcome = 'succeeded' \
+         order by id desc limit 1",
+    )
+    .bind(connection.user_id.as_str())
+    .bind(connection.id)
+    .fetch_optional(db)
+    .await?;
+    Ok(found.flatten())
+}
+
 /// Returns how many connected connections of each connector have no account, by reason.
 pub(crate) async fn unknown_accounts(
     db: &mut Transaction,

@@ -85,15 +85,13 @@ impl LookupFailure {
         }
     }
 
-    /// The failure of a provider's status; `None` for a success.
-    fn of_status(status: StatusCode, rule: &AccountRule) -> Option<Self> {
+    /// The failure of a provider's status; `None` for a success. `may_lack_scope` unless all scopes are known to be granted.
+    fn of_status(status: StatusCode, may_lack_scope: bool) -> Option<Self> {
         if status.is_success() {
             return None;
         }
         Some(match status.as_u16() {
-            401 | 403 if !rule.scopes.is_empty() => {
-                Self::permanent(AccountUnknownReason::MissingScope)
-            }
+            401 | 403 if may_lack_scope => Self::permanent(AccountUnknownReason::MissingScope),
             408 | 425 | 429 | 500..=599 => {
                 Self::transient(AccountUnknownReason::ProviderUnavailable)
             }
@@ -244,7 +242,10 @@ impl Connections {
         match request_account(gateway, at, rule, &document).await {
             Ok(response) => {
                 document["response"] = response;
-                (rule.read(&document), None)
+                let read = rule.read(&document);
+                let failure = LookupFailure::transient(AccountUnknownReason::NotInAnswer);
+                let lacks_id = rule.identifies_account() && read.id.is_none();
+                (read, lacks_id.then_some(failure))
             }
             Err(failure) => (fields, Some(failure)),
         }
@@ -314,10 +315,34 @@ async fn request_account(
         .proxy_json(nango_id, key, call)
         .await
         .map_err(|error| LookupFailure::of_nango(&error))?;
-    match LookupFailure::of_status(status, rule) {
-        Some(failure) => Err(failure),
-        None => answer.ok_or(LookupFailure::permanent(AccountUnknownReason::NotInAnswer)),
+    let granted = rule.granted_scopes(document);
+    let may_lack_scope = match &granted {
+        Some(granted) => !rule.scopes_not_in(granted).is_empty(),
+        None => !rule.scopes.is_empty(),
+    };
+    if let Some(failure) = LookupFailure::of_status(status, may_lack_scope) {
+        return Err(failure);
     }
+    // A page of a proxy or of maintenance, or an error with a success status: the next answer may be another.
+    let failure = LookupFailure::transient(AccountUnknownReason::NotInAnswer);
+    answer.filter(|answer| !is_error(answer)).ok_or(failure)
+}
+
+/// Returns whether an answer with a success status reports an error, as some APIs do.
+fn is_error(answer: &Value) -> bool {
+    let is_set = |value: &Value| match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_i64() != Some(0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => !fields.is_empty() && answer["error"]["code"] != "ok",
+    };
+    answer["ok"] == false
+        || answer["success"] == false
+        || answer["status"] == "error"
+        || is_set(&answer["error"])
+        || is_set(&answer["errors"])
 }
 
 /// What a rule reads of a connection at Nango, without the answer of its request.
@@ -414,6 +439,29 @@ mod tests {
             "data:image/png;base64,AA",
         ] {
             assert_eq!(picture(url), None);
+        }
+    }
+
+    #[test]
+    fn error_with_success_status_is_recognized() {
+        for error in [
+            json!({ "ok": false, "user": { "id": 1 } }),
+            json!({ "success": false }),
+            json!({ "id": "unauthorized", "error": "not allowed" }),
+            json!({ "data": null, "errors": [{ "message": "rate limited" }] }),
+            json!({ "status": "error", "code": "INVALID_TOKEN" }),
+            json!({ "error": { "code": "access_token_invalid" } }),
+        ] {
+            assert!(is_error(&error), "{error}");
+        }
+        for answer in [
+            json!({ "ok": true, "error": null, "errors": [] }),
+            json!({ "data": {}, "error": { "code": "ok", "message": "" } }),
+            json!({ "status": "active", "error": false }),
+            json!([{ "id": 1 }]),
+            json!("text"),
+        ] {
+            assert!(!is_error(&answer), "{answer}");
         }
     }
 

@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::account::{Identity, LookupFailure};
 use super::{Connections, Result};
@@ -12,10 +15,14 @@ use crate::db::AccountLookup;
 use crate::domain::{AccountUnknownReason, Connection, Reason, State};
 
 /// How many look-ups run concurrently.
-const BATCH: i64 = 8;
+const MAX_CONCURRENT: usize = 8;
+
+/// How long a run claims look-ups, and how often it looks for due ones.
+const RUN_TIME: Duration = Duration::from_secs(20);
+const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long one look-up may take, and how long it is leased, in seconds.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
 const LEASE_SECONDS: f64 = 90.0;
 
 /// How many times a look-up is repeated. The pauses are 2 s, 8 s, 32 s, … and 6 h at the most: about 19 h together.
@@ -26,23 +33,47 @@ const MAX_PAUSE_SECONDS: f64 = 6.0 * 3600.0;
 const MAX_QUEUED_BY_SWEEP: i64 = 1000;
 
 impl Connections {
-    /// Looks up the accounts that are due, a bounded number. Returns how many look-ups ran.
+    /// Looks up the accounts that are due, until none is due or [`RUN_TIME`] has passed. Each look-up starts as soon as a
+    /// place is free, so that a slow provider delays only its own. Returns how many look-ups ran.
     ///
     /// # Errors
-    /// As the database. What Nango or a provider does not answer is tried again later.
-    pub async fn look_up_accounts(&self) -> Result<usize> {
-        if !self.has_rate_budget() {
-            return Ok(0);
+    /// As the database. A look-up that fails is retried later.
+    pub async fn look_up_accounts(&self, stop: &CancellationToken) -> Result<usize> {
+        let started = Instant::now();
+        let mut running = FuturesUnordered::new();
+        let mut count = 0;
+        loop {
+            let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
+            let free = MAX_CONCURRENT - running.len();
+            if !ends && free > 0 && self.has_rate_budget() {
+                let claimed = self.claim_lookups(free).await?;
+                count += claimed.len();
+                running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
+            }
+            tokio::select! {
+                finished = running.next() => if finished.is_none() {
+                    return Ok(count);
+                },
+                () = self.lookups.notified(), if !ends => {}
+                () = tokio::time::sleep(CLAIM_INTERVAL) => {}
+            }
         }
+    }
+
+    async fn claim_lookups(&self, limit: usize) -> Result<Vec<AccountLookup>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut tx = self.begin().await?;
-        let due = db::claim_account_lookups(&mut tx, BATCH, LEASE_SECONDS).await?;
+        let claimed = db::claim_account_lookups(&mut tx, limit, LEASE_SECONDS).await?;
         tx.commit().await?;
-        let done = join_all(due.iter().map(|lookup| self.run_lookup(lookup))).await;
-        done.into_iter().collect::<Result<Vec<()>>>()?;
-        if i64::try_from(due.len()).is_ok_and(|count| count == BATCH) {
-            self.lookups.notify_one();
+        Ok(claimed)
+    }
+
+    /// Runs a look-up. One that the database fails is due again when its lease ends.
+    async fn try_lookup(&self, lookup: AccountLookup) {
+        if let Err(error) = self.run_lookup(&lookup).await {
+            let connection = lookup.connection_id;
+            tracing::warn!(%connection, %error, "account look-up could not be written, will retry");
         }
-        Ok(due.len())
     }
 
     /// Waits until a look-up is queued by this replica.

@@ -1,5 +1,6 @@
 //! Connect and reconnect: what a user authorizes in the popup.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
@@ -115,6 +116,7 @@ impl Connections {
             }
             merge(&mut connection.config, &request.config)?;
             let session = self.plan(upstream, connector, &connection).await?;
+            let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
                 .start_attempt(connector, &connection, open, session, request)
                 .await?
@@ -146,6 +148,7 @@ impl Connections {
             available(connector)?;
             let session = self.plan(upstream, connector, &connection).await?;
             let open = open_attempt(newest);
+            let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
                 .start_attempt(connector, &connection, open, session, request)
                 .await?
@@ -214,6 +217,24 @@ impl Connections {
             },
             error => error,
         })
+    }
+
+    /// Returns the request with the scopes of the authorization that it renews, unless it names others.
+    async fn with_earlier_scopes<'a>(
+        &self,
+        connection: &Connection,
+        request: &'a ConnectRequest,
+    ) -> Result<Cow<'a, ConnectRequest>> {
+        let mut request = Cow::Borrowed(request);
+        if request.scopes.is_empty() && connection.state.upstream().is_some() {
+            let mut tx = self.begin_single().await?;
+            let scopes = db::granted_attempt_scopes(&mut tx, connection).await?;
+            tx.commit().await?;
+            if let Some(scopes) = scopes {
+                request.to_mut().scopes = scopes;
+            }
+        }
+        Ok(request)
     }
 
     /// A user's connection of a connector and instance, if it is there, with its newest attempt.

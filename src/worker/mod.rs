@@ -240,7 +240,7 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
                     "looked up accounts",
-                    &service.look_up_accounts().await,
+                    &service.look_up_accounts(&stopping).await,
                     |_| false,
                 );
             }

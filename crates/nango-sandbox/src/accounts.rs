@@ -9,13 +9,14 @@ use axum::Json;
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use crate::credentials::Credentials;
 use crate::integrations::StoredIntegration;
@@ -164,16 +165,25 @@ impl Sample {
         let matches = segments.clone().count() == own.clone().count()
             && segments
                 .zip(own)
-                .all(|(segment, own)| own == "{}" || decoded(segment) == decoded(own));
+                .all(|(segment, own)| is_segment(&decoded(segment), &decoded(own)));
         !self.path.is_empty() && matches && decoded(query) == decoded(own_query)
     }
+}
+
+/// Returns whether a segment is that of a sample, in which `{}` stands for any text.
+fn is_segment(segment: &str, own: &str) -> bool {
+    let Some((before, after)) = own.split_once("{}") else {
+        return segment == own;
+    };
+    let rest = segment.strip_prefix(before);
+    rest.is_some_and(|rest| rest.len() > after.len() && rest.ends_with(after))
 }
 
 fn split(path_and_query: &str) -> (String, &str) {
     let (path, query) = path_and_query
         .split_once('?')
         .unwrap_or((path_and_query, ""));
-    // A pointer in braces stands for one segment.
+    // A pointer in braces stands for any text of one segment.
     let mut plain = String::new();
     let mut rest = path;
     while let Some((before, after)) = rest.split_once("{/") {
@@ -224,9 +234,13 @@ impl Stored {
         let mut integrations = self.integrations.iter();
         let integration = integrations.find(|it| it.credentials.client_id == client_id);
         let sample = integration.and_then(|it| sample(&it.provider));
-        sample
+        let mut fields = sample
             .map(|it| it.token_fields(account, scope))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        if let (Some(broken), true) = (&self.faults.id_token, fields.contains_key("id_token")) {
+            fields.insert("id_token".to_owned(), broken.as_str().into());
+        }
+        fields
     }
 
     /// Returns whose credentials these are. A key is that of the account whose id it contains, or of the first.
@@ -295,13 +309,18 @@ impl App {
     }
 }
 
-/// Credentials other than OAuth's, with the token response where Nango keeps one.
-pub(super) fn with_token_response(provider: &str, credentials: &mut Map<String, Value>) {
-    let keeps = matches!(
+/// Adds the token that Nango fetches with typed credentials, and the token response.
+pub(super) fn add_token_response(provider: &str, credentials: &mut Map<String, Value>) {
+    let fetches = matches!(
         credentials.get("type").and_then(Value::as_str),
         Some("OAUTH2_CC" | "TWO_STEP")
     );
-    let Some(sample) = sample(provider).filter(|_| keeps) else {
+    if !fetches {
+        return;
+    }
+    let token = format!("sandbox-{}", Uuid::new_v4().simple());
+    credentials.insert("token".to_owned(), token.into());
+    let Some(sample) = sample(provider) else {
         return;
     };
     let texts: Vec<&str> = credentials.values().filter_map(Value::as_str).collect();
@@ -330,9 +349,8 @@ pub(super) async fn who(
     let Some(sample) = sample(&provider) else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let fault = app.lock().faults.account_lookup_status;
-    if let Some(status) = fault.and_then(|status| StatusCode::from_u16(status).ok()) {
-        return (status, Json(json!({ "error": "sandbox" }))).into_response();
+    if let Some(answer) = faulty_answer(&app).await {
+        return answer;
     }
     if parts.method.as_str() != sample.method {
         return StatusCode::METHOD_NOT_ALLOWED.into_response();
@@ -354,6 +372,28 @@ pub(super) async fn who(
     }
     let answer = sample.response.clone().unwrap_or_default();
     Json(sample.of("response", &answer, &account)).into_response()
+}
+
+/// Returns what the faults make the provider answer.
+async fn faulty_answer(app: &App) -> Option<Response> {
+    let (delay, status, body) = {
+        let faults = &app.lock().faults;
+        let delay = Duration::from_millis(faults.account_lookup_delay_ms);
+        let body = faults.account_lookup_body.clone();
+        (delay, faults.account_lookup_status, body)
+    };
+    tokio::time::sleep(delay).await;
+    if status.is_none() && body.is_none() {
+        return None;
+    }
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.unwrap_or(StatusCode::OK);
+    let answer = match body {
+        Some(Value::String(page)) => (status, Html(page)).into_response(),
+        Some(body) => (status, Json(body)).into_response(),
+        None => (status, Json(json!({ "error": "sandbox" }))).into_response(),
+    };
+    Some(answer)
 }
 
 fn is_expected(body: &Bytes, expected: Option<&Value>) -> bool {

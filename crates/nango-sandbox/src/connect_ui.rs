@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-use crate::accounts::with_token_response;
+use crate::accounts::add_token_response;
 use crate::auth::live_session;
 use crate::callback_page::{initial, render_page};
 use crate::credentials::{Credentials, fields, is_oauth};
@@ -148,7 +148,7 @@ fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
     if let [name, ..] = Requirements::of(&integration.provider).missing(&config)[..] {
         return Err(format!("{name} is missing."));
     }
-    with_token_response(&integration.provider, &mut credentials);
+    add_token_response(&integration.provider, &mut credentials);
     let credentials = Credentials::Other(credentials);
     if integration.tests_credentials() && credentials.are_invalid() {
         return Err(format!(

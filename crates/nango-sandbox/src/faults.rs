@@ -94,8 +94,14 @@ pub(super) struct Faults {
     pub(super) withheld_scopes: Vec<String>,
     /// The proxy does not take `base-url-override`, as an operator can set it.
     pub(super) refuse_base_url_override: bool,
-    /// The provider does not answer who is signed in.
+    /// The provider answers the question who is signed in with this status.
     pub(super) account_lookup_status: Option<u16>,
+    /// The provider answers that question with this body: a text as HTML, another value as JSON.
+    pub(super) account_lookup_body: Option<Value>,
+    /// How long the provider takes to answer that question, in milliseconds.
+    pub(super) account_lookup_delay_ms: u64,
+    /// The `id_token` of token responses, in the place of a valid one.
+    pub(super) id_token: Option<String>,
     /// The provider refuses to exchange the code.
     pub(super) refuse_code: bool,
     /// Sessions are over as soon as they are made, as for a user who comes back too late.

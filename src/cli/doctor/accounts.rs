@@ -30,7 +30,7 @@ pub(crate) async fn check_scopes(
     let mut checked = 0;
     let offered = catalog
         .iter()
-        .filter(|it| keys.contains(&&*it.integration_key));
+        .filter(|it| it.enabled && keys.contains(&&*it.integration_key));
     for connector in offered {
         let Some(rule) = connector
             .account_rule()
@@ -79,9 +79,13 @@ pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConf
         if reason == "not_offered" {
             continue;
         }
+        let connections = match count {
+            1 => "1 connection".to_owned(),
+            count => format!("{count} connections"),
+        };
         report.warn(
             "accounts",
-            format!("{connector}: the account of {count} connections is not known ({reason})"),
+            format!("{connector}: the account of {connections} is not known ({reason})"),
             "docs/OPERATIONS.md has the reasons; a reconnect looks the account up again",
         );
     }

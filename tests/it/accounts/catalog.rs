@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{text, wait_for};
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, WITH_ACCOUNTS};
 
 fn integration(key: &str, provider: &str, name: &str) -> Integration {
@@ -103,12 +104,9 @@ async fn added_integration_is_offered_without_restart() {
         .await
         .unwrap();
     assert_eq!(added.status(), StatusCode::OK);
-    for _ in 0..600 {
-        let list = ada.get("").await;
-        if slugs(&list).contains(&"slack-new") {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("the integration is not in the catalog after a minute");
+    let shows = async || slugs(&ada.get("").await).contains(&"slack-new");
+    let minute = Duration::from_secs(60);
+    tokio::time::timeout(minute, eventually(shows))
+        .await
+        .expect("the integration is in the catalog within a minute");
 }

@@ -1,5 +1,6 @@
 //! Whose account a connection is: the rules, their look-ups, and what users and workflows see of them.
 
+mod answers;
 mod catalog;
 mod logos;
 mod lookups;
@@ -11,7 +12,11 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::eventually::eventually;
 use crate::test_app::{TestApp, User, WITH_ACCOUNTS};
+
+/// How long a connection may take to become as it should be.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A test app whose accounts are looked up.
 async fn app_with_accounts() -> TestApp {
@@ -26,14 +31,15 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
 /// Waits until a connection is as it should be.
 async fn wait_for(user: &User<'_>, id: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
-    for _ in 0..600 {
+    let holds = async || {
         last = user.connection(id).await;
-        if is_so(&last) {
-            return last;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        is_so(&last)
+    };
+    let result = tokio::time::timeout(WAIT_TIMEOUT, eventually(holds)).await;
+    if result.is_err() {
+        panic!("{id} did not become as it should be: {last:#}");
     }
-    panic!("{id} did not become what it should: {last:#}");
+    last
 }
 
 /// Makes the look-ups that wait for their next try due, as time does.
