@@ -1,6 +1,8 @@
 //! Each rule against a sample written from the provider's documentation, and against the fake Nango.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -110,6 +112,62 @@ fn rules_cover_every_connectable_connector() {
             assert!(Provider::find(provider).is_some(), "{slug}: {provider}");
         }
     }
+}
+
+/// A row of the document's table.
+fn row(slug: &str, rule: &AccountRule, sample: &Value) -> String {
+    if !rule.identifies_account() {
+        let reason = rule.reason.as_deref().unwrap_or_default();
+        return format!(
+            "| {slug} | none: {reason} | | | | | [docs]({}) |",
+            rule.source
+        );
+    }
+    let mut request = String::new();
+    if !rule.path.is_empty() {
+        let host = rule.base_url.as_deref().unwrap_or_default();
+        request = format!("`{} {host}{}`", rule.method, rule.path);
+    }
+    format!(
+        "| {slug} | {} | {} | {request} | {} | `{}` | [docs]({}) |",
+        rule.kind.as_deref().unwrap_or_default(),
+        rule.id_source.as_deref().unwrap_or_default(),
+        rule.scopes.join(", ").replace('|', " or "),
+        text(&sample["expected"], "id"),
+        rule.source,
+    )
+}
+
+#[test]
+fn documented_table_matches_rules() {
+    const START: &str = "| --- | --- | --- | --- | --- | --- | --- |\n";
+    const END: &str = "\n## Logos";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/ACCOUNTS.md");
+    let document = fs::read_to_string(&path).unwrap();
+    let (before, rest) = document.split_once(START).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let samples = samples();
+    let rows = AccountRule::builtin().iter();
+    let rows: Vec<String> = rows
+        .map(|(slug, rule)| row(slug, rule, &samples[slug]))
+        .collect();
+    let catalog = Catalog::builtin();
+    let missing = catalog.iter().filter(|it| it.provider.is_none());
+    let missing: Vec<String> = missing.map(|it| format!("`{}`", it.slug)).collect();
+    let table = format!(
+        "{}\n\nNango has no provider for these connectors, so that they cannot be connected yet: {}.\n",
+        rows.join("\n"),
+        missing.join(", "),
+    );
+    let expected = format!("{before}{START}{table}{END}{after}");
+    if std::env::var_os("UPDATE_EXAMPLES").is_some() {
+        fs::write(&path, &expected).unwrap();
+        return;
+    }
+    assert!(
+        document == expected,
+        "docs/ACCOUNTS.md is stale: UPDATE_EXAMPLES=1 cargo test --test it -- documented_table"
+    );
 }
 
 /// What a user gives besides the authorization, as the sample has it. Where the account is what is typed, `other` types
