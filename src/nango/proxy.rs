@@ -16,6 +16,7 @@ use url::Url;
 
 use super::{Error, Nango};
 use crate::net::http_client;
+use crate::net::http_client::BodyError;
 
 pub use target::{ProxyTarget, UnsafePath};
 
@@ -137,10 +138,10 @@ impl Nango {
         answer
     }
 
-    /// Passes a call on, and reads the provider's answer as JSON; `None` if it is not JSON.
+    /// Passes a call on, and reads the provider's answer as JSON; `None` if it is not JSON, or too large.
     ///
     /// # Errors
-    /// As [`Nango::proxy`], and if the answer breaks off or is too large.
+    /// As [`Nango::proxy`], and if the answer breaks off.
     pub async fn proxy_json(
         &self,
         connection_id: &str,
@@ -150,10 +151,11 @@ impl Nango {
         let answer = self.proxy(connection_id, integration, call).await?;
         let status = answer.status;
         let response = axum::http::Response::new(answer.body).into();
-        let body = http_client::read_body(response, MAX_JSON_BYTES)
-            .await
-            .map_err(|error| Error::from_body(status, error))?;
-        Ok((status, serde_json::from_slice(&body).ok()))
+        match http_client::read_body(response, MAX_JSON_BYTES).await {
+            Ok(body) => Ok((status, serde_json::from_slice(&body).ok())),
+            Err(BodyError::TooLong { .. }) => Ok((status, None)),
+            Err(error) => Err(Error::from_body(status, error)),
+        }
     }
 
     /// Where Nango takes a call to this path and query of a provider.

@@ -294,7 +294,7 @@ async fn each_connector_detects_another_account() {
                 .is_some_and(AccountRule::identifies_account)
     });
     let runs = connectable.map(|it| connect_twice(&app, &it.slug, &samples[&it.slug]));
-    let wrong: Vec<Option<String>> = stream::iter(runs).buffer_unordered(6).collect().await;
+    let wrong: Vec<Option<String>> = stream::iter(runs).buffer_unordered(3).collect().await;
     assert_eq!(wrong.len(), 81);
     let wrong: Vec<String> = wrong.into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
