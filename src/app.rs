@@ -197,6 +197,20 @@ async fn shut_down_after(delay: Duration, shutdown: Shutdown) {
     shutdown.aborted.cancel();
 }
 
+fn settings(config: &Config) -> service::Settings {
+    let public_url = &config.http.public_url;
+    let nango = config.nango.as_ref();
+    let webhook_base_url = nango.map_or(public_url, |nango| &nango.webhook_base_url);
+    service::Settings {
+        public_url: public_url.clone(),
+        catalog_mode: config.catalog_mode,
+        webhook_base_url: webhook_base_url.clone(),
+        token_cache: config.token_cache_ttl,
+        history: config.retention,
+        encryption: config.encryption.clone(),
+    }
+}
+
 /// What the parts are made of.
 struct Startup {
     config: Config,
@@ -221,15 +235,9 @@ impl Startup {
         } = self;
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
         let nango = client.map(Nango::new).transpose()?;
+        let settings = settings(&config);
         let auth = authenticator(config.auth, &clock)?;
         let database = wait_for_database(&config.database, &catalog).await?;
-        let settings = service::Settings {
-            public_url: config.http.public_url.clone(),
-            catalog_mode: config.catalog_mode,
-            token_cache: config.token_cache_ttl,
-            history: config.retention,
-            encryption: config.encryption.clone(),
-        };
         let keys = ServiceKeys::new(database.clone(), config.service_keys, clock.clone());
         let networks = &config.webhook_networks;
         let webhooks = Webhooks::new(database.clone(), clock.clone(), networks, config.encryption)?;

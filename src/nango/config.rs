@@ -23,6 +23,8 @@ const MIN_SIGNING_KEY: usize = 16;
 pub struct NangoConfig {
     /// `NANGO_BASE_URL`, `NANGO_PUBLIC_URL`, `NANGO_SECRET_KEY` and `NANGO_TIMEOUT_SECONDS`.
     pub client: nango::Config,
+    /// `NANGO_WEBHOOK_BASE_URL`: the address of this service to which Nango sends an attempt's webhooks.
+    pub webhook_base_url: Url,
     /// `SWEEP_INTERVAL_SECONDS`: how often all that Nango holds is compared with the table.
     pub sweep_interval: Duration,
     /// `NANGO_WEBHOOK_SIGNING_KEY`: one key, or two separated by a comma while it is rotated.
@@ -40,6 +42,7 @@ impl Environment<'_> {
             given => given,
         };
         let public_url = self.base_url("NANGO_PUBLIC_URL");
+        let webhook_base_url = self.base_url("NANGO_WEBHOOK_BASE_URL");
         let timeout = self.positive_seconds("NANGO_TIMEOUT_SECONDS", 10);
         if timeout > MAX_NANGO_TIMEOUT {
             self.problems.push(format!(
@@ -76,6 +79,7 @@ impl Environment<'_> {
                 secret_key: SecretString::from(secret_key?),
                 timeout,
             },
+            webhook_base_url: webhook_base_url.or_else(|| own.cloned())?,
             sweep_interval: sweep_every,
             signing_keys: signing_keys?,
         }))

@@ -10,41 +10,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// A network, as `address/prefix`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Network {
-    address: IpAddr,
-    prefix: u8,
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix))
 }
 
-const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Network {
-    Network {
-        address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
-        prefix,
-    }
+const fn v6(a: u16, b: u16, prefix: u8) -> IpNet {
+    let address = Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0);
+    IpNet::V6(Ipv6Net::new_assert(address, prefix))
 }
 
 /// This machine itself.
-const LOOPBACK: [Network; 2] = [
+const LOOPBACK: [IpNet; 2] = [
     v4(127, 0, 0, 0, 8),
-    Network {
-        address: IpAddr::V6(Ipv6Addr::LOCALHOST),
-        prefix: 128,
-    },
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
 ];
 
-const fn v6(a: u16, b: u16, prefix: u8) -> Network {
-    Network {
-        address: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)),
-        prefix,
-    }
-}
-
 /// What is not a public host's, by IANA's registries of special-purpose addresses.
-const SPECIAL_PURPOSE_NETWORKS: [Network; 19] = [
+const SPECIAL_PURPOSE_NETWORKS: [IpNet; 19] = [
     v4(0, 0, 0, 0, 8),
     v4(10, 0, 0, 0, 8),
     v4(100, 64, 0, 0, 10),
@@ -69,39 +55,7 @@ const SPECIAL_PURPOSE_NETWORKS: [Network; 19] = [
 ];
 
 /// All public IPv6 addresses are in it.
-const GLOBAL_V6: Network = v6(0x2000, 0, 3);
-
-impl Network {
-    fn contains(self, address: IpAddr) -> bool {
-        let same = |own: u128, other: u128, bits: u8| {
-            let rest = u32::from(bits - self.prefix);
-            own.checked_shr(rest) == other.checked_shr(rest)
-        };
-        match (self.address, address) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                same(own.to_bits().into(), other.to_bits().into(), 32)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
-            _ => false,
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = InvalidNetworkList;
-
-    fn from_str(text: &str) -> Result<Self, InvalidNetworkList> {
-        let wrong = || InvalidNetworkList(text.to_owned());
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let address: IpAddr = address.parse().map_err(|_not_an_address| wrong())?;
-        let prefix = prefix.parse().map_err(|_not_a_number| wrong())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        if prefix > bits {
-            return Err(wrong());
-        }
-        Ok(Self { address, prefix })
-    }
-}
+const GLOBAL_V6: IpNet = v6(0x2000, 0, 3);
 
 /// A text that is not a list of networks.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +64,7 @@ pub struct InvalidNetworkList(String);
 
 /// Private networks that may be called besides the public ones; there also without TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(Arc<[Network]>);
+pub struct Networks(Arc<[IpNet]>);
 
 impl FromStr for Networks {
     type Err = InvalidNetworkList;
@@ -120,7 +74,10 @@ impl FromStr for Networks {
         let parts = text.split(',').map(str::trim);
         parts
             .filter(|part| !part.is_empty())
-            .map(str::parse)
+            .map(|part| {
+                part.parse()
+                    .map_err(|_| InvalidNetworkList(part.to_owned()))
+            })
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -139,7 +96,7 @@ impl Networks {
     }
 
     fn allow(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(address))
+        self.0.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -300,9 +257,9 @@ fn embedded_ipv4(address: IpAddr) -> IpAddr {
 }
 
 fn is_public(address: IpAddr) -> bool {
-    let global = address.is_ipv4() || GLOBAL_V6.contains(address);
+    let global = address.is_ipv4() || GLOBAL_V6.contains(&address);
     global
         && !SPECIAL_PURPOSE_NETWORKS
             .iter()
-            .any(|network| network.contains(address))
+            .any(|network| network.contains(&address))
 }

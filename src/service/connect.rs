@@ -498,7 +498,7 @@ impl Connections {
 
     /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.
     fn webhook_url(&self, attempt: Uuid) -> Url {
-        let mut url = self.public_url.clone();
+        let mut url = self.webhook_base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty()
                 .extend(["api", "v1", "webhooks", "nango", &attempt.to_string()]);

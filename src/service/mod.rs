@@ -103,6 +103,7 @@ pub struct Connections {
     upstream: Option<NangoGateway>,
     clock: Clock,
     public_url: Url,
+    webhook_base_url: Url,
     encryption: Encryption,
     deletions: Notify,
     feed: EventNotifier,
@@ -122,10 +123,12 @@ pub struct Connections {
 /// How the service is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where Nango reaches this service.
+    /// The public address of this service; it identifies the installation.
     pub public_url: Url,
     /// Which connectors users are offered.
     pub catalog_mode: CatalogMode,
+    /// The address of this service to which Nango sends webhooks.
+    pub webhook_base_url: Url,
     /// For how long a token may be handed out of memory; zero keeps none.
     pub token_cache: Duration,
     /// For how long events, attempts and uses of tokens are kept.
@@ -304,6 +307,7 @@ impl Connections {
             upstream,
             clock,
             public_url: settings.public_url,
+            webhook_base_url: settings.webhook_base_url,
             encryption: settings.encryption,
             token_cache: settings.token_cache,
             history: settings.history,

@@ -164,6 +164,18 @@ fn private_nango_address_needs_one_for_browsers() {
 }
 
 #[test]
+fn nango_sends_webhooks_to_public_url_by_default() {
+    let webhooks_at = |changes: &[_]| {
+        let nango = read(changes).unwrap().nango.unwrap();
+        nango.webhook_base_url.to_string()
+    };
+    let public = ("PUBLIC_URL", Some("https://example.com/connect/"));
+    assert_eq!(webhooks_at(&[public]), "https://example.com/connect");
+    let internal = ("NANGO_WEBHOOK_BASE_URL", Some("http://patchbay:8000/"));
+    assert_eq!(webhooks_at(&[public, internal]), "http://patchbay:8000/");
+}
+
+#[test]
 fn key_set_address_is_taken_literally() {
     for address in [
         "https://id.example.com/jwks/",

@@ -4,6 +4,7 @@ mod clocks;
 pub(crate) mod hung_connections;
 mod locks;
 mod odd_rows;
+mod old_server;
 mod read_only;
 mod roles;
 mod schema_damage;
@@ -41,6 +42,7 @@ pub(crate) async fn start_replica(url: String) {
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
         catalog_mode: CatalogMode::All,
+        webhook_base_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
         history: TimeDelta::days(1),
         encryption: Encryption::default(),

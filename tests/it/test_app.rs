@@ -323,9 +323,11 @@ impl TestApp {
     pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
         let all = self.settings(others);
         let config = read(&all);
+        let nango = config.nango.unwrap();
         let settings = Settings {
             public_url: config.http.public_url,
             catalog_mode: config.catalog_mode,
+            webhook_base_url: nango.webhook_base_url,
             token_cache: config.token_cache_ttl,
             history: config.retention,
             encryption: config.encryption,
@@ -333,7 +335,7 @@ impl TestApp {
         Connections::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(catalog(&all, config.catalog_file.as_deref())),
-            Some(Nango::new(config.nango.unwrap().client).unwrap()),
+            Some(Nango::new(nango.client).unwrap()),
             self.clock.clone(),
             settings,
         )

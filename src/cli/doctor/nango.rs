@@ -26,7 +26,6 @@ const NONEXISTENT_ID: &str = "patchbay-doctor-nobody";
 const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalog, clock: &Clock) {
-    let public_url = &config.http.public_url;
     let Some(config) = &config.nango else {
         report.warn(
             "nango",
@@ -75,7 +74,14 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
         .map(|one| (one.unique_key.as_str(), one.provider.as_str()))
         .collect();
     connectors(report, catalog, &configured);
-    session::check(report, &nango, public_url, catalog, &configured).await;
+    session::check(
+        report,
+        &nango,
+        &config.webhook_base_url,
+        catalog,
+        &configured,
+    )
+    .await;
     accounts::check_scopes(report, &nango, catalog, &integrations).await;
     time(report, config, clock).await;
 }

@@ -14,7 +14,7 @@ use crate::nango::{Error, IntegrationDefaults, Nango, Session, SessionRequest};
 pub(crate) async fn check(
     report: &mut Report,
     nango: &Nango,
-    public_url: &Url,
+    webhook_base_url: &Url,
     catalog: &Catalog,
     configured: &HashMap<&str, &str>,
 ) {
@@ -28,7 +28,7 @@ pub(crate) async fn check(
         return;
     };
     let probe = Uuid::now_v7();
-    let address = url_below(public_url, &format!("/api/v1/webhooks/nango/{probe}"));
+    let address = url_below(webhook_base_url, &format!("/api/v1/webhooks/nango/{probe}"));
     let mut request = SessionRequest {
         reconnects: None,
         integration: integration.to_owned(),
@@ -48,7 +48,7 @@ pub(crate) async fn check(
             request.webhook_url_override = None;
             match nango.session(&request).await {
                 Ok(session) => {
-                    refused_address(report, public_url, &error);
+                    refused_address(report, webhook_base_url, &error);
                     delete(report, nango, &session).await;
                 }
                 Err(error) => fail(report, integration, &error),
@@ -58,9 +58,9 @@ pub(crate) async fn check(
     }
 }
 
-fn refused_address(report: &mut Report, public_url: &Url, error: &Error) {
+fn refused_address(report: &mut Report, webhook_base_url: &Url, error: &Error) {
     let remediation = if error.to_string().contains("not allowed") {
-        "set PUBLIC_URL to a public address, or let a self-hosted Nango call private ones \
+        "set PUBLIC_URL or NANGO_WEBHOOK_BASE_URL to a public address, or let a self-hosted Nango call private ones \
          (NANGO_OUTBOUND_URL_POLICY={\"blockPrivateIps\":false}; loopback addresses stay refused)"
     } else {
         "update Nango to a version that knows webhook_url_override"
@@ -68,7 +68,7 @@ fn refused_address(report: &mut Report, public_url: &Url, error: &Error) {
     report.warn(
         "nango session",
         format!(
-            "Nango refuses the session's webhook address below {public_url}: {error}. Authorizations are found by polling, \
+            "Nango refuses the session's webhook address below {webhook_base_url}: {error}. Authorizations are found by polling, \
              denials when the session expires"
         ),
         remediation,

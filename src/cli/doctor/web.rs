@@ -44,11 +44,13 @@ pub(crate) async fn check(report: &mut Report, config: &Config) {
 
 fn transport(report: &mut Report, url: &Url, nango: Option<&NangoConfig>) {
     let nango_is_elsewhere = nango.is_some_and(|nango| !is_local(&nango.client.base_url));
+    let webhooks_at = nango.map_or(url, |nango| &nango.webhook_base_url);
     match (url.scheme(), is_local(url)) {
-        (_, true) if nango_is_elsewhere => report.fail(
+        _ if nango_is_elsewhere && is_local(webhooks_at) => report.fail(
             "public url",
-            format!("{url} is this machine's own, which Nango cannot reach"),
-            "set PUBLIC_URL to the address at which the internet reaches this service",
+            format!("{webhooks_at} is this machine's own, which Nango cannot reach"),
+            "set PUBLIC_URL to the address at which the internet reaches this service, or NANGO_WEBHOOK_BASE_URL to the one at \
+             which Nango does",
         ),
         (_, true) => report.ok("public url", format!("{url}, for this machine only")),
         ("https", false) => report.ok("public url", url.as_str()),
@@ -139,6 +141,7 @@ async fn allowed_origins(report: &mut Report, client: &Client, http: &HttpConfig
 }
 
 /// Sends a webhook of no concern, signed as Nango would, along the way that Nango's come.
+/// `url` is `PUBLIC_URL`.
 async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoConfig) {
     let secret_key = nango.client.secret_key.expose_secret();
     if nango.signing_keys.contains(secret_key) {
@@ -149,7 +152,8 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
             format!("compare it ({SIGNING_KEY_PAGE}); better, rotate the signing key there and copy the new one"),
         );
     }
-    let address = url_below(url, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
+    let base = &nango.webhook_base_url;
+    let address = url_below(base, &format!("/api/v1/webhooks/nango/{}", Uuid::now_v7()));
     let body = r#"{"type":"patchbay_doctor"}"#;
     let signature = nango.signing_keys.sign(body.as_bytes());
     let request = client.post(&address).header(SIGNATURE_HEADER, signature);
@@ -158,18 +162,23 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
             "webhooks",
             format!(
                 "a signed one is taken; Nango's environment has to send its own to {} with the same key ({SIGNING_KEY_PAGE})",
-                url_below(url, "/api/v1/webhooks/nango")
+                url_below(base, "/api/v1/webhooks/nango")
             ),
         ),
         Ok(StatusCode::UNAUTHORIZED) => report.fail(
             "webhooks",
-            "the service at PUBLIC_URL takes no webhook that NANGO_WEBHOOK_SIGNING_KEY signs",
+            format!("the service at {base} rejects webhooks signed with NANGO_WEBHOOK_SIGNING_KEY"),
             "give it the same NANGO_WEBHOOK_SIGNING_KEY as this command, and restart it",
         ),
         Ok(status) => report.fail(
             "webhooks",
             format!("a signed webhook is answered {status}"),
             "let the proxy in front pass POST requests below /api/v1/webhooks on as they are",
+        ),
+        Err(error) if base != url => report.fail(
+            "webhooks",
+            format!("{address}: {}", http_client::describe(error)),
+            "correct NANGO_WEBHOOK_BASE_URL, or run this command where that address is reachable",
         ),
         Err(error) => report.fail(
             "webhooks",

@@ -123,6 +123,11 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
         "https://ada:hunter2@nango.example.com",
         "NANGO_PUBLIC_URL must not have a user or a password in it: the address is logged and shown",
     ),
+    (
+        "NANGO_WEBHOOK_BASE_URL",
+        "patchbay:8000",
+        "NANGO_WEBHOOK_BASE_URL must begin with https:// or http://, such as https://host.example.com",
+    ),
     ("NANGO_BASE_URL", "http://nango:3003", INTERNAL_NANGO),
     ("NANGO_BASE_URL", "http://10.0.0.7", INTERNAL_NANGO),
     ("NANGO_BASE_URL", "http://[fd00::7]:3003", INTERNAL_NANGO),

@@ -57,6 +57,28 @@ async fn public_url_check_reports_each_problem() {
 }
 
 #[tokio::test]
+async fn webhook_address_check_reports_each_problem() {
+    let app = TestApp::with_system_clock().await;
+    let gone = ("NANGO_WEBHOOK_BASE_URL", "http://127.0.0.1:9");
+    let report = run_doctor(&app, &[gone], None).await;
+    single_finding(
+        &report,
+        "webhooks",
+        Level::Fail,
+        "http://127.0.0.1:9/api/v1/webhooks/nango/",
+        "correct NANGO_WEBHOOK_BASE_URL",
+    );
+    // Webhooks do not go to PUBLIC_URL then: it may be this machine's own although Nango is elsewhere.
+    let changes = [
+        ("NANGO_BASE_URL", "http://nango.invalid"),
+        ("NANGO_WEBHOOK_BASE_URL", "http://patchbay.invalid"),
+    ];
+    let report = run_doctor(&app, &changes, None).await;
+    let all = failures(&report);
+    assert!(all.iter().all(|line| line.0 != "public url"), "{all:?}");
+}
+
+#[tokio::test]
 async fn origin_check_reports_each_problem() {
     let app = TestApp::with_system_clock().await;
     let report = run_doctor(&app, &[("CORS_ALLOWED_ORIGINS", "")], None).await;
@@ -103,7 +125,7 @@ async fn webhook_check_detects_wrong_signing_key() {
         &report,
         "webhooks",
         Level::Fail,
-        "takes no webhook",
+        "rejects webhooks signed",
         "the same NANGO_WEBHOOK_SIGNING_KEY",
     );
     let same = app.secret_key.clone();

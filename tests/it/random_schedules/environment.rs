@@ -126,6 +126,7 @@ impl Environment {
             Settings {
                 public_url: self.public_url.parse().unwrap(),
                 catalog_mode: CatalogMode::All,
+                webhook_base_url: self.public_url.parse().unwrap(),
                 token_cache: Duration::ZERO,
                 history: TimeDelta::days(1),
                 encryption: Encryption::default(),
