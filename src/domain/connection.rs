@@ -129,7 +129,6 @@ pub struct Account {
 
 /// What a provider says of an account beside its id and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
 pub struct AccountDetails {
     /// The e-mail address.
     pub email: Option<String>,
