@@ -738,34 +738,19 @@ export interface components {
          *       "name": "Ada Lovelace (work)"
          *     }
          */
-        Account: components["schemas"]["AccountDetails"] & {
+        Account: {
+            /** @description The address of a picture at the provider. It may expire, or need a sign-in. */
+            avatar_url?: string | null;
+            /** @description The e-mail address. */
+            email?: string | null;
             /** @description The id of the account at the provider. */
             id: string;
             /** @description The name of the account at the provider. */
             name?: string | null;
-        };
-        /** @description What a provider says of an account beside its id and name. */
-        AccountDetails: {
-            /**
-             * @description The address of a picture at the provider. It may expire, or need a sign-in.
-             * @default null
-             */
-            avatar_url: string | null;
-            /**
-             * @description The e-mail address.
-             * @default null
-             */
-            email: string | null;
-            /**
-             * @description The id of the workspace, team or organization.
-             * @default null
-             */
-            workspace_id: string | null;
-            /**
-             * @description The name of the workspace, team or organization.
-             * @default null
-             */
-            workspace_name: string | null;
+            /** @description The id of the workspace, team or organization. */
+            workspace_id?: string | null;
+            /** @description The name of the workspace, team or organization. */
+            workspace_name?: string | null;
         };
         /** @description Why the account of a connection is not known. An open set: accept unknown values. */
         AccountUnknownReason: components["schemas"]["KnownAccountUnknownReason"] | string;
@@ -1050,7 +1035,7 @@ export interface components {
              *     value is missing, `oauth_url` is a page on which the user enters it.
              */
             parameters?: components["schemas"]["ParameterValues"];
-            /** @description The scopes to request instead of those of the integration. */
+            /** @description The scopes to request instead of those of the integration. A reconnect requests the same ones by default. */
             scopes?: string[];
         };
         /**
