@@ -117,6 +117,14 @@ create table user_connector_connection (
     account_name text,
     pending_account_id text,
     pending_account_name text,
+    -- What the provider says of either beside id and name: e-mail, picture, workspace.
+    account_details jsonb,
+    pending_account_details jsonb,
+    -- Why the account is not known; null while it is, and until the first look-up has ended.
+    account_unknown_reason text,
+    -- The scopes that the provider granted, and those of the requested ones that it did not; null if not known.
+    scopes text[],
+    missing_scopes text[],
 
     -- A copy of the newest attempt, kept by the statements that write attempts. Whoever reads connections reads how
     -- each was last authorized; a look-up row by row cost as much as the rest of a list.
@@ -189,6 +197,10 @@ create index user_connector_connection_siblings
 create index user_connector_connection_confirmed on user_connector_connection (connected_at desc)
     where status = 'connected';
 
+-- Connected connections that were never looked up, such as imported ones: the sweep queues them.
+create index user_connector_connection_unidentified on user_connector_connection (id)
+    where status = 'connected' and account_id is null and account_unknown_reason is null;
+
 -- One row for each time a user starts a connect or reconnect.
 create table connect_attempt (
     user_id text not null,
@@ -199,6 +211,8 @@ create table connect_attempt (
     -- The integration and provider of its session.
     integration_key text not null,
     provider text,
+    -- The scopes that were requested instead of the integration's own; null if none were.
+    scopes text[],
     expires_at utc_time not null,
     outcome attempt_outcome_text,
     error_code status_reason_text,
@@ -253,7 +267,7 @@ create table connection_event (
     kind text not null check (kind in (
         'attempt_started', 'attempt_failed', 'connected', 'reauthorized', 'disconnected', 'updated',
         'credentials_failing', 'needs_reauthorization', 'missing_upstream', 'recovered', 'account_mismatched',
-        'account_accepted', 'token_refreshed', 'adopted', 'restored', 'attempt_canceled', 'removed'
+        'account_accepted', 'account_identified', 'token_refreshed', 'adopted', 'restored', 'attempt_canceled', 'removed'
     )),
     status connection_status_text not null,
     status_reason status_reason_text,
@@ -323,6 +337,19 @@ create table upstream_deletion (
 create index upstream_deletion_due on upstream_deletion (next_attempt_at);
 -- A disconnect looks for its own deletion until it is done, however many others wait.
 create index upstream_deletion_connection on upstream_deletion (connection_id);
+
+-- Queue of account look-ups. A row is removed when its look-up has ended.
+create table account_lookup (
+    connection_id uuid primary key,
+    user_id user_id_text not null,
+    attempt_id uuid,
+    failures integer not null default 0,
+    -- Changes when the look-up is queued again, so that the end of an earlier one does not remove it.
+    queued_at utc_time not null default clock_timestamp(),
+    due_at utc_time not null default now(),
+    leased_until utc_time
+);
+create index account_lookup_due on account_lookup (due_at);
 
 -- Jobs that run on one replica at a time, in the database's time.
 create table job (

@@ -203,6 +203,7 @@ fn settings(config: &Config) -> service::Settings {
     let webhook_base_url = nango.map_or(public_url, |nango| &nango.webhook_base_url);
     service::Settings {
         public_url: public_url.clone(),
+        catalog_mode: config.catalog_mode,
         webhook_base_url: webhook_base_url.clone(),
         token_cache: config.token_cache_ttl,
         history: config.retention,

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::domain::{
-    Account, Attempt, AttemptKind, Connection, EventKind, MessageType, Outcome, Reason, Status,
+    Account, AccountUnknownReason, Attempt, AttemptKind, Connection, EventKind, MessageType,
+    Outcome, Reason, Status,
 };
 
 /// The most other connections to the same account that a connection names. Without a bound, the list of a user whose
@@ -38,7 +39,7 @@ impl AccountRef {
     /// That of a connection, if it is known.
     pub(crate) fn of(connection: &Connection) -> Option<Self> {
         let account = connection.account.as_ref()?;
-        let there = connection.state.status() != Status::Disconnected;
+        let there = connection.state.upstream().is_some();
         there.then(|| Self {
             connection: connection.id,
             connector: connection.connector.id,
@@ -138,6 +139,12 @@ pub struct ConnectionBody<'a> {
     config: Option<ConfigBody<'a>>,
     /// The account at the provider; null if the provider does not report it.
     account: Option<&'a Account>,
+    /// Why the account is unknown; null if it is known, and until the first look-up has ended.
+    account_unknown_reason: Option<AccountUnknownReason>,
+    /// The scopes that the provider granted; null if the provider does not report them.
+    scopes: Option<&'a [String]>,
+    /// The requested scopes that the provider did not grant; null if that is unknown. A reconnect requests them again.
+    missing_scopes: Option<&'a [String]>,
     /// With `account_mismatch`: the account that the reconnect returned.
     pending_account: Option<&'a Account>,
     /// The user's other connections to the same account, at most 20.
@@ -275,6 +282,9 @@ impl<'a> ConnectionBody<'a> {
             last_checked_at: connection.last_checked_at,
             config: Some(ConfigBody::of(connection)),
             account: connection.account.as_ref(),
+            account_unknown_reason: connection.account_unknown_reason,
+            scopes: connection.scopes.as_deref(),
+            missing_scopes: connection.missing_scopes.as_deref(),
             pending_account: connection.pending_account.as_ref(),
             same_account_as: &details.same_account_as,
             failing_since: connection.failing_since,

@@ -2,7 +2,7 @@
 import { mkdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { decide, launch, open, windowOf } from "./lib/browser.mjs";
-import { Sandbox } from "./lib/sandbox.mjs";
+import { eventually, Sandbox } from "./lib/sandbox.mjs";
 
 const FOLDER = resolve(process.argv[2] ?? join(import.meta.dirname, "../../docs/screenshots"));
 const WIDE = { width: 1024, height: 600 };
@@ -11,6 +11,7 @@ const HEAVIEST = 100 * 1024;
 
 const sandbox = await Sandbox.start();
 const browser = await launch();
+let partlyGranted;
 try {
   await mkdir(FOLDER, { recursive: true });
   const { context, page } = await open(browser, sandbox, "ada", { viewport: WIDE });
@@ -35,6 +36,21 @@ async function furnish(context, page) {
   const reconnect = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(reconnect, "Allow", "Alan Turing");
   await page.getByText("You reconnected with another account").waitFor();
+  partlyGranted = await connectedInPart(page);
+}
+
+/** Connects an account with one of two scopes. Returns the connection's id. */
+async function connectedInPart(page) {
+  await sandbox.faults({ consent: "allow", withheld_scopes: ["gist"] });
+  const headers = { authorization: `Bearer ${await sandbox.token("ada")}`, "content-type": "application/json" };
+  const body = JSON.stringify({ label: "Open source", scopes: ["repo", "gist"], login_hint: "ada-private" });
+  const path = "/api/v1/connectors/github/connect?instance_id=open-source";
+  const answer = await fetch(sandbox.url + path, { method: "POST", headers, body });
+  const { oauth_url: url, connection_id: id } = await answer.json();
+  await page.goto(url);
+  await eventually("the account is known", async () => (await sandbox.api("ada", `/connections/${id}`)).account !== null);
+  await sandbox.faults({});
+  return id;
 }
 
 async function begin(context, page, slug, then) {
@@ -59,6 +75,10 @@ async function show(colours) {
   await go("connectors/gmail");
   await page.getByText("Connected", { exact: true }).first().waitFor();
   await shoot(page, "connected", colours);
+
+  await go(`connections/${partlyGranted}`);
+  await page.getByText("Some permissions were not granted").waitFor();
+  await shoot(page, "account", colours);
 
   await go("connections");
   await page.getByText("You reconnected with another account").waitFor();

@@ -113,12 +113,15 @@ impl CatalogBuilder {
                 auth_mode: None,
                 enabled: true,
                 unavailable: None,
+                note: None,
+                is_listed: true,
                 account: None,
                 parameters: Vec::new(),
             });
         // Whoever names a provider has found one: the reason why there was none no longer holds.
         if entry.provider.is_some() {
             connector.unavailable = None;
+            connector.note = None;
         }
         // Another provider's parameters are its own.
         if entry.provider.is_some() && entry.provider != connector.provider {
@@ -135,6 +138,7 @@ impl CatalogBuilder {
         connector.provider = entry.provider.or(connector.provider.take());
         connector.auth_mode = entry.auth_mode.or(connector.auth_mode);
         connector.unavailable = entry.unavailable.or(connector.unavailable.take());
+        connector.note = entry.note.or(connector.note.take());
         connector.account = entry.account.or(connector.account.take());
 
         let usable = connector.unavailable.is_none();

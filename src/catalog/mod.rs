@@ -5,20 +5,30 @@
 //! changes and adds to it ([`Catalog::load`]). Both are checked in full before
 //! anything else starts, so whoever holds a [`Connector`] need not check it.
 
+mod account;
+mod configured;
 mod load;
+mod logo;
 mod parameters;
 mod parse;
+mod providers;
+pub mod scopes;
+mod search;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::search::SearchQuery;
+
+pub use account::{AccountFields, AccountRequest, AccountRule, AccountValue};
+pub use configured::{CatalogMode, ConfiguredIntegration};
 pub use load::CatalogError;
 pub use parameters::Parameter;
 pub use parse::ManifestError;
+pub use providers::Provider;
 
 /// The namespace of connector ids: a connector's id is the UUIDv5 of its slug in it, and so the
 /// same in every installation. It must never change.
@@ -50,21 +60,19 @@ pub struct Connector {
     /// Why nobody can connect it, for people to read; nothing when they can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
-    /// Where the provider's answer says whose account it is.
+    /// What an operator has to know of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub account: Option<AccountPointers>,
+    pub note: Option<String>,
+    /// `true` if a manifest file has it; `false` if it comes from a configured integration.
+    #[serde(rename = "listed", skip_serializing_if = "is_true")]
+    pub is_listed: bool,
+    /// How the provider says whose account a connection is, where a manifest file says so. See
+    /// [`account_rule`](Self::account_rule).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountRule>,
     /// What the provider has to know of an account besides its authorization.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parameters: Vec<Parameter>,
-}
-
-/// JSON pointers (RFC 6901) into what the provider answered when it granted access.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct AccountPointers {
-    /// To the account's stable id.
-    pub id: String,
-    /// To the name that its owner recognises.
-    pub name: String,
 }
 
 /// How a provider authenticates, in Nango's words and spelling (`OAUTH2_CC`).
@@ -126,11 +134,27 @@ impl Connector {
         }
     }
 
+    /// Returns how the provider says whose account a connection is: the manifest's rule, or the built-in one of the
+    /// provider.
+    #[must_use]
+    pub fn account_rule(&self) -> Option<&AccountRule> {
+        let builtin = || AccountRule::of_provider(self.provider.as_deref()?);
+        self.account.as_ref().or_else(builtin)
+    }
+
     /// The whole connector without its id, as an object in the fields of the manifest file.
     #[must_use]
     pub fn manifest(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("strings and booleans always serialise")
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// All connectors, checked, in the order of their names.
@@ -166,11 +190,11 @@ impl Catalog {
         load::with_text(path, text)
     }
 
-    /// The same connectors; those that say nothing of it find accounts at `pointers`.
+    /// The same connectors; `rule` replaces the built-in account rules.
     #[must_use]
-    pub fn with_default_account_pointers(mut self, pointers: &AccountPointers) -> Self {
+    pub fn with_default_account_rule(mut self, rule: &AccountRule) -> Self {
         for connector in &mut self.connectors {
-            connector.account.get_or_insert_with(|| pointers.clone());
+            connector.account.get_or_insert_with(|| rule.clone());
         }
         self
     }
@@ -188,27 +212,14 @@ impl Catalog {
         self.connectors.iter()
     }
 
-    /// The connectors of a category (of all, without one) whose name, slug or category contains
-    /// `query`, in the order of their names. Case does not matter; an empty query finds all.
+    /// Returns the connectors of a category (of all, without one) whose name, slug or category contains `query`, or whose
+    /// synonyms start with it, in the order of their names. Case does not matter; an empty query finds all.
     pub fn search(&self, query: &str, category: Option<&str>) -> impl Iterator<Item = &Connector> {
-        let query = query.trim().to_lowercase();
+        let query = SearchQuery::new(query);
         let category = category.map(str::to_lowercase);
         self.iter().filter(move |connector| {
             let own = connector.category.to_lowercase();
-            category.as_ref().is_none_or(|wanted| own == *wanted)
-                && (own.contains(&query)
-                    || connector.slug.contains(&query)
-                    || connector.name.to_lowercase().contains(&query))
+            category.as_ref().is_none_or(|wanted| own == *wanted) && query.matches(connector)
         })
-    }
-
-    /// Every category with the number of its connectors, in the order of their names.
-    #[must_use]
-    pub fn categories(&self) -> BTreeMap<&str, usize> {
-        let mut counts = BTreeMap::new();
-        for connector in self.iter() {
-            *counts.entry(connector.category.as_str()).or_default() += 1;
-        }
-        counts
     }
 }

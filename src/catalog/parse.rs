@@ -8,16 +8,17 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::parameters::whole;
-use super::{AccountPointers, AuthMode, Parameter};
+use super::{AccountRule, AuthMode, Parameter};
 use crate::text::displayable;
 
 /// The words of the API's paths. A connector with such a slug would make paths ambiguous, now or after an upgrade.
-const RESERVED_SLUGS: [&str; 29] = [
+pub(super) const RESERVED_SLUGS: [&str; 30] = [
     "accesses",
     "account",
     "api",
@@ -35,6 +36,7 @@ const RESERVED_SLUGS: [&str; 29] = [
     "history",
     "invalid",
     "list",
+    "logo",
     "metrics",
     "nango",
     "oauth",
@@ -50,7 +52,7 @@ const RESERVED_SLUGS: [&str; 29] = [
 ];
 
 /// The fields of a connector in a manifest file.
-const CONNECTOR_FIELDS: [&str; 10] = [
+const CONNECTOR_FIELDS: [&str; 11] = [
     "slug",
     "name",
     "category",
@@ -59,6 +61,7 @@ const CONNECTOR_FIELDS: [&str; 10] = [
     "auth_mode",
     "enabled",
     "unavailable",
+    "note",
     "account",
     "parameters",
 ];
@@ -146,7 +149,8 @@ pub(crate) struct Entry {
     pub(crate) auth_mode: Option<AuthMode>,
     pub(crate) enabled: Option<bool>,
     pub(crate) unavailable: Option<String>,
-    pub(crate) account: Option<AccountPointers>,
+    pub(crate) note: Option<String>,
+    pub(crate) account: Option<AccountRule>,
     pub(crate) parameters: Option<Vec<Parameter>>,
 }
 
@@ -190,6 +194,7 @@ fn entry(value: &Spanned<DeValue<'_>>, problems: &mut ManifestErrors<'_>) -> Opt
             .read("enabled", "true or false", DeValue::as_bool)
             .map(Spanned::into_inner),
         unavailable: fields.shown_text("unavailable"),
+        note: fields.shown_text("note"),
         account: fields.account(),
         parameters: fields.parameters(),
         // Only now, so that all fields have been looked at.
@@ -276,24 +281,23 @@ impl<'t> Fields<'t, '_, '_> {
             .ok()
     }
 
-    fn account(&mut self) -> Option<AccountPointers> {
-        let table = self.read("account", "a table with id and name", DeValue::as_table)?;
-        let mut fields = Fields {
-            table: table.get_ref(),
-            problems: &mut *self.problems,
-        };
-        fields.reject_unknown(&["id", "name"]);
-        let (id, name) = (fields.pointer("id"), fields.pointer("name"));
-        for key in ["id", "name"] {
-            if !table.get_ref().contains_key(key) {
+    fn account(&mut self) -> Option<AccountRule> {
+        let table = self.read("account", "a table with an id", DeValue::as_table)?;
+        let value = self.table.get("account")?.clone();
+        let rule = AccountRule::deserialize(value.into_deserializer());
+        match rule {
+            Ok(rule) if rule.identifies_account() => Some(rule),
+            Ok(_) => {
+                self.problems.add(&table.span(), "account has no id");
+                None
+            }
+            Err(error) => {
+                let at = error.span().unwrap_or(table.span());
                 self.problems
-                    .add(&table.span(), format!("account has no {key}"));
+                    .add(&at, format!("account: {}", error.message()));
+                None
             }
         }
-        Some(AccountPointers {
-            id: id?,
-            name: name?,
-        })
     }
 
     fn parameters(&mut self) -> Option<Vec<Parameter>> {
@@ -348,20 +352,4 @@ impl<'t> Fields<'t, '_, '_> {
         })
         .map(Spanned::into_inner)
     }
-
-    fn pointer(&mut self, key: &str) -> Option<String> {
-        let expected = "a JSON pointer, such as \"/team/id\"";
-        self.read(key, expected, |value| {
-            let text = value.as_str().filter(|text| is_json_pointer(text))?;
-            Some(text.to_owned())
-        })
-        .map(Spanned::into_inner)
-    }
-}
-
-/// RFC 6901: empty, or segments that begin with `/`, in which `~` stands before 0 or 1 only.
-fn is_json_pointer(text: &str) -> bool {
-    let mut after_tildes = text.split('~').skip(1);
-    (text.is_empty() || text.starts_with('/'))
-        && after_tildes.all(|rest| rest.starts_with(['0', '1']))
 }

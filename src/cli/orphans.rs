@@ -87,6 +87,7 @@ async fn service() -> Result<Connections, Failure> {
     database.migrate().await?;
     let settings = Settings {
         public_url: config.http.public_url,
+        catalog_mode: config.catalog_mode,
         webhook_base_url: nango.webhook_base_url,
         token_cache: config.token_cache_ttl,
         history: config.retention,

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::app::App;
 use crate::auth::service_keys::EnvironmentKey;
 use crate::auth::service_keys::SANDBOX_KEY;
-use crate::catalog::{AccountPointers, Catalog};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::sandbox_schema;
@@ -28,7 +28,8 @@ use super::{Failure, parsed_variable as variable, read_variables, variable as lo
 const DATA_DIR: &str = ".patchbay/postgres";
 
 /// What may be set as it is for `serve`.
-const FORWARDED_VARIABLES: [&str; 12] = [
+const FORWARDED_VARIABLES: [&str; 13] = [
+    "CATALOG",
     "CONNECT_BINDING",
     "CORS_ALLOWED_ORIGINS",
     "DATABASE_POOL_SIZE",
@@ -93,13 +94,7 @@ async fn serve(
     let signing_key: String = signing_key.unwrap_or_else(|| Uuid::new_v4().to_string());
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
-    // The made-up provider says in every answer whose account it is.
-    let catalog = Catalog::load(catalog_file()?.as_deref())?.with_default_account_pointers(
-        &AccountPointers {
-            id: "/raw/account/id".to_owned(),
-            name: "/raw/account/name".to_owned(),
-        },
-    );
+    let catalog = Catalog::load(catalog_file()?.as_deref())?;
     // Browsers are told apart when they come back, which they do here only if Nango is set up so.
     let binding: Option<String> = variable("CONNECT_BINDING")?;
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));

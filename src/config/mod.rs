@@ -16,6 +16,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::auth::service_keys::EnvironmentKey;
+use crate::catalog::CatalogMode;
 use crate::db::DatabaseConfig;
 use crate::encryption::Encryption;
 use crate::environment::{Environment, Variable};
@@ -48,6 +49,8 @@ pub struct Config {
     pub webhook_networks: Networks,
     /// `CATALOG_FILE`: a file that overrides or adds connectors.
     pub catalog_file: Option<PathBuf>,
+    /// `CATALOG`: which connectors users are offered.
+    pub catalog_mode: CatalogMode,
     /// `LOG_FORMAT`: how logs are written.
     pub log_format: LogFormat,
     /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send, one of two while it is rotated;
@@ -166,6 +169,7 @@ impl Environment<'_> {
         let service_keys = self.service_keys();
         let webhook_networks = self.webhook_networks();
         let catalog_file = self.optional("CATALOG_FILE");
+        let catalog_mode = self.with_default("CATALOG", CatalogMode::default());
         let log_format = self.with_default("LOG_FORMAT", LogFormat::Json);
         let metrics_tokens = self.metrics_tokens();
         let otlp_endpoint = self.otlp_endpoint();
@@ -181,6 +185,7 @@ impl Environment<'_> {
             service_keys,
             webhook_networks,
             catalog_file,
+            catalog_mode,
             log_format,
             metrics_tokens,
             otlp_endpoint,

@@ -11,6 +11,7 @@ use crate::views::AccountRef;
 use crate::views::ConnectionView;
 use crate::views::{Message, MessageData};
 
+use super::account_lookups::{changes_identity, write_identity};
 use super::attempts::{AttemptEnd, bind_attempt_end, end_attempt};
 use super::reads::ConnectionWithAttemptRow;
 use super::rows::{
@@ -124,7 +125,7 @@ pub(crate) async fn accounts_of(
 ) -> sqlx::Result<Vec<AccountRef>> {
     let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
         "select id, connector_id, account_id from user_connector_connection \
-         where user_id = $1 and account_id is not null and status <> 'disconnected'",
+         where user_id = $1 and account_id is not null and nango_connection_id is not null",
     )
     .bind(user.as_str())
     .fetch_all(db)
@@ -184,6 +185,9 @@ pub(crate) async fn apply(
     });
     let kind = MessageType::of(transition.event);
     let (newest, wanted) = update(db, &connection, end, kind).await?;
+    if changes_identity(transition.event) {
+        write_identity(db, &connection).await?;
+    }
     let message = match kind.zip(wanted) {
         Some(wanted) => Some(queue_message(db, &connection, newest, transition, wanted).await?),
         None => None,

@@ -10,7 +10,7 @@ use crate::db;
 use crate::domain::ConnectorRef;
 
 /// Every connector that the database has, those that have left the catalog, too. Kept in memory:
-/// they change only when a replica starts.
+/// they change when a replica starts, and when Nango's integrations change.
 #[derive(Debug)]
 pub(crate) struct ConnectorCache {
     database: Database,
@@ -50,11 +50,17 @@ impl ConnectorCache {
             return Ok(Some(connector));
         }
         // A newer replica may have brought it.
+        self.reload().await?;
+        Ok(find())
+    }
+
+    /// Reads all connectors again.
+    pub(crate) async fn reload(&self) -> sqlx::Result<()> {
         let mut tx = self.database.begin_single().await?;
         let all = db::connectors(&mut tx).await?;
         tx.commit().await?;
         self.insert(all);
-        Ok(find())
+        Ok(())
     }
 
     fn insert(&self, connectors: Vec<ConnectorRef>) {

@@ -8,7 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::Transaction;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Connector};
 use crate::domain::ConnectorRef;
 
 /// All connectors, whether or not the catalog still has them.
@@ -45,7 +45,26 @@ pub(crate) async fn connector_creation_times(
 
 /// Writes the catalog to the `connector` table. Connectors that left it stay, disabled.
 pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> sqlx::Result<()> {
-    let rows: Vec<Value> = catalog
+    let all: Vec<&Connector> = catalog.iter().collect();
+    write_connectors(db, &all).await?;
+    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
+    // Those of configured integrations are written when Nango has listed them.
+    sqlx::query(
+        "update connector set enabled = false, updated_at = now() \
+         where enabled and manifest->'listed' is distinct from 'false'::jsonb and not id = any($1)",
+    )
+    .bind(&ids)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes connectors, over those of the same id.
+pub(crate) async fn write_connectors(
+    db: &mut Transaction,
+    connectors: &[&Connector],
+) -> sqlx::Result<()> {
+    let rows: Vec<Value> = connectors
         .iter()
         .map(|connector| {
             json!({
@@ -75,12 +94,7 @@ pub(crate) async fn seed_connectors(db: &mut Transaction, catalog: &Catalog) -> 
          where (connector.manifest, connector.enabled) is distinct from (excluded.manifest, excluded.enabled)",
     )
     .bind(Json(rows))
-    .execute(&mut *db)
+    .execute(db)
     .await?;
-    let ids: Vec<Uuid> = catalog.iter().map(|connector| connector.id).collect();
-    sqlx::query("update connector set enabled = false, updated_at = now() where enabled and not id = any($1)")
-        .bind(&ids)
-        .execute(db)
-        .await?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Every SQL statement stands here. A repository's functions take the [`Transaction`] that a service owns.
 
+pub(crate) mod account_lookups;
 pub(crate) mod attempt_owners;
 pub(crate) mod attempts;
 pub(crate) mod batch;
@@ -55,6 +56,7 @@ pub(crate) use nango_webhooks::WebhookActivity;
 pub use schema_status::{COLUMNS, SchemaStatus};
 pub use transaction::Transaction;
 
+pub(crate) use account_lookups::*;
 pub(crate) use attempt_owners::*;
 pub(crate) use attempts::*;
 pub(crate) use brakes::*;

@@ -111,7 +111,7 @@ impl BatchQuery for ConnectionById {
             ", case when c.account_id is not null then array( \
                  select o.id from user_connector_connection o \
                  where o.user_id = c.user_id and o.connector_id = c.connector_id and o.account_id = c.account_id \
-                   and o.id <> c.id and o.status <> 'disconnected' \
+                   and o.id <> c.id and o.nango_connection_id is not null and c.nango_connection_id is not null \
                  order by o.id desc limit $3) end as same_account \
                from (select distinct * from unnest((select $1::text[]), (select $2::uuid[])) as pair (user_id, id)) asked \
                join user_connector_connection c on c.user_id = asked.user_id and c.id = asked.id"

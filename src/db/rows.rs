@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::{AttemptWithConnection, RowError, invalid_row};
 use crate::domain::UserId;
 use crate::domain::{
-    Account, Attempt, Connection, ConnectorRef, Event, EventContext, Failure, Integration,
-    NangoConnectionRef, State, Status,
+    Account, AccountDetails, Attempt, Connection, ConnectorRef, Event, EventContext, Failure,
+    Integration, NangoConnectionRef, State, Status,
 };
 
 /// What a connection, `c`, is read from.
@@ -31,7 +31,8 @@ macro_rules! connection_columns {
          c.nango_created_at, c.nango_serial, c.integration_key, c.provider, c.status, c.status_reason, c.connected_at, c.disconnected_at, \
          c.last_synced_at, c.last_checked_at, c.config, c.account_id, c.account_name, \
          c.pending_account_id, c.pending_account_name, c.failing_since, c.refusals, \
-         c.last_error, c.error_count, c.version, c.created_at, c.updated_at"
+         c.last_error, c.error_count, c.version, c.created_at, c.updated_at, c.account_details, \
+         c.pending_account_details, c.account_unknown_reason, c.scopes, c.missing_scopes"
     };
 }
 
@@ -83,7 +84,7 @@ macro_rules! select_attempts_with_connection {
 
 /// Where [`select_attempted`] has the user's id and the attempt's.
 pub(crate) const ATTEMPTED_USER: usize = 5;
-pub(crate) const ATTEMPT_ID: usize = 32;
+pub(crate) const ATTEMPT_ID: usize = 37;
 
 /// The newest attempt as the row of its connection, `c`, shows it.
 macro_rules! newest_attempt_columns {
@@ -160,7 +161,11 @@ impl<'r> RowReader<'r> {
 
     fn account(&mut self) -> sqlx::Result<Option<Account>> {
         let (id, name): (Option<String>, _) = (self.next()?, self.next()?);
-        Ok(id.map(|id| Account { id, name }))
+        Ok(id.map(|id| Account {
+            id,
+            name,
+            details: AccountDetails::default(),
+        }))
     }
 
     /// A connection from [`connection_columns`], whose connector its caller knows.
@@ -183,7 +188,7 @@ impl<'r> RowReader<'r> {
             (Status::Error, Some(reason), upstream) => State::Error { reason, upstream },
             _ => return Err(wrong(&format!("status {status} with reason {reason:?}")).into()),
         };
-        Ok(Connection {
+        let mut connection = Connection {
             id,
             user_id: UserId::try_from(user_id).map_err(|error| wrong(&error))?,
             connector,
@@ -197,6 +202,9 @@ impl<'r> RowReader<'r> {
             config: self.next::<Json<_>>()?.0,
             account: self.account()?,
             pending_account: self.account()?,
+            account_unknown_reason: None,
+            scopes: None,
+            missing_scopes: None,
             failing_since: self.next()?,
             refusals: self.next()?,
             last_error: self.next()?,
@@ -204,7 +212,24 @@ impl<'r> RowReader<'r> {
             version: self.next()?,
             created_at: self.next()?,
             updated_at: self.next()?,
-        })
+        };
+        self.identity(&mut connection)?;
+        Ok(connection)
+    }
+
+    /// The columns about the account and the scopes, after the others.
+    fn identity(&mut self, connection: &mut Connection) -> sqlx::Result<()> {
+        for account in [&mut connection.account, &mut connection.pending_account] {
+            let details: Option<Json<AccountDetails>> = self.next()?;
+            if let (Some(account), Some(Json(details))) = (account, details) {
+                account.details = details;
+            }
+        }
+        connection.account_unknown_reason =
+            self.parse_optional_column("user_connector_connection", connection.id)?;
+        connection.scopes = self.next()?;
+        connection.missing_scopes = self.next()?;
+        Ok(())
     }
 
     /// What Nango holds of a connection, if anything.

@@ -39,6 +39,12 @@ pub struct Connection {
     pub account: Option<Account>,
     /// The other account that a reconnect returned; with [`Reason::AccountMismatch`] only.
     pub pending_account: Option<Account>,
+    /// Why the account is not known; `None` while it is, or while the look-up has not failed.
+    pub account_unknown_reason: Option<AccountUnknownReason>,
+    /// The scopes that the provider granted; `None` if it does not say.
+    pub scopes: Option<Vec<String>>,
+    /// The scopes that were asked for and not granted; `None` if that is not known.
+    pub missing_scopes: Option<Vec<String>>,
     /// Since when its credentials cannot be refreshed, while it is not known whether for good.
     pub failing_since: Option<DateTime<Utc>>,
     /// When the provider refused to refresh its credentials and refreshed others', at least a minute apart. Empty while
@@ -110,12 +116,94 @@ impl NangoConnectionRef {
 }
 
 /// An account at a provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Account {
     /// The id of the account at the provider.
     pub id: String,
     /// The name of the account at the provider.
     pub name: Option<String>,
+    /// More about the account.
+    #[serde(flatten)]
+    pub details: AccountDetails,
+}
+
+/// What a provider says of an account beside its id and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountDetails {
+    /// The e-mail address.
+    pub email: Option<String>,
+    /// The address of a picture at the provider. It may expire, or need a sign-in.
+    pub avatar_url: Option<String>,
+    /// The id of the workspace, team or organization.
+    pub workspace_id: Option<String>,
+    /// The name of the workspace, team or organization.
+    pub workspace_name: Option<String>,
+}
+
+impl Account {
+    /// Returns the account with the fields that it lacks taken from what was known of the same account.
+    #[must_use]
+    pub fn or_known(&self, known: Option<&Self>) -> Self {
+        let mut account = self.clone();
+        if let Some(known) = known.filter(|known| known.id == account.id) {
+            let (details, older) = (&mut account.details, &known.details);
+            for (field, older) in [
+                (&mut account.name, &known.name),
+                (&mut details.email, &older.email),
+                (&mut details.avatar_url, &older.avatar_url),
+                (&mut details.workspace_id, &older.workspace_id),
+                (&mut details.workspace_name, &older.workspace_name),
+            ] {
+                if field.is_none() {
+                    field.clone_from(older);
+                }
+            }
+        }
+        account
+    }
+}
+
+/// Why the account of a connection is not known.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    ToSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum AccountUnknownReason {
+    /// The provider offers no id of the account.
+    NotOffered,
+    /// The provider refused the look-up, which needs scopes that were not granted.
+    MissingScope,
+    /// The provider refused the look-up.
+    Refused,
+    /// The provider's answer has no id.
+    NotInAnswer,
+    /// Nango lacks a value that the look-up needs, such as a site's id.
+    MissingConfig,
+    /// The provider does not answer. The look-up is repeated.
+    ProviderUnavailable,
+    /// Nango does not let the service look up accounts: an operator has to change its key or its settings.
+    NangoMisconfigured,
+}
+
+impl AccountUnknownReason {
+    /// The name in the database and in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
 }
 
 impl Account {

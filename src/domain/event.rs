@@ -57,6 +57,8 @@ pub enum EventKind {
     AccountMismatched,
     /// The user took the other account.
     AccountAccepted,
+    /// A look-up found whose account it is, or more about the account.
+    AccountIdentified,
     /// A workflow said that a token was refused, and it was refreshed.
     TokenRefreshed,
     /// It was taken over from the predecessor's table.
@@ -187,6 +189,7 @@ impl MessageType {
             | EventKind::Removed
             | EventKind::Updated
             | EventKind::CredentialsFailing
+            | EventKind::AccountIdentified
             | EventKind::TokenRefreshed
             | EventKind::Adopted => None,
         }

@@ -12,7 +12,8 @@ mod user_id;
 
 pub use attempt::{Attempt, AttemptKind, Outcome};
 pub use connection::{
-    Account, Connection, ConnectorRef, Integration, NangoConnectionRef, Reason, State, Status,
+    Account, AccountDetails, AccountUnknownReason, Connection, ConnectorRef, Integration,
+    NangoConnectionRef, Reason, State, Status,
 };
 pub use event::{Actor, Event, EventContext, EventKind, MessageType, Rename};
 pub use failure::Failure;

@@ -81,6 +81,9 @@ impl Connection {
             config: Map::new(),
             account: None,
             pending_account: None,
+            account_unknown_reason: None,
+            scopes: None,
+            missing_scopes: None,
             failing_since: None,
             refusals: Vec::new(),
             last_error: None,
@@ -165,7 +168,18 @@ impl Connection {
         connection.connected_at = Some(now);
         connection.last_synced_at = connection.last_synced_at.max(Some(now));
         connection.last_checked_at = Some(now);
-        connection.account = account.or(self.account.as_ref()).cloned();
+        // Without a connection at Nango to renew, the next account may be another one.
+        let known = self
+            .account
+            .as_ref()
+            .filter(|_| self.state.upstream().is_some());
+        connection.account = match account {
+            Some(account) => Some(account.or_known(known)),
+            None => known.cloned(),
+        };
+        connection.account_unknown_reason = None;
+        connection.scopes = None;
+        connection.missing_scopes = None;
         connection.pending_account = None;
         connection.clear_errors();
         transition.context.account = connection.account.as_ref().map(Account::label);
@@ -201,6 +215,38 @@ impl Connection {
         transition
     }
 
+    /// A look-up has found whose account the connection is. `None` if that is no news.
+    #[must_use]
+    pub fn account_identified(&self, account: &Account, now: DateTime<Utc>) -> Option<Transition> {
+        let is_mismatch = self.state.reason() == Some(Reason::AccountMismatch);
+        if !is_mismatch && !matches!(self.state, State::Connected { .. }) {
+            return None;
+        }
+        let upstream = self.state.upstream()?;
+        if self.differs_from(Some(account)) {
+            let known = self.pending_account.as_ref();
+            let is_new = known.is_none_or(|known| known.id != account.id);
+            return is_new.then(|| self.mismatched(upstream, Some(account), now));
+        }
+        let account = account.or_known(self.account.as_ref());
+        let is_known = self.account.as_ref() == Some(&account);
+        if !is_mismatch && is_known && self.account_unknown_reason.is_none() {
+            return None;
+        }
+        if is_mismatch {
+            // Authorized once more, as the right account.
+            let grant = upstream.clone();
+            let mut transition = self.connected(&grant, Some(&account), now);
+            transition.outcome = None;
+            return Some(transition.by(Actor::System));
+        }
+        let mut transition = self.transition(self.state.clone(), EventKind::AccountIdentified, now);
+        transition.context.account = Some(account.label());
+        transition.connection.account = Some(account);
+        transition.connection.account_unknown_reason = None;
+        Some(transition)
+    }
+
     /// The user takes the account that a reconnect came back as. `None` if there is nothing to decide.
     #[must_use]
     pub fn account_accepted(&self, now: DateTime<Utc>) -> Option<Transition> {
@@ -217,6 +263,7 @@ impl Connection {
         let mut transition = self.transition(state, EventKind::AccountAccepted, now);
         transition.connection.account = transition.connection.pending_account.take();
         transition.context.account = transition.connection.account.as_ref().map(Account::label);
+        transition.connection.account_unknown_reason = None;
         transition.connection.connected_at = Some(now);
         transition.connection.clear_errors();
         Some(transition)
@@ -457,7 +504,10 @@ impl Connection {
         };
         let mut transition = self.transition(state, EventKind::Disconnected, now);
         transition.connection.disconnected_at = Some(now);
-        transition.connection.account = None;
+        // The account stays until the next one is known: a list shows whose it was.
+        transition.connection.account_unknown_reason = None;
+        transition.connection.scopes = None;
+        transition.connection.missing_scopes = None;
         transition.connection.pending_account = None;
         transition.connection.clear_errors();
         transition.discard = self.state.upstream().cloned();

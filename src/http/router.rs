@@ -37,8 +37,8 @@ use super::openapi::{PLACEHOLDER_SERVER, base_document, complete};
 use super::problem::{self, Problem};
 use super::routes::health::{self, Readiness};
 use super::routes::{
-    callback, connect, connections, connectors, console, events, nango_webhooks, proxy, tokens,
-    users,
+    callback, connect, connections, connectors, console, events, logos, nango_webhooks, proxy,
+    tokens, users,
 };
 use crate::auth::Authenticator;
 use crate::nango::MAX_NANGO_TIMEOUT;
@@ -119,6 +119,7 @@ fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(connectors::list))
         .routes(routes!(connectors::list_all))
         .routes(routes!(connectors::get))
+        .routes(routes!(logos::get))
         .routes(routes!(connect::connect))
         .routes(routes!(connect::disconnect))
         .routes(routes!(connect::reconnect))

@@ -1,12 +1,13 @@
-//! Which integrations the Nango environment has configured.
+//! The integrations that the Nango environment has configured.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moka::future::Cache;
 use tokio::time::Instant;
 
-use super::{Error, Nango};
+use super::{Error, Integration, Nango};
 
 /// How long an answer is fresh. After that it is still used, while Nango is queried again.
 const CACHE_TTL: Duration = Duration::from_secs(60);
@@ -18,9 +19,16 @@ const MISS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long Nango has to answer that it has no integration at all, after it had some, before that is accepted.
 const DOUBT: Duration = Duration::from_secs(10 * 60);
 
-type Keys = Arc<HashSet<String>>;
+/// The configured integrations by key.
+pub type Integrations = Arc<BTreeMap<String, Integration>>;
 
-/// The keys of the configured integrations. Once there is an answer, no caller waits for the next.
+/// How long the scopes of an integration are cached.
+const SCOPES_TTL: Duration = Duration::from_secs(5 * 60);
+
+/// The most integrations whose scopes are cached.
+const SCOPES_CAPACITY: u64 = 2000;
+
+/// The configured integrations. Once there is an answer, no caller waits for the next.
 #[derive(Debug)]
 pub struct IntegrationCache(Arc<Inner>);
 
@@ -30,12 +38,14 @@ struct Inner {
     known: Mutex<Known>,
     /// Held by the one call that is under way.
     call: tokio::sync::Mutex<()>,
+    /// The scopes that integrations ask for; `None` if Nango does not say.
+    scopes: Cache<String, Option<Vec<String>>>,
 }
 
 /// The last good answer, and how the last call ended.
 #[derive(Debug, Default)]
 struct Known {
-    keys: Option<Keys>,
+    integrations: Option<Integrations>,
     called: Option<Instant>,
     error: Option<Error>,
     /// Since when Nango has answered that it has none, though it had some.
@@ -50,14 +60,18 @@ impl IntegrationCache {
             nango,
             known: Mutex::default(),
             call: tokio::sync::Mutex::default(),
+            scopes: Cache::builder()
+                .max_capacity(SCOPES_CAPACITY)
+                .time_to_live(SCOPES_TTL)
+                .build(),
         }))
     }
 
-    /// Returns all keys of the last good answer, however old. A stale one is refreshed in the background.
+    /// Returns all integrations of the last good answer, however old. A stale one is refreshed in the background.
     ///
     /// # Errors
     /// As the call to Nango, if there never was a good answer. All who ask within two seconds get the same error.
-    pub async fn keys(&self) -> Result<Keys, Error> {
+    pub async fn all(&self) -> Result<Integrations, Error> {
         let known = {
             let known = self.0.lock();
             let age = if known.error.is_none() {
@@ -66,14 +80,14 @@ impl IntegrationCache {
                 MISS_RETRY_INTERVAL
             };
             let stale = !known.called_within(age);
-            known.keys.clone().map(|keys| (keys, stale))
+            known.integrations.clone().map(|found| (found, stale))
         };
         match known {
-            Some((keys, stale)) => {
+            Some((found, stale)) => {
                 if stale {
                     self.refresh_behind();
                 }
-                Ok(keys)
+                Ok(found)
             }
             None => self.0.refresh(MISS_RETRY_INTERVAL).await,
         }
@@ -82,19 +96,39 @@ impl IntegrationCache {
     /// Returns whether an integration is configured. Nango is queried again if the last answer lacks it.
     ///
     /// # Errors
-    /// As [`IntegrationCache::keys`].
+    /// As [`IntegrationCache::all`].
     pub async fn contains(&self, key: &str) -> Result<bool, Error> {
-        if self.keys().await?.contains(key) {
+        if self.all().await?.contains_key(key) {
             return Ok(true);
         }
-        Ok(self.0.refresh(MISS_RETRY_INTERVAL).await?.contains(key))
+        Ok(self.0.refresh(MISS_RETRY_INTERVAL).await?.contains_key(key))
+    }
+
+    /// Returns all integrations of an answer that is no older than a few seconds.
+    ///
+    /// # Errors
+    /// As [`IntegrationCache::all`].
+    pub async fn refreshed(&self) -> Result<Integrations, Error> {
+        self.0.refresh(MISS_RETRY_INTERVAL).await
+    }
+
+    /// Returns the scopes that an integration asks for; `None` if Nango does not say.
+    pub async fn scopes(&self, key: &str) -> Option<Vec<String>> {
+        let fetch = async {
+            let scopes = self.0.nango.integration_scopes(key).await;
+            scopes.unwrap_or_else(|error| {
+                tracing::warn!(integration = key, %error, "cannot read the scopes of an integration");
+                None
+            })
+        };
+        self.0.scopes.get_with_by_ref(key, fetch).await
     }
 
     /// Removes an integration of which Nango has just said that there is none.
     pub fn forget(&self, key: &str) {
         let mut known = self.0.lock();
-        if let Some(keys) = &mut known.keys {
-            Arc::make_mut(keys).remove(key);
+        if let Some(integrations) = &mut known.integrations {
+            Arc::make_mut(integrations).remove(key);
         }
     }
 
@@ -109,15 +143,18 @@ impl IntegrationCache {
 
 impl Inner {
     /// Queries Nango unless that was done less than `age` ago. One call serves all who wait.
-    async fn refresh(&self, age: Duration) -> Result<Keys, Error> {
+    async fn refresh(&self, age: Duration) -> Result<Integrations, Error> {
         let _call = self.call.lock().await;
         if self.lock().called_within(age) {
             return self.lock().answer();
         }
         let answer = self.nango.integrations().await;
-        let keys = answer.map(|found| found.into_iter().map(|it| it.unique_key).collect());
+        let by_key = |found: Vec<Integration>| {
+            let found = found.into_iter().map(|it| (it.unique_key.clone(), it));
+            found.collect()
+        };
         let mut known = self.lock();
-        known.note(keys);
+        known.note(answer.map(by_key));
         known.answer()
     }
 
@@ -133,7 +170,7 @@ impl Known {
 
     /// Notes how a call ended. A failure keeps the last good answer, and so does an answer that has lost everything: a
     /// session of an integration that is really gone is refused by Nango itself.
-    fn note(&mut self, answer: Result<HashSet<String>, Error>) {
+    fn note(&mut self, answer: Result<BTreeMap<String, Integration>, Error>) {
         self.called = Some(Instant::now());
         let found = match answer {
             Ok(found) => found,
@@ -144,10 +181,13 @@ impl Known {
             }
         };
         self.error = None;
-        let had_some = self.keys.as_ref().is_some_and(|keys| !keys.is_empty());
+        let had_some = (self.integrations.as_ref()).is_some_and(|known| !known.is_empty());
         if !(found.is_empty() && had_some) {
             self.empty_since = None;
-            self.keys = Some(Arc::new(found));
+            // The same answer stays the same value: who compares sees no change.
+            if self.integrations.as_deref() != Some(&found) {
+                self.integrations = Some(Arc::new(found));
+            }
             return;
         }
         if self.empty_since.is_none() {
@@ -158,15 +198,15 @@ impl Known {
         }
         let since = self.empty_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= DOUBT {
-            self.keys = Some(Keys::default());
+            self.integrations = Some(Integrations::default());
         }
     }
 
-    fn answer(&self) -> Result<Keys, Error> {
-        match (&self.keys, &self.error) {
-            (Some(keys), _) => Ok(keys.clone()),
+    fn answer(&self) -> Result<Integrations, Error> {
+        match (&self.integrations, &self.error) {
+            (Some(found), _) => Ok(found.clone()),
             (None, Some(error)) => Err(error.clone()),
-            (None, None) => Ok(Keys::default()),
+            (None, None) => Ok(Integrations::default()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod config;
 mod error;
 pub mod integration_cache;
 mod lenient;
+mod logo;
 pub mod proxy;
 pub mod webhook;
 mod wire;
@@ -37,6 +38,7 @@ use crate::telemetry;
 
 pub use error::Error;
 pub(crate) use error::shorten;
+pub use logo::Image;
 pub use wire::{
     Connection, ConnectionError, ConnectionPage, ConnectionSummary, Credentials, Integration,
     IntegrationDefaults, ListConnections, Session, SessionRequest,
@@ -311,6 +313,18 @@ impl Nango {
             detail: "a body of type application/json in which no integration can be read"
                 .to_owned(),
         })
+    }
+
+    /// Returns the scopes that an integration asks for; `None` if it has none of its own, as one without OAuth.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and [`Error::Unauthorized`] if the key may not read integrations' clients.
+    pub async fn integration_scopes(&self, key: &str) -> Result<Option<Vec<String>>, Error> {
+        let mut url = self.url(&["integrations", key]);
+        url.query_pairs_mut().append_pair("include", "credentials");
+        let call = Call::new("get_integration", Method::GET, url);
+        let answer: Data<wire::IntegrationClient> = self.call(call).await?;
+        Ok(answer.data.scopes())
     }
 
     /// Where a browser starts the authorization of an OAuth integration. The

@@ -10,11 +10,13 @@ use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
 };
 use reqwest::{Body, Method, StatusCode};
+use serde_json::Value;
 use tokio::time::timeout;
 use url::Url;
 
 use super::{Error, Nango};
 use crate::net::http_client;
+use crate::net::http_client::BodyError;
 
 pub use target::{ProxyTarget, UnsafePath};
 
@@ -29,6 +31,12 @@ const OPAQUE: HeaderValue = HeaderValue::from_static("application/octet-stream")
 
 /// The type of the body at the provider.
 const PROVIDER_CONTENT_TYPE: HeaderName = HeaderName::from_static("nango-proxy-content-type");
+
+/// The host of a call that is not for the provider's own address.
+const BASE_URL_OVERRIDE: HeaderName = HeaderName::from_static("base-url-override");
+
+/// The longest JSON answer that is read here, in bytes.
+const MAX_JSON_BYTES: usize = 512 * 1024;
 
 /// A call to a provider's API.
 #[derive(Debug)]
@@ -94,6 +102,14 @@ impl ProxyCall {
         !matches!(self.method, Method::GET | Method::HEAD)
     }
 
+    /// The same call to another host of the provider's; `None` if the address cannot be sent.
+    #[must_use]
+    pub fn with_base_url(mut self, base_url: &str) -> Option<Self> {
+        let value = HeaderValue::from_str(base_url).ok()?;
+        self.headers.insert(BASE_URL_OVERRIDE, value);
+        Some(self)
+    }
+
     /// The same call with this body.
     #[must_use]
     pub fn with_body(mut self, body: Body) -> Self {
@@ -120,6 +136,26 @@ impl Nango {
         let answer = self.proxied(connection_id, integration, call).await;
         timer.end(answer.as_ref().err());
         answer
+    }
+
+    /// Passes a call on, and reads the provider's answer as JSON; `None` if it is not JSON, or too large.
+    ///
+    /// # Errors
+    /// As [`Nango::proxy`], and if the answer breaks off.
+    pub async fn proxy_json(
+        &self,
+        connection_id: &str,
+        integration: &str,
+        call: ProxyCall,
+    ) -> Result<(StatusCode, Option<Value>), Error> {
+        let answer = self.proxy(connection_id, integration, call).await?;
+        let status = answer.status;
+        let response = axum::http::Response::new(answer.body).into();
+        match http_client::read_body(response, MAX_JSON_BYTES).await {
+            Ok(body) => Ok((status, serde_json::from_slice(&body).ok())),
+            Err(BodyError::TooLong { .. }) => Ok((status, None)),
+            Err(error) => Err(Error::from_body(status, error)),
+        }
     }
 
     /// Where Nango takes a call to this path and query of a provider.

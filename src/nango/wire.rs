@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::{Error, lenient};
+use crate::catalog::scopes;
 
 /// A connect session to be made: leave for one user to connect one integration, or to
 /// authorize one connection anew, which keeps its id.
@@ -456,6 +457,30 @@ pub struct Integration {
     pub unique_key: String,
     /// Nango's name of the provider.
     pub provider: String,
+    /// The name that an operator gave it; empty if there is none.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub display_name: String,
+    /// The address of the provider's logo; empty if there is none.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub logo: String,
+}
+
+/// The part of an integration's OAuth client that is not secret.
+#[derive(Deserialize)]
+pub(crate) struct IntegrationClient {
+    credentials: Option<ClientScopes>,
+}
+
+#[derive(Deserialize)]
+struct ClientScopes {
+    scopes: Option<Value>,
+}
+
+impl IntegrationClient {
+    /// Returns the scopes that the integration asks for; `None` if Nango does not say.
+    pub(crate) fn scopes(&self) -> Option<Vec<String>> {
+        scopes::read(self.credentials.as_ref()?.scopes.as_ref()?)
+    }
 }
 
 /// `{"data": …}`, around a session.

@@ -1,5 +1,6 @@
 //! Connect and reconnect: what a user authorizes in the popup.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::TimeDelta;
@@ -91,7 +92,7 @@ impl Connections {
     ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
         self.brakes.require_environment().await?;
-        let connector = self.connector(connector)?;
+        let connector = &self.connector(connector).await?;
         check_parameters(connector, request)?;
         available(connector)?;
         let instance = &request.instance_id;
@@ -115,6 +116,7 @@ impl Connections {
             }
             merge(&mut connection.config, &request.config)?;
             let session = self.plan(upstream, connector, &connection).await?;
+            let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
                 .start_attempt(connector, &connection, open, session, request)
                 .await?
@@ -141,11 +143,12 @@ impl Connections {
         self.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
             let (connection, newest) = self.find_with_attempt(user, id).await?;
-            let connector = self.connector(&connection.connector.slug)?;
+            let connector = &self.connector_of(&connection).await?;
             check_parameters(connector, request)?;
             available(connector)?;
             let session = self.plan(upstream, connector, &connection).await?;
             let open = open_attempt(newest);
+            let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
                 .start_attempt(connector, &connection, open, session, request)
                 .await?
@@ -171,7 +174,7 @@ impl Connections {
         browser: &BrowserToken,
     ) -> Result<()> {
         let connection = self.find_own(user, id).await?;
-        if !uses_oauth_popup(self.connector(&connection.connector.slug)?) {
+        if !uses_oauth_popup(&self.connector_of(&connection).await?) {
             return Ok(());
         }
         let mut tx = self.begin_single().await?;
@@ -201,6 +204,37 @@ impl Connections {
             tx.commit().await?;
         }
         Ok(started)
+    }
+
+    /// Returns the connector of a connection. One whose integration was deleted at Nango has left the catalog.
+    pub(super) async fn connector_of(&self, connection: &Connection) -> Result<Connector> {
+        let reference = &connection.connector;
+        let found = self.connector(&reference.slug).await;
+        found.map_err(|error| match error {
+            Error::ConnectorNotFound(_) => Error::ConnectorNotConfigured {
+                connector: reference.name.clone(),
+                integration_key: reference.slug.clone(),
+            },
+            error => error,
+        })
+    }
+
+    /// Returns the request with the scopes of the authorization that it renews, unless it names others.
+    async fn with_earlier_scopes<'a>(
+        &self,
+        connection: &Connection,
+        request: &'a ConnectRequest,
+    ) -> Result<Cow<'a, ConnectRequest>> {
+        let mut request = Cow::Borrowed(request);
+        if request.scopes.is_empty() && connection.state.upstream().is_some() {
+            let mut tx = self.begin_single().await?;
+            let scopes = db::granted_attempt_scopes(&mut tx, connection).await?;
+            tx.commit().await?;
+            if let Some(scopes) = scopes {
+                request.to_mut().scopes = scopes;
+            }
+        }
+        Ok(request)
     }
 
     /// A user's connection of a connector and instance, if it is there, with its newest attempt.
@@ -306,7 +340,7 @@ impl Connections {
             supersedes,
         };
         let has_parameters = !connector.parameters.is_empty();
-        let mut tx = if has_parameters {
+        let mut tx = if has_parameters || !request.scopes.is_empty() {
             self.begin().await?
         } else {
             self.begin_single().await?
@@ -318,6 +352,10 @@ impl Connections {
         else {
             return Ok(None);
         };
+        if !request.scopes.is_empty() {
+            db::write_attempt_scopes(&mut tx, &connection.user_id, attempt.id, &request.scopes)
+                .await?;
+        }
         let mut parameters = BTreeMap::new();
         if has_parameters {
             // After a disconnect, the next account may be another.

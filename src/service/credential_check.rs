@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use super::tokens::with_deadline;
 use super::{ConnectionView, Connections, Error, Result};
-use crate::catalog::AccountPointers;
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
@@ -230,21 +229,6 @@ impl Connections {
         })
         .await?;
         Ok(true)
-    }
-
-    /// Returns where a connection's provider says whose account it is.
-    pub(crate) fn account_pointers(&self, connection: &Connection) -> Option<&AccountPointers> {
-        let connector = self.catalog.get(&connection.connector.slug)?;
-        connector.account.as_ref()
-    }
-
-    /// Returns whose account a connection is, as far as its provider says.
-    pub(crate) fn account_of(
-        &self,
-        connection: &Connection,
-        found: &nango::Connection,
-    ) -> Option<Account> {
-        Account::of(found, self.account_pointers(connection)?)
     }
 
     /// The name of credentials that are known to be dead or were refused, if Nango gives them all the same.

@@ -4,16 +4,19 @@
 //! change what is there by then, under the row's lock.
 
 mod account;
+mod account_lookup;
 pub mod brakes;
 mod clock_offset;
 mod connect;
 mod credential_check;
+mod current_catalog;
 mod deletions;
 mod disconnect;
 pub mod event_notifier;
 mod event_stream;
 mod failure;
 mod idempotency;
+mod logos;
 pub mod orphans;
 mod queries;
 mod received_webhooks;
@@ -38,14 +41,16 @@ use uuid::Uuid;
 use self::brakes::Brakes;
 use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
+use self::current_catalog::CurrentCatalog;
 use self::event_notifier::EventNotifier;
+use self::logos::LogoCache;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
 use self::reconcile::AttemptTurns;
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
-use crate::catalog::{Catalog, Connector};
+use crate::catalog::{Catalog, CatalogMode};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::batch::BatchLoader;
@@ -66,6 +71,7 @@ use crate::views::ConnectionView;
 
 pub use connect::{ConnectOutcome, ConnectRequest};
 pub use credential_check::Health;
+pub use current_catalog::CatalogView;
 pub use disconnect::{DisconnectTarget, Disconnected};
 pub use event_stream::Events;
 pub use idempotency::{Answer, Idempotency};
@@ -91,9 +97,12 @@ pub struct Connections {
     attempts: BatchLoader<db::AttemptById>,
     after: BatchLoader<db::EventsAfter>,
     large_lists: LargeLists,
-    catalog: Arc<Catalog>,
+    catalog: CurrentCatalog,
+    lookups: Notify,
+    logos: LogoCache,
     upstream: Option<NangoGateway>,
     clock: Clock,
+    public_url: Url,
     webhook_base_url: Url,
     encryption: Encryption,
     deletions: Notify,
@@ -116,6 +125,8 @@ pub struct Connections {
 pub struct Settings {
     /// The public address of this service; it identifies the installation.
     pub public_url: Url,
+    /// Which connectors users are offered.
+    pub catalog_mode: CatalogMode,
     /// The address of this service to which Nango sends webhooks.
     pub webhook_base_url: Url,
     /// For how long a token may be handed out of memory; zero keeps none.
@@ -193,6 +204,19 @@ pub enum Error {
         /// The connector's name.
         connector: String,
     },
+    /// The user has not granted scopes that a workflow requires.
+    #[error(
+        "the user has not granted {} to {connector}: reconnect with these scopes in `scopes`",
+        missing.join(", ")
+    )]
+    InsufficientScope {
+        /// The connection to reconnect.
+        connection_id: Uuid,
+        /// The connector's name.
+        connector: String,
+        /// The required scopes that were not granted.
+        missing: Vec<String>,
+    },
     /// The connection came back from a reconnect as another account.
     #[error("the connection was authorized as another account; its user has to decide which it is")]
     AccountMismatch,
@@ -260,7 +284,7 @@ impl Connections {
         let brakes = Brakes::new(
             database.clone(),
             upstream.as_ref().map(|upstream| upstream.nango.clone()),
-            settings.public_url,
+            settings.public_url.clone(),
             clock.clone(),
         );
         brakes.start().await?;
@@ -277,9 +301,12 @@ impl Connections {
             attempt_turns: AttemptTurns::default(),
             clock_offset: ClockOffset::default(),
             database,
-            catalog,
+            catalog: CurrentCatalog::new(catalog, settings.catalog_mode),
+            lookups: Notify::new(),
+            logos: LogoCache::default(),
             upstream,
             clock,
+            public_url: settings.public_url,
             webhook_base_url: settings.webhook_base_url,
             encryption: settings.encryption,
             token_cache: settings.token_cache,
@@ -303,12 +330,6 @@ impl Connections {
         self.database.check_ready().await
     }
 
-    /// The catalog.
-    #[must_use]
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
-    }
-
     /// When each connector was first in the catalog.
     ///
     /// # Errors
@@ -318,21 +339,6 @@ impl Connections {
         let times = db::connector_creation_times(&mut tx).await?;
         tx.commit().await?;
         Ok(times)
-    }
-
-    /// Whether Nango has an integration for each connector; `None` where that is not known.
-    pub async fn configured(&self) -> impl Fn(&Connector) -> Option<bool> + use<> {
-        let keys = match &self.upstream {
-            Some(upstream) => upstream.integrations.keys().await.map_err(|error| {
-                tracing::warn!(%error, "Nango's integrations are not known");
-            }),
-            None => Err(()),
-        };
-        move |connector| {
-            keys.as_ref()
-                .ok()
-                .map(|keys| keys.contains(&connector.integration_key))
-        }
     }
 
     fn nango_gateway(&self) -> Result<&NangoGateway> {
@@ -387,12 +393,6 @@ impl Connections {
     #[must_use]
     pub fn brakes(&self) -> &Brakes {
         &self.brakes
-    }
-
-    fn connector(&self, reference: &str) -> Result<&Connector> {
-        self.catalog
-            .get(reference)
-            .ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
     async fn begin(&self) -> Result<Transaction> {

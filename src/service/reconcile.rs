@@ -12,6 +12,7 @@ use moka::future::Cache;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
+use super::account::Identity;
 use super::connect::RETURN_WINDOW;
 use super::credential_check::MIN_CHECK_INTERVAL;
 use super::{Connections, Error, Result};
@@ -425,27 +426,29 @@ impl Connections {
         let found = found.map(|row| row.with_connection()).transpose()?;
         let seen = self.evaluate_grant(found, summary, None);
         // Whose account it is decides what becomes of it.
-        let account = match seen {
+        let identity = match seen {
             None => return Ok(false),
             Some((of, grant, Grant::Applied(_))) => {
-                self.fetch_account(&of.connection, &grant).await?
+                self.identify_grant(&of.connection, &grant, attempt).await
             }
             Some((of, grant, Grant::AlreadyApplied)) => {
-                match self.fetch_account(&of.connection, &grant).await? {
-                    None => return Ok(false),
-                    account => account,
+                let identity = self.identify_grant(&of.connection, &grant, attempt).await;
+                if identity.account.is_none() {
+                    self.queue_lookup(&of.connection, attempt).await?;
+                    return Ok(false);
                 }
+                identity
             }
-            Some((_, _, Grant::Discarded)) => None,
+            Some((_, _, Grant::Discarded)) => Identity::default(),
         };
+        let account = identity.account.as_ref();
         let mut tx = self.begin().await?;
         // Decided again: another witness may have been faster.
         let found = db::lock_attempt(&mut tx, &user, attempt).await?;
-        let Some((of, grant, verdict)) = self.evaluate_grant(found, summary, account.as_ref())
-        else {
+        let Some((of, grant, mut verdict)) = self.evaluate_grant(found, summary, account) else {
             return Ok(false);
         };
-        match &verdict {
+        match &mut verdict {
             Grant::AlreadyApplied => return Ok(false),
             Grant::Applied(transition) => {
                 // It may be what was to be deleted, granted anew. While it is being deleted, nobody
@@ -453,7 +456,11 @@ impl Connections {
                 if !db::cancel_deletion(&mut tx, &grant.id).await? {
                     return Ok(false);
                 }
-                db::apply(&mut tx, transition, Some(attempt)).await?;
+                Self::record_identity(&identity, &mut transition.connection);
+                let written = db::apply(&mut tx, transition, Some(attempt)).await?;
+                if let Some(delay) = identity.next_lookup {
+                    db::queue_account_lookup(&mut tx, &written, attempt, delay).await?;
+                }
             }
             Grant::Discarded => {
                 // Read under the row's lock, in this transaction.
@@ -474,7 +481,31 @@ impl Connections {
             self.counts.attempt_ended(&of.attempt, transition);
         }
         self.deletions.notify_one();
+        self.lookups.notify_one();
         Ok(true)
+    }
+
+    /// Writes what a grant says of the account and the scopes to its connection.
+    fn record_identity(identity: &Identity, connection: &mut Connection) {
+        identity.write_scopes(connection);
+        if let Some(failure) = identity.failure.filter(|failure| !failure.is_transient)
+            && connection.account.is_none()
+        {
+            connection.account_unknown_reason = Some(failure.reason);
+        }
+    }
+
+    /// Queues the look-up of a grant that may have been repeated as another account.
+    async fn queue_lookup(&self, connection: &Connection, attempt: Uuid) -> Result<()> {
+        let rule = self.account_rule(connection);
+        if !rule.is_some_and(|rule| rule.identifies_account()) {
+            return Ok(());
+        }
+        let mut tx = self.begin_single().await?;
+        db::queue_account_lookup(&mut tx, connection, attempt, 0.0).await?;
+        tx.commit().await?;
+        self.lookups.notify_one();
+        Ok(())
     }
 
     /// What Nango holds by a grant, and what it does to the connection that it is for. `None` if it is none of ours.
@@ -498,26 +529,6 @@ impl Connections {
         };
         let verdict = (of.connection).granted(&of.attempt, &grant, account, self.clock.now());
         Some((of, grant, verdict))
-    }
-
-    /// Whose account a connection is, where its connector says where the provider tells.
-    async fn fetch_account(
-        &self,
-        connection: &Connection,
-        grant: &NangoConnectionRef,
-    ) -> Result<Option<Account>> {
-        let Some(pointers) = self.account_pointers(connection) else {
-            return Ok(None);
-        };
-        let nango = &self.nango_gateway()?.nango;
-        let key = &grant.integration.key;
-        let answer = nango.connection(&grant.id, key, Refresh::WhenDue).await;
-        match answer {
-            Ok(found) => Ok(Account::of(&found, pointers)),
-            // What was granted a moment ago and is refused now tells no account; the sweep looks after it.
-            Err(nango::Error::InvalidCredentials { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Writes down that an attempt has failed. `false` if it had ended before.

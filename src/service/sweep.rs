@@ -181,6 +181,7 @@ impl Connections {
     }
 
     async fn sweep_all(&self, pause: Duration) -> Result<SweepReport> {
+        self.queue_unidentified().await?;
         let started_at = self.clock.now();
         let listing = self.list_nango(pause).await?;
         let mut report = SweepReport {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
 use super::{Connections, Error, Result};
+use crate::catalog::scopes;
 use crate::db;
 use crate::db::token_accesses::Purpose;
 use crate::domain::UserId;
@@ -86,7 +87,13 @@ impl Connections {
     ///
     /// # Errors
     /// Why there is none: see [`Error`].
-    pub async fn token(&self, user: &UserId, id: Uuid, service: &str) -> Result<Arc<Token>> {
+    pub async fn token(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        required_scopes: &[String],
+        service: &str,
+    ) -> Result<Arc<Token>> {
         let asked = self
             .versions
             .load(db::ConnectionVersion(user.clone(), id))
@@ -99,6 +106,7 @@ impl Connections {
             let connection = self.find_own(user, id).await?;
             self.cached_token(&self.retried(connection).await).await?
         };
+        check_scopes(&token, required_scopes)?;
         self.record_access(&token.connection, service, Purpose::Token)
             .await?;
         Ok(token)
@@ -113,9 +121,10 @@ impl Connections {
         user: &UserId,
         connector: &str,
         instance_id: Option<&str>,
+        required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        let connector = self.connector(connector)?;
+        let connector = self.connector(connector).await?;
         let filter = db::Filter {
             connector_id: Some(connector.id),
             ..db::Filter::default()
@@ -128,6 +137,7 @@ impl Connections {
             })?;
         let connection = self.retried(connection).await;
         let token = self.cached_token(&connection).await?;
+        check_scopes(&token, required_scopes)?;
         self.record_access(&connection, service, Purpose::Token)
             .await?;
         Ok(token)
@@ -229,7 +239,7 @@ impl Connections {
             return refused;
         };
         // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
-        let connector = self.connector(&connection.connector.slug)?;
+        let connector = &self.connector_of(connection).await?;
         match self.plan(upstream, connector, connection).await {
             Err(not_configured) => Err(not_configured),
             Ok(_) => refused,
@@ -461,6 +471,28 @@ fn refusal(checked: Option<&Connection>) -> Error {
             .unwrap_or(Error::ProviderUnavailable),
         None => Error::ConnectionNotFound,
     }
+}
+
+/// Refuses a token that lacks scopes which a workflow requires. Where the provider does not say what was granted, nothing is
+/// known to be missing.
+fn check_scopes(token: &Token, required: &[String]) -> Result<()> {
+    let of_token = match &token.credentials {
+        Credentials::OAuth2 { scope, .. } => scope.as_deref().map(scopes::split),
+        _ => None,
+    };
+    let of_token = of_token.filter(|scopes| !scopes.is_empty());
+    let Some(granted) = of_token.or_else(|| token.connection.scopes.clone()) else {
+        return Ok(());
+    };
+    let missing = scopes::missing(required, &granted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InsufficientScope {
+        connection_id: token.connection.id,
+        connector: token.connection.connector.name.clone(),
+        missing,
+    })
 }
 
 fn needs_reauthorization(connection: &Connection) -> Error {

@@ -20,6 +20,12 @@ use crate::webhooks::Webhooks;
 /// How often what is due to be deleted at Nango is looked for.
 const DELETION_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often account look-ups that are due are looked for.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often Nango is asked for its integrations, so that a new one is in the catalog soon.
+const CATALOG_INTERVAL: Duration = Duration::from_secs(30);
+
 /// How often attempts past their time are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -223,6 +229,31 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
                 "authorizations ran out of time",
                 &service.expire_attempts().await,
                 |count| *count > 0,
+            );
+        },
+    ));
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("account look-ups", Duration::ZERO, Some(STALL_TIME)),
+        async move || {
+            let wanted = tokio::time::timeout(LOOKUP_INTERVAL, service.wait_for_account_lookups());
+            if stopping.run_until_cancelled(wanted).await.is_some() {
+                report(
+                    "looked up accounts",
+                    &service.look_up_accounts(&stopping).await,
+                    |_| false,
+                );
+            }
+        },
+    ));
+    let service = connections.clone();
+    jobs.tasks.spawn(repeat(
+        jobs.job("catalog refresh", CATALOG_INTERVAL, Some(STALL_TIME)),
+        async move || {
+            report(
+                "listed nango integrations",
+                &service.refresh_catalog().await,
+                |()| false,
             );
         },
     ));

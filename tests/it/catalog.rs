@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use insta::assert_snapshot;
-use patchbay::catalog::{AuthMode, Availability, Catalog, CatalogError, Connector};
+use patchbay::catalog::{
+    AccountRule, AuthMode, Availability, Catalog, CatalogError, ConfiguredIntegration, Connector,
+};
 
 /// The connectors as the original system and Nango's provider list have them.
 const EXPECTED: &str = include_str!("../data/catalog/connectors.csv");
@@ -13,20 +15,15 @@ fn builtin_catalog_matches_original_connectors() {
     let mut slugs = BTreeSet::new();
     for row in EXPECTED.lines().skip(1) {
         let columns: Vec<&str> = row.split(',').collect();
-        let [slug, name, category, _, provider, auth_mode, _] = columns[..] else {
+        let [slug, name, _, _, provider, auth_mode, _] = columns[..] else {
             panic!("seven columns: {row}");
         };
         slugs.insert(slug);
         let found = catalog.get(slug).unwrap();
         let found_mode = found.auth_mode.map(|mode| mode.to_string());
         assert_eq!(
-            (
-                &*found.slug,
-                &*found.name,
-                &*found.category,
-                &*found.integration_key
-            ),
-            (slug, name, category, slug)
+            (&*found.slug, &*found.name, &*found.integration_key),
+            (slug, name, slug)
         );
         assert_eq!(
             found.provider.as_deref().unwrap_or_default(),
@@ -39,10 +36,9 @@ fn builtin_catalog_matches_original_connectors() {
             Availability::Disabled => panic!("{slug} is disabled"),
             Availability::Unavailable(reason) => {
                 assert!(provider.is_empty(), "{slug}");
-                assert_eq!(
-                    reason,
-                    format!("Nango has no provider for {name} (August 2026)")
-                );
+                assert_eq!(reason, "Not available yet");
+                let note = format!("Nango has no provider for {name} (August 2026)");
+                assert_eq!(found.note, Some(note));
             }
         }
     }
@@ -95,27 +91,130 @@ fn search_matches_name_slug_and_category_ignoring_case() {
     assert_eq!(search("/ x", None), "twitter");
     assert_eq!(
         search("calendar", Some("calendar & SCHEDULING")),
-        "apple-calendar doodle google-calendar outlook-calendar"
+        "apple-calendar calendly doodle google-calendar outlook-calendar when2meet"
     );
     assert_eq!(search("nothing of that name", None), "");
     assert_eq!(catalog.search("", None).count(), 99);
 }
 
 #[test]
-fn categories_have_connector_counts() {
+fn search_finds_synonyms() {
     let catalog = Catalog::builtin();
-    let counts = catalog.categories();
-    assert_eq!(counts["Payments"], 1);
-    assert_eq!(counts["Calendar & Scheduling"], 4);
-    assert_eq!(counts.values().sum::<usize>(), 99);
+    let finds = |query: &str, slug: &str| {
+        let mut found = catalog.search(query, None);
+        assert!(found.any(|connector| connector.slug == slug), "{query}");
+    };
+    for (query, slug) in [
+        ("google mail", "gmail"),
+        ("Google-Mail", "gmail"),
+        ("ms teams", "microsoft-teams"),
+        ("msteams", "microsoft-teams"),
+        ("crm", "hubspot"),
+        ("help desk", "zendesk"),
+        ("x.com", "twitter"),
+        ("payments", "stripe"),
+        ("accounting", "xero"),
+        ("gcal", "google-calendar"),
+    ] {
+        finds(query, slug);
+    }
+    assert_eq!(catalog.search("zzz", None).count(), 0);
+}
+
+#[test]
+fn categories_do_not_overlap() {
+    let catalog = Catalog::builtin();
+    let categories: BTreeSet<&str> = catalog.iter().map(|found| &*found.category).collect();
+    let categories: Vec<&str> = categories.into_iter().collect();
+    assert_snapshot!(categories.join("\n"), @r#"
+    AI
+    Accounting & Finance
+    Analytics & Data
+    CRM & Sales
+    Calendar & Scheduling
+    Commerce & Payments
+    Communication
+    Customer Support
+    Developer Tools
+    File Storage
+    Marketing
+    Productivity
+    Social Media
+    "#);
+}
+
+fn integration(key: &str, provider: &str, display_name: &str) -> ConfiguredIntegration {
+    ConfiguredIntegration {
+        key: key.to_owned(),
+        provider: provider.to_owned(),
+        display_name: display_name.to_owned(),
+    }
+}
+
+#[test]
+fn configured_integrations_become_connectors() {
+    let catalog = Catalog::builtin().with_integrations(&[
+        integration("gmail", "google-mail", "Gmail"),
+        integration("slack", "slack", "Slack"),
+        integration("slack-support", "slack", "Slack"),
+        integration("Acme_CRM.v2", "salesforce", "Acme CRM"),
+        integration("future", "a-provider-of-tomorrow", ""),
+        integration("users", "zendesk", ""),
+        integration("..", "zendesk", ""),
+        integration("cohere", "cohere-ai", "Cohere"),
+    ]);
+    let shown = |slug: &str| {
+        let found = catalog
+            .get(slug)
+            .unwrap_or_else(|| panic!("{slug} is missing"));
+        let mode = found
+            .auth_mode
+            .map(|mode| mode.to_string())
+            .unwrap_or_default();
+        format!(
+            "{} | {} | {} | {mode}",
+            found.slug, found.name, found.category
+        )
+    };
+    let slugs = [
+        "gmail",
+        "slack",
+        "slack-support",
+        "Acme_CRM.v2",
+        "future",
+        "users-integration",
+        "cohere",
+    ];
+    assert_snapshot!(slugs.map(shown).join("\n"), @r#"
+    gmail | Gmail | Communication | OAUTH2
+    slack | Slack (slack) | Productivity | OAUTH2
+    slack-support | Slack (slack-support) | Productivity | OAUTH2
+    Acme_CRM.v2 | Acme CRM | CRM & Sales | OAUTH2
+    future | future | Other | 
+    users-integration | Zendesk | Customer Support | OAUTH2
+    cohere | Cohere | AI | 
+    "#);
+    assert_eq!(catalog.iter().len(), 99 + 5);
+    assert!(catalog.get("slack").unwrap().account_rule().is_some());
+    assert_eq!(
+        catalog.get("cohere").unwrap().availability(),
+        Availability::Available
+    );
+    let zendesk = catalog.get("users-integration").unwrap();
+    assert_eq!(zendesk.integration_key, "users");
+    assert_eq!(zendesk.parameters[0].name, "subdomain");
+    assert_eq!(
+        catalog.get(&zendesk.id.to_string()).unwrap().slug,
+        "users-integration"
+    );
 }
 
 #[test]
 fn manifest_omits_empty_fields() {
     let catalog = Catalog::builtin();
     let manifest = |slug| catalog.get(slug).unwrap().manifest().to_string();
-    assert_snapshot!(manifest("gmail"), @r#"{"auth_mode":"OAUTH2","category":"Communication & Collaboration","enabled":true,"integration_key":"gmail","name":"Gmail","provider":"google-mail","slug":"gmail"}"#);
-    assert_snapshot!(manifest("cohere"), @r#"{"category":"AI & Machine Learning","enabled":true,"integration_key":"cohere","name":"Cohere","slug":"cohere","unavailable":"Nango has no provider for Cohere (August 2026)"}"#);
+    assert_snapshot!(manifest("gmail"), @r#"{"auth_mode":"OAUTH2","category":"Communication","enabled":true,"integration_key":"gmail","name":"Gmail","provider":"google-mail","slug":"gmail"}"#);
+    assert_snapshot!(manifest("cohere"), @r#"{"category":"AI","enabled":true,"integration_key":"cohere","name":"Cohere","note":"Nango has no provider for Cohere (August 2026)","slug":"cohere","unavailable":"Not available yet"}"#);
 }
 
 /// Loads a file of the operator's with this text; the path in messages is shortened to its name.
@@ -140,7 +239,7 @@ fn override_changes_only_named_fields() {
         [[connector]]
         slug = "gmail"
         integration_key = "google-mail-prod"
-        account = { id = "/sub", name = "/email" }
+        account = { id = "/raw/sub", name = "/raw/email" }
 
         [[connector]]
         slug = "zoom"
@@ -158,7 +257,11 @@ fn override_changes_only_named_fields() {
     expected.integration_key = "google-mail-prod".to_owned();
     expected.account.clone_from(&gmail.account);
     assert_eq!(*gmail, expected);
-    assert_eq!(gmail.account.as_ref().unwrap().id, "/sub");
+    assert!(
+        gmail
+            .account_rule()
+            .is_some_and(AccountRule::identifies_account)
+    );
     assert_eq!(
         catalog.get("zoom").unwrap().availability(),
         Availability::Disabled
@@ -247,11 +350,11 @@ integration_key = "gmail"
 
 [[connector]]
 slug = "notion"
-account = { id = "team/id", name = "/a~2", title = "/t" }
+account = { id = "/team/id" }
 
 [[connector]]
 slug = "asana"
-account = { id = "" }
+account = { name = "/raw/name" }
 
 [[connector]]
 slug = "cohere"
@@ -260,7 +363,7 @@ provider = "cohere"
     assert_snapshot!(load(text).unwrap_err(), @r#"
     my.toml:1:1: unknown field "connectors", expected connector
     my.toml:4:8: slug "Gmail" must be 1 to 63 of a-z, 0-9 and '-', the first not '-'
-    my.toml:5:1: unknown field "nmae", expected slug, name, category, provider, integration_key, auth_mode, enabled, unavailable, account, parameters
+    my.toml:5:1: unknown field "nmae", expected slug, name, category, provider, integration_key, auth_mode, enabled, unavailable, note, account, parameters
     my.toml:8:8: slug "callback" is reserved, the API has a path of that name
     my.toml:10:1: the connector has no slug
     my.toml:11:8: name must be a text that is not empty
@@ -269,10 +372,8 @@ provider = "cohere"
     my.toml:19:8: the new connector "acme" lacks name, category, auth_mode
     my.toml:23:8: slug "acme" is in this file twice
     my.toml:27:19: integration_key "gmail" is already that of gmail
-    my.toml:31:18: id must be a JSON pointer, such as "/team/id"
-    my.toml:31:36: name must be a JSON pointer, such as "/team/id"
-    my.toml:31:44: unknown field "title", expected id, name
-    my.toml:35:11: account has no name
+    my.toml:31:18: account: "/team/id" must be a JSON pointer that starts with /raw, /id_token, /connection_config, /metadata, /credentials, /response
+    my.toml:35:11: account has no id
     my.toml:38:8: connector "cohere" lacks auth_mode
     "#);
 }

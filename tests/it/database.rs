@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use patchbay::catalog::Catalog;
+use patchbay::catalog::{Catalog, CatalogMode};
 use patchbay::clock::Clock;
 use patchbay::db::DatabaseError;
 use patchbay::encryption::Encryption;
@@ -41,6 +41,7 @@ pub(crate) async fn start_replica(url: String) {
     let catalog = Arc::new(Catalog::builtin());
     let settings = Settings {
         public_url: "http://localhost".parse().unwrap(),
+        catalog_mode: CatalogMode::All,
         webhook_base_url: "http://localhost".parse().unwrap(),
         token_cache: Duration::ZERO,
         history: TimeDelta::days(1),

@@ -2,6 +2,7 @@
 //! sandbox's Nango over real HTTP.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod accounts;
 mod api;
 mod auth;
 mod cancellation;

@@ -5,6 +5,7 @@ mod user;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta};
 use nango_sandbox::{Integration, Sandbox};
 use patchbay::app::App;
-use patchbay::catalog::Catalog;
+use patchbay::catalog::{AccountRule, Catalog};
 use patchbay::clock::Clock;
 use patchbay::config::Config;
 use patchbay::db::Database;
@@ -50,6 +51,10 @@ pub(crate) const PROMPT_TIMEOUT: Duration = Duration::from_secs(15);
 /// `TEST_THROUGH_POOLER=1 cargo test --test it -- api:: isolation::`.
 const THROUGH_POOLER: &str = "TEST_THROUGH_POOLER";
 
+/// Set for a test app, its accounts are looked up. Otherwise they are not: look-ups call Nango and make events at any time,
+/// which most tests count.
+pub(crate) const WITH_ACCOUNTS: &str = "TEST_WITH_ACCOUNTS";
+
 /// Fewer servers than the service has connections.
 pub(crate) const POOLER_SETTINGS: &str = "pool_mode = transaction\ndefault_pool_size = 4";
 
@@ -86,7 +91,7 @@ impl Replica {
     pub(crate) async fn start(settings: &[(&str, String)], clock: Clock) -> Self {
         // Port 0 is not a public address: the listener is asked for its own.
         let config = read(settings);
-        let catalog = Catalog::load(config.catalog_file.as_deref()).unwrap();
+        let catalog = catalog(settings, config.catalog_file.as_deref());
         let app = App::bind(config, catalog, clock).await.unwrap();
         let url = format!("http://{}", app.local_addr().unwrap());
         let stop = CancellationToken::new();
@@ -260,6 +265,8 @@ impl TestApp {
             ("NANGO_TIMEOUT_SECONDS", "8".to_owned()),
             ("AUTH_JWT_SECRET", JWT_SECRET.to_owned()),
             ("ENCRYPTION_KEY", ENCRYPTION_KEY.to_owned()),
+            // Tests know which connectors there are.
+            ("CATALOG", "all".to_owned()),
             // Tests sweep when they want to.
             ("SWEEP_INTERVAL_SECONDS", "86400".to_owned()),
             ("CORS_ALLOWED_ORIGINS", ORIGIN.to_owned()),
@@ -314,10 +321,12 @@ impl TestApp {
 
     /// The same with other settings.
     pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
-        let config = read(&self.settings(others));
+        let all = self.settings(others);
+        let config = read(&all);
         let nango = config.nango.unwrap();
         let settings = Settings {
             public_url: config.http.public_url,
+            catalog_mode: config.catalog_mode,
             webhook_base_url: nango.webhook_base_url,
             token_cache: config.token_cache_ttl,
             history: config.retention,
@@ -325,7 +334,7 @@ impl TestApp {
         };
         Connections::new(
             Database::connect(&config.database).await.unwrap(),
-            Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
+            Arc::new(catalog(&all, config.catalog_file.as_deref())),
             Some(Nango::new(nango.client).unwrap()),
             self.clock.clone(),
             settings,
@@ -525,6 +534,15 @@ pub(crate) fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// The catalog with the operator's account rules only, unless a test sets [`WITH_ACCOUNTS`].
+fn catalog(settings: &[(&str, String)], file: Option<&Path>) -> Catalog {
+    let catalog = Catalog::load(file).unwrap();
+    if settings.iter().any(|(name, _)| *name == WITH_ACCOUNTS) {
+        return catalog;
+    }
+    catalog.with_default_account_rule(&AccountRule::default())
 }
 
 /// Reads variables as the program does its environment's; a later one of the same name counts.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
+use crate::accounts::add_token_response;
 use crate::auth::live_session;
 use crate::callback_page::{initial, render_page};
 use crate::credentials::{Credentials, fields, is_oauth};
@@ -147,6 +148,7 @@ fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
     if let [name, ..] = Requirements::of(&integration.provider).missing(&config)[..] {
         return Err(format!("{name} is missing."));
     }
+    add_token_response(&integration.provider, &mut credentials);
     let credentials = Credentials::Other(credentials);
     if integration.tests_credentials() && credentials.are_invalid() {
         return Err(format!(
@@ -159,6 +161,7 @@ fn connect(app: &App, form: &SubmittedForm) -> Result<String, String> {
     let granted = (config, credentials);
     let event = state.grant(&session, &connection_id, &integration, granted, now);
     drop(state);
+    app.run_script(&connection_id, &integration);
     app.send_webhook(&event);
     Ok(integration.display_name)
 }

@@ -86,6 +86,7 @@ impl Credentials {
                 format!("Basic {}", STANDARD.encode(both))
             }
             "API_KEY" => format!("Bearer {}", text("apiKey")),
+            "OAUTH2_CC" | "TWO_STEP" => format!("Bearer {}", text("token")),
             _ => format!("Bearer {}", text("oauth_token")),
         }
     }

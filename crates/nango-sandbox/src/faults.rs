@@ -90,6 +90,18 @@ pub(super) struct Faults {
     pub(super) false_deletion: Option<FalseDeletion>,
     /// The secret key opens this environment, which has connections of its own. Without a name: the usual one.
     pub(super) environment: Option<String>,
+    /// Scopes that a person does not allow, although they are asked for.
+    pub(super) withheld_scopes: Vec<String>,
+    /// The proxy does not take `base-url-override`, as an operator can set it.
+    pub(super) refuse_base_url_override: bool,
+    /// The provider answers the question who is signed in with this status.
+    pub(super) account_lookup_status: Option<u16>,
+    /// The provider answers that question with this body: a text as HTML, another value as JSON.
+    pub(super) account_lookup_body: Option<Value>,
+    /// How long the provider takes to answer that question, in milliseconds.
+    pub(super) account_lookup_delay_ms: u64,
+    /// The `id_token` of token responses, in the place of a valid one.
+    pub(super) id_token: Option<String>,
     /// The provider refuses to exchange the code.
     pub(super) refuse_code: bool,
     /// Sessions are over as soon as they are made, as for a user who comes back too late.

@@ -7,6 +7,7 @@
 //! application, faults to play, and what was received and sent. Everything is
 //! kept in memory and ends with the process.
 
+mod accounts;
 mod auth;
 mod callback_page;
 mod connect_ui;

@@ -290,6 +290,7 @@ fn exchange(app: &App, flow: &Flow, code: &str) -> Result<(), TokenError> {
         now,
     );
     drop(state);
+    app.run_script(&flow.connection_id, &integration);
     app.send_webhook(&event);
     Ok(())
 }

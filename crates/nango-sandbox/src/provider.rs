@@ -126,6 +126,21 @@ impl TokenError {
 }
 
 impl AuthorizeRequest {
+    /// The scopes that are asked for.
+    pub(super) fn scopes(&self) -> Vec<&str> {
+        let scope = self.scope.as_deref().unwrap_or_default();
+        scope.split_whitespace().collect()
+    }
+
+    /// Removes the scopes that a person does not allow.
+    pub(super) fn keep_scopes(&mut self, is_allowed: impl Fn(&str) -> bool) {
+        if self.scope.is_some() {
+            let mut scopes = self.scopes();
+            scopes.retain(|scope| is_allowed(scope));
+            self.scope = Some(scopes.join(" "));
+        }
+    }
+
     /// The account that `login_hint` names, or the first.
     pub(super) fn hinted_account(&self) -> Account {
         let hint = self.login_hint.as_deref().unwrap_or_default();
@@ -162,6 +177,12 @@ impl Provider {
         let token = self.access_tokens.get(access_token)?;
         let grant = self.grants.get(&token.grant)?;
         (token.expires_at > now).then_some(grant.account)
+    }
+
+    /// Returns the scopes of an access token.
+    pub(super) fn scope_of(&self, access_token: &str) -> Option<String> {
+        let token = self.access_tokens.get(access_token)?;
+        self.grants.get(&token.grant)?.scope.clone()
     }
 
     /// Makes an access token run out.
@@ -274,7 +295,11 @@ impl State {
             refresh_token: None,
         };
         let lasting = self.faults.no_refresh_token;
-        Ok(self.provider.issue(Uuid::new_v4(), grant, lasting, now))
+        let fields = self.account_fields(&grant.client_id, &grant.account, grant.scope.as_deref());
+        let mut answer = self.provider.issue(Uuid::new_v4(), grant, lasting, now);
+        // A refresh answers without them, as most providers' do.
+        answer.raw.extend(fields);
+        Ok(answer)
     }
 
     fn refresh_grant(

@@ -1,5 +1,6 @@
 //! The provider's endpoints: consent, tokens, and who a token belongs to.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
 
+use crate::accounts;
 use crate::callback_page::{initial, render_page};
 use crate::credentials::Credentials;
 use crate::faults::Consent;
@@ -35,6 +37,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/inspect", any(inspect))
         .route("/inspect/{*path}", any(inspect))
         .route("/answer", any(answer))
+        .route("/account/{provider}", any(accounts::who))
 }
 
 #[derive(Template)]
@@ -61,6 +64,9 @@ struct Decision {
     decision: String,
     #[serde(flatten)]
     request: AuthorizeRequest,
+    /// A box for each scope that stays ticked.
+    #[serde(flatten)]
+    others: BTreeMap<String, String>,
 }
 
 impl App {
@@ -132,13 +138,22 @@ async fn decide(State(app): State<App>, Form(decision): Form<Decision>) -> Respo
         return bad_request(message);
     }
     match (decision.decision.as_str(), account(&decision.account)) {
-        ("allow", Some(account)) => allow(&app, decision.request, account),
+        ("allow", Some(account)) => {
+            let mut request = decision.request;
+            if decision.others.contains_key("scopes_shown") {
+                request
+                    .keep_scopes(|scope| decision.others.contains_key(&format!("scope:{scope}")));
+            }
+            allow(&app, request, account)
+        }
         ("deny", _) => deny(&decision.request),
         _ => bad_request("Choose an account, and allow or deny."),
     }
 }
 
-fn allow(app: &App, request: AuthorizeRequest, account: Account) -> Response {
+fn allow(app: &App, mut request: AuthorizeRequest, account: Account) -> Response {
+    let withheld = app.lock().faults.withheld_scopes.clone();
+    request.keep_scopes(|scope| !withheld.iter().any(|it| it == scope));
     let (state, to) = (request.state.clone(), request.redirect_uri.clone());
     let code = app.lock().provider.allow(request, account, app.now());
     send_back(&to, &[("state", &state), ("code", &code)])

@@ -48,7 +48,17 @@ async fn forward(app: &App, request: Request) -> Result<Response, Failure> {
         .decode_utf8()
         .map_err(|_not_utf8| broken())?;
     let (authorization, fields) = credentials(app, &parts.headers)?;
-    let url = provider_url(app, &parts.uri, &fields).ok_or_else(broken)?;
+    if parts.headers.contains_key("base-url-override") && app.lock().faults.refuse_base_url_override
+    {
+        let refusal = Failure::new(StatusCode::BAD_REQUEST, "base_url_override_disabled");
+        return Err(refusal.message("The base URL override is disabled"));
+    }
+    let provider = fields["provider"].as_str().unwrap_or_default();
+    let url = match app.account_endpoint(provider, &parts.uri, &parts.headers) {
+        Some(url) => Url::parse(&url).ok(),
+        None => provider_url(app, &parts.uri, &fields),
+    };
+    let url = url.ok_or_else(broken)?;
     let mut headers = provider_headers(&authorization);
     headers.extend(forwarded(&parts.headers));
     let body = provider_body(data, &parts.method, &mut headers).await;

@@ -33,6 +33,8 @@ export class Sandbox {
         SANDBOX_PORT: String(controlsPort),
         CORS_ALLOWED_ORIGINS: origins.join(","),
         RUST_LOG: "warn",
+        // Tests know which connectors there are.
+        CATALOG: "all",
         ...settings,
       },
       stdio: ["ignore", "pipe", "pipe"],

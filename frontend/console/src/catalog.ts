@@ -27,3 +27,19 @@ export function useCatalog() {
     staleTime: 5 * 60_000,
   });
 }
+
+/** The slugs of the connectors that the service finds for a search, which knows synonyms; undefined until it has answered. */
+export function useFound(search: string): Set<string> | undefined {
+  const { client, cache } = usePatchbay();
+  const text = search.trim();
+  const { data } = useQuery({
+    queryKey: cache.connectors("found", text),
+    queryFn: async ({ signal }) => {
+      const { connectors } = await client.listConnectors({ search: text, limit: PAGE }, { signal });
+      return new Set(connectors.map(({ slug }) => slug));
+    },
+    enabled: text.length > 1,
+    staleTime: 5 * 60_000,
+  });
+  return text.length > 1 ? data : undefined;
+}

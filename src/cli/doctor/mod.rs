@@ -2,6 +2,7 @@
 //!
 //! They change nothing, neither in the database nor at Nango: a session that is created is deleted.
 
+mod accounts;
 mod binding;
 mod brakes;
 mod database;
@@ -170,6 +171,7 @@ pub async fn run<V: Into<Variable>>(
         }
     };
     database::check(&mut report, &config.database, clock).await;
+    accounts::check_connections(&mut report, &config.database).await;
     encryption::check(&mut report, &config, clock).await;
     nango::check(&mut report, &config, &catalog, clock).await;
     web::check(&mut report, &config).await;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use reqwest::header::HeaderMap;
 
 use super::database::MAX_CLOCK_SKEW_SECONDS;
-use super::{Report, session};
+use super::{Report, accounts, session};
 use crate::catalog::{Availability, Catalog};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -82,6 +82,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
         &configured,
     )
     .await;
+    accounts::check_scopes(report, &nango, catalog, &integrations).await;
     time(report, config, clock).await;
 }
 

@@ -26,7 +26,8 @@ const USER_HEADER: &str = "The id of the user that the service acts for, in UTF-
     control characters or with white space at an end.";
 
 /// The sets of values that may grow. Each one becomes any string, with the known values in a schema of their own.
-const OPEN_ENUMS: [&str; 7] = [
+const OPEN_ENUMS: [&str; 8] = [
+    "AccountUnknownReason",
     "Actor",
     "AttemptKind",
     "EventKind",
@@ -44,7 +45,8 @@ const OPEN_ENUMS: [&str; 7] = [
         description = "Through this API, the users of a product connect their own third-party accounts.\n\n\
             Errors are RFC 9457 problems with a stable `code`. `{connector}` is an id or a slug.\n\n\
             Fields are only ever added: ignore unknown ones. These sets of values may grow, so accept unknown values: `status_reason`, \
-            `reason`, `error_code`, `code`, `change`, `outcome`, `actor`, `health`, and the `kind` of an event or attempt. `status` is a closed set, \
+            `account_unknown_reason`, `reason`, `error_code`, `code`, `change`, `outcome`, `actor`, `health`, and the `kind` of an event \
+            or attempt. `status` is a closed set, \
             and so is the `type` of credentials: `other` stands for every new kind."
     ),
     components(schemas(ProblemBody, Code, StreamReady)),
@@ -108,6 +110,8 @@ impl Callers {
                 Self::UsersAndServices
             }
             "/api/v1/connectors/callback" => Self::AnyoneOrUsers,
+            // An `<img>` sends no token.
+            "/api/v1/connectors/{connector}/logo" => Self::Anyone,
             _ if path.starts_with("/api/v1/users") => Self::Services,
             _ if path.contains("/token") || path.contains("/proxy") => Self::ServicesForUser,
             _ if path.starts_with("/api/v1/connectors") => Self::Users,

@@ -19,6 +19,10 @@ pub(super) fn complete(schemas: &mut Value, open_enums: &[&str]) {
     }
     name_variants(schemas, "Token", "CredentialsBody");
     merge_parts(schemas, "CheckedConnection");
+    merge_parts(schemas, "Account");
+    if let Some(schemas) = schemas.as_object_mut() {
+        schemas.remove("AccountDetails");
+    }
     for schema in schemas
         .as_object_mut()
         .into_iter()

@@ -35,6 +35,17 @@ impl From<service::Error> for Problem {
                 )),
                 ..Self::new(Code::NeedsReauthorization, detail)
             },
+            Error::InsufficientScope {
+                connection_id,
+                missing,
+                ..
+            } => Self {
+                connect: Some(format!(
+                    "/api/v1/connectors/connections/{connection_id}/reconnect"
+                )),
+                missing_scopes: Some(missing),
+                ..Self::new(Code::InsufficientProviderScope, detail)
+            },
             Error::AccountMismatch => Self::new(Code::AccountMismatch, detail),
             Error::ProviderUnavailable => {
                 Self::new(Code::ProviderUnavailable, detail).retry_after(30)

@@ -69,6 +69,8 @@ codes! {
     UserRequired = "user_required", BAD_REQUEST, "The user is not named";
     /// The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
+    /// The user did not grant the scopes that the request requires. Send a POST to the path in `connect` to request `missing_scopes` again.
+    InsufficientProviderScope = "insufficient_provider_scope", CONFLICT, "The user has not granted the required scopes";
     /// A reconnect returned a different account. The user has to accept that account or to reconnect.
     AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
     /// The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
@@ -126,6 +128,7 @@ pub struct Problem {
     detail: String,
     candidates: Option<Vec<Uuid>>,
     connect: Option<String>,
+    missing_scopes: Option<Vec<String>>,
     retry_after: Option<u64>,
     challenge: Option<String>,
 }
@@ -153,6 +156,9 @@ pub(crate) struct ProblemBody<'a> {
     /// The path of the operation that fixes the problem. Send it a POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     connect: Option<&'a str>,
+    /// With `insufficient_provider_scope`: the required scopes that the user has not granted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_scopes: Option<&'a [String]>,
     /// The number of seconds after which to retry, as in the `Retry-After` header.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
@@ -168,6 +174,7 @@ impl Problem {
             detail: sanitize(detail.into()),
             candidates: None,
             connect: None,
+            missing_scopes: None,
             retry_after: None,
             challenge: None,
         }
@@ -244,6 +251,7 @@ impl Problem {
             request_id,
             candidates: self.candidates.as_deref(),
             connect: self.connect.as_deref(),
+            missing_scopes: self.missing_scopes.as_deref(),
             retry_after: self.retry_after,
         };
         let mut response = (status, Json(body)).into_response();

@@ -59,7 +59,7 @@ pub struct ConnectBody {
     #[serde(default)]
     #[schema(value_type = Config)]
     config: Map<String, Value>,
-    /// The scopes to request instead of those of the integration.
+    /// The scopes to request instead of those of the integration. A reconnect requests the same ones by default.
     #[serde(default)]
     #[schema(schema_with = scopes)]
     scopes: Vec<String>,
@@ -88,7 +88,7 @@ fn scopes() -> Array {
         .items(scope)
         .max_items(Some(MAX_SCOPES))
         .description(Some(
-            "The scopes to request instead of those of the integration.",
+            "The scopes to request instead of those of the integration. A reconnect requests the same ones by default.",
         ))
         .build()
 }

@@ -1,9 +1,12 @@
 //! The catalog's endpoints.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -12,6 +15,7 @@ use crate::http::AppState;
 use crate::http::extract::{AnyCaller, Path, Query, page_limit};
 use crate::http::problem::{Code, Problem};
 use crate::service;
+use crate::service::CatalogView;
 
 /// How many connectors a page has at the most.
 const MAX_LIMIT: usize = 200;
@@ -27,6 +31,8 @@ pub(crate) struct ConnectorBody {
     /// The display name.
     name: String,
     category: String,
+    /// The address of the logo. It requires no token.
+    logo_url: String,
     /// Nango's name of the provider; null if Nango does not support it.
     provider: Option<String>,
     /// Nango's key of the integration that serves the connector.
@@ -41,18 +47,30 @@ pub(crate) struct ConnectorBody {
     unavailable_reason: Option<String>,
     /// `true` if Nango has an integration for the connector; null if that is unknown.
     configured: Option<bool>,
+    /// `true` if the connector is in Patchbay's list or the operator's; `false` if it comes from an integration at Nango.
+    listed: bool,
+    /// `true` if its connections identify their account.
+    identifies_account: bool,
+    /// The kind of account that a connection stands for, such as `user` or `workspace`; null if none is identified.
+    account_kind: Option<String>,
     /// The values that `connect` accepts in `parameters`.
     parameters: Vec<Parameter>,
 }
 
 impl ConnectorBody {
-    fn new(connector: &Connector, configured: Option<bool>) -> Self {
+    fn new(connector: &Connector, configured: Option<bool>, logo_url: &Url) -> Self {
         let (available, unavailable_reason) = match connector.availability() {
             Availability::Available => (true, None),
             Availability::Disabled => (false, Some("The operator has switched it off".to_owned())),
             Availability::Unavailable(reason) => (false, Some(reason.to_owned())),
         };
+        let rule = connector.account_rule();
+        let rule = rule.filter(|rule| rule.identifies_account());
         Self {
+            logo_url: logo_url.to_string(),
+            listed: connector.is_listed,
+            identifies_account: rule.is_some(),
+            account_kind: rule.and_then(|rule| rule.kind.clone()),
             id: connector.id,
             slug: connector.slug.clone(),
             name: connector.name.clone(),
@@ -95,7 +113,7 @@ pub(crate) struct CategoryBody {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct CatalogQuery {
-    /// Words to find in the name, slug or category.
+    /// Words to find in the name, slug, category or their synonyms.
     search: Option<String>,
     /// Only connectors of this category.
     category: Option<String>,
@@ -118,12 +136,12 @@ pub(crate) async fn list(
     Query(query): Query<CatalogQuery>,
 ) -> Result<Json<ConnectorsBody>, Problem> {
     let limit = page_limit(query.limit, 100, MAX_LIMIT)?;
-    let catalog = state.connections.catalog();
-    let found: Vec<&Connector> = catalog
-        .search(
-            query.search.as_deref().unwrap_or_default(),
-            query.category.as_deref(),
-        )
+    let view = state.connections.catalog_view().await;
+    let search = query.search.as_deref().unwrap_or_default();
+    let found: Vec<&Connector> = view
+        .catalog
+        .search(search, query.category.as_deref())
+        .filter(|connector| view.is_offered(connector))
         .collect();
     let start = match &query.cursor {
         None => 0,
@@ -134,7 +152,6 @@ pub(crate) async fn list(
                 .ok_or_else(|| Problem::invalid("cursor is not one of this list's"))?
         }
     };
-    let configured = state.connections.configured().await;
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();
     let more = start + page.len() < found.len();
     Ok(Json(ConnectorsBody {
@@ -145,18 +162,29 @@ pub(crate) async fn list(
             .map(|connector| connector.id.to_string()),
         connectors: page
             .into_iter()
-            .map(|connector| ConnectorBody::new(connector, configured(connector)))
-            .collect(),
-        total_count: found.len(),
-        categories: catalog
-            .categories()
-            .into_iter()
-            .map(|(name, count)| CategoryBody {
-                name: name.to_owned(),
-                count,
+            .map(|connector| {
+                let logo_url = state.connections.logo_url(connector);
+                ConnectorBody::new(connector, view.is_configured(connector), &logo_url)
             })
             .collect(),
+        total_count: found.len(),
+        categories: categories(&view),
     }))
+}
+
+/// The categories of the connectors that users are offered.
+fn categories(view: &CatalogView) -> Vec<CategoryBody> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for connector in view.catalog.iter().filter(|it| view.is_offered(it)) {
+        *counts.entry(&connector.category).or_default() += 1;
+    }
+    let counts = counts.into_iter();
+    counts
+        .map(|(name, count)| CategoryBody {
+            name: name.to_owned(),
+            count,
+        })
+        .collect()
 }
 
 /// A connector as the original API shows it.
@@ -224,11 +252,11 @@ pub(crate) async fn list_all(
         .category
         .as_deref()
         .filter(|category| !category.is_empty());
-    let configured = state.connections.configured().await;
+    let view = state.connections.catalog_view().await;
     let created = state.connections.connector_creation_times().await?;
-    let found = state.connections.catalog().search("", category);
+    let found = view.catalog.search("", category);
     let connectors: Vec<ListedConnector> = found
-        .filter(|_| is_listed)
+        .filter(|connector| is_listed && view.is_offered(connector))
         .map(|connector| ListedConnector {
             id: connector.id,
             slug: connector.slug.clone(),
@@ -240,7 +268,7 @@ pub(crate) async fn list_all(
             is_platform: true,
             owner_id: None,
             nango_enabled: connector.availability() == Availability::Available
-                && configured(connector) != Some(false),
+                && view.is_configured(connector) != Some(false),
             nango_provider_key: connector.integration_key.clone(),
             created_at: created.get(&connector.id).copied(),
         })
@@ -264,11 +292,15 @@ pub(crate) async fn get(
     _: AnyCaller,
     Path(reference): Path<String>,
 ) -> Result<Json<ConnectorBody>, Problem> {
-    let connector = state
-        .connections
-        .catalog()
-        .get(&reference)
-        .ok_or_else(|| service::Error::ConnectorNotFound(reference.clone()))?;
-    let configured = state.connections.configured().await;
-    Ok(Json(ConnectorBody::new(connector, configured(connector))))
+    let mut view = state.connections.catalog_view().await;
+    if view.catalog.get(&reference).is_none() {
+        // It may be an integration that was added a moment ago.
+        state.connections.connector(&reference).await?;
+        view = state.connections.catalog_view().await;
+    }
+    let connector = view.catalog.get(&reference);
+    let connector = connector.ok_or(service::Error::ConnectorNotFound(reference.clone()))?;
+    let logo_url = state.connections.logo_url(connector);
+    let configured = view.is_configured(connector);
+    Ok(Json(ConnectorBody::new(connector, configured, &logo_url)))
 }

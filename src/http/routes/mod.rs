@@ -7,6 +7,7 @@ pub(crate) mod connectors;
 pub(crate) mod console;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod logos;
 pub(crate) mod nango_webhooks;
 pub(crate) mod proxy;
 pub(crate) mod tokens;

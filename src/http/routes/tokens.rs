@@ -12,8 +12,9 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::catalog::scopes;
 use crate::http::AppState;
-use crate::http::extract::{Json as Body, Path, Query, TokenService};
+use crate::http::extract::{Json as Body, OptionalJson, Path, Query, TokenService};
 use crate::nango::Credentials;
 use crate::service::Token;
 
@@ -83,7 +84,7 @@ impl CredentialsBody {
                 access_token: text(access_token),
                 token_type: token_type.as_deref().unwrap_or("Bearer").to_owned(),
                 expires_at: *expires_at,
-                scopes: scope.as_deref().map(scopes),
+                scopes: scope.as_deref().map(scopes::split),
             },
             Credentials::OAuth1 {
                 token,
@@ -116,14 +117,6 @@ impl CredentialsBody {
     }
 }
 
-/// Providers part scopes by spaces (RFC 6749, 3.3) or, some of them, by commas.
-fn scopes(text: &str) -> Vec<String> {
-    text.split([' ', ','])
-        .filter(|scope| !scope.is_empty())
-        .map(str::to_owned)
-        .collect()
-}
-
 fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
     Ok(Json(TokenBody {
         connection_id: token.connection.id,
@@ -133,22 +126,34 @@ fn body(token: &Token) -> Result<Json<TokenBody>, Problem> {
     }))
 }
 
+/// The requirements of a workflow for a token.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = GetTokenRequest)]
+pub(crate) struct TokenRequest {
+    /// Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes.
+    #[serde(default)]
+    required_scopes: Vec<String>,
+}
+
 /// Get a live token of a connection.
 ///
 /// Returns credentials that are valid now, refreshed if necessary. Request them right before each use, and do not store them.
 #[utoipa::path(post, path = "/api/v1/connectors/connections/{id}/token", operation_id = "getToken", tag = "tokens",
     params(("id" = Uuid, Path, description = "The id of a connection.")),
+    request_body(content = Option<TokenRequest>),
     responses((status = 200, body = TokenBody, description = "The credentials.")),
-    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::ConnectionNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn of_connection(
     State(state): State<AppState>,
     workflow: TokenService,
     Path(id): Path<Uuid>,
+    OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
+    let scopes = &request.required_scopes;
     let token = state
         .connections
-        .token(&workflow.user, id, &workflow.service.name)
+        .token(&workflow.user, id, scopes, &workflow.service.name)
         .await;
     body(&*token?)
 }
@@ -166,19 +171,22 @@ pub(crate) struct TokenQuery {
 /// connections match, the error `ambiguous_connection` lists them in `candidates`.
 #[utoipa::path(post, path = "/api/v1/connectors/{connector}/token", operation_id = "getConnectorToken", tag = "tokens",
     params(("connector" = String, Path, description = "The id or slug of a connector.", example = "gmail"), TokenQuery),
+    request_body(content = Option<TokenRequest>),
     responses((status = 200, body = TokenBody, description = "The credentials.")),
-    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
+    extensions(("x-error-codes" = json!([Code::AmbiguousConnection, Code::ConnectionNotFound, Code::ConnectorNotFound, Code::AccountMismatch, Code::ConnectorNotConfigured, Code::InsufficientProviderScope, Code::NeedsReauthorization, Code::NotConnected, Code::ProviderUnavailable, errors::NANGO])))
 )]
 pub(crate) async fn of_connector(
     State(state): State<AppState>,
     workflow: TokenService,
     Path(connector): Path<String>,
     Query(query): Query<TokenQuery>,
+    OptionalJson(request): OptionalJson<TokenRequest>,
 ) -> Result<Json<TokenBody>, Problem> {
-    let instance = query.instance_id.as_deref();
+    let (instance, scopes) = (query.instance_id.as_deref(), &request.required_scopes);
+    let service = &workflow.service.name;
     let token = state
         .connections
-        .token_of_connector(&workflow.user, &connector, instance, &workflow.service.name)
+        .token_of_connector(&workflow.user, &connector, instance, scopes, service)
         .await;
     body(&*token?)
 }

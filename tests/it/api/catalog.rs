@@ -102,13 +102,17 @@ async fn connector_is_found_by_slug_and_by_id() {
     assert_snapshot!(gmail, @r#"
     200 OK
     {
+      "account_kind": null,
       "auth_mode": "OAUTH2",
       "available": true,
-      "category": "Communication & Collaboration",
+      "category": "Communication",
       "configured": true,
       "enabled": true,
       "id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+      "identifies_account": false,
       "integration_key": "gmail",
+      "listed": true,
+      "logo_url": "http://127.0.0.1/api/v1/connectors/gmail/logo",
       "name": "Gmail",
       "parameters": [],
       "provider": "google-mail",
@@ -215,10 +219,7 @@ async fn unavailable_connectors_are_listed_but_rejected() {
     for connector in &unavailable {
         let name = text(connector, "name");
         let reason = text(connector, "unavailable_reason");
-        assert_eq!(
-            reason,
-            format!("Nango has no provider for {name} (August 2026)")
-        );
+        assert_eq!(reason, "Not available yet", "{name}");
         let slug = text(connector, "slug");
         let answer = ada.send_post(&format!("/{slug}/connect"), json!({})).await;
         let body = answer.is_problem(409, "connector_unavailable");
@@ -230,7 +231,7 @@ async fn unavailable_connectors_are_listed_but_rejected() {
     409 Conflict
     {
       "code": "connector_unavailable",
-      "detail": "Nango has no provider for Cohere (August 2026)",
+      "detail": "Not available yet",
       "request_id": "[id]",
       "status": 409,
       "title": "The connector cannot be connected",

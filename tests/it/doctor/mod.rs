@@ -1,5 +1,6 @@
 //! The setup's checklist: all green against the sandbox; then each thing is broken in turn.
 
+mod accounts;
 mod browser_binding;
 mod database;
 mod nango;
@@ -94,6 +95,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "nango scopes",
             "connectors",
             "nango session",
+            "accounts",
             "nango clock",
             "public url",
             "cors",

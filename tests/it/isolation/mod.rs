@@ -49,7 +49,7 @@ const TOKENS: &str = "tokens:read";
 /// Every operation: who may ask it, with what query and body. One that names a connection has `{id}` in its address.
 // Rows, to be read by their columns.
 #[rustfmt::skip]
-const OPERATIONS: [(&str, &str, &str, &str, Access); 30] = [
+const OPERATIONS: [(&str, &str, &str, &str, Access); 31] = [
     ("get", "/api/v1/connectors", "", "", Caller),
     ("get", "/api/v1/connectors/callback", "?connection_id={id}", "", User(READ)),
     ("get", "/api/v1/connectors/connections", "", "", User(READ)),
@@ -74,6 +74,7 @@ const OPERATIONS: [(&str, &str, &str, &str, Access); 30] = [
     ("get", "/api/v1/connectors/{connector}", "", "", Caller),
     ("post", "/api/v1/connectors/{connector}/connect", "", "", User(WRITE)),
     ("delete", "/api/v1/connectors/{connector}/disconnect", "?connection_id={id}", "", User(WRITE)),
+    ("get", "/api/v1/connectors/{connector}/logo", "", "", Everybody),
     ("post", "/api/v1/connectors/{connector}/token", "", "", Service(TOKENS)),
     ("delete", "/api/v1/users/{user}/connections", "", "", Administrator(WRITE)),
     ("post", "/api/v1/webhooks/nango", "", r#"{"type":"auth"}"#, Signed),

@@ -10,7 +10,7 @@ use axum::extract;
 use axum::http::HeaderMap;
 use chrono::TimeDelta;
 use nango_sandbox::Sandbox;
-use patchbay::catalog::Catalog;
+use patchbay::catalog::{Catalog, CatalogMode};
 use patchbay::clock::Clock;
 use patchbay::db::Database;
 use patchbay::encryption::Encryption;
@@ -125,6 +125,7 @@ impl Environment {
             self.clock.clone(),
             Settings {
                 public_url: self.public_url.parse().unwrap(),
+                catalog_mode: CatalogMode::All,
                 webhook_base_url: self.public_url.parse().unwrap(),
                 token_cache: Duration::ZERO,
                 history: TimeDelta::days(1),

@@ -158,6 +158,7 @@ async fn secrets_do_not_leak_into_readable_output() {
     places.push(Location::new("webhooks to the product", joined(&messages)));
     places.extend(search::tables(&app).await);
     assert_no_leaks(&canaries, &places);
+    assert_no_personal_data(&places);
 }
 
 /// Fails if a secret is found where it is not meant to be, or there was nothing to look at.
@@ -187,6 +188,18 @@ fn assert_no_leaks(canaries: &Canaries, places: &[Location]) {
     let log = places.iter().find(|place| place.name == "the log");
     let log = &log.unwrap().text;
     assert!(log.contains(r#""level":"TRACE""#) && log.contains("did not do its part"));
+}
+
+/// Fails if the log or traces name the accounts that were looked up.
+fn assert_no_personal_data(places: &[Location]) {
+    let named = |name: &str| places.iter().find(|place| place.name == name).unwrap();
+    let accounts = named("table user_connector_connection");
+    for text in ["ada@analytical.example", "Ada Lovelace"] {
+        assert!(accounts.text.contains(text), "no account was looked up");
+        for name in ["the log", "traces"] {
+            assert!(!named(name).text.contains(text), "{text} is in {name}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnectionActions, useConnector, type Connection, type Parameter } from "@patchbay/react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
-import { Detail, Mark, Notice, Pill } from "../ui/parts.js";
+import { Logo } from "../ui/logo.js";
+import { Detail, Notice, Pill } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, isNew, isTold, lastUse, nameOf, standingOf } from "../words.js";
 import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
+import { MissingScopes } from "./identity.js";
 import { Mismatch } from "./mismatch.js";
 import { ParametersDialog } from "./parameters.js";
 import { Remove } from "./remove.js";
@@ -25,7 +27,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
     <li className="row">
       <div className="row-main">
         <div className="row-name">
-          <Mark name={connection.connector_name} seed={connection.connector_slug} />
+          <Logo name={connection.connector_name} slug={connection.connector_slug} />
           <div>
             <Link href={paths.connection(connection.id)}>
               <bdi>{withConnector ? connection.connector_name : name}</bdi>
@@ -72,6 +74,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
           {detail && <Detail text={detail} />}
         </p>
       )}
+      {!told && <MissingScopes connection={connection} start={form.start} />}
       {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
       {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
     </li>

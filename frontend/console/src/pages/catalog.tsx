@@ -1,11 +1,12 @@
 import { useConnect, useConnectForm, useConnections, type Category, type Connection, type Connector } from "@patchbay/react";
 import { useDeferredValue, useMemo, useRef } from "react";
-import { useCatalog } from "../catalog.js";
+import { useCatalog, useFound } from "../catalog.js";
 import { Link, paths, setParameters, useParameter } from "../router.js";
 import { targetOf } from "../target.js";
 import { useTitle } from "../ui/hooks.js";
 import { Search } from "../ui/icons.js";
-import { Empty, Mark, Trouble, Why } from "../ui/parts.js";
+import { Logo } from "../ui/logo.js";
+import { Empty, Trouble, Why } from "../ui/parts.js";
 import { flowWords, isNew, nameOf, remedyOf, standingOf, type Tone } from "../words.js";
 import { toneOf } from "./flow-notice.js";
 import { ParametersDialog } from "./parameters.js";
@@ -22,7 +23,8 @@ export function CatalogPage() {
   const typed = useParameter("search");
   const category = useParameter("category");
   const search = useDeferredValue(typed);
-  const matches = useMemo(() => matching(connectors, search), [connectors, search]);
+  const bySynonym = useFound(search);
+  const matches = useMemo(() => matching(connectors, search, bySynonym), [connectors, search, bySynonym]);
   const found = category ? matches.filter((one) => one.category === category) : matches;
   const counts = useMemo(
     () =>
@@ -91,11 +93,11 @@ function byName([one]: [string, unknown], [other]: [string, unknown]): number {
   return one.localeCompare(other, "en");
 }
 
-function matching(connectors: Connector[], search: string): Connector[] {
+function matching(connectors: Connector[], search: string, bySynonym: Set<string> | undefined): Connector[] {
   const words = search.toLowerCase().split(/\s+/).filter(Boolean);
   return connectors.filter((one) => {
     const text = `${one.name} ${one.slug} ${one.category}`.toLowerCase();
-    return words.every((word) => text.includes(word));
+    return words.every((word) => text.includes(word)) || bySynonym?.has(one.slug);
   });
 }
 
@@ -162,7 +164,7 @@ function Card({ connector, connections, known }: CardProps) {
   const shown = told ? { tone: toneOf(state), text: told.title, why: busy ? told.text : null } : line;
   return (
     <li className={usable ? "panel card" : "panel card unavailable"}>
-      <Mark name={connector.name} seed={connector.slug} />
+      <Logo name={connector.name} slug={connector.slug} />
       <div>
         <h3>
           <Link className="cover" href={paths.connector(connector.slug)} title={connector.name}>

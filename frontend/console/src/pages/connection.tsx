@@ -1,11 +1,12 @@
-import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
 import { ControlsContext } from "../sandbox/controls.js";
 import { Ageing } from "../sandbox/ageing.js";
 import { useTitle } from "../ui/hooks.js";
-import { Bones, Detail, Empty, isNotThere, Mark, Notice, Pill, Trouble, Why } from "../ui/parts.js";
+import { Logo } from "../ui/logo.js";
+import { Bones, Detail, Empty, isNotThere, Notice, Pill, Trouble, Why } from "../ui/parts.js";
 import { Moment } from "../ui/time.js";
 import { detailOf, failedReconnect, isNew, isTold, lastUse, nameOf, standingOf } from "../words.js";
 import { Copyable } from "../ui/copy.js";
@@ -14,6 +15,7 @@ import { Disconnect } from "./disconnect.js";
 import { Elsewhere } from "./elsewhere.js";
 import { FlowNotice } from "./flow-notice.js";
 import { History } from "./history.js";
+import { Identity, MissingScopes } from "./identity.js";
 import { Mismatch } from "./mismatch.js";
 import { ParametersDialog } from "./parameters.js";
 import { Remove } from "./remove.js";
@@ -86,7 +88,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
   return (
     <>
       <div className="page-head">
-        <Mark name={connection.connector_name} seed={connection.connector_slug} size="large" />
+        <Logo name={connection.connector_name} slug={connection.connector_slug} size="large" />
         <div>
           <h1>
             <bdi>{nameOf(connection)}</bdi>
@@ -114,6 +116,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             <Detail text={detailOf(connection)} />
           </Notice>
         )}
+        {!told && <MissingScopes connection={connection} start={form.start} />}
         {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
         {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
         <section className="panel block" aria-label="About it">
@@ -157,7 +160,7 @@ function Facts({ connection }: { connection: Connection }) {
   const same = connections.filter((one) => connection.same_account_as.includes(one.id));
   return (
     <dl className="facts">
-      <Fact name="Account"><bdi>{accountOf(connection) ?? "Not known"}</bdi></Fact>
+      <Fact name="Account"><Identity connection={connection} /></Fact>
       <Fact name="Connected">{connection.connected_at ? <Moment at={connection.connected_at} /> : "Not yet"}</Fact>
       <Fact name="Last used by a workflow">{used ? <Moment at={used} /> : "Not yet"}</Fact>
       <Fact name="Last checked">{connection.last_checked_at ? <Moment at={connection.last_checked_at} /> : "Not yet"}</Fact>

@@ -4,7 +4,8 @@ import { useState } from "react";
 import { Link, paths } from "../router.js";
 import { useTitle } from "../ui/hooks.js";
 import { Plus } from "../ui/icons.js";
-import { Bones, Empty, isNotThere, Mark, Notice, Trouble } from "../ui/parts.js";
+import { Logo } from "../ui/logo.js";
+import { Bones, Empty, isNotThere, Notice, Trouble } from "../ui/parts.js";
 import { AccountRow } from "./account-row.js";
 import { FlowNotice } from "./flow-notice.js";
 import { ParametersDialog } from "./parameters.js";
@@ -59,7 +60,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
   return (
     <>
       <div className="page-head">
-        <Mark name={connector.name} seed={connector.slug} size="large" />
+        <Logo name={connector.name} slug={connector.slug} size="large" />
         <div>
           <h1>
             <bdi>{connector.name}</bdi>

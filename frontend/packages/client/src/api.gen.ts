@@ -440,6 +440,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/connectors/{connector}/logo": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get the logo of a connector
+         * @description Returns an image, as SVG or in another format. The operation requires no token, so that an `<img>` can show it.
+         */
+        get: operations["getConnectorLogo"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/connectors/{connector}/token": {
         parameters: {
             query?: never;
@@ -719,11 +739,21 @@ export interface components {
          *     }
          */
         Account: {
+            /** @description The address of a picture at the provider. It may expire, or need a sign-in. */
+            avatar_url?: string | null;
+            /** @description The e-mail address. */
+            email?: string | null;
             /** @description The id of the account at the provider. */
             id: string;
             /** @description The name of the account at the provider. */
             name?: string | null;
+            /** @description The id of the workspace, team or organization. */
+            workspace_id?: string | null;
+            /** @description The name of the workspace, team or organization. */
+            workspace_name?: string | null;
         };
+        /** @description Why the account of a connection is not known. An open set: accept unknown values. */
+        AccountUnknownReason: components["schemas"]["KnownAccountUnknownReason"] | string;
         /** @description Who caused a change. An open set: accept unknown values. */
         Actor: components["schemas"]["KnownActor"] | string;
         /**
@@ -904,6 +934,7 @@ export interface components {
          */
         CheckedConnection: {
             account?: components["schemas"]["Account"] | null;
+            account_unknown_reason?: components["schemas"]["AccountUnknownReason"] | null;
             attempt?: components["schemas"]["Attempt"] | null;
             config: components["schemas"]["Config"];
             /**
@@ -954,11 +985,15 @@ export interface components {
              * @description When it became connected or a workflow used it, whichever was last.
              */
             last_synced_at?: string | null;
+            /** @description The requested scopes that the provider did not grant; null if that is unknown. A reconnect requests them again. */
+            missing_scopes?: string[] | null;
             /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
             pending_account?: components["schemas"]["Account"] | null;
             /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
+            /** @description The scopes that the provider granted; null if the provider does not report them. */
+            scopes?: string[] | null;
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /** Format: date-time */
@@ -1000,7 +1035,7 @@ export interface components {
              *     value is missing, `oauth_url` is a page on which the user enters it.
              */
             parameters?: components["schemas"]["ParameterValues"];
-            /** @description The scopes to request instead of those of the integration. */
+            /** @description The scopes to request instead of those of the integration. A reconnect requests the same ones by default. */
             scopes?: string[];
         };
         /**
@@ -1089,6 +1124,7 @@ export interface components {
          */
         Connection: {
             account?: components["schemas"]["Account"] | null;
+            account_unknown_reason?: components["schemas"]["AccountUnknownReason"] | null;
             attempt?: components["schemas"]["Attempt"] | null;
             config: components["schemas"]["Config"];
             /**
@@ -1138,11 +1174,15 @@ export interface components {
              * @description When it became connected or a workflow used it, whichever was last.
              */
             last_synced_at?: string | null;
+            /** @description The requested scopes that the provider did not grant; null if that is unknown. A reconnect requests them again. */
+            missing_scopes?: string[] | null;
             /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
             pending_account?: components["schemas"]["Account"] | null;
             /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
+            /** @description The scopes that the provider granted; null if the provider does not report them. */
+            scopes?: string[] | null;
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /** Format: date-time */
@@ -1580,6 +1620,8 @@ export interface components {
          *     }
          */
         Connector: {
+            /** @description The kind of account that a connection stands for, such as `user` or `workspace`; null if none is identified. */
+            account_kind?: string | null;
             /** @description Nango's name of the authorization method, such as `OAUTH2` or `API_KEY`. */
             auth_mode?: string | null;
             /** @description `true` if the connector can be connected. */
@@ -1594,8 +1636,14 @@ export interface components {
              * @description The id, a UUIDv5 of the slug.
              */
             id: string;
+            /** @description `true` if its connections identify their account. */
+            identifies_account: boolean;
             /** @description Nango's key of the integration that serves the connector. */
             integration_key: string;
+            /** @description `true` if the connector is in Patchbay's list or the operator's; `false` if it comes from an integration at Nango. */
+            listed: boolean;
+            /** @description The address of the logo. It requires no token. */
+            logo_url: string;
             /** @description The display name. */
             name: string;
             /** @description The values that `connect` accepts in `parameters`. */
@@ -1814,8 +1862,18 @@ export interface components {
              */
             next_cursor?: number | null;
         };
+        /** @description The requirements of a workflow for a token. */
+        GetTokenRequest: {
+            /** @description Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes. */
+            required_scopes?: string[];
+        };
         /** @description What a check found at this moment, whatever the connection's status is. An open set: accept unknown values. */
         Health: components["schemas"]["KnownHealth"] | string;
+        /**
+         * @description Why the account of a connection is not known.
+         * @enum {string}
+         */
+        KnownAccountUnknownReason: "not_offered" | "missing_scope" | "refused" | "not_in_answer" | "missing_config" | "provider_unavailable" | "nango_misconfigured";
         /**
          * @description Who caused a change.
          * @enum {string}
@@ -1830,7 +1888,7 @@ export interface components {
          * @description The kind of a change of a connection.
          * @enum {string}
          */
-        KnownEventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "token_refreshed" | "adopted" | "restored";
+        KnownEventKind: "attempt_started" | "attempt_failed" | "attempt_canceled" | "connected" | "reauthorized" | "disconnected" | "removed" | "updated" | "credentials_failing" | "needs_reauthorization" | "missing_upstream" | "recovered" | "account_mismatched" | "account_accepted" | "account_identified" | "token_refreshed" | "adopted" | "restored";
         /**
          * @description What a check found at this moment, whatever the connection's status is.
          * @enum {string}
@@ -1845,7 +1903,7 @@ export interface components {
          * @description The kind of an error, stable for programs.
          * @enum {string}
          */
-        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
+        KnownProblemCode: "invalid_request" | "unauthenticated" | "invalid_signature" | "not_found" | "connector_not_found" | "connection_not_found" | "method_not_allowed" | "not_connected" | "service_key_required" | "insufficient_scope" | "user_required" | "needs_reauthorization" | "insufficient_provider_scope" | "account_mismatch" | "provider_unavailable" | "request_timeout" | "connector_unavailable" | "connector_not_configured" | "ambiguous_connection" | "still_connected" | "idempotency_key_in_progress" | "idempotency_key_reused" | "payload_too_large" | "unsupported_media_type" | "internal" | "nango_misconfigured" | "nango_error" | "nango_disabled" | "nango_unavailable" | "nango_rate_limited" | "nango_timeout" | "keys_unavailable" | "database_unavailable" | "rate_limited" | "overloaded" | "stopping" | "starting";
         /**
          * @description Why a connection is not connected, or why an attempt failed.
          * @enum {string}
@@ -2062,6 +2120,8 @@ export interface components {
             connect?: string | null;
             /** @description A human-readable explanation of this occurrence. */
             detail: string;
+            /** @description With `insufficient_provider_scope`: the required scopes that the user has not granted. */
+            missing_scopes?: string[] | null;
             /** @description The request id, under which the log has more details. */
             request_id?: string | null;
             /**
@@ -2285,6 +2345,7 @@ export interface components {
          */
         WebhookConnection: {
             account?: components["schemas"]["Account"] | null;
+            account_unknown_reason?: components["schemas"]["AccountUnknownReason"] | null;
             attempt?: components["schemas"]["Attempt"] | null;
             change: components["schemas"]["EventKind"];
             config?: components["schemas"]["Config"];
@@ -2335,6 +2396,8 @@ export interface components {
              * @description When it became connected or a workflow used it, whichever was last.
              */
             last_synced_at?: string | null;
+            /** @description The requested scopes that the provider did not grant; null if that is unknown. A reconnect requests them again. */
+            missing_scopes?: string[] | null;
             /** @description Nango's id of the connection; null if Nango stores none. */
             nango_connection_id?: string | null;
             pending_account?: components["schemas"]["Account"] | null;
@@ -2342,6 +2405,8 @@ export interface components {
             reason?: null | components["schemas"]["Reason"];
             /** @description The user's other connections to the same account, at most 20. */
             same_account_as: string[];
+            /** @description The scopes that the provider granted; null if the provider does not report them. */
+            scopes?: string[] | null;
             status: components["schemas"]["Status"];
             status_reason?: components["schemas"]["Reason"] | null;
             /** Format: date-time */
@@ -2375,7 +2440,7 @@ export interface operations {
     listConnectors: {
         parameters: {
             query?: {
-                /** @description Words to find in the name, slug or category. */
+                /** @description Words to find in the name, slug, category or their synonyms. */
                 search?: string;
                 /** @description Only connectors of this category. */
                 category?: string;
@@ -5287,7 +5352,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["GetTokenRequest"];
+            };
+        };
         responses: {
             /** @description The credentials. */
             200: {
@@ -5367,9 +5436,19 @@ export interface operations {
             /**
              * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
              *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `insufficient_provider_scope`: The user did not grant the scopes that the request requires. Send a POST to the path in `connect` to request `missing_scopes` again.
              *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
              */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6173,6 +6252,81 @@ export interface operations {
             };
         };
     };
+    getConnectorLogo: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description The id or slug of a connector.
+                 * @example gmail
+                 */
+                connector: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The image. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "image/svg+xml": string;
+                };
+            };
+            /** @description - `invalid_request`: A parameter, a header or the body does not match this document. `detail` names it. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `connector_not_found`: No connector has this id or slug. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `request_timeout`: The request or its body did not arrive or complete in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `internal`: An internal error. The log has its details under `request_id`. */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /**
+             * @description - `database_unavailable`: The database is unreachable. Retry after `retry_after` seconds.
+             *     - `overloaded`: The replica has no capacity for this request. Retry after `retry_after` seconds.
+             *     - `starting`: The replica is starting. Retry after `retry_after` seconds.
+             */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     getConnectorToken: {
         parameters: {
             query?: {
@@ -6195,7 +6349,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["GetTokenRequest"];
+            };
+        };
         responses: {
             /** @description The credentials. */
             200: {
@@ -6277,9 +6435,19 @@ export interface operations {
              * @description - `account_mismatch`: A reconnect returned a different account. The user has to accept that account or to reconnect.
              *     - `ambiguous_connection`: Several connections match. Repeat the request with one of `candidates`.
              *     - `connector_not_configured`: Nango has no integration for this connector. An operator has to add it.
+             *     - `insufficient_provider_scope`: The user did not grant the scopes that the request requires. Send a POST to the path in `connect` to request `missing_scopes` again.
              *     - `needs_reauthorization`: The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
              */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description - `payload_too_large`: The body exceeds the size limit. */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -33,6 +33,11 @@ export function accountName(account: Account | null | undefined): string | null 
   return plain(account?.name) ?? plain(account?.id);
 }
 
+/** The scopes that were asked for and not granted, while it is connected. */
+export function missingScopes({ status, missing_scopes: missing }: Connection): readonly string[] {
+  return status === "connected" ? (missing ?? []) : [];
+}
+
 /** Text of others without the characters that reverse the text around it; null if nothing is left. */
 export function plain(text: string | null | undefined): string | null {
   return text?.replace(/\p{Bidi_Control}/gu, "") || null;

@@ -6,7 +6,7 @@ export { PatchbayError } from "./error.js";
 export type { ErrorCode } from "./error.js";
 export { EventStream } from "./events.js";
 export type { Notice, StreamState } from "./events.js";
-export { accountName, accountOf, best, freeInstance, isFromElsewhere, isOf, nameOf, plain } from "./find.js";
+export { accountName, accountOf, best, freeInstance, isFromElsewhere, isOf, missingScopes, nameOf, plain } from "./find.js";
 export type { ClientOptions } from "./http.js";
 export type { Session } from "./session.js";
 export { ConnectFlow, connectFlow } from "./flow/flow.js";

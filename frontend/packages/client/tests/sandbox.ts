@@ -35,7 +35,7 @@ export default async function start(project: TestProject): Promise<() => Promise
   const program = process.env["PATCHBAY_BIN"] ?? BUILT;
   const catalog = join(folder, "connectors.toml");
   await writeFile(catalog, CATALOG);
-  const own = { PORT: String(port), SANDBOX_PORT: String(nangoPort), CATALOG_FILE: catalog, DATABASE_URL: "" };
+  const own = { PORT: String(port), SANDBOX_PORT: String(nangoPort), CATALOG: "all", CATALOG_FILE: catalog, DATABASE_URL: "" };
   const env = { ...process.env, ...own };
   const child = spawn(program, ["sandbox"], { cwd: folder, env, stdio: ["ignore", "pipe", "pipe"] });
   let said = "";

@@ -10,7 +10,7 @@ export { ConnectionManager, type ConnectionManagerProps } from "./components/Con
 export { ConnectionPicker, type ConnectionPickerProps } from "./components/ConnectionPicker.js";
 export { ConnectionStatus, type ConnectionStatusProps } from "./components/ConnectionStatus.js";
 export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/ConnectorCatalog.js";
-export { ConnectorLogo } from "./components/ConnectorLogo.js";
+export { ConnectorLogo, logoUrl } from "./components/ConnectorLogo.js";
 export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
 export { ParameterForm, type ParameterFormProps } from "./components/ParameterForm.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";

@@ -151,8 +151,10 @@ impl Recorder<'_> {
         self.record("listConnectors", search, None).await;
         let get = user.request(Method::GET, "/gmail");
         self.record("getConnector", get, None).await;
-        let list = user.request(Method::GET, "/list?category=Payments");
+        let list = user.request(Method::GET, "/list?category=Marketing");
         self.record("listAllConnectors", list, None).await;
+        let logo = user.request(Method::GET, "/gmail/logo");
+        self.record("getConnectorLogo", logo, None).await;
     }
 
     /// Records the cancellation of an attempt.
@@ -212,11 +214,12 @@ impl Recorder<'_> {
 
     async fn tokens(&mut self, user: &User<'_>, id: &str) {
         let path = format!("/connectors/connections/{id}/token");
-        let token = self
-            .record("getToken", self.service(Method::POST, &path), None)
-            .await;
+        let body = json!({ "required_scopes": ["https://www.googleapis.com/auth/gmail.readonly"] });
+        let by_id = self.service(Method::POST, &path);
+        let token = self.record("getToken", by_id, Some(body.clone())).await;
         let by_connector = self.service(Method::POST, "/connectors/gmail/token");
-        self.record("getConnectorToken", by_connector, None).await;
+        self.record("getConnectorToken", by_connector, Some(body))
+            .await;
         let report = self.service(Method::POST, &format!("{path}/invalid"));
         let body = json!({ "token_id": token["token_id"] });
         self.record("reportInvalidToken", report, Some(body)).await;

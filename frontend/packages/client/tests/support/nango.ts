@@ -9,6 +9,7 @@ export interface Faults {
   hang_up?: boolean;
   drop_webhooks?: boolean;
   refuse_refresh?: boolean;
+  withheld_scopes?: string[];
 }
 
 /** Replaces all faults. */

@@ -1,10 +1,10 @@
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { accountOf, nameOf, type Connection } from "@patchbay/client";
+import { missingScopes, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
-import { AccountLine } from "./AccountLine.js";
+import { AccountIdentity } from "./AccountIdentity.js";
 import { Button } from "./Button.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionHistory } from "./ConnectionHistory.js";
@@ -12,6 +12,7 @@ import { ConnectionStatus } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
 import { DisconnectQuestion } from "./DisconnectQuestion.js";
 import { ErrorNotice } from "./ErrorNotice.js";
+import { MissingScopes } from "./MissingScopes.js";
 import { RenameForm } from "./RenameForm.js";
 import { Sentence } from "./Sentence.js";
 
@@ -66,6 +67,7 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
       <ConnectorLogo connector={{ slug: connection.connector_slug, name: connection.connector_name }} />
       <Facts connection={connection} id={id} />
       <ConnectionStatus connection={connection} />
+      <MissingScopes connection={connection} />
       <div data-patchbay="actions" role="group" aria-label={messages.actionsOf(name)}>
         <ConnectButton
           connectorId={connection.connector_slug}
@@ -73,7 +75,9 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
           instanceId={connection.instance_id}
           // What never was connected is connected, not reconnected.
           connectionId={ended || !connection.connected_at ? undefined : connection.id}
-        />
+        >
+          {missingScopes(connection).length > 0 ? messages.askForScopes : undefined}
+        </ConnectButton>
         {connection.status === "connected" && (
           <Button kind="quiet" off={it.busy !== null} onClick={() => act.run(it.check, (now) => checkedText(now, messages))}>
             {messages.check}
@@ -149,7 +153,6 @@ function lastUse({ last_synced_at: last, connected_at: connected }: Connection):
 function Facts({ connection, id }: { connection: Connection; id: string }): ReactNode {
   const messages = useMessages();
   const name = nameOf(connection);
-  const account = accountOf(connection);
   const used = lastUse(connection);
   return (
     <div data-patchbay="card-title">
@@ -157,7 +160,7 @@ function Facts({ connection, id }: { connection: Connection; id: string }): Reac
         <bdi>{name}</bdi>
       </strong>
       {name !== connection.connector_name && <span>{connection.connector_name}</span>}
-      {account !== name && <AccountLine connection={connection} />}
+      <AccountIdentity connection={connection} />
       {connection.status !== "disconnected" && (
         <span>
           {used ? (

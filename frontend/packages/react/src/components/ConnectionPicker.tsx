@@ -1,11 +1,13 @@
 import { useId, useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { accountOf, freeInstance, isOf, nameOf, type Connection } from "@patchbay/client";
+import { accountOf, freeInstance, isOf, missingScopes, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionList } from "../react/useConnections.js";
 import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus, unknownText } from "./ConnectionStatus.js";
+import { ConnectorLogo } from "./ConnectorLogo.js";
 import { ErrorNotice } from "./ErrorNotice.js";
+import { MissingScopes } from "./MissingScopes.js";
 import { Sentence } from "./Sentence.js";
 
 /** Props of `ConnectionPicker`. */
@@ -35,7 +37,10 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const choose = (connection: Connection | null) => onChange(connection?.id ?? null, connection);
   return (
     <div data-patchbay="picker" className={className}>
-      <label htmlFor={id}>{messages.pick(connectorName)}</label>
+      <label htmlFor={id}>
+        <ConnectorLogo connector={{ slug: connectorId, name: connectorName }} />
+        {messages.pick(connectorName)}
+      </label>
       <select
         id={id}
         data-patchbay="input"
@@ -63,6 +68,14 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
             instanceId={chosen.instance_id}
             connectionId={chosen.status === "disconnected" ? undefined : chosen.id}
           />
+        </>
+      )}
+      {chosen && missingScopes(chosen).length > 0 && (
+        <>
+          <MissingScopes connection={chosen} />
+          <ConnectButton connectorId={connectorId} connectorName={connectorName} connectionId={chosen.id}>
+            {messages.askForScopes}
+          </ConnectButton>
         </>
       )}
       {!isLoading && !isUnknown && <OneMore {...props} connections={connections} any={own.length > 0} onConnected={choose} />}

@@ -18,6 +18,8 @@ export interface LogoOf {
 
 /** What the provider hands down. */
 export interface Patchbay {
+  /** Patchbay's address, as the product gave it. */
+  baseUrl: string;
   client: Client;
   cache: Cache;
   flows: Flows;

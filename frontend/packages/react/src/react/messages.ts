@@ -51,6 +51,9 @@ export interface Messages extends ConnectMessages {
   failing: string;
   /** Where the connections could not be fetched, so that nothing is known of any. */
   statusUnknown: string;
+  /** Before the scopes that were not granted, and on the button that asks for them again. */
+  missingScopes: string;
+  askForScopes: string;
   catalog: string;
   search: string;
   category: string;
@@ -195,6 +198,8 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
   },
   failing: "The provider does not answer as it should. Trying again.",
   statusUnknown: "Status unknown. Trying again.",
+  missingScopes: "Not allowed:",
+  askForScopes: "Allow the rest",
   catalog: "Connectors",
   search: "Search connectors",
   category: "Category",
@@ -236,6 +241,7 @@ const otherMessages: Omit<Messages, keyof ConnectMessages> = {
     recovered: "Works again",
     account_mismatched: "Reconnected with another account",
     account_accepted: "Other account accepted",
+    account_identified: "Account identified",
     token_refreshed: "Access renewed",
     adopted: "Imported",
     restored: "Restored",

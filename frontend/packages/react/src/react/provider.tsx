@@ -14,7 +14,7 @@ export interface PatchbayProviderProps extends ClientOptions {
   user?: string | undefined;
   /** Words that differ from the English ones. */
   messages?: MessageOverrides | undefined;
-  /** Draws a connector's logo; initials are shown where it answers null, and if it is left out. */
+  /** Draws a connector's logo; Patchbay's is shown where it returns null, and if it is left out. */
   logo?: ((connector: LogoOf) => ReactNode) | undefined;
   children?: ReactNode;
 }
@@ -60,7 +60,10 @@ export function PatchbayProvider(props: PatchbayProviderProps): ReactNode {
     };
   }, [client, cache, flows]);
   useForgetting(cache, queries);
-  const value = useMemo<Patchbay>(() => ({ client, cache, flows, overrides: messages, logo }), [client, cache, flows, messages, logo]);
+  const value = useMemo<Patchbay>(
+    () => ({ baseUrl, client, cache, flows, overrides: messages, logo }),
+    [baseUrl, client, cache, flows, messages, logo],
+  );
   return <PatchbayContext.Provider value={value}>{children}</PatchbayContext.Provider>;
 }
 

@@ -1,0 +1,527 @@
+//! Account identity: how a provider says whose account a connection is.
+//!
+//! A rule reads a document with the keys `raw` (the token response), `id_token` (its claims), `connection_config`,
+//! `metadata`, `credentials` (`username` of BASIC only) and `response` (the answer of the rule's request).
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::AuthMode;
+
+/// The rules that Patchbay brings; its first lines describe the format.
+const BUILTIN: &str = include_str!("accounts.toml");
+
+/// The keys of the document that a rule reads.
+const ROOTS: [&str; 6] = [
+    "raw",
+    "id_token",
+    "connection_config",
+    "metadata",
+    "credentials",
+    "response",
+];
+
+/// Every character of a path segment but the unreserved ones (RFC 3986, 2.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// How a provider says whose account a connection is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccountRule {
+    /// The provider's documentation.
+    #[serde(skip_serializing)]
+    pub source: String,
+    /// Nango's provider; empty in a catalog file's rule.
+    #[serde(skip_serializing)]
+    pub provider: String,
+    /// The provider's auth mode.
+    #[serde(skip_serializing, deserialize_with = "optional_mode")]
+    pub auth_mode: Option<AuthMode>,
+    /// Other providers of Nango's to which the rule applies unchanged.
+    #[serde(skip_serializing)]
+    pub also: Vec<String>,
+    /// The document's key that normally has the id; `None` if the provider offers no id.
+    #[serde(
+        rename = "from",
+        deserialize_with = "source_key",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub id_source: Option<String>,
+    /// The kind of account, such as `user` or `workspace`.
+    #[serde(rename = "identifies", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The stable id, which decides whether two accounts are the same.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub id: AccountValue,
+    /// `true` if alternatives of `id` give different texts for one account.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ids_differ: bool,
+    /// The name that the account's owner recognises.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub name: AccountValue,
+    /// The e-mail address.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub email: AccountValue,
+    /// The address of a picture.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub avatar: AccountValue,
+    /// The id of the workspace, team or organization.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub workspace_id: AccountValue,
+    /// The workspace's name.
+    #[serde(skip_serializing_if = "AccountValue::is_empty")]
+    pub workspace: AccountValue,
+    /// The method of the request; empty if there is no request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// The request's host, if it is not the one that Nango calls for the provider.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_url: Option<String>,
+    /// The request's path and query; empty if there is no request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// The request's headers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The request's body: a string as it is, another value as JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// The scopes that the look-up needs; alternatives are separated by `|`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// How the token response writes the granted scopes: `space`, `comma`, `array`, or `none`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub granted_scopes: String,
+    /// A pointer to the granted scopes, if they are not at `/raw/scope`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted_scopes_at: Option<String>,
+    /// Why the provider offers no id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What an implementer has to know.
+    #[serde(skip_serializing)]
+    pub note: String,
+}
+
+/// Alternatives for one text, of which the first that gives one counts: JSON pointers (RFC 6901), and templates such as
+/// `{/raw/team/id}:{/raw/user/id}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Alternatives")]
+pub struct AccountValue(Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Alternatives {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl TryFrom<Alternatives> for AccountValue {
+    type Error = String;
+
+    fn try_from(alternatives: Alternatives) -> Result<Self, String> {
+        let all = match alternatives {
+            Alternatives::One(one) => vec![one],
+            Alternatives::Several(several) => several,
+        };
+        for value in &all {
+            let pointers: Vec<&str> = pointers(value).collect();
+            if pointers.is_empty() {
+                return Err(format!(
+                    "{value:?} must be a JSON pointer, such as \"/raw/team/id\", or a template with pointers in braces"
+                ));
+            }
+            if let Some(wrong) = pointers.iter().find(|pointer| !is_known_pointer(pointer)) {
+                return Err(format!(
+                    "{wrong:?} must be a JSON pointer that starts with /{}",
+                    ROOTS.join(", /")
+                ));
+            }
+        }
+        Ok(Self(all))
+    }
+}
+
+/// Returns whether a text is a JSON pointer below a key of the document, and not to a secret.
+fn is_known_pointer(text: &str) -> bool {
+    let mut after_tildes = text.split('~').skip(1);
+    let mut segments = text.split('/').skip(1);
+    let root = segments.next().unwrap_or_default();
+    ROOTS.contains(&root)
+        && segments.next().is_some()
+        && (root != "credentials" || text == "/credentials/username")
+        && after_tildes.all(|rest| rest.starts_with(['0', '1']))
+}
+
+/// Returns the pointers of a value: itself, or those in a template.
+fn pointers(value: &str) -> impl Iterator<Item = &str> {
+    let whole = value.starts_with('/').then_some(value);
+    let parts = parts(value).filter(move |_| whole.is_none());
+    whole.into_iter().chain(parts.filter_map(Part::pointer))
+}
+
+/// A piece of a template.
+enum Part<'a> {
+    Text(&'a str),
+    Pointer(&'a str),
+}
+
+impl<'a> Part<'a> {
+    fn pointer(self) -> Option<&'a str> {
+        match self {
+            Self::Pointer(pointer) => Some(pointer),
+            Self::Text(_) => None,
+        }
+    }
+}
+
+fn parts(template: &str) -> impl Iterator<Item = Part<'_>> {
+    let mut rest = template;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some(after) = rest.strip_prefix("{/")
+            && let Some(end) = after.find('}')
+        {
+            let pointer = &rest[1..end + 2];
+            rest = &after[end + 1..];
+            return Some(Part::Pointer(pointer));
+        }
+        let end = rest[1..].find("{/").map_or(rest.len(), |end| end + 1);
+        let (text, after) = rest.split_at(end);
+        rest = after;
+        Some(Part::Text(text))
+    })
+}
+
+/// Returns the text or whole number at a pointer; `None` for anything else, and for an empty text. A number beyond 64 bits
+/// has lost digits by then, so that it would be the same for several accounts.
+fn text_at(document: &Value, pointer: &str) -> Option<String> {
+    match document.pointer(pointer)? {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// Returns a typed host or name of `connection_config` in one spelling: users type them with another case or slash.
+fn canonical(pointer: &str, text: String) -> String {
+    if !pointer.starts_with("/connection_config/") {
+        return text;
+    }
+    text.trim().trim_end_matches('/').to_lowercase()
+}
+
+impl AccountValue {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the text of the first alternative that gives one. Of a name, one part of a template is enough.
+    fn evaluate(&self, document: &Value, is_name: bool) -> Option<String> {
+        let one = |value: &String| fill(value, is_name, |pointer| text_at(document, pointer));
+        self.0.iter().find_map(one)
+    }
+
+    /// Returns the id in its canonical spelling.
+    fn evaluate_id(&self, document: &Value) -> Option<String> {
+        let read = |pointer: &str| Some(canonical(pointer, text_at(document, pointer)?));
+        self.0.iter().find_map(|value| fill(value, false, read))
+    }
+
+    /// Returns whether an alternative reads the answer of the rule's request.
+    fn reads_response(&self) -> bool {
+        let mut all = self.0.iter().flat_map(|value| pointers(value));
+        all.any(|pointer| pointer.starts_with("/response/"))
+    }
+}
+
+/// Fills a pointer or template. Every part has to be there, unless one is enough.
+fn fill(value: &str, one_is_enough: bool, read: impl Fn(&str) -> Option<String>) -> Option<String> {
+    if value.starts_with('/') {
+        return read(value);
+    }
+    let mut filled = String::new();
+    let mut found = false;
+    for part in parts(value) {
+        match part {
+            Part::Text(text) => filled.push_str(text),
+            Part::Pointer(pointer) => match read(pointer) {
+                Some(text) => {
+                    found = true;
+                    filled.push_str(&text);
+                }
+                None if one_is_enough => {}
+                None => return None,
+            },
+        }
+    }
+    let filled = filled.trim();
+    (found && !filled.is_empty()).then(|| filled.to_owned())
+}
+
+/// An account as a rule reads it from a document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccountFields {
+    /// The stable id.
+    pub id: Option<String>,
+    /// The name.
+    pub name: Option<String>,
+    /// The e-mail address.
+    pub email: Option<String>,
+    /// The address of a picture.
+    pub avatar: Option<String>,
+    /// The workspace's id.
+    pub workspace_id: Option<String>,
+    /// The workspace's name.
+    pub workspace: Option<String>,
+}
+
+/// The request of a rule, its templates filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRequest {
+    /// The host, if it is not the one that Nango calls for the provider.
+    pub base_url: Option<String>,
+    /// The path without its leading slash.
+    pub path: String,
+    /// The query.
+    pub query: Option<String>,
+}
+
+impl AccountRule {
+    /// Returns the built-in rule of a provider.
+    #[must_use]
+    pub fn of_provider(provider: &str) -> Option<&'static Self> {
+        static BY_PROVIDER: LazyLock<HashMap<&str, &AccountRule>> = LazyLock::new(|| {
+            let mut by_provider = HashMap::new();
+            for rule in AccountRule::builtin().values() {
+                let also = rule.also.iter().map(String::as_str);
+                for provider in std::iter::once(&*rule.provider).chain(also) {
+                    by_provider.insert(provider, rule);
+                }
+            }
+            by_provider.remove("");
+            by_provider
+        });
+        BY_PROVIDER.get(provider).copied()
+    }
+
+    /// Returns all built-in rules, by slug, or by provider where the catalog has no connector for it.
+    #[must_use]
+    pub fn builtin() -> &'static BTreeMap<String, Self> {
+        static RULES: LazyLock<BTreeMap<String, AccountRule>> =
+            LazyLock::new(|| toml::from_str(BUILTIN).expect("a test reads the embedded rules"));
+        &RULES
+    }
+
+    /// Returns the rule of a provider of which nothing is known: OAuth 2 answers with the granted scopes (RFC 6749, 5.1).
+    #[must_use]
+    pub fn scopes_only() -> Self {
+        Self {
+            granted_scopes: "space".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether the token response has the granted scopes.
+    #[must_use]
+    pub fn has_scopes(&self) -> bool {
+        !matches!(self.granted_scopes.as_str(), "none" | "")
+    }
+
+    /// Returns whether the provider offers an id.
+    #[must_use]
+    pub fn identifies_account(&self) -> bool {
+        !self.id.0.is_empty()
+    }
+
+    /// Reads the account from a document.
+    #[must_use]
+    pub fn read(&self, document: &Value) -> AccountFields {
+        let text = |value: &AccountValue| value.evaluate(document, false);
+        AccountFields {
+            id: self.id.evaluate_id(document),
+            name: self.name.evaluate(document, true),
+            email: text(&self.email),
+            avatar: text(&self.avatar),
+            workspace_id: text(&self.workspace_id),
+            workspace: text(&self.workspace),
+        }
+    }
+
+    /// Returns whether the rule has a request that may add something to what was read without it.
+    #[must_use]
+    pub fn needs_request(&self, read: &AccountFields) -> bool {
+        let missing = [
+            (&self.id, &read.id),
+            (&self.name, &read.name),
+            (&self.email, &read.email),
+            (&self.avatar, &read.avatar),
+        ];
+        !self.path.is_empty()
+            && missing
+                .into_iter()
+                .any(|(value, read)| read.is_none() && value.reads_response())
+    }
+
+    /// Returns the request, filled in from a document.
+    ///
+    /// # Errors
+    /// The first pointer of which the document has no text.
+    pub fn request(&self, document: &Value) -> Result<AccountRequest, String> {
+        let filled = |template: &str| {
+            let mut filled = String::new();
+            for part in parts(template) {
+                match part {
+                    Part::Text(text) => filled.push_str(text),
+                    Part::Pointer(pointer) => {
+                        let text = text_at(document, pointer).ok_or_else(|| pointer.to_owned())?;
+                        filled.extend(utf8_percent_encode(&text, SEGMENT));
+                    }
+                }
+            }
+            Ok::<_, String>(filled)
+        };
+        let target = filled(self.path.trim_start_matches('/'))?;
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
+            None => (target, None),
+        };
+        let base_url = self.base_url.as_deref().map(filled).transpose()?;
+        Ok(AccountRequest {
+            base_url,
+            path,
+            query,
+        })
+    }
+
+    /// Returns the granted scopes of a document; `None` if the provider does not say.
+    #[must_use]
+    pub fn granted_scopes(&self, document: &Value) -> Option<Vec<String>> {
+        if !self.has_scopes() {
+            return None;
+        }
+        let pointer = self.granted_scopes_at.as_deref().unwrap_or("/raw/scope");
+        super::scopes::read(document.pointer(pointer)?)
+    }
+
+    /// Returns the scopes that the look-up needs and an integration does not ask for, alternatives separated by `|`.
+    #[must_use]
+    pub fn scopes_not_in(&self, asked: &[String]) -> Vec<&str> {
+        let is_asked = |needed: &&String| {
+            needed.split('|').any(|one| {
+                let one = [one.to_owned()];
+                super::scopes::missing(&one, asked).is_empty()
+            })
+        };
+        let needed = self.scopes.iter().filter(|needed| !is_asked(needed));
+        needed.map(String::as_str).collect()
+    }
+}
+
+fn source_key<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Ok(Some(text).filter(|text| text != "none"))
+}
+
+fn optional_mode<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<AuthMode>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mode = serde::de::value::StrDeserializer::<D::Error>::new(&text);
+    AuthMode::deserialize(mode).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn value(text: &str) -> Result<AccountValue, String> {
+        AccountValue::try_from(Alternatives::One(text.to_owned()))
+    }
+
+    #[test]
+    fn value_takes_first_alternative_with_text() {
+        let document = json!({ "raw": { "a": "", "b": 7, "c": "x", "d": null } });
+        let alternatives = |all: &[&str]| {
+            let all = all.iter().map(|&one| one.to_owned()).collect();
+            let value = AccountValue::try_from(Alternatives::Several(all));
+            value.expect("valid").evaluate(&document, false)
+        };
+        assert_eq!(alternatives(&["/raw/a", "/raw/b"]).as_deref(), Some("7"));
+        assert_eq!(
+            alternatives(&["{/raw/c}:{/raw/d}", "/raw/c"]).as_deref(),
+            Some("x")
+        );
+        assert_eq!(alternatives(&["/raw/d", "/raw/none"]), None);
+        let large = "{\"raw\": {\"id\": 123456789012345678901234}}";
+        let large: Value = serde_json::from_str(large).expect("JSON");
+        assert_eq!(text_at(&large, "/raw/id"), None);
+    }
+
+    #[test]
+    fn name_needs_one_part_of_template() {
+        let document = json!({ "raw": { "first": "Ada" } });
+        let name = value("{/raw/first} {/raw/last}").expect("valid");
+        assert_eq!(name.evaluate(&document, true).as_deref(), Some("Ada"));
+        assert_eq!(name.evaluate(&document, false), None);
+    }
+
+    #[test]
+    fn id_ignores_case_and_slash_of_typed_host() {
+        let id = value("{/connection_config/host}:{/raw/id}").expect("valid");
+        let of = |host: &str| {
+            id.evaluate_id(&json!({ "connection_config": { "host": host }, "raw": { "id": "Ab" } }))
+        };
+        assert_eq!(of("Acme.example/").as_deref(), Some("acme.example:Ab"));
+        assert_eq!(of("acme.example"), of(" ACME.example"));
+    }
+
+    #[test]
+    fn value_rejects_unknown_roots_and_secrets() {
+        for wrong in [
+            "",
+            "text",
+            "/unknown/id",
+            "/raw",
+            "/credentials/password",
+            "/raw/a~2",
+            "{/secret/x}",
+        ] {
+            assert!(value(wrong).is_err(), "{wrong}");
+        }
+        assert!(value("/credentials/username").is_ok());
+    }
+
+    #[test]
+    fn request_encodes_path_parts() {
+        let rule = AccountRule {
+            path: "/x/{/connection_config/id}/me?a=b".to_owned(),
+            ..AccountRule::default()
+        };
+        let document = json!({ "connection_config": { "id": "a/../b c" } });
+        let request = rule.request(&document).expect("filled");
+        assert_eq!(request.path, "x/a%2F..%2Fb%20c/me");
+        assert_eq!(request.query.as_deref(), Some("a=b"));
+        assert_eq!(
+            rule.request(&json!({})),
+            Err("/connection_config/id".to_owned())
+        );
+    }
+}

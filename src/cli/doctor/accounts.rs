@@ -1,0 +1,92 @@
+//! Accounts: whether integrations ask for the scopes that look-ups need, and which connections have no account.
+
+use super::Report;
+use crate::catalog::{Catalog, ConfiguredIntegration};
+use crate::db;
+use crate::db::{Database, DatabaseConfig};
+use crate::nango::{Integration, Nango};
+
+/// How many integrations are asked for their scopes: each is a call of Nango's rate limit.
+const MAX_INTEGRATIONS: usize = 100;
+
+/// Checks the scopes of each configured integration against what the look-up of its accounts needs.
+pub(crate) async fn check_scopes(
+    report: &mut Report,
+    nango: &Nango,
+    catalog: &Catalog,
+    integrations: &[Integration],
+) {
+    let configured: Vec<ConfiguredIntegration> = integrations
+        .iter()
+        .map(|integration| ConfiguredIntegration {
+            key: integration.unique_key.clone(),
+            provider: integration.provider.clone(),
+            display_name: integration.display_name.clone(),
+        })
+        .collect();
+    let catalog = catalog.with_integrations(&configured);
+    let keys: Vec<&str> = configured.iter().map(|it| it.key.as_str()).collect();
+    let mut identified = 0;
+    let mut checked = 0;
+    let offered = catalog
+        .iter()
+        .filter(|it| it.enabled && keys.contains(&&*it.integration_key));
+    for connector in offered {
+        let Some(rule) = connector
+            .account_rule()
+            .filter(|rule| rule.identifies_account())
+        else {
+            continue;
+        };
+        identified += 1;
+        if rule.scopes.is_empty() || checked >= MAX_INTEGRATIONS {
+            continue;
+        }
+        checked += 1;
+        // Without scopes of its own, an integration asks for the provider's default ones.
+        let asked = match nango.integration_scopes(&connector.integration_key).await {
+            Ok(Some(asked)) if !asked.is_empty() => asked,
+            _ => continue,
+        };
+        let missing = rule.scopes_not_in(&asked);
+        if !missing.is_empty() {
+            let missing = missing.join(", ").replace('|', " or ");
+            report.warn(
+                "accounts",
+                format!("{}: the look-up of the account needs scopes that the integration does not ask for: {missing}", connector.slug),
+                format!("add {missing} to the scopes of the integration {:?} in Nango", connector.integration_key),
+            );
+        }
+    }
+    report.ok(
+        "accounts",
+        format!("{identified} configured connectors identify their account"),
+    );
+}
+
+/// Reports connections whose account is not known, by connector and reason.
+pub(crate) async fn check_connections(report: &mut Report, config: &DatabaseConfig) {
+    let unknown = async {
+        let database = Database::connect(config).await.ok()?;
+        let mut tx = database.begin_single().await.ok()?;
+        let unknown = db::unknown_accounts(&mut tx).await.ok()?;
+        tx.commit().await.ok()?;
+        database.close().await;
+        Some(unknown)
+    };
+    // Where the database cannot be read, its own check says so.
+    for (connector, reason, count) in unknown.await.unwrap_or_default() {
+        if reason == "not_offered" {
+            continue;
+        }
+        let connections = match count {
+            1 => "1 connection".to_owned(),
+            count => format!("{count} connections"),
+        };
+        report.warn(
+            "accounts",
+            format!("{connector}: the account of {connections} is not known ({reason})"),
+            "docs/OPERATIONS.md has the reasons; a reconnect looks the account up again",
+        );
+    }
+}

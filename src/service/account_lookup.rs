@@ -1,0 +1,198 @@
+//! The worker of account look-ups: each runs after its grant, is repeated with backoff, and never changes whether the
+//! connection works.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::account::{Identity, LookupFailure};
+use super::{Connections, Result};
+use crate::db;
+use crate::db::AccountLookup;
+use crate::domain::{AccountUnknownReason, Connection, Reason, State};
+
+/// How many look-ups run concurrently.
+const MAX_CONCURRENT: usize = 8;
+
+/// How long a run claims look-ups, and how often it looks for due ones.
+const RUN_TIME: Duration = Duration::from_secs(20);
+const CLAIM_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long one look-up may take, and how long it is leased, in seconds.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(15);
+const LEASE_SECONDS: f64 = 90.0;
+
+/// How many times a look-up is repeated. The pauses are 2 s, 8 s, 32 s, … and 6 h at the most: about 19 h together.
+const MAX_RETRIES: i32 = 10;
+const MAX_PAUSE_SECONDS: f64 = 6.0 * 3600.0;
+
+/// How many connections without an account are queued by one sweep.
+const MAX_QUEUED_BY_SWEEP: i64 = 1000;
+
+impl Connections {
+    /// Looks up the accounts that are due, until none is due or [`RUN_TIME`] has passed. Each look-up starts as soon as a
+    /// place is free, so that a slow provider delays only its own. Returns how many look-ups ran.
+    ///
+    /// # Errors
+    /// As the database. A look-up that fails is retried later.
+    pub async fn look_up_accounts(&self, stop: &CancellationToken) -> Result<usize> {
+        let started = Instant::now();
+        let mut running = FuturesUnordered::new();
+        let mut count = 0;
+        loop {
+            let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
+            let free = MAX_CONCURRENT - running.len();
+            if !ends && free > 0 && self.has_rate_budget() {
+                let claimed = self.claim_lookups(free).await?;
+                count += claimed.len();
+                running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
+            }
+            tokio::select! {
+                finished = running.next() => if finished.is_none() {
+                    return Ok(count);
+                },
+                () = self.lookups.notified(), if !ends => {}
+                () = tokio::time::sleep(CLAIM_INTERVAL) => {}
+            }
+        }
+    }
+
+    async fn claim_lookups(&self, limit: usize) -> Result<Vec<AccountLookup>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut tx = self.begin().await?;
+        let claimed = db::claim_account_lookups(&mut tx, limit, LEASE_SECONDS).await?;
+        tx.commit().await?;
+        Ok(claimed)
+    }
+
+    /// Runs a look-up. One that the database fails is due again when its lease ends.
+    async fn try_lookup(&self, lookup: AccountLookup) {
+        if let Err(error) = self.run_lookup(&lookup).await {
+            let connection = lookup.connection_id;
+            tracing::warn!(%connection, %error, "account look-up could not be written, will retry");
+        }
+    }
+
+    /// Waits until a look-up is queued by this replica.
+    pub async fn wait_for_account_lookups(&self) {
+        self.lookups.notified().await;
+    }
+
+    /// Queues look-ups of connections that were connected without one.
+    pub(crate) async fn queue_unidentified(&self) -> Result<()> {
+        let mut tx = self.begin_single().await?;
+        let queued = db::queue_unidentified(&mut tx, MAX_QUEUED_BY_SWEEP).await?;
+        tx.commit().await?;
+        if queued > 0 {
+            tracing::info!(queued, "queued account look-ups");
+            self.lookups.notify_one();
+        }
+        Ok(())
+    }
+
+    async fn run_lookup(&self, lookup: &AccountLookup) -> Result<()> {
+        let Some(connection) = self.connection_to_look_up(lookup).await? else {
+            return self.end_lookup(lookup).await;
+        };
+        let Some(upstream) = connection.state.upstream() else {
+            return self.end_lookup(lookup).await;
+        };
+        let attempt = lookup.attempt_id;
+        let found = self.look_up(&connection, upstream, attempt, true);
+        let late = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, found).await;
+        let found = found.unwrap_or_else(|_elapsed| Identity {
+            failure: Some(late),
+            ..Identity::default()
+        });
+        let retries = found.failure.is_some_and(|failure| failure.is_transient)
+            && lookup.failures < MAX_RETRIES;
+        if let Some(failure) = found.failure {
+            let (connector, reason) = (&connection.connector.slug, failure.reason);
+            tracing::debug!(connection = %connection.id, connector, %reason, retries, "account look-up failed");
+        }
+        self.apply_lookup(&connection, &found, retries).await?;
+        if !retries {
+            return self.end_lookup(lookup).await;
+        }
+        let pause = (2.0 * 4.0_f64.powi(lookup.failures)).min(MAX_PAUSE_SECONDS);
+        let mut tx = self.begin_single().await?;
+        db::retry_account_lookup(&mut tx, lookup, pause).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Returns the connection of a look-up, if there is an account to look up.
+    async fn connection_to_look_up(&self, lookup: &AccountLookup) -> Result<Option<Connection>> {
+        let Some(user) = lookup.user() else {
+            return Ok(None);
+        };
+        let mut tx = self.begin_single().await?;
+        let connection = db::find_own(&mut tx, &user, lookup.connection_id).await?;
+        tx.commit().await?;
+        Ok(connection.filter(has_account))
+    }
+
+    async fn end_lookup(&self, lookup: &AccountLookup) -> Result<()> {
+        let mut tx = self.begin_single().await?;
+        db::end_account_lookup(&mut tx, lookup).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Writes what a look-up found, unless the connection was authorized again since.
+    async fn apply_lookup(&self, seen: &Connection, found: &Identity, retries: bool) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let Some(mut connection) = db::lock_own(&mut tx, &seen.user_id, seen.id)
+            .await?
+            .filter(has_account)
+        else {
+            return Ok(());
+        };
+        let is_same = connection.state.upstream() == seen.state.upstream()
+            && connection.connected_at == seen.connected_at;
+        if !is_same {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let account = found.account.as_ref();
+        if let Some(mut transition) =
+            account.and_then(|account| connection.account_identified(account, now))
+        {
+            found.write_scopes(&mut transition.connection);
+            db::apply(&mut tx, &transition, None).await?;
+            return Ok(tx.commit().await?);
+        }
+        let before = connection.clone();
+        found.write_scopes(&mut connection);
+        if account.is_some() {
+            connection.account_unknown_reason = None;
+        } else if connection.account.is_none()
+            && let Some(failure) = found.failure
+            // A value that Nango has not written yet is no failure.
+            && !(retries && failure.reason == AccountUnknownReason::MissingConfig)
+        {
+            connection.account_unknown_reason = Some(failure.reason);
+        }
+        if connection != before {
+            db::write_identity(&mut tx, &connection).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+impl Identity {
+    /// Writes the scopes that were read. Where none were, the connection keeps what is known.
+    pub(crate) fn write_scopes(&self, connection: &mut Connection) {
+        if self.scopes.is_some() {
+            connection.scopes.clone_from(&self.scopes);
+            connection.missing_scopes.clone_from(&self.missing_scopes);
+        }
+    }
+}
+
+fn has_account(connection: &Connection) -> bool {
+    matches!(connection.state, State::Connected { .. })
+        || connection.state.reason() == Some(Reason::AccountMismatch)
+}

@@ -1,0 +1,86 @@
+//! Logos of connectors: a brand's icon, else Nango's logo, which is fetched once and cached, else initials.
+
+use std::time::Duration;
+
+use moka::future::Cache;
+use url::Url;
+
+use super::Connections;
+use crate::catalog::Connector;
+use crate::nango::Image;
+
+/// How long a logo of Nango's is cached, and its absence.
+const LOGO_TTL: Duration = Duration::from_secs(24 * 3600);
+const MISSING_TTL: Duration = Duration::from_secs(600);
+
+/// How many of Nango's logos are cached: each has 128 KiB at the most.
+const CAPACITY: u64 = 200;
+
+/// Nango's logos by the integration's key; `None` if there is none.
+#[derive(Debug)]
+pub(crate) struct LogoCache {
+    found: Cache<String, Image>,
+    missing: Cache<String, ()>,
+}
+
+impl Default for LogoCache {
+    fn default() -> Self {
+        let cache = Cache::builder().max_capacity(CAPACITY);
+        Self {
+            found: cache.time_to_live(LOGO_TTL).build(),
+            missing: Cache::builder()
+                .max_capacity(CAPACITY)
+                .time_to_live(MISSING_TTL)
+                .build(),
+        }
+    }
+}
+
+impl Connections {
+    /// Returns the address of a connector's logo at this service.
+    #[must_use]
+    pub fn logo_url(&self, connector: &Connector) -> Url {
+        let mut url = self.public_url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty()
+                .extend(["api", "v1", "connectors", &connector.slug, "logo"]);
+        }
+        url
+    }
+
+    /// Returns the logo of a connector by id or slug, and whether it is final; `None` if there is no such connector. Any
+    /// browser may ask, so an unknown connector causes no call to Nango.
+    pub async fn logo(&self, reference: &str) -> Option<(Image, bool)> {
+        let catalog = self.catalog();
+        let connector = catalog.get(reference)?;
+        let svg = |text: String| Image {
+            content_type: "image/svg+xml",
+            bytes: text.into(),
+        };
+        if let Some(logo) = connector.brand_logo() {
+            return Some((svg(logo), true));
+        }
+        match self.nango_logo(&connector.integration_key).await {
+            Some(logo) => Some((logo, true)),
+            None => Some((svg(connector.initials_logo()), false)),
+        }
+    }
+
+    async fn nango_logo(&self, key: &str) -> Option<Image> {
+        let upstream = self.upstream.as_ref()?;
+        let integrations = self.integrations()?;
+        let logo = &integrations.get(key)?.logo;
+        if logo.is_empty() || self.logos.missing.contains_key(key) {
+            return None;
+        }
+        let fetched = self
+            .logos
+            .found
+            .optionally_get_with_by_ref(key, upstream.nango.logo(logo));
+        let fetched = fetched.await;
+        if fetched.is_none() {
+            self.logos.missing.insert(key.to_owned(), ()).await;
+        }
+        fetched
+    }
+}

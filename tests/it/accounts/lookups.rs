@@ -1,0 +1,153 @@
+//! The worker of look-ups: what it does when Nango or a provider fails, and what stays after it.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{app_with_accounts, make_lookups_due, reconnect_as, text, wait_for};
+use crate::test_app::PROMPT_TIMEOUT;
+
+fn is_identified(connection: &Value) -> bool {
+    connection["account"].is_object()
+}
+
+fn is_unknown(connection: &Value) -> bool {
+    connection["account_unknown_reason"].is_string()
+}
+
+#[tokio::test]
+async fn account_is_looked_up_after_grant_and_stays_after_disconnect() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    let github = ada.connected("github").await;
+    let id = text(&github, "id");
+    let known = wait_for(&ada, id, is_identified).await;
+    assert_eq!(known["account"]["name"], "Ada Lovelace (work)");
+    assert_eq!(known["account"]["email"], "ada@analytical.example");
+    assert!(text(&known["account"], "avatar_url").starts_with("https://"));
+    assert_eq!(known["account_unknown_reason"], Value::Null);
+    let history = ada.get(&format!("/connections/{id}/history")).await;
+    assert_eq!(history["events"][0]["kind"], "account_identified");
+
+    let (status, _) = ada.disconnect("github", "").await;
+    assert_eq!(status, StatusCode::OK);
+    let ended = ada.connection(id).await;
+    assert_eq!(ended["status"], "disconnected");
+    assert_eq!(ended["account"], known["account"]);
+    // The next account may be another one: it is no mismatch.
+    let body = json!({ "login_hint": "grace" });
+    let (_, started) = ada.call(Method::POST, "/github/connect", Some(body)).await;
+    app.popup(text(&started, "oauth_url")).await;
+    let is_graces = |one: &Value| one["account"]["name"] == "Grace Hopper";
+    let new = wait_for(&ada, id, is_graces).await;
+    assert_eq!(new["status"], "connected");
+}
+
+#[tokio::test]
+async fn slow_or_failing_provider_does_not_delay_connection() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow", "account_lookup_status": 503 }))
+        .await;
+    let started = ada.connect("github").await;
+    app.popup(text(&started, "oauth_url")).await;
+    let id = text(&started, "connection_id");
+    let connected = tokio::time::timeout(PROMPT_TIMEOUT, ada.wait_until(id, "connected")).await;
+    assert_eq!(connected.unwrap()["account"], Value::Null);
+    let unknown = wait_for(&ada, id, is_unknown).await;
+    assert_eq!(unknown["account_unknown_reason"], "provider_unavailable");
+    assert_eq!(unknown["status"], "connected");
+    app.faults(json!({ "consent": "allow" })).await;
+    make_lookups_due(&app).await;
+    let known = wait_for(&ada, id, is_identified).await;
+    assert_eq!(known["account_unknown_reason"], Value::Null);
+}
+
+#[tokio::test]
+async fn lost_scope_and_refused_host_are_reasons() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    let body = json!({ "scopes": ["tweet.read"] });
+    let (_, started) = ada.call(Method::POST, "/twitter/connect", Some(body)).await;
+    app.popup(text(&started, "oauth_url")).await;
+    let unknown = wait_for(&ada, text(&started, "connection_id"), is_unknown).await;
+    assert_eq!(unknown["account_unknown_reason"], "missing_scope");
+
+    app.faults(json!({ "consent": "allow", "refuse_base_url_override": true }))
+        .await;
+    let started = ada.connect("basecamp").await;
+    app.popup(text(&started, "oauth_url")).await;
+    let unknown = wait_for(&ada, text(&started, "connection_id"), is_unknown).await;
+    assert_eq!(unknown["account_unknown_reason"], "nango_misconfigured");
+
+    assert_eq!(ada.get("/google-ai").await["identifies_account"], false);
+}
+
+#[tokio::test]
+async fn other_account_is_detected_when_provider_answers_late() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    let github = ada.connected("github").await;
+    let id = text(&github, "id");
+    let known = wait_for(&ada, id, is_identified).await;
+    app.faults(json!({ "consent": "allow", "account_lookup_status": 500 }))
+        .await;
+    reconnect_as(&ada, id, "grace").await;
+    let again = wait_for(&ada, id, |one| one["attempt"]["outcome"] == "succeeded").await;
+    assert_eq!(again["account"], known["account"]);
+    app.faults(json!({ "consent": "allow" })).await;
+    let due = async {
+        loop {
+            make_lookups_due(&app).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let refused = wait_for(&ada, id, |one| one["status"] == "error");
+    let refused = tokio::select! {
+        refused = refused => refused,
+        () = due => unreachable!(),
+    };
+    assert_eq!(refused["status_reason"], "account_mismatch");
+    assert_eq!(refused["pending_account"]["name"], "Grace Hopper");
+    let accepted = json!({ "account_id": refused["pending_account"]["id"] });
+    let path = format!("/connections/{id}/account");
+    let (status, taken) = ada.call(Method::POST, &path, Some(accepted)).await;
+    assert_eq!(
+        (status, &taken["account"]["email"]),
+        (StatusCode::OK, &json!("grace@navy.example"))
+    );
+}
+
+#[tokio::test]
+async fn sweep_looks_up_connections_without_account() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    let github = ada.connected("github").await;
+    let id = text(&github, "id");
+    wait_for(&ada, id, is_identified).await;
+    // As an import, or a version without the rule, leaves it.
+    let mut sql = app.sql().await;
+    sqlx::query("update user_connector_connection set account_id = null, account_name = null, account_details = null")
+        .execute(&mut sql)
+        .await
+        .unwrap();
+    assert!(!is_identified(&ada.connection(id).await));
+    app.sweep().await;
+    wait_for(&ada, id, is_identified).await;
+}
+
+#[tokio::test]
+async fn two_connections_of_one_account_name_each_other() {
+    let app = app_with_accounts().await;
+    let ada = app.user("ada").await;
+    let first = ada.connected("linear").await;
+    let (_, started) = ada
+        .call(Method::POST, "/linear/connect?instance_id=second", None)
+        .await;
+    app.popup(text(&started, "oauth_url")).await;
+    let id = text(&started, "connection_id");
+    let second = wait_for(&ada, id, |one| one["same_account_as"] != json!([])).await;
+    assert_eq!(second["same_account_as"], json!([first["id"]]));
+}
