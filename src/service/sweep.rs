@@ -463,15 +463,7 @@ fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),
-        // A row that cannot be read.
-        Err(Error::Database(error))
-            if matches!(
-                *error,
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }
-            ) =>
-        {
-            Ok(Some(Error::Database(error)))
-        }
+        Err(error) if error.is_unreadable_row() => Ok(Some(error)),
         Err(
             error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
         ) => Err(error),
