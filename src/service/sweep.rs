@@ -403,8 +403,11 @@ impl Connections {
             return Ok(marked);
         }
         for connection in &gone {
-            if !self.is_missing(connection, &listing.confirmed).await? {
-                continue;
+            match self.is_missing(connection, &listing.confirmed).await {
+                // Its newer grant is an orphan, or it is there again.
+                Err(Error::ProviderUnavailable) | Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => return Err(error),
             }
             let now = self.clock.now();
             let changed = self.apply_if_unchanged(connection, None, |connection| {
