@@ -200,7 +200,10 @@ class World(Stage):
         self._nango_process.wait()
         self.gate.shutdown()
         self.product.shutdown()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if os.environ.get("KEEP"):
+            print(f"the logs are in {self.folder}", file=sys.stderr)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # Processes
 
