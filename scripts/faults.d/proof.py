@@ -36,6 +36,9 @@ def restore(cluster, target, clock=None, later=0):
         if clock:
             world.jump(clock, later)
         connections |= world.many(names("new", 6))
+        # The backup names the grant that this user had before.
+        world.call("old-2", "DELETE", "/gmail/disconnect")
+        connections["old-2"] = world.connected("old-2")
         before, earlier = world.held(), {one[0] for one in world.product.messages}
         world.stop()
         if target is cluster:
