@@ -424,3 +424,18 @@ def false_deletions(cluster):
         held = {one["nango_connection_id"] for one in connections.values()}
         wait(lambda: world.held() == held, 60, "the deletions are done")
         return world.verify(connections)
+
+
+@scenario
+def two_connections_deleted_at_nango(cluster):
+    """A product's only two connections are deleted at Nango: they are missing, and the product goes on."""
+    with World(cluster) as world:
+        connections = world.many(names("user", 2))
+        key = {"authorization": f"Bearer {world.environment['NANGO_SECRET_KEY']}"}
+        for one in connections.values():
+            send("DELETE", f"{world.nango}/connections/{one['nango_connection_id']}?provider_config_key=gmail", None, key)
+        world.sweeps(2)
+        missing = world.number("select count(*) from user_connector_connection where status_reason = 'missing_upstream'")
+        expect(missing == 2, f"{missing} of 2 are missing")
+        # They connect again by themselves, and are in the same rows.
+        return world.verify(world.many(list(connections)), told=2)
