@@ -240,7 +240,7 @@ def with_clock(work, **settings):
 
 @scenario
 def clock_ahead_put_right(_):
-    """A replica's clock is an hour ahead for 10 s and is put right: nobody who was served meanwhile is locked out."""
+    """A replica's clock is an hour ahead for 10 s and is put right: no user who was served meanwhile is locked out."""
 
     def work(world, clock):
         connections = world.many(names("user", 4))
@@ -378,7 +378,7 @@ def paging_ignored_or_short(cluster):
         connections = world.many(names("user", 12))
         world.faults(list_ignores_page=True)
         time.sleep(15)
-        told = world.number("select count(*) from connection_event where kind = 'missing_upstream'")
+        broken = world.number("select count(*) from connection_event where kind = 'missing_upstream'")
         world.faults(list_page_size=5)
         # One of the first, which the last page has, is really gone.
         gone = connections.pop("user-0")
@@ -389,8 +389,8 @@ def paging_ignored_or_short(cluster):
         wait(lambda: world.number("select count(*) from user_connector_connection where status_reason = 'missing_upstream'") == 1,
              60, "the sweep reads all pages")
         world.faults()
-        expect(told == 0, f"{told} were told")
-        return world.verify(connections, told=1)
+        expect(broken == 0, f"{broken} connections became missing")
+        return world.verify(connections, broken=1)
 
 
 def slow(cluster, latency_ms, lost_webhooks):
@@ -411,19 +411,19 @@ def slow(cluster, latency_ms, lost_webhooks):
 
 @scenario
 def nango_takes_1_s(cluster):
-    """Every call to Nango takes 1 s, and webhooks are lost: whoever waits is connected."""
+    """Every call to Nango takes 1 s, and webhooks are lost: a user who waits is connected."""
     return slow(cluster, 1_000, True)
 
 
 @scenario
 def nango_takes_3_s(cluster):
-    """Every call to Nango takes 3 s, and webhooks are lost: whoever waits is connected."""
+    """Every call to Nango takes 3 s, and webhooks are lost: a user who waits is connected."""
     return slow(cluster, 3_000, True)
 
 
 @scenario
 def nango_takes_9_s(cluster):
-    """Every call to Nango takes 9 s, and webhooks are lost: whoever waits is connected, and no answer takes over 30 s."""
+    """Every call to Nango takes 9 s, and webhooks are lost: a user who waits is connected, and no answer takes over 30 s."""
     return slow(cluster, 9_000, True)
 
 

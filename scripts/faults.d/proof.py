@@ -288,8 +288,8 @@ def a_part_is_hidden(cluster):
         use(world, {user: connections[user] for user in hidden}, 25)
         world.faults()
         row = world.verify(connections)
-        # Nothing tells them from deleted ones. The brake bounds how many are told.
-        row["told within the brake"], row["told"] = row["told"], max(0, row["told"] - 10)
+        # They look like deleted ones. The brake bounds how many become missing.
+        row["missing within the brake"], row["broken"] = row["broken"], max(0, row["broken"] - 10)
         return row
 
 
@@ -355,7 +355,7 @@ def one_user_refused_20_min(_):
             expect(refused == (409, "needs_reauthorization"), f"after 20 minutes: {refused}")
             world.faults()
             world.jump(clock, 60 * 40)
-            row = world.verify(connections, told=1)
+            row = world.verify(connections, broken=1)
             return row
     finally:
         cluster.end()
@@ -438,4 +438,4 @@ def two_connections_deleted_at_nango(cluster):
         missing = world.number("select count(*) from user_connector_connection where status_reason = 'missing_upstream'")
         expect(missing == 2, f"{missing} of 2 are missing")
         # They connect again by themselves, and are in the same rows.
-        return world.verify(world.many(list(connections)), told=2)
+        return world.verify(world.many(list(connections)), broken=2)

@@ -348,7 +348,7 @@ class World(Stage):
 
     # Invariants
 
-    def verify(self, connections, told=0, seconds=90):
+    def verify(self, connections, broken=0, seconds=90):
         """Checks the invariants after the failure is over. `connections` are those that have to work, by user."""
         row = {"grants": len(connections)}
         expected = {one["nango_connection_id"] for one in connections.values()}
@@ -366,8 +366,8 @@ class World(Stage):
         except Failed:
             row["recovery_s"] = None
         row["recovered"] = recovered()
-        row["told"] = self.number(
-            "select count(*) from connection_event where kind in ('missing_upstream', 'needs_reauthorization')") - told
+        row["broken"] = self.number(
+            "select count(*) from connection_event where kind in ('missing_upstream', 'needs_reauthorization')") - broken
         statuses = [self.token(user, one)[0] for user, one in connections.items()]
         row["tokens"] = statuses.count(200)
         row["gaps"] = self.number(
@@ -402,7 +402,7 @@ class World(Stage):
 
 def problems(row):
     """What does not hold in a row of the table."""
-    found = [f"{name} {row[name]}" for name in ("lost", "told", "gaps", "strays", "disorder") if row.get(name)]
+    found = [f"{name} {row[name]}" for name in ("lost", "broken", "gaps", "strays", "disorder") if row.get(name)]
     if row.get("recovered", 0) != row.get("grants", 0):
         found.append(f"recovered {row['recovered']} of {row['grants']}")
     if row.get("tokens", 0) != row.get("grants", 0):
