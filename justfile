@@ -32,6 +32,10 @@ soak *arguments:
 crash *arguments:
     scripts/crash {{arguments}}
 
+# Run the release build under failure, then check the invariants.
+faults *arguments:
+    scripts/faults {{arguments}}
+
 # Fuzz the parsers.
 fuzz *arguments:
     scripts/fuzz {{arguments}}

@@ -105,7 +105,11 @@ create table user_connector_connection (
     -- When its credentials began to fail; null while they work or are known to be dead.
     failing_since utc_time,
     -- When the provider refused to refresh its credentials and refreshed others', at least a minute apart.
-    refusals timestamptz[] not null default '{}' check (cardinality(refusals) <= 50),
+    refusals timestamptz[] not null default '{}' check (
+        cardinality(refusals) <= 50
+        and timestamptz '1970-01-01 00:00:00+00' <= all (refusals)
+        and timestamptz '10000-01-01 00:00:00+00' > all (refusals)
+    ),
     config jsonb not null default '{}' check (jsonb_typeof(config) = 'object'),
     -- What the provider has to know of the account besides the authorization, such as a subdomain: names and texts.
     parameters jsonb not null default '{}' check (jsonb_typeof(parameters) = 'object'),

@@ -66,8 +66,8 @@ def send(method, url, body=None, headers=None):
 class Postgres:
     """A server for the time being. It refuses to be root, so root starts it as nobody."""
 
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder, environment=None):
+        self.folder, self.port, self.environment = folder, free_port(), environment
         self.bin = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[4]))[-1]
         self.url = f"postgres://patchbay@127.0.0.1:{self.port}/postgres"
         self.owner = {}
@@ -75,15 +75,23 @@ class Postgres:
             nobody = pwd.getpwnam("nobody")
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
             self.owner = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        self.run("initdb", "--pgdata", f"{folder}/data", "--username", "patchbay", "--auth", "trust", "--no-sync")
+        self.create()
+        self.start()
+
+    def create(self):
+        """Makes the data folder."""
+        self.run("initdb", "--pgdata", f"{self.folder}/data", "--username", "patchbay", "--auth", "trust", "--no-sync")
+
+    def start(self):
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
-        self.run("pg_ctl", "--pgdata", f"{folder}/data", "--log", f"{folder}/log", "--wait", "--options", options, "start")
+        log = f"{self.folder}/log"
+        self.run("pg_ctl", "--pgdata", f"{self.folder}/data", "--log", log, "--wait", "--options", options, "start")
 
     def run(self, program, *arguments):
-        done = subprocess.run(
-            [f"{self.bin}/{program}", *arguments], cwd="/", check=True, stdout=subprocess.DEVNULL, **self.owner
+        return subprocess.run(
+            [f"{self.bin}/{program}", *arguments], cwd="/", check=True, stdout=subprocess.DEVNULL, env=self.environment,
+            **self.owner,
         )
-        return done
 
     def sql(self, statement):
         """The rows of a statement, as text."""

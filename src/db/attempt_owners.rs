@@ -5,14 +5,17 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::Transaction;
-use super::invalid_row;
+use super::{invalid_row, note_unreadable_row};
 use crate::auth::BrowserToken;
 use crate::domain::UserId;
+
+/// How long an attempt that cannot be read waits until the next try.
+const UNREADABLE_RETRY: TimeDelta = TimeDelta::hours(1);
 
 /// An attempt and its owner.
 #[derive(Clone, Debug)]
@@ -99,17 +102,24 @@ pub(crate) async fn attempts_of_browser(
     .bind(now)
     .fetch_all(db)
     .await?;
-    owned(rows)
+    Ok(owned(rows).0)
 }
 
-fn owned(rows: Vec<OwnerRow>) -> sqlx::Result<Vec<OwnedAttempt>> {
-    let mut all = Vec::with_capacity(rows.len());
+/// The attempts of rows that can be read and whose users still exist, and the ids of the rows that cannot be read.
+fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<Uuid>) {
+    let (mut all, mut unreadable) = (Vec::with_capacity(rows.len()), Vec::new());
     for row in rows {
-        if let AttemptOwner::User(owned) = AttemptOwner::try_from(row)? {
-            all.push(owned);
+        let id = row.attempt_id;
+        match AttemptOwner::try_from(row) {
+            Ok(AttemptOwner::User(owned)) => all.push(owned),
+            Ok(AttemptOwner::Erased) => {}
+            Err(error) => {
+                note_unreadable_row("attempt_owner", &id.to_string(), &error);
+                unreadable.push(id);
+            }
         }
     }
-    Ok(all)
+    (all, unreadable)
 }
 
 /// Forgets whose a connection's attempts are. Their ids stay, so that a late grant of them is recognized.
@@ -137,8 +147,12 @@ pub(crate) async fn due_attempts(
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(&mut *db)
     .await?;
-    let due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
-    let mut owned = owned(rows)?;
+    let mut due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
+    let (mut owned, unreadable) = owned(rows);
+    if !unreadable.is_empty() {
+        due.retain(|id| !unreadable.contains(id));
+        postpone_unreadable(db, &unreadable, now).await?;
+    }
     let (users, attempts): (Vec<&str>, Vec<Uuid>) = owned
         .iter()
         .map(|one| (one.user.as_str(), one.attempt_id))
@@ -154,6 +168,20 @@ pub(crate) async fn due_attempts(
     let open: HashSet<Uuid> = open.into_iter().collect();
     owned.retain(|one| open.contains(&one.attempt_id));
     Ok((due, owned))
+}
+
+/// Postpones attempts that cannot be read, so that they do not block the queue.
+pub(crate) async fn postpone_unreadable(
+    db: &mut Transaction,
+    attempts: &[Uuid],
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query("update attempt_owner set due_at = $2 where attempt_id = any($1)")
+        .bind(attempts)
+        .bind(now + UNREADABLE_RETRY)
+        .execute(db)
+        .await?;
+    Ok(())
 }
 
 /// Attempts that have ended: they are forgotten now, or as soon as nothing can come of them any more.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::one_row;
-use super::rows::{newest_attempt_columns, select_attempts_with_connection};
+use super::rows::{newest_attempt_columns, readable, select_attempts_with_connection};
 use crate::auth::BrowserToken;
 use crate::domain::UserId;
 use crate::domain::{Attempt, Connection, Failure, Integration, Outcome};
@@ -240,7 +240,7 @@ pub(crate) async fn open_attempts_of(
     user: &UserId,
     limit: u8,
 ) -> sqlx::Result<Vec<Attempt>> {
-    sqlx::query_as(concat!(
+    let rows = sqlx::query_as(concat!(
         "select c.id, ",
         newest_attempt_columns!(),
         " from user_connector_connection c \
@@ -250,7 +250,8 @@ pub(crate) async fn open_attempts_of(
     .bind(user.as_str())
     .bind(i64::from(limit))
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable("connect_attempt", rows))
 }
 
 /// Those of these attempts, whoever's, whose grant, if there is one, nobody has told of yet. They need

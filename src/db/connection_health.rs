@@ -52,7 +52,9 @@ impl Outage {
     /// `None` if the statement itself or its values were refused.
     pub(crate) fn of(error: &sqlx::Error) -> Option<Self> {
         let code = match error {
+            // A balancer without a server closes the connection that it accepted: to sqlx, that is another protocol.
             sqlx::Error::Io(_)
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed => return Some(Self::Unreachable),
@@ -120,5 +122,24 @@ impl Listener {
             }
             with_timeout(PING_TIMEOUT, self.0.execute("select 1")).await?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::ConnectOptions;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connection_closed_by_balancer_is_an_outage() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let options = PgConnectOptions::new_without_pgpass();
+        let refused = options.host("127.0.0.1").port(port).connect().await;
+        let error = refused.unwrap_err();
+        assert_eq!(Outage::of(&error), Some(Outage::Unreachable), "{error}");
     }
 }

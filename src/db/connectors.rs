@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use crate::catalog::{Catalog, Connector};
+use super::rows::readable;
 use crate::domain::ConnectorRef;
 
 /// All connectors, whether or not the catalog still has them.
@@ -37,9 +38,10 @@ pub(crate) async fn connectors_of(
 pub(crate) async fn connector_creation_times(
     db: &mut Transaction,
 ) -> sqlx::Result<HashMap<Uuid, DateTime<Utc>>> {
-    let times: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as("select id, created_at from connector")
+    let times = sqlx::query_as("select id, created_at from connector")
         .fetch_all(db)
         .await?;
+    let times: Vec<(Uuid, DateTime<Utc>)> = readable("connector", times);
     Ok(times.into_iter().collect())
 }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Transaction;
 use super::batch::{BatchQuery, TooMuch};
 use super::one_row;
-use super::rows::{RowReader, event_columns};
+use super::rows::{RowReader, event_columns, name_of, note_unreadable_row, readable};
 use crate::domain::Connection;
 use crate::domain::Event;
 use crate::domain::UserId;
@@ -170,13 +170,17 @@ impl EventRows {
     /// How the selects of [`EventsAfter`] begin: with the question that a row answers.
     const FIRST: usize = 2;
 
-    /// What the rows hold, in order.
-    pub(crate) fn events(&self) -> sqlx::Result<Vec<Event>> {
-        let event = |row| RowReader::of(row, Self::FIRST).event();
-        let mut events: Vec<Event> = self.0.iter().map(event).collect::<Result<_, _>>()?;
+    /// The events of the rows that can be read, in order.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let event = |row| {
+            let read = RowReader::of(row, Self::FIRST).event();
+            read.inspect_err(|error| note_unreadable_row("connection_event", &name_of(row), error))
+                .ok()
+        };
+        let mut events: Vec<Event> = self.0.iter().filter_map(event).collect();
         events.sort_unstable_by_key(|event| event.position);
         events.truncate(EventsAfter::MOST);
-        Ok(events)
+        events
     }
 }
 
@@ -307,7 +311,7 @@ pub(crate) async fn history(
     before_version: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<Event>> {
-    sqlx::query_as(concat!(
+    let rows = sqlx::query_as(concat!(
         "select ",
         event_columns!(),
         " from connection_event e \
@@ -319,5 +323,6 @@ pub(crate) async fn history(
     .bind(before_version)
     .bind(limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable("connection_event", rows))
 }

@@ -39,6 +39,7 @@ pub(crate) mod statistics;
 pub(crate) mod sweep;
 pub(crate) mod token_accesses;
 pub(crate) mod transaction;
+pub(crate) mod unreadable;
 pub(crate) mod user_scoped;
 pub(crate) mod webhook_deliveries;
 pub(crate) mod webhook_endpoints;

@@ -270,6 +270,18 @@ impl AttemptWithConnectionRow {
 /// A row of [`select_with_attempt`].
 pub(crate) struct ConnectionWithAttemptRow(PgRow);
 
+impl From<PgRow> for ConnectionWithAttemptRow {
+    fn from(row: PgRow) -> Self {
+        Self(row)
+    }
+}
+
+impl AsRef<PgRow> for ConnectionWithAttemptRow {
+    fn as_ref(&self) -> &PgRow {
+        &self.0
+    }
+}
+
 impl ConnectionWithAttemptRow {
     /// Its own id.
     pub(crate) fn id(&self) -> sqlx::Result<Uuid> {

@@ -335,7 +335,7 @@ impl<'r> RowReader<'r> {
 }
 
 /// Turns a panic into an error. chrono panics at times beyond its range, such as `infinity`.
-fn catch_decode_panic<T>(decode: impl FnOnce() -> sqlx::Result<T>) -> sqlx::Result<T> {
+pub(crate) fn catch_decode_panic<T>(decode: impl FnOnce() -> sqlx::Result<T>) -> sqlx::Result<T> {
     let decoded = catch_unwind(AssertUnwindSafe(decode));
     decoded.unwrap_or_else(|_panic| Err(sqlx::Error::Decode("a value is out of range".into())))
 }
@@ -349,31 +349,38 @@ pub(crate) fn unreadable_rows() -> u64 {
 }
 
 /// Logs and counts a row that is skipped because it cannot be read.
-pub(crate) fn note_unreadable_row(table: &str, id: Option<Uuid>, error: &sqlx::Error) {
+pub(crate) fn note_unreadable_row(table: &str, id: &str, error: &sqlx::Error) {
     UNREADABLE_ROWS.fetch_add(1, Ordering::Relaxed);
-    let id = id.map(|id| id.to_string()).unwrap_or_default();
     tracing::error!(table, id, %error, "skipped a row that cannot be read: correct or delete it");
 }
 
 /// A row among many, which may be unreadable: the others are read all the same.
-pub(crate) struct Readable<T>(Option<T>);
+pub(crate) struct Readable<T>(Result<T, (String, sqlx::Error)>);
 
 impl<'r, T: FromRow<'r, PgRow>> FromRow<'r, PgRow> for Readable<T> {
     fn from_row(row: &'r PgRow) -> sqlx::Result<Self> {
         let read = catch_decode_panic(|| T::from_row(row));
-        Ok(Self(
-            read.inspect_err(|error| {
-                let id = row.try_get("id").ok();
-                note_unreadable_row("user_connector_connection", id, error);
-            })
-            .ok(),
-        ))
+        Ok(Self(read.map_err(|error| (name_of(row), error))))
     }
 }
 
-/// Returns the rows that can be read. The others are logged with their column `id`, and counted.
-pub(crate) fn readable<T>(rows: Vec<Readable<T>>) -> Vec<T> {
-    rows.into_iter().filter_map(|row| row.0).collect()
+/// The first column that names a row in a log.
+pub(crate) fn name_of(row: &PgRow) -> String {
+    let uuid = |column| row.try_get::<Uuid, _>(column).map(|id| id.to_string());
+    let text = |column| row.try_get::<String, _>(column);
+    let number = |column| row.try_get::<i64, _>(column).map(|id| id.to_string());
+    let mut names = ["id", "attempt_id", "connection_id", "prefix"].into_iter();
+    let name = names.find_map(|it| uuid(it).or(text(it)).or(number(it)).ok());
+    name.unwrap_or_default()
+}
+
+/// Returns the rows of a table that can be read. The others are logged with their ids, and counted.
+pub(crate) fn readable<T>(table: &str, rows: Vec<Readable<T>>) -> Vec<T> {
+    let read = |Readable(row): Readable<T>| {
+        row.inspect_err(|(id, error)| note_unreadable_row(table, id, error))
+            .ok()
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 fn parse_value<T>(word: &str, table: &'static str, id: Uuid) -> sqlx::Result<T>

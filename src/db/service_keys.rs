@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::batch::BatchQuery;
+use super::rows::readable;
 
 use crate::auth::service_keys::{KeyInfo, NewKey, Scope, Service};
 
@@ -64,13 +65,14 @@ impl BatchQuery for ActiveKey {
         queries: &[Self],
     ) -> sqlx::Result<Vec<Self::Output>> {
         let prefixes: Vec<&str> = queries.iter().map(|query| query.prefix.as_str()).collect();
-        let rows: Vec<KeyRow> = sqlx::query_as(
+        let rows = sqlx::query_as(
             "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key \
              where prefix = any((select $1)::text[]) and revoked_at is null",
         )
         .bind(prefixes)
         .fetch_all(db)
         .await?;
+        let rows: Vec<KeyRow> = readable("service_key", rows);
         let rows: HashMap<&str, &KeyRow> =
             rows.iter().map(|row| (row.prefix.as_str(), row)).collect();
         let answer = |Self { prefix, now }: &Self| {
@@ -110,9 +112,10 @@ pub(crate) async fn insert(
 }
 
 pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<KeyInfo>> {
-    let rows: Vec<KeyRow> = sqlx::query_as("select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key order by id desc")
+    let rows = sqlx::query_as("select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key order by id desc")
         .fetch_all(db)
         .await?;
+    let rows: Vec<KeyRow> = readable("service_key", rows);
     Ok(rows.into_iter().map(KeyRow::info).collect())
 }
 
@@ -122,7 +125,7 @@ pub(crate) async fn in_use(
     which: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<KeyInfo>> {
-    let rows: Vec<KeyRow> = sqlx::query_as(
+    let rows = sqlx::query_as(
         "select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where (prefix = $1 or name = $1) and revoked_at is null and expires_at is null \
          union all \
          select prefix, name, scopes, digest, created_at, expires_at, revoked_at from service_key where prefix = $1 and revoked_at is null and expires_at > $2",
@@ -131,6 +134,7 @@ pub(crate) async fn in_use(
     .bind(now)
     .fetch_all(db)
     .await?;
+    let rows: Vec<KeyRow> = readable("service_key", rows);
     Ok(rows.into_iter().map(KeyRow::info).collect())
 }
 

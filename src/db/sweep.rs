@@ -36,7 +36,7 @@ pub(crate) async fn find_by_nango_ids(
     .bind(nango_ids)
     .fetch_all(db)
     .await?;
-    Ok(readable(rows))
+    Ok(readable("user_connector_connection", rows))
 }
 
 /// Connections that Nango has held since before `since`, after this one, in the order of their users and ids.
@@ -59,7 +59,7 @@ pub(crate) async fn list_at_nango_since(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    Ok(readable(rows))
+    Ok(readable("user_connector_connection", rows))
 }
 
 /// Some other connections of the same connector, whoever's: those that work before those that are failing, too.
@@ -77,7 +77,7 @@ pub(crate) async fn siblings(
     .bind(limit)
     .fetch_all(db)
     .await?;
-    Ok(readable(rows))
+    Ok(readable("user_connector_connection", rows))
 }
 
 /// Notes when Nango was asked about a connection, which is no change of it.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::Transaction;
 use super::batch::BatchQuery;
+use super::rows::readable;
 use crate::domain::UserId;
 
 /// What a token was used for.
@@ -131,7 +132,7 @@ pub(crate) async fn token_accesses(
     before: Option<i64>,
     limit: i64,
 ) -> sqlx::Result<Vec<RecordedAccess>> {
-    sqlx::query_as(
+    let rows = sqlx::query_as(
         "select id, service, purpose, count, used_at from token_access \
          where user_id = $1 and connection_id = $2 and ($3::bigint is null or id < $3) order by id desc limit $4",
     )
@@ -140,5 +141,6 @@ pub(crate) async fn token_accesses(
     .bind(before)
     .bind(limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable("token_access", rows))
 }

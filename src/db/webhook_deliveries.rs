@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::Transaction;
+use super::rows::{Readable, note_unreadable_row, readable};
 use super::webhook_endpoints::{Target, TargetRow, message_id};
 
 /// The first message of a queue that was claimed.
@@ -61,7 +62,7 @@ pub(crate) async fn claim(
     lease: f64,
     most: i64,
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    let leases: Vec<Lease> = sqlx::query_as(
+    let leases = sqlx::query_as(
         "with due as ( \
            select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
              select endpoint_id, user_id, connection_id from webhook_queue \
@@ -85,10 +86,11 @@ pub(crate) async fn claim(
     .bind(most)
     .fetch_all(&mut *db)
     .await?;
+    let leases: Vec<Lease> = readable("webhook_queue", leases);
     if leases.is_empty() {
         return Ok(Vec::new());
     }
-    let mut messages = first_messages(db, &leases).await?;
+    let (mut messages, all_readable) = first_messages(db, &leases).await?;
     let mut claimed = Vec::with_capacity(leases.len());
     let mut empty = Vec::new();
     for lease in leases {
@@ -101,13 +103,20 @@ pub(crate) async fn claim(
             empty.push(lease);
             continue;
         };
+        let target = match Target::try_from(lease.target) {
+            Ok(target) => target,
+            Err(error) => {
+                note_unreadable_row("webhook_endpoint", &lease.endpoint_id, &error);
+                continue;
+            }
+        };
         let message = messages.swap_remove(found);
         claimed.push(ClaimedDelivery {
             endpoint: lease.endpoint_id,
             user: lease.user_id,
             connection: lease.connection_id,
             leased_until: lease.leased_until,
-            target: lease.target.try_into()?,
+            target,
             delivery: message.id,
             attempts: message.attempts,
             created_at: message.created_at,
@@ -115,16 +124,21 @@ pub(crate) async fn claim(
             body: message.body.0,
         });
     }
-    remove_empty(db, &empty).await?;
+    if all_readable {
+        remove_empty(db, &empty).await?;
+    }
     Ok(claimed)
 }
 
-/// The first message of each of these queues, if anything waits in it.
-async fn first_messages(db: &mut Transaction, leases: &[Lease]) -> sqlx::Result<Vec<FirstMessage>> {
+/// The first message of each of these queues, if anything waits in it; and whether all of them can be read.
+async fn first_messages(
+    db: &mut Transaction,
+    leases: &[Lease],
+) -> sqlx::Result<(Vec<FirstMessage>, bool)> {
     let users: Vec<&str> = leases.iter().map(|one| one.user_id.as_str()).collect();
     let connections: Vec<Uuid> = leases.iter().map(|one| one.connection_id).collect();
     let endpoints: Vec<&str> = leases.iter().map(|one| one.endpoint_id.as_str()).collect();
-    sqlx::query_as(concat!(
+    let rows: Vec<Readable<FirstMessage>> = sqlx::query_as(concat!(
         "with first as ( \
            select d.user_id, min(d.id) id \
            from unnest($1::text[], $2::uuid[], $3::text[]) c (user_id, connection_id, endpoint_id) \
@@ -144,7 +158,11 @@ async fn first_messages(db: &mut Transaction, leases: &[Lease]) -> sqlx::Result<
     .bind(connections)
     .bind(endpoints)
     .fetch_all(db)
-    .await
+    .await?;
+    let count = rows.len();
+    let messages = readable("webhook_delivery", rows);
+    let all_readable = messages.len() == count;
+    Ok((messages, all_readable))
 }
 
 /// Removes claimed queues in which nothing waits: their messages were too old, or their user was erased. Whoever adds a

@@ -6,10 +6,12 @@
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::FromRow;
+use sqlx::postgres::PgRow;
 use url::Url;
 use uuid::Uuid;
 
 use super::Transaction;
+use super::rows::{note_unreadable_row, readable};
 use crate::domain::MessageType;
 
 /// Where the product is told.
@@ -136,7 +138,7 @@ pub(crate) async fn insert(
 }
 
 pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
-    let rows: Vec<EndpointRow> = sqlx::query_as(
+    let rows = sqlx::query_as(
         "select e.id, e.url, e.events, e.with_config, e.failing_since, e.off_since, e.off_reason, e.created_at, \
            coalesce(w.waiting, 0) waiting \
          from webhook_endpoint e left join ( \
@@ -145,7 +147,14 @@ pub(crate) async fn list(db: &mut Transaction) -> sqlx::Result<Vec<Endpoint>> {
     )
     .fetch_all(db)
     .await?;
-    rows.into_iter().map(Endpoint::try_from).collect()
+    let rows: Vec<EndpointRow> = readable("webhook_endpoint", rows);
+    let endpoint = |row: EndpointRow| {
+        let id = row.id.clone();
+        let read = Endpoint::try_from(row);
+        read.inspect_err(|error| note_unreadable_row("webhook_endpoint", &id, error))
+            .ok()
+    };
+    Ok(rows.into_iter().filter_map(endpoint).collect())
 }
 
 pub(crate) async fn rotate(
@@ -363,7 +372,7 @@ pub(crate) async fn deliveries(
     db: &mut Transaction,
     filter: &DeliveryFilter,
 ) -> sqlx::Result<Vec<Delivery>> {
-    sqlx::query_as(concat!(
+    let rows = sqlx::query_as(concat!(
         "select d.endpoint_id, ",
         message_id!(),
         " message, v.webhook->>'type' kind, d.attempts, d.outcome, d.last_status, \
@@ -378,7 +387,8 @@ pub(crate) async fn deliveries(
     .bind(filter.failed)
     .bind(filter.limit)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(readable("webhook_delivery", rows))
 }
 
 /// Where a message is sent, and what signs it, as it is stored.
@@ -411,6 +421,18 @@ impl TryFrom<TargetRow> for Target {
                 .zip(row.old_secret_until),
         })
     }
+}
+
+/// All endpoints, as rows for [`read_target`].
+pub(crate) async fn targets(db: &mut Transaction) -> sqlx::Result<Vec<PgRow>> {
+    sqlx::query("select id, url, secret, old_secret, old_secret_until from webhook_endpoint")
+        .fetch_all(db)
+        .await
+}
+
+/// Reads a row of [`targets`].
+pub(crate) fn read_target(row: &PgRow) -> sqlx::Result<Target> {
+    TargetRow::from_row(row)?.try_into()
 }
 
 pub(crate) async fn target(db: &mut Transaction, id: &str) -> sqlx::Result<Option<Target>> {

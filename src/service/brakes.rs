@@ -21,8 +21,9 @@ use crate::single_flight::CachedValue;
 /// How many connections are looked up to recognize a Nango environment.
 const SAMPLE: i64 = 5;
 
-/// How many connections have to be absent, and none present, for an environment to be unknown.
-const MIN_ABSENT: usize = 2;
+/// How many connections have to be absent, and none present, for an environment to be unknown. Fewer may be gone each for
+/// a reason of its own, as in a product that has just begun.
+const MIN_ABSENT: usize = 3;
 
 /// How long the database's identity is cached.
 const IDENTITY_TTL: Duration = Duration::from_secs(2);
@@ -125,7 +126,7 @@ impl Brakes {
     /// Looks up connections that were confirmed lately, until Nango has one of them: those in `seen`, or else those that
     /// became connected last, without the one that is in doubt.
     ///
-    /// Without any there is nothing to recognize the environment by, and it counts as known.
+    /// Where too few are absent, the environment counts as before: as known, unless more were absent since the start.
     ///
     /// # Errors
     /// [`Error::UnknownEnvironment`] if Nango has none; as Nango and the database.
@@ -155,9 +156,10 @@ impl Brakes {
                 return Ok(());
             }
         }
-        // One connection alone may be gone for a reason of its own.
         let absent = sample.len() + usize::from(doubted.is_some());
-        self.recognize_environment(sample.is_empty() || absent < MIN_ABSENT);
+        if sample.is_empty() || absent >= MIN_ABSENT {
+            self.recognize_environment(sample.is_empty());
+        }
         self.check_environment()
     }
 

@@ -15,6 +15,7 @@ use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
+use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
@@ -328,7 +329,8 @@ impl Connections {
     /// has another one that it had before: those in `seen`, or else those that became connected last.
     ///
     /// # Errors
-    /// [`Error::UnknownEnvironment`] if it has none of them.
+    /// [`Error::UnknownEnvironment`] if it has none of them; [`Error::ProviderUnavailable`] while an orphan is the
+    /// connection's newer grant.
     pub(crate) async fn is_missing(
         &self,
         connection: &Connection,
@@ -342,7 +344,32 @@ impl Connections {
             return Ok(false);
         }
         self.brakes.verify_environment(seen, Some(id)).await?;
+        if self.has_newer_grant(connection).await? {
+            return Err(Error::ProviderUnavailable);
+        }
         self.is_gone(id, key).await
+    }
+
+    /// Whether Nango has a grant with the tags of this connection that waits for no deletion: the database is older than
+    /// it, as after a restore. An operator or the sweep brings it back.
+    async fn has_newer_grant(&self, connection: &Connection) -> Result<bool> {
+        let tags = [
+            (INSTALLATION_TAG, self.installation.to_string()),
+            (CONNECTION_TAG, connection.id.to_string()),
+        ];
+        let filter = ListConnections {
+            tags: tags.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..ListConnections::default()
+        };
+        let found = self.nango_gateway()?.nango.connections(&filter).await?;
+        let ids: Vec<&str> = found.iter().map(|it| it.connection_id.as_str()).collect();
+        if ids.is_empty() {
+            return Ok(false);
+        }
+        let mut tx = self.begin_single().await?;
+        let queued = db::find_queued_deletions(&mut tx, &ids).await?;
+        tx.commit().await?;
+        Ok(ids.iter().any(|id| !queued.contains(*id)))
     }
 
     /// Whether Nango neither lists a connection under its id nor has it.

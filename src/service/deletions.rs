@@ -140,8 +140,9 @@ impl Connections {
             return Err(Error::Unconfirmed("nango still has the connection"));
         }
         if stored.is_empty() {
-            // Another environment does not have it either.
-            self.brakes.verify_environment(&[], Some(id)).await?;
+            // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
+            // deleted before.
+            self.brakes.verify_environment(&[], None).await?;
         }
         Ok(())
     }

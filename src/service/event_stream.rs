@@ -108,7 +108,7 @@ impl Connections {
     /// What has happened since the last event that was read.
     async fn read_new_events(&self, events: &mut Events) -> Result<Vec<Event>> {
         let after = db::EventsAfter(events.user.clone(), events.position);
-        let new_events = self.after.load(after).await?.events()?;
+        let new_events = self.after.load(after).await?.events();
         if let Some(last) = new_events.last() {
             let started = |event: &Event| event.kind == EventKind::AttemptStarted;
             if !events.open.is_empty() || new_events.iter().any(started) {

@@ -249,6 +249,14 @@ pub enum Error {
     Database(#[from] Arc<sqlx::Error>),
 }
 
+impl Error {
+    /// Whether the cause is a row that cannot be read: the others can.
+    pub(crate) fn is_unreadable_row(&self) -> bool {
+        use sqlx::Error::{ColumnDecode, Decode};
+        matches!(self, Self::Database(error) if matches!(**error, Decode(_) | ColumnDecode { .. }))
+    }
+}
+
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(Arc::new(error))
@@ -426,7 +434,8 @@ impl Connections {
     ) -> Result<Option<db::ConnectionWithAttempt>> {
         match self.with_connector(row).await {
             Err(Error::Database(error)) if Outage::of(&error).is_none() => {
-                db::note_unreadable_row("user_connector_connection", row.id().ok(), &error);
+                let id = row.id().map(|id| id.to_string()).unwrap_or_default();
+                db::note_unreadable_row("user_connector_connection", &id, &error);
                 Ok(None)
             }
             read => Ok(Some(read?)),

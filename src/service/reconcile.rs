@@ -583,11 +583,15 @@ impl Connections {
             if !self.has_rate_budget() {
                 break;
             }
-            match self.final_poll(attempt_id).await {
-                Ok(()) => {
-                    let over = Failure::expired();
-                    expired += usize::from(self.attempt_failed(&user, attempt_id, &over).await?);
+            match self.expire(&user, attempt_id).await {
+                Ok(is_expired) => expired += usize::from(is_expired),
+                Err(error) if error.is_unreadable_row() => {
+                    tracing::error!(attempt = %attempt_id, %error, "an attempt that cannot be read does not expire");
+                    let mut tx = self.begin_single().await?;
+                    db::postpone_unreadable(&mut tx, &[attempt_id], self.clock.now()).await?;
+                    tx.commit().await?;
                 }
+                Err(error @ Error::Database(_)) => return Err(error),
                 Err(error) => {
                     tracing::warn!(attempt = %attempt_id, %error, "no last look at Nango: the attempt stays open");
                 }
@@ -619,15 +623,16 @@ impl Connections {
         }
     }
 
-    /// Looks for an attempt alone: one that nobody finds now is over.
-    async fn final_poll(&self, attempt: Uuid) -> Result<()> {
+    /// Polls an attempt alone a last time. Without a grant it expires. Returns whether it has expired.
+    async fn expire(&self, user: &UserId, attempt: Uuid) -> Result<bool> {
         let found = self
             .nango_gateway()?
             .attempt_poller
             .fetch_attempt(attempt)
             .await?;
         self.apply_grants(attempt, found).await?;
-        Ok(())
+        self.attempt_failed(user, attempt, &Failure::expired())
+            .await
     }
 
     async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<OwnedAttempt>)> {

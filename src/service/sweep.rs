@@ -404,8 +404,11 @@ impl Connections {
             return Ok(marked);
         }
         for connection in &gone {
-            if !self.is_missing(connection, &listing.confirmed).await? {
-                continue;
+            match self.is_missing(connection, &listing.confirmed).await {
+                // Its newer grant is an orphan, or it is there again.
+                Err(Error::ProviderUnavailable) | Ok(false) => continue,
+                Ok(true) => {}
+                Err(error) => return Err(error),
             }
             let now = self.clock.now();
             let changed = self.apply_if_unchanged(connection, None, |connection| {
@@ -464,15 +467,7 @@ fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
     use nango::Error::{RateLimited, Unauthorized};
     match result {
         Ok(_) => Ok(None),
-        // A row that cannot be read.
-        Err(Error::Database(error))
-            if matches!(
-                *error,
-                sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }
-            ) =>
-        {
-            Ok(Some(Error::Database(error)))
-        }
+        Err(error) if error.is_unreadable_row() => Ok(Some(error)),
         Err(
             error @ (Error::Database(_) | Error::Nango(RateLimited { .. } | Unauthorized { .. })),
         ) => Err(error),

@@ -62,7 +62,9 @@ pub(super) async fn list(State(app): State<App>, query: Query) -> Result<Respons
     };
     let odd = faults.odd_list_entries.iter().filter(is_nobodys);
     let matching = state.connections.iter().rev();
-    let matching = matching.filter(|connection| ignored || filter.matches(connection));
+    let matching = matching.filter(|connection| {
+        !faults.hides(&connection.connection_id) && (ignored || filter.matches(connection))
+    });
     let entries = matching.skip(page.saturating_mul(limit)).take(limit);
     let listed: Vec<Value> = odd
         .filter(|_| page == 0 && filter.is_empty())
@@ -176,6 +178,9 @@ pub(super) async fn get(
     check_id(&id)?;
     if app.lock().integration(&integration).is_none() {
         return Err(unknown_integration());
+    }
+    if app.lock().faults.hides(&id) {
+        return Err(not_found());
     }
     app.refresh_if_due(&id, &integration, force)?;
     let now = app.now();

@@ -76,6 +76,8 @@ pub(super) struct Faults {
     /// Entries of `GET /connections`, in whatever form: in the place of the connection whose `connection_id` they have,
     /// or before all others.
     pub(super) odd_list_entries: Vec<Value>,
+    /// Lists and look-ups do not have these connections, as if they were gone; `*` stands for all.
+    pub(super) hide_connections: Vec<String>,
     /// The provider refuses to refresh.
     pub(super) refuse_refresh: bool,
     /// The provider refuses to refresh these connections.
@@ -111,6 +113,11 @@ pub(super) struct Faults {
 }
 
 impl Faults {
+    /// Whether lists and look-ups do not have a connection.
+    pub(super) fn hides(&self, id: &str) -> bool {
+        self.hide_connections.iter().any(|it| it == "*" || it == id)
+    }
+
     /// Whether the faults of API calls are meant for this one, written as `GET /connections?page=1`.
     pub(super) fn hit(&self, call: &str) -> bool {
         self.only.as_ref().is_none_or(|only| call.contains(only))

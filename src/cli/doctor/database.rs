@@ -8,6 +8,9 @@ use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 /// By how many seconds Nango's clock may differ before an operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
+/// How many rows that cannot be read are named.
+const MAX_NAMED_ROWS: usize = 10;
+
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
     let database = match Database::connect(config).await {
         Ok(database) => database,
@@ -35,6 +38,7 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         Ok(survey) => {
             describe(report, &survey, clock);
             check_write(report, &database, &survey).await;
+            check_rows(report, &database).await;
             pooler(report, &database);
         }
         Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
@@ -130,6 +134,37 @@ async fn check_write(report: &mut Report, database: &Database, survey: &SchemaSt
             ),
         ),
     }
+}
+
+/// Whether all rows can be read: the service skips those that cannot.
+async fn check_rows(report: &mut Report, database: &Database) {
+    // Before the first start there are no tables, and where the schema is damaged its own line says so.
+    let Ok(search) = database.find_unreadable_rows().await else {
+        return;
+    };
+    let Some(first) = search.unreadable.first() else {
+        let extent = if search.is_partial {
+            "the first"
+        } else {
+            "all"
+        };
+        report.ok("rows", format!("{extent} {} rows can be read", search.rows));
+        return;
+    };
+    let named = search.unreadable.iter().take(MAX_NAMED_ROWS);
+    let named: Vec<String> = named
+        .map(|row| format!("{} {}", row.table, row.id))
+        .collect();
+    let count = search.unreadable.len();
+    report.fail(
+        "rows",
+        format!(
+            "{count} rows cannot be read: {}; the first: {}",
+            named.join(", "),
+            first.error
+        ),
+        "correct or delete them: the service skips them, and their users' requests fail",
+    );
 }
 
 fn pooler(report: &mut Report, database: &Database) {

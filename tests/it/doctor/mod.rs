@@ -88,6 +88,7 @@ async fn doctor_passes_against_sandbox_and_changes_nothing() {
             "migrations",
             "database clock",
             "database write",
+            "rows",
             "pooler",
             "encryption",
             "nango",

@@ -3,6 +3,8 @@
 mod brakes;
 mod commands;
 mod credentials;
+mod leases;
+mod moments;
 
 use chrono::TimeDelta;
 use patchbay::domain::Brake;
@@ -284,14 +286,14 @@ async fn other_nango_environment_tells_nobody_and_deletes_nothing() {
 #[tokio::test]
 async fn operator_confirms_an_environment_without_the_connections() {
     let app = app().await;
-    let all = connected(&app, 2).await;
+    let all = connected(&app, 3).await;
     app.faults(json!({ "environment": "new" })).await;
     let service = app.service().await;
     let stop = CancellationToken::new();
     assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
     service.brakes().release(Brake::Nango).await.unwrap();
-    assert_eq!(app.sweep().await.missing, 2);
-    assert_eq!(statuses(&all).await, ["error"; 2]);
+    assert_eq!(app.sweep().await.missing, 3);
+    assert_eq!(statuses(&all).await, ["error"; 3]);
 }
 
 #[tokio::test]
