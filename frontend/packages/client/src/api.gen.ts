@@ -787,7 +787,7 @@ export interface components {
         AttemptKind: components["schemas"]["KnownAttemptKind"] | string;
         /**
          * BasicCredentials
-         * @description A user name and password.
+         * @description A username and password.
          */
         BasicCredentials: {
             /** Format: uuid */
@@ -993,7 +993,7 @@ export interface components {
              *     marks beyond four in a row.
              */
             label?: string | null;
-            /** @description The account that the provider preselects, such as an e-mail address. */
+            /** @description The account that the provider preselects, such as an email address. */
             login_hint?: string | null;
             /**
              * @description The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required
@@ -2553,7 +2553,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -2715,7 +2715,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -2864,7 +2864,7 @@ export interface operations {
                 /** @description The id of the last received event. */
                 "Last-Event-ID"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -2986,7 +2986,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3139,7 +3139,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3267,7 +3267,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3453,7 +3453,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3575,7 +3575,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3753,7 +3753,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3920,7 +3920,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -4113,7 +4113,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -4260,7 +4260,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4422,7 +4422,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4589,7 +4589,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4756,7 +4756,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4918,7 +4918,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5087,7 +5087,7 @@ export interface operations {
                 /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -5276,7 +5276,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5441,7 +5441,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5846,7 +5846,7 @@ export interface operations {
                 /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -6044,7 +6044,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -6181,7 +6181,7 @@ export interface operations {
             };
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
