@@ -190,7 +190,15 @@ fn document_links_resolve() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = fs::read_dir(root.join("docs")).unwrap();
     let mut documents: Vec<_> = folder.map(|entry| entry.unwrap().path()).collect();
-    documents.extend(["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| root.join(name)));
+    documents.extend(
+        [
+            "README.md",
+            "SECURITY.md",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+        ]
+        .map(|name| root.join(name)),
+    );
     documents.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();

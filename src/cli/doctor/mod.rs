@@ -151,7 +151,8 @@ pub async fn run<V: Into<Variable>>(
         Ok(config) => config,
         Err(error) => {
             for problem in error.problems {
-                let remediation = "set or correct the variable: docs/CONFIGURATION.md lists them all";
+                let remediation =
+                    "set or correct the variable: docs/CONFIGURATION.md lists them all";
                 report.fail("configuration", problem, remediation);
             }
             if let Ok(database) = Config::read_database(lookup) {
