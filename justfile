@@ -12,6 +12,11 @@ sandbox:
 check:
     scripts/check
 
+# Lint the documents and count words to avoid.
+prose:
+    scripts/words
+    scripts/prose/check
+
 # Run the Rust tests whose names contain a filter.
 test *filter:
     cargo test --locked -- {{filter}}

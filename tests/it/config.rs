@@ -331,8 +331,8 @@ fn env_example_documents_every_variable() {
 }
 
 #[test]
-fn readme_lists_every_variable_once() {
-    let text = include_str!("../../README.md");
+fn configuration_page_lists_every_variable_once() {
+    let text = include_str!("../../docs/CONFIGURATION.md");
     let first_cells = text
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));

@@ -153,7 +153,7 @@ pub async fn run<V: Into<Variable>>(
         Err(error) => {
             for problem in error.problems {
                 let remediation =
-                    "set or correct the variable: the README has a table of all variables";
+                    "set or correct the variable: docs/CONFIGURATION.md lists them all";
                 report.fail("configuration", problem, remediation);
             }
             if let Ok(database) = Config::read_database(lookup) {

@@ -22,8 +22,8 @@ const SERVICE: &str = "A service key, made by `patchbay keys` or set in `SERVICE
 
 /// The format of the `Patchbay-User` header.
 const USER_HEADER: &str = "The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, \
-    such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with \
-    control characters or with white space at an end.";
+    such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with \
+    control characters or with whitespace at either end.";
 
 /// The sets of values that may grow. Each one becomes any string, with the known values in a schema of their own.
 const OPEN_ENUMS: [&str; 8] = [
@@ -44,10 +44,9 @@ const OPEN_ENUMS: [&str; 8] = [
         title = "Patchbay",
         description = "Through this API, the users of a product connect their own third-party accounts.\n\n\
             Errors are RFC 9457 problems with a stable `code`. `{connector}` is an id or a slug.\n\n\
-            Fields are only ever added: ignore unknown ones. These sets of values may grow, so accept unknown values: `status_reason`, \
-            `account_unknown_reason`, `reason`, `error_code`, `code`, `change`, `outcome`, `actor`, `health`, and the `kind` of an event \
-            or attempt. `status` is a closed set, \
-            and so is the `type` of credentials: `other` stands for every new kind."
+            Fields are only ever added: ignore unknown ones. Accept unknown values of `status_reason`, `reason`, `error_code`, `code`, `change`, \
+            `outcome`, `actor`, `health`, and of the `kind` of an event or attempt. `status` is a closed set, and so is the `type` of \
+            credentials: `other` stands for every new kind."
     ),
     components(schemas(ProblemBody, Code, StreamReady)),
     modifiers(&SecuritySchemes),

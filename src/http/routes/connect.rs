@@ -63,7 +63,7 @@ pub struct ConnectBody {
     #[serde(default)]
     #[schema(schema_with = scopes)]
     scopes: Vec<String>,
-    /// The account that the provider preselects, such as an e-mail address.
+    /// The account that the provider preselects, such as an email address.
     #[schema(max_length = 255, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
     login_hint: Option<String>,
     /// The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required

@@ -51,7 +51,7 @@ pub(crate) enum CredentialsBody {
     /// An API key.
     #[schema(title = "ApiKeyCredentials")]
     ApiKey { api_key: String },
-    /// A user name and password.
+    /// A username and password.
     #[schema(title = "BasicCredentials")]
     Basic { username: String, password: String },
     /// Credentials of any other kind, as Nango stores them.

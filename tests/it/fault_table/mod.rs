@@ -1,4 +1,4 @@
-//! The table of docs/TRUTH.md: what goes wrong against what a user does, a test a cell.
+//! The table of docs/RELIABILITY.md: each failure against each operation, one test per cell.
 //!
 //! A test is named after its cell, the row's name after the column's. Each ends with
 //! [`wait_until_settled`]: the fault is gone, time has passed, and nothing is left that should not be.

@@ -1,4 +1,4 @@
-//! Whether docs/TRUTH.md and these tests tell the same.
+//! Compares the table of docs/RELIABILITY.md with these tests.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -48,7 +48,7 @@ fn tests() -> BTreeSet<String> {
 
 #[test]
 fn fault_table_cells_match_tests() {
-    let document = read("docs/TRUTH.md");
+    let document = read("docs/RELIABILITY.md");
     let table: Vec<Vec<&str>> = document
         .lines()
         .filter(|line| line.starts_with("| **"))

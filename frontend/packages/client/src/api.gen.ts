@@ -817,7 +817,7 @@ export interface components {
         AttemptKind: components["schemas"]["KnownAttemptKind"] | string;
         /**
          * BasicCredentials
-         * @description A user name and password.
+         * @description A username and password.
          */
         BasicCredentials: {
             /** Format: uuid */
@@ -1028,7 +1028,7 @@ export interface components {
              *     marks beyond four in a row.
              */
             label?: string | null;
-            /** @description The account that the provider preselects, such as an e-mail address. */
+            /** @description The account that the provider preselects, such as an email address. */
             login_hint?: string | null;
             /**
              * @description The values of the connector's `parameters`, by name. A reconnect uses the stored values by default. If a required
@@ -2618,7 +2618,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -2780,7 +2780,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -2929,7 +2929,7 @@ export interface operations {
                 /** @description The id of the last received event. */
                 "Last-Event-ID"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3051,7 +3051,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3204,7 +3204,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3332,7 +3332,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3518,7 +3518,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3640,7 +3640,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3818,7 +3818,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -3985,7 +3985,7 @@ export interface operations {
             query?: never;
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -4178,7 +4178,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -4325,7 +4325,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4487,7 +4487,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4654,7 +4654,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4821,7 +4821,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -4983,7 +4983,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5152,7 +5152,7 @@ export interface operations {
                 /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -5341,7 +5341,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5520,7 +5520,7 @@ export interface operations {
             query?: never;
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
@@ -5925,7 +5925,7 @@ export interface operations {
                 /** @description A repeated request with the same key returns the first response, until its authorization link expires. Without a link, the response is stored for 24 hours. */
                 "Idempotency-Key"?: string;
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -6123,7 +6123,7 @@ export interface operations {
             };
             header?: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end. Required with a service key, ignored with a user's token.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end. Required with a service key, ignored with a user's token.
                  * @example ada
                  */
                 "Patchbay-User"?: string;
@@ -6335,7 +6335,7 @@ export interface operations {
             };
             header: {
                 /**
-                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. White space, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with white space at an end.
+                 * @description The id of the user that the service acts for, in UTF-8 and percent-encoded as by `encodeURIComponent`, such as `auth0%7Cad%C3%A8le`. Whitespace, commas, incomplete escapes and bytes beyond ASCII are rejected, and so are ids with control characters or with whitespace at either end.
                  * @example ada
                  */
                 "Patchbay-User": string;
