@@ -139,7 +139,7 @@ pub struct ConnectionBody<'a> {
     config: Option<ConfigBody<'a>>,
     /// The account at the provider; null if the provider does not report it.
     account: Option<&'a Account>,
-    /// Why the account is unknown; null if it is known, and until the first look-up has ended.
+    /// Why the account is unknown; null if it is known, and until the first lookup has ended.
     account_unknown_reason: Option<AccountUnknownReason>,
     /// The scopes that the provider granted; null if the provider does not report them.
     scopes: Option<&'a [String]>,

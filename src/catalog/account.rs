@@ -67,7 +67,7 @@ pub struct AccountRule {
     /// The name that the account's owner recognises.
     #[serde(skip_serializing_if = "AccountValue::is_empty")]
     pub name: AccountValue,
-    /// The e-mail address.
+    /// The email address.
     #[serde(skip_serializing_if = "AccountValue::is_empty")]
     pub email: AccountValue,
     /// The address of a picture.
@@ -276,7 +276,7 @@ pub struct AccountFields {
     pub id: Option<String>,
     /// The name.
     pub name: Option<String>,
-    /// The e-mail address.
+    /// The email address.
     pub email: Option<String>,
     /// The address of a picture.
     pub avatar: Option<String>,

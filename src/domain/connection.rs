@@ -130,7 +130,7 @@ pub struct Account {
 /// What a provider says of an account beside its id and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccountDetails {
-    /// The e-mail address.
+    /// The email address.
     pub email: Option<String>,
     /// The address of a picture at the provider. It may expire, or need a sign-in.
     pub avatar_url: Option<String>,

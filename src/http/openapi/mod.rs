@@ -44,9 +44,9 @@ const OPEN_ENUMS: [&str; 8] = [
         title = "Patchbay",
         description = "Through this API, the users of a product connect their own third-party accounts.\n\n\
             Errors are RFC 9457 problems with a stable `code`. `{connector}` is an id or a slug.\n\n\
-            Fields are only ever added: ignore unknown ones. Accept unknown values of `status_reason`, `reason`, `error_code`, `code`, `change`, \
-            `outcome`, `actor`, `health`, and of the `kind` of an event or attempt. `status` is a closed set, and so is the `type` of \
-            credentials: `other` stands for every new kind."
+            Fields are only ever added: ignore unknown ones. Accept unknown values of `status_reason`, `account_unknown_reason`, `reason`, \
+            `error_code`, `code`, `change`, `outcome`, `actor`, `health`, and of the `kind` of an event or attempt. `status` is a closed set, \
+            and so is the `type` of credentials: `other` stands for every new kind."
     ),
     components(schemas(ProblemBody, Code, StreamReady)),
     modifiers(&SecuritySchemes),

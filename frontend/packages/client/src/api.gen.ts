@@ -741,7 +741,7 @@ export interface components {
         Account: {
             /** @description The address of a picture at the provider. It may expire, or need a sign-in. */
             avatar_url?: string | null;
-            /** @description The e-mail address. */
+            /** @description The email address. */
             email?: string | null;
             /** @description The id of the account at the provider. */
             id: string;
