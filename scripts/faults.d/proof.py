@@ -354,7 +354,8 @@ def one_user_refused_20_min(_):
             refused = world.token("user-0", one)
             expect(refused == (409, "needs_reauthorization"), f"after 20 minutes: {refused}")
             world.faults()
-            world.jump(clock, 60 * 40)
+            # Each refusal doubles the pause before the next try.
+            world.jump(clock, DAYS // 2)
             row = world.verify(connections, broken=1)
             return row
     finally:

@@ -22,7 +22,7 @@ use crate::single_flight::CachedValue;
 const SAMPLE: i64 = 5;
 
 /// How many connections have to be absent, and none present, for an environment to be unknown. Fewer may be gone each for
-/// a reason of its own, as in a product that has just begun.
+/// a reason of its own, as in a new product.
 const MIN_ABSENT: usize = 3;
 
 /// How long the database's identity is cached.
