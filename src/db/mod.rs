@@ -41,6 +41,7 @@ pub(crate) mod transaction;
 pub(crate) mod user_scoped;
 pub(crate) mod webhook_deliveries;
 pub(crate) mod webhook_endpoints;
+pub(crate) mod webhook_history;
 mod writes;
 
 use uuid::Uuid;
