@@ -22,6 +22,7 @@ mod retention;
 pub mod service_keys;
 mod statistics;
 mod sweep;
+mod sweep_listing;
 mod tokens;
 mod users;
 mod webhook_urls;
@@ -41,7 +42,7 @@ use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
-use self::reconcile::AttemptTurns;
+use self::reconcile::{AttemptTurns, UnchangedGrants};
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
@@ -106,6 +107,7 @@ pub struct Connections {
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
     attempt_turns: AttemptTurns,
+    unchanged_grants: UnchangedGrants,
     clock_offset: ClockOffset,
     counts: ServiceMetrics,
     received_webhooks: ReceivedWebhooks,
@@ -273,6 +275,7 @@ impl Connections {
             large_lists: LargeLists::new(),
             uses: BatchLoader::new(&database),
             attempt_turns: AttemptTurns::default(),
+            unchanged_grants: UnchangedGrants::default(),
             clock_offset: ClockOffset::default(),
             database,
             catalog,
