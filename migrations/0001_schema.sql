@@ -185,10 +185,17 @@ create table user_connector_connection (
                 and attempt_created_at is not null and (attempt_outcome is null) = (attempt_ended_at is null)
         end
     )
-);
+)
+-- Room for new versions of rows on their own page: with it nine of ten uses and labels write no index, a third without.
+with (fillfactor = 85);
 
+-- By its id alone, for an operator's commands, which name no user.
+create index user_connector_connection_id on user_connector_connection (id);
 -- By Nango's id alone, for the sweep's listings, which name no user.
 create index user_connector_connection_nango on user_connector_connection (nango_connection_id);
+-- By creation at Nango, for the sweep: Nango lists its connections in this order.
+create index user_connector_connection_created on user_connector_connection (nango_created_at, id)
+    where nango_connection_id is not null;
 -- The catalog's counts and the operator's view.
 create index user_connector_connection_connector on user_connector_connection (connector_id);
 create index user_connector_connection_status on user_connector_connection (status);
@@ -330,6 +337,8 @@ create table upstream_deletion (
     -- Whose it was; null if the user was erased, or is not known.
     user_id user_id_text,
     connection_id uuid,
+    -- A digest of the erased user's id, by which a repeated erasure finds what Nango has not confirmed.
+    erased_user bytea,
     -- Why it is deleted. A replaced one waits until the one that replaced it has been seen to work.
     reason text not null check (reason in ('disconnected', 'erased', 'replaced', 'invalidated', 'orphan')),
     attempts integer not null default 0,
@@ -341,6 +350,17 @@ create table upstream_deletion (
 create index upstream_deletion_due on upstream_deletion (next_attempt_at);
 -- A disconnect looks for its own deletion until it is done, however many others wait.
 create index upstream_deletion_connection on upstream_deletion (connection_id);
+create index upstream_deletion_erased on upstream_deletion (erased_user) where erased_user is not null;
+
+-- The sweep of all connections at Nango that is in progress, so that the next one continues where it was interrupted.
+create table sweep_pass (
+    only_row boolean primary key default true check (only_row),
+    started_at utc_time not null,
+    -- The next page of Nango's list, and the creation time of the last connection before it.
+    page integer not null check (page > 0),
+    before utc_time not null,
+    orphans bigint not null
+);
 
 -- Queue of account look-ups. A row is removed when its look-up has ended.
 create table account_lookup (
@@ -423,6 +443,10 @@ create table webhook_delivery (
 -- Waiting messages, in order: the first of each connection is the next to be sent.
 create index webhook_delivery_waiting on webhook_delivery (user_id, connection_id, endpoint_id, id) where ended_at is null;
 create index webhook_delivery_age on webhook_delivery (created_at);
+-- An operator's view of an endpoint, and its removal.
+create index webhook_delivery_endpoint on webhook_delivery (endpoint_id, created_at);
+create index webhook_delivery_failed on webhook_delivery (endpoint_id, created_at)
+    where last_error is not null and outcome is distinct from 'delivered';
 create index webhook_delivery_event on webhook_delivery (user_id, event_id);
 
 -- Queue of connections with messages waiting for an endpoint. The replica that leases an entry sends.

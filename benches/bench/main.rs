@@ -20,9 +20,8 @@ use dev_postgres::{DevPostgres, Durability};
 use measure::Bench;
 use report::Report;
 
-/// How many users the database has, and how many with `--large`.
+/// How many users the database has.
 const USERS: u32 = 20_000;
-const MANY_USERS: u32 = 2_000_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -45,11 +44,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let bench = Bench::start(&folder, &program, postgres.url(), USERS, seconds).await?;
     bench.measure(&mut report, only).await?;
     drop(bench);
-    if given("--large") {
-        let small = report.reads();
-        let large = Bench::start(&folder, &program, postgres.url(), MANY_USERS, seconds).await?;
-        large.measure_growth(&mut report, small).await?;
-    }
     postgres.stop().await;
     report.print();
     if given("--write") {

@@ -107,33 +107,6 @@ impl Bench {
         Ok(())
     }
 
-    /// The same reads in a larger database, beside those of the smaller one.
-    ///
-    /// # Errors
-    /// When something has no success.
-    pub(crate) async fn measure_growth(
-        &self,
-        report: &mut Report,
-        small: [Load; 2],
-    ) -> Result<(), Box<dyn Error>> {
-        let users = crate::MANY_USERS;
-        let list = self.http("list, 100 times the rows", &list_requests(users)?, report)?;
-        let get = self.http(
-            "get, 100 times the rows",
-            &self.get_requests(users).await?,
-            report,
-        )?;
-        for (what, small, large) in [("list", small[0], list), ("get", small[1], get)] {
-            let slower = (1.0 - large.rate / small.rate) * 100.0;
-            report.at_most(
-                &format!("{what} with 100 times the rows: slower by, %"),
-                slower,
-                15.0,
-            );
-        }
-        Ok(())
-    }
-
     async fn reads(&self, report: &mut Report) -> Result<(), Box<dyn Error>> {
         let users = crate::USERS;
         let sql = format!(

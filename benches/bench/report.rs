@@ -85,21 +85,6 @@ impl Report {
         });
     }
 
-    /// A load by its name.
-    ///
-    /// # Panics
-    /// When nothing of that name was measured.
-    fn load(&self, what: &str) -> Load {
-        let row = self.rows.iter().find(|row| row.what == what);
-        row.unwrap_or_else(|| panic!("{what} was not measured"))
-            .load
-    }
-
-    /// The list's load and the get's.
-    pub(crate) fn reads(&self) -> [Load; 2] {
-        [self.load("list"), self.load("get")]
-    }
-
     /// The tables, in Markdown.
     fn tables(&self) -> String {
         let mut text =

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Transaction, connections_by_status};
+use super::{Transaction, connection_count};
 use crate::domain::Brake;
 
 /// How many changes of a kind may happen within an hour, whatever the share.
@@ -52,8 +52,7 @@ pub(crate) async fn has_room(
     if wanted <= MIN_LIMIT {
         return Ok(true);
     }
-    let by_status = connections_by_status(db).await?;
-    let total: i64 = by_status.iter().map(|(_, count)| count).sum();
+    let total = connection_count(db).await?;
     if wanted <= total / SHARE {
         return Ok(true);
     }

@@ -31,7 +31,8 @@ pub(crate) struct Filter {
     pub(crate) listed: bool,
 }
 
-/// All of a user's connections that the filter lets through, newest first.
+/// All of a user's connections that the filter lets through, newest first. Where they begin is never null: a condition that may be
+/// null would be tested row by row.
 pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
@@ -40,14 +41,14 @@ pub(crate) async fn list(
     let rows = sqlx::query(select_with_attempt!(
         "user_connector_connection c \
          where c.user_id = $1 and ($2::uuid is null or c.connector_id = $2) \
-           and ($3::text is null or c.status = $3) and ($4::uuid is null or c.id < $4) \
+           and ($3::text is null or c.status = $3) and c.id < $4 \
            and (not $5 or c.status_reason is distinct from 'removed') \
          order by c.id desc"
     ))
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
-    .bind(filter.before)
+    .bind(filter.before.unwrap_or(Uuid::max()))
     .bind(filter.listed)
     .fetch_all(db)
     .await?;
@@ -76,7 +77,7 @@ pub(crate) async fn page(
                (order by c.id desc rows between unbounded preceding and 1 preceding), 0) as bytes_before \
            from (select * from user_connector_connection \
              where user_id = $1 and ($2::uuid is null or connector_id = $2) \
-               and ($3::text is null or status = $3) and ($4::uuid is null or id < $4) \
+               and ($3::text is null or status = $3) and id < $4 \
                and (not $7 or status_reason is distinct from 'removed') \
              order by id desc limit $5 + 1) c \
          ) c where c.place <= $5 and c.bytes_before < $6 order by c.id desc"
@@ -84,7 +85,7 @@ pub(crate) async fn page(
     .bind(user.as_str())
     .bind(filter.connector_id)
     .bind(filter.status.map(Status::as_str))
-    .bind(filter.before)
+    .bind(filter.before.unwrap_or(Uuid::max()))
     .bind(limit)
     .bind(bytes)
     .bind(filter.listed)

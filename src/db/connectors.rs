@@ -8,8 +8,8 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::Transaction;
-use crate::catalog::{Catalog, Connector};
 use super::rows::readable;
+use crate::catalog::{Catalog, Connector};
 use crate::domain::ConnectorRef;
 
 /// All connectors, whether or not the catalog still has them.

@@ -179,6 +179,12 @@ impl Database {
         (u64::from(self.pool.size()), self.pool.num_idle() as u64)
     }
 
+    /// The most connections that the pool opens.
+    #[must_use]
+    pub(crate) fn max_connections(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
     /// Makes what is counted of the pool part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
         registry.register(

@@ -23,7 +23,7 @@ pub(crate) struct Deletion {
 /// Queues the deletion of a connection at Nango, for a reason that the caller has read in this transaction. Returns
 /// `false` if it is queued already, or if a row uses the connection.
 ///
-/// `user` and `connection_id` are those whose it was, as far as they still exist.
+/// `user` and `connection_id` are those whose it was, as far as they are known. Of an erased user, a digest is stored.
 pub(crate) async fn queue_deletion(
     db: &mut Transaction,
     upstream: &NangoConnectionRef,
@@ -42,8 +42,10 @@ pub(crate) async fn queue_deletion(
     }
     let queued = sqlx::query(
         "insert into upstream_deletion \
-           (nango_connection_id, integration_key, user_id, connection_id, reason, next_attempt_at, created_at) \
-         values ($1, $2, $3, $4, $5, $6, $7) on conflict (nango_connection_id) do nothing",
+           (nango_connection_id, integration_key, user_id, erased_user, connection_id, reason, next_attempt_at, created_at) \
+         values ($1, $2, case when $5 <> 'erased' then $3 end, \
+           case when $5 = 'erased' then sha256(convert_to($3, 'UTF8')) end, $4, $5, $6, $7) \
+         on conflict (nango_connection_id) do nothing",
     )
     .bind(&upstream.id)
     .bind(&upstream.integration.key)
@@ -82,6 +84,7 @@ pub(crate) async fn hasten_deletions(
 ) -> sqlx::Result<()> {
     sqlx::query(
         "update upstream_deletion set reason = $2, next_attempt_at = least(next_attempt_at, $3), \
+           erased_user = case when $2 = 'erased' then sha256(convert_to(user_id, 'UTF8')) end, \
            user_id = case when $2 = 'erased' then null else user_id end \
          where connection_id = $1 and reason <> $2",
     )
@@ -91,6 +94,16 @@ pub(crate) async fn hasten_deletions(
     .execute(db)
     .await?;
     Ok(())
+}
+
+/// Whether Nango has not confirmed yet that a connection of this erased user is deleted.
+pub(crate) async fn has_pending_erasure(db: &mut Transaction, user: &UserId) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "select exists (select 1 from upstream_deletion where erased_user = sha256(convert_to($1, 'UTF8')))",
+    )
+    .bind(user.as_str())
+    .fetch_one(db)
+    .await
 }
 
 /// Which of Nango's connections wait to be deleted.
@@ -112,15 +125,14 @@ pub(crate) async fn find_queued_deletions(
 macro_rules! claim {
     ($condition:literal) => {
         concat!(
-            "with due as ( \
-               select nango_connection_id from upstream_deletion where ",
+            // By the rows' places: joined by their keys, the update would scan the whole queue.
+            "update upstream_deletion set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \
+             where ctid = any(array( \
+               select ctid from upstream_deletion where ",
             $condition,
             " and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
-               order by next_attempt_at limit $3 for update skip locked \
-             ) \
-             update upstream_deletion d set leased_until = now() + make_interval(secs => $2), attempts = attempts + 1 \
-             from due where d.nango_connection_id = due.nango_connection_id \
-             returning d.nango_connection_id, d.integration_key, d.user_id, d.connection_id, d.reason, d.attempts",
+               order by next_attempt_at limit $3 for update skip locked)) \
+             returning nango_connection_id, integration_key, user_id, connection_id, reason, attempts",
         )
     };
 }

@@ -315,12 +315,13 @@ pub(crate) async fn history(
         "select ",
         event_columns!(),
         " from connection_event e \
-          where user_id = $1 and connection_id = $2 and ($3::bigint is null or version < $3) \
+          where user_id = $1 and connection_id = $2 and version < $3 \
           order by version desc limit $4",
     ))
     .bind(user.as_str())
     .bind(connection)
-    .bind(before_version)
+    // A condition that may be null would be tested row by row.
+    .bind(before_version.unwrap_or(i64::MAX))
     .bind(limit)
     .fetch_all(db)
     .await?;

@@ -60,6 +60,18 @@ pub(crate) async fn release_job(
     Ok(())
 }
 
+/// Records that a job without a lease was done.
+pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into job (name, finished_at) values ($1, now()) \
+         on conflict (name) do update set finished_at = excluded.finished_at",
+    )
+    .bind(name)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// What tells this installation's connections at Nango from another's.
 pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<Uuid> {
     sqlx::query_scalar("select id from installation")

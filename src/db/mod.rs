@@ -43,6 +43,7 @@ pub(crate) mod unreadable;
 pub(crate) mod user_scoped;
 pub(crate) mod webhook_deliveries;
 pub(crate) mod webhook_endpoints;
+pub(crate) mod webhook_history;
 mod writes;
 
 use uuid::Uuid;

@@ -27,14 +27,15 @@ pub(crate) async fn set_statement_timeout(db: &mut Transaction) -> sqlx::Result<
     Ok(())
 }
 
-/// How many connections have each status, exactly while there are few.
+/// How many connections have each status, exactly while there are few; `None` if that is not known: there are many, and they have
+/// never been analyzed.
 ///
 /// Of many, the planner's statistics tell: what `analyze`, which autovacuum runs, has last seen of
 /// the column and of the table's size. Counting a hundred million rows at each scrape would be
 /// the heaviest thing that the database has to do.
 pub(crate) async fn connections_by_status(
     db: &mut Transaction,
-) -> sqlx::Result<Vec<(String, i64)>> {
+) -> sqlx::Result<Option<Vec<(String, i64)>>> {
     let few: bool = sqlx::query_scalar(
         "select not exists (select 1 from user_connector_connection offset $1 limit 1)",
     )
@@ -42,23 +43,33 @@ pub(crate) async fn connections_by_status(
     .fetch_one(&mut *db)
     .await?;
     if few {
-        return sqlx::query_as(
+        let counted = sqlx::query_as(
             "select status, count(*) from user_connector_connection group by status",
-        )
-        .fetch_all(db)
-        .await;
+        );
+        return counted.fetch_all(db).await.map(Some);
     }
-    sqlx::query_as(
-        "select s.status, (s.share * greatest(t.reltuples, $1))::bigint \
+    let estimated: Vec<(String, i64)> = sqlx::query_as(
+        "select s.status, (s.share * greatest(t.reltuples * grown.factor, $1::float8))::bigint \
          from pg_class t \
          join pg_stats p on p.schemaname = t.relnamespace::regnamespace::text \
            and p.tablename = t.relname and p.attname = 'status' \
+         cross join lateral (select coalesce( \
+           pg_relation_size(t.oid)::float8 / current_setting('block_size')::float8 / nullif(t.relpages, 0), 1) as factor) grown \
          cross join lateral unnest(p.most_common_vals::text::text[], p.most_common_freqs) as s(status, share) \
          where t.oid = 'user_connector_connection'::regclass",
     )
-    .bind(EXACT_COUNT_LIMIT as f32)
+    .bind(EXACT_COUNT_LIMIT as f64)
     .fetch_all(db)
-    .await
+    .await?;
+    Ok((!estimated.is_empty()).then_some(estimated))
+}
+
+/// How many connections there are at least.
+pub(crate) async fn connection_count(db: &mut Transaction) -> sqlx::Result<i64> {
+    let by_status = connections_by_status(db).await?;
+    Ok(by_status.map_or(EXACT_COUNT_LIMIT, |counts| {
+        counts.iter().map(|(_, count)| count).sum()
+    }))
 }
 
 /// What still has to be deleted at Nango.

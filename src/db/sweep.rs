@@ -16,6 +16,7 @@ pub(crate) struct SweepRow {
     pub(crate) user_id: String,
     pub(crate) id: Uuid,
     pub(crate) nango_connection_id: String,
+    pub(crate) nango_created_at: DateTime<Utc>,
     pub(crate) status: String,
     pub(crate) status_reason: Option<String>,
     pub(crate) integration_key: String,
@@ -30,8 +31,8 @@ pub(crate) async fn find_by_nango_ids(
     nango_ids: &[&str],
 ) -> sqlx::Result<Vec<SweepRow>> {
     let rows = sqlx::query_as(
-        "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
-           last_checked_at from user_connector_connection where nango_connection_id = any($1)",
+        "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
+           refusals, last_checked_at from user_connector_connection where nango_connection_id = any($1)",
     )
     .bind(nango_ids)
     .fetch_all(db)
@@ -39,27 +40,115 @@ pub(crate) async fn find_by_nango_ids(
     Ok(readable("user_connector_connection", rows))
 }
 
-/// Connections that Nango has held since before `since`, after this one, in the order of their users and ids.
+/// A part of Nango's list, by the creation times of its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CreationRange {
+    /// Exclusive; `None` for the oldest.
+    pub(crate) after: Option<DateTime<Utc>>,
+    /// Inclusive; `None` for the newest.
+    pub(crate) until: Option<DateTime<Utc>>,
+}
+
+/// Connections that Nango made in this range and has held since before `since`, after this one, by creation.
 pub(crate) async fn list_at_nango_since(
     db: &mut Transaction,
     since: DateTime<Utc>,
-    (user, id): (&str, Uuid),
+    range: CreationRange,
+    after: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> sqlx::Result<Vec<SweepRow>> {
+    let first = range.after.map(|after| (after, Uuid::max()));
+    let (created_at, id) = after
+        .or(first)
+        .unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
     let rows = sqlx::query_as(
-        "select user_id, id, nango_connection_id, integration_key, status, status_reason, failing_since, refusals, \
-           last_checked_at from user_connector_connection \
-         where (user_id, id) > ($2, $3) and nango_connection_id is not null and updated_at < $1 \
-           and status in ('connected', 'error') \
-         order by user_id, id limit $4",
+        "select user_id, id, nango_connection_id, nango_created_at, integration_key, status, status_reason, failing_since, \
+           refusals, last_checked_at from user_connector_connection \
+         where (nango_created_at, id) > ($2, $3) and nango_created_at <= coalesce($4::timestamptz, 'infinity') \
+           and nango_connection_id is not null and updated_at < $1 and status in ('connected', 'error') \
+         order by nango_created_at, id limit $5",
     )
     .bind(since)
-    .bind(user)
+    .bind(created_at)
     .bind(id)
+    .bind(range.until)
     .bind(limit)
     .fetch_all(db)
     .await?;
     Ok(readable("user_connector_connection", rows))
+}
+
+/// Corrects when Nango made connections: imported ones came with another time. That is no change of them.
+pub(crate) async fn correct_creation_times(
+    db: &mut Transaction,
+    corrected: &[(&SweepRow, DateTime<Utc>)],
+) -> sqlx::Result<()> {
+    let users: Vec<&str> = corrected
+        .iter()
+        .map(|(row, _)| row.user_id.as_str())
+        .collect();
+    let ids: Vec<Uuid> = corrected.iter().map(|(row, _)| row.id).collect();
+    let nango_ids: Vec<&str> = corrected
+        .iter()
+        .map(|(row, _)| row.nango_connection_id.as_str())
+        .collect();
+    let times: Vec<DateTime<Utc>> = corrected.iter().map(|(_, time)| *time).collect();
+    // A row that is locked is left to the next sweep, so that no two transactions wait for each other.
+    sqlx::query(
+        "update user_connector_connection c set nango_created_at = found.created_at from ( \
+           select l.user_id, l.id, u.created_at \
+           from unnest($1::text[], $2::uuid[], $3::text[], $4::timestamptz[]) u (user_id, id, nango_id, created_at) \
+           join user_connector_connection l on l.user_id = u.user_id and l.id = u.id and l.nango_connection_id = u.nango_id \
+           for no key update of l skip locked) found \
+         where c.user_id = found.user_id and c.id = found.id",
+    )
+    .bind(users)
+    .bind(ids)
+    .bind(nango_ids)
+    .bind(times)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// How far a sweep of all connections has come.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub(crate) struct SweepPass {
+    pub(crate) started_at: DateTime<Utc>,
+    /// The next page of Nango's list.
+    pub(crate) page: i32,
+    /// The creation time of the last connection before it; `None` before the first page.
+    pub(crate) before: Option<DateTime<Utc>>,
+    pub(crate) orphans: i64,
+}
+
+/// The sweep that was interrupted, if there is one.
+pub(crate) async fn interrupted_sweep(db: &mut Transaction) -> sqlx::Result<Option<SweepPass>> {
+    sqlx::query_as("select started_at, page, before, orphans from sweep_pass")
+        .fetch_optional(db)
+        .await
+}
+
+/// Records how far a sweep has come.
+pub(crate) async fn record_sweep(db: &mut Transaction, pass: &SweepPass) -> sqlx::Result<()> {
+    sqlx::query(
+        "insert into sweep_pass (started_at, page, before, orphans) values ($1, $2, $3, $4) \
+         on conflict (only_row) do update set started_at = excluded.started_at, page = excluded.page, \
+           before = excluded.before, orphans = excluded.orphans",
+    )
+    .bind(pass.started_at)
+    .bind(pass.page)
+    .bind(pass.before)
+    .bind(pass.orphans)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Forgets the sweep that was in progress: it has ended.
+pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
+    sqlx::query("delete from sweep_pass").execute(db).await?;
+    Ok(())
 }
 
 /// Some other connections of the same connector, whoever's: those that work before those that are failing, too.

@@ -134,11 +134,12 @@ pub(crate) async fn token_accesses(
 ) -> sqlx::Result<Vec<RecordedAccess>> {
     let rows = sqlx::query_as(
         "select id, service, purpose, count, used_at from token_access \
-         where user_id = $1 and connection_id = $2 and ($3::bigint is null or id < $3) order by id desc limit $4",
+         where user_id = $1 and connection_id = $2 and id < $3 order by id desc limit $4",
     )
     .bind(user.as_str())
     .bind(connection)
-    .bind(before)
+    // A condition that may be null would be tested row by row.
+    .bind(before.unwrap_or(i64::MAX))
     .bind(limit)
     .fetch_all(db)
     .await?;

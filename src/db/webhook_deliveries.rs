@@ -28,6 +28,21 @@ pub(crate) struct ClaimedDelivery {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) message: String,
     pub(crate) body: Box<RawValue>,
+    /// Whether the endpoint was failing when the queue was claimed.
+    pub(crate) is_failing: bool,
+}
+
+/// How many queues may be claimed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capacity {
+    /// Of one working endpoint, by all replicas together.
+    pub(crate) per_working: i64,
+    /// Of one failing endpoint, by all replicas together.
+    pub(crate) per_failing: i64,
+    /// Of all working endpoints, by this claim.
+    pub(crate) working: i64,
+    /// Of all failing endpoints, by this claim.
+    pub(crate) failing: i64,
 }
 
 /// A queue that was claimed, and where its messages go.
@@ -37,6 +52,7 @@ struct Lease {
     user_id: String,
     connection_id: Uuid,
     leased_until: DateTime<Utc>,
+    is_failing: bool,
     #[sqlx(flatten)]
     target: TargetRow,
 }
@@ -54,36 +70,56 @@ struct FirstMessage {
     body: Json<Box<RawValue>>,
 }
 
-/// Claims queues that are due, for `lease` seconds of the database's time, so many of an endpoint
-/// at once that `most` of it are claimed by all replicas together.
+/// The rows of the queues that are due at endpoints of which `$condition` is true, locked: `$each` of one endpoint at most, with those
+/// that are leased already, and `$all` in total. Endpoints take turns by chance.
+macro_rules! due_queues {
+    ($condition:literal, each $each:literal, all $all:literal) => {
+        concat!(
+            "array(select q.row from ( \
+               select id from webhook_endpoint where off_since is null and ",
+            $condition,
+            " order by random()) e cross join lateral ( \
+               select ctid as row from webhook_queue \
+               where endpoint_id = e.id and next_attempt_at <= $1 \
+                 and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
+               order by next_attempt_at \
+               limit greatest(0, ",
+            $each,
+            " - (select count(*) from webhook_queue l \
+                                     where l.endpoint_id = e.id \
+                                       and l.leased_until between now() and clock_timestamp() + make_interval(secs => $2))) \
+               for update skip locked \
+             ) q limit ",
+            $all,
+            ")"
+        )
+    };
+}
+
+/// Claims queues that are due, for `lease` seconds of the database's time, as far as the capacity allows.
 pub(crate) async fn claim(
     db: &mut Transaction,
     now: DateTime<Utc>,
     lease: f64,
-    most: i64,
+    capacity: Capacity,
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    let leases = sqlx::query_as(
-        "with due as ( \
-           select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
-             select endpoint_id, user_id, connection_id from webhook_queue \
-             where endpoint_id = e.id and next_attempt_at <= $1 \
-               and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
-             order by next_attempt_at \
-             limit greatest(0, $3 - (select count(*) from webhook_queue l \
-                                     where l.endpoint_id = e.id \
-                                       and l.leased_until between now() and clock_timestamp() + make_interval(secs => $2))) \
-             for update skip locked \
-           ) q where e.off_since is null \
-         ) \
-         update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
-         from due join webhook_endpoint e on e.id = due.endpoint_id \
-         where q.user_id = due.user_id and q.connection_id = due.connection_id and q.endpoint_id = due.endpoint_id \
-         returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, \
+    // By the rows' places: joined by their keys, the update would scan the whole queue.
+    let leases = sqlx::query_as(concat!(
+        "update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
+         from webhook_endpoint e \
+         where e.id = q.endpoint_id and q.ctid = any(",
+        due_queues!("failing_since is null", each "$3", all "$5"),
+        " || ",
+        due_queues!("failing_since is not null", each "$4", all "$6"),
+        ") returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, e.failing_since is not null is_failing, \
            e.url, e.secret, e.old_secret, e.old_secret_until",
-    )
+    ))
     .bind(now)
     .bind(lease)
-    .bind(most)
+    .bind(capacity.per_working)
+    .bind(capacity.per_failing)
+    .bind(capacity.working)
+    .bind(capacity.failing)
     .fetch_all(&mut *db)
     .await?;
     let leases: Vec<Lease> = readable("webhook_queue", leases);
@@ -122,6 +158,7 @@ pub(crate) async fn claim(
             created_at: message.created_at,
             message: message.message,
             body: message.body.0,
+            is_failing: lease.is_failing,
         });
     }
     if all_readable {
@@ -198,15 +235,21 @@ pub(crate) async fn mark_endpoint_working(db: &mut Transaction, id: &str) -> sql
     Ok(())
 }
 
-/// Something has not arrived at an endpoint. Answers since when nothing has; `None` if it is off or gone.
+/// Records that an endpoint fails. Returns since when; `None` if it is off or gone. An endpoint that is known to fail is not
+/// written again, or every attempt would wait for the others.
 pub(crate) async fn mark_endpoint_failing(
     db: &mut Transaction,
     id: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<DateTime<Utc>>> {
     sqlx::query_scalar(
-        "update webhook_endpoint set failing_since = coalesce(failing_since, $2) \
-         where id = $1 and off_since is null returning failing_since",
+        "with marked as ( \
+           update webhook_endpoint set failing_since = $2 \
+           where id = $1 and off_since is null and failing_since is null returning failing_since \
+         ) \
+         select failing_since from marked \
+         union all \
+         select failing_since from webhook_endpoint where id = $1 and off_since is null and failing_since is not null",
     )
     .bind(id)
     .bind(now)

@@ -8,7 +8,6 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::FromRow;
 use sqlx::postgres::PgRow;
 use url::Url;
-use uuid::Uuid;
 
 use super::Transaction;
 use super::rows::{note_unreadable_row, readable};
@@ -33,43 +32,6 @@ pub struct Endpoint {
     pub waiting: i64,
     /// When it was added.
     pub created_at: DateTime<Utc>,
-}
-
-/// One message for one endpoint, and what has become of it.
-#[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Delivery {
-    /// The endpoint's id.
-    #[sqlx(rename = "endpoint_id")]
-    pub endpoint: String,
-    /// The `webhook-id`, the same for every attempt.
-    pub message: String,
-    /// What it tells of.
-    pub kind: String,
-    /// The number of attempts, without those that the endpoint postponed.
-    pub attempts: i32,
-    /// `delivered` or `given_up`; `None` while it waits.
-    pub outcome: Option<String>,
-    /// The status of the last answer.
-    pub last_status: Option<i16>,
-    /// Why the last attempt did not count, for a person to read.
-    pub last_error: Option<String>,
-    /// When it was put into the queue.
-    pub created_at: DateTime<Utc>,
-    /// When it was last sent.
-    pub last_attempt_at: Option<DateTime<Utc>>,
-}
-
-/// Which deliveries are shown.
-#[derive(Clone, Debug, Default)]
-pub struct DeliveryFilter {
-    /// Only this endpoint's.
-    pub endpoint: Option<String>,
-    /// Only this connection's.
-    pub connection: Option<Uuid>,
-    /// Only those that have not arrived.
-    pub failed: bool,
-    /// How many at the most.
-    pub limit: i64,
 }
 
 #[derive(FromRow)]
@@ -235,30 +197,65 @@ pub(crate) async fn delete_old_secrets(
     Ok(done.rows_affected())
 }
 
-/// Switches an endpoint on; what waits for it is due, with all its attempts before it.
-pub(crate) async fn enable(
-    db: &mut Transaction,
-    id: &str,
-    now: DateTime<Utc>,
-) -> sqlx::Result<bool> {
+/// Switches an endpoint on.
+pub(crate) async fn enable(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     let done = sqlx::query(
         "update webhook_endpoint set off_since = null, off_reason = null, failing_since = null where id = $1",
-    )
-    .bind(id)
-    .execute(&mut *db)
-    .await?;
-    sqlx::query("update webhook_queue set next_attempt_at = $2 where endpoint_id = $1")
-        .bind(id)
-        .bind(now)
-        .execute(&mut *db)
-        .await?;
-    sqlx::query(
-        "update webhook_delivery set attempts = 0 where endpoint_id = $1 and ended_at is null and attempts > 0",
     )
     .bind(id)
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Which queues of an endpoint [`make_due`] takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Queues {
+    /// Those that are due later.
+    Later,
+    /// Those that were due before.
+    Earlier,
+}
+
+/// Makes some queues of an endpoint due now, and lets the messages in them have all their attempts. Returns how many there were,
+/// but those that another transaction has locked.
+pub(crate) async fn make_due(
+    db: &mut Transaction,
+    id: &str,
+    which: Queues,
+    now: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    /// The statement, for the queues of which this is true.
+    macro_rules! make_due {
+        ($condition:literal) => {
+            concat!(
+                "with due as ( \
+                   update webhook_queue set next_attempt_at = $2 where ctid = any(array( \
+                     select ctid from webhook_queue where endpoint_id = $1 and ",
+                $condition,
+                " order by next_attempt_at limit $3 for update skip locked)) \
+                   returning user_id, connection_id \
+                 ), reset as ( \
+                   update webhook_delivery d set attempts = 0 from due \
+                   where d.user_id = due.user_id and d.connection_id = due.connection_id and d.endpoint_id = $1 \
+                     and d.ended_at is null and d.attempts > 0 \
+                 ) \
+                 select count(*) from due"
+            )
+        };
+    }
+    let statement = match which {
+        Queues::Later => make_due!("next_attempt_at > $2"),
+        Queues::Earlier => make_due!("next_attempt_at < $2"),
+    };
+    let count: i64 = sqlx::query_scalar(statement)
+        .bind(id)
+        .bind(now)
+        .bind(limit)
+        .fetch_one(db)
+        .await?;
+    Ok(count.unsigned_abs())
 }
 
 /// Switches an endpoint off, unless it is.
@@ -280,12 +277,26 @@ pub(crate) async fn disable(
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn remove(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
-    let done = sqlx::query("delete from webhook_endpoint where id = $1")
-        .bind(id)
-        .execute(db)
-        .await?;
-    Ok(done.rows_affected() == 1)
+/// Locks an endpoint until the transaction ends, so that no message is queued for it. `false` if there is none.
+pub(crate) async fn lock_to_remove(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
+    let row: Option<String> =
+        sqlx::query_scalar("select id from webhook_endpoint where id = $1 for update")
+            .bind(id)
+            .fetch_optional(db)
+            .await?;
+    Ok(row.is_some())
+}
+
+/// Removes an endpoint that the caller has locked, with what is queued for it: queues first, as everywhere.
+pub(crate) async fn remove(db: &mut Transaction, id: &str) -> sqlx::Result<()> {
+    for statement in [
+        "delete from webhook_queue where endpoint_id = $1",
+        "delete from webhook_delivery where endpoint_id = $1",
+        "delete from webhook_endpoint where id = $1",
+    ] {
+        sqlx::query(statement).bind(id).execute(&mut *db).await?;
+    }
+    Ok(())
 }
 
 /// Keeps an endpoint from being removed until the transaction ends. `false` if there is none.
@@ -298,67 +309,6 @@ pub(crate) async fn lock(db: &mut Transaction, id: &str) -> sqlx::Result<bool> {
     Ok(row.is_some())
 }
 
-/// Puts the next events after the position `after` into an endpoint's queues once more. Returns how many there are, and
-/// the position of the last.
-pub(crate) async fn replay(
-    db: &mut Transaction,
-    endpoint: &str,
-    since: DateTime<Utc>,
-    connection: Option<Uuid>,
-    after: i64,
-    now: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<(usize, Option<i64>)> {
-    let events: Vec<(String, Uuid, i64)> = sqlx::query_as(
-        "select v.user_id, v.id, v.position from connection_event v join webhook_endpoint e on e.id = $1 \
-         where v.position > $4 and v.created_at >= $2 and ($3::uuid is null or v.connection_id = $3) \
-           and v.webhook is not null and (e.events = '{}' or v.webhook->>'type' = any(e.events)) \
-         order by v.position limit $5",
-    )
-    .bind(endpoint)
-    .bind(since)
-    .bind(connection)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(&mut *db)
-    .await?;
-    let last = events.last().map(|(_, _, position)| *position);
-    let (users, ids): (Vec<&str>, Vec<Uuid>) = events
-        .iter()
-        .map(|(user, id, _)| (user.as_str(), *id))
-        .unzip();
-    // What is being erased is erased first; what is not cannot be before this is done.
-    sqlx::query(
-        "select 1 from user_connector_connection where (user_id, id) in ( \
-           select v.user_id, v.connection_id from unnest($1::text[], $2::uuid[]) asked (user_id, id) \
-           join connection_event v on v.user_id = asked.user_id and v.id = asked.id) \
-         order by id for key share",
-    )
-    .bind(&users)
-    .bind(&ids)
-    .execute(&mut *db)
-    .await?;
-    sqlx::query(
-        "with delivery as ( \
-           insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
-           select v.user_id, $1, v.connection_id, v.id, $4 from unnest($2::text[], $3::uuid[]) asked (user_id, id) \
-           join connection_event v on v.user_id = asked.user_id and v.id = asked.id order by v.position \
-           returning user_id, connection_id \
-         ) \
-         insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
-         select distinct user_id, connection_id, $1, $4 from delivery order by connection_id \
-         on conflict (user_id, connection_id, endpoint_id) \
-           do update set next_attempt_at = webhook_queue.next_attempt_at",
-    )
-    .bind(endpoint)
-    .bind(&users)
-    .bind(&ids)
-    .bind(now)
-    .execute(db)
-    .await?;
-    Ok((events.len(), last))
-}
-
 /// The `webhook-id` of an event: the event's own id, so that every attempt has the same and no other message ever has it.
 macro_rules! message_id {
     () => {
@@ -367,29 +317,6 @@ macro_rules! message_id {
 }
 
 pub(crate) use message_id;
-
-pub(crate) async fn deliveries(
-    db: &mut Transaction,
-    filter: &DeliveryFilter,
-) -> sqlx::Result<Vec<Delivery>> {
-    let rows = sqlx::query_as(concat!(
-        "select d.endpoint_id, ",
-        message_id!(),
-        " message, v.webhook->>'type' kind, d.attempts, d.outcome, d.last_status, \
-           d.last_error, d.created_at, d.last_attempt_at \
-         from webhook_delivery d join connection_event v on v.user_id = d.user_id and v.id = d.event_id \
-         where ($1::text is null or d.endpoint_id = $1) and ($2::uuid is null or d.connection_id = $2) \
-           and (not $3 or (d.last_error is not null and d.outcome is distinct from 'delivered')) \
-         order by d.created_at desc, d.id desc limit $4"
-    ))
-    .bind(&filter.endpoint)
-    .bind(filter.connection)
-    .bind(filter.failed)
-    .bind(filter.limit)
-    .fetch_all(db)
-    .await?;
-    Ok(readable("webhook_delivery", rows))
-}
 
 /// Where a message is sent, and what signs it, as it is stored.
 #[derive(Clone, Debug)]
@@ -443,21 +370,4 @@ pub(crate) async fn target(db: &mut Transaction, id: &str) -> sqlx::Result<Optio
     .fetch_optional(db)
     .await?;
     row.map(Target::try_from).transpose()
-}
-
-pub(crate) async fn delete_old_deliveries(
-    db: &mut Transaction,
-    before: DateTime<Utc>,
-    limit: i64,
-) -> sqlx::Result<u64> {
-    let done = sqlx::query(
-        "delete from webhook_delivery where (user_id, id) in ( \
-           select user_id, id from webhook_delivery where created_at < $1 order by created_at limit $2 \
-           for update skip locked)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
 }

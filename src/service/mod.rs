@@ -25,6 +25,7 @@ mod retention;
 pub mod service_keys;
 mod statistics;
 mod sweep;
+mod sweep_listing;
 mod tokens;
 mod users;
 mod webhook_urls;
@@ -46,7 +47,7 @@ use self::event_notifier::EventNotifier;
 use self::logos::LogoCache;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
-use self::reconcile::AttemptTurns;
+use self::reconcile::{AttemptTurns, UnchangedGrants};
 use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
 use self::webhook_urls::WebhookUrls;
@@ -115,6 +116,7 @@ pub struct Connections {
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
     attempt_turns: AttemptTurns,
+    unchanged_grants: UnchangedGrants,
     clock_offset: ClockOffset,
     counts: ServiceMetrics,
     received_webhooks: ReceivedWebhooks,
@@ -307,6 +309,7 @@ impl Connections {
             large_lists: LargeLists::new(),
             uses: BatchLoader::new(&database),
             attempt_turns: AttemptTurns::default(),
+            unchanged_grants: UnchangedGrants::default(),
             clock_offset: ClockOffset::default(),
             database,
             catalog: CurrentCatalog::new(catalog, settings.catalog_mode),

@@ -4,6 +4,7 @@
 //! may come first, twice, or not at all.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,58 @@ impl AttemptTurns {
         let turn = self.0.get_with(attempt, async { Arc::default() });
         turn.await.lock_owned().await
     }
+}
+
+/// How long a grant that changes nothing is not compared with the database again.
+const UNCHANGED_FOR: Duration = Duration::from_secs(30);
+
+/// Grants that changed nothing when they were last compared with the database, by attempt. While a client waits for the attempt,
+/// Nango returns them with every poll.
+#[derive(Debug)]
+pub(crate) struct UnchangedGrants {
+    hasher: RandomState,
+    grants: Cache<Uuid, u64>,
+}
+
+impl Default for UnchangedGrants {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            grants: Cache::builder().time_to_live(UNCHANGED_FOR).build(),
+        }
+    }
+}
+
+impl UnchangedGrants {
+    fn hash(&self, found: &[ConnectionSummary]) -> u64 {
+        let identity = |it: &ConnectionSummary| {
+            (
+                it.connection_id.clone(),
+                it.provider_config_key.clone(),
+                it.created_at,
+                it.serial,
+                it.tags.clone(),
+            )
+        };
+        self.hasher
+            .hash_one(found.iter().map(identity).collect::<Vec<_>>())
+    }
+
+    /// Whether exactly these grants of an attempt are known to change nothing.
+    async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
+        found.is_empty() || self.grants.get(&attempt).await == Some(self.hash(found))
+    }
+}
+
+/// What became of a grant that Nango reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GrantOutcome {
+    /// It changed the connection, or is deleted at Nango.
+    Applied,
+    /// It changes nothing, however often it is reported.
+    Unchanged,
+    /// It changed nothing this time.
+    Deferred,
 }
 
 /// What became of a webhook.
@@ -330,6 +383,13 @@ impl Connections {
     /// As Nango and the database.
     pub(crate) async fn poll_attempt(&self, attempt: Uuid) -> Result<bool> {
         let look = self.nango_gateway()?.attempt_poller.poll(attempt).await?;
+        if self
+            .unchanged_grants
+            .contains(attempt, &look.connections)
+            .await
+        {
+            return Ok(false);
+        }
         self.apply_grants(attempt, look.connections).await
     }
 
@@ -401,24 +461,37 @@ impl Connections {
 
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
     async fn apply_grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
+        let identity = self.unchanged_grants.hash(&found);
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
         let _turn = self.attempt_turns.wait(attempt).await;
-        let mut changed = false;
+        let mut outcomes = Vec::with_capacity(found.len());
         for summary in &found {
-            changed |= self.apply_grant(attempt, summary).await?;
+            outcomes.push(self.reconcile_grant(attempt, summary).await?);
         }
-        Ok(changed)
+        if outcomes.iter().all(|it| *it == GrantOutcome::Unchanged) {
+            self.unchanged_grants.grants.insert(attempt, identity).await;
+        }
+        Ok(outcomes.contains(&GrantOutcome::Applied))
     }
 
-    /// Takes one grant that Nango confirms. Says whether anything came of it.
+    /// Applies one grant that Nango confirms. Returns whether it changed anything.
     pub(crate) async fn apply_grant(
         &self,
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
+        let outcome = self.reconcile_grant(attempt, summary).await?;
+        Ok(outcome == GrantOutcome::Applied)
+    }
+
+    async fn reconcile_grant(
+        &self,
+        attempt: Uuid,
+        summary: &ConnectionSummary,
+    ) -> Result<GrantOutcome> {
         // What Nango confirms names its user.
         let Some(user) = tagged_user(&summary.tags) else {
-            return Ok(false);
+            return Ok(GrantOutcome::Unchanged);
         };
         // Not locked, for nothing is written yet.
         let asked = db::AttemptById(user.clone(), attempt);
@@ -427,7 +500,7 @@ impl Connections {
         let seen = self.evaluate_grant(found, summary, None);
         // Whose account it is decides what becomes of it.
         let identity = match seen {
-            None => return Ok(false),
+            None => return Ok(GrantOutcome::Unchanged),
             Some((of, grant, Grant::Applied(_))) => {
                 self.identify_grant(&of.connection, &grant, attempt).await
             }
@@ -435,7 +508,7 @@ impl Connections {
                 let identity = self.identify_grant(&of.connection, &grant, attempt).await;
                 if identity.account.is_none() {
                     self.queue_lookup(&of.connection, attempt).await?;
-                    return Ok(false);
+                    return Ok(GrantOutcome::Unchanged);
                 }
                 identity
             }
@@ -446,15 +519,15 @@ impl Connections {
         // Decided again: another witness may have been faster.
         let found = db::lock_attempt(&mut tx, &user, attempt).await?;
         let Some((of, grant, mut verdict)) = self.evaluate_grant(found, summary, account) else {
-            return Ok(false);
+            return Ok(GrantOutcome::Deferred);
         };
         match &mut verdict {
-            Grant::AlreadyApplied => return Ok(false),
+            Grant::AlreadyApplied => return Ok(GrantOutcome::Unchanged),
             Grant::Applied(transition) => {
                 // It may be what was to be deleted, granted anew. While it is being deleted, nobody
                 // can tell what will be there: the next look can.
                 if !db::cancel_deletion(&mut tx, &grant.id).await? {
-                    return Ok(false);
+                    return Ok(GrantOutcome::Deferred);
                 }
                 Self::record_identity(&identity, &mut transition.connection);
                 let written = db::apply(&mut tx, transition, Some(attempt)).await?;
@@ -472,7 +545,7 @@ impl Connections {
                 };
                 let (id, now) = (Some(of.connection.id), self.clock.now());
                 if !db::queue_deletion(&mut tx, &grant, reason, Some(&user), id, now).await? {
-                    return Ok(false);
+                    return Ok(GrantOutcome::Deferred);
                 }
             }
         }
@@ -482,7 +555,7 @@ impl Connections {
         }
         self.deletions.notify_one();
         self.lookups.notify_one();
-        Ok(true)
+        Ok(GrantOutcome::Applied)
     }
 
     /// Writes what a grant says of the account and the scopes to its connection.

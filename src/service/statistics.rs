@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use strum::VariantArray;
 
 use super::brakes::EngagedBrake;
-use super::sweep::JOB_NAME as SWEEP;
+use super::sweep::{JOB_NAME as SWEEP, NEWEST_JOB_NAME as NEWEST};
 use super::{Connections, Result, SweepReport};
 use crate::db;
 use crate::db::{EndpointStats, QueueStats};
@@ -144,12 +144,13 @@ impl ServiceMetrics {
 
 /// What the database says at the moment.
 struct CachedStats {
-    by_status: Vec<(String, i64)>,
+    by_status: Option<Vec<(String, i64)>>,
     deletions: QueueStats,
     attempts: QueueStats,
     deliveries: QueueStats,
     endpoints: EndpointStats,
     sweep_age: Option<f64>,
+    newest_age: Option<f64>,
     orphans: i64,
 }
 
@@ -245,6 +246,7 @@ impl Connections {
             deliveries: db::delivery_queue(&mut tx).await?,
             endpoints: db::endpoint_stats(&mut tx).await?,
             sweep_age: db::job_age(&mut tx, SWEEP).await?,
+            newest_age: db::job_age(&mut tx, NEWEST).await?,
             orphans: db::orphan_count(&mut tx).await?,
         };
         tx.commit().await?;
@@ -267,7 +269,7 @@ fn register_brakes(registry: &mut Registry, engaged: &[EngagedBrake]) {
     );
 }
 
-fn register_stats(registry: &mut Registry, stats: &CachedStats) {
+fn register_connections(registry: &mut Registry, by_status: &[(String, i64)]) {
     let connections: Family<Label, Gauge> = Family::default();
     // A status that no connection has is 0, not missing.
     for status in [
@@ -277,16 +279,22 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
         Status::Error,
     ] {
         let status = status.as_str();
-        let found = stats.by_status.iter().find(|(name, _)| name == status);
+        let found = by_status.iter().find(|(name, _)| name == status);
         connections
             .get_or_create(&[("status", status)])
             .set(found.map_or(0, |(_, count)| *count));
     }
     registry.register(
         "connections",
-        "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics",
+        "Connections by status: counted up to 50,000, beyond that estimated by the planner's statistics, and missing without them",
         connections,
     );
+}
+
+fn register_stats(registry: &mut Registry, stats: &CachedStats) {
+    if let Some(by_status) = &stats.by_status {
+        register_connections(registry, by_status);
+    }
     registry.register(
         "orphans",
         "Connections of this installation at Nango that belong to no row, by the last sweep",
@@ -305,6 +313,13 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
         "The product's webhook endpoints by state; messages to disabled ones wait",
         endpoints,
     );
+    if let Some(age) = stats.newest_age {
+        registry.register(
+            "sweep_newest_age_seconds",
+            "How long ago any replica has last looked for new connections at Nango, which each sweep does at its interval",
+            ConstGauge::new(age),
+        );
+    }
     if let Some(age) = stats.sweep_age {
         registry.register(
             "sweep_age_seconds",

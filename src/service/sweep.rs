@@ -1,13 +1,11 @@
 //! The sweep: all that Nango holds against all that the table says.
 //!
-//! It takes nothing with it from one pass to the next, may run at any time, and
-//! leaves what it cannot do to its next pass. It acts only on a listing that
-//! came to its end.
+//! Nango lists its connections by creation, newest first. A sweep reads the list in segments, and acts after each: on the rows of
+//! that segment's creation times. So its memory is bounded, a segment that was listed only in part changes nothing, and a sweep
+//! that was interrupted continues at its segment. What it cannot do it leaves to the next one.
 
-use crate::nango::attempt_poller::ATTEMPT_TAG;
-use crate::nango::attempt_poller::INSTALLATION_TAG;
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::HashSet;
+use std::hash::RandomState;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -15,21 +13,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
+use super::credential_check::CredentialHealth;
+use super::sweep_listing::{MAX_FINDINGS, SEGMENT_PAGES, Segment, attempt_tag};
 use super::{Connections, Error, Result};
 use crate::db;
-use crate::db::SweepRow;
+use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
-use crate::domain::state_machine::is_retry_due;
-use crate::domain::{Brake, Connection, Reason, Status};
+use crate::domain::{Brake, Connection, Reason};
 use crate::nango;
-use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
-
-/// How many connections a page of Nango's list has.
-const PAGE_SIZE: u32 = 1000;
+use crate::nango::ConnectionSummary;
 
 /// The sweep's name among the jobs.
 pub(crate) const JOB_NAME: &str = "sweep";
+
+/// The name among the jobs of looking for what is new at Nango, which the sweep does.
+pub(crate) const NEWEST_JOB_NAME: &str = "sweep newest";
 
 /// How long a sweep is nobody else's, in seconds. It is renewed while the sweep lasts, so
 /// that a killed replica's sweep is soon taken up by another.
@@ -40,12 +38,6 @@ const LEASE_RENEWAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether Nango's rate limit leaves room again.
 const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
-
-/// How many connections are remembered to recognize the Nango environment by.
-const MAX_CONFIRMED: usize = 5;
-
-/// How many things of a kind that are out of the ordinary one sweep looks into.
-const MAX_FINDINGS: usize = 200;
 
 /// How often Nango is swept, and how hard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,46 +77,12 @@ pub struct SweepReport {
     pub unreadable: usize,
 }
 
-/// What a listing has shown.
-#[derive(Default)]
-struct Listing {
-    hasher: RandomState,
-    /// Hashes of the ids: enough to tell what is not there, and small.
-    ids: HashSet<u64>,
-    /// With when they were checked before.
-    to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
-    /// With whether they wait to be deleted.
-    unknown: Vec<(bool, ConnectionSummary)>,
-    /// Some connections that rows use: they identify the Nango environment.
-    confirmed: Vec<String>,
-    orphans: usize,
-    /// How many entries were skipped because they cannot be read, and the id of one of them.
-    unreadable: usize,
-    unreadable_id: Option<String>,
-}
-
-impl Listing {
-    /// Notes which connections a page has. Returns whether one of them is new.
-    fn note(&mut self, page: &ConnectionPage) -> bool {
-        self.unreadable += page.unreadable.len();
-        let known = self.ids.len();
-        let readable = page.connections.iter().map(|it| &it.connection_id);
-        for id in readable.chain(page.unreadable.iter().flatten()) {
-            self.ids.insert(self.hasher.hash_one(id));
-        }
-        if let Some(id) = page.unreadable.iter().flatten().next() {
-            self.unreadable_id.get_or_insert_with(|| id.clone());
-        }
-        self.ids.len() > known
-    }
-}
-
 impl Connections {
     /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
     /// or `stop` comes first.
     ///
     /// # Errors
-    /// When Nango or the database does not answer: then the next sweep does it all again.
+    /// When Nango or the database does not answer: then the next sweep continues at the segment that failed.
     pub async fn sweep(
         &self,
         pace: SweepSchedule,
@@ -142,7 +100,7 @@ impl Connections {
         }
         let sweep = async {
             tokio::select! {
-                report = self.sweep_all(pace.pause) => report.map(Some),
+                report = self.sweep_all(pace) => report.map(Some),
                 lost = self.renew_lease() => Err(lost),
                 // Another replica may take it up at once.
                 () = stop.cancelled() => Ok(None),
@@ -173,31 +131,96 @@ impl Connections {
     }
 
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
-    async fn pause_sweep(&self, pause: Duration) {
+    pub(crate) async fn pause_sweep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
         while !self.has_rate_budget() {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }
 
-    async fn sweep_all(&self, pause: Duration) -> Result<SweepReport> {
+    /// Compares all of Nango's list with the table, a segment after the other, from where an interrupted sweep came to. While there
+    /// are more segments, what is new at Nango is looked for at every interval.
+    async fn sweep_all(&self, pace: SweepSchedule) -> Result<SweepReport> {
         self.queue_unidentified().await?;
-        let started_at = self.clock.now();
-        let listing = self.list_nango(pause).await?;
-        let mut report = SweepReport {
-            listed: listing.ids.len(),
-            unreadable: listing.unreadable,
-            orphans: listing.orphans,
-            ..SweepReport::default()
-        };
-        if listing.confirmed.is_empty() {
+        let mut pass = self.resume_sweep().await?;
+        let mut report = SweepReport::default();
+        if pass.before.is_some() {
+            self.sweep_newest(pace.pause, &mut report).await?;
+        }
+        let mut newest_at = Instant::now();
+        let mut carried = HashSet::new();
+        let hasher = RandomState::new();
+        loop {
+            let mut segment = Segment::new(&pass, &hasher, std::mem::take(&mut carried));
+            self.list_segment(&mut segment, pace.pause).await?;
+            pass.orphans += i64::try_from(segment.orphans).unwrap_or(i64::MAX);
+            self.apply_segment(&segment, pass.started_at, pace.pause, &mut report)
+                .await?;
+            if pass.before.is_none() {
+                self.record_newest().await?;
+            }
+            if segment.is_last {
+                break;
+            }
+            (pass.page, pass.before) = (segment.page, segment.oldest);
+            let mut tx = self.begin_single().await?;
+            db::record_sweep(&mut tx, &pass).await?;
+            tx.commit().await?;
+            carried = segment.into_oldest();
+            if newest_at.elapsed() >= pace.every {
+                self.sweep_newest(pace.pause, &mut report).await?;
+                newest_at = Instant::now();
+            }
+        }
+        report.orphans = usize::try_from(pass.orphans).unwrap_or_default();
+        self.record_orphans(report.orphans).await?;
+        let mut tx = self.begin_single().await?;
+        db::end_sweep(&mut tx).await?;
+        tx.commit().await?;
+        Ok(report)
+    }
+
+    /// The sweep that was interrupted, or a new one.
+    async fn resume_sweep(&self) -> Result<SweepPass> {
+        let mut tx = self.begin_single().await?;
+        let interrupted = db::interrupted_sweep(&mut tx).await?;
+        tx.commit().await?;
+        Ok(interrupted.unwrap_or_else(|| SweepPass {
+            started_at: self.clock.now(),
+            page: 0,
+            before: None,
+            orphans: 0,
+        }))
+    }
+
+    /// Changes what differs from a segment of Nango's list.
+    async fn apply_segment(
+        &self,
+        segment: &Segment<'_>,
+        started_at: DateTime<Utc>,
+        pause: Duration,
+        report: &mut SweepReport,
+    ) -> Result<()> {
+        report.listed += segment.listed;
+        report.unreadable += segment.unreadable;
+        if segment.confirmed.is_empty() {
             self.brakes.verify_environment(&[], None).await?;
         } else {
             self.brakes.recognize_environment(true);
         }
-        self.record_orphans(listing.orphans).await?;
-        for (_, summary) in &listing.unknown {
-            let looked = self.inspect(summary, &mut report).await;
+        self.inspect_all(&segment.unknown, report).await?;
+        report.missing += self.mark_missing(segment, started_at, pause).await?;
+        report.checked += self.check_all(&segment.to_check, pause).await?;
+        Ok(())
+    }
+
+    async fn inspect_all(
+        &self,
+        unknown: &[(bool, ConnectionSummary)],
+        report: &mut SweepReport,
+    ) -> Result<()> {
+        for (_, summary) in unknown {
+            let looked = self.inspect(summary, report).await;
             if let Some(error) = recoverable_error(looked)? {
                 let id = &summary.connection_id;
                 tracing::warn!(nango_connection = id, %error, "the sweep leaves a connection for the next one");
@@ -205,9 +228,32 @@ impl Connections {
             // Its user waits.
             self.pause_sweep(Duration::ZERO).await;
         }
-        report.missing = self.mark_missing(&listing, started_at, pause).await?;
-        report.checked = self.check_all(&listing.to_check, pause).await?;
-        Ok(report)
+        Ok(())
+    }
+
+    /// Looks for grants that no webhook reported, on the newest pages of Nango's list, until a page has none.
+    async fn sweep_newest(&self, pause: Duration, report: &mut SweepReport) -> Result<()> {
+        let hasher = RandomState::new();
+        for page in 0..SEGMENT_PAGES {
+            let found = self.nango_page(page).await?;
+            let mut segment = Segment::of_page(&hasher, page);
+            let connections: Vec<&ConnectionSummary> = found.connections.iter().collect();
+            self.compare(&mut segment, &connections).await?;
+            let before = report.found;
+            self.inspect_all(&segment.unknown, report).await?;
+            if report.found == before {
+                break;
+            }
+            self.pause_sweep(pause).await;
+        }
+        self.record_newest().await
+    }
+
+    async fn record_newest(&self) -> Result<()> {
+        let mut tx = self.begin_single().await?;
+        db::record_job(&mut tx, NEWEST_JOB_NAME).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Checks these, but of a connector that turns out to be out of order no more than one. Says how many.
@@ -240,96 +286,6 @@ impl Connections {
         Ok(checked)
     }
 
-    /// Reads all that Nango holds, page by page, and notes what differs from the table.
-    async fn list_nango(&self, pause: Duration) -> Result<Listing> {
-        let upstream = self.nango_gateway()?;
-        let mut listing = Listing::default();
-        for page in 0.. {
-            let filter = ListConnections {
-                limit: Some(PAGE_SIZE),
-                page: Some(page),
-                ..ListConnections::default()
-            };
-            let found = upstream.nango.connection_page(&filter).await?;
-            // A page may be shorter than asked for: only an empty one is the end.
-            if found.is_empty() {
-                break;
-            }
-            if !listing.note(&found) {
-                return Err(nango::Error::repeated_page(page).into());
-            }
-            self.compare(&mut listing, &found.connections).await?;
-            let is_short = found.connections.len() < PAGE_SIZE as usize;
-            self.pause_sweep(if is_short { Duration::ZERO } else { pause })
-                .await;
-        }
-        if listing.unreadable > 0 {
-            tracing::warn!(
-                entries = listing.unreadable,
-                nango_connection = listing.unreadable_id,
-                "the sweep skipped entries of nango's connection list that cannot be read"
-            );
-        }
-        Ok(listing)
-    }
-
-    async fn compare(&self, listing: &mut Listing, found: &[ConnectionSummary]) -> Result<()> {
-        let ids: Vec<&str> = found
-            .iter()
-            .map(|summary| summary.connection_id.as_str())
-            .collect();
-        let attempts: Vec<Uuid> = found.iter().filter_map(attempt_tag).collect();
-        let mut tx = self.begin().await?;
-        let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
-        let untold: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
-        let known = db::known_attempts(&mut tx, &attempts).await?;
-        let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
-        tx.commit().await?;
-        let rows: HashMap<&str, &SweepRow> = rows
-            .iter()
-            .map(|row| (row.nango_connection_id.as_str(), row))
-            .collect();
-        let now = self.clock.now();
-        let recently = now - MIN_CHECK_INTERVAL;
-        for summary in found {
-            let attempt = attempt_tag(summary);
-            // Another installation's are none of our business, however many there are.
-            let ours = self.is_ours(summary);
-            let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
-            if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
-                listing.unknown.push((to_be_deleted, summary.clone()));
-                continue;
-            }
-            let row = rows.get(summary.connection_id.as_str());
-            if row.is_some() && listing.confirmed.len() < MAX_CONFIRMED {
-                listing.confirmed.push(summary.connection_id.clone());
-            }
-            match row {
-                Some(row)
-                    if needs_check(row, summary, now)
-                        && row.last_checked_at.is_none_or(|at| at < recently) =>
-                {
-                    listing
-                        .to_check
-                        .push((row.last_checked_at, row.id, row.user_id.clone()));
-                }
-                Some(_) => {}
-                None if ours && attempt.is_some_and(|attempt| known.contains_key(&attempt)) => {
-                    listing.unknown.push((to_be_deleted, summary.clone()));
-                }
-                None if ours && !to_be_deleted => listing.orphans += 1,
-                None => {}
-            }
-        }
-        // Those that no sweep came to for the longest time are first, whatever kept it from them.
-        listing.to_check.sort_unstable();
-        listing.to_check.truncate(MAX_FINDINGS);
-        // What waits to be deleted is mostly known for long, and may be granted anew only in between.
-        (listing.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
-        listing.unknown.truncate(MAX_FINDINGS);
-        Ok(())
-    }
-
     /// A connection of a known attempt that no row holds, or not for this grant: no webhook reported it, or its user was
     /// erased.
     async fn inspect(&self, summary: &ConnectionSummary, report: &mut SweepReport) -> Result<()> {
@@ -343,35 +299,26 @@ impl Connections {
         Ok(())
     }
 
-    /// Whether a connection at Nango is this installation's.
-    pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
-        let tag = summary.tags.get(INSTALLATION_TAG);
-        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
-    }
-
-    /// The rows whose connections the listing does not have, and which did not change since it began.
+    /// The rows whose connections a segment should have and does not, and which did not change since the sweep began.
     async fn find_missing(
         &self,
-        listing: &Listing,
+        segment: &Segment<'_>,
         started_at: DateTime<Utc>,
     ) -> Result<Vec<SweepRow>> {
         const BATCH: i64 = 1000;
         let mut missing = Vec::new();
-        let mut after = (String::new(), Uuid::nil());
+        let (range, mut after) = (segment.range(), None);
         loop {
             let mut tx = self.begin_single().await?;
-            let rows =
-                db::list_at_nango_since(&mut tx, started_at, (&after.0, after.1), BATCH).await?;
+            let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
             tx.commit().await?;
             let Some(last) = rows.last() else {
                 return Ok(missing);
             };
-            after = (last.user_id.clone(), last.id);
+            after = Some((last.nango_created_at, last.id));
             missing.extend(rows.into_iter().filter(|row| {
                 row.status_reason.as_deref() != Some(Reason::MissingUpstream.as_str())
-                    && !listing
-                        .ids
-                        .contains(&listing.hasher.hash_one(&row.nango_connection_id))
+                    && !segment.has(&row.nango_connection_id)
             }));
             if missing.len() >= MAX_FINDINGS {
                 missing.truncate(MAX_FINDINGS);
@@ -384,12 +331,12 @@ impl Connections {
     /// are too many. Returns how many.
     async fn mark_missing(
         &self,
-        listing: &Listing,
+        segment: &Segment<'_>,
         started_at: DateTime<Utc>,
         pause: Duration,
     ) -> Result<usize> {
         let mut gone = Vec::new();
-        for row in self.find_missing(listing, started_at).await? {
+        for row in self.find_missing(segment, started_at).await? {
             if self
                 .is_gone(&row.nango_connection_id, &row.integration_key)
                 .await?
@@ -400,11 +347,11 @@ impl Connections {
             self.pause_sweep(pause).await;
         }
         let mut marked = 0;
-        if gone.is_empty() || !self.may_mark_missing(listing, gone.len()).await? {
+        if gone.is_empty() || !self.may_mark_missing(segment, gone.len()).await? {
             return Ok(marked);
         }
         for connection in &gone {
-            match self.is_missing(connection, &listing.confirmed).await {
+            match self.is_missing(connection, &segment.confirmed).await {
                 // Its newer grant is an orphan, or it is there again.
                 Err(Error::ProviderUnavailable) | Ok(false) => continue,
                 Ok(true) => {}
@@ -424,9 +371,9 @@ impl Connections {
     }
 
     /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
-    async fn may_mark_missing(&self, listing: &Listing, count: usize) -> Result<bool> {
+    async fn may_mark_missing(&self, segment: &Segment<'_>, count: usize) -> Result<bool> {
         self.brakes
-            .verify_environment(&listing.confirmed, None)
+            .verify_environment(&segment.confirmed, None)
             .await?;
         let mut tx = self.begin().await?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -473,23 +420,4 @@ fn recoverable_error<T>(result: Result<T>) -> Result<Option<Error>> {
         ) => Err(error),
         Err(error) => Ok(Some(error)),
     }
-}
-
-/// The attempt that brought a connection about, or authorized it anew.
-fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
-    summary.tags.get(ATTEMPT_TAG)?.parse().ok()
-}
-
-/// Whether what Nango says of a connection's credentials is not what the row says.
-fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) -> bool {
-    let failed = summary.errors.iter().any(|error| error.kind == "auth");
-    let reason = row.status_reason.as_deref();
-    if row.status == Status::Connected.as_str() {
-        return failed || row.failing_since.is_some();
-    }
-    let is = |other: Reason| reason == Some(other.as_str());
-    let error = row.status == Status::Error.as_str();
-    // Nango reports credentials as failed until it has refreshed them: what is dead is tried with growing pauses.
-    let is_due = is(Reason::NeedsReauthorization) && is_retry_due(&row.refusals, now);
-    error && (is(Reason::MissingUpstream) || is_due || (!failed && !is(Reason::AccountMismatch)))
 }

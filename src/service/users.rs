@@ -52,6 +52,10 @@ impl Connections {
             confirmed &= self.delete_now(id).await?;
         }
         self.deletions.notify_one();
+        // Also of an earlier call, and of connections whose tags do not name their user.
+        let mut tx = self.begin_single().await?;
+        confirmed &= !db::has_pending_erasure(&mut tx, user).await?;
+        tx.commit().await?;
         // Asked again, for what was to be deleted may have been refused, today or in an earlier call.
         confirmed &=
             (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
@@ -69,7 +73,7 @@ impl Connections {
         db::delete(&mut tx, user, id).await?;
         let (reason, now) = (DeletionReason::Erased, self.clock.now());
         if let Some(upstream) = &upstream {
-            db::queue_deletion(&mut tx, upstream, reason, None, Some(id), now).await?;
+            db::queue_deletion(&mut tx, upstream, reason, Some(user), Some(id), now).await?;
         }
         db::hasten_deletions(&mut tx, id, reason, now).await?;
         tx.commit().await?;
@@ -89,7 +93,8 @@ impl Connections {
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
             let (grant, reason) = (listed(summary), DeletionReason::Erased);
-            db::queue_deletion(&mut tx, &grant, reason, None, connection, self.clock.now()).await?;
+            let now = self.clock.now();
+            db::queue_deletion(&mut tx, &grant, reason, Some(user), connection, now).await?;
             ids.extend(connection);
         }
         tx.commit().await?;

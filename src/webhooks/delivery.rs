@@ -1,5 +1,6 @@
 //! Sends what waits: claimed, called without a transaction open, written down.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +8,15 @@ use aws_lc_rs::rand;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Result, Webhooks, row, signing};
 
 use crate::db::webhook_deliveries;
-use crate::db::webhook_deliveries::{AttemptResult, ClaimedDelivery};
+use crate::db::webhook_deliveries::{AttemptResult, Capacity, ClaimedDelivery};
 use crate::db::webhook_endpoints;
 use crate::db::webhook_endpoints::Target;
 use crate::encryption;
@@ -22,8 +25,18 @@ use crate::net::http_client;
 /// How long a claimed queue is nobody else's, in seconds: longer than an endpoint may take to answer.
 const LEASE_SECONDS: f64 = 60.0;
 
-/// How many messages are under way to an endpoint at once, from all replicas together.
+/// How many messages are under way to an endpoint at once, from all replicas together: to one that works, and to one at which
+/// nothing has arrived since a failure.
 const MAX_CONCURRENT: i64 = 8;
+const MAX_CONCURRENT_FAILING: i64 = 1;
+
+/// How many messages a replica sends at once, and how many more that are slow: those to failing endpoints, and those that an endpoint
+/// has not answered soon. Dead endpoints, each of which may take until the timeout, then leave the others' places free.
+const MAX_SENDS: usize = 64;
+const MAX_SLOW_SENDS: usize = 512;
+
+/// When a message that has not been answered counts as slow.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 /// How often what is due is looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -84,6 +97,41 @@ fn retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     Some(pause.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER))
 }
 
+/// The places of the messages that this replica sends.
+#[derive(Debug)]
+struct Sends {
+    prompt: Arc<Semaphore>,
+    slow: Arc<Semaphore>,
+}
+
+impl Sends {
+    fn new() -> Self {
+        Self {
+            prompt: Arc::new(Semaphore::new(MAX_SENDS)),
+            slow: Arc::new(Semaphore::new(MAX_SLOW_SENDS)),
+        }
+    }
+
+    fn capacity(&self) -> Capacity {
+        let left = |places: &Semaphore| i64::try_from(places.available_permits());
+        Capacity {
+            per_working: MAX_CONCURRENT,
+            per_failing: MAX_CONCURRENT_FAILING,
+            working: left(&self.prompt).unwrap_or_default(),
+            failing: left(&self.slow).unwrap_or_default(),
+        }
+    }
+
+    fn take(&self, claimed: &ClaimedDelivery) -> Option<OwnedSemaphorePermit> {
+        let places = if claimed.is_failing {
+            &self.slow
+        } else {
+            &self.prompt
+        };
+        places.clone().try_acquire_owned().ok()
+    }
+}
+
 impl Webhooks {
     /// Sends what is due, again and again until `stop`, except while `is_paused`. What is under way then comes to its end.
     pub async fn run<F>(self: &Arc<Self>, stop: &CancellationToken, is_paused: impl Fn() -> F)
@@ -91,17 +139,21 @@ impl Webhooks {
         F: Future<Output = bool>,
     {
         let mut sending = JoinSet::new();
+        let sends = Sends::new();
         while !stop.is_cancelled() {
-            let claimed = if is_paused().await {
+            let capacity = sends.capacity();
+            let is_full = capacity.working + capacity.failing == 0;
+            let claimed = if is_full || is_paused().await {
                 Ok(Vec::new())
             } else {
-                self.claim().await
+                self.claim(capacity).await
             };
             match claimed {
                 Ok(claimed) => {
                     for claimed in claimed {
                         let this = self.clone();
-                        sending.spawn(async move { this.deliver(claimed).await });
+                        let (place, slow) = (sends.take(&claimed), sends.slow.clone());
+                        sending.spawn(async move { this.deliver(claimed, place, slow).await });
                     }
                 }
                 Err(error) => tracing::warn!(%error, "webhooks: not this time, it is tried again"),
@@ -116,24 +168,39 @@ impl Webhooks {
         while sending.join_next().await.is_some() {}
     }
 
-    async fn claim(&self) -> Result<Vec<ClaimedDelivery>> {
+    async fn claim(&self, capacity: Capacity) -> Result<Vec<ClaimedDelivery>> {
         let mut tx = self.database.begin().await?;
-        let claimed =
-            webhook_deliveries::claim(&mut tx, self.clock.now(), LEASE_SECONDS, MAX_CONCURRENT)
-                .await?;
+        let now = self.clock.now();
+        let claimed = webhook_deliveries::claim(&mut tx, now, LEASE_SECONDS, capacity).await?;
         tx.commit().await?;
         Ok(claimed)
     }
 
-    async fn deliver(&self, claimed: ClaimedDelivery) {
-        let answer = self
-            .post(
-                &claimed.endpoint,
-                &claimed.target,
-                &claimed.message,
-                claimed.body.get(),
-            )
-            .await;
+    /// Sends a message and records the outcome. One that is slow moves from its `place` to a slow one, if one is free.
+    async fn deliver(
+        &self,
+        claimed: ClaimedDelivery,
+        mut place: Option<OwnedSemaphorePermit>,
+        slow: Arc<Semaphore>,
+    ) {
+        let answer = {
+            let body = claimed.body.get();
+            let mut posting =
+                pin!(self.post(&claimed.endpoint, &claimed.target, &claimed.message, body));
+            match timeout(SLOW_AFTER, posting.as_mut()).await {
+                Ok(answer) => answer,
+                Err(_slow) => {
+                    if let Ok(slow) = slow.try_acquire_owned() {
+                        place = Some(slow);
+                    }
+                    posting.await
+                }
+            }
+        };
+        // So that requests do not wait for this: half of the pool is theirs.
+        let Ok(_turn) = self.writers.acquire().await else {
+            return;
+        };
         let written = match answer {
             Ok(response) if (200..300).contains(&response.status) => {
                 self.mark_delivered(&claimed, response.status).await
@@ -149,6 +216,7 @@ impl Webhooks {
             tracing::warn!(endpoint = claimed.endpoint, message = claimed.message, %error,
                 "webhooks: what came of a message could not be written down");
         }
+        drop(place);
     }
 
     /// Sends a message. The body of the response is not read.
@@ -231,9 +299,6 @@ impl Webhooks {
         let mut tx = self.database.begin().await?;
         let failing_since =
             webhook_deliveries::mark_endpoint_failing(&mut tx, endpoint, now).await?;
-        if !webhook_deliveries::lock_if_leased(&mut tx, claimed).await? {
-            return Ok(());
-        }
         let off = match failing_since {
             Some(_) if status == Some(GONE) => Some("it answered 410, Gone"),
             Some(since) if now - since >= DISABLE_AFTER => {
@@ -241,8 +306,12 @@ impl Webhooks {
             }
             _ => None,
         };
+        // The endpoint is locked before its queue, as everywhere.
         if let Some(reason) = off {
             webhook_endpoints::disable(&mut tx, endpoint, reason, now).await?;
+        }
+        if !webhook_deliveries::lock_if_leased(&mut tx, claimed).await? {
+            return Ok(());
         }
         let backoff = usize::try_from(claimed.attempts)
             .ok()

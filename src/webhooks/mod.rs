@@ -18,14 +18,17 @@ use reqwest::Client;
 use reqwest::dns::Resolve;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use url::Url;
 use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::db::Database;
-use crate::db::webhook_endpoints;
-use crate::db::webhook_endpoints::StoredSecrets;
-pub use crate::db::webhook_endpoints::{Delivery, DeliveryFilter, Endpoint};
+pub use crate::db::webhook_endpoints::Endpoint;
+use crate::db::webhook_endpoints::{Queues, StoredSecrets};
+use crate::db::webhook_history::Replay;
+pub use crate::db::webhook_history::{Delivery, DeliveryFilter};
+use crate::db::{webhook_endpoints, webhook_history};
 use crate::domain::MessageType;
 use crate::encryption;
 use crate::encryption::{Encryption, is_encrypted};
@@ -35,8 +38,9 @@ use crate::net::http_client;
 /// How long an endpoint may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How many events a replay puts into the queues in one transaction.
+/// How many events a replay reads in one transaction, and how many queues one changes.
 const REPLAY_BATCH: i64 = 1000;
+const QUEUE_BATCH: u32 = 1000;
 
 /// For how long what was delivered or given up is shown, and what waits for an endpoint that is off is kept.
 const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
@@ -90,6 +94,8 @@ pub struct Webhooks {
     encryption: Encryption,
     secure: GuardedClient,
     plain: GuardedClient,
+    /// The turns of those that write down what became of a message: half of the pool's connections.
+    writers: Semaphore,
 }
 
 /// A client, and what keeps it from going where it may not.
@@ -135,7 +141,9 @@ impl Webhooks {
         encryption: Encryption,
         resolver: &Arc<dyn Resolve>,
     ) -> reqwest::Result<Self> {
+        let writers = database.max_connections().div_ceil(2);
         Ok(Self {
+            writers: Semaphore::new(usize::try_from(writers).unwrap_or(1)),
             database,
             clock,
             encryption,
@@ -209,18 +217,28 @@ impl Webhooks {
         Ok(secret)
     }
 
-    /// Switches an endpoint on. All that waits for it is tried again, in order.
+    /// Switches an endpoint on. All that waits for it is tried again, in order, and has all its attempts before it.
     ///
     /// # Errors
     /// When there is no such endpoint.
     pub async fn enable(&self, id: &str) -> Result<()> {
-        let mut tx = self.database.begin().await?;
-        require_found(
-            webhook_endpoints::enable(&mut tx, id, self.clock.now()).await?,
-            id,
-        )?;
+        // While it is off still, so that nothing is sent and postponed meanwhile.
+        let now = self.clock.now();
+        for which in [Queues::Later, Queues::Earlier] {
+            loop {
+                let mut tx = self.database.begin_single().await?;
+                let batch = QUEUE_BATCH.into();
+                let changed = webhook_endpoints::make_due(&mut tx, id, which, now, batch).await?;
+                tx.commit().await?;
+                if changed < QUEUE_BATCH.into() {
+                    break;
+                }
+            }
+        }
+        let mut tx = self.database.begin_single().await?;
+        let found = webhook_endpoints::enable(&mut tx, id).await?;
         tx.commit().await?;
-        Ok(())
+        require_found(found, id)
     }
 
     /// Switches an endpoint off: what it is to be told of waits.
@@ -228,29 +246,41 @@ impl Webhooks {
     /// # Errors
     /// When there is no such endpoint.
     pub async fn disable(&self, id: &str) -> Result<()> {
-        let mut tx = self.database.begin().await?;
-        let now = self.clock.now();
-        require_found(
-            webhook_endpoints::disable(&mut tx, id, "switched off by hand", now).await?,
-            id,
-        )?;
-        tx.commit().await?;
-        Ok(())
+        self.switch_off(id, "switched off by hand").await
     }
 
-    /// Removes an endpoint, with all that waits for it.
+    async fn switch_off(&self, id: &str, reason: &str) -> Result<()> {
+        let mut tx = self.database.begin_single().await?;
+        let found = webhook_endpoints::disable(&mut tx, id, reason, self.clock.now()).await?;
+        tx.commit().await?;
+        require_found(found, id)
+    }
+
+    /// Removes an endpoint, with all that waits for it. May be repeated if it was interrupted: the endpoint is off meanwhile.
     ///
     /// # Errors
     /// When there is no such endpoint.
     pub async fn remove(&self, id: &str) -> Result<()> {
+        self.switch_off(id, "it is being removed").await?;
+        // In small transactions, however much there is. The last one removes what was queued or locked meanwhile.
+        loop {
+            let mut tx = self.database.begin().await?;
+            let batch = QUEUE_BATCH.into();
+            let deleted = webhook_history::delete_of_endpoint(&mut tx, id, batch).await?;
+            tx.commit().await?;
+            if deleted < QUEUE_BATCH.into() {
+                break;
+            }
+        }
         let mut tx = self.database.begin().await?;
-        require_found(webhook_endpoints::remove(&mut tx, id).await?, id)?;
+        require_found(webhook_endpoints::lock_to_remove(&mut tx, id).await?, id)?;
+        webhook_endpoints::remove(&mut tx, id).await?;
         tx.commit().await?;
         Ok(())
     }
 
-    /// Tells an endpoint again of all that has happened since then, to this connection or any.
-    /// The messages are those of then, and keep their ids. Answers how many there are.
+    /// Sends an endpoint again all that has happened since then, to this connection or any.
+    /// The messages are those of then, and keep their ids. Returns how many there are.
     ///
     /// # Errors
     /// When there is no such endpoint.
@@ -260,15 +290,32 @@ impl Webhooks {
         since: DateTime<Utc>,
         connection: Option<Uuid>,
     ) -> Result<u64> {
+        let mut tx = self.database.begin().await?;
+        require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
+        let connection = match connection {
+            None => None,
+            Some(connection) => {
+                let user = webhook_history::user_of_connection(&mut tx, connection).await?;
+                let Some(user) = user else {
+                    return Ok(0);
+                };
+                Some((user, connection))
+            }
+        };
+        let mut after = webhook_history::position_before(&mut tx, since).await?;
+        tx.commit().await?;
+        let replay = Replay {
+            endpoint: id,
+            since,
+            connection,
+            limit: REPLAY_BATCH,
+        };
         let mut replayed = 0;
-        let mut after = 0;
         loop {
             let mut tx = self.database.begin().await?;
             require_found(webhook_endpoints::lock(&mut tx, id).await?, id)?;
             let now = self.clock.now();
-            let (count, last) =
-                webhook_endpoints::replay(&mut tx, id, since, connection, after, now, REPLAY_BATCH)
-                    .await?;
+            let (count, last) = webhook_history::replay(&mut tx, &replay, after, now).await?;
             tx.commit().await?;
             let Some(last) = last else {
                 return Ok(replayed);
@@ -284,7 +331,7 @@ impl Webhooks {
     /// As the database.
     pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
         let mut tx = self.database.begin().await?;
-        let deliveries = webhook_endpoints::deliveries(&mut tx, filter).await?;
+        let deliveries = webhook_history::deliveries(&mut tx, filter).await?;
         tx.commit().await?;
         Ok(deliveries)
     }
@@ -400,8 +447,7 @@ impl Webhooks {
         loop {
             let mut tx = self.database.begin().await?;
             let forgotten =
-                webhook_endpoints::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into())
-                    .await?;
+                webhook_history::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into()).await?;
             tx.commit().await?;
             all += forgotten;
             if forgotten < PRUNE_BATCH.into() {

@@ -22,6 +22,7 @@ mod eventually;
 mod examples;
 mod fake_resolver;
 mod fault_table;
+mod growth;
 mod http_client;
 mod identity;
 mod invariants;

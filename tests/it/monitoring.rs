@@ -193,19 +193,41 @@ async fn metrics_are_separate_per_service_instance() {
     );
 }
 
+/// Inserts more connections than are counted, of which none is analyzed.
+async fn fill(app: &TestApp) {
+    let fill = "alter table user_connector_connection set (autovacuum_enabled = false); \
+         insert into user_connector_connection \
+           (id, user_id, connector_id, status, status_reason, disconnected_at, created_at, updated_at) \
+         select gen_random_uuid(), 'u' || n, connector_id, s, 'user_disconnected', now(), now(), now() \
+         from user_connector_connection, generate_series(1, 60000) n, \
+           lateral (select case when n % 4 = 0 then 'error' else 'disconnected' end as s) k";
+    sqlx::raw_sql(fill)
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn connection_counts_are_missing_before_the_first_analyze() {
+    let app = app().await;
+    app.user("ada").await.connected("gmail").await;
+    fill(&app).await;
+    let text = scrape(&app).await;
+    assert_eq!(value(&text, "patchbay_connections{status=\"error\"}"), None);
+    assert_value(&text, "patchbay_orphans", 0.0);
+}
+
 #[tokio::test]
 async fn connection_counts_are_estimated_for_large_tables() {
     let app = app().await;
     let ada = app.user("ada").await;
     ada.connected("gmail").await;
-    let mut sql = app.sql().await;
-    let fill = "insert into user_connector_connection \
-           (id, user_id, connector_id, status, status_reason, disconnected_at, created_at, updated_at) \
-         select gen_random_uuid(), 'u' || n, connector_id, s, 'user_disconnected', now(), now(), now() \
-         from user_connector_connection, generate_series(1, 60000) n, \
-           lateral (select case when n % 4 = 0 then 'error' else 'disconnected' end as s) k; \
-         analyze user_connector_connection";
-    sqlx::raw_sql(fill).execute(&mut sql).await.unwrap();
+    fill(&app).await;
+    let analyze = "analyze user_connector_connection";
+    sqlx::raw_sql(analyze)
+        .execute(&mut app.sql().await)
+        .await
+        .unwrap();
     let text = scrape(&app).await;
     for (status, share) in [("disconnected", 45_000.0), ("error", 15_000.0)] {
         let series = format!("patchbay_connections{{status=\"{status}\"}}");

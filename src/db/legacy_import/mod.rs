@@ -167,6 +167,10 @@ impl LegacyTables {
                 self.connections
             )]));
         }
+        // Until autovacuum comes, the planner and the metrics would take the table for empty.
+        sqlx::raw_sql("analyze user_connector_connection")
+            .execute(&mut *tx)
+            .await?;
         Ok(LegacyImport {
             connections: taken,
             locked: self.since.elapsed(),

@@ -4,7 +4,7 @@ mod address_guard;
 mod delivery;
 mod endpoints;
 mod examples;
-mod receiver;
+pub(crate) mod receiver;
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use receiver::Receiver;
 const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
 
 /// A test app that may call this machine, at the system's time until it is moved.
-async fn app() -> TestApp {
+pub(crate) async fn app() -> TestApp {
     TestApp::build(&ALLOWED, with_system_clock).await
 }
 
@@ -46,7 +46,11 @@ pub(crate) async fn webhooks(app: &TestApp) -> Webhooks {
 }
 
 /// Adds an endpoint, whose messages the receiver verifies from now on.
-async fn add(webhooks: &Webhooks, receiver: &Receiver, events: &[MessageType]) -> String {
+pub(crate) async fn add(
+    webhooks: &Webhooks,
+    receiver: &Receiver,
+    events: &[MessageType],
+) -> String {
     let (id, secret) = webhooks.add(&receiver.url(), events, false).await.unwrap();
     receiver.verify_with(&secret);
     id

@@ -21,35 +21,35 @@ use crate::test_app::free_port;
 
 /// A message that arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Received {
-    pub(super) id: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
-    pub(super) json: Value,
+pub(crate) struct Received {
+    pub(crate) id: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+    pub(crate) json: Value,
     /// What it was answered.
-    pub(super) status: StatusCode,
+    pub(crate) status: StatusCode,
 }
 
 impl Received {
-    pub(super) fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         self.json["type"].as_str().unwrap()
     }
 
-    pub(super) fn connection(&self) -> &str {
+    pub(crate) fn connection(&self) -> &str {
         self.json["data"]["id"].as_str().unwrap()
     }
 
-    pub(super) fn version(&self) -> i64 {
+    pub(crate) fn version(&self) -> i64 {
         self.json["data"]["version"].as_i64().unwrap()
     }
 
-    pub(super) fn signatures(&self) -> Vec<&str> {
+    pub(crate) fn signatures(&self) -> Vec<&str> {
         let header = self.headers["webhook-signature"].to_str().unwrap();
         header.split(' ').collect()
     }
 
     /// The signature that the public library makes with this secret.
-    pub(super) fn signed_with(&self, secret: &str) -> String {
+    pub(crate) fn signed_with(&self, secret: &str) -> String {
         let timestamp = self.headers["webhook-timestamp"].to_str().unwrap();
         let timestamp = timestamp.parse().unwrap();
         let library = Webhook::new(secret).unwrap();
@@ -73,7 +73,7 @@ struct Shared {
 }
 
 /// An endpoint of the product.
-pub(super) struct Receiver {
+pub(crate) struct Receiver {
     port: u16,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
@@ -81,12 +81,12 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// One that takes what comes.
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::answering(Duration::ZERO)
     }
 
     /// One that needs so long for each message.
-    pub(super) fn answering(takes: Duration) -> Self {
+    pub(crate) fn answering(takes: Duration) -> Self {
         let shared = Shared {
             received: Mutex::default(),
             secret: Mutex::default(),
@@ -104,14 +104,14 @@ impl Receiver {
         receiver
     }
 
-    pub(super) fn url(&self) -> Url {
+    pub(crate) fn url(&self) -> Url {
         format!("http://127.0.0.1:{}/hook", self.port)
             .parse()
             .unwrap()
     }
 
     /// Listens at the same port.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -132,7 +132,7 @@ impl Receiver {
     }
 
     /// Ends at once, with whatever it was doing.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             // Waited for on a thread that may wait.
             let end = move || runtime.shutdown_timeout(Duration::from_secs(10));
@@ -142,27 +142,27 @@ impl Receiver {
     }
 
     /// What the messages are to be signed with.
-    pub(super) fn verify_with(&self, secret: &SecretString) {
+    pub(crate) fn verify_with(&self, secret: &SecretString) {
         *self.shared.secret.lock().unwrap() = Some(secret.expose_secret().to_owned());
     }
 
     /// Answers with this from now on.
-    pub(super) fn answers(&self, answer: impl Fn(&Received) -> StatusCode + Send + 'static) {
+    pub(crate) fn answers(&self, answer: impl Fn(&Received) -> StatusCode + Send + 'static) {
         *self.shared.answer.lock().unwrap() = Box::new(answer);
     }
 
     /// Answers 429 and 503 with this `Retry-After` from now on.
-    pub(super) fn postpones(&self, retry_after: &str) {
+    pub(crate) fn postpones(&self, retry_after: &str) {
         *self.shared.retry_after.lock().unwrap() = Some(retry_after.to_owned());
     }
 
     /// All that came, in order.
-    pub(super) fn received(&self) -> Vec<Received> {
+    pub(crate) fn received(&self) -> Vec<Received> {
         self.shared.received.lock().unwrap().clone()
     }
 
     /// What was taken with 2xx, by connection: the versions and types, in order.
-    pub(super) fn accepted(&self) -> BTreeMap<String, Vec<(i64, String)>> {
+    pub(crate) fn accepted(&self) -> BTreeMap<String, Vec<(i64, String)>> {
         let mut taken = BTreeMap::<_, Vec<_>>::new();
         for one in self.received() {
             if one.status.is_success() {
@@ -174,7 +174,7 @@ impl Receiver {
     }
 
     /// How many messages were taken.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.accepted().values().map(Vec::len).sum()
     }
 }

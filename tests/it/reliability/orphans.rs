@@ -55,6 +55,34 @@ async fn late_grant_of_erased_user_is_deleted() {
 }
 
 #[tokio::test]
+async fn repeated_erasure_is_unconfirmed_until_nango_confirms() {
+    let app = TestApp::new().await;
+    let connected = app.user("ada").await.connected("gmail").await;
+    // As an imported connection, it has no tags that name its user.
+    app.import(json!({
+        "connection_id": connected["nango_connection_id"], "provider_config_key": "gmail",
+        "credentials": { "type": "OAUTH2", "access_token": "imported" },
+    }))
+    .await;
+    app.faults(json!({ "refuse_delete": true })).await;
+    let ada = UserId::try_from("ada".to_owned()).unwrap();
+    let service = app.service().await;
+    for connections in [1, 0, 0] {
+        let erased = service.erase(&ada).await.unwrap();
+        assert_eq!((erased.connections, erased.confirmed), (connections, false));
+    }
+    let named: bool = sqlx::query_scalar("select user_id is not null from upstream_deletion")
+        .fetch_one(&mut app.sql().await)
+        .await
+        .unwrap();
+    assert!(!named, "the queue names an erased user");
+    app.faults(json!({})).await;
+    app.advance(TimeDelta::minutes(15));
+    wait_for(async || service.erase(&ada).await.unwrap().confirmed).await;
+    app.wait_for_nango_connections(&[]).await;
+}
+
+#[tokio::test]
 async fn erasure_keeps_ids_of_attempts_until_their_sessions_end() {
     let app = TestApp::new().await;
     let started = app.user("ada").await.connect("gmail").await;

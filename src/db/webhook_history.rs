@@ -1,0 +1,323 @@
+//! The history of messages: what became of each, and sending them again.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::Transaction;
+use super::rows::readable;
+use super::webhook_endpoints::message_id;
+
+/// One message for one endpoint, and what has become of it.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Delivery {
+    /// The endpoint's id.
+    #[sqlx(rename = "endpoint_id")]
+    pub endpoint: String,
+    /// The `webhook-id`, the same for every attempt.
+    pub message: String,
+    /// What it tells of.
+    pub kind: String,
+    /// The number of attempts, without those that the endpoint postponed.
+    pub attempts: i32,
+    /// `delivered` or `given_up`; `None` while it waits.
+    pub outcome: Option<String>,
+    /// The status of the last answer.
+    pub last_status: Option<i16>,
+    /// Why the last attempt did not count, for a person to read.
+    pub last_error: Option<String>,
+    /// When it was put into the queue.
+    pub created_at: DateTime<Utc>,
+    /// When it was last sent.
+    pub last_attempt_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries are shown.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Only this endpoint's.
+    pub endpoint: Option<String>,
+    /// Only this connection's.
+    pub connection: Option<Uuid>,
+    /// Only those that have not arrived.
+    pub failed: bool,
+    /// How many at the most.
+    pub limit: i64,
+}
+
+/// The columns of a [`Delivery`], of a delivery `d` and its event `v`.
+macro_rules! delivery_columns {
+    () => {
+        concat!(
+            "d.endpoint_id, ",
+            message_id!(),
+            " message, v.webhook->>'type' kind, d.attempts, d.outcome, d.last_status, \
+               d.last_error, d.created_at, d.last_attempt_at"
+        )
+    };
+}
+
+/// A select of deliveries with their events, of what `$from` calls `d`, newest first.
+macro_rules! select_deliveries {
+    ($from:expr) => {
+        concat!(
+            "select ",
+            delivery_columns!(),
+            " from ",
+            $from,
+            " join connection_event v on v.user_id = d.user_id and v.id = d.event_id \
+              order by d.created_at desc, d.id desc limit $1"
+        )
+    };
+}
+
+/// The newest deliveries of which `$condition` is true.
+macro_rules! newest_deliveries {
+    ($condition:literal) => {
+        concat!(
+            "(select * from webhook_delivery where ",
+            $condition,
+            " order by created_at desc, id desc limit $1) d"
+        )
+    };
+}
+
+/// The deliveries that fit, newest first. Each combination has a statement of its own, which an index serves.
+pub(crate) async fn deliveries(
+    db: &mut Transaction,
+    filter: &DeliveryFilter,
+) -> sqlx::Result<Vec<Delivery>> {
+    if let Some(connection) = filter.connection {
+        return deliveries_of(db, connection, filter).await;
+    }
+    let query = match (&filter.endpoint, filter.failed) {
+        (Some(_), false) => select_deliveries!(newest_deliveries!("endpoint_id = $2")),
+        (Some(_), true) => select_deliveries!(newest_deliveries!(
+            "endpoint_id = $2 and last_error is not null and outcome is distinct from 'delivered'"
+        )),
+        (None, false) => select_deliveries!(newest_deliveries!("$2::text is null")),
+        (None, true) => select_deliveries!(concat!(
+            "(select id from webhook_endpoint where $2::text is null) e cross join lateral ",
+            newest_deliveries!(
+                "endpoint_id = e.id and last_error is not null and outcome is distinct from 'delivered'"
+            )
+        )),
+    };
+    let rows = sqlx::query_as(query)
+        .bind(filter.limit)
+        .bind(&filter.endpoint)
+        .fetch_all(db)
+        .await?;
+    Ok(readable("webhook_delivery", rows))
+}
+
+/// The deliveries of one connection that fit, newest first.
+async fn deliveries_of(
+    db: &mut Transaction,
+    connection: Uuid,
+    filter: &DeliveryFilter,
+) -> sqlx::Result<Vec<Delivery>> {
+    let rows = sqlx::query_as(concat!(
+        "select ",
+        delivery_columns!(),
+        " from user_connector_connection c \
+           join connection_event v on v.user_id = c.user_id and v.connection_id = c.id \
+           join webhook_delivery d on d.user_id = v.user_id and d.event_id = v.id \
+         where c.id = $2 and ($3::text is null or d.endpoint_id = $3) \
+           and (not $4 or (d.last_error is not null and d.outcome is distinct from 'delivered')) \
+         order by d.created_at desc, d.id desc limit $1"
+    ))
+    .bind(filter.limit)
+    .bind(connection)
+    .bind(&filter.endpoint)
+    .bind(filter.failed)
+    .fetch_all(db)
+    .await?;
+    Ok(readable("webhook_delivery", rows))
+}
+
+/// How much later than its event's time a position may be assigned: a transaction is shorter, and so is the time in which
+/// changes are one event.
+const POSITION_DELAY_SECONDS: f64 = 600.0;
+
+/// The position before the first event since then. Positions follow the events' times but for a few minutes, so that a binary
+/// search finds it, in one look-up for each doubling of the number of events.
+pub(crate) async fn position_before(
+    db: &mut Transaction,
+    since: DateTime<Utc>,
+) -> sqlx::Result<i64> {
+    let (mut low, mut high): (i64, i64) = sqlx::query_as(
+        "select coalesce(min(position), 1), coalesce(max(position), 0) + 1 from connection_event",
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let is_older: Option<bool> = sqlx::query_scalar(
+            "select created_at < $2 - make_interval(secs => $3) from connection_event \
+             where position >= $1 order by position limit 1",
+        )
+        .bind(middle)
+        .bind(since)
+        .bind(POSITION_DELAY_SECONDS)
+        .fetch_optional(&mut *db)
+        .await?;
+        if is_older == Some(true) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low - 1)
+}
+
+/// The user of a connection, by the connection's id alone.
+pub(crate) async fn user_of_connection(
+    db: &mut Transaction,
+    connection: Uuid,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("select user_id from user_connector_connection where id = $1")
+        .bind(connection)
+        .fetch_optional(db)
+        .await
+}
+
+/// Which events are sent again, and to which endpoint.
+#[derive(Debug)]
+pub(crate) struct Replay<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) since: DateTime<Utc>,
+    /// Only this connection's, with its user.
+    pub(crate) connection: Option<(String, Uuid)>,
+    /// How many events one step reads.
+    pub(crate) limit: i64,
+}
+
+/// The next events, those of `$users`, each with whether the endpoint wants it. Their number is bounded, however few it wants.
+macro_rules! next_events {
+    ($users:literal, $connections:literal) => {
+        concat!(
+            "select v.user_id, v.id, v.position, v.webhook is not null and v.created_at >= $3 \
+               and (e.events = '{}' or v.webhook->>'type' = any(e.events)) ",
+            $connections,
+            " wanted from (select * from connection_event where ",
+            $users,
+            " position > $2 order by position limit $4) v \
+             join webhook_endpoint e on e.id = $1 order by v.position"
+        )
+    };
+}
+
+/// An event that may be sent again.
+#[derive(sqlx::FromRow)]
+struct NextEvent {
+    user_id: String,
+    id: Uuid,
+    position: i64,
+    wanted: bool,
+}
+
+/// Queues the next events after the position `after` for an endpoint once more. Returns how many it wants, and the position of the
+/// last that was read.
+pub(crate) async fn replay(
+    db: &mut Transaction,
+    replay: &Replay<'_>,
+    after: i64,
+    now: DateTime<Utc>,
+) -> sqlx::Result<(usize, Option<i64>)> {
+    let select = match replay.connection {
+        None => next_events!("", ""),
+        Some(_) => next_events!("user_id = $5 and", "and v.connection_id = $6"),
+    };
+    let mut select = sqlx::query_as(select)
+        .bind(replay.endpoint)
+        .bind(after)
+        .bind(replay.since)
+        .bind(replay.limit);
+    if let Some((user, connection)) = &replay.connection {
+        select = select.bind(user).bind(connection);
+    }
+    let events: Vec<NextEvent> = select.fetch_all(&mut *db).await?;
+    let last = events.last().map(|event| event.position);
+    let (users, ids): (Vec<&str>, Vec<Uuid>) = events
+        .iter()
+        .filter(|event| event.wanted)
+        .map(|event| (event.user_id.as_str(), event.id))
+        .unzip();
+    if ids.is_empty() {
+        return Ok((0, last));
+    }
+    // What is being erased is erased first; what is not cannot be before this is done.
+    sqlx::query(
+        "select 1 from user_connector_connection where (user_id, id) in ( \
+           select v.user_id, v.connection_id from unnest($1::text[], $2::uuid[]) asked (user_id, id) \
+           join connection_event v on v.user_id = asked.user_id and v.id = asked.id) \
+         order by id for key share",
+    )
+    .bind(&users)
+    .bind(&ids)
+    .execute(&mut *db)
+    .await?;
+    sqlx::query(
+        "with delivery as ( \
+           insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at) \
+           select v.user_id, $1, v.connection_id, v.id, $4 from unnest($2::text[], $3::uuid[]) asked (user_id, id) \
+           join connection_event v on v.user_id = asked.user_id and v.id = asked.id order by v.position \
+           returning user_id, connection_id \
+         ) \
+         insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
+         select distinct user_id, connection_id, $1, $4 from delivery order by connection_id \
+         on conflict (user_id, connection_id, endpoint_id) \
+           do update set next_attempt_at = webhook_queue.next_attempt_at",
+    )
+    .bind(replay.endpoint)
+    .bind(&users)
+    .bind(&ids)
+    .bind(now)
+    .execute(db)
+    .await?;
+    Ok((ids.len(), last))
+}
+
+/// Deletes some deliveries to an endpoint, and what is queued for it, but what another transaction has locked. Returns how many.
+pub(crate) async fn delete_of_endpoint(
+    db: &mut Transaction,
+    endpoint: &str,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    // Queues before the messages in them, as everywhere.
+    let queues = sqlx::query(
+        "delete from webhook_queue where ctid = any(array( \
+           select ctid from webhook_queue where endpoint_id = $1 limit $2 for update skip locked))",
+    )
+    .bind(endpoint)
+    .bind(limit)
+    .execute(&mut *db)
+    .await?;
+    let deliveries = sqlx::query(
+        "delete from webhook_delivery where ctid = any(array( \
+           select ctid from webhook_delivery where endpoint_id = $1 limit $2 for update skip locked))",
+    )
+    .bind(endpoint)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(queues.rows_affected() + deliveries.rows_affected())
+}
+
+/// Deletes deliveries that were queued before this time, whatever became of them.
+pub(crate) async fn delete_old_deliveries(
+    db: &mut Transaction,
+    before: DateTime<Utc>,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let done = sqlx::query(
+        "delete from webhook_delivery where ctid = any(array( \
+           select ctid from webhook_delivery where created_at < $1 order by created_at limit $2 \
+           for update skip locked))",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,335 @@
+//! What the sweep reads: a segment of Nango's list, compared with the table page by page.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::credential_check::MIN_CHECK_INTERVAL;
+use super::{Connections, Result};
+use crate::db;
+use crate::db::{CreationRange, SweepPass, SweepRow};
+use crate::domain::state_machine::is_retry_due;
+use crate::domain::{Reason, Status};
+use crate::nango;
+use crate::nango::attempt_poller::{ATTEMPT_TAG, INSTALLATION_TAG};
+use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
+
+/// How many connections a page of Nango's list has.
+const PAGE_SIZE: u32 = 1000;
+
+/// How many pages a segment has: 50,000 connections.
+pub(crate) const SEGMENT_PAGES: i32 = 50;
+
+/// How many connections are remembered to recognize the Nango environment by.
+const MAX_CONFIRMED: usize = 5;
+
+/// How many findings of a kind a segment has at most.
+pub(crate) const MAX_FINDINGS: usize = 200;
+
+/// A segment of Nango's list: at most [`SEGMENT_PAGES`] pages.
+pub(crate) struct Segment<'a> {
+    hasher: &'a RandomState,
+    /// Hashes of the ids: enough to tell which are missing, and small.
+    ids: HashSet<u64>,
+    /// The hashes of the connections with the oldest creation time, which the next segment may share.
+    oldest_ids: HashSet<u64>,
+    /// The creation time of the last connection before the segment; `None` for the first segment.
+    before: Option<DateTime<Utc>>,
+    /// The oldest creation time in it.
+    pub(crate) oldest: Option<DateTime<Utc>>,
+    /// The next page after it.
+    pub(crate) page: i32,
+    /// Whether Nango's list ends with it.
+    pub(crate) is_last: bool,
+    /// How many connections it has.
+    pub(crate) listed: usize,
+    /// With when they were checked before.
+    pub(crate) to_check: Vec<(Option<DateTime<Utc>>, Uuid, String)>,
+    /// With whether they wait to be deleted.
+    pub(crate) unknown: Vec<(bool, ConnectionSummary)>,
+    /// Some connections that rows use: they identify the Nango environment.
+    pub(crate) confirmed: Vec<String>,
+    pub(crate) orphans: usize,
+    /// How many entries were skipped because they cannot be read, and the id of one of them.
+    pub(crate) unreadable: usize,
+    unreadable_id: Option<String>,
+}
+
+impl<'a> Segment<'a> {
+    /// The segment at which a sweep is. `carried` are hashes of connections that the segment before it shares with it.
+    pub(crate) fn new(pass: &SweepPass, hasher: &'a RandomState, carried: HashSet<u64>) -> Self {
+        Self {
+            ids: carried,
+            before: pass.before,
+            ..Self::of_page(hasher, pass.page)
+        }
+    }
+
+    /// A segment that begins with this page.
+    pub(crate) fn of_page(hasher: &'a RandomState, page: i32) -> Self {
+        Self {
+            hasher,
+            ids: HashSet::new(),
+            oldest_ids: HashSet::new(),
+            before: None,
+            oldest: None,
+            page,
+            is_last: false,
+            listed: 0,
+            to_check: Vec::new(),
+            unknown: Vec::new(),
+            confirmed: Vec::new(),
+            orphans: 0,
+            unreadable: 0,
+            unreadable_id: None,
+        }
+    }
+
+    /// Whether the segment has a connection with this id.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.ids.contains(&self.hasher.hash_one(id))
+    }
+
+    /// Whether there are creation times of which the segment has all connections.
+    fn has_range(&self) -> bool {
+        (self.oldest).is_some_and(|oldest| self.before.is_none_or(|before| oldest < before))
+    }
+
+    /// The creation times of which the segment has all connections.
+    pub(crate) fn range(&self) -> CreationRange {
+        CreationRange {
+            after: self.oldest.filter(|_| !self.is_last),
+            until: self.before,
+        }
+    }
+
+    /// The hashes of the connections with the oldest creation time.
+    pub(crate) fn into_oldest(self) -> HashSet<u64> {
+        self.oldest_ids
+    }
+
+    /// Notes which connections a page has. Returns those that neither this segment nor the one before had; `None` if the page
+    /// has nothing new at all.
+    fn note<'p>(&mut self, page: &'p ConnectionPage) -> Option<Vec<&'p ConnectionSummary>> {
+        self.unreadable += page.unreadable.len();
+        let known = self.ids.len();
+        for id in page.unreadable.iter().flatten() {
+            self.ids.insert(self.hasher.hash_one(id.as_str()));
+        }
+        self.listed += self.ids.len() - known;
+        let mut new = Vec::with_capacity(page.connections.len());
+        for connection in &page.connections {
+            let created_at = connection.created_at;
+            let hash = self.hasher.hash_one(connection.connection_id.as_str());
+            if self.ids.insert(hash) && self.before.is_none_or(|before| created_at <= before) {
+                new.push(connection);
+            }
+            if self.oldest.is_none_or(|oldest| created_at < oldest) {
+                self.oldest = Some(created_at);
+                self.oldest_ids.clear();
+            }
+            if self.oldest == Some(created_at) {
+                self.oldest_ids.insert(hash);
+            }
+        }
+        self.listed += new.len();
+        if let Some(id) = page.unreadable.iter().flatten().next() {
+            self.unreadable_id.get_or_insert_with(|| id.clone());
+        }
+        (self.ids.len() > known).then_some(new)
+    }
+}
+
+impl Connections {
+    /// A page of Nango's list.
+    pub(crate) async fn nango_page(&self, page: i32) -> Result<ConnectionPage> {
+        let filter = ListConnections {
+            limit: Some(PAGE_SIZE),
+            page: Some(page.unsigned_abs()),
+            ..ListConnections::default()
+        };
+        Ok(self.nango_gateway()?.nango.connection_page(&filter).await?)
+    }
+
+    /// The first page of a segment: one that the segment before has a part of. Connections that were deleted meanwhile have moved
+    /// the others to earlier pages.
+    async fn first_page(
+        &self,
+        segment: &mut Segment<'_>,
+        pause: Duration,
+    ) -> Result<ConnectionPage> {
+        loop {
+            let found = self.nango_page(segment.page).await?;
+            let newest = found.connections.first().map(|it| it.created_at);
+            let continues = match (segment.before, newest) {
+                (Some(before), Some(newest)) => newest >= before,
+                (Some(_), None) => !found.unreadable.is_empty(),
+                (None, _) => true,
+            };
+            if continues || segment.page == 0 {
+                return Ok(found);
+            }
+            segment.page -= 1;
+            self.pause_sweep(pause).await;
+        }
+    }
+
+    /// Reads a segment of Nango's list, page by page, and notes what differs from the table.
+    pub(crate) async fn list_segment(
+        &self,
+        segment: &mut Segment<'_>,
+        pause: Duration,
+    ) -> Result<()> {
+        let mut found = self.first_page(segment, pause).await?;
+        for read in 1.. {
+            // A page may be shorter than asked for: only an empty one is the end.
+            if found.is_empty() {
+                segment.is_last = true;
+                break;
+            }
+            match segment.note(&found) {
+                Some(new) => self.compare(segment, &new).await?,
+                // All of the first page may be in the segment before.
+                None if read == 1 && segment.before.is_some() => {}
+                None => {
+                    let page = segment.page.unsigned_abs();
+                    return Err(nango::Error::repeated_page(page).into());
+                }
+            }
+            segment.page += 1;
+            if read >= SEGMENT_PAGES && segment.has_range() {
+                break;
+            }
+            let is_short = found.connections.len() < PAGE_SIZE as usize;
+            self.pause_sweep(if is_short { Duration::ZERO } else { pause })
+                .await;
+            found = self.nango_page(segment.page).await?;
+        }
+        if segment.unreadable > 0 {
+            tracing::warn!(
+                entries = segment.unreadable,
+                nango_connection = segment.unreadable_id,
+                "the sweep skipped entries of nango's connection list that cannot be read"
+            );
+        }
+        Ok(())
+    }
+
+    /// Notes what of these connections differs from the table.
+    pub(crate) async fn compare(
+        &self,
+        segment: &mut Segment<'_>,
+        found: &[&ConnectionSummary],
+    ) -> Result<()> {
+        let ids: Vec<&str> = found
+            .iter()
+            .map(|summary| summary.connection_id.as_str())
+            .collect();
+        let attempts: Vec<Uuid> = found.iter().filter_map(|it| attempt_tag(it)).collect();
+        let mut tx = self.begin().await?;
+        let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
+        let untold: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
+        let known = db::known_attempts(&mut tx, &attempts).await?;
+        let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
+        let corrected = with_other_times(&rows, found);
+        if !corrected.is_empty() {
+            db::correct_creation_times(&mut tx, &corrected).await?;
+        }
+        tx.commit().await?;
+        let rows: HashMap<&str, &SweepRow> = rows
+            .iter()
+            .map(|row| (row.nango_connection_id.as_str(), row))
+            .collect();
+        let now = self.clock.now();
+        let recently = now - MIN_CHECK_INTERVAL;
+        for &summary in found {
+            let attempt = attempt_tag(summary);
+            // Another installation's are none of our business, however many there are.
+            let ours = self.is_ours(summary);
+            let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
+            if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
+                segment.unknown.push((to_be_deleted, summary.clone()));
+                continue;
+            }
+            let row = rows.get(summary.connection_id.as_str());
+            if row.is_some() && segment.confirmed.len() < MAX_CONFIRMED {
+                segment.confirmed.push(summary.connection_id.clone());
+            }
+            match row {
+                Some(row)
+                    if needs_check(row, summary, now)
+                        && row.last_checked_at.is_none_or(|at| at < recently) =>
+                {
+                    segment
+                        .to_check
+                        .push((row.last_checked_at, row.id, row.user_id.clone()));
+                }
+                Some(_) => {}
+                None if ours && attempt.is_some_and(|attempt| known.contains_key(&attempt)) => {
+                    segment.unknown.push((to_be_deleted, summary.clone()));
+                }
+                None if ours && !to_be_deleted => segment.orphans += 1,
+                None => {}
+            }
+        }
+        // Those that no sweep came to for the longest time are first, whatever kept it from them.
+        segment.to_check.sort_unstable();
+        segment.to_check.truncate(MAX_FINDINGS);
+        // What waits to be deleted is mostly known for long, and may be granted anew only in between.
+        (segment.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
+        segment.unknown.truncate(MAX_FINDINGS);
+        Ok(())
+    }
+
+    /// Whether a connection at Nango is this installation's.
+    pub(crate) fn is_ours(&self, summary: &ConnectionSummary) -> bool {
+        let tag = summary.tags.get(INSTALLATION_TAG);
+        tag.and_then(|id| id.parse().ok()) == Some(self.installation)
+    }
+}
+
+/// The attempt that brought a connection about, or authorized it anew.
+pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
+    summary.tags.get(ATTEMPT_TAG)?.parse().ok()
+}
+
+/// The rows that have another creation time than Nango's connection, with Nango's.
+fn with_other_times<'r>(
+    rows: &'r [SweepRow],
+    found: &[&ConnectionSummary],
+) -> Vec<(&'r SweepRow, DateTime<Utc>)> {
+    let times: HashMap<(&str, &str), DateTime<Utc>> = found
+        .iter()
+        .map(|it| {
+            (
+                (&*it.connection_id, &*it.provider_config_key),
+                it.created_at,
+            )
+        })
+        .collect();
+    let time_of = |row: &SweepRow| {
+        let key = (&*row.nango_connection_id, &*row.integration_key);
+        times.get(&key).copied()
+    };
+    rows.iter()
+        .filter_map(|row| Some((row, time_of(row)?)))
+        .filter(|(row, created_at)| row.nango_created_at != *created_at)
+        .collect()
+}
+
+/// Whether what Nango says of a connection's credentials is not what the row says.
+fn needs_check(row: &SweepRow, summary: &ConnectionSummary, now: DateTime<Utc>) -> bool {
+    let failed = summary.errors.iter().any(|error| error.kind == "auth");
+    let reason = row.status_reason.as_deref();
+    if row.status == Status::Connected.as_str() {
+        return failed || row.failing_since.is_some();
+    }
+    let is = |other: Reason| reason == Some(other.as_str());
+    let error = row.status == Status::Error.as_str();
+    // Nango reports credentials as failed until it has refreshed them: what is dead is tried with growing pauses.
+    let is_due = is(Reason::NeedsReauthorization) && is_retry_due(&row.refusals, now);
+    error && (is(Reason::MissingUpstream) || is_due || (!failed && !is(Reason::AccountMismatch)))
+}
