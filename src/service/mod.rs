@@ -12,9 +12,11 @@ mod deletions;
 mod disconnect;
 pub mod event_notifier;
 mod event_stream;
+mod expiry;
 mod failure;
 mod idempotency;
 pub mod orphans;
+mod polls;
 mod queries;
 mod received_webhooks;
 mod reconcile;
@@ -39,6 +41,7 @@ use self::brakes::Brakes;
 use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
 use self::event_notifier::EventNotifier;
+use self::polls::AttemptPolls;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
 use self::reconcile::AttemptTurns;
@@ -57,8 +60,8 @@ use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
-use crate::nango::Nango;
 use crate::nango::attempt_poller::AttemptPoller;
+use crate::nango::{Nango, Priority};
 
 use crate::nango::integration_cache::IntegrationCache;
 
@@ -99,6 +102,8 @@ pub struct Connections {
     deletions: Notify,
     feed: EventNotifier,
     installation: Uuid,
+    /// The database was copied from another installation's, whose connections at Nango its rows may name.
+    is_copy: bool,
     brakes: Brakes,
     tokens: TokenCache,
     token_cache: Duration,
@@ -106,6 +111,7 @@ pub struct Connections {
     history: TimeDelta,
     uses: BatchLoader<db::Used>,
     attempt_turns: AttemptTurns,
+    polls: AttemptPolls,
     clock_offset: ClockOffset,
     counts: ServiceMetrics,
     received_webhooks: ReceivedWebhooks,
@@ -253,7 +259,7 @@ impl Connections {
         let mut tx = database.begin().await?;
         db::seed_connectors(&mut tx, &catalog).await?;
         let connectors = db::connectors(&mut tx).await?;
-        let installation = db::installation(&mut tx).await?;
+        let (installation, is_copy) = db::installation(&mut tx).await?;
         tx.commit().await?;
         let brakes = Brakes::new(
             database.clone(),
@@ -273,6 +279,7 @@ impl Connections {
             large_lists: LargeLists::new(),
             uses: BatchLoader::new(&database),
             attempt_turns: AttemptTurns::default(),
+            polls: AttemptPolls::default(),
             clock_offset: ClockOffset::default(),
             database,
             catalog,
@@ -289,6 +296,7 @@ impl Connections {
             deletions: Notify::new(),
             feed: EventNotifier::default(),
             installation,
+            is_copy,
             brakes,
         })
     }
@@ -337,10 +345,9 @@ impl Connections {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
-    /// Whether Nango may be called for what nobody waits for: not where others have left little of its rate limit.
-    fn has_rate_budget(&self) -> bool {
-        let now = self.clock.now();
-        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_rate_budget(now))
+    /// Whether Nango's rate limit admits a call of this priority without a wait.
+    fn has_room(&self, priority: Priority) -> bool {
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
     }
 
     /// Looks up whether Nango has this installation's connections, before the first request.

@@ -23,7 +23,7 @@ use crate::domain::UserId;
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{Brake, Connection, Reason, Status};
 use crate::nango;
-use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
+use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections, Priority};
 
 /// How many connections a page of Nango's list has.
 const PAGE_SIZE: u32 = 1000;
@@ -130,7 +130,7 @@ impl Connections {
         pace: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
-        if !self.has_rate_budget() || self.is_database_foreign().await {
+        if !self.has_room(Priority::Sweep) || self.is_database_foreign().await {
             return Ok(None);
         }
         let mut tx = self.begin().await?;
@@ -142,7 +142,7 @@ impl Connections {
         }
         let sweep = async {
             tokio::select! {
-                report = self.sweep_all(pace.pause) => report.map(Some),
+                report = Priority::Sweep.scope(self.sweep_all(pace.pause)) => report.map(Some),
                 lost = self.renew_lease() => Err(lost),
                 // Another replica may take it up at once.
                 () = stop.cancelled() => Ok(None),
@@ -175,7 +175,7 @@ impl Connections {
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     async fn pause_sweep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
-        while !self.has_rate_budget() {
+        while !self.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }

@@ -308,12 +308,12 @@ impl TestApp {
     }
 
     /// The use cases over the same database and Nango, for what no request asks for.
-    pub(crate) async fn service(&self) -> Connections {
+    pub(crate) async fn service(&self) -> Arc<Connections> {
         self.service_with(&[]).await
     }
 
     /// The same with other settings.
-    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
+    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Arc<Connections> {
         let config = read(&self.settings(others));
         let settings = Settings {
             public_url: config.http.public_url,
@@ -321,15 +321,14 @@ impl TestApp {
             history: config.retention,
             encryption: config.encryption,
         };
-        Connections::new(
+        let connections = Connections::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(Catalog::load(config.catalog_file.as_deref()).unwrap()),
-            Some(Nango::new(config.nango.unwrap().client).unwrap()),
+            Some(Nango::with_clock(config.nango.unwrap().client, self.clock.clone()).unwrap()),
             self.clock.clone(),
             settings,
-        )
-        .await
-        .unwrap()
+        );
+        Arc::new(connections.await.unwrap())
     }
 
     /// The service keys of the same database.
