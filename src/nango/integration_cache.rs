@@ -117,7 +117,7 @@ impl Inner {
         let answer = self.nango.integrations().await;
         let keys = answer.map(|found| found.into_iter().map(|it| it.unique_key).collect());
         let mut known = self.lock();
-        known.note(keys);
+        known.note(keys, Instant::now());
         known.answer()
     }
 
@@ -133,8 +133,8 @@ impl Known {
 
     /// Notes how a call ended. A failure keeps the last good answer, and so does an answer that has lost everything: a
     /// session of an integration that is really gone is refused by Nango itself.
-    fn note(&mut self, answer: Result<HashSet<String>, Error>) {
-        self.called = Some(Instant::now());
+    fn note(&mut self, answer: Result<HashSet<String>, Error>, now: Instant) {
+        self.called = Some(now);
         let found = match answer {
             Ok(found) => found,
             Err(error) => {
@@ -156,8 +156,8 @@ impl Known {
                  NANGO_SECRET_KEY is of the right environment"
             );
         }
-        let since = self.empty_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= DOUBT {
+        let since = *self.empty_since.get_or_insert(now);
+        if now.duration_since(since) >= DOUBT {
             self.keys = Some(Keys::default());
         }
     }
@@ -168,5 +168,54 @@ impl Known {
             (None, Some(error)) => Err(error.clone()),
             (None, None) => Ok(Keys::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use url::Url;
+
+    use super::*;
+    use crate::nango::Config;
+
+    fn keys(keys: &[&str]) -> HashSet<String> {
+        keys.iter().map(|key| (*key).to_owned()).collect()
+    }
+
+    #[test]
+    fn answer_that_lost_all_integrations_is_doubted() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.note(Ok(keys(&["gmail"])), now);
+        known.note(Ok(keys(&[])), now);
+        assert!(known.answer().is_ok_and(|keys| keys.contains("gmail")));
+        known.note(Ok(keys(&[])), now + DOUBT / 2);
+        known.note(Err(Error::Timeout), now + DOUBT);
+        assert!(known.answer().is_ok_and(|keys| keys.contains("gmail")));
+        known.note(Ok(keys(&[])), now + DOUBT);
+        assert!(known.answer().is_ok_and(|keys| keys.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn last_good_answer_is_served_while_nango_hangs() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let base_url: Url = format!("http://{address}").parse().expect("an address");
+        let nango = Nango::new(Config {
+            public_url: base_url.clone(),
+            base_url,
+            secret_key: "a-key".into(),
+            timeout: Duration::from_secs(10),
+        });
+        let cache = IntegrationCache::new(nango.expect("a client"));
+        cache.0.lock().keys = Some(Arc::new(keys(&["gmail"])));
+        let asked = Instant::now();
+        let known = cache.keys().await.expect("the last answer");
+        assert!(known.contains("gmail") && asked.elapsed() < Duration::from_secs(1));
+        // The refresh behind it has begun, and is not begun again.
+        listener.accept().await.expect("its call");
+        assert!(cache.keys().await.is_ok());
+        let second = tokio::time::timeout(Duration::from_millis(200), listener.accept());
+        assert!(second.await.is_err());
     }
 }

@@ -60,6 +60,8 @@ pub(crate) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secre
     match Value::deserialize(deserializer)? {
         Value::String(text) => Ok(text.into()),
         Value::Number(number) => Ok(number.to_string().into()),
-        _ => Err(D::Error::custom("a token that is neither text nor a number")),
+        _ => Err(D::Error::custom(
+            "a token that is neither text nor a number",
+        )),
     }
 }

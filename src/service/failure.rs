@@ -74,9 +74,15 @@ impl Failure {
 
 /// Whether a description is an SQL statement of Nango's that failed, as when a provider's `expires_in` is no number.
 fn is_statement(description: &str) -> bool {
-    ["insert into \"", "update \"", "select \"", "select * ", "delete from \""]
-        .iter()
-        .any(|start| description.trim_start().starts_with(start))
+    [
+        "insert into \"",
+        "update \"",
+        "select \"",
+        "select * ",
+        "delete from \"",
+    ]
+    .iter()
+    .any(|start| description.trim_start().starts_with(start))
 }
 
 /// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.

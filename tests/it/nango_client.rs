@@ -321,7 +321,7 @@ async fn session_requests_match_nango_format() {
 
 #[tokio::test]
 async fn ids_and_tags_are_escaped_in_url() {
-    let (nango, _, requests) = recording(json!({"connections": []})).await;
+    let (nango, _, requests) = recording(json!({"connections": [], "success": true})).await;
     let filter = ListConnections {
         tags: [("a&b".to_owned(), "c=d e".to_owned())].into(),
         limit: Some(100),

@@ -55,7 +55,7 @@ async fn connect_many(app: &TestApp, count: usize) {
         let (_, started) = ada.call(Method::POST, &path, None).await;
         app.popup(text(&started, "oauth_url")).await;
         until_status(app, text(&started, "connection_id"), "connected").await;
-        app.advance(TimeDelta::seconds(2));
+        app.advance(TimeDelta::seconds(5));
     }
 }
 
@@ -81,8 +81,8 @@ async fn erasure_of_many_connections_runs_in_parallel() {
 
 #[tokio::test]
 async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
-    const CONNECTIONS: usize = 40;
-    let app = TestApp::build(&[], |nango| nango.rate_limit = 60).await;
+    const CONNECTIONS: usize = 60;
+    let app = TestApp::build(&[], |nango| nango.rate_limit = 100).await;
     connect_many(&app, CONNECTIONS).await;
     app.advance(TimeDelta::seconds(62));
     let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
