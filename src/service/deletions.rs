@@ -28,6 +28,9 @@ const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How many deletions are claimed, and run, at once.
 const BATCH: i64 = 10;
 
+/// The pause after Nango's rate limit had no room for a deletion.
+const RATE_LIMIT_PAUSE: TimeDelta = TimeDelta::seconds(30);
+
 /// The longest pause between two tries of one deletion.
 const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
 
@@ -96,7 +99,12 @@ impl Connections {
                     nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
                     "nango has not confirmed a deletion, will retry"
                 );
-                let next = self.clock.now() + backoff(deletion.attempts);
+                let pause = match &error {
+                    // It was not tried: the next minute has room for it.
+                    Error::Nango(nango::Error::RateLimited { .. }) => RATE_LIMIT_PAUSE,
+                    _ => backoff(deletion.attempts),
+                };
+                let next = self.clock.now() + pause;
                 db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
             }
         }

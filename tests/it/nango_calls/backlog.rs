@@ -100,16 +100,16 @@ async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
         .await
         .unwrap();
     assert_eq!(rows, 0);
-    eventually(async || {
+    for _ in 0..10 {
         app.advance(TimeDelta::seconds(62));
-        service.delete_due().await.unwrap();
-        let waiting: i64 = sqlx::query_scalar("select count(*) from upstream_deletion")
-            .fetch_one(&mut app.sql().await)
+        while service.delete_due().await.unwrap() > 0 {}
+    }
+    let waiting: Vec<(i32, Option<String>)> =
+        sqlx::query_as("select attempts, last_error from upstream_deletion")
+            .fetch_all(&mut app.sql().await)
             .await
             .unwrap();
-        waiting == 0
-    })
-    .await;
+    assert_eq!(waiting, []);
     app.advance(TimeDelta::seconds(62));
     app.wait_for_nango_connections(&[]).await;
 }
