@@ -191,7 +191,7 @@ async fn measure_background(app: &TestApp, rows: &mut Rows) {
     assert_eq!(report.unwrap().unwrap().listed, 1001);
 }
 
-/// The number of each row is a bound: whoever raises it changes the table in the documentation as well.
+/// A change of a number needs a change of the table in the documentation.
 #[tokio::test]
 async fn documented_numbers_of_calls_are_kept() {
     const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PERFORMANCE.md");
