@@ -39,6 +39,8 @@ create domain attempt_outcome_text as text
 create table installation (
     only_row boolean primary key default true check (only_row),
     id uuid not null default gen_random_uuid(),
+    -- The database was copied from another installation's, whose connections at Nango its rows may name.
+    is_copy boolean not null default false,
     -- pg_control_system().system_identifier: the database cluster.
     system_identifier bigint,
     database_oid bigint,

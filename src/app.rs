@@ -234,7 +234,9 @@ impl Startup {
             metrics: http_metrics,
         } = self;
         let client = config.nango.as_ref().map(|nango| nango.client.clone());
-        let nango = client.map(Nango::new).transpose()?;
+        let nango = client
+            .map(|client| Nango::with_clock(client, clock.clone()))
+            .transpose()?;
         let settings = settings(&config);
         let auth = authenticator(config.auth, &clock)?;
         let database = wait_for_database(&config.database, &catalog).await?;

@@ -3,7 +3,7 @@
 //!
 //! It refers to users' rows without a foreign key: a row may be gone by the time it is looked up.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Transaction;
 use super::{invalid_row, note_unreadable_row};
 use crate::auth::BrowserToken;
-use crate::domain::UserId;
+use crate::domain::{AttemptKind, UserId};
 
 /// How long an attempt that cannot be read waits until the next try.
 const UNREADABLE_RETRY: TimeDelta = TimeDelta::hours(1);
@@ -23,6 +23,15 @@ pub(crate) struct OwnedAttempt {
     pub(crate) attempt_id: Uuid,
     pub(crate) connection_id: Uuid,
     pub(crate) user: UserId,
+}
+
+/// An open attempt that is past its time.
+#[derive(Clone, Debug)]
+pub(crate) struct DueAttempt {
+    pub(crate) attempt_id: Uuid,
+    pub(crate) user: UserId,
+    pub(crate) kind: AttemptKind,
+    pub(crate) created_at: DateTime<Utc>,
 }
 
 /// What is known of an attempt by its id alone.
@@ -122,24 +131,12 @@ fn owned(rows: Vec<OwnerRow>) -> (Vec<OwnedAttempt>, Vec<Uuid>) {
     (all, unreadable)
 }
 
-/// Forgets whose a connection's attempts are. Their ids stay, so that a late grant of them is recognized.
-pub(crate) async fn erase_owner(db: &mut Transaction, connection: Uuid) -> sqlx::Result<()> {
-    sqlx::query(
-        "update attempt_owner set user_id = null, connection_id = null, browser_token_hash = null \
-         where connection_id = $1",
-    )
-    .bind(connection)
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
 /// Attempts that are due: to expire if they are open, to be forgotten otherwise. The ids of all, and those that are open.
 pub(crate) async fn due_attempts(
     db: &mut Transaction,
     now: DateTime<Utc>,
     limit: usize,
-) -> sqlx::Result<(Vec<Uuid>, Vec<OwnedAttempt>)> {
+) -> sqlx::Result<(Vec<Uuid>, Vec<DueAttempt>)> {
     let rows: Vec<OwnerRow> = sqlx::query_as(
         "select attempt_id, user_id, connection_id from attempt_owner where due_at <= $1 order by due_at limit $2",
     )
@@ -147,27 +144,42 @@ pub(crate) async fn due_attempts(
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_all(&mut *db)
     .await?;
-    let mut due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
-    let (mut owned, unreadable) = owned(rows);
+    let due: Vec<Uuid> = rows.iter().map(|row| row.attempt_id).collect();
+    let (owned, unreadable) = owned(rows);
+    let due: Vec<Uuid> = due
+        .into_iter()
+        .filter(|id| !unreadable.contains(id))
+        .collect();
     if !unreadable.is_empty() {
-        due.retain(|id| !unreadable.contains(id));
         postpone_unreadable(db, &unreadable, now).await?;
     }
     let (users, attempts): (Vec<&str>, Vec<Uuid>) = owned
         .iter()
         .map(|one| (one.user.as_str(), one.attempt_id))
         .unzip();
-    let open: Vec<Uuid> = sqlx::query_scalar(
-        "select a.id from unnest($1::text[], $2::uuid[]) due (user_id, id) \
+    let open: Vec<(Uuid, String, DateTime<Utc>)> = sqlx::query_as(
+        "select a.id, a.kind, a.created_at from unnest($1::text[], $2::uuid[]) due (user_id, id) \
          join connect_attempt a on a.user_id = due.user_id and a.id = due.id where a.outcome is null",
     )
     .bind(users)
     .bind(attempts)
     .fetch_all(db)
     .await?;
-    let open: HashSet<Uuid> = open.into_iter().collect();
-    owned.retain(|one| open.contains(&one.attempt_id));
-    Ok((due, owned))
+    let open: HashMap<Uuid, (String, DateTime<Utc>)> = open
+        .into_iter()
+        .map(|(id, kind, created_at)| (id, (kind, created_at)))
+        .collect();
+    let open = owned.into_iter().filter_map(|one| {
+        let (kind, created_at) = open.get(&one.attempt_id)?;
+        Some(DueAttempt {
+            attempt_id: one.attempt_id,
+            user: one.user,
+            // A schema constraint admits no other names.
+            kind: kind.parse().unwrap_or(AttemptKind::Reconnect),
+            created_at: *created_at,
+        })
+    });
+    Ok((due, open.collect()))
 }
 
 /// Postpones attempts that cannot be read, so that they do not block the queue.

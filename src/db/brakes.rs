@@ -209,9 +209,11 @@ pub(crate) async fn become_copy(db: &mut Transaction) -> sqlx::Result<Uuid> {
     sqlx::query("delete from webhook_endpoint")
         .execute(&mut *db)
         .await?;
-    sqlx::query_scalar("update installation set id = gen_random_uuid(), orphans = 0 returning id")
-        .fetch_one(db)
-        .await
+    sqlx::query_scalar(
+        "update installation set id = gen_random_uuid(), is_copy = true, orphans = 0 returning id",
+    )
+    .fetch_one(db)
+    .await
 }
 
 /// Records that an operator confirmed the Nango environment: connections from before are no evidence against it.

@@ -18,7 +18,7 @@ use super::rows::{
     RowReader, connection_columns, newest_attempt_columns, select_connections, select_with_attempt,
 };
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
-use super::{RowError, erase_owner, insert_event, one_row, queue_deletion};
+use super::{RowError, insert_event, one_row, queue_deletion};
 
 /// Which of a user's connections are meant.
 #[derive(Clone, Debug, Default)]
@@ -149,23 +149,6 @@ pub(crate) async fn find_by_nango_id(
         .bind(nango_id)
         .fetch_optional(db)
         .await
-}
-
-/// Deletes a user's connection with its attempts, its history, its uses and what was still to be told of it.
-pub(crate) async fn delete(db: &mut Transaction, user: &UserId, id: Uuid) -> sqlx::Result<()> {
-    erase_owner(db, id).await?;
-    // Before the messages in them, as who sends locks them: neither waits for the other in a circle.
-    sqlx::query("delete from webhook_queue where user_id = $1 and connection_id = $2")
-        .bind(user.as_str())
-        .bind(id)
-        .execute(&mut *db)
-        .await?;
-    let done = sqlx::query("delete from user_connector_connection where user_id = $1 and id = $2")
-        .bind(user.as_str())
-        .bind(id)
-        .execute(db)
-        .await?;
-    one_row(done.rows_affected(), "user_connector_connection", id)
 }
 
 /// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.

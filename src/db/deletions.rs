@@ -65,6 +65,47 @@ pub(crate) async fn queue_deletion(
     Ok(is_new)
 }
 
+/// Queues the deletions of what Nango has of erased connections: each with its id, Nango's id and the integration's key.
+/// What waits to be deleted of them already is deleted for the same reason. A connection that a row uses is left alone.
+pub(crate) async fn queue_erased(
+    db: &mut Transaction,
+    user: &UserId,
+    connections: &[Uuid],
+    at_nango: &[(Uuid, &str, &str)],
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = at_nango.iter().map(|one| one.0).collect();
+    let nango_ids: Vec<&str> = at_nango.iter().map(|one| one.1).collect();
+    let keys: Vec<&str> = at_nango.iter().map(|one| one.2).collect();
+    sqlx::query(
+        "insert into upstream_deletion \
+           (nango_connection_id, integration_key, erased_user, connection_id, reason, next_attempt_at, created_at) \
+         select nango_id, key, sha256(convert_to($6, 'UTF8')), id, $4, $5, $5 from unnest($1::uuid[], $2::text[], $3::text[]) erased (id, nango_id, key) \
+         where not exists (select from user_connector_connection c where c.nango_connection_id = erased.nango_id) \
+         on conflict (nango_connection_id) do nothing",
+    )
+    .bind(ids)
+    .bind(nango_ids)
+    .bind(keys)
+    .bind(DeletionReason::Erased.as_str())
+    .bind(now)
+    .bind(user.as_str())
+    .execute(&mut *db)
+    .await?;
+    sqlx::query(
+        "update upstream_deletion set reason = $2, next_attempt_at = least(next_attempt_at, $3), user_id = null, \
+           erased_user = sha256(convert_to($4, 'UTF8')) \
+         where connection_id = any($1) and reason <> $2",
+    )
+    .bind(connections)
+    .bind(DeletionReason::Erased.as_str())
+    .bind(now)
+    .bind(user.as_str())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Whether a row, whoever's, uses a connection at Nango.
 pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
@@ -83,9 +124,7 @@ pub(crate) async fn hasten_deletions(
     now: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "update upstream_deletion set reason = $2, next_attempt_at = least(next_attempt_at, $3), \
-           erased_user = case when $2 = 'erased' then sha256(convert_to(user_id, 'UTF8')) end, \
-           user_id = case when $2 = 'erased' then null else user_id end \
+        "update upstream_deletion set reason = $2, next_attempt_at = least(next_attempt_at, $3) \
          where connection_id = $1 and reason <> $2",
     )
     .bind(connection_id)
@@ -96,10 +135,13 @@ pub(crate) async fn hasten_deletions(
     Ok(())
 }
 
-/// Whether Nango has not confirmed yet that a connection of this erased user is deleted.
-pub(crate) async fn has_pending_erasure(db: &mut Transaction, user: &UserId) -> sqlx::Result<bool> {
+/// The number of an erased user's connections that Nango has not confirmed to be deleted.
+pub(crate) async fn count_pending_erasures(
+    db: &mut Transaction,
+    user: &UserId,
+) -> sqlx::Result<i64> {
     sqlx::query_scalar(
-        "select exists (select 1 from upstream_deletion where erased_user = sha256(convert_to($1, 'UTF8')))",
+        "select count(*) from upstream_deletion where erased_user = sha256(convert_to($1, 'UTF8'))",
     )
     .bind(user.as_str())
     .fetch_one(db)

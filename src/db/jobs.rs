@@ -72,9 +72,9 @@ pub(crate) async fn record_job(db: &mut Transaction, name: &str) -> sqlx::Result
     Ok(())
 }
 
-/// What tells this installation's connections at Nango from another's.
-pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<Uuid> {
-    sqlx::query_scalar("select id from installation")
+/// The id that marks this installation's connections at Nango, and whether its database is a copy of another's.
+pub(crate) async fn installation(db: &mut Transaction) -> sqlx::Result<(Uuid, bool)> {
+    sqlx::query_as("select id, is_copy from installation")
         .fetch_one(db)
         .await
 }

@@ -1,12 +1,11 @@
 //! One connection, for the user whose it is: another's is not there.
 
-use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::RowError;
 use super::Transaction;
 use super::rows::select_connections;
-use crate::domain::{Connection, Integration, NangoConnectionRef, UserId};
+use crate::domain::{Connection, UserId};
 
 /// A connection that was read for a user. That it is theirs stands in every statement; this is the
 /// second wall, for a statement that lost its condition and a database that takes one user for another.
@@ -75,45 +74,6 @@ pub(crate) async fn lock_own(
     .fetch_optional(db)
     .await?;
     ensure_owned_if_any(user, connection)
-}
-
-/// Locks a user's connection to be deleted: no row that refers to it is written meanwhile. Returns what Nango stores for it,
-/// if anything. Only that is read, so that a row is deleted too whose other columns cannot be read.
-pub(crate) async fn lock_own_to_delete(
-    db: &mut Transaction,
-    user: &UserId,
-    id: Uuid,
-) -> sqlx::Result<Option<Option<NangoConnectionRef>>> {
-    type Row = (
-        String,
-        Option<String>,
-        DateTime<Utc>,
-        Option<i64>,
-        String,
-        Option<String>,
-    );
-    let row: Option<Row> = sqlx::query_as(
-        "select user_id, nango_connection_id, coalesce(nango_created_at, now()), nango_serial, \
-           coalesce(integration_key, ''), provider \
-         from user_connector_connection where user_id = $1 and id = $2 for update",
-    )
-    .bind(user.as_str())
-    .bind(id)
-    .fetch_optional(db)
-    .await?;
-    let Some((owner, nango_id, created_at, serial, key, provider)) = row else {
-        return Ok(None);
-    };
-    if owner != user.as_str() {
-        let table = "user_connector_connection";
-        return Err(RowError::WrongUser { table, id }.into());
-    }
-    Ok(Some(nango_id.map(|id| NangoConnectionRef {
-        id,
-        created_at,
-        serial,
-        integration: Integration { key, provider },
-    })))
 }
 
 /// The ids of all connections of a user.

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::{ConnectionSummary, Error, ListConnections, Nango};
+use super::{ConnectionSummary, Error, ListConnections, Nango, Priority};
 use crate::single_flight::CachedValue;
 
 /// The tag by which a Nango connection names the attempt that made or renewed it.
@@ -44,6 +46,11 @@ const UNCACHED_POLL_BURST: NonZeroU32 = NonZeroU32::new(10).expect("10 is not 0"
 /// How many webhooks of one attempt cause calls in a minute. Nango sends few; more are old ones that are sent again.
 const WEBHOOKS_PER_MINUTE: u32 = 10;
 const WEBHOOK_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long after one list that confirms the grants of several webhooks the next one is requested, and the same while
+/// Nango's rate limit leaves little.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+const SLOW_CONFIRM_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How many connections a shared look reads.
 const NEWEST_PAGE_SIZE: u32 = 200;
@@ -81,6 +88,9 @@ pub struct AttemptPoller {
     newest: CachedValue<Arc<ListResult>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
+    confirmations: DefaultDirectRateLimiter,
+    /// The last list that confirmed grants, and when it was requested.
+    confirmed: Mutex<Option<(Instant, Arc<ListResult>)>>,
     webhooks: Cache<Uuid, Arc<AtomicU32>>,
 }
 
@@ -92,17 +102,17 @@ impl AttemptPoller {
             .max_capacity(MAX_CACHED_POLLS)
             .time_to_live(POLL_INTERVAL)
             .build();
-        let exact = RateLimiter::direct(
-            Quota::per_second(EXACT_POLLS_PER_SECOND).allow_burst(EXACT_POLL_BURST),
-        );
+        let exact = Quota::per_second(EXACT_POLLS_PER_SECOND).allow_burst(EXACT_POLL_BURST);
         let now = Quota::with_period(UNCACHED_POLL_INTERVAL).expect("two seconds are not 0");
         let now = RateLimiter::direct(now.allow_burst(UNCACHED_POLL_BURST));
         Self {
             nango,
             answers,
             newest: CachedValue::new(POLL_INTERVAL),
-            exact,
+            exact: RateLimiter::direct(exact),
             now,
+            confirmations: RateLimiter::direct(exact),
+            confirmed: Mutex::default(),
             webhooks: Cache::builder()
                 .max_capacity(MAX_CACHED_POLLS)
                 .time_to_live(WEBHOOK_WINDOW)
@@ -150,6 +160,54 @@ impl AttemptPoller {
         let answer = self.fetch_by_tag(attempt).await;
         self.answers.insert(attempt, Arc::new(answer.clone())).await;
         answer
+    }
+
+    /// The connections at Nango of this id and integration, which a webhook reports. Where many new ones are reported at
+    /// once, they share one list of the newest connections, requested after the last of them was reported.
+    ///
+    /// # Errors
+    /// As the call to Nango.
+    pub async fn confirm(&self, id: &str, integration: &str, is_new: bool) -> ListResult {
+        let has_room = self.nango.has_room(Priority::Check);
+        if is_new && !(has_room && self.confirmations.check().is_ok()) {
+            let newest = self.fetch_newest_from_now_on().await;
+            let newest = newest.as_ref().as_ref().map_err(Clone::clone)?;
+            let is_meant = |summary: &&ConnectionSummary| {
+                summary.connection_id == id && summary.provider_config_key == integration
+            };
+            let found: Vec<_> = newest.iter().filter(is_meant).cloned().collect();
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        self.nango
+            .connections(&ListConnections {
+                connection_id: Some(id.to_owned()),
+                integration: Some(integration.to_owned()),
+                ..ListConnections::default()
+            })
+            .await
+    }
+
+    /// A list of the newest connections that is requested from now on, for all who wait for it.
+    async fn fetch_newest_from_now_on(&self) -> Arc<ListResult> {
+        let asked = Instant::now();
+        let mut last = self.confirmed.lock().await;
+        if let Some((requested, list)) = &*last {
+            if *requested >= asked {
+                return list.clone();
+            }
+            let pause = if self.nango.has_room(Priority::Check) {
+                CONFIRM_INTERVAL
+            } else {
+                SLOW_CONFIRM_INTERVAL
+            };
+            sleep_until(*requested + pause).await;
+        }
+        let requested = Instant::now();
+        let list = Arc::new(self.fetch_newest().await);
+        *last = Some((requested, list.clone()));
+        list
     }
 
     /// Not remembered again: what is shared is up to a second old already.

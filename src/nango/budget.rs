@@ -1,55 +1,406 @@
-//! What Nango says on each answer of how many calls are left in its current minute.
+//! Nango's rate limit, divided by priority.
+//!
+//! Nango counts the calls of all replicas together, and each answer says how many are left in the current minute. So its
+//! answers are what replicas share: no replica has a count of its own but that of its calls in progress.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use reqwest::header::HeaderMap;
+use chrono::DateTime;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use reqwest::header::{DATE, HeaderMap};
+use tokio::time::Instant;
 
-/// How many tenths of a minute's calls are for what somebody waits for.
-const RESERVED: u64 = 3;
+use super::Error;
+use super::priority::{Priority, Scope};
+use crate::clock::Clock;
+use crate::telemetry::metrics::{Durations, Label};
 
-/// How far away a minute's end may be. What is farther is told by a clock that goes otherwise than
-/// ours, and says nothing.
-const MAX_RESET_DISTANCE: TimeDelta = TimeDelta::minutes(2);
+/// The minute in which Nango counts.
+const WINDOW: Duration = Duration::from_secs(60);
 
-/// What the last answer said: whoever else calls with the same key, another replica say, is in it.
+/// How far away a minute's end may be. A later end is no minute's, so the answer is ignored.
+const MAX_RESET_DISTANCE: Duration = Duration::from_secs(120);
+
+/// Nango rounds times down to a second.
+const ROUNDING: Duration = Duration::from_secs(1);
+
+/// Ends that differ by less are of the same minute.
+const SAME_WINDOW: Duration = Duration::from_secs(3);
+
+/// How often a waiting call looks whether it is admitted.
+const WAIT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The calls that are left, as the last answers say, and the calls in progress.
+#[derive(Debug)]
+pub(crate) struct RateBudget {
+    clock: Clock,
+    state: Mutex<State>,
+    waiting: Family<Label, Gauge>,
+    waits: Durations<Label>,
+    remaining: Gauge,
+}
+
 #[derive(Debug, Default)]
-pub(crate) struct RateBudget(Mutex<Option<RateWindow>>);
+struct State {
+    window: Option<RateWindow>,
+    in_progress: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct RateWindow {
-    limit: u32,
-    remaining: u32,
-    ends_at: DateTime<Utc>,
+    limit: u64,
+    remaining: u64,
+    /// When this was read, and how long the minute lasted from then on.
+    read_at: Moment,
+    lasts: Duration,
 }
 
-impl RateBudget {
-    /// Remembers what an answer says, if it says it.
-    pub(crate) fn update(&self, headers: &HeaderMap) {
-        if let Some(minute) = RateWindow::read(headers) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(minute);
+/// A moment by the clock and by the system. They differ only where tests move the clock.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    clock: Duration,
+    system: Instant,
+}
+
+impl Moment {
+    fn now(clock: &Clock) -> Self {
+        Self {
+            clock: clock.monotonic(),
+            system: Instant::now(),
         }
     }
 
-    /// Whether more is left than what is reserved, as far as is known.
-    pub(crate) fn has_room(&self, now: DateTime<Utc>) -> bool {
-        let minute = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        minute.is_none_or(|minute| {
-            let over = minute.ends_at <= now || minute.ends_at > now + MAX_RESET_DISTANCE;
-            over || u64::from(minute.remaining) * 10 >= u64::from(minute.limit) * RESERVED
+    /// Returns how long after `earlier` this is.
+    fn since(self, earlier: Self) -> Duration {
+        let clock = self.clock.saturating_sub(earlier.clock);
+        clock.max(self.system.saturating_duration_since(earlier.system))
+    }
+}
+
+/// A call in progress.
+#[derive(Debug)]
+pub(crate) struct Slot<'a> {
+    budget: &'a RateBudget,
+    is_answered: bool,
+}
+
+impl RateBudget {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            state: Mutex::default(),
+            waiting: Family::default(),
+            waits: Family::new_with_constructor(wait_histogram),
+            remaining: Gauge::default(),
+        }
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "nango_calls_waiting",
+            "Calls that wait for Nango's rate limit, by priority",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "nango_call_wait_seconds",
+            "How long calls waited for Nango's rate limit that had to, by priority",
+            self.waits.clone(),
+        );
+        registry.register(
+            "nango_rate_limit_remaining",
+            "Calls that Nango's rate limit left in the minute of its last answer",
+            self.remaining.clone(),
+        );
+    }
+
+    /// Whether a call of this priority would be sent without a wait, as far as is known.
+    pub(crate) fn has_room(&self, priority: Priority) -> bool {
+        let now = Moment::now(&self.clock);
+        self.lock().times(priority, now).0.is_zero()
+    }
+
+    /// Waits until a call may be sent.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`] if that takes longer than the scope's calls may wait.
+    pub(crate) async fn admit(&self, scope: &Scope) -> Result<Slot<'_>, Error> {
+        if let Some(slot) = self.try_admit(scope.priority) {
+            return Ok(slot);
+        }
+        let priority = [("priority", scope.priority.as_str())];
+        let waiting = Waiting::new(self.waiting.get_or_create(&priority).clone());
+        let started = Moment::now(&self.clock);
+        let most = scope.wait_left();
+        let admitted = loop {
+            if let Some(slot) = self.try_admit(scope.priority) {
+                break Ok(slot);
+            }
+            let now = Moment::now(&self.clock);
+            let (earliest, end) = self.lock().times(scope.priority, now);
+            if now.since(started) + earliest > most {
+                let retry_after = Some(Duration::from_secs(end.as_secs() + 1));
+                break Err(Error::RateLimited { retry_after });
+            }
+            tokio::time::sleep(WAIT_INTERVAL.min(earliest)).await;
+        };
+        drop(waiting);
+        let waited = Moment::now(&self.clock).since(started);
+        scope.note_wait(waited);
+        self.waits
+            .get_or_create(&priority)
+            .observe(waited.as_secs_f64());
+        admitted
+    }
+
+    fn try_admit(&self, priority: Priority) -> Option<Slot<'_>> {
+        let now = Moment::now(&self.clock);
+        let mut state = self.lock();
+        if !state.times(priority, now).0.is_zero() {
+            return None;
+        }
+        state.in_progress += 1;
+        Some(Slot {
+            budget: self,
+            is_answered: false,
         })
+    }
+
+    /// Notes how many calls an answer says are left.
+    pub(crate) fn update(&self, headers: &HeaderMap) {
+        let now = Moment::now(&self.clock);
+        let Some(answered) = RateWindow::read(headers, now, &self.clock) else {
+            return;
+        };
+        let mut state = self.lock();
+        let known = state.window.map(|known| (known, known.left(now)));
+        let window = match known {
+            Some((known, left)) if left.abs_diff(answered.lasts) < SAME_WINDOW => RateWindow {
+                // Answers overtake each other: the smallest number is the newest.
+                remaining: known.remaining.min(answered.remaining),
+                limit: answered.limit,
+                ..known
+            },
+            // A late answer of the minute before.
+            Some((_, left)) if left > answered.lasts => return,
+            _ => answered,
+        };
+        state.window = Some(window);
+        let remaining = i64::try_from(window.remaining);
+        self.remaining.set(remaining.unwrap_or(i64::MAX));
+    }
+
+    /// Notes that Nango refused a call. Returns how long the next one has to wait; `None` if the refusal does not say.
+    pub(crate) fn note_refusal(&self, retry_after: Option<Duration>) -> Option<Duration> {
+        let lasts = retry_after? + ROUNDING;
+        let mut state = self.lock();
+        let limit = state.window.map_or(1, |window| window.limit);
+        state.window = Some(RateWindow {
+            limit,
+            remaining: 0,
+            read_at: Moment::now(&self.clock),
+            lasts,
+        });
+        Some(lasts)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns how long a call of this priority has to wait at least, and how long until the minute ends.
+    ///
+    /// What is reserved for higher priorities shrinks with the rest of the minute: what they do not use by its end, the
+    /// others may.
+    fn times(&self, priority: Priority, now: Moment) -> (Duration, Duration) {
+        let Some(window) = self.window else {
+            return (Duration::ZERO, Duration::ZERO);
+        };
+        let left = window.left(now);
+        let (remaining, rest) = if left.is_zero() {
+            (window.limit, WINDOW)
+        } else {
+            (window.remaining, left.min(WINDOW))
+        };
+        let free = remaining.saturating_sub(self.in_progress);
+        if free == 0 {
+            // At the end of a minute, the calls in progress show what the next one has.
+            return (left.max(WAIT_INTERVAL), left);
+        }
+        let percent = u128::from(window.limit) * u128::from(priority.reserve());
+        if percent == 0 {
+            return (Duration::ZERO, left);
+        }
+        // The rest of a minute for which `free` is more than the reserve.
+        let enough = u128::from(free) * 100 * WINDOW.as_millis() / percent;
+        let enough = Duration::from_millis(u64::try_from(enough).unwrap_or(u64::MAX));
+        (rest.saturating_sub(enough), left)
     }
 }
 
 impl RateWindow {
-    fn read(headers: &HeaderMap) -> Option<Self> {
+    fn left(&self, now: Moment) -> Duration {
+        self.lasts.saturating_sub(now.since(self.read_at))
+    }
+
+    fn read(headers: &HeaderMap, read_at: Moment, clock: &Clock) -> Option<Self> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.parse().ok();
-        let ends_at = text("x-ratelimit-reset")?.parse().ok()?;
-        Some(Self {
+        let ends_at = DateTime::from_timestamp(text("x-ratelimit-reset")?.parse().ok()?, 0)?;
+        // Both are Nango's times: its clock and ours may differ.
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| DateTime::parse_from_rfc2822(date).ok());
+        let now = date.map_or_else(|| clock.now(), |date| date.to_utc());
+        let left = (ends_at - now).to_std().unwrap_or_default();
+        (left <= MAX_RESET_DISTANCE).then_some(Self {
             limit: number("x-ratelimit-limit")?,
             remaining: number("x-ratelimit-remaining")?,
-            ends_at: DateTime::from_timestamp(ends_at, 0)?,
+            read_at,
+            lasts: left + ROUNDING,
         })
+    }
+}
+
+impl Slot<'_> {
+    /// Ends a call whose answer has been noted.
+    pub(crate) fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut state = self.budget.lock();
+        state.in_progress -= 1;
+        if let (false, Some(window)) = (self.is_answered, &mut state.window) {
+            // Without an answer, Nango may have counted the call.
+            window.remaining = window.remaining.saturating_sub(1);
+        }
+    }
+}
+
+fn wait_histogram() -> Histogram {
+    Histogram::new([0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0])
+}
+
+/// Counts a waiting call for as long as it exists.
+struct Waiting(Gauge);
+
+impl Waiting {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use strum::VariantArray;
+
+    use super::*;
+
+    fn headers(limit: u64, remaining: u64, seconds: i64) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut set = |name: &'static str, value: String| {
+            headers.insert(name, value.parse().expect("digits are a value"));
+        };
+        set("x-ratelimit-limit", limit.to_string());
+        set("x-ratelimit-remaining", remaining.to_string());
+        // Nango's clock is a year ahead of ours.
+        set("date", "Wed, 01 Jan 2031 00:00:00 GMT".to_owned());
+        set("x-ratelimit-reset", (1_924_992_000 + seconds).to_string());
+        headers
+    }
+
+    fn budget() -> RateBudget {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).expect("a time");
+        RateBudget::new(Clock::manual(now))
+    }
+
+    fn admitted(budget: &RateBudget) -> Vec<&'static str> {
+        let all = Priority::VARIANTS.iter();
+        let fits = all.filter(|priority| budget.has_room(**priority));
+        fits.map(|priority| priority.as_str()).collect()
+    }
+
+    #[test]
+    fn low_priorities_leave_calls_to_higher_ones() {
+        let budget = budget();
+        assert_eq!(admitted(&budget).len(), Priority::VARIANTS.len());
+        for (remaining, last) in [
+            (199, "sweep"),
+            (150, "deletion"),
+            (125, "poll"),
+            (100, "check"),
+            (50, "token"),
+            (10, "connect"),
+        ] {
+            budget.update(&headers(200, remaining, 60));
+            assert_eq!(admitted(&budget).last(), Some(&last), "{remaining}");
+        }
+        budget.update(&headers(200, 0, 60));
+        assert_eq!(admitted(&budget), [""; 0]);
+    }
+
+    #[test]
+    fn reserve_shrinks_with_the_rest_of_the_minute() {
+        let budget = budget();
+        budget.update(&headers(200, 50, 60));
+        assert!(!budget.has_room(Priority::Sweep));
+        budget.clock.advance(TimeDelta::seconds(46));
+        assert!(budget.has_room(Priority::Sweep));
+    }
+
+    #[test]
+    fn calls_in_progress_count() {
+        let budget = budget();
+        budget.update(&headers(200, 2, 60));
+        let first = budget.try_admit(Priority::Connect);
+        let second = budget.try_admit(Priority::Connect);
+        assert!(first.is_some() && second.is_some());
+        assert!(budget.try_admit(Priority::Connect).is_none());
+        drop((first, second));
+        assert!(!budget.has_room(Priority::Connect), "they had no answer");
+    }
+
+    #[test]
+    fn next_minute_starts_with_all_calls() {
+        let budget = budget();
+        budget.update(&headers(200, 0, 30));
+        budget.clock.advance(TimeDelta::seconds(30));
+        assert!(
+            !budget.has_room(Priority::Connect),
+            "the end is rounded down"
+        );
+        budget.clock.advance(TimeDelta::seconds(1));
+        assert!(budget.has_room(Priority::Sweep));
+        // Answers of the minute before say nothing of this one.
+        budget.update(&headers(200, 190, 60));
+        budget.update(&headers(200, 0, -1));
+        assert!(budget.has_room(Priority::Token));
+    }
+
+    #[test]
+    fn refusal_ends_the_minute_when_it_says_so() {
+        let budget = budget();
+        assert_eq!(budget.note_refusal(None), None);
+        assert!(budget.has_room(Priority::Sweep));
+        let wait = budget.note_refusal(Some(Duration::ZERO));
+        assert_eq!(wait, Some(Duration::from_secs(1)));
+        assert!(!budget.has_room(Priority::Connect));
+        budget.clock.advance(TimeDelta::seconds(1));
+        assert!(budget.has_room(Priority::Connect));
     }
 }

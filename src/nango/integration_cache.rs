@@ -154,7 +154,7 @@ impl Inner {
             found.collect()
         };
         let mut known = self.lock();
-        known.note(answer.map(by_key));
+        known.note(answer.map(by_key), Instant::now());
         known.answer()
     }
 
@@ -170,8 +170,8 @@ impl Known {
 
     /// Notes how a call ended. A failure keeps the last good answer, and so does an answer that has lost everything: a
     /// session of an integration that is really gone is refused by Nango itself.
-    fn note(&mut self, answer: Result<BTreeMap<String, Integration>, Error>) {
-        self.called = Some(Instant::now());
+    fn note(&mut self, answer: Result<BTreeMap<String, Integration>, Error>, now: Instant) {
+        self.called = Some(now);
         let found = match answer {
             Ok(found) => found,
             Err(error) => {
@@ -196,8 +196,8 @@ impl Known {
                  NANGO_SECRET_KEY is of the right environment"
             );
         }
-        let since = self.empty_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= DOUBT {
+        let since = *self.empty_since.get_or_insert(now);
+        if now.duration_since(since) >= DOUBT {
             self.integrations = Some(Integrations::default());
         }
     }
@@ -208,5 +208,59 @@ impl Known {
             (None, Some(error)) => Err(error.clone()),
             (None, None) => Ok(Integrations::default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use url::Url;
+
+    use super::*;
+    use crate::nango::Config;
+
+    fn keys(keys: &[&str]) -> BTreeMap<String, Integration> {
+        let integration = |key: &&str| {
+            let json = serde_json::json!({ "unique_key": key, "provider": "google-mail" });
+            let integration = serde_json::from_value(json).expect("an integration");
+            ((*key).to_owned(), integration)
+        };
+        keys.iter().map(integration).collect()
+    }
+
+    #[test]
+    fn answer_that_lost_all_integrations_is_doubted() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        known.note(Ok(keys(&["gmail"])), now);
+        known.note(Ok(keys(&[])), now);
+        assert!(known.answer().is_ok_and(|keys| keys.contains_key("gmail")));
+        known.note(Ok(keys(&[])), now + DOUBT / 2);
+        known.note(Err(Error::Timeout), now + DOUBT);
+        assert!(known.answer().is_ok_and(|keys| keys.contains_key("gmail")));
+        known.note(Ok(keys(&[])), now + DOUBT);
+        assert!(known.answer().is_ok_and(|keys| keys.is_empty()));
+    }
+
+    #[tokio::test]
+    async fn last_good_answer_is_served_while_nango_hangs() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let base_url: Url = format!("http://{address}").parse().expect("an address");
+        let nango = Nango::new(Config {
+            public_url: base_url.clone(),
+            base_url,
+            secret_key: "a-key".into(),
+            timeout: Duration::from_secs(10),
+        });
+        let cache = IntegrationCache::new(nango.expect("a client"));
+        cache.0.lock().integrations = Some(Arc::new(keys(&["gmail"])));
+        let asked = Instant::now();
+        let known = cache.all().await.expect("the last answer");
+        assert!(known.contains_key("gmail") && asked.elapsed() < Duration::from_secs(1));
+        // The refresh behind it has begun, and is not begun again.
+        listener.accept().await.expect("its call");
+        assert!(cache.all().await.is_ok());
+        let second = tokio::time::timeout(Duration::from_millis(200), listener.accept());
+        assert!(second.await.is_err());
     }
 }

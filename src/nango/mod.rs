@@ -12,6 +12,7 @@ mod error;
 pub mod integration_cache;
 mod lenient;
 mod logo;
+mod priority;
 pub mod proxy;
 pub mod webhook;
 mod wire;
@@ -22,23 +23,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use chrono::{DateTime, Utc};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use prometheus_client::registry::Registry;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, Method};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument;
 use url::Url;
 
+use crate::clock::Clock;
 use crate::net::http_client;
 use crate::telemetry;
 
 pub use error::Error;
 pub(crate) use error::shorten;
 pub use logo::Image;
+pub use priority::Priority;
 pub use wire::{
     Connection, ConnectionError, ConnectionPage, ConnectionSummary, Credentials, Integration,
     IntegrationDefaults, ListConnections, Session, SessionRequest,
@@ -46,6 +48,7 @@ pub use wire::{
 
 use self::budget::RateBudget;
 use self::calls::CallMetrics;
+use self::priority::Scope;
 use self::wire::{Connections, Data, SessionBody};
 
 /// The hosted Nango, which its own connect page talks to unless told otherwise.
@@ -62,9 +65,6 @@ const MAX_RETRIES: usize = 2;
 
 /// The pause before the first retry; doubled before the next, and up to doubled by chance.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-
-/// A `retry-after` beyond this is the caller's to wait for: somebody waits for us.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// How to reach Nango.
 #[derive(Clone, Debug)]
@@ -141,11 +141,19 @@ struct Call {
 }
 
 impl Nango {
-    /// A client; nothing is sent yet.
+    /// A client whose time is the system's; nothing is sent yet.
     ///
     /// # Errors
     /// When the configuration cannot be used.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
+        Self::with_clock(config, Clock::System)
+    }
+
+    /// The same with another clock, by which Nango's minutes end.
+    ///
+    /// # Errors
+    /// As [`Nango::new`].
+    pub fn with_clock(config: Config, clock: Clock) -> Result<Self, ConfigError> {
         let Config {
             base_url,
             public_url,
@@ -170,7 +178,7 @@ impl Nango {
             authorization,
             timeout,
             calls: CallMetrics::default(),
-            budget: RateBudget::default(),
+            budget: RateBudget::new(clock),
         })))
     }
 
@@ -294,7 +302,11 @@ impl Nango {
         };
         let call = Call::new("delete_connection", Method::DELETE, url);
         match self.call(call).await {
-            Ok(IgnoredAny) => Ok(Deleted::Now),
+            Ok(wire::Deletion { success: true }) => Ok(Deleted::Now),
+            Ok(wire::Deletion { success: false }) => Err(Error::Unexpected {
+                status: 200,
+                detail: "the deletion had no success".to_owned(),
+            }),
             Err(Error::UnknownConnection | Error::NotFound) => Ok(Deleted::AlreadyGone),
             Err(error) => Err(error),
         }
@@ -360,16 +372,17 @@ impl Nango {
         format!("{url}?{query}")
     }
 
-    /// Whether Nango's rate limit leaves more than what is reserved for those who wait for an
-    /// answer. What nobody waits for is to be left for later where it does not.
+    /// Whether Nango's rate limit admits a call of this priority without a wait. What can be left for later is to be left
+    /// where it does not.
     #[must_use]
-    pub fn has_rate_budget(&self, now: DateTime<Utc>) -> bool {
-        self.0.budget.has_room(now)
+    pub fn has_room(&self, priority: Priority) -> bool {
+        self.0.budget.has_room(priority)
     }
 
     /// Makes what is counted of calls part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);
+        self.0.budget.register(registry);
     }
 
     /// `None` for an id that cannot be one segment of a path: URLs drop these.
@@ -387,20 +400,46 @@ impl Nango {
         at(&self.0.base_url, path)
     }
 
-    /// Sends a request until it is answered, refused, or not worth another try.
+    /// Sends a request when the rate limit admits it, until it is answered, refused, or not worth another try. A request
+    /// that the rate limit refused is sent again, for as long as its scope may wait.
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
+        let scope = Scope::current();
+        loop {
+            let slot = self.0.budget.admit(&scope).await?;
+            let answer = self.call_within(&call, &scope).await;
+            let wait = match &answer {
+                Err(Error::RateLimited { retry_after }) => self.0.budget.note_refusal(*retry_after),
+                _ => None,
+            };
+            match &answer {
+                Err(Error::Timeout | Error::Unreachable { .. }) => drop(slot),
+                _ => slot.answered(),
+            }
+            if wait.is_none_or(|wait| wait > scope.wait_left()) {
+                return answer;
+            }
+        }
+    }
+
+    /// Sends a request within the time of one call, and again if that may help.
+    async fn call_within<T: DeserializeOwned>(
+        &self,
+        call: &Call,
+        scope: &Scope,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.0.timeout;
+        let deadline = scope.deadline.map_or(deadline, |end| end.min(deadline));
         let backoff = ExponentialBuilder::default()
             .with_min_delay(INITIAL_BACKOFF)
             .with_max_times(MAX_RETRIES)
             .with_jitter();
-        let tries = (|| self.call_with_metrics(&call))
+        let tries = (|| self.call_with_metrics(call))
             .retry(backoff)
-            .when(Error::is_transient)
-            .adjust(|error, pause| pause_before_retry(error, pause?, deadline))
+            .when(|error| error.is_transient() && !matches!(error, Error::RateLimited { .. }))
+            .adjust(|_, pause| pause.filter(|pause| Instant::now() + *pause < deadline))
             .notify(|error, pause| {
                 let (method, path) = (&call.method, call.url.path());
-                tracing::warn!(%method, path, %error, ?pause, "a call to Nango is tried again");
+                tracing::warn!(%method, path, %error, ?pause, "nango request failed, will retry");
             });
         timeout_at(deadline, tries)
             .await
@@ -476,14 +515,4 @@ fn at(base: &Url, path: &[&str]) -> Url {
         .pop_if_empty()
         .extend(path);
     url
-}
-
-/// Returns how long to wait before the next try. `None` if it would come too late, and for a rate limit that does not
-/// say when it ends: each try is another call against it.
-fn pause_before_retry(error: &Error, pause: Duration, deadline: Instant) -> Option<Duration> {
-    let pause = match error {
-        Error::RateLimited { retry_after } => pause.max((*retry_after)?),
-        _ => pause,
-    };
-    (pause <= MAX_RETRY_AFTER && Instant::now() + pause < deadline).then_some(pause)
 }

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use url::Url;
 
+use super::priority::Scope;
 use super::{Error, Nango};
 use crate::net::http_client;
 use crate::net::http_client::BodyError;
@@ -132,9 +133,15 @@ impl Nango {
         integration: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer, Error> {
+        let slot = self.0.budget.admit(&Scope::current()).await?;
         let timer = self.0.calls.begin("proxy");
         let answer = self.proxied(connection_id, integration, call).await;
         timer.end(answer.as_ref().err());
+        if let Err(Error::RateLimited { retry_after }) = &answer {
+            self.0.budget.note_refusal(*retry_after);
+        }
+        // The headers may be the provider's: the call is counted here.
+        drop(slot);
         answer
     }
 

@@ -133,6 +133,12 @@ impl fmt::Debug for Session {
     }
 }
 
+/// The answer to `DELETE /connections/{id}`.
+#[derive(Deserialize)]
+pub(crate) struct Deletion {
+    pub(crate) success: bool,
+}
+
 /// One connection, from `GET /connections/{id}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
@@ -274,6 +280,7 @@ pub enum Credentials {
 enum KnownCredentials {
     #[serde(rename = "OAUTH2")]
     OAuth2 {
+        #[serde(deserialize_with = "lenient::secret")]
         access_token: SecretString,
         expires_at: Option<DateTime<Utc>>,
         #[serde(default)]

@@ -13,6 +13,7 @@ use super::{Connections, Result};
 use crate::db;
 use crate::db::AccountLookup;
 use crate::domain::{AccountUnknownReason, Connection, Reason, State};
+use crate::nango::Priority;
 
 /// How many look-ups run concurrently.
 const MAX_CONCURRENT: usize = 8;
@@ -39,13 +40,17 @@ impl Connections {
     /// # Errors
     /// As the database. A look-up that fails is retried later.
     pub async fn look_up_accounts(&self, stop: &CancellationToken) -> Result<usize> {
+        Priority::AccountLookup.scope(self.run_lookups(stop)).await
+    }
+
+    async fn run_lookups(&self, stop: &CancellationToken) -> Result<usize> {
         let started = Instant::now();
         let mut running = FuturesUnordered::new();
         let mut count = 0;
         loop {
             let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
             let free = MAX_CONCURRENT - running.len();
-            if !ends && free > 0 && self.has_rate_budget() {
+            if !ends && free > 0 && self.has_room(Priority::AccountLookup) {
                 let claimed = self.claim_lookups(free).await?;
                 count += claimed.len();
                 running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));

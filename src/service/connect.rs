@@ -20,7 +20,7 @@ use crate::nango;
 use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
 };
-use crate::nango::{IntegrationDefaults, Session, SessionRequest};
+use crate::nango::{IntegrationDefaults, Priority, Session, SessionRequest};
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
@@ -90,6 +90,16 @@ impl Connections {
         connector: &str,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
+        let started = self.start_connect(user, connector, request);
+        Priority::Connect.scope(started).await
+    }
+
+    async fn start_connect(
+        &self,
+        user: &UserId,
+        connector: &str,
+        request: &ConnectRequest,
+    ) -> Result<ConnectOutcome> {
         let upstream = self.nango_gateway()?;
         self.brakes.require_environment().await?;
         let connector = &self.connector(connector).await?;
@@ -134,6 +144,16 @@ impl Connections {
     /// # Errors
     /// As [`Connections::connect`], and when there is no such connection.
     pub async fn reconnect(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        request: &ConnectRequest,
+    ) -> Result<ConnectOutcome> {
+        let started = self.start_reconnect(user, id, request);
+        Priority::Connect.scope(started).await
+    }
+
+    async fn start_reconnect(
         &self,
         user: &UserId,
         id: Uuid,

@@ -1,14 +1,15 @@
 //! Health: whether what Nango holds still works.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
 use serde::Serialize;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::tokens::with_deadline;
 use super::{ConnectionView, Connections, Error, Result};
 use crate::db;
 use crate::domain::UserId;
@@ -16,7 +17,7 @@ use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{Credentials, ListConnections, Nango, Refresh};
+use crate::nango::{Credentials, ListConnections, Nango, Priority, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
 const MAX_SIBLING_CHECKS: i64 = 3;
@@ -80,13 +81,33 @@ impl From<CredentialHealth> for Health {
     }
 }
 
-/// What was found of each connector whose provider, a moment ago, refreshed the credentials of nobody who was asked about.
+/// What was found of each connector whose provider, a moment ago, refreshed no credentials of those that were checked; and
+/// the turns of the checks that webhooks ask for.
 #[derive(Debug)]
-pub(crate) struct SuspectCredentials(Cache<Uuid, CredentialHealth>);
+pub(crate) struct SuspectCredentials {
+    found: Cache<Uuid, CredentialHealth>,
+    turns: Cache<Uuid, Arc<Mutex<()>>>,
+}
 
 impl Default for SuspectCredentials {
     fn default() -> Self {
-        Self(Cache::builder().time_to_live(OUTAGE_CACHE_TTL).build())
+        Self {
+            found: Cache::builder().time_to_live(OUTAGE_CACHE_TTL).build(),
+            turns: Cache::builder().time_to_idle(OUTAGE_CACHE_TTL).build(),
+        }
+    }
+}
+
+impl SuspectCredentials {
+    /// Whether a check within the last minute found that a connector's provider refreshes no credentials.
+    pub(crate) fn is_provider_out_of_order(&self, connector: Uuid) -> bool {
+        self.found.contains_key(&connector)
+    }
+
+    /// The turn of a check of a connector that a webhook asks for; `None` while another one has it.
+    pub(crate) async fn take_turn(&self, connector: Uuid) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.turns.get_with(connector, async { Arc::default() });
+        turn.await.try_lock_owned().ok()
     }
 }
 
@@ -96,7 +117,11 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
+    pub async fn check(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: Uuid,
+    ) -> Result<(ConnectionView, Option<Health>)> {
         self.nango_gateway()?;
         let connection = self.find_own(user, id).await?;
         let health = match &connection.state {
@@ -111,12 +136,10 @@ impl Connections {
                     "nothing was ever authorized that could be checked".to_owned(),
                 ));
             }
-            _ => Some(
-                with_deadline(self.check_connection(&connection))
-                    .await?
-                    .0
-                    .into(),
-            ),
+            _ => {
+                let check = Priority::Check.scope(self.check_connection(&connection));
+                Some(Box::pin(check).await?.0.into())
+            }
         };
         Ok((self.get(user, id).await?, health))
     }
@@ -278,7 +301,7 @@ impl Connections {
         let mut asked = None;
         let known = self
             .doubts
-            .0
+            .found
             .optionally_get_with(connection.connector.id, async {
                 let found = self.check_siblings(connection).await;
                 // What was refreshed a moment ago does not tell that another's is dead now.

@@ -16,7 +16,7 @@ use crate::domain::UserId;
 use crate::domain::{DeletionReason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{ConnectionSummary, ListConnections, Refresh};
+use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
 
 /// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 120.0;
@@ -25,8 +25,11 @@ const LEASE_SECONDS: f64 = 120.0;
 const DELETION_WAIT: Duration = Duration::from_secs(2);
 const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How many deletions one pass claims: between two it is looked what is left of Nango's rate limit.
-const BATCH: i64 = 5;
+/// How many deletions are claimed, and run, at once.
+const BATCH: i64 = 10;
+
+/// The pause after Nango's rate limit had no room for a deletion.
+const RATE_LIMIT_PAUSE: TimeDelta = TimeDelta::seconds(30);
 
 /// The longest pause between two tries of one deletion.
 const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
@@ -54,10 +57,11 @@ impl Connections {
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
     pub async fn delete_due(&self) -> Result<usize> {
-        if !self.has_rate_budget() {
+        if !self.has_room(Priority::Deletion) {
             return Ok(0);
         }
-        let claimed = self.run_deletions(None).await?.unwrap_or_default();
+        let claimed = Priority::Deletion.scope(self.run_deletions(None)).await?;
+        let claimed = claimed.unwrap_or_default();
         if i64::try_from(claimed) == Ok(BATCH) {
             self.deletions.notify_one();
         }
@@ -95,7 +99,12 @@ impl Connections {
                     nango_connection = id, connection = ?deletion.connection_id, attempts = deletion.attempts, %error,
                     "nango has not confirmed a deletion, will retry"
                 );
-                let next = self.clock.now() + backoff(deletion.attempts);
+                let pause = match &error {
+                    // It was not tried: the next minute has room for it.
+                    Error::Nango(nango::Error::RateLimited { .. }) => RATE_LIMIT_PAUSE,
+                    _ => backoff(deletion.attempts),
+                };
+                let next = self.clock.now() + pause;
                 db::reschedule_deletion(&mut tx, id, &error.to_string(), next).await?;
             }
         }
@@ -125,21 +134,26 @@ impl Connections {
             ));
         }
         let nango = &self.nango_gateway()?.nango;
-        let (stored, mut is_others) = self.stored_for(deletion).await?;
-        let mut left = Vec::new();
-        for summary in &stored {
-            nango
-                .delete_connection(id, &summary.provider_config_key)
-                .await?;
-        }
-        if !stored.is_empty() {
-            (left, is_others) = self.stored_for(deletion).await?;
-        }
         let key = &deletion.integration_key;
-        if !left.is_empty() || !(is_others || self.is_unknown_to_nango(id, key).await?) {
+        // An id of Nango's own making is this connection's, unless a copy of the database has it, too. Otherwise the tags
+        // say whose connection it is.
+        let is_known = !self.is_copy && Uuid::try_parse(id).is_ok();
+        let mut is_deleted = is_known && nango.delete_connection(id, key).await? == Deleted::Now;
+        let (mut stored, mut is_others) = self.stored_for(deletion).await?;
+        let was_stored = !stored.is_empty();
+        for summary in &stored {
+            let deleted = nango.delete_connection(id, &summary.provider_config_key);
+            is_deleted |= deleted.await? == Deleted::Now;
+        }
+        if was_stored {
+            (stored, is_others) = self.stored_for(deletion).await?;
+        }
+        if !stored.is_empty()
+            || !(is_deleted || is_others || self.is_unknown_to_nango(id, key).await?)
+        {
             return Err(Error::Unconfirmed("nango still has the connection"));
         }
-        if stored.is_empty() {
+        if !was_stored && !is_deleted {
             // Another environment does not have it either. That this one is gone is no evidence of that: it may have been
             // deleted before.
             self.brakes.verify_environment(&[], None).await?;

@@ -1,5 +1,7 @@
 //! Disconnect.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use super::connect::RETURN_WINDOW;
@@ -7,6 +9,7 @@ use super::{Connections, Error, Result};
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::{Actor, Attempt, Connection, DeletionReason, State};
+use crate::nango::Priority;
 use crate::views::ConnectionView;
 
 /// Which connection of a connector is to be ended.
@@ -35,7 +38,7 @@ impl Connections {
     /// # Errors
     /// When there is no such connection, or several and none is named.
     pub async fn disconnect(
-        &self,
+        self: &Arc<Self>,
         user: &UserId,
         connector: &str,
         target: &DisconnectTarget,
@@ -71,7 +74,7 @@ impl Connections {
     /// # Errors
     /// When there is no such connection, and as the database.
     pub async fn cancel(
-        &self,
+        self: &Arc<Self>,
         user: &UserId,
         id: Uuid,
         attempt: Option<Uuid>,
@@ -103,7 +106,12 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or it is connected.
-    pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
+    pub async fn remove(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: Uuid,
+        actor: Actor,
+    ) -> Result<Disconnected> {
         self.nango_gateway()?;
         let now = self.clock.now();
         let mut tx = self.begin().await?;
@@ -132,12 +140,13 @@ impl Connections {
 
     /// Deletes at Nango what is to be deleted of a connection, and what its user may have granted unseen by an attempt.
     /// Says whether nothing is left.
-    async fn delete_grants(&self, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
+    async fn delete_grants(self: &Arc<Self>, id: Uuid, ungranted: Option<Uuid>) -> Result<bool> {
         let seen = match ungranted {
             Some(attempt) => self.poll_uncached(attempt).await,
             None => true,
         };
-        Ok(self.delete_now(id).await? && seen)
+        let deleted = Priority::Check.scope(self.delete_now(id)).await?;
+        Ok(deleted && seen)
     }
 
     async fn resolve_target(

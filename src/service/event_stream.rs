@@ -1,6 +1,7 @@
 //! Waiting for what happens, and reading what has happened.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, interval};
@@ -17,8 +18,10 @@ use crate::domain::UserId;
 
 use crate::domain::{Attempt, Event, EventKind};
 
-/// How often Nango is looked at for an attempt while somebody waits.
+/// How long after the start of a wait Nango is polled. The pause doubles with each poll, up to the maximum: polls are for
+/// lost webhooks, and each counts towards Nango's rate limit.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A user's events from some point on, as they happen.
 ///
@@ -31,6 +34,8 @@ pub struct Events {
     resumed: bool,
     subscription: Subscription,
     open: Vec<Attempt>,
+    /// How often Nango was polled for the open attempts.
+    polls: u32,
 }
 
 impl Events {
@@ -76,15 +81,15 @@ impl Connections {
             resumed: poll.is_some(),
             subscription,
             open,
+            polls: 0,
         })
     }
 
-    /// The next events: waits until there is one at least. Meanwhile Nango is
-    /// looked at for the user's open attempts, once a second.
+    /// The next events: waits until there is one at least. Meanwhile Nango is polled for the user's open attempts.
     ///
     /// # Errors
     /// As the database.
-    pub async fn next_events(&self, events: &mut Events) -> Result<Vec<Event>> {
+    pub async fn next_events(self: &Arc<Self>, events: &mut Events) -> Result<Vec<Event>> {
         loop {
             // Apart from what waits, which would otherwise have room for it all the time.
             let new_events = Box::pin(self.read_new_events(events)).await?;
@@ -94,7 +99,8 @@ impl Connections {
             loop {
                 tokio::select! {
                     () = events.subscription.changed() => break,
-                    () = self.next_poll(&events.open) => {
+                    () = self.next_poll(&events.open, events.polls) => {
+                        events.polls += 1;
                         // To its end, whatever is hinted meanwhile: it may be what is hinted at.
                         if Box::pin(self.poll_all(&events.open)).await {
                             break;
@@ -114,7 +120,7 @@ impl Connections {
             if !events.open.is_empty() || new_events.iter().any(started) {
                 // On a connection that may have died without a word. What has happened is told all the same.
                 match with_timeout(STATEMENT_TIMEOUT, self.open_attempts_of(&events.user)).await {
-                    Ok(open) => events.open = open,
+                    Ok(open) => (events.open, events.polls) = (open, 0),
                     Err(error) => {
                         tracing::warn!(%error, "an event stream goes on looking for the attempts that were open");
                     }
@@ -132,12 +138,13 @@ impl Connections {
         Ok(open)
     }
 
-    /// Returns when it is time to look at Nango for these attempts; never where there are none.
-    async fn next_poll(&self, open: &[Attempt]) {
+    /// Returns when it is time to poll Nango for these attempts, after so many polls; never where there are none.
+    async fn next_poll(&self, open: &[Attempt], polls: u32) {
         if self.upstream.is_none() || open.is_empty() {
             return std::future::pending().await;
         }
-        Box::pin(tokio::time::sleep(POLL_INTERVAL)).await;
+        let pause = POLL_INTERVAL.saturating_mul(2_u32.saturating_pow(polls));
+        Box::pin(tokio::time::sleep(pause.min(MAX_POLL_INTERVAL))).await;
     }
 
     /// Returns a connection as soon as no attempt of it is open, or as it is when `patience` ends. Meanwhile it is read
@@ -145,10 +152,16 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
-    pub async fn wait(&self, user: &UserId, id: Uuid, timeout: Duration) -> Result<ConnectionView> {
+    pub async fn wait(
+        self: &Arc<Self>,
+        user: &UserId,
+        id: Uuid,
+        timeout: Duration,
+    ) -> Result<ConnectionView> {
         let deadline = Instant::now() + timeout;
         let mut subscription = self.feed.subscribe(user);
         let mut details = self.get(user, id).await?;
+        let mut polls = 0;
         loop {
             let open = open_attempts(std::slice::from_ref(&details));
             if open.is_empty() || Instant::now() >= deadline {
@@ -157,7 +170,10 @@ impl Connections {
             let may_have_changed = tokio::select! {
                 () = subscription.changed() => true,
                 // Not cancelled by a notification, which may be of the change that it is applying.
-                () = self.next_poll(&open) => Box::pin(self.poll_all(&open)).await,
+                () = self.next_poll(&open, polls) => {
+                    polls += 1;
+                    Box::pin(self.poll_all(&open)).await
+                }
                 () = tokio::time::sleep_until(deadline) => true,
             };
             if may_have_changed {

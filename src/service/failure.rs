@@ -17,6 +17,7 @@ impl Failure {
             .map(|error| error.description.as_str())
             .unwrap_or_default();
         let (code, words) = match serde_json::from_str::<Value>(description) {
+            _ if is_statement(description) => (None, None),
             Ok(json) => parse_exchange_error(&json),
             Err(_not_json) => parse_redirect_error(description),
         };
@@ -69,6 +70,19 @@ impl Failure {
             message: message.to_owned(),
         }
     }
+}
+
+/// Whether a description is an SQL statement of Nango's that failed, as when a provider's `expires_in` is no number.
+fn is_statement(description: &str) -> bool {
+    [
+        "insert into \"",
+        "update \"",
+        "select \"",
+        "select * ",
+        "delete from \"",
+    ]
+    .iter()
+    .any(|start| description.trim_start().starts_with(start))
 }
 
 /// The code and words of `{"provider_error_payload": {"error", "error_description"}}`.
@@ -128,6 +142,14 @@ mod tests {
             denied.message,
             "Access was not granted: ton saw e\u{301}\u{301}\u{301}\u{301}"
         );
+    }
+
+    #[test]
+    fn statement_of_nango_is_not_shown() {
+        let failed = failure(
+            "insert into \"_nango_connections\" (\"expires_at\") values ($1) - invalid input syntax for type timestamp",
+        );
+        assert_eq!(failed.message, "The authorization could not be completed");
     }
 
     #[test]

@@ -14,10 +14,12 @@ mod deletions;
 mod disconnect;
 pub mod event_notifier;
 mod event_stream;
+mod expiry;
 mod failure;
 mod idempotency;
 mod logos;
 pub mod orphans;
+mod polls;
 mod queries;
 mod received_webhooks;
 mod reconcile;
@@ -45,6 +47,7 @@ use self::credential_check::SuspectCredentials;
 use self::current_catalog::CurrentCatalog;
 use self::event_notifier::EventNotifier;
 use self::logos::LogoCache;
+use self::polls::AttemptPolls;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
 use self::reconcile::{AttemptTurns, UnchangedGrants};
@@ -63,8 +66,8 @@ use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
-use crate::nango::Nango;
 use crate::nango::attempt_poller::AttemptPoller;
+use crate::nango::{Nango, Priority};
 
 use crate::nango::integration_cache::IntegrationCache;
 
@@ -109,6 +112,8 @@ pub struct Connections {
     deletions: Notify,
     feed: EventNotifier,
     installation: Uuid,
+    /// The database was copied from another installation's, whose connections at Nango its rows may name.
+    is_copy: bool,
     brakes: Brakes,
     tokens: TokenCache,
     token_cache: Duration,
@@ -117,6 +122,7 @@ pub struct Connections {
     uses: BatchLoader<db::Used>,
     attempt_turns: AttemptTurns,
     unchanged_grants: UnchangedGrants,
+    polls: AttemptPolls,
     clock_offset: ClockOffset,
     counts: ServiceMetrics,
     received_webhooks: ReceivedWebhooks,
@@ -289,7 +295,7 @@ impl Connections {
         let mut tx = database.begin().await?;
         db::seed_connectors(&mut tx, &catalog).await?;
         let connectors = db::connectors(&mut tx).await?;
-        let installation = db::installation(&mut tx).await?;
+        let (installation, is_copy) = db::installation(&mut tx).await?;
         tx.commit().await?;
         let brakes = Brakes::new(
             database.clone(),
@@ -310,6 +316,7 @@ impl Connections {
             uses: BatchLoader::new(&database),
             attempt_turns: AttemptTurns::default(),
             unchanged_grants: UnchangedGrants::default(),
+            polls: AttemptPolls::default(),
             clock_offset: ClockOffset::default(),
             database,
             catalog: CurrentCatalog::new(catalog, settings.catalog_mode),
@@ -329,6 +336,7 @@ impl Connections {
             deletions: Notify::new(),
             feed: EventNotifier::default(),
             installation,
+            is_copy,
             brakes,
         })
     }
@@ -356,10 +364,9 @@ impl Connections {
         self.upstream.as_ref().ok_or(Error::NangoDisabled)
     }
 
-    /// Whether Nango may be called for what nobody waits for: not where others have left little of its rate limit.
-    fn has_rate_budget(&self) -> bool {
-        let now = self.clock.now();
-        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_rate_budget(now))
+    /// Whether Nango's rate limit admits a call of this priority without a wait.
+    fn has_room(&self, priority: Priority) -> bool {
+        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
     }
 
     /// Looks up whether Nango has this installation's connections, before the first request.

@@ -1,6 +1,7 @@
 //! Reading connections, and the little that is written without Nango.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -15,6 +16,7 @@ use crate::db;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::UserId;
 use crate::domain::{Account, Actor, Attempt, Connection, Reason, Status};
+use crate::nango::Priority;
 use crate::views::AccountRef;
 use crate::views::ConnectionView;
 
@@ -110,7 +112,7 @@ impl Connections {
     ///
     /// # Errors
     /// As the database. That Nango does not answer only means that nothing new is known.
-    pub async fn list(&self, user: &UserId, query: &Query) -> Result<Page> {
+    pub async fn list(self: &Arc<Self>, user: &UserId, query: &Query) -> Result<Page> {
         let page = self.list_page(user, query).await?;
         let open = open_attempts(&page.connections);
         if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
@@ -123,7 +125,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
-    pub async fn get(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
+    pub async fn get(self: &Arc<Self>, user: &UserId, id: Uuid) -> Result<ConnectionView> {
         let details = self.fetch_details(user, id).await?;
         let open = open_attempts(std::slice::from_ref(&details));
         if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
@@ -140,7 +142,11 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection here.
-    pub async fn find_returned(&self, user: Option<&UserId>, id: &str) -> Result<ConnectionView> {
+    pub async fn find_returned(
+        self: &Arc<Self>,
+        user: Option<&UserId>,
+        id: &str,
+    ) -> Result<ConnectionView> {
         self.nango_gateway()?;
         let found = match user {
             Some(user) => {
@@ -165,7 +171,8 @@ impl Connections {
     /// # Errors
     /// When it has not, and as Nango and the database.
     pub async fn find_returned_at_nango(&self, user: &UserId, id: &str) -> Result<ConnectionView> {
-        let found = self.find_at_nango(user, id).await?;
+        let find = Priority::Connect.scope(self.find_at_nango(user, id));
+        let found = find.await?;
         let connection = found.ok_or(Error::ConnectionNotFound)?;
         self.fetch_details(user, connection.id).await
     }

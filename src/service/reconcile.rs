@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
@@ -16,35 +16,23 @@ use uuid::Uuid;
 use super::account::Identity;
 use super::connect::RETURN_WINDOW;
 use super::credential_check::MIN_CHECK_INTERVAL;
-use super::{Connections, Error, Result};
+use super::{Connections, Result};
 use crate::db;
-use crate::db::{AttemptOwner, AttemptWithConnection, OwnedAttempt};
+use crate::db::{AttemptOwner, AttemptWithConnection};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, Attempt, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, Reason,
-    State,
+    Account, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, Reason, State,
 };
 use crate::nango;
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 
-use crate::nango::{ConnectionSummary, ListConnections, Refresh};
-
-/// How long an answer is held back for a look at Nango.
-const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::nango::{ConnectionSummary, ListConnections, Priority, Refresh};
 
 /// How long the turns of an attempt are remembered after the last use, longer than a turn takes.
 const TURN_TTL: Duration = Duration::from_secs(60);
-
-/// The name among the jobs of letting attempts expire, and how long it is nobody else's, in
-/// seconds. Two who do it at once do no harm: they ask Nango twice.
-const EXPIRY_JOB: &str = "expiry";
-const LEASE_SECONDS: f64 = 60.0;
-
-/// How many attempts that are due are read at once.
-const DUE: usize = 500;
 
 /// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
 /// to the sweep, for nobody has so many popups open.
@@ -104,7 +92,7 @@ impl UnchangedGrants {
     }
 
     /// Whether exactly these grants of an attempt are known to change nothing.
-    async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
+    pub(super) async fn contains(&self, attempt: Uuid, found: &[ConnectionSummary]) -> bool {
         found.is_empty() || self.grants.get(&attempt).await == Some(self.hash(found))
     }
 }
@@ -148,12 +136,27 @@ impl Connections {
         };
         self.record_received(&event.operation).await;
         // The predecessor's connections have no tags: their ids say which they are.
-        match event.operation {
-            Operation::Refresh if event.success => return self.told_of_recovery(event).await,
-            Operation::Refresh => return self.handle_refresh_webhook(event).await,
-            Operation::Deletion => return self.told_of_deletion(event).await,
-            _ => {}
+        let check = async {
+            match event.operation {
+                Operation::Refresh if event.success => self.told_of_recovery(event).await.map(Some),
+                Operation::Refresh => self.handle_refresh_webhook(event).await.map(Some),
+                Operation::Deletion => self.told_of_deletion(event).await.map(Some),
+                _ => Ok(None),
+            }
+        };
+        if let Some(outcome) = Priority::Check.scope(check).await? {
+            return Ok(outcome);
         }
+        let applied = self.handle_attempt_webhook(attempt, event);
+        Priority::Connect.scope(applied).await
+    }
+
+    /// Handles the webhook of an attempt that was granted or failed.
+    async fn handle_attempt_webhook(
+        &self,
+        attempt: Option<Uuid>,
+        event: &AuthEvent,
+    ) -> Result<WebhookOutcome> {
         // The tags are signed, the address is not.
         let tagged = event.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
         let (user, id) = match tagged.or(attempt) {
@@ -220,37 +223,50 @@ impl Connections {
     /// while Nango's rate limit leaves little.
     async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
         let upstream = self.nango_gateway()?;
-        let has_room = is_open || self.has_rate_budget();
-        if has_room && upstream.attempt_poller.counts_webhook(attempt).await {
+        if !is_open {
+            self.require_room()?;
+        }
+        if upstream.attempt_poller.counts_webhook(attempt).await {
             return Ok(());
         }
         Err(nango::Error::RateLimited { retry_after: None }.into())
     }
 
-    /// A refresh has failed. Our own checks cause such webhooks, too, so one that was just checked is left alone. No user
-    /// waits for the check: where Nango's rate limit leaves little, Nango should send the webhook again.
-    async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
-        let connection = self.of_nango(event).await?;
-        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
-        match connection {
-            Some(connection)
-                if connection
-                    .last_checked_at
-                    .is_none_or(|checked| checked < recently) =>
-            {
-                if !self.has_rate_budget() {
-                    return Err(nango::Error::RateLimited { retry_after: None }.into());
-                }
-                if let Err(error) = self.check_connection(&connection).await {
-                    // What came to nothing was no check: it is not to be in the way of the same webhook, sent again.
-                    let before = connection.last_checked_at;
-                    self.record_check(&connection, before).await?;
-                    return Err(error);
-                }
-                Ok(WebhookOutcome::Applied)
-            }
-            _ => Ok(WebhookOutcome::Ignored),
+    /// Refuses a webhook that no user waits for while Nango's rate limit leaves little: Nango sends it again.
+    fn require_room(&self) -> Result<()> {
+        if self.has_room(Priority::Check) {
+            return Ok(());
         }
+        Err(nango::Error::RateLimited { retry_after: None }.into())
+    }
+
+    /// Handles the webhook of a refresh that failed. A connection that was just checked is left alone: checks cause such
+    /// webhooks as well.
+    ///
+    /// An outage of a provider sends one webhook for each of its connections, and one check finds it. So one connection of
+    /// a connector is checked at a time, and none while its provider is known to refresh no credentials.
+    async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
+        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
+        let is_recent = |checked: DateTime<Utc>| checked >= recently;
+        let connection = match self.of_nango(event).await? {
+            Some(connection) if !connection.last_checked_at.is_some_and(is_recent) => connection,
+            _ => return Ok(WebhookOutcome::Ignored),
+        };
+        let connector = connection.connector.id;
+        if self.doubts.is_provider_out_of_order(connector) {
+            return Ok(WebhookOutcome::Ignored);
+        }
+        self.require_room()?;
+        let Some(_turn) = self.doubts.take_turn(connector).await else {
+            return Err(nango::Error::RateLimited { retry_after: None }.into());
+        };
+        if let Err(error) = self.check_connection(&connection).await {
+            // A check that failed must not prevent the check that the repeated webhook causes.
+            let before = connection.last_checked_at;
+            self.record_check(&connection, before).await?;
+            return Err(error);
+        }
+        Ok(WebhookOutcome::Applied)
     }
 
     /// Handles the webhook of a refresh that succeeded after one that failed. Nango's own word is enough: it has just
@@ -266,6 +282,7 @@ impl Connections {
         let Some(stored) = connection.state.upstream() else {
             return Ok(WebhookOutcome::Ignored);
         };
+        self.require_room()?;
         let nango = &self.nango_gateway()?.nango;
         let found = match nango
             .connection(&stored.id, &stored.integration.key, Refresh::WhenDue)
@@ -288,17 +305,17 @@ impl Connections {
     /// Handles the webhook of a deletion: Nango is asked for the connection by its id before anything changes.
     async fn told_of_deletion(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let id = &event.connection_id;
-        match self.of_nango(event).await? {
-            Some(connection) if self.is_missing(&connection, &[]).await? => {
-                let now = self.clock.now();
-                self.apply_if_unchanged(&connection, None, |connection| {
-                    connection.missing(id, now)
-                })
-                .await?;
-                Ok(WebhookOutcome::Applied)
-            }
-            _ => Ok(WebhookOutcome::Ignored),
+        let Some(connection) = self.of_nango(event).await? else {
+            return Ok(WebhookOutcome::Ignored);
+        };
+        self.require_room()?;
+        if !self.is_missing(&connection, &[]).await? {
+            return Ok(WebhookOutcome::Ignored);
         }
+        let now = self.clock.now();
+        self.apply_if_unchanged(&connection, None, |connection| connection.missing(id, now))
+            .await?;
+        Ok(WebhookOutcome::Applied)
     }
 
     /// Returns the connection that uses the connection of Nango's that an event names. Imported connections have no tags:
@@ -315,13 +332,11 @@ impl Connections {
     }
 
     async fn handle_grant_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
-        let upstream = self.nango_gateway()?;
-        let filter = ListConnections {
-            connection_id: Some(event.connection_id.clone()),
-            integration: Some(event.provider_config_key.clone()),
-            ..ListConnections::default()
-        };
-        let found = upstream.nango.connections(&filter).await?;
+        let is_new = event.operation == Operation::Creation;
+        let poller = &self.nango_gateway()?.attempt_poller;
+        let found = poller
+            .confirm(&event.connection_id, &event.provider_config_key, is_new)
+            .await?;
         let mut believed = WebhookOutcome::Ignored;
         for summary in &found {
             // The tags that Nango confirms say which attempt it was, not those of the webhook.
@@ -377,64 +392,6 @@ impl Connections {
         })
     }
 
-    /// Looks at Nango for what an attempt has brought about, at most once a second.
-    ///
-    /// # Errors
-    /// As Nango and the database.
-    pub(crate) async fn poll_attempt(&self, attempt: Uuid) -> Result<bool> {
-        let look = self.nango_gateway()?.attempt_poller.poll(attempt).await?;
-        if self
-            .unchanged_grants
-            .contains(attempt, &look.connections)
-            .await
-        {
-            return Ok(false);
-        }
-        self.apply_grants(attempt, look.connections).await
-    }
-
-    /// The same at once, whatever was answered a moment ago, for as long as an answer may wait. Says whether all that
-    /// Nango holds of it was seen.
-    pub(crate) async fn poll_uncached(&self, attempt: Uuid) -> bool {
-        let look = async {
-            let look = self
-                .nango_gateway()?
-                .attempt_poller
-                .poll_uncached(attempt)
-                .await?;
-            self.apply_grants(attempt, look.connections).await?;
-            Ok::<_, Error>(look.is_complete)
-        };
-        match tokio::time::timeout(POLL_TIMEOUT, look).await {
-            Ok(Ok(whole)) => whole,
-            Ok(Err(error)) => {
-                tracing::warn!(%attempt, %error, "could not look at Nango for an attempt");
-                false
-            }
-            Err(_elapsed) => false,
-        }
-    }
-
-    /// Looks for each of these attempts, for as long as an answer may wait. Says whether anything changed.
-    ///
-    /// Where Nango's rate limit leaves little, others' requests come first: the webhook tells as well.
-    pub(crate) async fn poll_all(&self, attempts: &[Attempt]) -> bool {
-        if !self.has_rate_budget() {
-            return false;
-        }
-        let looks = join_all(attempts.iter().map(|attempt| async {
-            self.poll_attempt(attempt.id).await.unwrap_or_else(|error| {
-                tracing::warn!(attempt = %attempt.id, %error, "could not look at Nango for an attempt");
-                false
-            })
-        }));
-        match tokio::time::timeout(POLL_TIMEOUT, looks).await {
-            Ok(changed) => changed.contains(&true),
-            // What the looks have changed by now is read again.
-            Err(_elapsed) => true,
-        }
-    }
-
     /// Asks Nango for a connection of its own id, and takes it if it is this user's.
     pub(crate) async fn find_at_nango(
         &self,
@@ -460,7 +417,11 @@ impl Connections {
     }
 
     /// Takes what Nango holds for an attempt, the newest first: the others are then older and go.
-    async fn apply_grants(&self, attempt: Uuid, mut found: Vec<ConnectionSummary>) -> Result<bool> {
+    pub(super) async fn apply_grants(
+        &self,
+        attempt: Uuid,
+        mut found: Vec<ConnectionSummary>,
+    ) -> Result<bool> {
         let identity = self.unchanged_grants.hash(&found);
         found.sort_by_key(|summary| std::cmp::Reverse((summary.serial, summary.created_at)));
         let _turn = self.attempt_turns.wait(attempt).await;
@@ -623,96 +584,6 @@ impl Connections {
         tx.commit().await?;
         self.counts.attempt_ended(&of.attempt, &transition);
         Ok(true)
-    }
-
-    /// One pass over the attempts that are past their time, unless another replica is at it: a last look, then they are
-    /// over.
-    ///
-    /// # Errors
-    /// As the database; what Nango does not answer is left for the next pass.
-    pub async fn expire_attempts(&self) -> Result<usize> {
-        if self.due_attempts().await?.0.is_empty() {
-            return Ok(0);
-        }
-        let mut tx = self.begin().await?;
-        let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
-        tx.commit().await?;
-        if !claimed {
-            return Ok(0);
-        }
-        let expired = self.expire_overdue().await;
-        let mut tx = self.begin_single().await?;
-        db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
-        tx.commit().await?;
-        expired
-    }
-
-    async fn expire_overdue(&self) -> Result<usize> {
-        let mut expired = 0;
-        for OwnedAttempt {
-            attempt_id, user, ..
-        } in self.settle_ended().await?
-        {
-            if !self.has_rate_budget() {
-                break;
-            }
-            match self.expire(&user, attempt_id).await {
-                Ok(is_expired) => expired += usize::from(is_expired),
-                Err(error) if error.is_unreadable_row() => {
-                    tracing::error!(attempt = %attempt_id, %error, "an attempt that cannot be read does not expire");
-                    let mut tx = self.begin_single().await?;
-                    db::postpone_unreadable(&mut tx, &[attempt_id], self.clock.now()).await?;
-                    tx.commit().await?;
-                }
-                Err(error @ Error::Database(_)) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(attempt = %attempt_id, %error, "no last look at Nango: the attempt stays open");
-                }
-            }
-        }
-        self.settle_ended().await?;
-        Ok(expired)
-    }
-
-    /// Lets go of the attempts that are due and have ended, or whose user is gone. Returns some of those that are open.
-    async fn settle_ended(&self) -> Result<Vec<OwnedAttempt>> {
-        /// How many attempts one pass looks for at Nango.
-        const MOST: usize = 50;
-
-        loop {
-            let (due, mut open) = self.due_attempts().await?;
-            let is_open = |id: &Uuid| open.iter().any(|one| one.attempt_id == *id);
-            let full = due.len() == DUE;
-            let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
-            if !ended.is_empty() {
-                let mut tx = self.begin_single().await?;
-                db::settle_due(&mut tx, &ended, self.clock.now()).await?;
-                tx.commit().await?;
-            }
-            if !full || ended.is_empty() {
-                open.truncate(MOST);
-                return Ok(open);
-            }
-        }
-    }
-
-    /// Polls an attempt alone a last time. Without a grant it expires. Returns whether it has expired.
-    async fn expire(&self, user: &UserId, attempt: Uuid) -> Result<bool> {
-        let found = self
-            .nango_gateway()?
-            .attempt_poller
-            .fetch_attempt(attempt)
-            .await?;
-        self.apply_grants(attempt, found).await?;
-        self.attempt_failed(user, attempt, &Failure::expired())
-            .await
-    }
-
-    async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<OwnedAttempt>)> {
-        let mut tx = self.begin().await?;
-        let due = db::due_attempts(&mut tx, self.clock.now(), DUE).await?;
-        tx.commit().await?;
-        Ok(due)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
 use crate::domain::{Brake, Connection, Reason};
 use crate::nango;
-use crate::nango::ConnectionSummary;
+use crate::nango::{ConnectionSummary, Priority};
 
 /// The sweep's name among the jobs.
 pub(crate) const JOB_NAME: &str = "sweep";
@@ -88,7 +88,7 @@ impl Connections {
         pace: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
-        if !self.has_rate_budget() || self.is_database_foreign().await {
+        if !self.has_room(Priority::Sweep) || self.is_database_foreign().await {
             return Ok(None);
         }
         let mut tx = self.begin().await?;
@@ -100,7 +100,7 @@ impl Connections {
         }
         let sweep = async {
             tokio::select! {
-                report = self.sweep_all(pace) => report.map(Some),
+                report = Priority::Sweep.scope(self.sweep_all(pace)) => report.map(Some),
                 lost = self.renew_lease() => Err(lost),
                 // Another replica may take it up at once.
                 () = stop.cancelled() => Ok(None),
@@ -133,7 +133,7 @@ impl Connections {
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
-        while !self.has_rate_budget() {
+        while !self.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }

@@ -18,10 +18,7 @@ use crate::domain::{Connection, Reason, State};
 use crate::nango;
 use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
-use crate::nango::{Credentials, Refresh};
-
-/// How long all calls to Nango that one request needs may take together.
-const NANGO_CALLS_TIMEOUT: Duration = Duration::from_secs(25);
+use crate::nango::{Credentials, Priority, Refresh};
 
 /// A token is not handed out of memory when it ends within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -104,7 +101,11 @@ impl Connections {
             token
         } else {
             let connection = self.find_own(user, id).await?;
-            self.cached_token(&self.retried(connection).await).await?
+            let token = Priority::Token.scope(async {
+                let connection = self.retried(connection).await;
+                self.cached_token(&connection).await
+            });
+            Box::pin(token).await?
         };
         check_scopes(&token, required_scopes)?;
         self.record_access(&token.connection, service, Purpose::Token)
@@ -135,10 +136,13 @@ impl Connections {
                 connector: connector.slug.clone(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
-        let connection = self.retried(connection).await;
-        let token = self.cached_token(&connection).await?;
+        let token = Priority::Token.scope(async {
+            let connection = self.retried(connection).await;
+            self.cached_token(&connection).await
+        });
+        let token = Box::pin(token).await?;
         check_scopes(&token, required_scopes)?;
-        self.record_access(&connection, service, Purpose::Token)
+        self.record_access(&token.connection, service, Purpose::Token)
             .await?;
         Ok(token)
     }
@@ -146,7 +150,7 @@ impl Connections {
     /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
     /// it is then.
     async fn retried(&self, connection: Connection) -> Connection {
-        if !connection.is_retry_due(self.clock.now()) || !self.has_rate_budget() {
+        if !connection.is_retry_due(self.clock.now()) || !self.has_room(Priority::Check) {
             return connection;
         }
         match Box::pin(self.check_connection(&connection)).await {
@@ -161,7 +165,7 @@ impl Connections {
         let mut asked_nango = false;
         let asked = self.tokens.held.try_get_with(key, async {
             asked_nango = true;
-            with_deadline(self.fetch_token(connection)).await
+            self.fetch_token(connection).await
         });
         // Apart, for it is large, and rare: a request's future is moved about before it is run.
         let token = Box::pin(asked)
@@ -280,13 +284,18 @@ impl Connections {
     /// # Errors
     /// As [`Connections::token`].
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
+        let refused = self.handle_refused_token(user, id, token_id);
+        Priority::Token.scope(refused).await
+    }
+
+    async fn handle_refused_token(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let connection = self.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
         let reported = self.tokens.reports.try_get_with(report, async {
-            refreshed = with_deadline(self.refresh_refused(&connection, token_id)).await?;
+            refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.clock.now();
             // A new version: what any replica still holds of the old token is handed out no more.
             self.apply_if_unchanged(&connection, None, |connection| {
@@ -348,6 +357,17 @@ impl Connections {
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
+        let answer = self.call_provider(user, id, service, call);
+        Priority::Token.scope(answer).await
+    }
+
+    async fn call_provider(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        service: &str,
+        call: ProxyCall,
+    ) -> Result<ProxyAnswer> {
         let upstream = self.nango_gateway()?;
         let connection = self.find_own(user, id).await?;
         self.check_usable(&connection).await?;
@@ -363,7 +383,7 @@ impl Connections {
             Err(error @ (nango::Error::InvalidCredentials { .. } | nango::Error::NotFound)) => {
                 // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
                 let failed = (id, format!("proxy of version {}", connection.version));
-                let explained = with_deadline(self.token_error(&connection, Some(error)));
+                let explained = self.token_error(&connection, Some(error));
                 let explained = self.tokens.reports.try_get_with(failed, explained);
                 Box::pin(explained)
                     .await
@@ -399,12 +419,6 @@ impl Connections {
             Err(Error::ConnectionNotFound)
         }
     }
-}
-
-/// Bounds what calls Nango several times, one after the other.
-pub(crate) async fn with_deadline<T>(calls: impl Future<Output = Result<T>>) -> Result<T> {
-    let calls = tokio::time::timeout(NANGO_CALLS_TIMEOUT, calls).await;
-    calls.unwrap_or_else(|_elapsed| Err(nango::Error::Timeout.into()))
 }
 
 /// The connection that is meant: never a guess among several.

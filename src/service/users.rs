@@ -1,7 +1,11 @@
 //! What is done with all of a user's connections, and with what is known of their use.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::reconcile::listed;
@@ -13,71 +17,83 @@ use crate::domain::{DeletionReason, UserId};
 
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 
-use crate::nango::{ConnectionSummary, ListConnections};
+use crate::nango::{ConnectionSummary, ListConnections, Priority};
+
+/// How many connections are erased in one transaction.
+const ERASURE_BATCH: usize = 100;
+
+/// How long deletions at Nango are started before the answer, and how many run at once.
+const ERASURE_WAIT: Duration = Duration::from_secs(2);
+const PARALLEL_DELETIONS: usize = 8;
 
 /// What came of deleting a user's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Erased {
     /// How many connections were removed here.
     pub connections: usize,
+    /// How many connections at Nango wait to be deleted.
+    pub pending: usize,
     /// Whether Nango has confirmed that it holds nothing of the user any more.
     pub confirmed: bool,
 }
 
 impl Connections {
-    /// Removes all of a user's connections with their history, here and at Nango. May be repeated.
+    /// Removes all of a user's connections with their history, here at once, and at Nango in parallel, as far as its rate
+    /// limit allows and an answer may wait. The rest is deleted in the background. May be repeated.
     ///
     /// # Errors
     /// As the database; what Nango does not confirm now is deleted there later.
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
+        Priority::Check.scope(self.erase_user(user)).await
+    }
+
+    async fn erase_user(&self, user: &UserId) -> Result<Erased> {
         self.nango_gateway()?;
         let mut tx = self.begin_single().await?;
         let connections = db::connection_ids(&mut tx, user).await?;
         tx.commit().await?;
-        for id in &connections {
-            self.erase_connection(user, *id).await?;
+        for batch in connections.chunks(ERASURE_BATCH) {
+            let mut tx = self.begin().await?;
+            db::erase_connections(&mut tx, user, batch, self.clock.now()).await?;
+            tx.commit().await?;
         }
         let mut tx = self.begin_single().await?;
         db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
+        let started = Instant::now();
         let mut ids: BTreeSet<Uuid> = connections.iter().copied().collect();
         match self.delete_unknown(user).await {
             Ok(found) => ids.extend(found),
             Err(error) => {
-                tracing::warn!(%error, "Nango could not be searched for what a deleted user left there; the sweep does it");
+                tracing::warn!(%error, "nango could not be searched for other connections of an erased user");
             }
         }
-        let mut confirmed = true;
-        for id in ids {
-            confirmed &= self.delete_now(id).await?;
-        }
+        let ids: Vec<Uuid> = ids.into_iter().collect();
+        let deletions = stream::iter(ids.clone()).map(|id| async move {
+            if started.elapsed() < ERASURE_WAIT && self.has_room(Priority::Check) {
+                self.delete_now(id).await
+            } else {
+                Ok(false)
+            }
+        });
+        let deleted: Vec<Result<bool>> = deletions
+            .buffer_unordered(PARALLEL_DELETIONS)
+            .collect()
+            .await;
+        let is_deleted = deleted.into_iter().collect::<Result<Vec<bool>>>()?;
         self.deletions.notify_one();
-        // Also of an earlier call, and of connections whose tags do not name their user.
         let mut tx = self.begin_single().await?;
-        confirmed &= !db::has_pending_erasure(&mut tx, user).await?;
+        let pending = db::count_pending_erasures(&mut tx, user).await?;
         tx.commit().await?;
-        // Asked again, for what was to be deleted may have been refused, today or in an earlier call.
-        confirmed &=
-            (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
+        // Queried again: a deletion may have been refused, now or in an earlier call, and tags may not name the user.
+        let confirmed = pending == 0
+            && is_deleted.iter().all(|deleted| *deleted)
+            && (self.list_nango_connections(user).await).is_ok_and(|stored| stored.is_empty());
         Ok(Erased {
             connections: connections.len(),
+            pending: usize::try_from(pending).unwrap_or_default(),
             confirmed,
         })
-    }
-
-    async fn erase_connection(&self, user: &UserId, id: Uuid) -> Result<()> {
-        let mut tx = self.begin().await?;
-        let Some(upstream) = db::lock_own_to_delete(&mut tx, user, id).await? else {
-            return Ok(());
-        };
-        db::delete(&mut tx, user, id).await?;
-        let (reason, now) = (DeletionReason::Erased, self.clock.now());
-        if let Some(upstream) = &upstream {
-            db::queue_deletion(&mut tx, upstream, reason, Some(user), Some(id), now).await?;
-        }
-        db::hasten_deletions(&mut tx, id, reason, now).await?;
-        tx.commit().await?;
-        Ok(())
     }
 
     /// What Nango holds of the user though no row said so: granted a moment ago, or left behind. Answers which

@@ -221,15 +221,20 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
             }
         },
     ));
-    let service = connections.clone();
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
-        jobs.job("attempt expiry", EXPIRY_INTERVAL, Some(STALL_TIME)),
+        jobs.job("attempt expiry", EXPIRY_INTERVAL, Some(SWEEP_STALL_TIME)),
         async move || {
-            report(
-                "authorizations ran out of time",
-                &service.expire_attempts().await,
-                |count| *count > 0,
-            );
+            loop {
+                let expired = service.expire_attempts().await;
+                report("authorizations ran out of time", &expired, |count| {
+                    *count > 0
+                });
+                let is_full = expired.is_ok_and(Connections::is_full_expiry);
+                if !is_full || stopping.is_cancelled() {
+                    break;
+                }
+            }
         },
     ));
     let (service, stopping) = (connections.clone(), jobs.stop.clone());

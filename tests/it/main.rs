@@ -32,6 +32,7 @@ mod legacy_import;
 mod limits;
 mod malformed_input;
 mod monitoring;
+mod nango_calls;
 mod nango_client;
 mod nango_contract;
 mod nango_recordings;

@@ -315,12 +315,12 @@ impl TestApp {
     }
 
     /// The use cases over the same database and Nango, for what no request asks for.
-    pub(crate) async fn service(&self) -> Connections {
+    pub(crate) async fn service(&self) -> Arc<Connections> {
         self.service_with(&[]).await
     }
 
     /// The same with other settings.
-    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Connections {
+    pub(crate) async fn service_with(&self, others: &[(&'static str, &str)]) -> Arc<Connections> {
         let all = self.settings(others);
         let config = read(&all);
         let nango = config.nango.unwrap();
@@ -332,15 +332,14 @@ impl TestApp {
             history: config.retention,
             encryption: config.encryption,
         };
-        Connections::new(
+        let connections = Connections::new(
             Database::connect(&config.database).await.unwrap(),
             Arc::new(catalog(&all, config.catalog_file.as_deref())),
-            Some(Nango::new(nango.client).unwrap()),
+            Some(Nango::with_clock(nango.client, self.clock.clone()).unwrap()),
             self.clock.clone(),
             settings,
-        )
-        .await
-        .unwrap()
+        );
+        Arc::new(connections.await.unwrap())
     }
 
     /// The service keys of the same database.

@@ -1,4 +1,4 @@
-//! Who calls: the secret key or a session token, and the budget that both draw on.
+//! Who calls: the secret key or a session token, each with a rate limit of its own.
 
 use std::time::Duration;
 
@@ -26,20 +26,36 @@ pub(super) struct RateBudget {
     ends_at: Option<DateTime<Utc>>,
 }
 
+/// Whose calls are counted together: as at Nango, those of browsers with session tokens do not count towards the secret
+/// key's limit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    SecretKey,
+    Session,
+}
+
 impl App {
     /// Counts one call and lets it be answered; a 429 when the minute's budget is used up.
     /// Either way the answer says in `x-ratelimit-…` what is left.
     pub(super) async fn with_rate_limit(
         &self,
+        caller: Caller,
         method: &str,
         path: &str,
         answer: impl Future<Output: IntoResponse>,
     ) -> Response {
         let (now, limit) = (self.now(), self.config.rate_limit);
-        let (used, ends_at) = self.lock().budget.count(now);
+        let (used, ends_at) = {
+            let mut state = self.lock();
+            let budget = match caller {
+                Caller::SecretKey => &mut state.budget,
+                Caller::Session => &mut state.session_budget,
+            };
+            budget.count(now)
+        };
         let mut response = if used > limit {
-            let wait = (ends_at - now).num_seconds().max(1);
-            too_many_requests(method, path, wait)
+            // Rounded down, as at Nango: 0 in the last second.
+            too_many_requests(method, path, (ends_at - now).num_seconds())
         } else {
             answer.await.into_response()
         };
@@ -47,6 +63,10 @@ impl App {
         headers.insert("x-ratelimit-limit", limit.into());
         headers.insert("x-ratelimit-remaining", limit.saturating_sub(used).into());
         headers.insert("x-ratelimit-reset", ends_at.timestamp().into());
+        let date = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(date) = date.parse() {
+            headers.insert(header::DATE, date);
+        }
         response
     }
 }
@@ -106,13 +126,17 @@ async fn call(app: App, request: Request, next: Next, allowed: Result<(), Failur
         request.uri().path().to_owned(),
     );
     let query = request.uri().query().unwrap_or_default().to_owned();
+    let caller = match request.extensions().get::<SessionToken>() {
+        Some(_) => Caller::Session,
+        None => Caller::SecretKey,
+    };
     let call = ReceivedCall::new(&method, &path, query, app.now());
     let call = app.lock().record_call(call);
     let response = match admit(&request, allowed) {
         Err(failure) => failure.into_response(),
         Ok(()) => {
             let answer = with_faults(&app, request, next, &method, &path);
-            app.with_rate_limit(&method, &path, answer).await
+            app.with_rate_limit(caller, &method, &path, answer).await
         }
     };
     let hung_up = response.extensions().get::<DropConnection>().is_some();

@@ -10,7 +10,7 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 use uuid::{Builder, Uuid};
 
-use crate::auth::live_session;
+use crate::auth::{Caller, live_session};
 use crate::callback_page;
 use crate::credentials::{Credentials, is_oauth};
 use crate::error::Failure;
@@ -58,7 +58,9 @@ pub(super) async fn connect(
         Ok::<_, ConnectError>(redirect_to_provider(&headers, state, &location, app.now()))
     };
     let path = format!("/oauth/connect/{key}");
-    Ok(app.with_rate_limit("GET", &path, answer).await)
+    Ok(app
+        .with_rate_limit(Caller::Session, "GET", &path, answer)
+        .await)
 }
 
 fn authenticate(app: &App, query: &Query) -> Result<String, Failure> {

@@ -10,7 +10,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::auth::{SESSION_PREFIX, session_token};
+use crate::auth::{Caller, SESSION_PREFIX, session_token};
 use crate::error::Failure;
 use crate::front::JsonBody;
 use crate::query::Query;
@@ -258,7 +258,9 @@ fn open(app: &App, common: Common, allowed: Vec<String>, reconnect: Option<Strin
 pub(super) async fn get(State(app): State<App>, headers: HeaderMap) -> Result<Response, Failure> {
     let token = session_token(&app, &headers)?;
     let answer = async { Json(json!({ "data": to_json(&app, &token) })) };
-    Ok(app.with_rate_limit("GET", "/connect/session", answer).await)
+    Ok(app
+        .with_rate_limit(Caller::Session, "GET", "/connect/session", answer)
+        .await)
 }
 
 fn to_json(app: &App, token: &str) -> Value {
@@ -305,6 +307,6 @@ pub(super) async fn delete(
         StatusCode::NO_CONTENT
     };
     Ok(app
-        .with_rate_limit("DELETE", "/connect/session", answer)
+        .with_rate_limit(Caller::Session, "DELETE", "/connect/session", answer)
         .await)
 }

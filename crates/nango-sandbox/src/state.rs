@@ -42,6 +42,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) budget: RateBudget,
+    pub(super) session_budget: RateBudget,
     pub(super) webhook_signing_key: String,
     pub(super) integrations: Vec<StoredIntegration>,
     pub(super) sessions: HashMap<String, Session>,
@@ -174,6 +175,7 @@ impl App {
         let state = State {
             faults: Faults::default(),
             budget: RateBudget::default(),
+            session_budget: RateBudget::default(),
             webhook_signing_key: config.webhook_signing_key.clone(),
             integrations: StoredIntegration::from_config(&config.integrations, now),
             sessions: HashMap::new(),

@@ -22,6 +22,8 @@ const MAX_LIMIT: i64 = 200;
 pub(crate) struct ErasedBody {
     /// The number of deleted connections.
     connections: usize,
+    /// The number of connections at Nango that wait to be deleted. They are deleted in the background.
+    upstream_pending: usize,
     /// `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them.
     upstream_deleted: bool,
 }
@@ -43,6 +45,7 @@ pub(crate) async fn erase(
     let erased = state.connections.erase(&user).await?;
     Ok(Json(ErasedBody {
         connections: erased.connections,
+        upstream_pending: erased.pending,
         upstream_deleted: erased.confirmed,
     }))
 }

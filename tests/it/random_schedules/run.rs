@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -31,7 +31,7 @@ pub(super) const UNPACED: SweepSchedule = SweepSchedule {
 /// One schedule in its world.
 pub(super) struct Run<'a> {
     pub(super) environment: &'a Environment,
-    pub(super) service: RefCell<Rc<Connections>>,
+    pub(super) service: RefCell<Arc<Connections>>,
     fault: Cell<Fault>,
     pub(super) slots: RefCell<[Slot; SLOTS]>,
     urls: RefCell<Vec<Address>>,
@@ -125,7 +125,7 @@ impl<'a> Run<'a> {
         self.surprises.borrow_mut().push(what);
     }
 
-    pub(super) fn service(&self) -> Rc<Connections> {
+    pub(super) fn service(&self) -> Arc<Connections> {
         self.service.borrow().clone()
     }
 

@@ -157,7 +157,9 @@ async fn deletion_asks_for_no_connection_but_its_own() {
     let before = app.nango_calls("DELETE", "/connections/").await;
     let (_, ended) = ada.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], true);
-    assert_eq!(app.nango_calls("DELETE", "/connections/").await, before);
+    // That of its own integration, which Nango no longer has.
+    let deletions = app.nango_calls("DELETE", "/connections/").await - before;
+    assert!(deletions <= 1, "{deletions}");
     app.faults(json!({})).await;
     assert_eq!(app.nango_connections().await.len(), 2);
 }

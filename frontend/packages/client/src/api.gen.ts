@@ -1804,7 +1804,8 @@ export interface components {
          * @description The outcome of erasing a user.
          * @example {
          *       "connections": 2,
-         *       "upstream_deleted": true
+         *       "upstream_deleted": true,
+         *       "upstream_pending": 0
          *     }
          */
         EraseUserResponse: {
@@ -1812,6 +1813,8 @@ export interface components {
             connections: number;
             /** @description `true` if Nango has confirmed the deletions. Otherwise they are retried until Nango confirms them. */
             upstream_deleted: boolean;
+            /** @description The number of connections at Nango that wait to be deleted. They are deleted in the background. */
+            upstream_pending: number;
         };
         /** @description The kind of a change of a connection. An open set: accept unknown values. */
         EventKind: components["schemas"]["KnownEventKind"] | string;
@@ -6538,7 +6541,8 @@ export interface operations {
                     /**
                      * @example {
                      *       "connections": 2,
-                     *       "upstream_deleted": true
+                     *       "upstream_deleted": true,
+                     *       "upstream_pending": 0
                      *     }
                      */
                     "application/json": components["schemas"]["EraseUserResponse"];

@@ -1,0 +1,69 @@
+//! Erases the connections of a user, a batch in each transaction.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::deletions::queue_erased;
+use super::{RowError, Transaction};
+use crate::domain::UserId;
+
+/// What is read of a connection that is erased: not more, so that a row is erased too whose other columns cannot be read.
+#[derive(sqlx::FromRow)]
+struct ErasedRow {
+    user_id: String,
+    id: Uuid,
+    nango_connection_id: Option<String>,
+    integration_key: String,
+}
+
+/// Deletes these connections of a user with their history, and queues the deletion of what Nango has of them. Returns how
+/// many there were.
+pub(crate) async fn erase_connections(
+    db: &mut Transaction,
+    user: &UserId,
+    ids: &[Uuid],
+    now: DateTime<Utc>,
+) -> sqlx::Result<usize> {
+    // Locked for update: no row that refers to them is written meanwhile.
+    let rows: Vec<ErasedRow> = sqlx::query_as(
+        "select user_id, id, nango_connection_id, coalesce(integration_key, '') as integration_key \
+         from user_connector_connection where user_id = $1 and id = any($2) order by id for update",
+    )
+    .bind(user.as_str())
+    .bind(ids)
+    .fetch_all(&mut *db)
+    .await?;
+    if let Some(other) = rows.iter().find(|row| row.user_id != user.as_str()) {
+        let (table, id) = ("user_connector_connection", other.id);
+        return Err(RowError::WrongUser { table, id }.into());
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    // The ids of their attempts stay, so that a late grant is recognized.
+    sqlx::query(
+        "update attempt_owner set user_id = null, connection_id = null, browser_token_hash = null \
+         where connection_id = any($1)",
+    )
+    .bind(&ids)
+    .execute(&mut *db)
+    .await?;
+    // Before the messages in them, in the order in which deliveries lock them.
+    sqlx::query("delete from webhook_queue where user_id = $1 and connection_id = any($2)")
+        .bind(user.as_str())
+        .bind(&ids)
+        .execute(&mut *db)
+        .await?;
+    sqlx::query("delete from user_connector_connection where user_id = $1 and id = any($2)")
+        .bind(user.as_str())
+        .bind(&ids)
+        .execute(&mut *db)
+        .await?;
+    let at_nango: Vec<(Uuid, &str, &str)> = rows
+        .iter()
+        .filter_map(|row| {
+            let nango_id = row.nango_connection_id.as_deref()?;
+            Some((row.id, nango_id, row.integration_key.as_str()))
+        })
+        .collect();
+    queue_erased(db, user, &ids, &at_nango, now).await?;
+    Ok(ids.len())
+}

@@ -1,0 +1,204 @@
+//! Attempts that expire: those past their time that Nango has no grant of.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::{Connections, Error, Result};
+use crate::db;
+use crate::db::DueAttempt;
+use crate::domain::{AttemptKind, Failure};
+use crate::nango;
+use crate::nango::attempt_poller::ATTEMPT_TAG;
+use crate::nango::{ConnectionSummary, ListConnections, Priority};
+
+/// The job's name, and its lease in seconds. Two replicas that run it at once do no harm: they query Nango twice.
+const EXPIRY_JOB: &str = "expiry";
+const LEASE_SECONDS: f64 = 60.0;
+
+/// How many attempts that are due are read at once.
+const DUE: usize = 500;
+
+/// Up to how many attempts are looked up one by one: more share the pages of Nango's newest connections.
+const FEW: usize = 3;
+
+/// How many connections a page has, and how many pages are read at the most.
+const PAGE_SIZE: u32 = 1000;
+const MAX_PAGES: u32 = 10;
+
+/// How far Nango's clock may be behind ours.
+const CLOCK_MARGIN: TimeDelta = TimeDelta::minutes(5);
+
+impl Connections {
+    /// Expires a batch of the attempts that are past their time, unless another replica is at it: each is looked up once
+    /// more. Returns how many expired. A full batch means that more may be due.
+    ///
+    /// # Errors
+    /// As the database; what Nango does not answer is left for the next run.
+    pub async fn expire_attempts(&self) -> Result<usize> {
+        if self.due_attempts().await?.0.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.begin().await?;
+        let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
+        tx.commit().await?;
+        if !claimed {
+            return Ok(0);
+        }
+        let expired = Priority::Deletion.scope(self.expire_due()).await;
+        let mut tx = self.begin_single().await?;
+        db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
+        tx.commit().await?;
+        expired
+    }
+
+    /// Whether a run that expired so many is to be followed by another at once.
+    #[must_use]
+    pub fn is_full_expiry(expired: usize) -> bool {
+        expired >= DUE / 2
+    }
+
+    async fn expire_due(&self) -> Result<usize> {
+        let open = self.settle_ended().await?;
+        let (created, renewed): (Vec<_>, Vec<_>) =
+            (open.into_iter()).partition(|due| due.kind == AttemptKind::Connect);
+        let mut expired = 0;
+        let listed = if created.len() > FEW && self.has_room(Priority::Deletion) {
+            self.list_granted(&created).await
+        } else {
+            Ok(None)
+        };
+        match listed {
+            Ok(Some(mut granted)) => {
+                for due in &created {
+                    let found = granted.remove(&due.attempt_id).unwrap_or_default();
+                    expired += usize::from(self.expire_unless_granted(due, found).await?);
+                }
+            }
+            Ok(None) => expired += self.expire_one_by_one(&created).await?,
+            Err(error) => {
+                tracing::warn!(%error, attempts = created.len(), "attempts stay open: nango could not be queried");
+            }
+        }
+        expired += self.expire_one_by_one(&renewed).await?;
+        self.settle_ended().await?;
+        Ok(expired)
+    }
+
+    /// Looks each of these attempts up alone, while Nango's rate limit has room for it.
+    async fn expire_one_by_one(&self, attempts: &[DueAttempt]) -> Result<usize> {
+        let mut expired = 0;
+        for due in attempts {
+            if !self.has_room(Priority::Deletion) {
+                break;
+            }
+            let poller = &self.nango_gateway()?.attempt_poller;
+            match poller.fetch_attempt(due.attempt_id).await {
+                Ok(found) => {
+                    expired += usize::from(self.expire_unless_granted(due, found).await?);
+                }
+                Err(error) => {
+                    tracing::warn!(attempt = %due.attempt_id, %error, "an attempt stays open: nango could not be queried");
+                }
+            }
+        }
+        Ok(expired)
+    }
+
+    /// Applies what Nango has of an attempt, and ends the attempt if it is still open. Says whether it expired.
+    async fn expire_unless_granted(
+        &self,
+        due: &DueAttempt,
+        found: Vec<ConnectionSummary>,
+    ) -> Result<bool> {
+        let id = due.attempt_id;
+        let ended = async {
+            self.apply_grants(id, found).await?;
+            self.attempt_failed(&due.user, id, &Failure::expired())
+                .await
+        };
+        match ended.await {
+            Err(error) if error.is_unreadable_row() => {
+                tracing::error!(attempt = %id, %error, "an attempt that cannot be read does not expire");
+                let mut tx = self.begin_single().await?;
+                db::postpone_unreadable(&mut tx, &[id], self.clock.now()).await?;
+                tx.commit().await?;
+                Ok(false)
+            }
+            Err(error @ Error::Database(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(attempt = %id, %error, "an attempt stays open: its grant could not be applied");
+                Ok(false)
+            }
+            ended => ended,
+        }
+    }
+
+    /// Lists what Nango has of these attempts: a grant of a connect is a connection newer than its attempt. `None` if too
+    /// many connections are newer.
+    async fn list_granted(
+        &self,
+        attempts: &[DueAttempt],
+    ) -> Result<Option<HashMap<Uuid, Vec<ConnectionSummary>>>> {
+        let oldest = attempts.iter().map(|due| due.created_at).min();
+        let since = oldest.unwrap_or(DateTime::<Utc>::MAX_UTC) - CLOCK_MARGIN;
+        let mut granted: HashMap<Uuid, Vec<ConnectionSummary>> = attempts
+            .iter()
+            .map(|due| (due.attempt_id, Vec::new()))
+            .collect();
+        let nango = &self.nango_gateway()?.nango;
+        let mut last = None;
+        for page in 0..MAX_PAGES {
+            let filter = ListConnections {
+                limit: Some(PAGE_SIZE),
+                page: Some(page),
+                ..ListConnections::default()
+            };
+            let found = nango.connection_page(&filter).await?;
+            let newest = found.connections.first().map(|it| it.connection_id.clone());
+            if newest.is_some() && newest == last {
+                return Err(nango::Error::repeated_page(page).into());
+            }
+            last = newest;
+            // A page may be shorter than asked for: only an empty one is the end.
+            let is_end =
+                found.is_empty() || found.connections.iter().any(|it| it.created_at < since);
+            for summary in found.connections {
+                let attempt = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok());
+                if let Some(of_attempt) = attempt.and_then(|id: Uuid| granted.get_mut(&id)) {
+                    of_attempt.push(summary);
+                }
+            }
+            if is_end {
+                return Ok(Some(granted));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lets go of the attempts that are due and have ended, or whose user is gone. Returns those that are open.
+    async fn settle_ended(&self) -> Result<Vec<DueAttempt>> {
+        loop {
+            let (due, open) = self.due_attempts().await?;
+            let is_open = |id: &Uuid| open.iter().any(|one| one.attempt_id == *id);
+            let is_full = due.len() == DUE;
+            let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
+            if !ended.is_empty() {
+                let mut tx = self.begin_single().await?;
+                db::settle_due(&mut tx, &ended, self.clock.now()).await?;
+                tx.commit().await?;
+            }
+            if !is_full || ended.is_empty() {
+                return Ok(open);
+            }
+        }
+    }
+
+    async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<DueAttempt>)> {
+        let mut tx = self.begin().await?;
+        let due = db::due_attempts(&mut tx, self.clock.now(), DUE).await?;
+        tx.commit().await?;
+        Ok(due)
+    }
+}

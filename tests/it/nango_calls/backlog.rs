@@ -1,0 +1,115 @@
+//! Work that has piled up: abandoned attempts, and what an erased user leaves at Nango.
+
+use tokio::time::Instant;
+
+use super::*;
+
+#[tokio::test]
+async fn abandoned_attempts_expire_with_few_calls() {
+    const ATTEMPTS: usize = 60;
+    let app = TestApp::new().await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let mut ids = Vec::new();
+    for n in 0..ATTEMPTS {
+        let started = app.user(&format!("user-{n}")).await.connect("gmail").await;
+        if n == 7 {
+            app.popup(text(&started, "oauth_url")).await;
+        }
+        ids.push(text(&started, "connection_id").to_owned());
+    }
+    app.advance(TimeDelta::minutes(31));
+    let before = calls(&app).await;
+    let expired = app.service().await.expire_attempts().await.unwrap();
+    assert_eq!(expired, ATTEMPTS - 1);
+    assert!(calls(&app).await - before <= 2);
+    for (n, id) in ids.iter().enumerate() {
+        let expected = if n == 7 { "connected" } else { "error" };
+        assert_eq!(status(&app, id).await, expected, "{n}");
+    }
+}
+
+#[tokio::test]
+async fn abandoned_reconnects_expire_one_by_one() {
+    let app = TestApp::new().await;
+    let ada = app.user("ada").await;
+    let gmail = ada.connected("gmail").await;
+    app.advance(TimeDelta::minutes(10));
+    let path = format!("/connections/{}/reconnect", text(&gmail, "id"));
+    let (_, started) = ada.call(Method::POST, &path, None).await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    app.popup(text(&started, "oauth_url")).await;
+    app.advance(TimeDelta::minutes(31));
+    assert_eq!(app.service().await.expire_attempts().await.unwrap(), 0);
+    let after = app.user("ada").await.connection(text(&gmail, "id")).await;
+    assert_eq!(after["attempt"]["outcome"], "succeeded");
+}
+
+/// Connects as many instances of Gmail.
+async fn connect_many(app: &TestApp, count: usize) {
+    let ada = app.user("ada").await;
+    app.faults(json!({ "consent": "allow" })).await;
+    for n in 0..count {
+        let path = format!("/gmail/connect?instance_id={n}");
+        let (_, started) = ada.call(Method::POST, &path, None).await;
+        app.popup(text(&started, "oauth_url")).await;
+        until_status(app, text(&started, "connection_id"), "connected").await;
+        app.advance(TimeDelta::seconds(5));
+    }
+}
+
+#[tokio::test]
+async fn erasure_of_many_connections_runs_in_parallel() {
+    const CONNECTIONS: usize = 40;
+    let app = TestApp::new().await;
+    connect_many(&app, CONNECTIONS).await;
+    app.faults(json!({ "latency_ms": 100 })).await;
+    let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
+    let started = Instant::now();
+    let erased = service.erase(&user).await.unwrap();
+    // One after the other, the calls alone would take eight seconds.
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(erased.connections, CONNECTIONS);
+    assert_eq!(erased.confirmed, erased.pending == 0);
+    app.wait_for_nango_connections(&[]).await;
+}
+
+#[tokio::test]
+async fn erasure_beyond_the_rate_limit_is_answered_at_once() {
+    const CONNECTIONS: usize = 60;
+    let app = TestApp::build(&[], |nango| nango.rate_limit = 100).await;
+    connect_many(&app, CONNECTIONS).await;
+    app.advance(TimeDelta::seconds(62));
+    let (service, user) = (app.service().await, "ada".to_owned().try_into().unwrap());
+    let started = Instant::now();
+    let erased = service.erase(&user).await.unwrap();
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!((erased.connections, erased.confirmed), (CONNECTIONS, false));
+    assert!(erased.pending > 0, "{erased:?}");
+    let rows: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
+        .fetch_one(&mut app.sql().await)
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
+    for _ in 0..10 {
+        app.advance(TimeDelta::seconds(62));
+        while service.delete_due().await.unwrap() > 0 {}
+    }
+    let waiting: Vec<(i32, Option<String>)> =
+        sqlx::query_as("select attempts, last_error from upstream_deletion")
+            .fetch_all(&mut app.sql().await)
+            .await
+            .unwrap();
+    assert!(waiting.is_empty(), "{waiting:?}");
+    app.advance(TimeDelta::seconds(62));
+    app.wait_for_nango_connections(&[]).await;
+}

@@ -1,0 +1,89 @@
+//! What signed webhooks of Nango's cost.
+
+use futures::future::join_all;
+use patchbay::nango::webhook;
+
+use super::*;
+
+const LIMIT: u32 = 200;
+
+/// A webhook that says that the refresh of a connection failed.
+fn refresh_failure(nango_id: &str) -> webhook::Event {
+    let body = json!({
+        "type": "auth", "operation": "refresh", "success": false, "connectionId": nango_id,
+        "providerConfigKey": "gmail", "provider": "google-mail", "authMode": "OAUTH2",
+        "environment": "dev", "from": "nango", "tags": {},
+        "error": { "type": "refresh_token_external_error", "description": "refused" },
+    });
+    webhook::parse(body.to_string().as_bytes()).unwrap()
+}
+
+#[tokio::test]
+async fn outage_of_a_provider_leaves_the_calls_to_others() {
+    let app = TestApp::build(&[], |nango| nango.rate_limit = LIMIT).await;
+    let mut ids = Vec::new();
+    for n in 0..30 {
+        let gmail = app
+            .user(&format!("user-{n}"))
+            .await
+            .connected("gmail")
+            .await;
+        ids.push(text(&gmail, "nango_connection_id").to_owned());
+        if n % 10 == 9 {
+            app.advance(TimeDelta::seconds(62));
+        }
+    }
+    app.advance(TimeDelta::minutes(3));
+    let faults = json!({ "refuse_refresh": true, "drop_webhooks": true, "consent": "allow" });
+    app.faults(faults).await;
+    let service = app.service().await;
+    let before = calls(&app).await;
+    // Each webhook is repeated, as by a Nango that was answered 503.
+    for _ in 0..10 {
+        let events: Vec<_> = ids.iter().map(|id| refresh_failure(id)).collect();
+        join_all(
+            events
+                .iter()
+                .map(|event| service.handle_webhook(None, event)),
+        )
+        .await;
+    }
+    let spent = calls(&app).await - before;
+    // One check, with those of three other connections of the connector.
+    assert!((1..=5).contains(&spent), "{spent}");
+    let ada = app.user("ada").await;
+    let started = ada.connect("github").await;
+    assert!(started["oauth_url"].is_string());
+}
+
+#[tokio::test]
+async fn webhooks_of_many_grants_share_calls() {
+    const USERS: usize = 40;
+    let app = TestApp::new().await;
+    app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
+        .await;
+    let mut started = Vec::new();
+    for n in 0..USERS {
+        let one = app.user(&format!("user-{n}")).await.connect("gmail").await;
+        app.popup(text(&one, "oauth_url")).await;
+        started.push(one);
+    }
+    let sent = app.control("webhooks", Method::GET, Value::Null).await;
+    let events: Vec<webhook::Event> = (sent.as_array().unwrap().iter())
+        .map(|hook| webhook::parse(hook["body"].to_string().as_bytes()).unwrap())
+        .collect();
+    assert_eq!(events.len(), USERS);
+    let (service, before) = (app.service().await, calls(&app).await);
+    let handled = join_all(
+        events
+            .iter()
+            .map(|event| service.handle_webhook(None, event)),
+    )
+    .await;
+    assert!(handled.iter().all(Result::is_ok));
+    let spent = calls(&app).await - before;
+    assert!(spent <= 6, "{spent}");
+    for one in &started {
+        assert_eq!(status(&app, text(one, "connection_id")).await, "connected");
+    }
+}
