@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use reqwest::header::{DATE, HeaderMap};
+use strum::VariantArray;
 use tokio::time::Instant;
 
 use super::Error;
@@ -100,6 +101,11 @@ impl RateBudget {
     }
 
     pub(crate) fn register(&self, registry: &mut Registry) {
+        for priority in Priority::VARIANTS {
+            let priority = [("priority", priority.as_str())];
+            drop(self.waiting.get_or_create(&priority));
+            drop(self.waits.get_or_create(&priority));
+        }
         registry.register(
             "nango_calls_waiting",
             "Calls that wait for Nango's rate limit, by priority",
@@ -307,7 +313,6 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use chrono::TimeDelta;
-    use strum::VariantArray;
 
     use super::*;
 
