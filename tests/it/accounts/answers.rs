@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{app_with_accounts, make_lookups_due, reconnect_as, text, wait_for};
+use crate::eventually::eventually;
 use crate::test_app::{PROMPT_TIMEOUT, TestApp, User};
 
 async fn answer_with(app: &TestApp, body: &Value) {
@@ -50,9 +51,14 @@ async fn answer_without_id_is_retried() {
         ids.push(id);
     }
     app.faults(json!({ "consent": "allow" })).await;
-    make_lookups_due(&app).await;
     for id in ids {
-        let known = wait_for(&ada, &id, |one| one["account"].is_object()).await;
+        // A look-up that is under way is postponed once more.
+        let identified = async || {
+            make_lookups_due(&app).await;
+            ada.connection(&id).await["account"].is_object()
+        };
+        eventually(identified).await;
+        let known = ada.connection(&id).await;
         assert_eq!(known["account_unknown_reason"], Value::Null);
     }
 }

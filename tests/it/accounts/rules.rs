@@ -189,7 +189,13 @@ fn parameters(connector: &Value, sample: &Value, other: bool) -> BTreeMap<String
 }
 
 /// Goes through the popup, or types a key on Nango's page.
-async fn authorize(app: &TestApp, connector: &Value, started: &Value, account: &str) {
+async fn authorize(
+    app: &TestApp,
+    connector: &Value,
+    sample: &Value,
+    started: &Value,
+    account: &str,
+) {
     let url = text(started, "oauth_url");
     if !url.contains("/connect-ui/") && !url.contains("session_token=") {
         panic!("no address: {url}");
@@ -206,6 +212,12 @@ async fn authorize(app: &TestApp, connector: &Value, started: &Value, account: &
         .unwrap()
         .1;
     let key = format!("{account}-key");
+    // Where the user name is the account's id, that of the sample.
+    let username = sample["credentials"]["username"].as_str();
+    let username = username.map(|name| match account {
+        "ada-work" => name.to_owned(),
+        other => format!("{name}-{other}"),
+    });
     let mut form = vec![
         ("session_token", &*session),
         ("integration", text(connector, "integration_key")),
@@ -221,7 +233,11 @@ async fn authorize(app: &TestApp, connector: &Value, started: &Value, account: &
         "privateKeyId",
         "privateKey",
     ] {
-        form.push((field, &key));
+        let value: &str = match &username {
+            Some(username) if field == "username" => username,
+            _ => &key,
+        };
+        form.push((field, value));
     }
     let page = url::Url::parse(url).unwrap();
     let page = format!("{}/connect-ui/", page.origin().ascii_serialization());
@@ -249,7 +265,7 @@ async fn connect_twice(app: &TestApp, slug: &str, sample: &Value) -> Option<Stri
     assert_eq!(connector["identifies_account"], true, "{slug}");
     let given = parameters(&connector, sample, false);
     let started = start(&user, &format!("/{slug}/connect"), "ada-work", &given).await;
-    authorize(app, &connector, &started, "ada-work").await;
+    authorize(app, &connector, sample, &started, "ada-work").await;
     let id = text(&started, "connection_id").to_owned();
     let named =
         |one: &Value| one["account"].is_object() || one["account_unknown_reason"].is_string();
@@ -273,7 +289,7 @@ async fn connect_twice(app: &TestApp, slug: &str, sample: &Value) -> Option<Stri
     };
     let path = format!("/connections/{id}/reconnect");
     let started = start(&user, &path, "grace", &given).await;
-    authorize(app, &connector, &started, "grace").await;
+    authorize(app, &connector, sample, &started, "grace").await;
     let second = wait_for(&user, &id, |one| {
         one["status"] != "connected" || one["attempt"]["outcome"] == "failed"
     })

@@ -59,6 +59,7 @@ async fn list_response_matches_snapshot() {
       "connections": [
         {
           "account": null,
+          "account_unknown_reason": null,
           "attempt": {
             "created_at": "2027-01-15T08:00:00Z",
             "ended_at": null,
@@ -85,9 +86,11 @@ async fn list_response_matches_snapshot() {
           "last_checked_at": null,
           "last_error": null,
           "last_synced_at": null,
+          "missing_scopes": null,
           "nango_connection_id": null,
           "pending_account": null,
           "same_account_as": [],
+          "scopes": null,
           "status": "pending",
           "status_reason": "awaiting_authorization",
           "updated_at": "2027-01-15T08:00:00Z",
@@ -124,6 +127,7 @@ async fn connected_response_matches_snapshot() {
     200 OK
     {
       "account": null,
+      "account_unknown_reason": "not_offered",
       "attempt": {
         "created_at": "2027-01-15T08:00:00Z",
         "ended_at": "2027-01-15T08:00:00Z",
@@ -150,9 +154,11 @@ async fn connected_response_matches_snapshot() {
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
       "last_synced_at": "2027-01-15T08:00:00Z",
+      "missing_scopes": null,
       "nango_connection_id": "[id]",
       "pending_account": null,
       "same_account_as": [],
+      "scopes": null,
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:00Z",
@@ -181,6 +187,7 @@ async fn disconnected_response_matches_snapshot() {
     200 OK
     {
       "account": null,
+      "account_unknown_reason": null,
       "attempt": {
         "created_at": "2027-01-15T08:00:00Z",
         "ended_at": "2027-01-15T08:00:00Z",
@@ -207,9 +214,11 @@ async fn disconnected_response_matches_snapshot() {
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
       "last_synced_at": "2027-01-15T08:00:00Z",
+      "missing_scopes": null,
       "nango_connection_id": null,
       "pending_account": null,
       "same_account_as": [],
+      "scopes": null,
       "status": "disconnected",
       "status_reason": "user_disconnected",
       "updated_at": "2027-01-15T08:00:00Z",

@@ -18,6 +18,7 @@ async fn update_sets_label_and_config() {
     200 OK
     {
       "account": null,
+      "account_unknown_reason": "not_offered",
       "attempt": {
         "created_at": "2027-01-15T08:00:00Z",
         "ended_at": "2027-01-15T08:00:00Z",
@@ -49,9 +50,11 @@ async fn update_sets_label_and_config() {
       "last_checked_at": "2027-01-15T08:00:00Z",
       "last_error": null,
       "last_synced_at": "2027-01-15T08:00:00Z",
+      "missing_scopes": null,
       "nango_connection_id": "[id]",
       "pending_account": null,
       "same_account_as": [],
+      "scopes": null,
       "status": "connected",
       "status_reason": null,
       "updated_at": "2027-01-15T08:00:05Z",

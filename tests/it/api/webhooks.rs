@@ -166,6 +166,7 @@ async fn duplicate_failure_webhook_counts_once() {
     200 OK
     {
       "account": null,
+      "account_unknown_reason": null,
       "attempt": {
         "created_at": "2027-01-15T08:00:00Z",
         "ended_at": "2027-01-15T08:00:00Z",
@@ -192,9 +193,11 @@ async fn duplicate_failure_webhook_counts_once() {
       "last_checked_at": null,
       "last_error": "Access was not granted: The user denied the request",
       "last_synced_at": null,
+      "missing_scopes": null,
       "nango_connection_id": null,
       "pending_account": null,
       "same_account_as": [],
+      "scopes": null,
       "status": "error",
       "status_reason": "authorization_denied",
       "updated_at": "2027-01-15T08:00:00Z",

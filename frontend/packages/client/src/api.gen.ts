@@ -734,8 +734,12 @@ export interface components {
         /**
          * @description An account at a provider.
          * @example {
+         *       "avatar_url": null,
+         *       "email": null,
          *       "id": "ada-work",
-         *       "name": "Ada Lovelace (work)"
+         *       "name": "Ada Lovelace (work)",
+         *       "workspace_id": null,
+         *       "workspace_name": null
          *     }
          */
         Account: {
@@ -878,7 +882,7 @@ export interface components {
          * @description A category of the catalog.
          * @example {
          *       "count": 6,
-         *       "name": "AI & Machine Learning"
+         *       "name": "AI"
          *     }
          */
         Category: {
@@ -890,9 +894,14 @@ export interface components {
          * @description A connection and what a check found.
          * @example {
          *       "account": {
+         *         "avatar_url": null,
+         *         "email": null,
          *         "id": "ada-work",
-         *         "name": "Ada Lovelace (work)"
+         *         "name": "Ada Lovelace (work)",
+         *         "workspace_id": null,
+         *         "workspace_name": null
          *       },
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -922,9 +931,11 @@ export interface components {
          *       "last_checked_at": "2027-01-15T08:00:00Z",
          *       "last_error": null,
          *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "missing_scopes": null,
          *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *       "pending_account": null,
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "connected",
          *       "status_reason": null,
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -1081,9 +1092,14 @@ export interface components {
          * @description A user's connection to one account of a connector.
          * @example {
          *       "account": {
+         *         "avatar_url": null,
+         *         "email": null,
          *         "id": "ada-work",
-         *         "name": "Ada Lovelace (work)"
+         *         "name": "Ada Lovelace (work)",
+         *         "workspace_id": null,
+         *         "workspace_name": null
          *       },
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -1112,9 +1128,11 @@ export interface components {
          *       "last_checked_at": "2027-01-15T08:00:00Z",
          *       "last_error": null,
          *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "missing_scopes": null,
          *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *       "pending_account": null,
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "connected",
          *       "status_reason": null,
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -1199,6 +1217,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": null,
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1225,10 +1244,12 @@ export interface components {
          *         "last_checked_at": null,
          *         "last_error": "Access was not granted: The user denied the request",
          *         "last_synced_at": null,
+         *         "missing_scopes": null,
          *         "nango_connection_id": null,
          *         "pending_account": null,
          *         "reason": "authorization_denied",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "authorization_denied",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1254,6 +1275,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1280,10 +1302,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "connected",
          *         "status_reason": null,
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1309,6 +1333,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": null,
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1335,10 +1360,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": null,
          *         "pending_account": null,
          *         "reason": "user_disconnected",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "disconnected",
          *         "status_reason": "user_disconnected",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1423,9 +1450,14 @@ export interface components {
          *       "connections": [
          *         {
          *           "account": {
+         *             "avatar_url": null,
+         *             "email": null,
          *             "id": "ada-work",
-         *             "name": "Ada Lovelace (work)"
+         *             "name": "Ada Lovelace (work)",
+         *             "workspace_id": null,
+         *             "workspace_name": null
          *           },
+         *           "account_unknown_reason": null,
          *           "attempt": {
          *             "created_at": "2027-01-15T08:00:00Z",
          *             "ended_at": "2027-01-15T08:00:00Z",
@@ -1454,9 +1486,11 @@ export interface components {
          *           "last_checked_at": "2027-01-15T08:00:00Z",
          *           "last_error": null,
          *           "last_synced_at": "2027-01-15T08:00:00Z",
+         *           "missing_scopes": null,
          *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *           "pending_account": null,
          *           "same_account_as": [],
+         *           "scopes": null,
          *           "status": "connected",
          *           "status_reason": null,
          *           "updated_at": "2027-01-15T08:00:00Z",
@@ -1486,6 +1520,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1512,10 +1547,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": "The connection was deleted at Nango: connect again",
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": "missing_upstream",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "missing_upstream",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1541,6 +1578,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1567,10 +1605,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "connected",
          *         "status_reason": null,
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1594,13 +1634,17 @@ export interface components {
         /**
          * @description A connector of the catalog.
          * @example {
+         *       "account_kind": null,
          *       "auth_mode": "OAUTH2",
          *       "available": true,
-         *       "category": "Communication & Collaboration",
+         *       "category": "Customer Support",
          *       "configured": true,
          *       "enabled": true,
          *       "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *       "identifies_account": false,
          *       "integration_key": "zendesk",
+         *       "listed": true,
+         *       "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
          *       "name": "Zendesk",
          *       "parameters": [
          *         {
@@ -1661,47 +1705,51 @@ export interface components {
          *       "categories": [
          *         {
          *           "count": 6,
-         *           "name": "AI & Machine Learning"
+         *           "name": "AI"
+         *         },
+         *         {
+         *           "count": 2,
+         *           "name": "Accounting & Finance"
          *         },
          *         {
          *           "count": 10,
          *           "name": "Analytics & Data"
          *         },
          *         {
-         *           "count": 10,
+         *           "count": 8,
          *           "name": "CRM & Sales"
          *         },
          *         {
-         *           "count": 4,
+         *           "count": 6,
          *           "name": "Calendar & Scheduling"
          *         },
          *         {
-         *           "count": 15,
-         *           "name": "Communication & Collaboration"
+         *           "count": 9,
+         *           "name": "Commerce & Payments"
+         *         },
+         *         {
+         *           "count": 7,
+         *           "name": "Communication"
+         *         },
+         *         {
+         *           "count": 5,
+         *           "name": "Customer Support"
          *         },
          *         {
          *           "count": 11,
-         *           "name": "Development & Code"
+         *           "name": "Developer Tools"
          *         },
          *         {
          *           "count": 10,
-         *           "name": "E-commerce & Payments"
-         *         },
-         *         {
-         *           "count": 10,
-         *           "name": "File Storage & Cloud"
-         *         },
-         *         {
-         *           "count": 1,
-         *           "name": "Payments"
+         *           "name": "File Storage"
          *         },
          *         {
          *           "count": 2,
-         *           "name": "Productivity & Notes"
+         *           "name": "Marketing"
          *         },
          *         {
-         *           "count": 10,
-         *           "name": "Project Management"
+         *           "count": 13,
+         *           "name": "Productivity"
          *         },
          *         {
          *           "count": 10,
@@ -1710,13 +1758,17 @@ export interface components {
          *       ],
          *       "connectors": [
          *         {
+         *           "account_kind": null,
          *           "auth_mode": "OAUTH2",
          *           "available": true,
-         *           "category": "Communication & Collaboration",
+         *           "category": "Customer Support",
          *           "configured": true,
          *           "enabled": true,
          *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *           "identifies_account": false,
          *           "integration_key": "zendesk",
+         *           "listed": true,
+         *           "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
          *           "name": "Zendesk",
          *           "parameters": [
          *             {
@@ -1865,7 +1917,14 @@ export interface components {
              */
             next_cursor?: number | null;
         };
-        /** @description The requirements of a workflow for a token. */
+        /**
+         * @description The requirements of a workflow for a token.
+         * @example {
+         *       "required_scopes": [
+         *         "https://www.googleapis.com/auth/gmail.readonly"
+         *       ]
+         *     }
+         */
         GetTokenRequest: {
             /** @description Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes. */
             required_scopes?: string[];
@@ -1989,17 +2048,17 @@ export interface components {
         /**
          * @description A connector as the original API shows it.
          * @example {
-         *       "category": "Payments",
+         *       "category": "Marketing",
          *       "created_at": "2027-01-15T08:00:00Z",
          *       "description": null,
-         *       "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *       "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
          *       "is_platform": true,
          *       "latest_version": null,
-         *       "name": "Stripe",
+         *       "name": "Mailchimp",
          *       "nango_enabled": true,
-         *       "nango_provider_key": "stripe",
+         *       "nango_provider_key": "mailchimp",
          *       "owner_id": null,
-         *       "slug": "stripe",
+         *       "slug": "mailchimp",
          *       "status": "stable"
          *     }
          */
@@ -2037,21 +2096,35 @@ export interface components {
          * @example {
          *       "connectors": [
          *         {
-         *           "category": "Payments",
+         *           "category": "Marketing",
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "description": null,
-         *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *           "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
          *           "is_platform": true,
          *           "latest_version": null,
-         *           "name": "Stripe",
+         *           "name": "Mailchimp",
          *           "nango_enabled": true,
-         *           "nango_provider_key": "stripe",
+         *           "nango_provider_key": "mailchimp",
          *           "owner_id": null,
-         *           "slug": "stripe",
+         *           "slug": "mailchimp",
+         *           "status": "stable"
+         *         },
+         *         {
+         *           "category": "Marketing",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "description": null,
+         *           "id": "e4cff693-33b3-574e-9122-abb52418e61d",
+         *           "is_platform": true,
+         *           "latest_version": null,
+         *           "name": "SendGrid",
+         *           "nango_enabled": true,
+         *           "nango_provider_key": "sendgrid",
+         *           "owner_id": null,
+         *           "slug": "sendgrid",
          *           "status": "stable"
          *         }
          *       ],
-         *       "total_count": 1
+         *       "total_count": 2
          *     }
          */
         OriginalConnectorList: {
@@ -2309,6 +2382,7 @@ export interface components {
          * @description The connection after the change, and the change itself.
          * @example {
          *       "account": null,
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -2335,10 +2409,12 @@ export interface components {
          *       "last_checked_at": null,
          *       "last_error": "Access was not granted: The user denied the request",
          *       "last_synced_at": null,
+         *       "missing_scopes": null,
          *       "nango_connection_id": null,
          *       "pending_account": null,
          *       "reason": "authorization_denied",
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "error",
          *       "status_reason": "authorization_denied",
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -2469,47 +2545,51 @@ export interface operations {
                      *       "categories": [
                      *         {
                      *           "count": 6,
-                     *           "name": "AI & Machine Learning"
+                     *           "name": "AI"
+                     *         },
+                     *         {
+                     *           "count": 2,
+                     *           "name": "Accounting & Finance"
                      *         },
                      *         {
                      *           "count": 10,
                      *           "name": "Analytics & Data"
                      *         },
                      *         {
-                     *           "count": 10,
+                     *           "count": 8,
                      *           "name": "CRM & Sales"
                      *         },
                      *         {
-                     *           "count": 4,
+                     *           "count": 6,
                      *           "name": "Calendar & Scheduling"
                      *         },
                      *         {
-                     *           "count": 15,
-                     *           "name": "Communication & Collaboration"
+                     *           "count": 9,
+                     *           "name": "Commerce & Payments"
+                     *         },
+                     *         {
+                     *           "count": 7,
+                     *           "name": "Communication"
+                     *         },
+                     *         {
+                     *           "count": 5,
+                     *           "name": "Customer Support"
                      *         },
                      *         {
                      *           "count": 11,
-                     *           "name": "Development & Code"
+                     *           "name": "Developer Tools"
                      *         },
                      *         {
                      *           "count": 10,
-                     *           "name": "E-commerce & Payments"
-                     *         },
-                     *         {
-                     *           "count": 10,
-                     *           "name": "File Storage & Cloud"
-                     *         },
-                     *         {
-                     *           "count": 1,
-                     *           "name": "Payments"
+                     *           "name": "File Storage"
                      *         },
                      *         {
                      *           "count": 2,
-                     *           "name": "Productivity & Notes"
+                     *           "name": "Marketing"
                      *         },
                      *         {
-                     *           "count": 10,
-                     *           "name": "Project Management"
+                     *           "count": 13,
+                     *           "name": "Productivity"
                      *         },
                      *         {
                      *           "count": 10,
@@ -2518,13 +2598,17 @@ export interface operations {
                      *       ],
                      *       "connectors": [
                      *         {
+                     *           "account_kind": null,
                      *           "auth_mode": "OAUTH2",
                      *           "available": true,
-                     *           "category": "Communication & Collaboration",
+                     *           "category": "Customer Support",
                      *           "configured": true,
                      *           "enabled": true,
                      *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+                     *           "identifies_account": false,
                      *           "integration_key": "zendesk",
+                     *           "listed": true,
+                     *           "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
                      *           "name": "Zendesk",
                      *           "parameters": [
                      *             {
@@ -2804,9 +2888,14 @@ export interface operations {
                      *       "connections": [
                      *         {
                      *           "account": {
+                     *             "avatar_url": null,
+                     *             "email": null,
                      *             "id": "ada-work",
-                     *             "name": "Ada Lovelace (work)"
+                     *             "name": "Ada Lovelace (work)",
+                     *             "workspace_id": null,
+                     *             "workspace_name": null
                      *           },
+                     *           "account_unknown_reason": null,
                      *           "attempt": {
                      *             "created_at": "2027-01-15T08:00:00Z",
                      *             "ended_at": "2027-01-15T08:00:00Z",
@@ -2835,9 +2924,11 @@ export interface operations {
                      *           "last_checked_at": "2027-01-15T08:00:00Z",
                      *           "last_error": null,
                      *           "last_synced_at": "2027-01-15T08:00:00Z",
+                     *           "missing_scopes": null,
                      *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *           "pending_account": null,
                      *           "same_account_as": [],
+                     *           "scopes": null,
                      *           "status": "connected",
                      *           "status_reason": null,
                      *           "updated_at": "2027-01-15T08:00:00Z",
@@ -3076,9 +3167,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3107,9 +3203,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3369,9 +3467,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3398,9 +3501,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3674,9 +3779,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "grace",
-                     *         "name": "Grace Hopper"
+                     *         "name": "Grace Hopper",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3703,9 +3813,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3852,6 +3964,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": null,
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3878,9 +3991,11 @@ export interface operations {
                      *       "last_checked_at": null,
                      *       "last_error": null,
                      *       "last_synced_at": null,
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": null,
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "disconnected",
                      *       "status_reason": "removed",
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -4010,9 +4125,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -4042,9 +4162,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -5357,6 +5479,13 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "required_scopes": [
+                 *         "https://www.googleapis.com/auth/gmail.readonly"
+                 *       ]
+                 *     }
+                 */
                 "application/json": components["schemas"]["GetTokenRequest"];
             };
         };
@@ -5727,21 +5856,35 @@ export interface operations {
                      * @example {
                      *       "connectors": [
                      *         {
-                     *           "category": "Payments",
+                     *           "category": "Marketing",
                      *           "created_at": "2027-01-15T08:00:00Z",
                      *           "description": null,
-                     *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+                     *           "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
                      *           "is_platform": true,
                      *           "latest_version": null,
-                     *           "name": "Stripe",
+                     *           "name": "Mailchimp",
                      *           "nango_enabled": true,
-                     *           "nango_provider_key": "stripe",
+                     *           "nango_provider_key": "mailchimp",
                      *           "owner_id": null,
-                     *           "slug": "stripe",
+                     *           "slug": "mailchimp",
+                     *           "status": "stable"
+                     *         },
+                     *         {
+                     *           "category": "Marketing",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "description": null,
+                     *           "id": "e4cff693-33b3-574e-9122-abb52418e61d",
+                     *           "is_platform": true,
+                     *           "latest_version": null,
+                     *           "name": "SendGrid",
+                     *           "nango_enabled": true,
+                     *           "nango_provider_key": "sendgrid",
+                     *           "owner_id": null,
+                     *           "slug": "sendgrid",
                      *           "status": "stable"
                      *         }
                      *       ],
-                     *       "total_count": 1
+                     *       "total_count": 2
                      *     }
                      */
                     "application/json": components["schemas"]["OriginalConnectorList"];
@@ -5831,13 +5974,17 @@ export interface operations {
                 content: {
                     /**
                      * @example {
+                     *       "account_kind": null,
                      *       "auth_mode": "OAUTH2",
                      *       "available": true,
-                     *       "category": "Communication & Collaboration",
+                     *       "category": "Communication",
                      *       "configured": true,
                      *       "enabled": true,
                      *       "id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "identifies_account": true,
                      *       "integration_key": "gmail",
+                     *       "listed": true,
+                     *       "logo_url": "https://patchbay.example/api/v1/connectors/gmail/logo",
                      *       "name": "Gmail",
                      *       "parameters": [],
                      *       "provider": "google-mail",
@@ -6276,6 +6423,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /** @example <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 36 36" role="img"><title>Gmail</title><rect width="36" height="36" rx="8" fill="#a16207"/><text x="18" y="18" dy="0.35em" fill="#fff" font-family="system-ui, sans-serif" font-size="15" font-weight="600" text-anchor="middle">G</text></svg> */
                     "image/svg+xml": string;
                 };
             };
@@ -6354,6 +6502,13 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "required_scopes": [
+                 *         "https://www.googleapis.com/auth/gmail.readonly"
+                 *       ]
+                 *     }
+                 */
                 "application/json": components["schemas"]["GetTokenRequest"];
             };
         };
@@ -6979,6 +7134,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": null,
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7005,10 +7161,12 @@ export interface operations {
                  *         "last_checked_at": null,
                  *         "last_error": "Access was not granted: The user denied the request",
                  *         "last_synced_at": null,
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": null,
                  *         "pending_account": null,
                  *         "reason": "authorization_denied",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "authorization_denied",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7073,6 +7231,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7099,10 +7258,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "connected",
                  *         "status_reason": null,
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7167,6 +7328,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": null,
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7193,10 +7355,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": null,
                  *         "pending_account": null,
                  *         "reason": "user_disconnected",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "disconnected",
                  *         "status_reason": "user_disconnected",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7261,6 +7425,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7287,10 +7452,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": "The connection was deleted at Nango: connect again",
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": "missing_upstream",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "missing_upstream",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7355,6 +7522,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7381,10 +7549,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "connected",
                  *         "status_reason": null,
                  *         "updated_at": "2027-01-15T08:00:00Z",
