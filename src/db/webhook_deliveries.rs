@@ -62,31 +62,7 @@ pub(crate) async fn claim(
     lease: f64,
     most: i64,
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    let leases = sqlx::query_as(
-        "with due as ( \
-           select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
-             select endpoint_id, user_id, connection_id from webhook_queue \
-             where endpoint_id = e.id and next_attempt_at <= $1 \
-               and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
-             order by next_attempt_at \
-             limit greatest(0, $3 - (select count(*) from webhook_queue l \
-                                     where l.endpoint_id = e.id \
-                                       and l.leased_until between now() and clock_timestamp() + make_interval(secs => $2))) \
-             for update skip locked \
-           ) q where e.off_since is null \
-         ) \
-         update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
-         from due join webhook_endpoint e on e.id = due.endpoint_id \
-         where q.user_id = due.user_id and q.connection_id = due.connection_id and q.endpoint_id = due.endpoint_id \
-         returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, \
-           e.url, e.secret, e.old_secret, e.old_secret_until",
-    )
-    .bind(now)
-    .bind(lease)
-    .bind(most)
-    .fetch_all(&mut *db)
-    .await?;
-    let leases: Vec<Lease> = readable("webhook_queue", leases);
+    let leases = lease_due(db, now, lease, most).await?;
     if leases.is_empty() {
         return Ok(Vec::new());
     }
@@ -128,6 +104,40 @@ pub(crate) async fn claim(
         remove_empty(db, &empty).await?;
     }
     Ok(claimed)
+}
+
+/// Leases queues that are due. One that cannot be read is due again when its lease ends.
+async fn lease_due(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+    lease: f64,
+    most: i64,
+) -> sqlx::Result<Vec<Lease>> {
+    let leases = sqlx::query_as(
+        "with due as ( \
+           select q.endpoint_id, q.user_id, q.connection_id from webhook_endpoint e cross join lateral ( \
+             select endpoint_id, user_id, connection_id from webhook_queue \
+             where endpoint_id = e.id and next_attempt_at <= $1 \
+               and (leased_until is null or leased_until < now() or leased_until > clock_timestamp() + make_interval(secs => $2)) \
+             order by next_attempt_at \
+             limit greatest(0, $3 - (select count(*) from webhook_queue l \
+                                     where l.endpoint_id = e.id \
+                                       and l.leased_until between now() and clock_timestamp() + make_interval(secs => $2))) \
+             for update skip locked \
+           ) q where e.off_since is null \
+         ) \
+         update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
+         from due join webhook_endpoint e on e.id = due.endpoint_id \
+         where q.user_id = due.user_id and q.connection_id = due.connection_id and q.endpoint_id = due.endpoint_id \
+         returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, \
+           e.url, e.secret, e.old_secret, e.old_secret_until",
+    )
+    .bind(now)
+    .bind(lease)
+    .bind(most)
+    .fetch_all(db)
+    .await?;
+    Ok(readable("webhook_queue", leases))
 }
 
 /// The first message of each of these queues, if anything waits in it; and whether all of them can be read.
