@@ -103,26 +103,7 @@ pub(crate) async fn claim(
     lease: f64,
     capacity: Capacity,
 ) -> sqlx::Result<Vec<ClaimedDelivery>> {
-    // By the rows' places: joined by their keys, the update would scan the whole queue.
-    let leases = sqlx::query_as(concat!(
-        "update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
-         from webhook_endpoint e \
-         where e.id = q.endpoint_id and q.ctid = any(",
-        due_queues!("failing_since is null", each "$3", all "$5"),
-        " || ",
-        due_queues!("failing_since is not null", each "$4", all "$6"),
-        ") returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, e.failing_since is not null is_failing, \
-           e.url, e.secret, e.old_secret, e.old_secret_until",
-    ))
-    .bind(now)
-    .bind(lease)
-    .bind(capacity.per_working)
-    .bind(capacity.per_failing)
-    .bind(capacity.working)
-    .bind(capacity.failing)
-    .fetch_all(&mut *db)
-    .await?;
-    let leases: Vec<Lease> = readable("webhook_queue", leases);
+    let leases = lease_due(db, now, lease, capacity).await?;
     if leases.is_empty() {
         return Ok(Vec::new());
     }
@@ -165,6 +146,35 @@ pub(crate) async fn claim(
         remove_empty(db, &empty).await?;
     }
     Ok(claimed)
+}
+
+/// Leases queues that are due, as far as the capacity allows. One that cannot be read is due again when its lease ends.
+async fn lease_due(
+    db: &mut Transaction,
+    now: DateTime<Utc>,
+    lease: f64,
+    capacity: Capacity,
+) -> sqlx::Result<Vec<Lease>> {
+    // By the rows' places: joined by their keys, the update would scan the whole queue.
+    let leases = sqlx::query_as(concat!(
+        "update webhook_queue q set leased_until = now() + make_interval(secs => $2) \
+         from webhook_endpoint e \
+         where e.id = q.endpoint_id and q.ctid = any(",
+        due_queues!("failing_since is null", each "$3", all "$5"),
+        " || ",
+        due_queues!("failing_since is not null", each "$4", all "$6"),
+        ") returning q.endpoint_id, q.user_id, q.connection_id, q.leased_until, e.failing_since is not null is_failing, \
+           e.url, e.secret, e.old_secret, e.old_secret_until",
+    ))
+    .bind(now)
+    .bind(lease)
+    .bind(capacity.per_working)
+    .bind(capacity.per_failing)
+    .bind(capacity.working)
+    .bind(capacity.failing)
+    .fetch_all(db)
+    .await?;
+    Ok(readable("webhook_queue", leases))
 }
 
 /// The first message of each of these queues, if anything waits in it; and whether all of them can be read.
