@@ -161,7 +161,7 @@ test("connect: uses Nango's page for an API key connector", async ({ visit }) =>
   await page.getByRole("button", { name: "Connect Anthropic Claude" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByRole("textbox").fill("2023-06-01");
-  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
+  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect Anthropic Claude" }).click());
   await popup.getByLabel("API key").fill("invalid");
   await popup.getByRole("button", { name: "Connect" }).click();
   await popup.getByText("did not accept").waitFor();

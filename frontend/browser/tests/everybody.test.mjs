@@ -120,7 +120,7 @@ for (const colorScheme of ["light", "dark"]) {
 
     await go("connectors/zendesk");
     await page.getByRole("button", { name: "Connect Zendesk" }).click();
-    await page.getByRole("dialog").getByRole("button", { name: "Connect", exact: true }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Connect Zendesk" }).click();
     await page.getByText("Enter the Zendesk subdomain.").waitFor();
     await audit(page, "the form of parameters");
 

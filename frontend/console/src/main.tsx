@@ -1,3 +1,4 @@
+import "@patchbay/react/styles.css";
 import "./styles/base.css";
 import "./styles/parts.css";
 import "./styles/shell.css";

@@ -1,7 +1,5 @@
 import { backoff } from "@patchbay/client";
-
-/** The longest pause after failures, in milliseconds. */
-export const LONGEST_PAUSE = 30_000;
+import { LONGEST_PAUSE } from "./persistently.js";
 
 /** Repeats a step for as long as there is something to do: one at a time, with a pause between, which grows while it fails. */
 export class Worker {
