@@ -35,7 +35,7 @@ export function ConnectionPage({ id }: { id: string }) {
           </>
         )}
       </nav>
-      {isLoading && <Bones rows={3} label="The connection is loading" />}
+      {isLoading && <Bones isPage rows={3} label="The connection is loading" />}
       {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble isPage what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
       {connection && <Details connection={connection} held={held} />}
     </div>
