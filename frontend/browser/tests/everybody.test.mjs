@@ -115,7 +115,7 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByText("Waiting for you").first().waitFor();
     await audit(page, "waiting");
     await decide(popup, "Deny");
-    await page.getByText("Access was denied").waitFor();
+    await page.getByText("access was declined", { exact: false }).waitFor();
     await audit(page, "a denial");
 
     await go("connectors/zendesk");

@@ -117,7 +117,7 @@ test("cards_lead_on_from_every_state", async (given) => {
   await card(page, "Gmail").getByText("Ada Lovelace (work)").waitFor();
   await card(page, "Gmail").getByRole("link", { name: "Manage Gmail" }).waitFor();
   await card(page, "Notion").getByText("Denied", { exact: true }).waitFor();
-  await card(page, "Notion").getByText("Access was not allowed.").waitFor();
+  await card(page, "Notion").getByText("Access was declined. Connect again, and allow access.").waitFor();
   await card(page, "Notion").getByRole("button", { name: "Connect Notion" }).waitFor();
   await card(page, "GitHub").getByText(/Access ended|Having trouble/).waitFor();
   const popup = await windowOf(context, () => card(page, "GitHub").getByRole("button", { name: "Reconnect GitHub" }).click());

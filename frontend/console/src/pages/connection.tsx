@@ -97,7 +97,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
       </div>
       <div className="stack">
         <ParametersDialog form={form} name={connection.connector_name} />
-        <FlowNotice connect={connect} form={form} />
+        <FlowNotice connect={connect} form={form} name={connection.connector_name} />
         {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
         {!told && !mismatch && standing.why && (
           <Notice

@@ -80,7 +80,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
           </Notice>
         )}
         <ParametersDialog form={form} name={connector.name} />
-        <FlowNotice connect={connect} form={form} />
+        <FlowNotice connect={connect} form={form} name={connector.name} />
         {!obstacle && current.length === 0 && (
           <Empty
             title={`No ${connector.name} account yet`}

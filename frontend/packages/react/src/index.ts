@@ -15,7 +15,7 @@ export { errorText } from "./components/errorText.js";
 export { ConnectionHistory } from "./components/card-lazy.js";
 export { ParameterForm } from "./components/lazy.js";
 export type { ParameterFormProps } from "./components/ParameterForm.js";
-export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
+export { FlowNotice, flowText, type FlowNoticeProps } from "./components/FlowNotice.js";
 
 export { RECOVERING } from "./react/cache.js";
 export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
