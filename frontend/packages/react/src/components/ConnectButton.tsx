@@ -9,7 +9,7 @@ import { useConnectionList } from "../react/useConnections.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
 import { Button } from "./Button.js";
 import { FlowNotice } from "./FlowNotice.js";
-import { AccountChoice, ParameterForm } from "./lazy.js";
+import { AccountChoice, buttonParts, ParameterForm } from "./lazy.js";
 
 /** Props of `ConnectButton`. */
 export interface ConnectButtonProps {
@@ -55,10 +55,8 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   // A reconnect uses the values that were given before.
   const form = useConnectForm(connect, again ? NONE : parameters, details?.parameters);
   const kept = useKeptFocus<HTMLDivElement>();
-  const { needsValues } = form;
-  useEffect(() => {
-    if (needsValues) void ParameterForm.preload();
-  }, [needsValues]);
+  // They are there before the click.
+  useEffect(() => void buttonParts.load(), []);
   // What was said of it is over when the connection is.
   const ended =
     state.phase === "connected" &&

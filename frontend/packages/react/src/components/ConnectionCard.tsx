@@ -10,7 +10,7 @@ import { ConnectButton } from "./ConnectButton.js";
 import { ConnectionStatus } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
 import { ErrorNotice } from "./ErrorNotice.js";
-import { ConnectionHistory, DisconnectQuestion, RenameForm } from "./card-lazy.js";
+import { cardParts, ConnectionHistory, DisconnectQuestion, RenameForm } from "./card-lazy.js";
 import { Sentence } from "./Sentence.js";
 
 type Part = "rename" | "disconnect" | "history";
@@ -31,6 +31,8 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
   const act = useAct();
   const kept = useKeptFocus<HTMLLIElement>();
   const [open, setOpen] = useState<Part | null>(null);
+  // They are there before the click.
+  useEffect(() => void cardParts.load(), []);
   const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
   const back = useRef<Part | null>(null);
   const close = () => {

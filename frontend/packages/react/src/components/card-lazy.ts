@@ -1,7 +1,7 @@
-import { loadable } from "./loadable.js";
+import { lazyModule, loadable } from "./loadable.js";
 
-/** What a card shows only after something has happened, loaded together. */
-const parts = () => import("./card-parts.js");
-export const ConnectionHistory = /* @__PURE__ */ loadable(parts, (module) => module.ConnectionHistory);
-export const RenameForm = /* @__PURE__ */ loadable(parts, (module) => module.RenameForm);
-export const DisconnectQuestion = /* @__PURE__ */ loadable(parts, (module) => module.DisconnectQuestion);
+/** What a card shows only after something has happened. */
+export const cardParts = /* @__PURE__ */ lazyModule(() => import("./card-parts.js"));
+export const ConnectionHistory = /* @__PURE__ */ loadable(cardParts, (module) => module.ConnectionHistory);
+export const RenameForm = /* @__PURE__ */ loadable(cardParts, (module) => module.RenameForm);
+export const DisconnectQuestion = /* @__PURE__ */ loadable(cardParts, (module) => module.DisconnectQuestion);

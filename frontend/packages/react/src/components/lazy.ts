@@ -1,8 +1,8 @@
-import { loadable } from "./loadable.js";
+import { lazyModule, loadable } from "./loadable.js";
 
-/** What a button shows only after something has happened, loaded together. */
-const parts = () => import("./button-parts.js");
-export const FlowActions = /* @__PURE__ */ loadable(parts, (module) => module.FlowActions);
-export const AccountLine = /* @__PURE__ */ loadable(parts, (module) => module.AccountLine);
-export const AccountChoice = /* @__PURE__ */ loadable(parts, (module) => module.AccountChoice);
-export const ParameterForm = /* @__PURE__ */ loadable(parts, (module) => module.ParameterForm);
+/** What a button shows only after something has happened. */
+export const buttonParts = /* @__PURE__ */ lazyModule(() => import("./button-parts.js"));
+export const FlowActions = /* @__PURE__ */ loadable(buttonParts, (module) => module.FlowActions);
+export const AccountLine = /* @__PURE__ */ loadable(buttonParts, (module) => module.AccountLine);
+export const AccountChoice = /* @__PURE__ */ loadable(buttonParts, (module) => module.AccountChoice);
+export const ParameterForm = /* @__PURE__ */ loadable(buttonParts, (module) => module.ParameterForm);

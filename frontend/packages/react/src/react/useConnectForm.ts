@@ -10,8 +10,6 @@ export interface ConnectForm {
   change: (values: Record<string, string>) => void;
   /** Whether the form is to be shown. */
   isOpen: boolean;
-  /** Whether a connect needs the form. */
-  needsValues: boolean;
   /** The service's last error, which may concern one of the values. */
   refusal: PatchbayError | null;
   /** Opens the form, or starts the connect if no value is missing. To be called in the click itself. */
@@ -42,7 +40,6 @@ export function useConnectForm(
     values,
     change: setValues,
     isOpen: isOpen && !isBusy,
-    needsValues,
     refusal,
     start: () => (needsValues ? setOpen(true) : start()),
     connect: (values) => {
