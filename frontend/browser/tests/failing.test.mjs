@@ -213,3 +213,13 @@ test("steps_that_cannot_be_loaded_are_said_and_loaded_again", async (given) => {
   await decide(again, "Allow", "Grace Hopper");
   await page.getByRole("button", { name: "Gmail connected" }).waitFor();
 });
+
+test("configuration_of_another_program_is_said_and_loaded_again", async (given) => {
+  const answers = { html: { status: 200, type: "text/html", body: "<h1>Sign in to the network</h1>" }, json: otherJson, gateway: gateway(502) };
+  for (const answer of Object.values(answers)) {
+    const { page, proxy } = await given.behind({ path: "", fate: ({ path }) => (path.endsWith("/config.json") ? answer : "pass") });
+    await page.getByText("The server's answer is not the expected one.").waitFor();
+    proxy.fate = () => "pass";
+    await page.getByText("99 connectors").waitFor({ state: "attached" });
+  }
+});

@@ -80,6 +80,29 @@ test("distinguishes a foreign response from no response", async () => {
   await expect(ada.listConnections({}, { signal: giveUp })).rejects.toMatchObject({ name: "AbortError" });
 });
 
+test("problem_of_another_program_is_an_outage_with_texts", async () => {
+  const answer = (body: unknown, headers = {}) =>
+    createClient({
+      baseUrl: "http://patchbay.test",
+      getToken: () => "token",
+      fetch: () =>
+        Promise.resolve(new Response(JSON.stringify(body), { status: 404, headers: { "content-type": "application/problem+json", ...headers } })),
+    }).listConnections();
+  for (const body of [null, [], "text", {}, { code: 42, title: {}, detail: [], request_id: 7, candidates: "x" }]) {
+    const error = await failure(answer(body));
+    expect(error).toMatchObject({ code: "unreadable", transient: true, candidates: undefined, requestId: undefined });
+    expect([typeof error.detail, typeof error.title]).toEqual(["string", "string"]);
+  }
+});
+
+test("pause_that_a_response_asks_for_is_bounded", async () => {
+  for (const [asked, taken] of [["99999999999", 300], ["7", 7], ["Wed, 21 Oct 2026 07:28:00 GMT", undefined]] as const) {
+    const fetch = () => Promise.resolve(new Response("", { status: 503, headers: { "retry-after": asked } }));
+    const error = await failure(createClient({ baseUrl: "http://patchbay.test", getToken: () => "token", fetch }).listConnections());
+    expect(error.retryAfter).toBe(taken);
+  }
+});
+
 test("refreshes a rejected token once, then reports an expired session", async () => {
   const good = await tokenFor(newUser());
   const asked: boolean[] = [];

@@ -26,11 +26,12 @@ export class Cache {
   readonly prefix: QueryKey;
   /** Why the list of connections was last not to be had. */
   failure: Error | null = null;
-  /** Called when a connection is there that was not. */
+  /** Called when connections are there that were not. */
   onNew: () => void = () => {};
   /** Each connection as it was last seen. */
   readonly newestById = new Map<string, Connection>();
   isCleared = false;
+  #isAnnouncing = false;
   #loading: Promise<CacheSync> | undefined;
 
   constructor(client: Client, queries: QueryClient, scope: string) {
@@ -145,8 +146,18 @@ export class Cache {
     const ahead = known && (known.version - told.version || Date.parse(known.updated_at) - Date.parse(told.updated_at));
     if (known && Number(ahead) > 0) return known;
     this.newestById.set(told.id, told);
-    if (!known) queueMicrotask(() => this.onNew());
+    if (!known) this.#announceNew();
     return told;
+  }
+
+  /** Once for all of a list. */
+  #announceNew(): void {
+    if (this.#isAnnouncing) return;
+    this.#isAnnouncing = true;
+    queueMicrotask(() => {
+      this.#isAnnouncing = false;
+      this.onNew();
+    });
   }
 
   /** Puts a connection, as the service has just told it, wherever it is shown. */
