@@ -69,7 +69,7 @@ test("keyboard: finds, connects, renames and disconnects", async ({ visit }) => 
   assert.equal(await focused(page), "Disconnect", "the focus is back where it was");
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").waitFor();
-  assert.equal(await focused(page), "Keep it", "what harms nobody is offered first");
+  assert.equal(await focused(page), "Cancel", "the way out is offered first");
   await until(page, "Disconnect");
   await page.keyboard.press("Enter");
   await page.getByText("Disconnected", { exact: true }).first().waitFor();

@@ -40,7 +40,7 @@ test("check: announces a problem in an existing live region", async ({ visit, sa
   assert.deepEqual(await said.allTextContents(), [""]);
   await sandbox.faults({ refuse_refresh: true });
   await page.getByRole("button", { name: "Check now" }).click();
-  await said.getByText("Access could not be renewed. It is tried again.").waitFor();
+  await said.getByText("The provider does not answer as it should. Trying again.").waitFor();
   await sandbox.faults({});
   await page.getByRole("button", { name: "Check now" }).click();
   await said.getByText("it works").waitFor();

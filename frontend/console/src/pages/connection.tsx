@@ -1,4 +1,4 @@
-import { accountOf, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { accountOf, defaultMessages, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
@@ -58,8 +58,6 @@ function NotThere() {
   );
 }
 
-const FAILING = "Access could not be renewed. It is tried again.";
-
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
   const connect = useConnect(targetOf(connection));
@@ -78,7 +76,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
     setChecked(null);
     try {
       const now = await held.check();
-      if (now.status === "connected") setChecked(now.failing_since ? FAILING : "Access was renewed just now: it works.");
+      if (now.status === "connected") setChecked(now.failing_since ? defaultMessages.failing : defaultMessages.checked);
     } catch (error) {
       setChecked(<Why error={error as Error} />);
     }
