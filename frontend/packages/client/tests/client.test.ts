@@ -2,7 +2,7 @@ import { createServer } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { expect, inject, test, vi } from "vitest";
-import { createClient, PatchbayError, type Client } from "../src/index.js";
+import { allPages, createClient, PatchbayError, type Client } from "../src/index.js";
 import { faults, newUser, tokenFor } from "./support/nango.js";
 import { Proxy, type Canned } from "./support/proxy.js";
 
@@ -93,6 +93,19 @@ test("problem_of_another_program_is_an_outage_with_texts", async () => {
     expect(error).toMatchObject({ code: "unreadable", transient: true, candidates: undefined, requestId: undefined });
     expect([typeof error.detail, typeof error.title]).toEqual(["string", "string"]);
   }
+});
+
+test("page_that_repeats_ends_the_list", async () => {
+  let requests = 0;
+  const repeating = () => {
+    requests += 1;
+    return Promise.resolve({ next_cursor: "a" });
+  };
+  expect(await failure(allPages(repeating))).toMatchObject({ code: "unreadable" });
+  expect(requests).toBe(2);
+  const cursors = [undefined, "a", "b"];
+  const pages = await allPages((cursor) => Promise.resolve({ next_cursor: cursors[cursors.indexOf(cursor) + 1] ?? null }));
+  expect(pages).toHaveLength(3);
 });
 
 test("pause_that_a_response_asks_for_is_bounded", async () => {

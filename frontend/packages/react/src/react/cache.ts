@@ -1,5 +1,5 @@
 import { replaceEqualDeep, type InfiniteData, type QueryClient, type QueryKey } from "@tanstack/react-query";
-import { backoff, isOf, PatchbayError, type Client, type Connection, type FlowTarget, type Notice } from "@patchbay/client";
+import { allPages, backoff, isOf, PatchbayError, type Client, type Connection, type FlowTarget, type Notice } from "@patchbay/client";
 import { LONGEST_PAUSE, persistently } from "./persistently.js";
 import type { CacheSync } from "./sync.js";
 
@@ -90,14 +90,8 @@ export class Cache {
   }
 
   async #pages(signal: AbortSignal): Promise<ConnectionList> {
-    const connections: Connection[] = [];
-    let cursor: string | undefined;
-    for (;;) {
-      const page = await this.client.listConnections({ limit: PAGE, cursor }, { signal });
-      connections.push(...page.connections);
-      cursor = page.next_cursor ?? undefined;
-      if (!cursor) return { connections, totalCount: page.total_count };
-    }
+    const pages = await allPages((cursor) => this.client.listConnections({ limit: PAGE, cursor }, { signal }));
+    return { connections: pages.flatMap((page) => page.connections), totalCount: pages.at(-1)?.total_count ?? 0 };
   }
 
   /** One connection. */
