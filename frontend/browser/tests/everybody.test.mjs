@@ -152,6 +152,26 @@ for (const colorScheme of ["light", "dark"]) {
 
     await others(browser, sandbox, colorScheme);
   });
+
+  test(`axe: reports no issues while the service fails (${colorScheme})`, async ({ visit, sandbox }) => {
+    const { context, page } = await visit({ colorScheme });
+    await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
+    await context.route("**/api/**", (route) => route.abort());
+    for (const path of ["", "connections", "connectors/gmail", "connections/0198a000-0000-7000-8000-000000000000"]) {
+      await page.goto(`${sandbox.url}/console/${path}`);
+      await page.getByRole("alert").first().waitFor();
+      await audit(page, `no answer: ${path}`);
+    }
+    await context.unroute("**/api/**");
+    await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
+    await page.reload();
+    await page.getByText("Your session has ended", { exact: true }).waitFor();
+    await audit(page, "an ended session");
+    await context.route("**/console/config.json", (route) => route.abort());
+    await page.reload();
+    await page.getByRole("alert").waitFor();
+    await audit(page, "no configuration");
+  });
 }
 
 /** The pages beside the console: the sign-in, Nango's, and the service's own at the end of a popup. */
