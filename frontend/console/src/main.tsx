@@ -1,5 +1,5 @@
-import "@patchbay/react/styles.css";
 import "./styles/base.css";
+import "@patchbay/react/styles.css";
 import "./styles/parts.css";
 import "./styles/shell.css";
 import "./styles/pages.css";
