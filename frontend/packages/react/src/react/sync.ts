@@ -3,9 +3,9 @@ import type { QueryKey } from "@tanstack/react-query";
 import { FEW, type Cache } from "./cache.js";
 import { Worker } from "./worker.js";
 
-/** How long to wait after a fetch of a few connections, and of the list, before what has changed meanwhile is fetched. */
-const PACE = 250;
-const SLOW_PACE = 1_000;
+/** How long to wait after a fetch before what has changed meanwhile is fetched; shorter once after a fetch of a few connections. */
+const FIRST_PACE = 250;
+const PACE = 1_000;
 
 /** Fetches what the event stream reports as changed, and keeps the cache true by it. */
 export class CacheSync {
@@ -18,12 +18,14 @@ export class CacheSync {
   readonly #few = new Worker(
     () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW,
     () => this.#fetchWanted(),
+    FIRST_PACE,
     PACE,
   );
   readonly #all = new Worker(
     () => !this.#ended && (this.#everything || this.#wanted.size > FEW),
     () => this.#fetchAll(),
-    SLOW_PACE,
+    PACE,
+    PACE,
   );
 
   constructor(cache: Cache) {
