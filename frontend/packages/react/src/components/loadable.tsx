@@ -9,12 +9,12 @@ export interface LazyModule<Module> {
 }
 
 export function lazyModule<Module>(load: () => Promise<Module>): LazyModule<Module> {
-  const lazy: LazyModule<Module> = {
-    module: undefined,
-    load: async () => {
-      lazy.module ??= await persistently(load);
-    },
+  let loading: Promise<void> | undefined;
+  const begin = async () => {
+    lazy.module = await persistently(load);
   };
+  // One load for all components, however often it has to be repeated.
+  const lazy: LazyModule<Module> = { module: undefined, load: () => (loading ??= begin()) };
   return lazy;
 }
 
