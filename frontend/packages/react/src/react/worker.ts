@@ -34,9 +34,8 @@ export class Worker {
     this.working = false;
   }
 
-  /** Ends the pause, and begins if it has not. */
+  /** Ends the pause. */
   hurry(): void {
     this.#wake?.();
-    void this.run();
   }
 }
