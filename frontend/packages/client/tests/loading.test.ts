@@ -62,7 +62,7 @@ test("click_that_is_canceled_while_the_steps_load_starts_nothing", async () => {
   expect(proxy.seen).toEqual([]);
 });
 
-test("steps_that_cannot_be_loaded_refuse_the_click_and_close_the_window", async () => {
+test("click_is_refused_when_the_steps_cannot_be_loaded", async () => {
   const { client, connectFlow } = await clientWith(ENGINE, broken);
   const flow = connectFlow(client, { connectorId: "gmail" });
   flow.start();
