@@ -41,7 +41,6 @@ export class CacheSync {
       if (notice.state !== "live") return;
       this.#few.hurry();
       this.#all.hurry();
-      void this.#work();
     } else if (notice.reason === "lost") {
       this.#cache.newestById.clear();
       this.#wanted.clear();
@@ -65,19 +64,12 @@ export class CacheSync {
   #resync(): void {
     this.#everything = true;
     this.#all.hurry();
-    void this.#work();
-  }
-
-  /** Fetches what is wanted. What few events want while the list is fetched, or has just been, waits for its pause. */
-  async #work(): Promise<void> {
-    if (!this.#all.working) void this.#few.run();
-    await this.#all.run();
-    if (!this.#all.working) void this.#few.run();
   }
 
   #want(id: string, version: number): void {
     this.#wanted.set(id, Math.max(version, this.#wanted.get(id) ?? 0));
-    void this.#work();
+    void this.#few.run();
+    void this.#all.run();
   }
 
   get #ended(): boolean {
@@ -124,6 +116,7 @@ export class CacheSync {
       if (!listed) this.#wanted.delete(id);
       else if (!this.#has(id, version)) missing += 1;
     }
+    void this.#few.run();
     // What has changed during the fetch is no reason for a longer pause.
     return !failed && missing <= FEW;
   }

@@ -34,8 +34,9 @@ export class Worker {
     this.working = false;
   }
 
-  /** Ends the pause. */
+  /** Ends the pause, and begins if it has not. */
   hurry(): void {
     this.#wake?.();
+    void this.run();
   }
 }
