@@ -30,7 +30,7 @@ async function furnish(context, page) {
   await connected(context, page, "linear", "Ada Lovelace (work)");
   await connected(context, page, "hubspot", "Grace Hopper");
   await begin(context, page, "notion", (popup) => decide(popup, "Deny"));
-  await page.getByText("Access was denied").waitFor();
+  await page.getByText("access was declined", { exact: false }).waitFor();
   await page.goto(`${sandbox.url}/console/connections`);
   await page.getByRole("link", { name: "HubSpot" }).click();
   const reconnect = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
@@ -91,7 +91,7 @@ async function show(colours) {
   await popup.getByRole("button", { name: "Allow" }).waitFor();
   await shoot(popup, "consent", colours);
   await decide(popup, "Deny");
-  await page.getByText("Access was denied").waitFor();
+  await page.getByText("access was declined", { exact: false }).waitFor();
   await shoot(page, "failed", colours);
 
   await page.getByRole("button", { name: "Sandbox controls" }).click();

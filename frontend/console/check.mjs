@@ -10,7 +10,7 @@ import { build } from "vite";
 
 const COMMITTED = join(import.meta.dirname, "dist");
 /** In bytes, compressed. */
-const MOST = { ".js": 115_000, ".css": 6_000, ".svg": 1_000, ".html": 1_000 };
+const MOST = { ".js": 115_000, ".css": 7_000, ".svg": 1_000, ".html": 1_000 };
 
 const folder = await mkdtemp(join(tmpdir(), "patchbay-console-"));
 try {

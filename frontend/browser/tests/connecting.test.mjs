@@ -21,7 +21,7 @@ test("connect: reports a denial and retries with one click", async ({ visit }) =
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
   await decide(popup, "Deny");
-  await page.getByText("Access was denied").waitFor();
+  await page.getByText("access was declined", { exact: false }).waitFor();
   await page.getByText("Denied", { exact: true }).waitFor();
   const again = await windowOf(context, () => page.getByRole("button", { name: "Connect", exact: true }).click());
   await decide(again, "Allow", "Grace Hopper");
@@ -45,7 +45,7 @@ test("connect: shows a link when the popup is blocked and keeps waiting", async 
   // A click may open one window. Another script has used it up, so that Chromium blocks ours.
   await page.evaluate(() => document.addEventListener("click", () => window.open("about:blank")?.close(), { capture: true, once: true }));
   await page.getByRole("button", { name: "Connect Notion" }).click();
-  await page.getByText("Your browser blocked the window").waitFor();
+  await page.getByText("Your browser has blocked the window").waitFor();
   const popup = await windowOf(context, () => page.getByRole("link", { name: "Open the window" }).click());
   await decide(popup, "Allow", "Grace Hopper");
   await page.getByText("Connected", { exact: true }).waitFor();
@@ -161,7 +161,7 @@ test("connect: uses Nango's page for an API key connector", async ({ visit }) =>
   await page.getByRole("button", { name: "Connect Anthropic Claude" }).click();
   const dialog = page.getByRole("dialog");
   await dialog.getByRole("textbox").fill("2023-06-01");
-  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
+  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect Anthropic Claude" }).click());
   await popup.getByLabel("API key").fill("invalid");
   await popup.getByRole("button", { name: "Connect" }).click();
   await popup.getByText("did not accept").waitFor();

@@ -69,7 +69,7 @@ test("keyboard: finds, connects, renames and disconnects", async ({ visit }) => 
   assert.equal(await focused(page), "Disconnect", "the focus is back where it was");
   await page.keyboard.press("Enter");
   await page.getByRole("dialog").waitFor();
-  assert.equal(await focused(page), "Keep it", "what harms nobody is offered first");
+  assert.equal(await focused(page), "Cancel", "the way out is offered first");
   await until(page, "Disconnect");
   await page.keyboard.press("Enter");
   await page.getByText("Disconnected", { exact: true }).first().waitFor();
@@ -115,12 +115,12 @@ for (const colorScheme of ["light", "dark"]) {
     await page.getByText("Waiting for you").first().waitFor();
     await audit(page, "waiting");
     await decide(popup, "Deny");
-    await page.getByText("Access was denied").waitFor();
+    await page.getByText("access was declined", { exact: false }).waitFor();
     await audit(page, "a denial");
 
     await go("connectors/zendesk");
     await page.getByRole("button", { name: "Connect Zendesk" }).click();
-    await page.getByRole("dialog").getByRole("button", { name: "Connect", exact: true }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Connect Zendesk" }).click();
     await page.getByText("Enter the Zendesk subdomain.").waitFor();
     await audit(page, "the form of parameters");
 
@@ -151,6 +151,26 @@ for (const colorScheme of ["light", "dark"]) {
     await audit(page, "a removed connection and a scenario");
 
     await others(browser, sandbox, colorScheme);
+  });
+
+  test(`axe: reports no issues while the service fails (${colorScheme})`, async ({ visit, sandbox }) => {
+    const { context, page } = await visit({ colorScheme });
+    await page.getByRole("button", { name: "Connect Gmail" }).waitFor();
+    await context.route("**/api/**", (route) => route.abort());
+    for (const path of ["", "connections", "connectors/gmail", "connections/0198a000-0000-7000-8000-000000000000"]) {
+      await page.goto(`${sandbox.url}/console/${path}`);
+      await page.getByRole("alert").first().waitFor();
+      await audit(page, `no answer: ${path}`);
+    }
+    await context.unroute("**/api/**");
+    await context.route("**/sandbox/token", (route) => route.fulfill({ json: { token: "no.longer.good" } }));
+    await page.reload();
+    await page.getByText("Your session has ended", { exact: true }).waitFor();
+    await audit(page, "an ended session");
+    await context.route("**/console/config.json", (route) => route.abort());
+    await page.reload();
+    await page.getByRole("alert").waitFor();
+    await audit(page, "no configuration");
   });
 }
 

@@ -1,6 +1,6 @@
 // No hammering, and always a way out: how often is asked while something fails, and how it ends.
 import assert from "node:assert/strict";
-import { decide, windowOf } from "../lib/browser.mjs";
+import { decide, newContext, windowOf } from "../lib/browser.mjs";
 import { connected, failingHouse, isCatalog, isList, isStream, sleep } from "../lib/failing.mjs";
 import { gateway, otherJson, problem } from "../lib/proxy.mjs";
 import { eventually } from "../lib/sandbox.mjs";
@@ -199,4 +199,27 @@ test("grant_during_outage_shows_soon_after", async (given) => {
   await sleep(5_000);
   proxy.fate = () => "pass";
   await page.getByRole("button", { name: "Gmail connected" }).waitFor();
+});
+
+test("steps_that_cannot_be_loaded_are_said_and_loaded_again", async (given) => {
+  const context = await newContext(given.browser);
+  await context.route("**/assets/engine*", (route) => route.abort());
+  const { page } = await given.behind({ views: "button", context });
+  const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect Gmail" }).click());
+  await page.getByText("The server could not be reached.").waitFor();
+  await eventually("the window is closed", () => popup.isClosed());
+  await context.unroute("**/assets/engine*");
+  const again = await windowOf(context, () => page.getByRole("button", { name: "Connect Gmail" }).click());
+  await decide(again, "Allow", "Grace Hopper");
+  await page.getByRole("button", { name: "Gmail connected" }).waitFor();
+});
+
+test("configuration_of_another_program_is_said_and_loaded_again", async (given) => {
+  const answers = { html: { status: 200, type: "text/html", body: "<h1>Sign in to the network</h1>" }, json: otherJson, gateway: gateway(502) };
+  for (const answer of Object.values(answers)) {
+    const { page, proxy } = await given.behind({ path: "", fate: ({ path }) => (path.endsWith("/config.json") ? answer : "pass") });
+    await page.getByText("The server's answer is not the expected one.").waitFor();
+    proxy.fate = () => "pass";
+    await page.getByText("99 connectors").waitFor({ state: "attached" });
+  }
 });

@@ -23,7 +23,7 @@ test("parameters_are_asked_for_before_the_window_opens", async ({ visit, sandbox
   await dialog.getByText(".zendesk.com").waitFor();
   await dialog.getByText("Example: acme").waitFor();
   assert.equal(await field.evaluate((input) => document.activeElement === input), true);
-  await dialog.getByRole("button", { name: "Connect", exact: true }).click();
+  await dialog.getByRole("button", { name: "Connect Zendesk" }).click();
   await dialog.getByRole("alert").getByText("Enter the Zendesk subdomain.").waitFor();
   await field.fill("no good!");
   await page.keyboard.press("Enter");
@@ -43,7 +43,7 @@ test("parameters_are_asked_for_before_the_window_opens", async ({ visit, sandbox
   assert.equal(await field.inputValue(), "acme");
   await context.unroute("**/connectors/*/connect");
 
-  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect", exact: true }).click());
+  const popup = await windowOf(context, () => dialog.getByRole("button", { name: "Connect Zendesk" }).click());
   await decide(popup, "Allow", "Grace Hopper");
   await page.getByText("Connected", { exact: true }).waitFor();
   await closed(popup);
@@ -117,7 +117,7 @@ test("cards_lead_on_from_every_state", async (given) => {
   await card(page, "Gmail").getByText("Ada Lovelace (work)").waitFor();
   await card(page, "Gmail").getByRole("link", { name: "Manage Gmail" }).waitFor();
   await card(page, "Notion").getByText("Denied", { exact: true }).waitFor();
-  await card(page, "Notion").getByText("Access was not allowed.").waitFor();
+  await card(page, "Notion").getByText("Access was declined. Connect again, and allow access.").waitFor();
   await card(page, "Notion").getByRole("button", { name: "Connect Notion" }).waitFor();
   await card(page, "GitHub").getByText(/Access ended|Having trouble/).waitFor();
   const popup = await windowOf(context, () => card(page, "GitHub").getByRole("button", { name: "Reconnect GitHub" }).click());

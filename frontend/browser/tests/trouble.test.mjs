@@ -40,7 +40,7 @@ test("check: announces a problem in an existing live region", async ({ visit, sa
   assert.deepEqual(await said.allTextContents(), [""]);
   await sandbox.faults({ refuse_refresh: true });
   await page.getByRole("button", { name: "Check now" }).click();
-  await said.getByText("Access could not be renewed. It is tried again.").waitFor();
+  await said.getByText("The provider does not answer as it should. Trying again.").waitFor();
   await sandbox.faults({});
   await page.getByRole("button", { name: "Check now" }).click();
   await said.getByText("it works").waitFor();
@@ -76,7 +76,6 @@ test("rejections: are explained next to the action", async ({ visit, sandbox }) 
   await page.goto(`${sandbox.url}/console/`);
   await page.getByRole("button", { name: "Connect Gmail" }).click();
   const card = page.getByRole("listitem").filter({ hasText: "Gmail" });
-  await card.getByText("The authorization could not start").waitFor();
   await card.getByText("This connector is not available.").waitFor();
 });
 
@@ -93,7 +92,7 @@ test("Nango down: is reported and retried with one click", async ({ visit, sandb
   await sandbox.faults({ status: 503 });
   await page.goto(`${sandbox.url}/console/connectors/github`);
   await page.getByRole("button", { name: "Connect GitHub" }).click();
-  await page.getByText("The authorization could not start").waitFor();
+  await page.getByText("The connection service could not be reached").first().waitFor();
   await page.getByText("Not started", { exact: true }).waitFor();
   await page.getByRole("link", { name: "Connections" }).first().click();
   await page.getByRole("list", { name: "Connected" }).getByText("Ada Lovelace (work)").first().waitFor();
@@ -138,7 +137,7 @@ test("expired session: is reported and restarted", async ({ visit, sandbox }) =>
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
   await popup.getByText("unknown_connect_session_token").waitFor();
   await page.getByText("Expired", { exact: true }).waitFor();
-  await page.getByText("It took too long").waitFor();
+  await page.getByText("it took too long").waitFor();
   await sandbox.faults({});
   const again = await windowOf(context, () => page.getByRole("button", { name: "Connect", exact: true }).click());
   await decide(again, "Allow", "Grace Hopper");
@@ -150,7 +149,7 @@ test("provider failure after consent: is shown as failed, not denied", async ({ 
   const { context, page } = await visit({ path: "connectors/github" });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Connect GitHub" }).click());
   await decide(popup, "Allow", "Grace Hopper");
-  await page.getByText("The authorization failed").waitFor();
+  await page.getByText("was not connected.").waitFor();
   await page.getByText("Failed", { exact: true }).waitFor();
 });
 

@@ -1,4 +1,4 @@
-import { RECOVERING, usePatchbay, type Category, type Connector } from "@patchbay/react";
+import { allPages, RECOVERING, usePatchbay, type Category, type Connector } from "@patchbay/react";
 import { useQuery } from "@tanstack/react-query";
 
 /** How many connectors are fetched at once: as many as the service allows. */
@@ -15,13 +15,8 @@ export function useCatalog() {
   return useQuery({
     queryKey: cache.connectors("all"),
     queryFn: async ({ signal }): Promise<Catalog> => {
-      const connectors: Connector[] = [];
-      for (let cursor: string | undefined; ; ) {
-        const page = await client.listConnectors({ limit: PAGE, cursor }, { signal });
-        connectors.push(...page.connectors);
-        cursor = page.next_cursor ?? undefined;
-        if (!cursor) return { connectors, categories: page.categories };
-      }
+      const pages = await allPages((cursor) => client.listConnectors({ limit: PAGE, cursor }, { signal }));
+      return { connectors: pages.flatMap((page) => page.connectors), categories: pages.at(-1)?.categories ?? [] };
     },
     ...RECOVERING,
     staleTime: 5 * 60_000,

@@ -1,3 +1,4 @@
+import { defaultMessages } from "@patchbay/react";
 import { BASE } from "./base.js";
 
 /** What the service tells the console at its start. */
@@ -8,8 +9,22 @@ export interface Config {
   origins: string[];
 }
 
+/** How long the service may take, in milliseconds. */
+const TIMEOUT = 15_000;
+
+/** The console's configuration. Rejects with a text for the user. */
 export async function loadConfig(): Promise<Config> {
-  const response = await fetch(`${BASE}config.json`);
-  if (!response.ok) throw new Error(`The service answered ${response.status}.`);
-  return (await response.json()) as Config;
+  const { network, unreadable } = defaultMessages.errors;
+  const response = await fetch(`${BASE}config.json`, { signal: AbortSignal.timeout(TIMEOUT) }).catch(() => {
+    throw new Error(network);
+  });
+  const config: unknown = response.ok ? await response.json().catch(() => null) : null;
+  if (!isConfig(config)) throw new Error(unreadable);
+  return config;
+}
+
+/** A proxy may answer in the service's place. */
+function isConfig(value: unknown): value is Config {
+  const { controls, origins } = (value ?? {}) as Partial<Config>;
+  return (controls === null || typeof controls === "string") && Array.isArray(origins);
 }

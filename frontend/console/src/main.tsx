@@ -1,4 +1,5 @@
 import "./styles/base.css";
+import "@patchbay/react/styles.css";
 import "./styles/parts.css";
 import "./styles/shell.css";
 import "./styles/pages.css";

@@ -2,6 +2,7 @@ import {
   accountOf,
   defaultMessages,
   errorText,
+  flowText,
   plain,
   type ByName,
   type Connection,
@@ -21,69 +22,20 @@ export interface Standing {
   remedy: string | null;
 }
 
-const REASONS: ByName<Reason, Omit<Standing, "remedy"> & { why: string }> = {
-  awaiting_authorization: {
-    tone: "wait",
-    word: "Waiting for you",
-    why: "You have not finished allowing access. Finish in the other window, or start again here.",
-  },
-  authorization_denied: {
-    tone: "bad",
-    word: "Denied",
-    why: "Access was not allowed. Try again and allow it.",
-  },
-  authorization_failed: {
-    tone: "bad",
-    word: "Failed",
-    why: "The provider could not complete the authorization. Trying again often helps.",
-  },
-  attempt_expired: {
-    tone: "bad",
-    word: "Expired",
-    why: "The authorization was not finished in time.",
-  },
-  nango_unavailable: {
-    tone: "bad",
-    word: "Not started",
-    why: "The connection service could not be reached. Try again in a moment.",
-  },
-  nango_refused: {
-    tone: "bad",
-    word: "Not started",
-    why: "The connection service refused to start. If this happens again, tell support.",
-  },
-  needs_reauthorization: {
-    tone: "bad",
-    word: "Access ended",
-    why: "The provider no longer accepts the authorization, for example after a changed password or a revoked permission.",
-  },
-  missing_upstream: {
-    tone: "bad",
-    word: "Credentials deleted",
-    why: "The stored credentials were deleted. Reconnect the account: it keeps its name and history.",
-  },
-  account_mismatch: {
-    tone: "warn",
-    word: "Another account",
-    why: "You reconnected with another account than before.",
-  },
-  authorization_canceled: {
-    tone: "bad",
-    word: "Canceled",
-    why: "You canceled the reconnect, and the connection does not work without it.",
-  },
-  user_disconnected: {
-    tone: "off",
-    word: "Disconnected",
-    why:
-      "You disconnected it, and its stored credentials are deleted. The provider may still list the permission: you can " +
-      "revoke it in your account there.",
-  },
-  removed: {
-    tone: "off",
-    word: "Removed",
-    why: "It is no longer on your list.",
-  },
+/** The short word for a reason, and its colour. The sentence beside it is the package's. */
+const REASONS: ByName<Reason, Pick<Standing, "tone" | "word">> = {
+  awaiting_authorization: { tone: "wait", word: "Waiting for you" },
+  authorization_denied: { tone: "bad", word: "Denied" },
+  authorization_failed: { tone: "bad", word: "Failed" },
+  attempt_expired: { tone: "bad", word: "Expired" },
+  nango_unavailable: { tone: "bad", word: "Not started" },
+  nango_refused: { tone: "bad", word: "Not started" },
+  needs_reauthorization: { tone: "bad", word: "Access ended" },
+  missing_upstream: { tone: "bad", word: "Credentials deleted" },
+  account_mismatch: { tone: "warn", word: "Another account" },
+  authorization_canceled: { tone: "bad", word: "Canceled" },
+  user_disconnected: { tone: "off", word: "Disconnected" },
+  removed: { tone: "off", word: "Removed" },
 };
 
 export function standingOf(connection: Connection): Standing {
@@ -94,11 +46,16 @@ export function standingOf(connection: Connection): Standing {
     }
     return { tone: "good", word: "Connected", why: null, remedy: null };
   }
-  const reason = connection.status_reason;
+  const reason = connection.status_reason ?? "";
   const remedy = remedyOf(connection);
   // A newer service may have reasons that are not known here.
-  const known = REASONS[reason ?? ""];
-  return known ? { ...known, remedy } : { tone: "off", word: connection.status, why: null, remedy };
+  const known = REASONS[reason];
+  return known ? { ...known, why: whyOf(reason), remedy } : { tone: "off", word: connection.status, why: null, remedy };
+}
+
+function whyOf(reason: string): string {
+  const { reasons, advice } = defaultMessages;
+  return [`${reasons[reason]}.`, advice[reason]].filter(Boolean).join(" ");
 }
 
 /** The text of the button that authorizes a connection: it is reconnected while there is something to repair. */
@@ -138,41 +95,9 @@ export function isTold(state: FlowState): boolean {
   return !["idle", "connected", "disconnected", "account_mismatch"].includes(state.phase);
 }
 
-/** What a flow has to tell; null while there is nothing to tell, or the connection's own standing tells it. */
-export function flowWords(state: FlowState): { title: string; text: string } | null {
-  switch (state.phase) {
-    case "starting":
-      if (state.window === "closed") {
-        return { title: "The window was closed", text: "Open it again to go on, or cancel." };
-      }
-      return { title: "Starting…", text: "The other window opens the provider’s page in a moment." };
-    case "waiting":
-      if (state.trouble) {
-        const over = ["session_expired", "user_changed"].includes(state.trouble.code);
-        return { title: "Still waiting", text: `${troubleText(state.trouble)}${over ? "" : " Trying again."}` };
-      }
-      if (state.window === "blocked") {
-        return { title: "Your browser blocked the window", text: "Open it with the link instead. This page waits for you." };
-      }
-      if (state.window === "closed") {
-        return { title: "The window was closed", text: "If you have not finished, open it again. If you have, the result shows here in a moment." };
-      }
-      return { title: "Waiting for you", text: "Finish in the other window. This page shows the result." };
-    case "denied":
-      return { title: "Access was denied", text: REASONS.authorization_denied.why };
-    case "failed":
-      return { title: "The authorization failed", text: REASONS.authorization_failed.why };
-    case "expired":
-      return { title: "It took too long", text: REASONS.attempt_expired.why };
-    case "superseded":
-      return { title: "Started in another window", text: "A newer attempt, in another tab for example, replaced this one." };
-    case "canceled":
-      return { title: "Canceled", text: "The authorization was canceled in another window." };
-    case "refused":
-      return { title: "The authorization could not start", text: troubleText(state.error) };
-    default:
-      return null;
-  }
+/** What a connect has to say; empty while there is nothing to say, or the connection's own standing says it. */
+export function saidOf(state: FlowState, name: string): string {
+  return isTold(state) ? flowText(state, name, defaultMessages) : "";
 }
 
 /** What went wrong, in the words that the components have for it. */

@@ -66,7 +66,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
         </div>
       </div>
       <ParametersDialog form={form} name={connection.connector_name} />
-      <FlowNotice connect={connect} form={form} />
+      <FlowNotice connect={connect} form={form} name={connection.connector_name} />
       {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} connect={connect} />}
       {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">

@@ -7,7 +7,7 @@ import { useTitle } from "../ui/hooks.js";
 import { Search } from "../ui/icons.js";
 import { Logo } from "../ui/logo.js";
 import { Empty, Trouble, Why } from "../ui/parts.js";
-import { flowWords, isNew, nameOf, remedyOf, standingOf, type Tone } from "../words.js";
+import { isNew, nameOf, remedyOf, saidOf, standingOf, type Tone } from "../words.js";
 import { toneOf } from "./flow-notice.js";
 import { ParametersDialog } from "./parameters.js";
 
@@ -160,8 +160,7 @@ function Card({ connector, connections, known }: CardProps) {
   const { state } = connect;
   const usable = isUsable(connector);
   const busy = state.phase === "starting" || state.phase === "waiting";
-  const told = busy || state.phase === "refused" ? flowWords(state) : null;
-  const shown = told ? { tone: toneOf(state), text: told.title, why: busy ? told.text : null } : line;
+  const shown = busy ? { tone: toneOf(state), text: saidOf(state, connector.name), why: null } : line;
   return (
     <li className={usable ? "panel card" : "panel card unavailable"}>
       <Logo name={connector.name} slug={connector.slug} />

@@ -1,4 +1,4 @@
-import { isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
+import { defaultMessages, isFromElsewhere, useConnect, useConnectForm, useConnector, useConnection, useConnections, type Connection, type UseConnection } from "@patchbay/react";
 import { useContext, useState, type ReactNode } from "react";
 import { targetOf } from "../target.js";
 import { Link, paths } from "../router.js";
@@ -37,7 +37,7 @@ export function ConnectionPage({ id }: { id: string }) {
           </>
         )}
       </nav>
-      {isLoading && <Bones rows={3} label="The connection is loading" />}
+      {isLoading && <Bones isPage rows={3} label="The connection is loading" />}
       {error && !connection && (isNotThere(error) ? <NotThere /> : <Trouble isPage what="This connection cannot be shown" error={error} retry={() => void refetch()} />)}
       {connection && <Details connection={connection} held={held} />}
     </div>
@@ -60,8 +60,6 @@ function NotThere() {
   );
 }
 
-const FAILING = "Access could not be renewed. It is tried again.";
-
 function Details({ connection, held }: { connection: Connection; held: UseConnection }) {
   const controls = useContext(ControlsContext);
   const connect = useConnect(targetOf(connection));
@@ -80,7 +78,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
     setChecked(null);
     try {
       const now = await held.check();
-      if (now.status === "connected") setChecked(now.failing_since ? FAILING : "Access was renewed just now: it works.");
+      if (now.status === "connected") setChecked(now.failing_since ? defaultMessages.failing : defaultMessages.checked);
     } catch (error) {
       setChecked(<Why error={error as Error} />);
     }
@@ -99,7 +97,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
       </div>
       <div className="stack">
         <ParametersDialog form={form} name={connection.connector_name} />
-        <FlowNotice connect={connect} form={form} />
+        <FlowNotice connect={connect} form={form} name={connection.connector_name} />
         {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
         {!told && !mismatch && standing.why && (
           <Notice

@@ -40,10 +40,10 @@ export function ConnectorPage({ slug }: { slug: string }) {
       {query.error && !query.data && !isNotThere(query.error) && (
         <Trouble isPage what="This connector cannot be shown" error={query.error} retry={() => void query.refetch()} />
       )}
-      {query.isPending && !query.error && <Bones rows={2} label="The connector is loading" />}
-      {query.data && connections.isLoading && !connections.isUnknown && <Bones rows={2} label="The accounts are loading" />}
+      {query.isPending && !query.error && <Bones isPage rows={2} label="The connector is loading" />}
+      {query.data && connections.isLoading && !connections.isUnknown && <Bones isPage rows={2} label="The accounts are loading" />}
       {connections.isUnknown && connections.error && (
-        <Trouble what="Your accounts cannot be shown" error={connections.error} retry={() => void connections.refetch()} />
+        <Trouble isPage={query.data !== undefined} what="Your accounts cannot be shown" error={connections.error} retry={() => void connections.refetch()} />
       )}
       {query.data && !connections.isLoading && !connections.isUnknown && <Accounts connector={query.data} connections={own} />}
     </div>
@@ -81,7 +81,7 @@ function Accounts({ connector, connections }: { connector: Connector; connection
           </Notice>
         )}
         <ParametersDialog form={form} name={connector.name} />
-        <FlowNotice connect={connect} form={form} />
+        <FlowNotice connect={connect} form={form} name={connector.name} />
         {!obstacle && current.length === 0 && (
           <Empty
             title={`No ${connector.name} account yet`}

@@ -1,4 +1,4 @@
-import type { Connection, UseConnection } from "@patchbay/react";
+import { defaultMessages, type Connection, type UseConnection } from "@patchbay/react";
 import { useState } from "react";
 import { Dialog, Refusal } from "../ui/parts.js";
 import { nameOf } from "../words.js";
@@ -28,16 +28,11 @@ export function Disconnect({ connection, held, words }: { connection: Connection
             Disconnect <bdi>{nameOf(connection)}</bdi>?
           </>
         } onClose={() => setAsking(false)}>
-          <p>What this means for {connection.connector_name}:</p>
-          <ul>
-            <li>Workflows that use this account stop working at once.</li>
-            <li>The stored credentials are deleted. If that fails now, it is tried until it succeeds.</li>
-            <li>The name and the history stay, and you can connect it again.</li>
-          </ul>
+          <p>{defaultMessages.disconnectMeaning}</p>
           {trouble && <Refusal error={trouble} />}
           <div className="actions">
             <button className="button" autoFocus onClick={() => setAsking(false)}>
-              Keep it
+              {defaultMessages.cancel}
             </button>
             <button className="button primary danger" aria-disabled={held.busy !== null} onClick={() => void end()}>
               {held.busy === "disconnect" ? "Disconnecting…" : "Disconnect"}

@@ -1,4 +1,4 @@
-import { accountOf, useConnection, type Connection, type UseConnect } from "@patchbay/react";
+import { accountOf, defaultMessages, useConnection, type Connection, type UseConnect } from "@patchbay/react";
 import { Account, Notice } from "../ui/parts.js";
 import { Disconnect } from "./disconnect.js";
 
@@ -19,8 +19,7 @@ export function Elsewhere({ connection, connect }: { connection: Connection; con
         </>
       }
     >
-      Access was granted in another browser than the one that asked for it. If it was not you, disconnect it: workflows would
-      read and write another person’s account.
+      {defaultMessages.otherBrowser}
       <Account name={account} />
     </Notice>
   );

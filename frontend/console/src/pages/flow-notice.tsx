@@ -2,22 +2,28 @@ import { plain, type ConnectForm, type FlowState, type UseConnect } from "@patch
 import { announce } from "../announcer.js";
 import { Away } from "../ui/icons.js";
 import { Detail, Notice, Why } from "../ui/parts.js";
-import { flowWords, remedyOf, type Tone } from "../words.js";
+import { remedyOf, saidOf, type Tone } from "../words.js";
+
+interface FlowNoticeProps {
+  connect: UseConnect;
+  form: ConnectForm;
+  /** What a person calls the connector. */
+  name: string;
+}
 
 /**
  * Where a connect stands, while there is something to tell, and what can be done. It belongs in the page before there
  * is, for it is read out as it changes.
  */
-export function FlowNotice({ connect, form }: { connect: UseConnect; form?: ConnectForm }) {
+export function FlowNotice({ connect, form, name }: FlowNoticeProps) {
   const { state } = connect;
-  const words = form?.isOpen ? null : flowWords(state);
-  const detail = state.phase === "failed" ? plain(state.detail) : null;
+  const said = form.isOpen ? "" : saidOf(state, name);
   return (
     <div className="live" aria-live="polite">
-      {words && (
-        <Notice tone={toneOf(state)} title={words.title} actions={<Actions connect={connect} start={form?.start ?? connect.start} />}>
-          {state.phase === "refused" ? <Why error={state.error} /> : words.text}
-          <Detail text={detail} />
+      {said && (
+        <Notice tone={toneOf(state)} actions={<Actions connect={connect} start={form.start} />}>
+          {state.phase === "refused" ? <Why error={state.error} /> : said}
+          <Detail text={state.phase === "failed" ? plain(state.detail) : null} />
         </Notice>
       )}
     </div>

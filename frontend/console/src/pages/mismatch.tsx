@@ -23,11 +23,15 @@ export function Mismatch({ connection, connect }: { connection: Connection; conn
           <>
             {found && (
               <button className="button compact" aria-disabled={busy !== null} onClick={() => accept(found.id)}>
-                Use <bdi>{other ?? "the other account"}</bdi>
+                <span>
+                  Use <bdi>{other ?? "the other account"}</bdi>
+                </span>
               </button>
             )}
             <button className="button compact" onClick={connect.start}>
-              Reconnect <bdi>{before ?? "the account from before"}</bdi>
+              <span>
+                Reconnect <bdi>{before ?? "the account from before"}</bdi>
+              </span>
             </button>
           </>
         }

@@ -133,10 +133,11 @@ export function Trouble({ what, error, retry, isPage }: { what: string; error: E
   );
 }
 
-/** Grey shapes where something will be. */
-export function Bones({ rows, label }: { rows: number; label: string }) {
+/** Grey shapes where something will be. `isPage` if the page has no heading yet. */
+export function Bones({ rows, label, isPage }: { rows: number; label: string; isPage?: boolean }) {
   return (
     <div className="panel rows" role="status" aria-label={label}>
+      {isPage && <h1 className="hidden">{label}</h1>}
       {Array.from({ length: rows }, (_, row) => (
         <div key={row} className="row">
           <span className="bone" style={{ width: "32%" }} />

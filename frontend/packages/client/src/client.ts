@@ -18,6 +18,7 @@ import { PatchbayError, type ErrorCode } from "./error.js";
 import { EventStream, type Notice } from "./events.js";
 import { Http, type ClientOptions, type RequestParts } from "./http.js";
 import { connectorId } from "./connector-id.js";
+import { Listeners } from "./listeners.js";
 import { randomId } from "./random.js";
 import type { Session } from "./session.js";
 
@@ -58,7 +59,7 @@ const PASSING: readonly ErrorCode[] = [
 /** Patchbay for one user. Every method throws a `PatchbayError`, and an `AbortError` when its signal is aborted. */
 export class Client {
   readonly #http: Http;
-  readonly #observers = new Set<(connection: Connection) => void>();
+  readonly #observers = new Listeners<Connection>();
   /** When this client last changed something: `Date.now()`. */
   #changedAt = 0;
   /** The user's event stream. */
@@ -97,12 +98,11 @@ export class Client {
 
   /** Shows `observer` every connection that is asked for, before whoever asked; the answer ends that. */
   observe(observer: (connection: Connection) => void): () => void {
-    this.#observers.add(observer);
-    return () => this.#observers.delete(observer);
+    return this.#observers.listen(observer);
   }
 
   #show(connection: Connection): Connection {
-    for (const observer of [...this.#observers]) observer(connection);
+    this.#observers.call(connection);
     return connection;
   }
 

@@ -54,6 +54,9 @@ export class PatchbayError extends Error {
 
 const TRANSIENT: readonly ErrorCode[] = ["network", "unreadable", "token_unavailable", "request_timeout"];
 
+/** The longest pause that a response may ask for, in seconds. A gateway may ask for days, which no page waits. */
+const LONGEST_RETRY_AFTER = 300;
+
 /** An error of the client's own. */
 export function ownError(code: ErrorCode, detail: string, cause?: unknown, status = 0): PatchbayError {
   return new PatchbayError({ status, code, title: detail, detail, cause });
@@ -64,9 +67,13 @@ export async function errorOf(response: Response): Promise<PatchbayError> {
   const { status, headers } = response;
   const isOurs = headers.get("content-type")?.includes("problem+json");
   const body: unknown = await (isOurs ? response.json() : response.body?.cancel())?.catch(() => null);
-  const problem = (body ?? {}) as Partial<ErrorFields> & { request_id?: string };
-  const { code = "unreadable", detail = `The server answered ${status}`, title = detail, candidates, request_id } = problem;
-  const retryAfter = Number(headers.get("retry-after")) || undefined;
-  const requestId = request_id ?? headers.get("x-request-id") ?? undefined;
+  const problem = (body ?? {}) as Record<string, unknown>;
+  const text = (name: string, otherwise: string) => (typeof problem[name] === "string" ? problem[name] : otherwise);
+  const code = text("code", "unreadable") as ErrorCode;
+  const detail = text("detail", `The server answered ${status}`);
+  const title = text("title", detail);
+  const candidates = Array.isArray(problem["candidates"]) ? (problem["candidates"] as string[]) : undefined;
+  const retryAfter = Math.min(Math.max(Number(headers.get("retry-after")) || 0, 0), LONGEST_RETRY_AFTER) || undefined;
+  const requestId = text("request_id", headers.get("x-request-id") ?? "") || undefined;
   return new PatchbayError({ status, code, title, detail, candidates, retryAfter, requestId });
 }

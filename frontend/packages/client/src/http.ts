@@ -1,6 +1,7 @@
 import { errorOf, ownError, PatchbayError } from "./error.js";
 import { Session } from "./session.js";
 import { fits } from "./shape.js";
+import { withTimeout } from "./timeout.js";
 
 /** Where Patchbay is, and whose requests these are. */
 export interface ClientOptions {
@@ -129,7 +130,7 @@ export class Http {
   async #token(fresh: boolean, refused?: PatchbayError): Promise<string> {
     let token: string | null | undefined;
     try {
-      token = await inTime(this.#options.getToken({ fresh }));
+      token = await withTimeout(this.#options.getToken({ fresh }), TOKEN_TIMEOUT_MS, "getToken takes too long");
     } catch (cause) {
       const detail = cause instanceof Error ? cause.message : "There is no token";
       throw ownError("token_unavailable", detail, cause);
@@ -147,15 +148,6 @@ export class Http {
     const { status = 0, requestId } = refused ?? {};
     return new PatchbayError({ status, code: "session_expired", title: detail, detail, requestId, cause: refused });
   }
-}
-
-/** What a promise resolves to, if it does so in time. */
-async function inTime<T>(promise: T | Promise<T>): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error("getToken takes too long")), TOKEN_TIMEOUT_MS);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 function unreachable(cause: unknown): PatchbayError {

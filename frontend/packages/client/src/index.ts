@@ -9,6 +9,7 @@ export type { Notice, StreamState } from "./events.js";
 export { accountName, accountOf, best, freeInstance, isFromElsewhere, isOf, missingScopes, nameOf, plain } from "./find.js";
 export type { ClientOptions } from "./http.js";
 export type { Session } from "./session.js";
+export { allPages } from "./pages.js";
 export { ConnectFlow, connectFlow } from "./flow/flow.js";
 export type { FlowOptions } from "./flow/flow.js";
 export { Flows } from "./flow/flows.js";

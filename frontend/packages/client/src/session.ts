@@ -1,10 +1,12 @@
+import { Listeners } from "./listeners.js";
+
 /** Whether the user's token is accepted, as far as the last responses tell, and whose it is. */
 export class Session {
   #expired = false;
   #user: string | undefined;
   #userChanged = false;
   #identify!: (user: string) => void;
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Listeners();
   /** Resolves to `user` with the first token. */
   readonly identified = new Promise<string>((resolve) => (this.#identify = resolve));
 
@@ -27,7 +29,7 @@ export class Session {
   set(expired: boolean): void {
     if (this.#expired === expired) return;
     this.#expired = expired;
-    this.#notify();
+    this.#listeners.call();
   }
 
   /** Compares a token's user with the first token's. Returns whether they are the same. */
@@ -38,19 +40,14 @@ export class Session {
     // A token that names nobody is for the service to refuse.
     if (subject !== null && this.#user !== subject && !this.#userChanged) {
       this.#userChanged = true;
-      this.#notify();
+      this.#listeners.call();
     }
     return !this.#userChanged;
   }
 
   /** Calls `listener` at every change; the returned function ends that. */
   subscribe(listener: () => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
-  }
-
-  #notify(): void {
-    for (const listener of [...this.#listeners]) listener();
+    return this.#listeners.listen(listener);
   }
 }
 

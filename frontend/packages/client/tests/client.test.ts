@@ -2,7 +2,7 @@ import { createServer } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
 import { expect, inject, test, vi } from "vitest";
-import { createClient, PatchbayError, type Client } from "../src/index.js";
+import { allPages, createClient, PatchbayError, type Client } from "../src/index.js";
 import { faults, newUser, tokenFor } from "./support/nango.js";
 import { Proxy, type Canned } from "./support/proxy.js";
 
@@ -78,6 +78,42 @@ test("distinguishes a foreign response from no response", async () => {
   expect(await failure(ada.listConnections())).toMatchObject({ status: 0, code: "network", transient: true });
   const giveUp = AbortSignal.abort();
   await expect(ada.listConnections({}, { signal: giveUp })).rejects.toMatchObject({ name: "AbortError" });
+});
+
+test("problem_of_another_program_is_an_outage_with_texts", async () => {
+  const answer = (body: unknown, headers = {}) =>
+    createClient({
+      baseUrl: "http://patchbay.test",
+      getToken: () => "token",
+      fetch: () =>
+        Promise.resolve(new Response(JSON.stringify(body), { status: 404, headers: { "content-type": "application/problem+json", ...headers } })),
+    }).listConnections();
+  for (const body of [null, [], "text", {}, { code: 42, title: {}, detail: [], request_id: 7, candidates: "x" }]) {
+    const error = await failure(answer(body));
+    expect(error).toMatchObject({ code: "unreadable", transient: true, candidates: undefined, requestId: undefined });
+    expect([typeof error.detail, typeof error.title]).toEqual(["string", "string"]);
+  }
+});
+
+test("page_that_repeats_ends_the_list", async () => {
+  let requests = 0;
+  const repeating = () => {
+    requests += 1;
+    return Promise.resolve({ next_cursor: "a" });
+  };
+  expect(await failure(allPages(repeating))).toMatchObject({ code: "unreadable" });
+  expect(requests).toBe(2);
+  const cursors = [undefined, "a", "b"];
+  const pages = await allPages((cursor) => Promise.resolve({ next_cursor: cursors[cursors.indexOf(cursor) + 1] ?? null }));
+  expect(pages).toHaveLength(3);
+});
+
+test("pause_that_a_response_asks_for_is_bounded", async () => {
+  for (const [asked, taken] of [["99999999999", 300], ["7", 7], ["Wed, 21 Oct 2026 07:28:00 GMT", undefined]] as const) {
+    const fetch = () => Promise.resolve(new Response("", { status: 503, headers: { "retry-after": asked } }));
+    const error = await failure(createClient({ baseUrl: "http://patchbay.test", getToken: () => "token", fetch }).listConnections());
+    expect(error.retryAfter).toBe(taken);
+  }
 });
 
 test("refreshes a rejected token once, then reports an expired session", async () => {

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import type { Attempt, Connection } from "../src/index.js";
-import { judge } from "../src/flow/state.js";
+import { judge } from "../src/flow/judge.js";
 
 const OURS = "0193-ours";
 

@@ -5,15 +5,17 @@ export * from "@patchbay/client";
 
 export { ConnectButton, type ConnectButtonProps } from "./components/ConnectButton.js";
 export { ConnectionCard, type ConnectionCardProps } from "./components/ConnectionCard.js";
-export { ConnectionHistory } from "./components/ConnectionHistory.js";
 export { ConnectionManager, type ConnectionManagerProps } from "./components/ConnectionManager.js";
 export { ConnectionPicker, type ConnectionPickerProps } from "./components/ConnectionPicker.js";
 export { ConnectionStatus, type ConnectionStatusProps } from "./components/ConnectionStatus.js";
 export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/ConnectorCatalog.js";
 export { ConnectorLogo, logoUrl } from "./components/ConnectorLogo.js";
-export { ErrorNotice, errorText } from "./components/ErrorNotice.js";
-export { ParameterForm, type ParameterFormProps } from "./components/ParameterForm.js";
-export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
+export { ErrorNotice } from "./components/ErrorNotice.js";
+export { errorText } from "./components/errorText.js";
+export { ConnectionHistory } from "./components/card-lazy.js";
+export { ParameterForm } from "./components/lazy.js";
+export type { ParameterFormProps } from "./components/ParameterForm.js";
+export { FlowNotice, flowText, type FlowNoticeProps } from "./components/FlowNotice.js";
 
 export { RECOVERING } from "./react/cache.js";
 export { useMessages, usePatchbay, type LogoOf, type Patchbay } from "./react/context.js";
@@ -22,7 +24,6 @@ export { PatchbayProvider, type PatchbayProviderProps } from "./react/provider.j
 export { useConnect, type UseConnect, type UseConnectOptions } from "./react/useConnect.js";
 export { useConnectForm, type ConnectForm } from "./react/useConnectForm.js";
 export { useConnector } from "./react/useConnector.js";
-export type { ParameterField, UseParameters } from "./react/useParameters.js";
 export { useConnection, type UseConnection } from "./react/useConnection.js";
 export { useConnectionActions, type ConnectionActions } from "./react/useConnectionActions.js";
 export { useConnectionHistory, type UseConnectionHistory } from "./react/useConnectionHistory.js";

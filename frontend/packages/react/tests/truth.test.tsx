@@ -202,6 +202,27 @@ test("burst_of_events_is_fetched_at_most_once_a_second", async () => {
   leave();
 });
 
+test("trickle_of_events_is_fetched_in_batches", async () => {
+  const versions = new Map(Array.from({ length: 10 }, (_, id) => [String(id), 1]));
+  const { cache, requests, observer, list } = cacheOver({
+    list: () => Promise.resolve([...versions].map(([id, version]) => connection(id, version))),
+    one: (id) => Promise.resolve(connection(id, versions.get(id) ?? 0)),
+  });
+  const leave = observer.subscribe(() => {});
+  await vi.waitFor(() => expect(list()).toHaveLength(10), 20_000);
+  const began = performance.now();
+  for (let change = 0; change < 40; change += 1) {
+    const id = String(change % 10);
+    versions.set(id, (versions.get(id) ?? 0) + 1);
+    cache.take({ type: "event", event: changed(id, versions.get(id) ?? 0) });
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  await vi.waitFor(() => expect(list()?.every(({ version }) => version === 5)).toBe(true), 20_000);
+  const seconds = (performance.now() - began) / 1_000;
+  expect(requests.one + requests.list).toBeLessThanOrEqual(4 * seconds + 6);
+  leave();
+});
+
 test("slow_list_is_not_interrupted_by_polls", async () => {
   let version = 0;
   const { cache, requests, observer, list } = cacheOver({

@@ -1,11 +1,12 @@
 import type { Client } from "../client.js";
-import { ownError, PatchbayError } from "../error.js";
-import { randomId } from "../random.js";
-import type { ConnectAnswer, ConnectDetails, Connection } from "../types.js";
-import { FlowMemory, type Remembered } from "./memory.js";
-import { judge, type FlowAttempt, type FlowState, type FlowTarget, type FlowWindow } from "./state.js";
-import { Watch, type Watcher, type WatchTimes } from "./watch.js";
-import { isWebAddress, openWindow, type WindowWords } from "./window.js";
+import { ownError } from "../error.js";
+import { Listeners } from "../listeners.js";
+import { withTimeout } from "../timeout.js";
+import type { ConnectDetails, Connection } from "../types.js";
+import type { EngineHost, FlowEngine } from "./engine.js";
+import type { FlowState, FlowTarget } from "./state.js";
+import type { WatchTimes } from "./watch.js";
+import { openWindow, type WindowWords } from "./window.js";
 
 /** How to connect. */
 export interface FlowOptions {
@@ -19,66 +20,75 @@ export interface FlowOptions {
   times?: WatchTimes | undefined;
 }
 
-const WORDS: WindowWords = { title: "Connecting…", text: "Connecting…" };
+/** How long the steps of a connect may take to load, in milliseconds. */
+const LOAD_TIMEOUT = 15_000;
 
-/** How often to see whether the window is still open, in milliseconds. */
-const GLANCE = 400;
+type Steps = typeof import("./engine.js");
+let steps: Steps | undefined;
 
-/** A window that reads as closed sooner than this after it was sent on may as well have been cut off, in milliseconds. */
-const CUT_OFF = 3_000;
-
-/** How long the service may take to say where to send the window, in milliseconds, with all repetitions. */
-const START_TIMEOUT = 60_000;
+/** Loads the steps of a connect. A page that shows a button loads them before the first click. */
+export async function loadSteps(): Promise<Steps> {
+  return (steps ??= await withTimeout(import("./engine.js"), LOAD_TIMEOUT, "The connect flow takes too long to load"));
+}
 
 /**
  * One connect, from the click to the end. Only the service says whether it is connected; a window that closes is a reason
- * to query the service at once.
+ * to query the service at once. The window opens in the click; the steps after it are a module that is loaded apart.
  *
  * `resume` and `dispose` come in pairs, as often as one likes; `start` and `reopen` belong in a click.
  */
 export class ConnectFlow {
-  readonly #client: Client;
-  #target: FlowTarget;
-  readonly #listeners = new Set<() => void>();
-  readonly #observers = new Set<(connection: Connection) => void>();
-  /** May be replaced between clicks. */
-  options: FlowOptions;
-  #state: FlowState = { phase: "idle" };
-  #disposed = false;
-  #starts = 0;
-  #key: string | undefined;
-  #attempt: FlowAttempt | undefined;
-  #window: Window | null = null;
-  #asking: AbortController | undefined;
-  #watch: Watch | undefined;
-  #endGlances: (() => void) | undefined;
-  #endEvents: (() => void) | undefined;
-  #told = false;
-  /** The starts that were canceled before the service answered. */
-  readonly #canceled = new Set<number>();
+  readonly #listeners = new Listeners();
+  readonly #observers = new Listeners<Connection>();
+  readonly #host: EngineHost;
+  #loaded: FlowEngine | undefined;
+  /** The window of a click that waits for the engine. */
+  #opened: Window | null = null;
+  #isLive = true;
   /** Called with a connection whose attempt the service has canceled. */
   onCanceled: (connection: Connection) => void = () => {};
 
   constructor(client: Client, target: FlowTarget, options: FlowOptions = {}) {
-    this.#client = client;
-    this.#target = target;
-    this.options = options;
+    this.#host = {
+      client,
+      target,
+      options,
+      state: { phase: "idle" },
+      set: (state) => {
+        this.#host.state = state;
+        this.#listeners.call();
+      },
+      connected: (connection) => {
+        const { onConnected } = this.options;
+        if (onConnected && (this.#observers.size === 0 || this.#observers.has(onConnected))) onConnected(connection);
+        else this.#observers.call(connection);
+      },
+      canceled: (connection) => this.onCanceled(connection),
+    };
   }
 
   /** Where it stands. */
   get state(): FlowState {
-    return this.#state;
+    return this.#host.state;
+  }
+
+  /** May be replaced between clicks. */
+  get options(): FlowOptions {
+    return this.#host.options;
+  }
+
+  set options(options: FlowOptions) {
+    this.#host.options = options;
   }
 
   /** The connection that is being authorized; undefined while none is known. */
   get connectionId(): string | undefined {
-    return this.#attempt?.connectionId;
+    return this.#loaded?.connectionId;
   }
 
   /** Calls `listener` at every change; the returned function ends that. */
   subscribe(listener: () => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#listeners.listen(listener);
   }
 
   /**
@@ -86,299 +96,78 @@ export class ConnectFlow {
    * start's `onConnected`, or all if that one is not there, as after a reload. The returned function ends that.
    */
   observe(observer: (connection: Connection) => void): () => void {
-    this.#observers.add(observer);
-    return () => this.#observers.delete(observer);
+    return this.#observers.listen(observer);
   }
 
   /** Starts an attempt. Opens the window, so it has to be called in the click itself. */
-  start(target: FlowTarget = this.#target, options: FlowOptions = this.options): void {
-    if (this.#state.phase === "starting") return;
-    this.#rest();
-    this.#target = target;
-    this.options = options;
-    this.#open();
-    this.#begin(randomId(), "blocked");
+  start(target: FlowTarget = this.#host.target, options: FlowOptions = this.options): void {
+    if (this.state.phase === "starting") return;
+    Object.assign(this.#host, { target, options });
+    if (this.#engine) this.#engine.start();
+    else void this.#startLoading();
   }
 
   /** Shows the window of the attempt in progress, or opens it again; starts a new attempt if this one has expired. */
   reopen(): void {
-    const state = this.#state;
-    if (state.phase !== "starting" && state.phase !== "waiting") return this.start();
-    // A window that has left this origin cannot be closed from here, so a second one would stand beside it.
-    if (this.#window && !this.#window.closed) return this.#window.focus();
-    if (state.phase === "starting") {
-      this.#open();
-      return this.#set({ phase: "starting", window: this.#seen("blocked") });
-    }
-    const { attempt } = state;
-    const inTime = !attempt.expiresAt || Date.parse(attempt.expiresAt) > this.#client.now();
-    if (!inTime || !this.#key) return this.start();
-    this.#open();
-    // After a reload the key brings the address again.
-    if (attempt.oauthUrl) this.#sent(attempt, attempt.oauthUrl);
-    else this.#begin(this.#key, "blocked");
+    if (this.#loaded) this.#loaded.reopen();
+    else if (this.#opened) this.#opened.focus();
+    else this.start();
   }
 
   /** Says that the user has followed a link to `oauthUrl`: the window is open, but not ours to see. */
   followed(): void {
-    if (this.#state.phase === "waiting") this.#set({ ...this.#state, window: "unknown" });
+    if (this.state.phase === "waiting") this.#host.set({ ...this.state, window: "unknown" });
   }
 
   /** Cancels the attempt in progress, of which nothing comes any more; forgets one that has ended. */
   dismiss(): void {
-    const attempt = this.#attempt;
-    const { phase } = this.#state;
-    const canceled = "window" in this.#state;
-    if (phase === "starting") {
-      // The service may have started it: its answer says which attempt to cancel.
-      this.#canceled.add(this.#starts);
-      this.#asking = undefined;
-    }
-    this.#forget();
-    this.#set({ phase: "idle", canceled });
-    if (phase === "waiting" && attempt) this.#cancel(attempt.connectionId, attempt.attemptId);
-  }
-
-  #cancel(connectionId: string, attemptId: string | null): void {
-    // Where the service stays away, the attempt expires.
-    this.#client.cancel(connectionId, { attemptId }).then(
-      (connection) => this.onCanceled(connection),
-      () => undefined,
-    );
+    if (this.#loaded) return this.#loaded.dismiss();
+    this.#opened?.close();
+    this.#opened = null;
+    this.#host.set({ phase: "idle", canceled: this.state.phase === "starting" });
   }
 
   /** Continues what is in progress, from before a reload, too. */
   resume(): void {
-    this.#disposed = false;
-    if (this.#attempt) this.#look(this.#attempt);
-    if (this.#state.phase === "waiting" && this.#window) this.#glance();
-    if (this.#state.phase === "idle") void this.#client.user().then((user) => this.#recall(user));
+    this.#isLive = true;
+    const resumed = () => {
+      if (this.#isLive) this.#engine?.resume();
+    };
+    if (steps) resumed();
+    else void loadSteps().then(resumed, () => undefined);
   }
 
   /** Stops all timers and requests. What is in progress continues in the window, and `resume` finds it. */
   dispose(): void {
-    this.#disposed = true;
-    this.#rest();
+    this.#isLive = false;
+    this.#loaded?.dispose();
   }
 
-  #set(state: FlowState): void {
-    this.#state = state;
-    for (const listener of [...this.#listeners]) listener();
+  get #engine(): FlowEngine | undefined {
+    if (!this.#loaded && steps) {
+      this.#loaded = new steps.FlowEngine(this.#host);
+      if (!this.#isLive) this.#loaded.dispose();
+    }
+    return this.#loaded;
   }
 
-  #recall(user: string): void {
-    const left = new FlowMemory(this.#client.base, user).read(this.#target);
-    if (!left || this.#disposed || this.#state.phase !== "idle") return;
-    const { connectionId, attemptId, expiresAt, idempotencyKey } = left;
-    this.#told = false;
-    // The reload came before the answer, and has closed the window: the same request brings it again.
-    if (connectionId === null) return this.#begin(idempotencyKey, "closed");
-    this.#key = idempotencyKey;
-    this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
-    this.#set({ phase: "waiting", attempt: this.#attempt, window: "unknown", trouble: null });
-    this.#look(this.#attempt);
-  }
-
-  #remember(left: Omit<Remembered, "target"> | null): void {
-    const target = this.#target;
-    const write = (user: string) => new FlowMemory(this.#client.base, user).write(target, left && { target, ...left });
-    const { user } = this.#client.session;
-    if (user === undefined) void this.#client.session.identified.then(write);
-    else write(user);
-  }
-
-  #open(): void {
-    this.#window?.close();
-    this.#window = openWindow(this.options.words ?? WORDS);
-    if (!this.#disposed) this.#glance();
-  }
-
-  /** What can be seen of the window. */
-  #seen(none: FlowWindow): FlowWindow {
-    if (!this.#window) return none;
-    return this.#window.closed ? "closed" : "open";
-  }
-
-  /** `none` is what to say of the window where there is none. */
-  #begin(key: string, none: FlowWindow): void {
-    this.#starts += 1;
-    this.#key = key;
-    this.#told = false;
-    this.#remember({ idempotencyKey: key, connectionId: null, attemptId: null, expiresAt: null });
-    // The event stream is to be there before the user can be done.
-    if (!this.#disposed) this.#endEvents ??= this.#client.events(() => {});
+  /** Opens the window, and starts once the engine is there. */
+  async #startLoading(): Promise<void> {
+    const opened = openWindow(this.options.words);
+    this.#opened = opened;
     // An empty window of a page that is gone would stay for ever.
-    const gone = () => this.#window?.close();
+    const gone = () => opened?.close();
     window.addEventListener("pagehide", gone);
-    this.#set({ phase: "starting", window: this.#seen(none) });
-    void this.#ask(key, this.#starts).finally(() => window.removeEventListener("pagehide", gone));
-  }
-
-  async #ask(key: string, start: number): Promise<void> {
-    const asking = new AbortController();
-    this.#asking = asking;
-    const signal = AbortSignal.any([asking.signal, AbortSignal.timeout(START_TIMEOUT)]);
-    const options = { idempotencyKey: key, details: this.options.details, signal };
-    const target = this.#target;
-    let answer: ConnectAnswer;
-    let connection: Connection | undefined;
-    try {
-      answer =
-        "connectionId" in target
-          ? await this.#client.reconnect(target.connectionId, options)
-          : await this.#client.connect(target.connectorId, { ...options, instanceId: target.instanceId });
-      if (!answer.oauth_url) connection = await this.#client.getConnection(answer.connection_id, options);
-      else if (!isWebAddress(answer.oauth_url)) throw new Error("oauth_url is not a web address");
-    } catch (error) {
-      if (start !== this.#starts) return void this.#canceled.delete(start);
-      const otherDetails = error instanceof PatchbayError && error.code === "idempotency_key_reused";
-      if (!otherDetails) return this.#refused(error);
-      this.#key = randomId();
-      return this.#ask(this.#key, start);
-    }
-    // Dismissed meanwhile, or started anew, which has taken the window.
-    if (start !== this.#starts) {
-      if (this.#canceled.delete(start) && answer.attempt_id) this.#cancel(answer.connection_id, answer.attempt_id);
-      return;
-    }
-    if (connection) return this.#already(connection);
-    this.#under(answer, key);
-  }
-
-  #under(answer: ConnectAnswer, key: string): void {
-    const url = answer.oauth_url ?? "";
-    const attempt: FlowAttempt = {
-      connectionId: answer.connection_id,
-      attemptId: answer.attempt_id ?? null,
-      expiresAt: answer.expires_at ?? null,
-      oauthUrl: url,
-    };
-    this.#attempt = attempt;
-    const { connectionId, attemptId, expiresAt } = attempt;
-    this.#remember({ connectionId, attemptId, expiresAt, idempotencyKey: key });
-    // Asked before the window is sent on: whatever happens there, somebody is already listening.
-    this.#look(attempt);
-    this.#sent(attempt, url);
-  }
-
-  /** Sends the window on, and says what can be seen of it. */
-  #sent(attempt: FlowAttempt, url: string): void {
-    const seen = this.#seen(this.#state.phase === "starting" ? this.#state.window : "blocked");
-    // Without leaving the empty page in its history.
-    if (seen === "open") this.#window?.location.replace(url);
-    this.#set({ phase: "waiting", attempt, window: seen, trouble: null });
-    if (seen === "open" && !this.#disposed) this.#glance();
-  }
-
-  /** Looks whether the window is still there, until it is not. */
-  #glance(): void {
-    this.#endGlances?.();
-    const since = Date.now();
-    const look = () => {
-      const state = this.#state;
-      if (!this.#window?.closed || !("window" in state)) return;
-      this.#endGlances?.();
-      const cutOff = state.phase === "waiting" && Date.now() - since < CUT_OFF;
-      this.#set({ ...state, window: cutOff ? "unknown" : "closed" });
-      this.#watch?.returned();
-    };
-    const timer = setInterval(look, GLANCE);
-    window.addEventListener("focus", look);
-    this.#endGlances = () => {
-      clearInterval(timer);
-      window.removeEventListener("focus", look);
-      this.#endGlances = undefined;
-    };
-  }
-
-  #look(attempt: FlowAttempt): void {
-    if (this.#disposed) return;
-    const watcher: Watcher = {
-      seen: (connection) => this.#judged(connection, attempt),
-      troubled: (error) => {
-        if (this.#state.phase === "waiting" && this.#state.trouble !== error) this.#set({ ...this.#state, trouble: error });
-      },
-      // What a reload has left may have been erased since.
-      gone: (error) => {
-        if (attempt.oauthUrl) return this.#refused(error);
-        this.#forget();
-        this.#set({ phase: "idle" });
-      },
-    };
-    // Before the old one ends, or the event stream would, too.
-    const watch = new Watch(this.#client, attempt.connectionId, watcher, this.options.times);
-    this.#watch?.stop();
-    this.#endEvents?.();
-    this.#watch = watch;
-    const back = () => {
-      if (document.visibilityState === "visible") watch.returned();
-    };
-    document.addEventListener("visibilitychange", back);
-    this.#endEvents = () => {
-      document.removeEventListener("visibilitychange", back);
-      this.#endEvents = undefined;
-    };
-  }
-
-  /** Whether there is more to wait for. */
-  #judged(connection: Connection, attempt: FlowAttempt): boolean {
-    const verdict = judge(connection, attempt.attemptId);
-    const waiting = this.#state.phase === "waiting";
-    // Once it is told how it failed, only that it is connected after all is news.
-    if (verdict.phase === "pending" || (!waiting && verdict.phase !== "connected")) return waiting;
-    if (verdict.phase === "connected" || verdict.phase === "canceled") {
-      this.#attempt = undefined;
-      this.#rest();
-    }
-    this.#remember(null);
-    this.#closeWindow();
-    this.#set(verdict);
-    if (verdict.phase === "connected") this.#tell(connection);
-    return false;
-  }
-
-  #already(connection: Connection): void {
-    this.#forget();
-    this.#set({ phase: "connected", connection, alreadyConnected: true });
-    this.#tell(connection);
-  }
-
-  #tell(connection: Connection): void {
-    if (this.#told) return;
-    this.#told = true;
-    const { onConnected } = this.options;
-    if (onConnected && (this.#observers.size === 0 || this.#observers.has(onConnected))) onConnected(connection);
-    else for (const observer of [...this.#observers]) observer(connection);
-  }
-
-  #refused(cause: unknown): void {
-    this.#forget();
-    const late = cause instanceof DOMException;
-    const own = () => ownError(late ? "network" : "unreadable", String(cause), cause);
-    this.#set({ phase: "refused", error: cause instanceof PatchbayError ? cause : own() });
-  }
-
-  #forget(): void {
-    this.#starts += 1;
-    this.#asking?.abort();
-    this.#rest();
-    this.#attempt = undefined;
-    this.#remember(null);
-    this.#closeWindow();
-  }
-
-  /** Closes the window if it is still an empty one of this origin. */
-  #closeWindow(): void {
-    this.#endGlances?.();
-    this.#window?.close();
-    this.#window = null;
-  }
-
-  #rest(): void {
-    this.#watch?.stop();
-    this.#watch = undefined;
-    this.#endGlances?.();
-    this.#endEvents?.();
+    const starting: FlowState = { phase: "starting", window: opened ? "open" : "blocked" };
+    this.#host.set(starting);
+    const failure = await loadSteps().then(() => undefined, (cause: unknown) => cause);
+    window.removeEventListener("pagehide", gone);
+    // Dismissed meanwhile.
+    if (this.state !== starting) return;
+    this.#opened = null;
+    if (this.#engine) return this.#engine.start(opened);
+    opened?.close();
+    this.#host.set({ phase: "refused", error: ownError("network", "The server could not be reached", failure) });
   }
 }
 

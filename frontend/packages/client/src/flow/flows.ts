@@ -1,8 +1,8 @@
 import type { Client } from "../client.js";
-import { ConnectFlow } from "./flow.js";
+import { Listeners } from "../listeners.js";
+import { ConnectFlow, loadSteps } from "./flow.js";
 import type { Connection } from "../types.js";
-import { FlowMemory, keyOf } from "./memory.js";
-import type { FlowTarget } from "./state.js";
+import { keyOf, type FlowTarget } from "./state.js";
 
 /** What the page knows of the user's connections. */
 export interface KnownConnections {
@@ -21,7 +21,7 @@ export class Flows {
   readonly #connections: KnownConnections;
   /** Under each name that it goes by: its targets' and its connection's id. */
   readonly #flows = new Map<string, ConnectFlow>();
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Listeners();
   #live = false;
 
   constructor(client: Client, connections: KnownConnections) {
@@ -60,10 +60,13 @@ export class Flows {
   resume(): void {
     this.#live = true;
     for (const flow of new Set(this.#flows.values())) flow.resume();
-    void this.#client.user().then((user) => {
-      const targets = this.#live ? new FlowMemory(this.#client.base, user).targets() : [];
-      for (const target of targets) this.of(target).resume();
-    });
+    void this.#recall().catch(() => undefined);
+  }
+
+  async #recall(): Promise<void> {
+    const [{ FlowMemory }, user] = await Promise.all([loadSteps(), this.#client.user()]);
+    const targets = this.#live ? new FlowMemory(this.#client.base, user).targets() : [];
+    for (const target of targets) this.of(target).resume();
   }
 
   /** Stops all timers and requests. */
@@ -74,12 +77,11 @@ export class Flows {
 
   /** Calls `listener` when a flow changes, or another one may be a target's; the returned function ends that. */
   subscribe(listener: () => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#listeners.listen(listener);
   }
 
   /** Tells the listeners. */
   notify(): void {
-    for (const listener of [...this.#listeners]) listener();
+    this.#listeners.call();
   }
 }

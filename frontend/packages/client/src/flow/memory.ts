@@ -1,4 +1,4 @@
-import type { FlowTarget } from "./state.js";
+import { keyOf, type FlowTarget } from "./state.js";
 
 /**
  * What a flow leaves in the tab's sessionStorage, so that it continues after a reload.
@@ -42,11 +42,6 @@ export class FlowMemory {
     });
     return found ?? [];
   }
-}
-
-/** What tells targets apart. */
-export function keyOf(target: FlowTarget): string {
-  return "connectionId" in target ? target.connectionId : `${target.connectorId}:${target.instanceId ?? ""}`;
 }
 
 function parsed(text: string | null): Remembered | null {

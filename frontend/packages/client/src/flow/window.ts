@@ -4,6 +4,8 @@ export interface WindowWords {
   text: string;
 }
 
+const WORDS: WindowWords = { title: "Connecting…", text: "Connecting…" };
+
 const WIDTH = 560;
 const HEIGHT = 760;
 
@@ -14,7 +16,7 @@ const HEIGHT = 760;
  * The window has no opener: a provider's page could otherwise navigate the page that opened it. Once it has left this
  * origin, this page can see whether it is open and focus it, but no longer navigate or close it.
  */
-export function openWindow(words: WindowWords): Window | null {
+export function openWindow(words = WORDS): Window | null {
   const opened = window.open("", "_blank", roomForPopup() ? popupFeatures() : "");
   if (!opened || opened.closed) return null;
   try {
@@ -36,11 +38,6 @@ export function openWindow(words: WindowWords): Window | null {
     // A browser that isolates even an empty window shows it empty.
   }
   return opened;
-}
-
-/** An address that a window may be sent to: anything but http(s) would run in our own page's name. */
-export function isWebAddress(url: string): boolean {
-  return URL.canParse(url) && ["https:", "http:"].includes(new URL(url).protocol);
 }
 
 function roomForPopup(): boolean {

@@ -12,7 +12,7 @@ export function AccountChoice({ connection }: { connection: Connection }): React
   const { acceptAccount, busy } = useConnectionActions(connection.id);
   const [error, setError] = useState<Error | null>(null);
   const found = connection.pending_account;
-  if (connection.status_reason !== "account_mismatch" || !found) return null;
+  if (!found) return null;
   const accept = () => {
     setError(null);
     acceptAccount(found.id).catch((cause: unknown) => setError(cause instanceof Error ? cause : new Error(String(cause))));

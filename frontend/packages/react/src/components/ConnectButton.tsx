@@ -7,10 +7,9 @@ import { useConnectForm } from "../react/useConnectForm.js";
 import { useConnector } from "../react/useConnector.js";
 import { useConnectionList } from "../react/useConnections.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
-import { AccountChoice } from "./AccountChoice.js";
 import { Button } from "./Button.js";
 import { FlowNotice } from "./FlowNotice.js";
-import { ParameterForm } from "./ParameterForm.js";
+import { AccountChoice, buttonParts, ParameterForm } from "./lazy.js";
 
 /** Props of `ConnectButton`. */
 export interface ConnectButtonProps {
@@ -56,6 +55,8 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
   // A reconnect uses the values that were given before.
   const form = useConnectForm(connect, again ? NONE : parameters, details?.parameters);
   const kept = useKeptFocus<HTMLDivElement>();
+  // They are there before the click.
+  useEffect(() => void buttonParts.load(), []);
   // What was said of it is over when the connection is.
   const ended =
     state.phase === "connected" &&
@@ -81,7 +82,7 @@ export function ConnectButton(props: ConnectButtonProps): ReactNode {
         </Button>
       )}
       {form.isOpen && <ParameterForm form={form} name={connectorName} />}
-      {known && <AccountChoice connection={known} />}
+      {known?.status_reason === "account_mismatch" && <AccountChoice connection={known} />}
       <FlowNotice connect={form.isOpen ? { ...connect, state: { phase: "idle" } } : connect} name={connectorName} />
     </div>
   );

@@ -4,16 +4,12 @@ import { missingScopes, nameOf, type Connection } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionActions } from "../react/useConnectionActions.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
-import { AccountIdentity } from "./AccountIdentity.js";
 import { Button } from "./Button.js";
 import { ConnectButton } from "./ConnectButton.js";
-import { ConnectionHistory } from "./ConnectionHistory.js";
 import { ConnectionStatus } from "./ConnectionStatus.js";
 import { ConnectorLogo } from "./ConnectorLogo.js";
-import { DisconnectQuestion } from "./DisconnectQuestion.js";
 import { ErrorNotice } from "./ErrorNotice.js";
-import { MissingScopes } from "./MissingScopes.js";
-import { RenameForm } from "./RenameForm.js";
+import { AccountIdentity, cardParts, ConnectionHistory, DisconnectQuestion, MissingScopes, RenameForm } from "./card-lazy.js";
 import { Sentence } from "./Sentence.js";
 
 type Part = "rename" | "disconnect" | "history";
@@ -34,6 +30,8 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
   const act = useAct();
   const kept = useKeptFocus<HTMLLIElement>();
   const [open, setOpen] = useState<Part | null>(null);
+  // They are there before the click.
+  useEffect(() => void cardParts.load(), []);
   const buttons = useRef<Partial<Record<Part, HTMLButtonElement | null>>>({});
   const back = useRef<Part | null>(null);
   const close = () => {
@@ -50,6 +48,12 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
   const ended = connection.status === "disconnected";
   // What never was connected ends no workflow, so there is nothing to confirm.
   const removable = ended || !connection.connected_at;
+  /** Says what became of it, where that is still seen. */
+  const left = (message: (name: string) => string) => {
+    const said = <Sentence of={message} name={name} />;
+    onDisconnected?.(said);
+    return onDisconnected ? "" : said;
+  };
   const toggle = (part: Part, words: string) => (
     <Button
       buttonRef={(button) => {
@@ -91,11 +95,7 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
             kind="quiet"
             off={it.busy !== null}
             onClick={() =>
-              act.run(it.remove, () => {
-                const said = <Sentence of={messages.removed} name={name} />;
-                onDisconnected?.(said);
-                return onDisconnected ? "" : said;
-              })
+              act.run(it.remove, () => left(messages.removed))
             }
           >
             {messages.remove}
@@ -121,13 +121,7 @@ export function ConnectionCard({ connection, onDisconnected, className }: Connec
           onConfirm={() =>
             act.run(
               it.disconnect,
-              (answer) => {
-                const said = (
-                  <Sentence of={answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater} name={name} />
-                );
-                onDisconnected?.(said);
-                return onDisconnected ? "" : said;
-              },
+              (answer) => left(answer.upstream_deleted ? messages.disconnected : messages.disconnectedLater),
               close,
             )
           }

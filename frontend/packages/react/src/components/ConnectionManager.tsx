@@ -1,6 +1,6 @@
 import { useState, type ReactNode } from "react";
 import { useMessages } from "../react/context.js";
-import { isOf } from "@patchbay/client";
+import { isOf, type Connection } from "@patchbay/client";
 import { useConnectionList } from "../react/useConnections.js";
 import { useKeptFocus } from "../react/useKeptFocus.js";
 import { ConnectionCard } from "./ConnectionCard.js";
@@ -22,6 +22,13 @@ export function ConnectionManager({ connectorId, className }: ConnectionManagerP
   const own = connectorId === undefined ? connections : connections.filter((one) => isOf(one, connectorId));
   const ended = own.filter((connection) => connection.status === "disconnected");
   const others = own.filter((connection) => connection.status !== "disconnected");
+  const list = (some: Connection[]) => (
+    <ul data-patchbay="list">
+      {some.map((connection) => (
+        <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
+      ))}
+    </ul>
+  );
   return (
     <section ref={kept} data-patchbay="manager" aria-label={messages.connections} className={className}>
       {error && <ErrorNotice error={error} onRetry={() => void refetch()} />}
@@ -30,19 +37,11 @@ export function ConnectionManager({ connectorId, className }: ConnectionManagerP
       <p data-patchbay="flow-text" role="status">
         {said}
       </p>
-      <ul data-patchbay="list">
-        {others.map((connection) => (
-          <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
-        ))}
-      </ul>
+      {list(others)}
       {ended.length > 0 && (
         <details data-patchbay="ended">
           <summary>{messages.disconnectedOnes(ended.length)}</summary>
-          <ul data-patchbay="list">
-            {ended.map((connection) => (
-              <ConnectionCard key={connection.id} connection={connection} onDisconnected={setSaid} />
-            ))}
-          </ul>
+          {list(ended)}
         </details>
       )}
     </section>

@@ -4,8 +4,8 @@ import { useMessages } from "../react/context.js";
 import { isFromElsewhere, type Connection, type Status } from "@patchbay/client";
 import type { Messages } from "../react/messages.js";
 import { useConnectionList } from "../react/useConnections.js";
-import { AccountLine } from "./AccountLine.js";
-import { errorText } from "./ErrorNotice.js";
+import { AccountLine } from "./lazy.js";
+import { errorText } from "./errorText.js";
 import { StatusIcon } from "./StatusIcon.js";
 
 /** Props of `ConnectionStatus`: a connection, or a connector (by slug or id) whose connection is looked up. */

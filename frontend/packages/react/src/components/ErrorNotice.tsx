@@ -1,15 +1,8 @@
 import type { ReactNode } from "react";
 import { PatchbayError, plain } from "@patchbay/client";
 import { useConnectMessages } from "../react/context.js";
-import type { ConnectMessages } from "../react/messages.js";
 import { Button } from "./Button.js";
-
-/** What to say of an error. What has no message, the service's own detail says, unless it is of no use to a user. */
-export function errorText(error: Error, messages: ConnectMessages): string {
-  if (!(error instanceof PatchbayError)) return error.message;
-  const { errors } = messages;
-  return errors[error.code] ?? (error.status >= 500 ? errors.internal : undefined) ?? error.detail;
-}
+import { errorText } from "./errorText.js";
 
 /** What an operator needs of an error, closed until it is asked for. Nothing where the service has said nothing. */
 export function Details({ error }: { error: Error }): ReactNode {

@@ -1,7 +1,7 @@
 import { useEffect, useId, useReducer, useRef, type ReactNode } from "react";
 import { useConnectMessages } from "../react/context.js";
 import type { ConnectForm } from "../react/useConnectForm.js";
-import type { ParameterField } from "../react/useParameters.js";
+import { useParameters, type ParameterField } from "../react/useParameters.js";
 import { Button } from "./Button.js";
 
 /** Props of `ParameterForm`. */
@@ -14,6 +14,7 @@ export interface ParameterFormProps {
 /** Asks for what a connector's provider needs of the account. Escape cancels. */
 export function ParameterForm({ form, name }: ParameterFormProps): ReactNode {
   const messages = useConnectMessages();
+  const { fields, submit } = useParameters(form, messages);
   const element = useRef<HTMLFormElement>(null);
   const [failures, failed] = useReducer((count: number) => count + 1, 0);
   useEffect(() => (element.current?.querySelector<HTMLElement>("[aria-invalid]") ?? element.current?.querySelector("input"))?.focus(), [failures]);
@@ -25,13 +26,13 @@ export function ParameterForm({ form, name }: ParameterFormProps): ReactNode {
       aria-label={messages.connect(name)}
       onSubmit={(event) => {
         event.preventDefault();
-        if (!form.connect()) failed();
+        if (!submit()) failed();
       }}
       onKeyDown={(event) => {
         if (event.key === "Escape") form.cancel();
       }}
     >
-      {form.fields.map((field) => (
+      {fields.map((field) => (
         <Field key={field.parameter.name} field={field} />
       ))}
       <Button type="submit" kind="primary">

@@ -1,6 +1,7 @@
 import { replaceEqualDeep, type InfiniteData, type QueryClient, type QueryKey } from "@tanstack/react-query";
-import { backoff, isOf, PatchbayError, type Client, type Connection, type FlowTarget, type Notice } from "@patchbay/client";
-import { LONGEST_PAUSE, Worker } from "./worker.js";
+import { allPages, backoff, isOf, PatchbayError, type Client, type Connection, type FlowTarget, type Notice } from "@patchbay/client";
+import { LONGEST_PAUSE, persistently } from "./persistently.js";
+import type { CacheSync } from "./sync.js";
 
 /** All of a user's connections, newest first. */
 export interface ConnectionList {
@@ -12,77 +13,62 @@ export interface ConnectionList {
 const PAGE = 500;
 
 /** More connections than this are fetched as a list; a list that lacks more than this is believed. */
-const FEW = 3;
-
-/** How long to wait after a fetch of a few connections, and of the list, before what has changed meanwhile is fetched. */
-const PACE = 250;
-const SLOW_PACE = 1_000;
+export const FEW = 3;
 
 /**
  * A user's part of react-query's cache, kept true by the event stream. Responses may overtake each other: of two copies
  * of a connection, the one with the higher version stays, wherever it came from.
  */
 export class Cache {
-  readonly #client: Client;
-  readonly #queries: QueryClient;
-  readonly #prefix: QueryKey;
+  readonly client: Client;
+  readonly queries: QueryClient;
+  /** Of all keys. */
+  readonly prefix: QueryKey;
   /** Why the list of connections was last not to be had. */
   failure: Error | null = null;
-  /** Called when a connection is there that was not. */
+  /** Called when connections are there that were not. */
   onNew: () => void = () => {};
-  #cleared = false;
-  readonly #newest = new Map<string, Connection>();
-  /** Connections to fetch although their version is known: updates within a minute share one. */
-  readonly #stale = new Set<string>();
-  /** Connections to fetch, each with the version that it has at least. */
-  readonly #wanted = new Map<string, number>();
-  #everything = false;
-  readonly #few = new Worker(
-    () => !this.#ended && this.#wanted.size > 0 && this.#wanted.size <= FEW,
-    () => this.#fetchWanted(),
-    PACE,
-  );
-  readonly #all = new Worker(
-    () => !this.#ended && (this.#everything || this.#wanted.size > FEW),
-    () => this.#fetchAll(),
-    SLOW_PACE,
-  );
+  /** Each connection as it was last seen. */
+  readonly newestById = new Map<string, Connection>();
+  isCleared = false;
+  #isAnnouncing = false;
+  #loading: Promise<CacheSync> | undefined;
 
   constructor(client: Client, queries: QueryClient, scope: string) {
-    this.#client = client;
-    this.#queries = queries;
-    this.#prefix = ["patchbay", scope];
+    this.client = client;
+    this.queries = queries;
+    this.prefix = ["patchbay", scope];
   }
 
   /** Of the list of all connections. */
   get connections(): QueryKey {
-    return [...this.#prefix, "connections"];
+    return [...this.prefix, "connections"];
   }
 
   /** Of one connection. */
   connection(id: string): QueryKey {
-    return [...this.#prefix, "connection", id];
+    return [...this.prefix, "connection", id];
   }
 
   /** Of one connection's history. */
   history(id: string): QueryKey {
-    return [...this.#prefix, "history", id];
+    return [...this.prefix, "history", id];
   }
 
   /** Of the catalog, or a part of it. */
   connectors(...query: unknown[]): QueryKey {
-    return [...this.#prefix, "connectors", ...query];
+    return [...this.prefix, "connectors", ...query];
   }
 
   /** A connection as it was last seen. */
   known(id: string): Connection | undefined {
-    return this.#newest.get(id);
+    return this.newestById.get(id);
   }
 
   /** The connection that a target means, if it is known. */
   readonly idOf = (target: FlowTarget): string | undefined => {
     if ("connectionId" in target) return target.connectionId;
-    return [...this.#newest.values()].find((one) => isOf(one, target.connectorId, target.instanceId ?? ""))?.id;
+    return [...this.newestById.values()].find((one) => isOf(one, target.connectorId, target.instanceId ?? ""))?.id;
   };
 
   /** Every connection, page by page. */
@@ -93,7 +79,7 @@ export class Cache {
       // The list may be older than what it lacks. One that lacks many is believed.
       const missing = this.#missing(list);
       for (const { id } of missing) {
-        if (missing.length > FEW) this.#newest.delete(id);
+        if (missing.length > FEW) this.newestById.delete(id);
         else void this.refresh(id);
       }
       return list;
@@ -104,170 +90,83 @@ export class Cache {
   }
 
   async #pages(signal: AbortSignal): Promise<ConnectionList> {
-    const connections: Connection[] = [];
-    let cursor: string | undefined;
-    for (;;) {
-      const page = await this.#client.listConnections({ limit: PAGE, cursor }, { signal });
-      connections.push(...page.connections);
-      cursor = page.next_cursor ?? undefined;
-      if (!cursor) return { connections, totalCount: page.total_count };
-    }
+    const pages = await allPages((cursor) => this.client.listConnections({ limit: PAGE, cursor }, { signal }));
+    return { connections: pages.flatMap((page) => page.connections), totalCount: pages.at(-1)?.total_count ?? 0 };
   }
 
   /** One connection. */
   async fetchConnection(id: string, signal: AbortSignal): Promise<Connection> {
-    return this.#note(await this.#client.getConnection(id, { signal }));
+    return this.#note(await this.client.getConnection(id, { signal }));
   }
 
   /** For a query of one connection: its data, not older than what is known. */
-  readonly newest = (_: unknown, told: unknown): unknown => this.#newest.get((told as Connection).id) ?? told;
+  readonly newest = (_: unknown, told: unknown): unknown => this.newestById.get((told as Connection).id) ?? told;
 
   /** For the query of the list: its data, not older than what is known of each connection, and with those that it lacks. */
   readonly merged = (shown: unknown, told: unknown): unknown => {
     const { connections, totalCount } = told as ConnectionList;
     const missing = this.#missing(told as ConnectionList);
-    const newest = connections.map((one) => this.#newest.get(one.id) ?? one);
+    const newest = connections.map((one) => this.newestById.get(one.id) ?? one);
     return replaceEqualDeep(shown, { connections: [...missing, ...newest], totalCount: totalCount + missing.length });
   };
 
   /** What is known and not in a list. */
   #missing(list: ConnectionList): Connection[] {
     const there = new Set(list.connections.map(({ id }) => id));
-    return [...this.#newest.values()].filter(({ id }) => !there.has(id));
+    return [...this.newestById.values()].filter(({ id }) => !there.has(id));
   }
 
   /** Takes what the event stream tells. */
   take(notice: Notice): void {
-    if (notice.type === "event") {
-      if (notice.event.kind === "updated") this.#stale.add(notice.event.connection_id);
-      this.#want(notice.event.connection_id, notice.event.version);
-    } else if (notice.type === "state") {
-      if (notice.state !== "live") return;
-      this.#few.hurry();
-      this.#all.hurry();
-    } else if (notice.reason === "lost") {
-      this.#newest.clear();
-      this.#wanted.clear();
-      void this.#queries.resetQueries({ queryKey: this.#prefix });
-    } else if (notice.reason === "start" || !this.#all.working) {
-      this.#resync();
-    }
+    void this.#sync().then((sync) => sync.take(notice));
   }
 
   /** Fetches everything again that is shown, the catalog, too. */
   async again(): Promise<void> {
-    this.#resync();
-    await this.#queries.invalidateQueries({ queryKey: this.connectors() });
+    return (await this.#sync()).again();
   }
 
   /** Fetches a connection, and puts it wherever it is shown. */
   async refresh(id: string): Promise<void> {
-    if (!(await this.#fetch(id))) this.#want(id, 0);
+    return (await this.#sync()).refresh(id);
   }
 
-  #resync(): void {
-    this.#everything = true;
-    this.#all.hurry();
-  }
-
-  #want(id: string, version: number): void {
-    this.#wanted.set(id, Math.max(version, this.#wanted.get(id) ?? 0));
-    void this.#few.run();
-    void this.#all.run();
-  }
-
-  get #ended(): boolean {
-    return this.#cleared || this.#client.session.expired;
-  }
-
-  /** Fetches the few connections that have changed. Whether they are there. */
-  async #fetchWanted(): Promise<boolean> {
-    const fetched = await Promise.all(
-      [...this.#wanted].map(async ([id, version]) => {
-        const stale = this.#stale.delete(id) || version === 0;
-        if ((stale || !this.#has(id, version)) && !(await this.#fetch(id))) {
-          if (stale) this.#stale.add(id);
-          return false;
-        }
-        await this.#renew(this.history(id));
-        return this.#has(id, version) || !this.#wanted.has(id);
-      }),
-    );
-    return fetched.every(Boolean);
-  }
-
-  /** Whether a connection is there in this version. */
-  #has(id: string, version: number): boolean {
-    const there = (this.#newest.get(id)?.version ?? -1) >= version;
-    // An event may have come meanwhile.
-    if (there && this.#wanted.get(id) === version) this.#wanted.delete(id);
-    return there;
-  }
-
-  /** Fetches all that is shown. Whether that worked. */
-  async #fetchAll(): Promise<boolean> {
-    this.#everything = false;
-    const wanted = [...this.#wanted];
-    const parts = ["connections", "connection", "history"].map((part) => [...this.#prefix, part]);
-    await Promise.all(parts.map((part) => this.#renew(part)));
-    const shown = this.#queries.getQueryCache().findAll({ queryKey: this.#prefix, type: "active" });
-    const failed = shown.some(({ state }) => state.error instanceof PatchbayError && state.error.transient);
-    if (failed) this.#everything = true;
-    // Where the list is not shown, nothing has to be there.
-    const listed = shown.some(({ queryKey }) => queryKey[2] === "connections");
-    let missing = 0;
-    for (const [id, version] of wanted) {
-      if (!listed) this.#wanted.delete(id);
-      else if (!this.#has(id, version)) missing += 1;
-    }
-    void this.#few.run();
-    // What has changed during the fetch is no reason for a longer pause.
-    return !failed && missing <= FEW;
-  }
-
-  /** Fetches again what is shown below a key; after a fetch that is in progress, for that one may have begun too early. */
-  async #renew(queryKey: QueryKey): Promise<void> {
-    const again = this.#queries.isFetching({ queryKey }) > 0;
-    await this.#queries.invalidateQueries({ queryKey }, { cancelRefetch: false });
-    if (again) await this.#queries.invalidateQueries({ queryKey }, { cancelRefetch: false });
-  }
-
-  /** Whether that worked. */
-  async #fetch(id: string): Promise<boolean> {
-    try {
-      this.put(await this.#client.getConnection(id));
-      return true;
-    } catch (error) {
-      if (!(error instanceof PatchbayError) || error.code !== "connection_not_found") return false;
-      this.#newest.delete(id);
-      this.#wanted.delete(id);
-      this.#resync();
-      return true;
-    }
+  #sync(): Promise<CacheSync> {
+    return (this.#loading ??= persistently(() => import("./sync.js")).then(({ CacheSync }) => new CacheSync(this)));
   }
 
   #note(told: Connection): Connection {
-    const known = this.#newest.get(told.id);
+    const known = this.newestById.get(told.id);
     const ahead = known && (known.version - told.version || Date.parse(known.updated_at) - Date.parse(told.updated_at));
     if (known && Number(ahead) > 0) return known;
-    this.#newest.set(told.id, told);
-    if (!known) queueMicrotask(() => this.onNew());
+    this.newestById.set(told.id, told);
+    if (!known) this.#announceNew();
     return told;
+  }
+
+  /** Once for all of a list. */
+  #announceNew(): void {
+    if (this.#isAnnouncing) return;
+    this.#isAnnouncing = true;
+    queueMicrotask(() => {
+      this.#isAnnouncing = false;
+      this.onNew();
+    });
   }
 
   /** Puts a connection, as the service has just told it, wherever it is shown. */
   put(told: Connection): void {
-    if (this.#cleared) return;
+    if (this.isCleared) return;
     const connection = this.#note(told);
-    this.#queries.setQueryData<Connection>(this.connection(told.id), connection);
+    this.queries.setQueryData<Connection>(this.connection(told.id), connection);
     // It is merged as every list is.
-    this.#queries.setQueryData<ConnectionList>(this.connections, (list) => list && { ...list });
+    this.queries.setQueryData<ConnectionList>(this.connections, (list) => list && { ...list });
   }
 
   /** Forgets everything of this user, and takes nothing more: answers that are still on their way come too late. */
   clear(): void {
-    this.#cleared = true;
-    this.#queries.removeQueries({ queryKey: this.#prefix });
+    this.isCleared = true;
+    this.queries.removeQueries({ queryKey: this.prefix });
   }
 }
 

@@ -1,17 +1,21 @@
-import type { Parameter } from "@patchbay/client";
+import { PatchbayError, type Parameter } from "@patchbay/client";
 import { useState } from "react";
 import type { UseConnect } from "./useConnect.js";
-import { refusedParameter, useParameters, type UseParameters } from "./useParameters.js";
-import { useConnectMessages } from "./context.js";
 
 /** A connect that first asks for the connector's parameters, where it needs some. */
-export interface ConnectForm extends UseParameters {
+export interface ConnectForm {
+  parameters: readonly Parameter[];
+  /** What the user has typed so far, by the parameters' names. */
+  values: Record<string, string>;
+  change: (values: Record<string, string>) => void;
   /** Whether the form is to be shown. */
   isOpen: boolean;
+  /** The service's last error, which may concern one of the values. */
+  refusal: PatchbayError | null;
   /** Opens the form, or starts the connect if no value is missing. To be called in the click itself. */
   start: () => void;
-  /** Starts the connect with the values of the form, unless one is wrong. In the click, too. `false` if one is. */
-  connect: () => boolean;
+  /** Starts the connect with these values. In the click, too. */
+  connect: (values: Record<string, string>) => void;
   cancel: () => void;
 }
 
@@ -21,28 +25,34 @@ export function useConnectForm(
   parameters: readonly Parameter[],
   given: Record<string, string> = {},
 ): ConnectForm {
-  const messages = useConnectMessages();
   const refusal = state.phase === "refused" ? state.error : null;
-  const form = useParameters(parameters, refusal, messages);
+  const [values, setValues] = useState<Record<string, string>>({});
   const [isOpen, setOpen] = useState(false);
   const [answered, setAnswered] = useState<Error | null>(null);
-  const lacksOne = parameters.some(({ name, required }) => required && !given[name]);
+  const needsValues = parameters.some(({ name, required }) => required && !given[name]);
   // It opens again at the field that the service has refused.
   if (refusal && refusal !== answered) {
     setAnswered(refusal);
-    if (lacksOne && refusedParameter(refusal, parameters)) setOpen(true);
+    if (needsValues && refusedParameter(refusal, parameters)) setOpen(true);
   }
   return {
-    ...form,
+    parameters,
+    values,
+    change: setValues,
     isOpen: isOpen && !isBusy,
-    start: () => (lacksOne ? setOpen(true) : start()),
-    connect: () => {
-      const values = form.submit();
-      if (!values) return false;
+    refusal,
+    start: () => (needsValues ? setOpen(true) : start()),
+    connect: (values) => {
+      setValues(values);
       setOpen(false);
       startWith(values);
-      return true;
     },
     cancel: () => setOpen(false),
   };
+}
+
+/** The parameter that the service has refused; undefined if the error is another. */
+export function refusedParameter(error: PatchbayError, parameters: readonly Parameter[]): Parameter | undefined {
+  if (error.code !== "invalid_request") return undefined;
+  return parameters.find(({ name }) => error.detail.includes(`\`parameters.${name}\``));
 }

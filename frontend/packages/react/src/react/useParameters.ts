@@ -1,6 +1,7 @@
-import { PatchbayError, type Parameter } from "@patchbay/client";
+import type { Parameter } from "@patchbay/client";
 import { useState } from "react";
 import type { ConnectMessages } from "./messages.js";
+import { refusedParameter, type ConnectForm } from "./useConnectForm.js";
 
 /** A field of a connector's parameters. */
 export interface ParameterField {
@@ -14,27 +15,24 @@ export interface ParameterField {
 /** A form for a connector's parameters. */
 export interface UseParameters {
   fields: ParameterField[];
-  /** The values to connect with; null if one is wrong, which its field then says. */
-  submit: () => Record<string, string> | null;
+  /** Starts the connect. `false` if a value is wrong, which its field then says. */
+  submit: () => boolean;
 }
 
-/** The state of a form for a connector's parameters. `refusal` is the service's last error, which may concern one of them. */
-export function useParameters(parameters: readonly Parameter[], refusal: Error | null, messages: ConnectMessages): UseParameters {
-  const [values, setValues] = useState<Record<string, string>>({});
-  const [errors, setErrors] = useState<Record<string, string>>({});
+/** The fields of a connect's form. */
+export function useParameters(form: ConnectForm, messages: ConnectMessages): UseParameters {
+  const { parameters, values, refusal } = form;
   // A refusal holds until the field is changed.
-  const [answered, setAnswered] = useState<Error | null>(null);
-  if (refusal && refusal !== answered) {
-    setAnswered(refusal);
-    const parameter = refusedParameter(refusal, parameters);
-    if (parameter) setErrors({ [parameter.name]: refusalText(refusal, parameter) });
-  }
+  const [errors, setErrors] = useState<Record<string, string>>(() => {
+    const refused = refusal && refusedParameter(refusal, parameters);
+    return refused ? { [refused.name]: refusalText(refusal, refused) } : {};
+  });
   const fields = parameters.map((parameter) => ({
     parameter,
     value: values[parameter.name] ?? "",
     error: errors[parameter.name] ?? null,
     change: (value: string) => {
-      setValues({ ...values, [parameter.name]: value });
+      form.change({ ...values, [parameter.name]: value });
       setErrors(({ [parameter.name]: _, ...others }) => others);
     },
   }));
@@ -46,17 +44,15 @@ export function useParameters(parameters: readonly Parameter[], refusal: Error |
       if (value) given[parameter.name] = value;
       if (value ? !matches(value, parameter) : parameter.required) wrong[parameter.name] = messages.parameterError(parameter, value);
     }
-    setValues({ ...values, ...given });
     setErrors(wrong);
-    return Object.keys(wrong).length > 0 ? null : given;
+    if (Object.keys(wrong).length > 0) {
+      form.change({ ...values, ...given });
+      return false;
+    }
+    form.connect(given);
+    return true;
   };
   return { fields, submit };
-}
-
-/** The parameter that the service has refused; undefined if the error is another. */
-export function refusedParameter(error: Error, parameters: readonly Parameter[]): Parameter | undefined {
-  if (!(error instanceof PatchbayError) || error.code !== "invalid_request") return undefined;
-  return parameters.find(({ name }) => error.detail.includes(`\`parameters.${name}\``));
 }
 
 /** The service's text, with the field's title in place of its name. */

@@ -1,0 +1,4 @@
+export { AccountChoice } from "./AccountChoice.js";
+export { AccountLine } from "./AccountLine.js";
+export { FlowActions } from "./FlowActions.js";
+export { ParameterForm } from "./ParameterForm.js";
