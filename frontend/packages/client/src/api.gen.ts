@@ -734,8 +734,12 @@ export interface components {
         /**
          * @description An account at a provider.
          * @example {
+         *       "avatar_url": null,
+         *       "email": null,
          *       "id": "ada-work",
-         *       "name": "Ada Lovelace (work)"
+         *       "name": "Ada Lovelace (work)",
+         *       "workspace_id": null,
+         *       "workspace_name": null
          *     }
          */
         Account: {
@@ -878,7 +882,7 @@ export interface components {
          * @description A category of the catalog.
          * @example {
          *       "count": 6,
-         *       "name": "AI & Machine Learning"
+         *       "name": "AI"
          *     }
          */
         Category: {
@@ -890,9 +894,14 @@ export interface components {
          * @description A connection and what a check found.
          * @example {
          *       "account": {
+         *         "avatar_url": null,
+         *         "email": null,
          *         "id": "ada-work",
-         *         "name": "Ada Lovelace (work)"
+         *         "name": "Ada Lovelace (work)",
+         *         "workspace_id": null,
+         *         "workspace_name": null
          *       },
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -922,9 +931,11 @@ export interface components {
          *       "last_checked_at": "2027-01-15T08:00:00Z",
          *       "last_error": null,
          *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "missing_scopes": null,
          *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *       "pending_account": null,
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "connected",
          *       "status_reason": null,
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -1081,9 +1092,14 @@ export interface components {
          * @description A user's connection to one account of a connector.
          * @example {
          *       "account": {
+         *         "avatar_url": null,
+         *         "email": null,
          *         "id": "ada-work",
-         *         "name": "Ada Lovelace (work)"
+         *         "name": "Ada Lovelace (work)",
+         *         "workspace_id": null,
+         *         "workspace_name": null
          *       },
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -1112,9 +1128,11 @@ export interface components {
          *       "last_checked_at": "2027-01-15T08:00:00Z",
          *       "last_error": null,
          *       "last_synced_at": "2027-01-15T08:00:00Z",
+         *       "missing_scopes": null,
          *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *       "pending_account": null,
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "connected",
          *       "status_reason": null,
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -1199,6 +1217,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": null,
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1225,10 +1244,12 @@ export interface components {
          *         "last_checked_at": null,
          *         "last_error": "Access was not granted: The user denied the request",
          *         "last_synced_at": null,
+         *         "missing_scopes": null,
          *         "nango_connection_id": null,
          *         "pending_account": null,
          *         "reason": "authorization_denied",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "authorization_denied",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1254,6 +1275,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1280,10 +1302,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "connected",
          *         "status_reason": null,
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1309,6 +1333,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": null,
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1335,10 +1360,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": null,
          *         "pending_account": null,
          *         "reason": "user_disconnected",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "disconnected",
          *         "status_reason": "user_disconnected",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1423,9 +1450,14 @@ export interface components {
          *       "connections": [
          *         {
          *           "account": {
+         *             "avatar_url": null,
+         *             "email": null,
          *             "id": "ada-work",
-         *             "name": "Ada Lovelace (work)"
+         *             "name": "Ada Lovelace (work)",
+         *             "workspace_id": null,
+         *             "workspace_name": null
          *           },
+         *           "account_unknown_reason": null,
          *           "attempt": {
          *             "created_at": "2027-01-15T08:00:00Z",
          *             "ended_at": "2027-01-15T08:00:00Z",
@@ -1454,9 +1486,11 @@ export interface components {
          *           "last_checked_at": "2027-01-15T08:00:00Z",
          *           "last_error": null,
          *           "last_synced_at": "2027-01-15T08:00:00Z",
+         *           "missing_scopes": null,
          *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *           "pending_account": null,
          *           "same_account_as": [],
+         *           "scopes": null,
          *           "status": "connected",
          *           "status_reason": null,
          *           "updated_at": "2027-01-15T08:00:00Z",
@@ -1486,6 +1520,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1512,10 +1547,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": "The connection was deleted at Nango: connect again",
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": "missing_upstream",
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "error",
          *         "status_reason": "missing_upstream",
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1541,6 +1578,7 @@ export interface components {
          * @example {
          *       "data": {
          *         "account": null,
+         *         "account_unknown_reason": "not_offered",
          *         "attempt": {
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "ended_at": "2027-01-15T08:00:00Z",
@@ -1567,10 +1605,12 @@ export interface components {
          *         "last_checked_at": "2027-01-15T08:00:00Z",
          *         "last_error": null,
          *         "last_synced_at": "2027-01-15T08:00:00Z",
+         *         "missing_scopes": null,
          *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
          *         "pending_account": null,
          *         "reason": null,
          *         "same_account_as": [],
+         *         "scopes": null,
          *         "status": "connected",
          *         "status_reason": null,
          *         "updated_at": "2027-01-15T08:00:00Z",
@@ -1594,13 +1634,17 @@ export interface components {
         /**
          * @description A connector of the catalog.
          * @example {
+         *       "account_kind": null,
          *       "auth_mode": "OAUTH2",
          *       "available": true,
-         *       "category": "Communication & Collaboration",
+         *       "category": "Customer Support",
          *       "configured": true,
          *       "enabled": true,
          *       "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *       "identifies_account": false,
          *       "integration_key": "zendesk",
+         *       "listed": true,
+         *       "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
          *       "name": "Zendesk",
          *       "parameters": [
          *         {
@@ -1661,47 +1705,51 @@ export interface components {
          *       "categories": [
          *         {
          *           "count": 6,
-         *           "name": "AI & Machine Learning"
+         *           "name": "AI"
+         *         },
+         *         {
+         *           "count": 2,
+         *           "name": "Accounting & Finance"
          *         },
          *         {
          *           "count": 10,
          *           "name": "Analytics & Data"
          *         },
          *         {
-         *           "count": 10,
+         *           "count": 8,
          *           "name": "CRM & Sales"
          *         },
          *         {
-         *           "count": 4,
+         *           "count": 6,
          *           "name": "Calendar & Scheduling"
          *         },
          *         {
-         *           "count": 15,
-         *           "name": "Communication & Collaboration"
+         *           "count": 9,
+         *           "name": "Commerce & Payments"
+         *         },
+         *         {
+         *           "count": 7,
+         *           "name": "Communication"
+         *         },
+         *         {
+         *           "count": 5,
+         *           "name": "Customer Support"
          *         },
          *         {
          *           "count": 11,
-         *           "name": "Development & Code"
+         *           "name": "Developer Tools"
          *         },
          *         {
          *           "count": 10,
-         *           "name": "E-commerce & Payments"
-         *         },
-         *         {
-         *           "count": 10,
-         *           "name": "File Storage & Cloud"
-         *         },
-         *         {
-         *           "count": 1,
-         *           "name": "Payments"
+         *           "name": "File Storage"
          *         },
          *         {
          *           "count": 2,
-         *           "name": "Productivity & Notes"
+         *           "name": "Marketing"
          *         },
          *         {
-         *           "count": 10,
-         *           "name": "Project Management"
+         *           "count": 13,
+         *           "name": "Productivity"
          *         },
          *         {
          *           "count": 10,
@@ -1710,13 +1758,17 @@ export interface components {
          *       ],
          *       "connectors": [
          *         {
+         *           "account_kind": null,
          *           "auth_mode": "OAUTH2",
          *           "available": true,
-         *           "category": "Communication & Collaboration",
+         *           "category": "Customer Support",
          *           "configured": true,
          *           "enabled": true,
          *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+         *           "identifies_account": false,
          *           "integration_key": "zendesk",
+         *           "listed": true,
+         *           "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
          *           "name": "Zendesk",
          *           "parameters": [
          *             {
@@ -1862,7 +1914,14 @@ export interface components {
              */
             next_cursor?: number | null;
         };
-        /** @description The requirements of a workflow for a token. */
+        /**
+         * @description The requirements of a workflow for a token.
+         * @example {
+         *       "required_scopes": [
+         *         "https://www.googleapis.com/auth/gmail.readonly"
+         *       ]
+         *     }
+         */
         GetTokenRequest: {
             /** @description Scopes of the provider that the user must have granted. Ignored if the provider does not report the granted scopes. */
             required_scopes?: string[];
@@ -1986,17 +2045,17 @@ export interface components {
         /**
          * @description A connector as the original API shows it.
          * @example {
-         *       "category": "Payments",
+         *       "category": "Marketing",
          *       "created_at": "2027-01-15T08:00:00Z",
          *       "description": null,
-         *       "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *       "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
          *       "is_platform": true,
          *       "latest_version": null,
-         *       "name": "Stripe",
+         *       "name": "Mailchimp",
          *       "nango_enabled": true,
-         *       "nango_provider_key": "stripe",
+         *       "nango_provider_key": "mailchimp",
          *       "owner_id": null,
-         *       "slug": "stripe",
+         *       "slug": "mailchimp",
          *       "status": "stable"
          *     }
          */
@@ -2034,21 +2093,35 @@ export interface components {
          * @example {
          *       "connectors": [
          *         {
-         *           "category": "Payments",
+         *           "category": "Marketing",
          *           "created_at": "2027-01-15T08:00:00Z",
          *           "description": null,
-         *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+         *           "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
          *           "is_platform": true,
          *           "latest_version": null,
-         *           "name": "Stripe",
+         *           "name": "Mailchimp",
          *           "nango_enabled": true,
-         *           "nango_provider_key": "stripe",
+         *           "nango_provider_key": "mailchimp",
          *           "owner_id": null,
-         *           "slug": "stripe",
+         *           "slug": "mailchimp",
+         *           "status": "stable"
+         *         },
+         *         {
+         *           "category": "Marketing",
+         *           "created_at": "2027-01-15T08:00:00Z",
+         *           "description": null,
+         *           "id": "e4cff693-33b3-574e-9122-abb52418e61d",
+         *           "is_platform": true,
+         *           "latest_version": null,
+         *           "name": "SendGrid",
+         *           "nango_enabled": true,
+         *           "nango_provider_key": "sendgrid",
+         *           "owner_id": null,
+         *           "slug": "sendgrid",
          *           "status": "stable"
          *         }
          *       ],
-         *       "total_count": 1
+         *       "total_count": 2
          *     }
          */
         OriginalConnectorList: {
@@ -2306,6 +2379,7 @@ export interface components {
          * @description The connection after the change, and the change itself.
          * @example {
          *       "account": null,
+         *       "account_unknown_reason": null,
          *       "attempt": {
          *         "created_at": "2027-01-15T08:00:00Z",
          *         "ended_at": "2027-01-15T08:00:00Z",
@@ -2332,10 +2406,12 @@ export interface components {
          *       "last_checked_at": null,
          *       "last_error": "Access was not granted: The user denied the request",
          *       "last_synced_at": null,
+         *       "missing_scopes": null,
          *       "nango_connection_id": null,
          *       "pending_account": null,
          *       "reason": "authorization_denied",
          *       "same_account_as": [],
+         *       "scopes": null,
          *       "status": "error",
          *       "status_reason": "authorization_denied",
          *       "updated_at": "2027-01-15T08:00:00Z",
@@ -2466,47 +2542,51 @@ export interface operations {
                      *       "categories": [
                      *         {
                      *           "count": 6,
-                     *           "name": "AI & Machine Learning"
+                     *           "name": "AI"
+                     *         },
+                     *         {
+                     *           "count": 2,
+                     *           "name": "Accounting & Finance"
                      *         },
                      *         {
                      *           "count": 10,
                      *           "name": "Analytics & Data"
                      *         },
                      *         {
-                     *           "count": 10,
+                     *           "count": 8,
                      *           "name": "CRM & Sales"
                      *         },
                      *         {
-                     *           "count": 4,
+                     *           "count": 6,
                      *           "name": "Calendar & Scheduling"
                      *         },
                      *         {
-                     *           "count": 15,
-                     *           "name": "Communication & Collaboration"
+                     *           "count": 9,
+                     *           "name": "Commerce & Payments"
+                     *         },
+                     *         {
+                     *           "count": 7,
+                     *           "name": "Communication"
+                     *         },
+                     *         {
+                     *           "count": 5,
+                     *           "name": "Customer Support"
                      *         },
                      *         {
                      *           "count": 11,
-                     *           "name": "Development & Code"
+                     *           "name": "Developer Tools"
                      *         },
                      *         {
                      *           "count": 10,
-                     *           "name": "E-commerce & Payments"
-                     *         },
-                     *         {
-                     *           "count": 10,
-                     *           "name": "File Storage & Cloud"
-                     *         },
-                     *         {
-                     *           "count": 1,
-                     *           "name": "Payments"
+                     *           "name": "File Storage"
                      *         },
                      *         {
                      *           "count": 2,
-                     *           "name": "Productivity & Notes"
+                     *           "name": "Marketing"
                      *         },
                      *         {
-                     *           "count": 10,
-                     *           "name": "Project Management"
+                     *           "count": 13,
+                     *           "name": "Productivity"
                      *         },
                      *         {
                      *           "count": 10,
@@ -2515,13 +2595,17 @@ export interface operations {
                      *       ],
                      *       "connectors": [
                      *         {
+                     *           "account_kind": null,
                      *           "auth_mode": "OAUTH2",
                      *           "available": true,
-                     *           "category": "Communication & Collaboration",
+                     *           "category": "Customer Support",
                      *           "configured": true,
                      *           "enabled": true,
                      *           "id": "ae46f890-3139-55da-a406-a94d3d3a2610",
+                     *           "identifies_account": false,
                      *           "integration_key": "zendesk",
+                     *           "listed": true,
+                     *           "logo_url": "https://patchbay.example/api/v1/connectors/zendesk/logo",
                      *           "name": "Zendesk",
                      *           "parameters": [
                      *             {
@@ -2801,9 +2885,14 @@ export interface operations {
                      *       "connections": [
                      *         {
                      *           "account": {
+                     *             "avatar_url": null,
+                     *             "email": null,
                      *             "id": "ada-work",
-                     *             "name": "Ada Lovelace (work)"
+                     *             "name": "Ada Lovelace (work)",
+                     *             "workspace_id": null,
+                     *             "workspace_name": null
                      *           },
+                     *           "account_unknown_reason": null,
                      *           "attempt": {
                      *             "created_at": "2027-01-15T08:00:00Z",
                      *             "ended_at": "2027-01-15T08:00:00Z",
@@ -2832,9 +2921,11 @@ export interface operations {
                      *           "last_checked_at": "2027-01-15T08:00:00Z",
                      *           "last_error": null,
                      *           "last_synced_at": "2027-01-15T08:00:00Z",
+                     *           "missing_scopes": null,
                      *           "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *           "pending_account": null,
                      *           "same_account_as": [],
+                     *           "scopes": null,
                      *           "status": "connected",
                      *           "status_reason": null,
                      *           "updated_at": "2027-01-15T08:00:00Z",
@@ -3073,9 +3164,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3104,9 +3200,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3366,9 +3464,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3395,9 +3498,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3671,9 +3776,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "grace",
-                     *         "name": "Grace Hopper"
+                     *         "name": "Grace Hopper",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3700,9 +3810,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -3849,6 +3961,7 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": null,
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -3875,9 +3988,11 @@ export interface operations {
                      *       "last_checked_at": null,
                      *       "last_error": null,
                      *       "last_synced_at": null,
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": null,
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "disconnected",
                      *       "status_reason": "removed",
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -4007,9 +4122,14 @@ export interface operations {
                     /**
                      * @example {
                      *       "account": {
+                     *         "avatar_url": null,
+                     *         "email": null,
                      *         "id": "ada-work",
-                     *         "name": "Ada Lovelace (work)"
+                     *         "name": "Ada Lovelace (work)",
+                     *         "workspace_id": null,
+                     *         "workspace_name": null
                      *       },
+                     *       "account_unknown_reason": null,
                      *       "attempt": {
                      *         "created_at": "2027-01-15T08:00:00Z",
                      *         "ended_at": "2027-01-15T08:00:00Z",
@@ -4039,9 +4159,11 @@ export interface operations {
                      *       "last_checked_at": "2027-01-15T08:00:00Z",
                      *       "last_error": null,
                      *       "last_synced_at": "2027-01-15T08:00:00Z",
+                     *       "missing_scopes": null,
                      *       "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                      *       "pending_account": null,
                      *       "same_account_as": [],
+                     *       "scopes": null,
                      *       "status": "connected",
                      *       "status_reason": null,
                      *       "updated_at": "2027-01-15T08:00:00Z",
@@ -5354,6 +5476,13 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "required_scopes": [
+                 *         "https://www.googleapis.com/auth/gmail.readonly"
+                 *       ]
+                 *     }
+                 */
                 "application/json": components["schemas"]["GetTokenRequest"];
             };
         };
@@ -5724,21 +5853,35 @@ export interface operations {
                      * @example {
                      *       "connectors": [
                      *         {
-                     *           "category": "Payments",
+                     *           "category": "Marketing",
                      *           "created_at": "2027-01-15T08:00:00Z",
                      *           "description": null,
-                     *           "id": "5ae576e8-61b8-5f86-b984-814f6bfedea3",
+                     *           "id": "6e569b99-c783-5cd9-8aba-572d41ca3752",
                      *           "is_platform": true,
                      *           "latest_version": null,
-                     *           "name": "Stripe",
+                     *           "name": "Mailchimp",
                      *           "nango_enabled": true,
-                     *           "nango_provider_key": "stripe",
+                     *           "nango_provider_key": "mailchimp",
                      *           "owner_id": null,
-                     *           "slug": "stripe",
+                     *           "slug": "mailchimp",
+                     *           "status": "stable"
+                     *         },
+                     *         {
+                     *           "category": "Marketing",
+                     *           "created_at": "2027-01-15T08:00:00Z",
+                     *           "description": null,
+                     *           "id": "e4cff693-33b3-574e-9122-abb52418e61d",
+                     *           "is_platform": true,
+                     *           "latest_version": null,
+                     *           "name": "SendGrid",
+                     *           "nango_enabled": true,
+                     *           "nango_provider_key": "sendgrid",
+                     *           "owner_id": null,
+                     *           "slug": "sendgrid",
                      *           "status": "stable"
                      *         }
                      *       ],
-                     *       "total_count": 1
+                     *       "total_count": 2
                      *     }
                      */
                     "application/json": components["schemas"]["OriginalConnectorList"];
@@ -5828,13 +5971,17 @@ export interface operations {
                 content: {
                     /**
                      * @example {
+                     *       "account_kind": null,
                      *       "auth_mode": "OAUTH2",
                      *       "available": true,
-                     *       "category": "Communication & Collaboration",
+                     *       "category": "Communication",
                      *       "configured": true,
                      *       "enabled": true,
                      *       "id": "2ca8a1b8-0995-578b-b87c-dc39f677e722",
+                     *       "identifies_account": true,
                      *       "integration_key": "gmail",
+                     *       "listed": true,
+                     *       "logo_url": "https://patchbay.example/api/v1/connectors/gmail/logo",
                      *       "name": "Gmail",
                      *       "parameters": [],
                      *       "provider": "google-mail",
@@ -6273,6 +6420,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /** @example <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 36 36" role="img"><title>Gmail</title><rect width="36" height="36" rx="8" fill="#a16207"/><text x="18" y="18" dy="0.35em" fill="#fff" font-family="system-ui, sans-serif" font-size="15" font-weight="600" text-anchor="middle">G</text></svg> */
                     "image/svg+xml": string;
                 };
             };
@@ -6351,6 +6499,13 @@ export interface operations {
         };
         requestBody?: {
             content: {
+                /**
+                 * @example {
+                 *       "required_scopes": [
+                 *         "https://www.googleapis.com/auth/gmail.readonly"
+                 *       ]
+                 *     }
+                 */
                 "application/json": components["schemas"]["GetTokenRequest"];
             };
         };
@@ -6975,6 +7130,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": null,
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7001,10 +7157,12 @@ export interface operations {
                  *         "last_checked_at": null,
                  *         "last_error": "Access was not granted: The user denied the request",
                  *         "last_synced_at": null,
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": null,
                  *         "pending_account": null,
                  *         "reason": "authorization_denied",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "authorization_denied",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7069,6 +7227,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7095,10 +7254,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "connected",
                  *         "status_reason": null,
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7163,6 +7324,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": null,
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7189,10 +7351,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": null,
                  *         "pending_account": null,
                  *         "reason": "user_disconnected",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "disconnected",
                  *         "status_reason": "user_disconnected",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7257,6 +7421,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7283,10 +7448,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": "The connection was deleted at Nango: connect again",
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": "missing_upstream",
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "error",
                  *         "status_reason": "missing_upstream",
                  *         "updated_at": "2027-01-15T08:00:00Z",
@@ -7351,6 +7518,7 @@ export interface operations {
                  * @example {
                  *       "data": {
                  *         "account": null,
+                 *         "account_unknown_reason": "not_offered",
                  *         "attempt": {
                  *           "created_at": "2027-01-15T08:00:00Z",
                  *           "ended_at": "2027-01-15T08:00:00Z",
@@ -7377,10 +7545,12 @@ export interface operations {
                  *         "last_checked_at": "2027-01-15T08:00:00Z",
                  *         "last_error": null,
                  *         "last_synced_at": "2027-01-15T08:00:00Z",
+                 *         "missing_scopes": null,
                  *         "nango_connection_id": "019b2d3e-4f50-7a61-8b72-000000000003",
                  *         "pending_account": null,
                  *         "reason": null,
                  *         "same_account_as": [],
+                 *         "scopes": null,
                  *         "status": "connected",
                  *         "status_reason": null,
                  *         "updated_at": "2027-01-15T08:00:00Z",
