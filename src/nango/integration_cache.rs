@@ -258,7 +258,7 @@ mod tests {
         let known = cache.all().await.expect("the last answer");
         assert!(known.contains_key("gmail") && asked.elapsed() < Duration::from_secs(1));
         // The refresh behind it has begun, and is not begun again.
-        listener.accept().await.expect("its call");
+        let _call = listener.accept().await.expect("its call");
         assert!(cache.all().await.is_ok());
         let second = tokio::time::timeout(Duration::from_millis(200), listener.accept());
         assert!(second.await.is_err());

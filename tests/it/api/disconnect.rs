@@ -273,7 +273,7 @@ async fn removed_connector_can_be_listed_and_disconnected() {
 
     let stored = connected(&ada.at(&having), "acme", "").await;
     let (id, connector) = (text(&stored, "id"), text(&stored, "connector_id"));
-    let left = app.replica(&[]).await;
+    let left = app.replica(&[("CATALOG", "listed")]).await;
     let ada = ada.at(&left);
     let refused = ada.send_post("/acme/connect", json!({})).await;
     refused.is_problem(404, "connector_not_found");
