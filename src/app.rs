@@ -36,7 +36,7 @@ use crate::webhooks::Webhooks;
 use crate::worker;
 use crate::worker::Scheduler;
 
-/// How long requests that are under way may take after a signal to stop.
+/// How long requests in progress may take after a stop signal.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the connections of clients and of the database may take to close after that.
@@ -111,10 +111,10 @@ impl App {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop` is cancelled, then lets what is under way finish.
+    /// Serves until `stop` is cancelled, then drains the requests in progress.
     ///
     /// # Errors
-    /// When the database is not there in time, or cannot be used.
+    /// If the database is not reachable in time, or cannot be used.
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let Self {
             listener,
@@ -146,7 +146,7 @@ impl App {
         let jobs = Scheduler::new(shutdown.draining.clone());
         let started = tokio::select! {
             started = startup.start(&ready, &jobs, &shutdown) => Some(started),
-            // What was begun is rolled back.
+            // An unfinished transaction is rolled back.
             () = shutdown.requested.cancelled() => None,
         };
         let database = match started.transpose() {
@@ -183,8 +183,8 @@ async fn aborted(shutdown: &Shutdown) {
     tokio::time::sleep(CLOSE_TIMEOUT).await;
 }
 
-/// Goes from a signal to the end: a delay, in which requests are still answered, and the time that
-/// is left to those under way then.
+/// Shuts down after a signal: a delay in which requests are still answered, then the drain timeout for the requests in
+/// progress.
 async fn shut_down_after(delay: Duration, shutdown: Shutdown) {
     shutdown.requested.cancelled().await;
     tracing::info!(
@@ -310,7 +310,7 @@ fn authenticator(config: auth::Config, clock: &Clock) -> Result<Authenticator, a
     Authenticator::new(config, clock.clone())
 }
 
-/// Brings the schema up to date, and says so if it was the predecessor's.
+/// Brings the schema up to date, and logs an import of the original service's tables.
 async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), DatabaseError> {
     if let Some(imported) = database.import_legacy(catalog, InvalidRows::Refuse).await? {
         tracing::info!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// An answer that is asked for once for all who wait for it, and told for a while after that.
+/// A value that concurrent callers load once, and that is cached for a while after that.
 #[derive(Debug)]
 pub(crate) struct CachedValue<T> {
     lasts: Duration,
@@ -13,7 +13,7 @@ pub(crate) struct CachedValue<T> {
 }
 
 impl<T: Clone> CachedValue<T> {
-    /// One whose answers are told for so long.
+    /// Creates one whose values are cached for `lasts`.
     pub(crate) fn new(lasts: Duration) -> Self {
         Self {
             lasts,

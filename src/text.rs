@@ -42,7 +42,7 @@ impl Judge {
                     return Verdict::Remove;
                 }
             }
-            // An invisible character between marks makes none of them begin anew.
+            // An invisible character does not interrupt a sequence of marks.
             GeneralCategory::Format => {}
             GeneralCategory::Control
             | GeneralCategory::LineSeparator

@@ -197,7 +197,7 @@ pub struct AttemptBody<'a> {
 #[expect(dead_code, reason = "names the schema in the OpenAPI document")]
 pub(crate) struct Config(Map<String, Value>);
 
-/// A connection's config, with its instance where the predecessor's clients look for it.
+/// A connection's config, with its instance where clients of the original service expect it.
 #[derive(Debug)]
 struct ConfigBody<'a> {
     config: &'a Map<String, Value>,
@@ -306,7 +306,7 @@ pub(crate) struct Message {
     pub(crate) config: Option<Value>,
     #[serde(rename = "type")]
     pub(crate) kind: MessageType,
-    /// When it happened, however late it is told.
+    /// When the event happened, independent of when the message is delivered.
     pub(crate) timestamp: DateTime<Utc>,
     pub(crate) data: MessageData,
 }

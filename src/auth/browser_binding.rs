@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 
-/// A secret that one browser has, and nobody else: 256 bits, written as 64 hex digits in lower case.
+/// A secret that only one browser has: 256 bits, written as 64 lower-case hex digits.
 #[derive(Clone)]
 pub struct BrowserToken(String);
 

@@ -1,4 +1,4 @@
-//! Who is believed: users' tokens, and the keys of services.
+//! Authentication settings: users' tokens, and the keys of services.
 
 use secrecy::ExposeSecret;
 

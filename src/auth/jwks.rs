@@ -24,8 +24,8 @@ const CACHE_TTL: Duration = Duration::from_mins(10);
 /// How long a set is still used while it cannot be fetched again.
 const MAX_STALE: Duration = Duration::from_hours(1);
 
-/// The least time between a fetch and the next, however many unknown keys are
-/// named: anybody can write a token that names one.
+/// The minimum time between two fetches, however many unknown key ids tokens name: any client can send a token that
+/// names one.
 const REFETCH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The same after a fetch that failed, so that recovery is noticed soon.
@@ -91,9 +91,8 @@ enum FetchError {
     NoKey,
 }
 
-/// What keeps a fetch from going elsewhere than to a public address with TLS, to one of the
-/// `networks`, or to this machine where the URL itself says so: whoever answers in the identity
-/// provider's place would decide who everybody is.
+/// Returns the guard that restricts JWKS fetches to public addresses with TLS, to `networks`, or to this machine if
+/// the URL names it. A server that impersonates the identity provider could authenticate as any user.
 pub(crate) fn address_guard(
     url: &Url,
     networks: &Networks,
@@ -158,7 +157,7 @@ impl Jwks {
             let fetching = Arc::clone(&self.0.fetching);
             let waiting = self.0.waiting.try_acquire();
             let turn = match found.keys {
-                // A key that is merely no longer fresh waits for nobody.
+                // Stale keys remain usable, so the request does not wait for a fetch in progress.
                 Ok(keys) => match fetching.try_lock_owned() {
                     Ok(turn) => turn,
                     Err(_busy) => return Ok(keys),
@@ -188,7 +187,7 @@ impl Jwks {
         }
     }
 
-    /// How many usable keys there are at the moment, or why that cannot be told.
+    /// Returns the number of usable keys at the moment, or why it is not known.
     pub(crate) async fn count(&self) -> Result<usize, String> {
         let keys = self.download().await;
         keys.map(|keys| keys.len())

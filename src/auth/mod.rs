@@ -63,10 +63,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// Whether keys may be fetched from the JWKS URL, as far as the URL itself tells.
+    /// Checks whether keys may be fetched from the JWKS URL, as far as the URL itself shows.
     ///
     /// # Errors
-    /// Says why not.
+    /// The reason if they may not.
     pub fn check_jwks_url(&self) -> Result<(), ForbiddenAddress> {
         match &self.jwks_url {
             Some(url) => {
@@ -113,7 +113,7 @@ pub enum ConfigError {
     /// A secret that could be guessed.
     #[error("the shared secret has fewer than {MIN_SECRET_BYTES} bytes")]
     ShortSecret,
-    /// Keys from there could be anybody's.
+    /// An attacker could supply keys at this URL.
     #[error("no keys can be fetched from the JWKS URL: {0}")]
     JwksUrl(#[from] ForbiddenAddress),
     /// The HTTP client does not start.
@@ -180,12 +180,10 @@ impl Authenticator {
         })
     }
 
-    /// The caller whose token this is: the part of the `Authorization` header
-    /// after `Bearer`.
+    /// Returns the caller that this token identifies: the part of the `Authorization` header after `Bearer`.
     ///
     /// # Errors
-    /// When the token is not good, or [`Error::KeysUnavailable`] when that
-    /// cannot be told.
+    /// If the token is not valid, or [`Error::KeysUnavailable`] if it cannot be verified.
     pub async fn authenticate(&self, bearer: &str) -> Result<Caller, Error> {
         if bearer.len() > MAX_TOKEN_BYTES {
             return Err(Error::TooLarge);

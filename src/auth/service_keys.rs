@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-/// What every key begins with, so that it is told from a user's token and found by secret scanners.
+/// The prefix of every key. It distinguishes a key from a user's token, and secret scanners find it.
 pub const KEY_PREFIX: &str = "pbk_";
 
 /// The key that `patchbay sandbox` starts with. The README shows it, so it opens nothing elsewhere.
@@ -141,7 +141,7 @@ pub enum EnvironmentKeyError {
         "the key of {0} is the one of `patchbay sandbox`, which the README shows: make your own with `patchbay keys create`"
     )]
     Sandbox(String),
-    /// A scope that does not exist. It is not told: it may be the rest of a key.
+    /// A scope that does not exist. The message omits it, because it may be part of a key.
     #[error(
         "a scope of {0} does not exist: there are tokens:read, connections:read and connections:write"
     )]
@@ -251,7 +251,7 @@ pub(crate) struct NewKey {
 
 pub(crate) fn new_key() -> NewKey {
     let prefix = Uuid::new_v4().simple().to_string()[..8].to_owned();
-    // Two random UUIDs: 244 bits that nobody can guess.
+    // Two random UUIDs: 244 bits, which cannot be guessed.
     let text = format!(
         "{KEY_PREFIX}{prefix}_{}{}",
         Uuid::new_v4().simple(),

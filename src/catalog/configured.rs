@@ -67,7 +67,7 @@ impl Catalog {
             .iter()
             .filter(|it| !used.contains(&it.key) && is_key(&it.key))
             .collect();
-        // Two of one name could not be told apart.
+        // Users could not distinguish two connectors of one name.
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         let keys: HashSet<&str> = integrations.iter().map(|it| &*it.key).collect();
         let configured = catalog.connectors.iter();

@@ -118,7 +118,7 @@ impl CatalogBuilder {
                 account: None,
                 parameters: Vec::new(),
             });
-        // Whoever names a provider has found one: the reason why there was none no longer holds.
+        // An entry that names a provider makes the connector available, so the built-in reason no longer applies.
         if entry.provider.is_some() {
             connector.unavailable = None;
             connector.note = None;

@@ -1,9 +1,7 @@
-//! The connectors: which third-party products users can connect, and through
-//! which Nango integration.
+//! The connectors: which third-party products users can connect, and through which Nango integration.
 //!
-//! Patchbay brings a file of its own ([`Catalog::builtin`]); an operator's file
-//! changes and adds to it ([`Catalog::load`]). Both are checked in full before
-//! anything else starts, so whoever holds a [`Connector`] need not check it.
+//! Patchbay has a built-in file ([`Catalog::builtin`]); an operator's file changes and extends it ([`Catalog::load`]).
+//! Both are validated in full before anything else starts, so a [`Connector`] is always valid.
 
 mod account;
 mod configured;
@@ -57,7 +55,7 @@ pub struct Connector {
     pub auth_mode: Option<AuthMode>,
     /// Whether the operator offers it.
     pub enabled: bool,
-    /// Why nobody can connect it, for people to read; nothing when they can.
+    /// Human-readable reason why it cannot be connected; `None` if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
     /// What an operator has to know of it.
@@ -113,7 +111,7 @@ pub enum Availability<'a> {
     Available,
     /// The operator has turned it off.
     Disabled,
-    /// Nobody can, for this reason.
+    /// It cannot be connected, for this reason.
     Unavailable(&'a str),
 }
 
@@ -181,11 +179,11 @@ impl Catalog {
         }
     }
 
-    /// The connectors that Patchbay brings, changed and added to by the text of an operator's file;
-    /// `path` is what mistakes in it are told with.
+    /// Returns the built-in connectors, changed and extended by the text of an operator's file. Error messages name
+    /// the file by `path`.
     ///
     /// # Errors
-    /// With everything that is wrong in it.
+    /// With all errors of the file.
     pub fn parse(path: &Path, text: &str) -> Result<Self, CatalogError> {
         load::with_text(path, text)
     }

@@ -40,9 +40,9 @@ enum BrakeName {
     Database,
     /// NANGO_SECRET_KEY opens the right environment, though it has none of the connections that were connected last.
     Nango,
-    /// Nango has deleted the connections: their users are told to connect again.
+    /// Nango has deleted the connections: their users are asked to connect again.
     Missing,
-    /// The providers refuse the credentials: their users are told to authorize again.
+    /// The providers refuse the credentials: their users are asked to authorize again.
     Dead,
     /// Connections at Nango that were replaced or granted too late are deleted there.
     Deletions,

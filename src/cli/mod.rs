@@ -1,9 +1,9 @@
-//! The program: reads the command and the environment, and hands over.
+//! The program: reads the command and the environment, and dispatches.
 //!
-//! It is part of the library, for what is generic is compiled anew in each crate that uses it: a program
-//! that called the parts itself would have a second copy of all that they use.
+//! It is part of the library, because each crate that uses generic code compiles its own copy: a program that called
+//! the parts itself would contain a second copy of their dependencies.
 
-// They panic where nobody reads any more: `print` has what does not.
+// The print macros panic if the output is closed. The functions of `print` do not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod brake;
@@ -69,7 +69,7 @@ enum Command {
         #[arg(long)]
         token: Option<String>,
     },
-    /// Manage where your product is told what happens, and how that went.
+    /// Manage the endpoints that receive your product's webhooks, and inspect deliveries.
     #[command(subcommand)]
     Webhooks(webhooks::WebhooksCommand),
     /// Show and release the brakes, which stop what could harm many users by mistake.
@@ -200,7 +200,7 @@ async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure
     })
 }
 
-/// The environment's configuration; what is missing is told together with the way to try without.
+/// Reads the configuration from the environment. Errors include a hint how to try Patchbay without one.
 fn load_config() -> Result<Config, Failure> {
     Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {

@@ -1,13 +1,13 @@
-//! What commands print. Whoever reads it may leave before its end (`patchbay openapi | head -1`): that ends no
-//! command, and what it was to do is done.
+//! Output of commands. A reader may close the pipe early (`patchbay openapi | head -1`): the command then still
+//! completes.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
-/// Prints a line, or several, of what a command was asked for.
+/// Prints one or more lines of a command's output.
 ///
 /// # Errors
-/// When it cannot be written for another reason than that nobody reads any more: a full disk, for example.
+/// If the output cannot be written for a reason other than a closed pipe: a full disk, for example.
 pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -15,7 +15,7 @@ pub(crate) fn print_line(text: impl Display) -> io::Result<()> {
     }
 }
 
-/// Prints a line for whoever is in front of it, beside what was asked for.
+/// Prints a line for the terminal's user to stderr, apart from the command's output.
 pub(crate) fn print_note(text: impl Display) {
     // Were it not written, there would be no place to say so.
     let _ = writeln!(io::stderr(), "{text}");

@@ -95,7 +95,7 @@ async fn serve(
     let jwt_secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let public_url = format!("http://localhost:{port}");
     let catalog = Catalog::load(catalog_file()?.as_deref())?;
-    // Browsers are told apart when they come back, which they do here only if Nango is set up so.
+    // Browsers are distinguished on their return, which reaches this service only if Nango is configured for it.
     let binding: Option<String> = variable("CONNECT_BINDING")?;
     let callback_url = binding.map(|_| format!("{public_url}/api/v1/connectors/callback"));
     let sandbox = Sandbox::start(nango_sandbox::Config {

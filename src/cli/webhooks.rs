@@ -25,7 +25,7 @@ pub(crate) enum WebhooksCommand {
     Add {
         /// Where messages are sent: an https address.
         url: Url,
-        /// What it is told of, such as connection.connected; may be given more than once. All if left out.
+        /// An event type to send, such as connection.connected; may be repeated. All types if omitted.
         #[arg(long = "event", value_parser = message_type)]
         events: Vec<MessageType>,
         /// Send each connection's config, too.
@@ -56,7 +56,7 @@ pub(crate) enum WebhooksCommand {
         /// The endpoint's id.
         endpoint: String,
     },
-    /// Switch an endpoint off: what it is to be told of waits, for 30 days.
+    /// Disable an endpoint: its messages stay queued, for 30 days.
     Disable {
         /// The endpoint's id.
         endpoint: String,

@@ -1,7 +1,7 @@
 //! The environment, read once into one typed struct per concern.
 //!
-//! Every problem is found before anything starts, and all of them are told at
-//! once, each with the name of its variable.
+//! All configuration errors are found before anything starts and reported together, each with the name of its
+//! variable.
 
 use crate::http::HttpConfig;
 use crate::http::LimitsConfig;
@@ -39,7 +39,7 @@ pub struct Config {
     pub auth: crate::auth::Config,
     /// `ENCRYPTION_KEY`: what the secrets in the database are encrypted with; two keys while it is rotated.
     pub encryption: Encryption,
-    /// `TOKEN_CACHE_TTL_SECONDS`: for how long a token may be handed out of memory; 0 keeps none.
+    /// `TOKEN_CACHE_TTL_SECONDS`: the TTL of the token cache; 0 disables it.
     pub token_cache_ttl: Duration,
     /// `RETENTION_DAYS`: for how long events, attempts and uses of tokens are kept.
     pub retention: TimeDelta,
@@ -53,8 +53,8 @@ pub struct Config {
     pub catalog_mode: CatalogMode,
     /// `LOG_FORMAT`: how logs are written.
     pub log_format: LogFormat,
-    /// `METRICS_TOKEN`: what whoever reads `/metrics` has to send, one of two while it is rotated;
-    /// without one nobody may.
+    /// `METRICS_TOKEN`: the tokens that allow access to `/metrics`: one, or two during a rotation. Without one, access
+    /// is denied.
     pub metrics_tokens: Vec<SecretString>,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: the collector that traces are sent to.
     pub otlp_endpoint: Option<Url>,

@@ -1,9 +1,11 @@
 //! Attempts.
 //!
-//! A connection's open attempt, if it has one, is its newest, which its row shows: it is looked for there, for of all that
-//! are open an index tells only as well as PostgreSQL's statistics know how many they are, which changes from hour to hour.
+//! A connection's open attempt, if it has one, is its newest, and the connection's row has a copy of it. Queries read
+//! that copy: the plan for an index of all open attempts depends on PostgreSQL's estimate of their number, which
+//! changes from hour to hour.
 //!
-//! Each statement that writes an attempt also updates the copy in the connection's row, where the attempt is the newest.
+//! Each statement that writes an attempt also updates the copy in the connection's row, where the attempt is the
+//! newest.
 
 use std::collections::HashSet;
 
@@ -254,8 +256,8 @@ pub(crate) async fn open_attempts_of(
     Ok(readable("connect_attempt", rows))
 }
 
-/// Those of these attempts, whoever's, whose grant, if there is one, nobody has told of yet. They need
-/// not be open: one that was denied or superseded may be granted all the same.
+/// Returns those of `attempts`, of any user, whose grant has not been applied yet. They need not be open: a denied or
+/// superseded attempt may still be granted.
 pub(crate) async fn unapplied_attempts(
     db: &mut Transaction,
     attempts: &[Uuid],

@@ -1,10 +1,9 @@
-//! Statements that are asked for at the same time are one.
+//! Batches concurrent queries into one statement.
 //!
-//! A question that comes while a statement is under way is asked in the next,
-//! together with all that have come meanwhile. Nobody waits for company, no
-//! answer is older than its question, and the more is asked the less a
-//! question costs the database. What the database refuses to answer together, or
-//! what has too large an answer, is asked apart, so that nobody's question fails another's.
+//! A query that arrives during a statement runs in the next one, together with all that arrived meanwhile. No query
+//! waits for others, no result is older than its query, and the cost per query falls as the load grows. If the
+//! database rejects a batch, or its result is too large, its queries run separately, so that one query cannot fail
+//! another.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -25,8 +24,7 @@ const MAX_BATCH: usize = 64;
 /// How many questions wait before those who ask more have to wait, too.
 const QUEUE_CAPACITY: usize = 1024;
 
-/// For how long a connection is kept for the next questions. Then it is the turn of whoever else
-/// waits for one of the pool's.
+/// How long a connection is kept for the next queries. Then it returns to the pool, for other tasks that wait for one.
 const HOLD_TIME: Duration = Duration::from_millis(50);
 
 /// The questions together have a larger answer than one statement should read.
@@ -99,7 +97,7 @@ impl<Q: BatchQuery> BatchLoader<Q> {
     }
 }
 
-/// Answers questions until nobody can ask any more.
+/// Runs queries until all senders are dropped.
 async fn run_loader<Q: BatchQuery>(
     mut reader: BatchReader,
     mut queue: mpsc::Receiver<PendingQuery<Q>>,
@@ -156,7 +154,7 @@ async fn load_batch<Q: BatchQuery>(
     results.collect()
 }
 
-/// What asking comes to. A panic fails those who asked, and nobody who asks after them.
+/// Runs a query and turns a panic into an error: only the callers of that batch fail, not later ones.
 async fn catch_panic<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     let result = AssertUnwindSafe(query).catch_unwind().await;
     result.unwrap_or(Err(sqlx::Error::WorkerCrashed))
@@ -188,7 +186,7 @@ impl BatchReader {
                 return Ok(answers);
             }
         }
-        // Its time is over, or it was lost, which a new one tells.
+        // The stored connection has expired or is lost, or the query itself fails: a new connection shows which.
         self.held = None;
         let mut connection = self.database.acquire().await?;
         let answers = Q::load_many(&mut connection, questions).await?;

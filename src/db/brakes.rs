@@ -114,7 +114,7 @@ pub(crate) struct Identity {
     pub(crate) system_identifier: Option<i64>,
     pub(crate) database_oid: Option<i64>,
     pub(crate) database_name: Option<String>,
-    /// The object identifier of the table `installation`: a restored dump creates the table anew.
+    /// The object identifier of the table `installation`: restoring a dump recreates the table.
     pub(crate) table_oid: Option<i64>,
     pub(crate) public_url: Option<String>,
 }

@@ -42,7 +42,7 @@ impl Environment<'_> {
             .ok()
     }
 
-    /// The address with its password is in no message: what is wrong with it is told without it.
+    /// No message contains the address, because it includes the password: an error describes only the problem.
     fn database_url(&mut self, text: String) -> Option<SecretString> {
         match text.parse::<DatabaseUrl>() {
             Ok(_) => Some(text.into()),

@@ -169,15 +169,13 @@ fn connect_error(error: sqlx::Error, options: &PgConnectOptions) -> DatabaseErro
     }
 }
 
-/// Whether connections change their server between transactions.
+/// Returns whether connections change their server process between transactions.
 ///
-/// Two connections, open together, ask again and again which server process
-/// answers. Straight to PostgreSQL, or through a session-mode pooler, each has
-/// one of its own and keeps it. A transaction-mode pooler that hands out the
-/// server it got back last gives both the same; one that takes turns gives a
-/// connection that asks twice in a row two servers, however many it has, or
-/// both the same. Other clients may disturb that by chance, but not sixteen
-/// times. The simple protocol asks, which no pooler can get wrong.
+/// Two connections, open together, query repeatedly which server process serves them. A direct connection, or one
+/// through a session-mode pooler, keeps its own process. A transaction-mode pooler that assigns the most recently
+/// released process gives both connections the same one. A pooler that assigns processes in turn gives a connection
+/// two different processes in a row, however many it has, or gives both connections the same one. Other clients may
+/// disturb this by chance, but not sixteen times. The query uses the simple protocol, which every pooler supports.
 async fn detect_transaction_pooling(options: &PgConnectOptions) -> sqlx::Result<bool> {
     const ROUNDS: usize = 4;
     let mut one = PgConnection::connect_with(options).await?;

@@ -1,5 +1,5 @@
-//! Connections to the database that may die without a word: a firewall forgets them, or their server is gone. TCP
-//! tells it a quarter of an hour later, or, to whoever only listens, never; nobody here waits for that.
+//! Detection of dead database connections: a firewall drops their state, or their server is gone. TCP reports that
+//! after a quarter of an hour, and never to a connection that only listens; timeouts and pings report it earlier.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take to answer what costs it nothing.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long nothing is announced before it is asked whether anybody is still there to announce it.
+/// How long a listener receives nothing before it pings the server.
 const IDLE_PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is answered within this time; then it counts as lost.

@@ -139,8 +139,8 @@ pub(crate) async fn accounts_of(
     Ok(rows.into_iter().map(known).collect())
 }
 
-/// Anybody's connection by Nango's id of it, where no user is named: by the sweep, a webhook of a connection that was
-/// imported and has no tags, or a popup's page.
+/// Finds a connection of any user by its Nango id, where the caller has no user: the sweep, a webhook of an imported
+/// connection without tags, or the popup's page.
 pub(crate) async fn find_by_nango_id(
     db: &mut Transaction,
     nango_id: &str,
@@ -230,7 +230,7 @@ pub(crate) async fn insert_restored(
     Ok(Some(connection))
 }
 
-/// What webhooks tell of a change that has been written, with the connection's config if an endpoint asks for it.
+/// Builds the webhook message of a written change, with the connection's config if an endpoint asks for it.
 async fn queue_message(
     db: &mut Transaction,
     connection: &Connection,

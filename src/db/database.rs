@@ -21,7 +21,7 @@ use super::{DatabaseConfig, DatabaseError};
 use crate::telemetry;
 use crate::telemetry::metrics;
 
-/// How long a request waits for a free connection before it is told to come again.
+/// How long a request waits for a free connection before it fails with a retryable error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long an unused connection is taken to be still there.
@@ -173,7 +173,7 @@ impl Database {
         got
     }
 
-    /// How many connections are open, and how many of them nobody uses.
+    /// Returns the number of open connections, and how many of them are idle.
     #[must_use]
     pub fn pool_size(&self) -> (u64, u64) {
         (u64::from(self.pool.size()), self.pool.num_idle() as u64)

@@ -106,7 +106,7 @@ pub(crate) async fn queue_erased(
     Ok(())
 }
 
-/// Whether a row, whoever's, uses a connection at Nango.
+/// Returns whether a row, of any user, uses a connection at Nango.
 pub(crate) async fn is_in_use(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select exists (select 1 from user_connector_connection where nango_connection_id = $1)",
@@ -179,10 +179,10 @@ macro_rules! claim {
     };
 }
 
-/// Claims deletions that are due, for as long as `lease` seconds of the database's time.
+/// Claims due deletions, with a lease of `lease` seconds of the database's time.
 ///
-/// With a `connection`, only its own, whether due or not. Without one, the engaged brake of deletions excludes those that
-/// nobody asked for.
+/// With a `connection`, claims only its deletions, whether due or not. Without one, the engaged deletion brake
+/// excludes those that no user requested.
 pub(crate) async fn claim_deletions(
     db: &mut Transaction,
     connection: Option<Uuid>,
@@ -201,9 +201,10 @@ pub(crate) async fn claim_deletions(
     claim.bind(lease).bind(limit).fetch_all(db).await
 }
 
-/// What is granted is not to be deleted any more. `false` while somebody is deleting it.
+/// Cancels the deletion of a connection that was granted. Returns `false` while a worker is deleting it.
 pub(crate) async fn cancel_deletion(db: &mut Transaction, nango_id: &str) -> sqlx::Result<bool> {
-    // Locked, so that nobody begins meanwhile: who has waited for the lock sees the lease as it is then.
+    // Locks the row, so that no worker claims it meanwhile. After waiting for the lock, the query reads the current
+    // lease.
     let deleting: Option<bool> = sqlx::query_scalar(
         "select coalesce(leased_until >= now(), false) from upstream_deletion \
          where nango_connection_id = $1 for update",

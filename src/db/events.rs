@@ -60,8 +60,7 @@ macro_rules! insert_event_cte {
 
 pub(crate) use insert_event_cte;
 
-/// Writes a change down, with what every endpoint is to be told of it, and announces it to all
-/// replicas when it is committed.
+/// Stores a change with its message for each endpoint, and notifies all replicas on commit.
 pub(crate) async fn insert_event(
     db: &mut Transaction,
     connection: &Connection,
@@ -112,12 +111,13 @@ pub(crate) async fn insert_event(
     one_row(done.rows_affected(), "connection_event", connection.id)
 }
 
-/// Writes a connection's changed label and config under the version that it has, if its newest event is `updated` and
-/// not from before `since`: then that event stands for both changes. `false` if it does not, and nothing is written.
+/// Writes a connection's changed label and config under its current version, if its newest event is `updated` and not
+/// from before `since`: then that event covers both changes. Otherwise returns `false` and writes nothing.
 ///
-/// The event gets a new id and position, so that readers who have seen it read it again; that it has no message is
-/// checked, for a message is sent once. The caller locks the connection. Its time of change grows in any case: by it, an
-/// attempt that was prepared before this change is told from one that was prepared after it.
+/// The event gets a new id and position, so that clients that have read it read it again. The statement checks that
+/// the event has no message, because a message is sent once. The caller locks the connection. Its time of change
+/// always increases: it distinguishes an attempt that was prepared before this change from one that was prepared after
+/// it.
 pub(crate) async fn merge_update(
     db: &mut Transaction,
     updated: &Transition,
@@ -216,7 +216,7 @@ impl BatchQuery for EventsAfter {
         };
         let mut found: HashMap<(String, i64), EventRows> = HashMap::new();
         for row in rows {
-            // By whose it is, not by who asked: another's event is handed to nobody.
+            // Group the rows by their owner, not by the query, so that no user receives another user's event.
             let mut columns = RowReader::of(&row, 0);
             let question = (columns.next()?, columns.next()?);
             found.entry(question).or_default().0.push(row);

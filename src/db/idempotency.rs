@@ -9,9 +9,9 @@ use crate::domain::UserId;
 /// What is known of a key.
 #[derive(Debug)]
 pub(crate) enum KeyState {
-    /// Nobody has used it: it is this request's now.
+    /// The key was unused: this request has claimed it.
     Acquired,
-    /// Another request with it is under way.
+    /// Another request with the key is in progress.
     InProgress,
     /// It was used for something else.
     Mismatch,
@@ -19,8 +19,8 @@ pub(crate) enum KeyState {
     Completed(Value),
 }
 
-/// Takes a key, or says who has it. One that has been under way for longer than `lease` seconds was lost with its process;
-/// one whose answer is over is free again.
+/// Claims a key, or returns its current state. A request in progress for longer than `lease` seconds was lost with its
+/// process; a key whose answer has expired is free again.
 pub(crate) async fn claim_key(
     db: &mut Transaction,
     user: &UserId,

@@ -36,12 +36,12 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 impl Database {
     /// Brings the schema up to date, one replica at a time, in one transaction.
     ///
-    /// What a newer version has added stays: while replicas are replaced one by one, old ones go on
-    /// over the new schema, and may start again. What has removed something is refused.
+    /// Additions of a newer version stay: during a rolling update, old replicas continue to work with the new schema,
+    /// and may restart. A schema from which a newer version has removed something is rejected.
     ///
     /// # Errors
-    /// When a migration fails, or this program and the database do not fit together; then nothing has changed.
-    /// A database that the predecessor has left is [`import_legacy`](Self::import_legacy)'s to migrate.
+    /// If a migration fails, or this program and the database are incompatible; then nothing has changed.
+    /// [`import_legacy`](Self::import_legacy) migrates a database of the original service.
     pub async fn migrate(&self) -> Result<(), DatabaseError> {
         let mut tx = self.begin_migration().await?;
         if legacy_import::exists(&mut tx).await? {
@@ -54,11 +54,11 @@ impl Database {
         Ok(())
     }
 
-    /// Brings the schema up to date as [`migrate`](Self::migrate) does, and takes over the predecessor's tables if
-    /// they are there. Their connectors have to be in the catalog.
+    /// Brings the schema up to date as [`migrate`](Self::migrate) does, and imports the original service's tables if
+    /// they exist. Their connectors have to be in the catalog.
     ///
     /// # Errors
-    /// As [`migrate`](Self::migrate), and with all that speaks against taking them over.
+    /// As [`migrate`](Self::migrate), and with all obstacles to the import.
     pub async fn import_legacy(
         &self,
         catalog: &Catalog,

@@ -15,13 +15,14 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::connection_health::{PING_TIMEOUT, STATEMENT_TIMEOUT, is_connection_usable, timed_out};
 use super::primary::Primary;
 
-/// A connection of the pool. It goes back only in a known state: one on which a statement is still under way, was abandoned or
-/// missed the deadline is closed, which frees its place even if its server never answers again, and ends the statement.
+/// A connection of the pool. It returns to the pool only in a known state. If a statement is still in progress, was
+/// abandoned or missed the deadline, the connection is closed. That frees its slot even if the server never answers
+/// again, and ends the statement.
 #[derive(Debug)]
 pub(crate) struct PooledConnection {
     /// `None` once it was given back.
     connection: Option<PoolConnection<Postgres>>,
-    /// `false` while a statement is under way, and after one that leaves the connection in an unknown state.
+    /// `false` while a statement is in progress, and after one that leaves the connection in an unknown state.
     reusable: bool,
     in_transaction: bool,
     deadline: Instant,
@@ -45,13 +46,13 @@ impl PooledConnection {
     }
 
     pub(crate) async fn begin(&mut self, statement: SqlStr) -> sqlx::Result<()> {
-        // Also where it fails: something may have been begun.
+        // Also if the statement fails: a transaction may have started.
         self.in_transaction = true;
         sqlx::raw_sql(statement).execute(self).await?;
         Ok(())
     }
 
-    /// Commits the transaction, if one was begun.
+    /// Commits the transaction, if one was started.
     pub(crate) async fn commit(&mut self) -> sqlx::Result<()> {
         if self.in_transaction {
             sqlx::raw_sql("commit").execute(&mut *self).await?;

@@ -1,9 +1,9 @@
-//! What is read most, for many at once.
+//! The most frequent reads, batched.
 //!
-//! Rows are handed out as they came: each of those who asked reads its own.
+//! Rows are returned as they come: each caller parses its own.
 //!
-//! What is asked for stands in a sub-select of its own, so that PostgreSQL cannot see how much it is: it would plan each
-//! statement anew for that, and planning takes longer than reading.
+//! The query's parameters stand in a sub-select, so that PostgreSQL cannot see their number: it would plan each
+//! statement again for that, and planning takes longer than reading.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl BatchQuery for ConnectionById {
         for row in rows.into_iter().map(ConnectionWithAttemptRow) {
             by_id.insert(row.id()?, Arc::new(row));
         }
-        // One that is there is whoever's asked for it and owns it, which need not be this one.
+        // A found row belongs to one of the users in the batch, not necessarily to this one.
         let answer = |Self(user, id): &Self| {
             let row = by_id.get(id)?;
             let own = row.user().is_ok_and(|owner| owner == user.as_str());
@@ -288,7 +288,7 @@ impl ConnectionWithAttemptRow {
         self.0.try_get(0)
     }
 
-    /// The id of its connector, by which [`with_attempt`](Self::with_attempt) has to be told what it is called.
+    /// Returns the id of its connector. The caller resolves it for [`with_attempt`](Self::with_attempt).
     pub(crate) fn connector(&self) -> sqlx::Result<Uuid> {
         self.0.try_get(1)
     }

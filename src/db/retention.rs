@@ -5,15 +5,16 @@ use uuid::Uuid;
 
 use super::Transaction;
 
-/// How many rows of a bite are gone, and after which id the next one begins; `None` where nothing old follows.
+/// How many rows of a batch were deleted, and the id after which the next batch starts; `None` if no older rows
+/// follow.
 pub(crate) type Batch<Id> = (i64, Option<Id>);
 
-/// A statement that looks at the next rows of a table, and deletes those that are older than `$1` and not needed.
+/// A statement that reads the next rows of a table, and deletes those that are older than `$1` and not needed.
 ///
-/// Ids and positions are given out in the order of time, so what is old comes first, and a walk by ids costs the same
-/// wherever it is: what has to stay is passed over once in a walk, and not read again for each bite. The number
-/// of rows stands in the statement, for the plan of one with a parameter is made for a tenth of the table.
-/// Rows that somebody else has locked are left for the next walk, so that nobody waits for anybody in a circle.
+/// Ids and positions increase with time, so old rows come first, and a scan by id costs the same at any position: a
+/// run skips a retained row once, and does not read it again for each batch. The number of rows is a literal in the
+/// statement, because the plan for a parameter assumes a tenth of the table. Rows that another transaction has locked
+/// are left for the next run, so that no deadlock occurs.
 macro_rules! prune_batch {
     ($table:literal, by $id:literal, $time:literal, $old:literal) => {
         concat!(
@@ -75,8 +76,8 @@ pub(crate) async fn prune_attempts(
     .await
 }
 
-/// Deletes events from before this time. A connection's last one stays, and so does what a webhook tells of,
-/// whether it waits or is shown: its message is the event's, and would go with it.
+/// Deletes events older than `before`. Keeps a connection's last event, and the events of stored webhook messages,
+/// pending or in the history: a message is deleted with its event.
 pub(crate) async fn prune_events(
     db: &mut Transaction,
     before: DateTime<Utc>,

@@ -13,9 +13,9 @@ use crate::domain::{Attempt, Connection, Integration, MessageType};
 
 /// A statement that writes a connection, its new attempt and its event.
 ///
-/// The connection comes first: whoever writes an attempt has its connection locked. Its row gets a copy of the attempt.
-/// Then an attempt that is open is superseded, for a connection has one at a time; a count makes
-/// each wait for the one before.
+/// The connection comes first: a transaction that writes an attempt has its connection locked. The connection's row
+/// gets a copy of the attempt. Then an open attempt is superseded, because a connection has one at a time; a count
+/// makes each step wait for the one before.
 macro_rules! insert_attempt {
     ($written:expr, context $context:literal) => {
         concat!(
@@ -73,9 +73,9 @@ pub(crate) struct NewAttempt<'a> {
 /// How many connections a user may have, those that have ended included. Whatever reads all of a user's reads no more.
 pub(crate) const MAX_CONNECTIONS_PER_USER: i64 = 500;
 
-/// Begins an attempt, if the connection is still as it was read: of the version before, and last changed at `read`. Makes
-/// it, if it is not there yet. Where somebody else was faster, or its user has [`MAX_CONNECTIONS_PER_USER`] already, nothing is written, and
-/// there is no answer.
+/// Starts an attempt, if the connection is unchanged since it was read: it has the previous version and was last
+/// changed at `read`. Creates the connection if it does not exist. If another transaction was faster, or the user
+/// already has [`MAX_CONNECTIONS_PER_USER`], nothing is written and no row is returned.
 pub(crate) async fn start_attempt(
     db: &mut Transaction,
     transition: &Transition,

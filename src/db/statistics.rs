@@ -27,12 +27,12 @@ pub(crate) async fn set_statement_timeout(db: &mut Transaction) -> sqlx::Result<
     Ok(())
 }
 
-/// How many connections have each status, exactly while there are few; `None` if that is not known: there are many, and they have
-/// never been analyzed.
+/// Returns the number of connections per status, exact while there are few. `None` if it is not known: there are many,
+/// and the table has never been analyzed.
 ///
-/// Of many, the planner's statistics tell: what `analyze`, which autovacuum runs, has last seen of
-/// the column and of the table's size. Counting a hundred million rows at each scrape would be
-/// the heaviest thing that the database has to do.
+/// For many, the planner's statistics supply the numbers: the column's distribution and the table's size as of the
+/// last `analyze`, which autovacuum runs. Counting a hundred million rows at each scrape would be the most expensive
+/// query of the database.
 pub(crate) async fn connections_by_status(
     db: &mut Transaction,
 ) -> sqlx::Result<Option<Vec<(String, i64)>>> {

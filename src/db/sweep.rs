@@ -151,7 +151,7 @@ pub(crate) async fn end_sweep(db: &mut Transaction) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Some other connections of the same connector, whoever's: those that work before those that are failing, too.
+/// Returns some other connections of the same connector, of any user: working ones first, then failing ones.
 pub(crate) async fn siblings(
     db: &mut Transaction,
     connection: &Connection,

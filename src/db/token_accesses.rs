@@ -60,11 +60,11 @@ impl BatchQuery for Used {
     /// Whether it was written: not if the connection is gone.
     type Output = bool;
 
-    /// Writes uses, and when each connection was last used.
+    /// Writes token accesses, and when each connection was last used.
     ///
-    /// The uses of the same connection, service and purpose within a second are one row, and a connection's row shows the
-    /// first of a second: a workflow that asks a hundred times a second does not write a hundred rows. The statement waits
-    /// for no change of a connection: where one is under way, the connection's row shows the next use.
+    /// Accesses of the same connection, service and purpose within a second are one row, and a connection's row shows
+    /// the first of a second: a workflow with a hundred requests a second does not write a hundred rows. The statement
+    /// does not wait for a concurrent change of a connection: it skips that row, which then shows the next access.
     async fn load_many<'c>(
         db: impl PgExecutor<'c>,
         used: &[Self],

@@ -1,4 +1,4 @@
-//! One connection, for the user whose it is: another's is not there.
+//! One connection, scoped to its owner: another user's connection is not found.
 
 use uuid::Uuid;
 
@@ -59,8 +59,8 @@ pub(crate) async fn find_own_by_nango_id(
     ensure_owned_if_any(user, connection)
 }
 
-/// A user's connection by our id, locked until the transaction ends. Nobody waits for another user's lock, and no row that
-/// refers to the connection waits for this one.
+/// Returns a user's connection by its id, locked until the transaction ends. No transaction waits for another user's
+/// lock, and rows that refer to the connection are not blocked.
 pub(crate) async fn lock_own(
     db: &mut Transaction,
     user: &UserId,

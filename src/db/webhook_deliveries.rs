@@ -212,8 +212,8 @@ async fn first_messages(
     Ok((messages, all_readable))
 }
 
-/// Removes claimed queues in which nothing waits: their messages were too old, or their user was erased. Whoever adds a
-/// message meanwhile waits for the claim, and then makes the queue again.
+/// Removes claimed queues that are empty: their messages were too old, or their user was erased. A transaction that
+/// adds a message meanwhile waits for the claim, and then creates the queue again.
 async fn remove_empty(db: &mut Transaction, empty: &[Lease]) -> sqlx::Result<()> {
     if empty.is_empty() {
         return Ok(());

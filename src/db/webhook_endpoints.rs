@@ -1,7 +1,7 @@
 //! The webhooks' SQL.
 //!
-//! Locks are taken in one order everywhere, so that nobody waits in a circle:
-//! a connection, an endpoint, a queue, a message in it.
+//! Locks are taken in one order everywhere, so that no deadlock occurs: a connection, an endpoint, a queue, a message
+//! in it.
 
 use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
@@ -13,14 +13,14 @@ use super::Transaction;
 use super::rows::{note_unreadable_row, readable};
 use crate::domain::MessageType;
 
-/// Where the product is told.
+/// An endpoint that receives the product's webhooks.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its name in commands and logs: `whe_` and twelve hexadecimal digits.
     pub id: String,
     /// Where messages are sent.
     pub url: Url,
-    /// What it is told of; empty for all.
+    /// The event types that it receives; empty for all.
     pub events: Vec<MessageType>,
     /// Whether messages to it carry the connection's config.
     pub with_config: bool,
@@ -53,7 +53,7 @@ impl TryFrom<EndpointRow> for Endpoint {
     fn try_from(row: EndpointRow) -> sqlx::Result<Self> {
         Ok(Self {
             url: parse_url(&row.url)?,
-            // A type that this version does not know is never told.
+            // Event types unknown to this version are never sent.
             events: row
                 .events
                 .iter()

@@ -15,7 +15,7 @@ pub struct Delivery {
     pub endpoint: String,
     /// The `webhook-id`, the same for every attempt.
     pub message: String,
-    /// What it tells of.
+    /// The event type.
     pub kind: String,
     /// The number of attempts, without those that the endpoint postponed.
     pub attempts: i32,

@@ -60,7 +60,7 @@ pub enum Outcome {
     Succeeded,
     /// It was denied or broke.
     Failed,
-    /// Nobody finished it in time.
+    /// The authorization was not completed in time.
     Expired,
     /// A later attempt or a disconnect took its place.
     Superseded,

@@ -15,11 +15,11 @@ use super::UserId;
 pub struct Connection {
     /// Ours: a UUIDv7, kept over disconnects and reconnects.
     pub id: Uuid,
-    /// Whose it is.
+    /// The owner.
     pub user_id: UserId,
     /// What it connects to.
     pub connector: Arc<ConnectorRef>,
-    /// Tells several accounts of one connector apart; empty for the first.
+    /// Distinguishes several accounts of one connector; empty for the first.
     pub instance_id: String,
     /// What the user calls it.
     pub label: Option<String>,
@@ -35,7 +35,7 @@ pub struct Connection {
     pub last_checked_at: Option<DateTime<Utc>>,
     /// What the product keeps with it: a JSON object.
     pub config: serde_json::Map<String, serde_json::Value>,
-    /// Whose account it is, where the provider tells.
+    /// The account at the provider, if the provider reports it.
     pub account: Option<Account>,
     /// The other account that a reconnect returned; with [`Reason::AccountMismatch`] only.
     pub pending_account: Option<Account>,
@@ -217,7 +217,7 @@ impl Account {
 /// Where a connection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// An authorization is under way; `previous` is what Nango still holds from before.
+    /// An authorization is in progress; `previous` is the connection that Nango still stores from before.
     Pending {
         /// A connection whose credentials had failed, which a reconnect repairs.
         previous: Option<NangoConnectionRef>,
@@ -292,7 +292,7 @@ impl State {
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Status {
-    /// An authorization is under way.
+    /// An authorization is in progress.
     Pending,
     /// Nango holds working credentials.
     Connected,
@@ -333,7 +333,7 @@ pub enum Reason {
     AuthorizationDenied,
     /// The provider or Nango could not complete the authorization.
     AuthorizationFailed,
-    /// Nobody finished the authorization in time.
+    /// The authorization was not completed in time.
     AttemptExpired,
     /// Nango could not be asked for an authorization.
     NangoUnavailable,

@@ -1,4 +1,4 @@
-//! What happened to a connection: the history, the stream, and what the product is told.
+//! Events of a connection: the history, the stream, and the webhook messages.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -61,7 +61,7 @@ pub enum EventKind {
     AccountIdentified,
     /// A workflow said that a token was refused, and it was refreshed.
     TokenRefreshed,
-    /// It was taken over from the predecessor's table.
+    /// It was imported from the original service's table.
     Adopted,
     /// An operator restored it from what Nango held of it.
     Restored,
@@ -171,7 +171,7 @@ impl MessageType {
         self.into()
     }
 
-    /// The type of the message that tells of a change; `None` if nothing is told of it.
+    /// Returns the message type of a change; `None` if the change sends no message.
     #[must_use]
     pub fn of(kind: EventKind) -> Option<Self> {
         match kind {

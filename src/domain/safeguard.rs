@@ -71,7 +71,7 @@ impl DeletionReason {
         }
     }
 
-    /// Whether nobody asked for this deletion: the brake counts it.
+    /// Returns whether no user requested this deletion: the brake counts it.
     #[must_use]
     pub fn is_automatic(self) -> bool {
         matches!(self, Self::Replaced | Self::Invalidated)

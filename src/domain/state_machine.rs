@@ -1,8 +1,7 @@
-//! The state machine: what each thing that happens makes of a connection.
+//! The state machine: how each signal changes a connection.
 //!
-//! Every function looks at a connection and says what changes, or that nothing
-//! does; the service writes it down in one transaction. All of them may be told
-//! the same thing twice, in any order.
+//! Every function takes a connection and returns its transition, or that nothing changes; the service writes it in one
+//! transaction. All of them are idempotent, and accept signals in any order.
 
 use std::sync::Arc;
 
@@ -110,7 +109,7 @@ impl Connection {
         transition
     }
 
-    /// Nango holds `grant`, which `attempt` brought about; `account` is whose it is, if the provider tells.
+    /// Nango stores `grant`, which `attempt` created; `account` is its account, if the provider reports it.
     #[must_use]
     pub fn granted(
         &self,
@@ -132,8 +131,8 @@ impl Connection {
             other => other.cloned(),
         };
         let same = discard.is_none() && current.is_some();
-        // Told again of a grant that was taken before: what has become of it since is not its to say.
-        // But a session may be granted again, as another account.
+        // A repeated notification of a grant that was already applied does not change the connection. But a session
+        // may be granted again, with another account.
         let seen = self.pending_account.as_ref().or(self.account.as_ref());
         let another = seen
             .zip(account)
@@ -269,8 +268,8 @@ impl Connection {
         Some(transition)
     }
 
-    /// Nango has just refreshed the credentials; `account` is whose they are, if the provider tells.
-    /// `None` if that is no news.
+    /// Nango has just refreshed the credentials; `account` is their account, if the provider reports it. Returns
+    /// `None` if nothing changes.
     #[must_use]
     pub fn healthy(&self, account: Option<&Account>, now: DateTime<Utc>) -> Option<Transition> {
         let news = match &self.state {
@@ -278,7 +277,8 @@ impl Connection {
             State::Error { reason, .. } => match reason {
                 Reason::AccountMismatch => return None,
                 Reason::NeedsReauthorization | Reason::MissingUpstream => true,
-                // Before the attempt that failed it may have been another account's: then it has to be told.
+                // Before the failed attempt it may have been another account's, so the provider has to report the
+                // account.
                 _ => self.account.is_none() || account.is_some(),
             },
             State::Pending { .. } | State::Disconnected { .. } => return None,
@@ -294,7 +294,7 @@ impl Connection {
             upstream: upstream.clone(),
         };
         let mut transition = self.transition(state, EventKind::Recovered, now);
-        // One that was taken over from the predecessor may never have been seen connected.
+        // An imported connection may never have been seen connected.
         transition.connection.connected_at.get_or_insert(now);
         transition.connection.last_checked_at = Some(now);
         transition.connection.clear_errors();
@@ -537,7 +537,7 @@ impl Connection {
         transition
     }
 
-    /// Whether it is known to be one account's, and `told` is another.
+    /// Returns whether the connection's account is known, and `reported` is another.
     fn differs_from(&self, reported: Option<&Account>) -> bool {
         match (&self.account, reported) {
             (Some(ours), Some(theirs)) => ours.id != theirs.id,

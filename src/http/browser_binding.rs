@@ -1,7 +1,7 @@
-//! Which browser it is that begins to connect, and that comes back from a provider.
+//! Identifies the browser that starts an attempt, and that returns from a provider.
 //!
-//! Whoever is sent somebody else's link and grants access would grant it to the sender. So a browser
-//! that begins is given a cookie, by which it is known when it comes back. The cookie opens nothing.
+//! A user who follows another user's authorization link would grant access to the sender. So a browser that starts an
+//! attempt gets a cookie that identifies it on its return. The cookie grants no access.
 
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -21,7 +21,7 @@ const REPEATED: &str = "the browser sent Patchbay's cookie more than once: anoth
 /// How long a browser keeps the cookie after it last began to connect, in seconds: as long as it may come back.
 const MAX_AGE: u32 = 60 * 60;
 
-/// How browsers are told apart, if they are.
+/// How browsers are distinguished, if at all.
 #[derive(Clone, Copy, Debug)]
 pub struct BrowserBinding {
     binding: ConnectBinding,
@@ -33,9 +33,9 @@ pub struct BrowserBinding {
 pub(crate) enum ReturnDecision {
     /// It goes on to Nango.
     Forward,
-    /// It was not begun here: whoever sits there is asked.
+    /// Another browser started the attempt: the user has to confirm.
     Confirm,
-    /// It was not begun here, and ends here.
+    /// Another browser started the attempt: the return is rejected.
     Reject,
     /// It has our cookie more than once, and ends here.
     Attacked,
@@ -53,7 +53,7 @@ enum Cookie {
 }
 
 impl BrowserBinding {
-    /// Tells them apart as configured, for browsers that reach this service at `public_url`.
+    /// Distinguishes browsers as configured, for a service at `public_url`.
     #[must_use]
     pub fn new(binding: ConnectBinding, public_url: &Url) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl BrowserBinding {
         }
     }
 
-    /// Whether they are told apart.
+    /// Returns whether browsers are distinguished.
     pub(crate) fn is_enabled(self) -> bool {
         self.binding != ConnectBinding::Off
     }
@@ -98,10 +98,10 @@ impl BrowserBinding {
         }
     }
 
-    /// The browser that starts an attempt, or a new one; `None` if browsers are not told apart.
+    /// Returns the browser that starts an attempt, or a new one; `None` if browsers are not distinguished.
     ///
     /// # Errors
-    /// When the request has our cookie more than once.
+    /// If the request has our cookie more than once.
     pub(crate) fn starting(self, headers: &HeaderMap) -> Result<Option<BrowserToken>, Problem> {
         if !self.is_enabled() {
             return Ok(None);

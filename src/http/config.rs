@@ -24,7 +24,7 @@ pub struct HttpConfig {
     pub allowed_origins: Vec<String>,
     /// `CORS_ALLOWED_HEADERS`: the headers that the product's frontend adds to its requests.
     pub allowed_headers: Vec<HeaderName>,
-    /// `CONNECT_BINDING`: what becomes of a grant that comes back in another browser than it was begun in.
+    /// `CONNECT_BINDING`: how a grant is handled that returns in another browser than it was started in.
     pub connect_binding: ConnectBinding,
     /// `CONSOLE`: the console, where it is served.
     pub console: Option<ConsoleConfig>,
@@ -32,13 +32,13 @@ pub struct HttpConfig {
     pub server: ServerConfig,
 }
 
-/// What becomes of a grant that comes back in another browser than it was begun in. It is seen only where
-/// providers return to this service, and where the product's page is of the same site.
+/// How a grant is handled that returns in another browser than it was started in. This is detected only if providers
+/// return to this service, and if the product's page is on the same site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectBinding {
-    /// Browsers are not told apart.
+    /// Browsers are not distinguished.
     Off,
-    /// Whoever sits there is told what may be going on, and asked; the grant is marked.
+    /// The user is warned and has to confirm; the grant is marked.
     Ask,
     /// Nothing comes of it.
     Required,

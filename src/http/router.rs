@@ -90,7 +90,7 @@ pub struct Shared {
     pub nango: Option<Nango>,
     /// What Nango's webhooks are signed with.
     pub signing_keys: Option<SigningKeys>,
-    /// How browsers are told apart.
+    /// How browsers are distinguished.
     pub browser_binding: BrowserBinding,
     /// The product's own origins.
     pub allowed_origins: Arc<[String]>,
@@ -108,7 +108,7 @@ pub struct Shared {
     pub http_metrics: Arc<HttpMetrics>,
     /// What is counted, apart from what the database says.
     pub metrics: Registry,
-    /// What whoever reads the metrics has to send, one of them.
+    /// The tokens that allow access to the metrics.
     pub metrics_tokens: Vec<SecretString>,
     /// How the service comes to its end: streams and waits then end, too.
     pub stopping: Shutdown,
@@ -285,7 +285,7 @@ fn cors(state: &Shared) -> CorsLayer {
     ];
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
-        // For the cookie of whoever begins to connect, which opens nothing.
+        // For the cookie of a browser that starts an attempt; the cookie grants no access.
         .allow_credentials(state.browser_binding.is_enabled())
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
         .allow_headers([own_headers.as_slice(), &state.allowed_headers].concat())

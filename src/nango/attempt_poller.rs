@@ -1,4 +1,4 @@
-//! Asking Nango about an attempt while somebody waits for it.
+//! Polls Nango about an attempt while a client waits for it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ type ListResult = Result<Vec<ConnectionSummary>, Error>;
 pub struct PollResult {
     /// What Nango holds with the attempt's tag: nothing, one, or several if it was granted again.
     pub connections: Vec<ConnectionSummary>,
-    /// Whether that is all. A look that many share sees the newest connections only, and one that was authorized
-    /// anew is as old as it was.
+    /// `true` if the list is complete. A shared poll lists only the newest connections, and a reauthorized connection
+    /// keeps its old creation time.
     pub is_complete: bool,
 }
 
@@ -76,11 +76,10 @@ impl PollResult {
     }
 }
 
-/// Looks attempts up at Nango: at most once a second each, with one call for all who wait.
+/// Polls attempts at Nango: at most once a second each, with one call for all waiting clients.
 ///
-/// Few attempts are each asked for by their tag. Many share one look at the
-/// newest connections, so that a crowd in front of the popup takes no more of
-/// Nango's rate limit than two calls a second.
+/// Few attempts are queried by their tags. Many share one list of the newest connections, so that high concurrency
+/// takes no more of Nango's rate limit than two calls a second.
 #[derive(Debug)]
 pub struct AttemptPoller {
     nango: Nango,
@@ -126,10 +125,10 @@ impl AttemptPoller {
         count.await.fetch_add(1, Ordering::Relaxed) < WEBHOOKS_PER_MINUTE
     }
 
-    /// A look for an attempt, as it was within the last second.
+    /// Polls an attempt; the result may be up to a second old.
     ///
     /// # Errors
-    /// As the call to Nango; the error, too, is told to all who ask within the second.
+    /// As the call to Nango; the error, too, is cached for the second.
     pub async fn poll(&self, attempt: Uuid) -> Result<PollResult, Error> {
         if self.answers.get(&attempt).await.is_none() && self.exact.check().is_err() {
             return self.poll_shared(attempt).await;
@@ -139,8 +138,8 @@ impl AttemptPoller {
         answer.map(PollResult::complete)
     }
 
-    /// A look for an attempt now, for when the second's answer is known to be old. Anybody can say so: who
-    /// does too often gets the second's answer.
+    /// Polls an attempt without the cache, for when the cached result is known to be stale. Any client can request
+    /// this, so it is rate limited: above the limit, it returns the cached result.
     ///
     /// # Errors
     /// As the call to Nango.
@@ -151,8 +150,8 @@ impl AttemptPoller {
         }
     }
 
-    /// All that Nango holds with this attempt's tag now, however often it is asked: for when Nango itself has told
-    /// that there is something new, or what it answers is the last word.
+    /// Returns all connections that Nango stores with this attempt's tag now, without a rate limit: for when Nango
+    /// itself has reported a change, or the result is final.
     ///
     /// # Errors
     /// As the call to Nango.

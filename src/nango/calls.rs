@@ -50,7 +50,7 @@ impl CallMetrics {
     }
 }
 
-/// A call that is under way.
+/// A call in progress.
 pub(crate) struct CallTimer<'a> {
     calls: &'a CallMetrics,
     operation: &'static str,

@@ -51,8 +51,8 @@ impl Environment<'_> {
             ));
         }
         let sweep_every = self.positive_seconds("SWEEP_INTERVAL_SECONDS", 300);
-        // Connect sessions have replaced Nango's public key. It is still read so that an
-        // environment made for the predecessor starts unchanged.
+        // Connect sessions have replaced Nango's public key. It is still read so that an environment of the original
+        // service works unchanged.
         let _ = self.secret("NANGO_PUBLIC_KEY");
         if !enabled {
             self.names

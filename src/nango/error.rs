@@ -96,8 +96,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody changing
-    /// anything. Never a reason to believe anything about a connection.
+    /// Returns whether the same call may succeed later without any change. A transient error never changes a
+    /// connection.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -36,7 +36,7 @@ pub struct IntegrationCache(Arc<Inner>);
 struct Inner {
     nango: Nango,
     known: Mutex<Known>,
-    /// Held by the one call that is under way.
+    /// Held by the one call in progress.
     call: tokio::sync::Mutex<()>,
     /// The scopes that integrations ask for; `None` if Nango does not say.
     scopes: Cache<String, Option<Vec<String>>>,
@@ -132,7 +132,7 @@ impl IntegrationCache {
         }
     }
 
-    /// Starts a refresh unless one is under way. It ends by the client's own timeout.
+    /// Starts a refresh unless one is in progress. The client's own timeout ends it.
     fn refresh_behind(&self) {
         if self.0.call.try_lock().is_ok() {
             let inner = self.0.clone();
@@ -257,7 +257,7 @@ mod tests {
         let asked = Instant::now();
         let known = cache.all().await.expect("the last answer");
         assert!(known.contains_key("gmail") && asked.elapsed() < Duration::from_secs(1));
-        // The refresh behind it has begun, and is not begun again.
+        // The background refresh has started, and is not started again.
         let _call = listener.accept().await.expect("its call");
         assert!(cache.all().await.is_ok());
         let second = tokio::time::timeout(Duration::from_millis(200), listener.accept());

@@ -51,7 +51,7 @@ use self::calls::CallMetrics;
 use self::priority::Scope;
 use self::wire::{Connections, Data, SessionBody};
 
-/// The hosted Nango, which its own connect page talks to unless told otherwise.
+/// The hosted Nango, which Nango's connect page calls by default.
 const HOSTED_BASE_URL: &str = "https://api.nango.dev";
 
 /// The maximum size of an answer, in bytes.
@@ -182,11 +182,11 @@ impl Nango {
         })))
     }
 
-    /// Starts a session in which a user connects one integration, or authorizes one connection anew.
+    /// Starts a session in which a user connects one integration, or reauthorizes one connection.
     ///
     /// # Errors
-    /// Among others [`Error::UnknownIntegration`], [`Error::UnknownConnection`] of what is to be authorized anew, and
-    /// [`Error::UnsupportedField`] from a Nango that is too old for a field.
+    /// Among others [`Error::UnknownIntegration`], [`Error::UnknownConnection`] for a connection to reauthorize, and
+    /// [`Error::UnsupportedField`] if Nango is too old for a field.
     pub async fn session(&self, session: &SessionRequest) -> Result<Session, Error> {
         let (operation, path): (_, &[&str]) = if session.reconnects.is_some() {
             ("reconnect_session", &["connect", "sessions", "reconnect"])
@@ -194,7 +194,7 @@ impl Nango {
             ("create_session", &["connect", "sessions"])
         };
         let body = serde_json::to_vec(&SessionBody::from(session));
-        // A session that is made twice harms nobody: the one without a user expires.
+        // A duplicate session does no harm: an unused one expires.
         let call = Call {
             operation,
             method: Method::POST,
@@ -349,9 +349,8 @@ impl Nango {
         url
     }
 
-    /// Nango's own page for a session, for integrations that ask the user for a
-    /// key or a password. The page calls the hosted Nango unless it is told
-    /// which one.
+    /// Returns the URL of Nango's own page for a session, for integrations that ask the user for a key or a password.
+    /// The page calls the hosted Nango unless the URL names another.
     #[must_use]
     pub fn connect_link(&self, session: &Session) -> Url {
         let base = self.0.public_url.as_str().trim_end_matches('/');

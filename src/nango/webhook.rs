@@ -21,12 +21,12 @@ pub const SIGNATURE_HEADER: &str = "x-nango-hmac-sha256";
 #[derive(Clone, Debug)]
 pub struct SigningKeys(Vec<hmac::Key>);
 
-/// A signing key without a character in it, with which anybody could sign.
+/// An empty signing key: any client could sign with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a webhook signing key is empty: copy it from Nango's environment settings")]
 pub struct EmptySigningKey;
 
-/// Why a webhook is not believed to come from Nango.
+/// Why the signature of a webhook is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// No `X-Nango-Hmac-Sha256` header. The deprecated `X-Nango-Signature` is no substitute.
@@ -125,7 +125,7 @@ pub struct AuthEvent {
 pub enum Operation {
     /// A connection was to be made; a failed reconnect says so too.
     Creation,
-    /// A connection was authorized anew.
+    /// A connection was reauthorized.
     Override,
     /// An access token was to be refreshed; a success follows a failure only.
     Refresh,

@@ -16,14 +16,13 @@ use url::Url;
 use super::{Error, lenient};
 use crate::catalog::scopes;
 
-/// A connect session to be made: leave for one user to connect one integration, or to
-/// authorize one connection anew, which keeps its id.
+/// The request for a connect session: one user may connect one integration, or reauthorize one connection, which keeps
+/// its id.
 ///
-/// There is exactly one integration, because Nango reads an empty list of
-/// allowed integrations as all of them.
+/// There is exactly one integration, because Nango reads an empty list of allowed integrations as all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRequest {
-    /// Nango's id of the connection that is authorized anew; `None` for a new one.
+    /// Nango's id of the connection to reauthorize; `None` for a new one.
     pub reconnects: Option<String>,
     /// Nango's key of the integration.
     pub integration: String,
@@ -142,14 +141,13 @@ pub(crate) struct Deletion {
 /// One connection, from `GET /connections/{id}`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Connection {
-    /// What somebody stored with it: an object, or null.
+    /// Custom metadata of the connection: an object, or null.
     #[serde(default)]
     pub metadata: Value,
-    /// What the provider needs to be told apart from credentials, such as a
-    /// subdomain: an object.
+    /// The provider's settings apart from the credentials, such as a subdomain: an object.
     #[serde(default)]
     pub connection_config: Value,
-    /// Where Nango tells of it, as its session asked for.
+    /// Where Nango sends its webhooks, as its session requested.
     #[serde(default)]
     pub webhook_url_override: Option<String>,
     /// What Nango holds against it at present, such as a failed refresh.

@@ -1,9 +1,9 @@
-//! Which addresses may be called when others have chosen them, or answer for whom to believe.
+//! Restricts which addresses may be called if another party has chosen them, or if they serve keys that tokens are
+//! verified with.
 //!
-//! An address that somebody types in, or the name of one, may lead into the
-//! private network that this program runs in. What counts is what a name
-//! resolves to at the moment of the connection, so that it does not help to
-//! change it after a check.
+//! An address or a host name that a user enters may lead into the private network that this program runs in. The guard
+//! checks the addresses that a name resolves to at connection time, so that a change after an earlier check has no
+//! effect.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -10,8 +10,8 @@ use super::address_guard::AddressGuard;
 /// A handshake that takes longer than this is a host that is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client that follows no redirect, so that no credential travels to a host
-/// that nobody configured, and gives up on a request after `timeout`.
+/// Returns a client that follows no redirect, so that credentials are never sent to a host that is not configured. It
+/// gives up on a request after `timeout`.
 pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
     builder(timeout).build()
 }
@@ -19,7 +19,7 @@ pub(crate) fn client(timeout: Duration) -> reqwest::Result<Client> {
 /// A [`client`] for addresses that others have chosen: it connects only where `guard` lets it.
 /// [`AddressGuard::check`] has to come before each request.
 pub(crate) fn guarded_client(timeout: Duration, guard: AddressGuard) -> reqwest::Result<Client> {
-    // A proxy would resolve the names, and nobody would look at what it finds.
+    // A proxy would resolve the names, and bypass the guard.
     builder(timeout).no_proxy().dns_resolver(guard).build()
 }
 

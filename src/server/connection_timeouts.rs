@@ -45,7 +45,7 @@ impl Activity {
         }
     }
 
-    /// A request has come; it is under way until the value is dropped.
+    /// Marks a request as received. It is in progress until the returned guard is dropped.
     pub(crate) fn request(self: &Arc<Self>, version: Version) -> RequestGuard {
         self.begin_request();
         self.head_came.notify_waiters();
@@ -112,10 +112,11 @@ impl Activity {
     }
 }
 
-/// A request that is under way. It does not count as one while nothing of its answer is taken.
+/// A request in progress. It does not count as one while its client accepts nothing of the response.
 pub(crate) struct RequestGuard {
     activity: Arc<Activity>,
-    /// Whether its client says how much of the answer it takes, as in HTTP/2. Elsewhere the socket tells.
+    /// `true` if the client announces how much of the response it accepts, as in HTTP/2. Otherwise the socket shows
+    /// it.
     has_windows: bool,
     counts: bool,
 }

@@ -43,7 +43,7 @@ use self::connection_timeouts::{Activity, TimedStream, TrackedBody};
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// How long a connection that is told to end may take to say goodbye.
+/// How long a connection may take to close after it was asked to.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a head that is on its way when nothing new is taken any more is waited for.
@@ -72,11 +72,11 @@ const BACKLOG: u32 = 1024;
 /// How a service comes to its end.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// A signal has come: balancers are told, and requests still answered.
+    /// A stop signal was received: readiness fails, and requests are still answered.
     pub requested: CancellationToken,
-    /// Nothing new is taken any more, and what is under way finishes.
+    /// No new connections or requests are accepted, and those in progress finish.
     pub draining: CancellationToken,
-    /// What is still under way is given up.
+    /// Requests still in progress are aborted.
     pub aborted: CancellationToken,
 }
 
@@ -123,7 +123,7 @@ pub async fn serve(
         .run_until_cancelled(acquire_slot(&permits))
         .await
     {
-        // Cancelled while it waits, it has accepted nobody.
+        // If `accept` is cancelled while it waits, it has accepted no connection.
         let accepted = shutdown.draining.run_until_cancelled(listener.accept());
         match accepted.await {
             Some(Ok((stream, _))) => server.spawn_connection(stream, permit, &connections),
@@ -233,7 +233,7 @@ impl Server {
             open.inc();
             let http1 = tokio::select! {
                 http1 = is_http1(&stream) => http1,
-                // Whoever sends nothing is treated below as is everybody who is waited for.
+                // A client that sends nothing is handled by `drive_connection`, like any other idle client.
                 () = activity.until_unused() => false,
                 () = shutdown.draining.cancelled() => false,
             };
@@ -267,8 +267,8 @@ impl Server {
     }
 }
 
-/// Whether a client's first bytes cannot be those of HTTP/2. They are looked at and not taken: whoever
-/// has taken them has to hand them on before the rest, for which hyper doubles its buffer of each connection.
+/// Returns whether a client's first bytes cannot be those of HTTP/2. It only peeks: bytes that were read would have to
+/// be replayed before the rest, for which hyper doubles its buffer of each connection.
 async fn is_http1(stream: &TcpStream) -> bool {
     /// RFC 9113, section 3.4.
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

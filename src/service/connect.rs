@@ -34,7 +34,7 @@ pub(crate) const RETURN_WINDOW: TimeDelta = TimeDelta::hours(1);
 /// What a user asks for with a connect.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ConnectRequest {
-    /// Tells several accounts of one connector apart.
+    /// Distinguishes several accounts of one connector.
     pub instance_id: String,
     /// What the user calls the connection.
     pub label: Option<String>,
@@ -111,7 +111,8 @@ impl Connections {
             {
                 Some((connection, newest)) => (connection, open_attempt(newest)),
                 None => {
-                    // A new one is refused where somebody else has made it meanwhile, or the user has too many.
+                    // A new connection is refused if another request has created it meanwhile, or the user has too
+                    // many.
                     if tries > 0 {
                         self.check_connection_limit(user).await?;
                     }
@@ -181,11 +182,11 @@ impl Connections {
         Err(too_many_conflicts())
     }
 
-    /// Binds an attempt to the browser that is given its address, where its provider returns through this service.
-    /// Whoever types a key on Nango's own page does not.
+    /// Binds an attempt to the browser that receives its URL, if its provider returns through this service. An attempt
+    /// on Nango's own page, where the user enters a key, is not bound.
     ///
     /// # Errors
-    /// When there is no such attempt of this user's, and as the database.
+    /// If the user has no such attempt, and as the database.
     pub async fn bind_browser(
         &self,
         user: &UserId,
@@ -203,7 +204,8 @@ impl Connections {
         Ok(())
     }
 
-    /// A browser comes back from a provider. Says whether it has begun an attempt that may be what it comes back with.
+    /// Records that a browser returns from a provider. Returns whether it has started an attempt that this may be the
+    /// return of.
     ///
     /// # Errors
     /// As the database.
@@ -330,8 +332,8 @@ impl Connections {
         }
     }
 
-    /// Writes down that an attempt to authorize a connection begins, which may be a new one, and supersedes the one that
-    /// was open. `None` where somebody has changed it since it was read: then it is to be read again.
+    /// Writes the start of an attempt for a connection, which may be new, and supersedes the open attempt. Returns
+    /// `None` if the connection has changed since it was read: then the caller reads it again.
     async fn start_attempt(
         &self,
         connector: &Connector,
@@ -516,7 +518,8 @@ impl Connections {
         .collect()
     }
 
-    /// Where Nango tells how an attempt goes: failures come without tags, so the address has to say whose they are.
+    /// Returns the URL for Nango's webhooks of an attempt. Failures come without tags, so the URL contains the
+    /// attempt's id.
     fn webhook_url(&self, attempt: Uuid) -> Url {
         let mut url = self.webhook_base_url.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -527,7 +530,7 @@ impl Connections {
     }
 }
 
-/// Each time that it is another, somebody else has begun or ended something of it: so often nobody does.
+/// The connection changed before each write, because of concurrent requests. So many conflicts are not expected.
 fn too_many_conflicts() -> Error {
     sqlx::Error::Protocol(format!(
         "a connection was another in each of the {MAX_WRITE_RETRIES} times between being read and written"
@@ -547,7 +550,7 @@ fn available(connector: &Connector) -> Result<()> {
     }
 }
 
-/// Whether Nango has this integration. Where that is not known, the session's own answer will tell.
+/// Returns whether Nango has this integration. If that is not known, the call that starts the session shows it.
 async fn has_integration(upstream: &NangoGateway, key: &str) -> bool {
     let known = upstream.integrations.contains(key).await;
     known.unwrap_or_else(|error| {

@@ -26,24 +26,24 @@ const MAX_SIBLING_CHECKS: i64 = 3;
 /// answer to a revoked grant is the same as to a provider's outage.
 const FAILURE_GRACE: TimeDelta = TimeDelta::hours(1);
 
-/// How long they have to fail where others' do, too: a provider that refreshes nobody's for so long
-/// has revoked them all.
+/// How long credentials have to fail if others' fail too: a provider that refreshes no credentials for so long has
+/// revoked them all.
 const MAX_OUTAGE: TimeDelta = TimeDelta::hours(24);
 
-/// How soon after a check another that nobody asked for makes no sense.
+/// The minimum time between a check and the next automatic one.
 pub(crate) const MIN_CHECK_INTERVAL: TimeDelta = TimeDelta::minutes(1);
 
-/// For how long nobody else is asked about a provider that was found to be out of order.
+/// How long a provider's outage is cached. Meanwhile no other connections are checked.
 const OUTAGE_CACHE_TTL: Duration = Duration::from_secs(60);
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CredentialHealth {
-    /// The credentials were refreshed, or need no refreshing; they are this account's, if that is told.
+    /// The credentials were refreshed, or need no refresh; they are this account's, if the provider reports it.
     Working(Option<Account>),
     /// They were not, and neither were others': the provider is out of order.
     ProviderOutage,
-    /// They were not, and there are no others to tell by.
+    /// They were not, and there are no other connections to compare with.
     Unknown,
     /// They were not, though the provider refreshes others'.
     Refused,
@@ -198,7 +198,8 @@ impl Connections {
         let now = self.clock.now();
         let before = self.rejected_credentials(connection).await?;
         match refresh(nango, connection).await {
-            // Nango answers as well where it has nothing to refresh with. Then it has asked nobody, and what was dead is.
+            // Nango also answers if it has nothing to refresh with. Then it has not called the provider, and dead
+            // credentials stay dead.
             Ok(found) if found.credentials.are_expired(now) => Ok(CredentialHealth::Refused),
             Ok(found) if before.is_some() && before == found.credentials.fingerprint() => {
                 Ok(if connection.failing_since.is_none() {
@@ -206,7 +207,7 @@ impl Connections {
                 } else if found.credentials.are_refreshed(now)
                     || has_failed_for(connection, FAILURE_GRACE, now)
                 {
-                    // Nobody has reported them again since.
+                    // No workflow has reported them again since.
                     CredentialHealth::Working(self.account_of(connection, &found))
                 } else {
                     CredentialHealth::Reported
@@ -216,7 +217,7 @@ impl Connections {
                 self.account_of(connection, &found),
             )),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
-            // It is no news of one that does not work anyway: nobody else's are refreshed for it.
+            // The connection does not work anyway, so the failure needs no comparison with other connections.
             Err(nango::Error::InvalidCredentials { .. })
                 if !matches!(connection.state, State::Connected { .. }) =>
             {
@@ -255,10 +256,10 @@ impl Connections {
         Ok(true)
     }
 
-    /// The name of credentials that are known to be dead or were refused, if Nango gives them all the same.
+    /// Returns the fingerprint of credentials that are known to be dead or were refused, if Nango still returns them.
     ///
     /// # Errors
-    /// As Nango: without them nothing could tell whether a refresh has brought others.
+    /// As Nango: without the fingerprint, a refresh could not be verified.
     async fn rejected_credentials(&self, connection: &Connection) -> Result<Option<String>> {
         let is_dead = matches!(
             connection.state,
@@ -295,8 +296,8 @@ impl Connections {
         }
     }
 
-    /// Whether the provider refreshes anybody's credentials: if it does, those that it refused are dead. If it does
-    /// not, that is found out once for all who doubt it.
+    /// Checks whether the provider refreshes other connections' credentials. If it does, the refused credentials are
+    /// dead. If it does not, concurrent checks share the result.
     async fn check_suspect(&self, connection: &Connection) -> Result<CredentialHealth> {
         let mut asked = None;
         let known = self
@@ -304,7 +305,8 @@ impl Connections {
             .found
             .optionally_get_with(connection.connector.id, async {
                 let found = self.check_siblings(connection).await;
-                // What was refreshed a moment ago does not tell that another's is dead now.
+                // `Refused` is not cached: that another connection was refreshed earlier does not prove that
+                // credentials are dead now.
                 let lasting = found
                     .as_ref()
                     .ok()

@@ -13,7 +13,7 @@ pub(crate) struct CurrentCatalog {
     listed: Arc<Catalog>,
     mode: CatalogMode,
     newest: RwLock<Newest>,
-    /// Held by the one update that is under way.
+    /// Held by the one update in progress.
     update: tokio::sync::Mutex<()>,
 }
 
@@ -128,7 +128,7 @@ impl Connections {
         find().ok_or_else(|| Error::ConnectorNotFound(reference.to_owned()))
     }
 
-    /// Makes the catalog anew if the integrations are others than it was made of.
+    /// Rebuilds the catalog if the integrations have changed since it was built.
     async fn update_catalog(&self, integrations: &Integrations) {
         let is_current = || {
             let made_of = self.catalog.newest().integrations;

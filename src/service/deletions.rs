@@ -18,10 +18,10 @@ use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
 
-/// How long a claimed deletion is nobody else's, in seconds: longer than the calls to Nango may take.
+/// The lease of a claimed deletion in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 120.0;
 
-/// How long a disconnect waits for a deletion that somebody else is at, and how often it looks.
+/// How long a disconnect waits for a deletion that another worker has claimed, and its poll interval.
 const DELETION_WAIT: Duration = Duration::from_secs(2);
 const DELETION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 

@@ -1,7 +1,7 @@
 //! Wakes those who wait for a user's events, on every replica.
 //!
-//! What wakes them is only a hint: each then reads the events after the last
-//! one that it has seen. So nothing is lost, and nobody's slowness costs memory.
+//! A wake-up is only a hint: each subscriber then reads the events after the last one that it has seen. So no event is
+//! lost, and a slow subscriber costs no memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::domain::UserId;
 
-/// The users whose events somebody waits for on this replica.
+/// The users with subscribers on this replica.
 #[derive(Clone, Debug, Default)]
 pub struct EventNotifier(Arc<Mutex<HashMap<String, Arc<UserHints>>>>);
 
@@ -70,7 +70,7 @@ impl EventNotifier {
         }
     }
 
-    /// The users for whom somebody waits.
+    /// Returns the users with subscribers.
     #[must_use]
     pub fn users(&self) -> Vec<String> {
         self.0

@@ -45,7 +45,7 @@ impl Events {
         self.last
     }
 
-    /// Whether they go on where their reader was. Otherwise what has been read before is to be read anew.
+    /// Returns whether the events continue after the client's last one. Otherwise the client has to reload its data.
     #[must_use]
     pub fn resumed(&self) -> bool {
         self.resumed
@@ -55,8 +55,8 @@ impl Events {
 impl Connections {
     /// Follows a user's events: after the event `last`, or from now on. The nil id stands before the first event.
     ///
-    /// Where there is no such event of the user's, it was pruned, the user was erased, or a backup was restored: the
-    /// events then begin at the present, and what was read before is to be read anew.
+    /// If the user has no such event, it was pruned, the user was erased, or a backup was restored: the events then
+    /// start at the present, and the client has to reload its data.
     ///
     /// # Errors
     /// As the database.
@@ -118,7 +118,7 @@ impl Connections {
         if let Some(last) = new_events.last() {
             let started = |event: &Event| event.kind == EventKind::AttemptStarted;
             if !events.open.is_empty() || new_events.iter().any(started) {
-                // On a connection that may have died without a word. What has happened is told all the same.
+                // The database connection may be dead. The new events are returned in any case.
                 match with_timeout(STATEMENT_TIMEOUT, self.open_attempts_of(&events.user)).await {
                     Ok(open) => (events.open, events.polls) = (open, 0),
                     Err(error) => {

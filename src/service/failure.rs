@@ -7,10 +7,10 @@ use crate::nango;
 use crate::nango::webhook::AuthError;
 
 impl Failure {
-    /// Reads the error of a failed authorization, as Nango's webhook tells it.
+    /// Reads the error of a failed authorization from Nango's webhook.
     ///
-    /// Nango passes a provider's refusal on as `error: …; error_description: …`
-    /// in a sentence, and a failed code exchange as JSON text.
+    /// Nango passes a provider's error on as `error: …; error_description: …` in a sentence, and a failed code
+    /// exchange as JSON text.
     #[must_use]
     pub fn from_authorization_error(error: Option<&AuthError>) -> Self {
         let description = error
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// Nobody finished the authorization in time.
+    /// The authorization was not completed in time.
     #[must_use]
     pub fn expired() -> Self {
         Self {

@@ -12,8 +12,7 @@ use crate::db;
 use crate::db::KeyState;
 use crate::encryption;
 
-/// How long a request that nobody has answered counts as under way, in seconds:
-/// longer than any request may take.
+/// How long an unanswered request counts as in progress, in seconds: longer than any request may take.
 const LEASE_SECONDS: f64 = 90.0;
 
 /// How long answers without a session are kept, in seconds.
@@ -32,11 +31,11 @@ pub struct Idempotency {
 pub type Answer = (Value, Option<DateTime<Utc>>);
 
 impl Connections {
-    /// Does `work` once for a key; whoever sends the key again gets the first answer.
+    /// Runs `work` once per key; a repeated request with the key gets the first response.
     ///
     /// # Errors
-    /// As the work, which may then be tried again with the same key; when the
-    /// key came with another request before, or the first is still under way.
+    /// As the work, which may then be retried with the same key; if the key came with another request before, or the
+    /// first is still in progress.
     pub async fn with_idempotency_key<E: From<Error>>(
         &self,
         user: &UserId,

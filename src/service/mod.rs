@@ -137,7 +137,7 @@ pub struct Settings {
     pub catalog_mode: CatalogMode,
     /// The address of this service to which Nango sends webhooks.
     pub webhook_base_url: Url,
-    /// For how long a token may be handed out of memory; zero keeps none.
+    /// The TTL of the token cache; zero disables it.
     pub token_cache: Duration,
     /// For how long events, attempts and uses of tokens are kept.
     pub history: TimeDelta,
@@ -154,7 +154,7 @@ struct NangoGateway {
     webhook_urls: WebhookUrls,
 }
 
-/// Why a use case did not do what it was asked. It is told to all who waited for it together.
+/// Why a use case failed. All callers that waited for a shared call receive it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `NANGO_ENABLED` is false.
@@ -243,7 +243,7 @@ pub enum Error {
     /// The Idempotency-Key was used for another request.
     #[error("this Idempotency-Key was used for another request: send a new one")]
     KeyReused,
-    /// A request with the same Idempotency-Key is under way.
+    /// A request with the same Idempotency-Key is in progress.
     #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
     KeyInProgress,
     /// A stored value cannot be decrypted.

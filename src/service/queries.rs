@@ -134,14 +134,15 @@ impl Connections {
         Ok(details)
     }
 
-    /// A connection that came back from the popup, by our id or Nango's, after a look at Nango for
-    /// its attempt. Nango is not asked about ids that nobody here knows.
+    /// Returns a connection that came back from the popup, by our id or Nango's, after polling Nango for its attempt.
+    /// Nango is not queried for ids that are unknown here.
     ///
-    /// Without a `user` it is anybody's, and found by our own id only, which is random. Nango's id may name the user
-    /// and the connector, as the ids of imported connections do. The caller tells no more than whether it worked.
+    /// Without a `user`, finds a connection of any user, and by our own id only, which is random. Nango's id may name
+    /// the user and the connector, as the ids of imported connections do. The caller returns only whether it
+    /// succeeded.
     ///
     /// # Errors
-    /// When there is no such connection here.
+    /// If there is no such connection here.
     pub async fn find_returned(
         self: &Arc<Self>,
         user: Option<&UserId>,
@@ -177,7 +178,8 @@ impl Connections {
         self.fetch_details(user, connection.id).await
     }
 
-    /// A user's own. Another's goes the same way as one that is not there, so that its time tells nothing.
+    /// Finds a user's own connection. Another user's takes the same path as one that does not exist, so that the
+    /// response time reveals nothing.
     async fn find_returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
         let mut tx = self.begin().await?;
         let mut own = match id.parse() {
@@ -393,7 +395,7 @@ impl Connections {
     }
 }
 
-/// The attempts that somebody who reads these connections waits for, the newest of them.
+/// Returns the newest open attempts of these connections, for which a reader may be waiting.
 pub(crate) fn open_attempts(details: &[ConnectionView]) -> Vec<Attempt> {
     let mut open: Vec<&Attempt> = details
         .iter()

@@ -1,7 +1,7 @@
-//! How the truth is known: what Nango holds, asked for by whoever has a reason to.
+//! Reconciles connections with Nango, whose API is authoritative.
 //!
-//! The webhook, a look while somebody waits, and the sweep all end here. Each
-//! may come first, twice, or not at all.
+//! The webhook, a poll while a client waits, and the sweep all end here. Each signal may come first, twice, or not at
+//! all.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -34,8 +34,8 @@ use crate::nango::{ConnectionSummary, ListConnections, Priority, Refresh};
 /// How long the turns of an attempt are remembered after the last use, longer than a turn takes.
 const TURN_TTL: Duration = Duration::from_secs(60);
 
-/// How many attempts of a user's are looked for while somebody waits, the newest. The others are left
-/// to the sweep, for nobody has so many popups open.
+/// How many of a user's newest attempts are polled while a client waits. The sweep covers the others: users do not
+/// have so many popups open.
 pub(crate) const MAX_POLLED_ATTEMPTS: u8 = 20;
 
 /// The turns of those that apply what Nango holds for an attempt. One at a time takes a connection of the pool: where another
@@ -111,9 +111,9 @@ enum GrantOutcome {
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookOutcome {
-    /// It told of something that was ours, and Nango confirmed it.
+    /// The webhook concerned a connection or attempt of this installation, and Nango confirmed it.
     Applied,
-    /// It told nothing that concerns us.
+    /// The webhook concerned nothing of this installation.
     Ignored,
 }
 
@@ -135,7 +135,7 @@ impl Connections {
             return Ok(WebhookOutcome::Ignored);
         };
         self.record_received(&event.operation).await;
-        // The predecessor's connections have no tags: their ids say which they are.
+        // The original service's connections have no tags: their ids identify them.
         let check = async {
             match event.operation {
                 Operation::Refresh if event.success => self.told_of_recovery(event).await.map(Some),
@@ -171,7 +171,7 @@ impl Connections {
                 None => (tagged_user(&event.tags), id),
             },
             None if event.success => return Ok(WebhookOutcome::Ignored),
-            // Without an address of the attempt's own, only the failure of a reconnect says whose it is.
+            // Without the attempt's own URL, only the failure of a reconnect identifies its owner.
             None => match self.reconnect_of(event).await? {
                 Some((user, id)) => (Some(user), id),
                 None => return Ok(WebhookOutcome::Ignored),
@@ -477,7 +477,7 @@ impl Connections {
         };
         let account = identity.account.as_ref();
         let mut tx = self.begin().await?;
-        // Decided again: another witness may have been faster.
+        // Evaluated again under the lock: another signal may have been faster.
         let found = db::lock_attempt(&mut tx, &user, attempt).await?;
         let Some((of, grant, mut verdict)) = self.evaluate_grant(found, summary, account) else {
             return Ok(GrantOutcome::Deferred);
@@ -485,8 +485,8 @@ impl Connections {
         match &mut verdict {
             Grant::AlreadyApplied => return Ok(GrantOutcome::Unchanged),
             Grant::Applied(transition) => {
-                // It may be what was to be deleted, granted anew. While it is being deleted, nobody
-                // can tell what will be there: the next look can.
+                // The grant may belong to a connection that was queued for deletion and reauthorized since. During the
+                // deletion the result is unknown; the next poll shows it.
                 if !db::cancel_deletion(&mut tx, &grant.id).await? {
                     return Ok(GrantOutcome::Deferred);
                 }

@@ -13,11 +13,11 @@ use crate::db::Transaction;
 /// The name among the jobs.
 const JOB_NAME: &str = "pruning";
 
-/// How long a pass is nobody else's, in seconds. One that is cut off is taken up after it; one that takes longer
-/// is joined by another, which does no harm.
+/// The lease of a run, in seconds. Another replica repeats an aborted run after it; a run that takes longer overlaps
+/// with the next, which does no harm.
 const LEASE_SECONDS: f64 = 3600.0;
 
-/// The pause after each bite, so that whoever waits for the database does not wait for this.
+/// The pause after each batch, so that other queries are not delayed.
 const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// How much a pass has removed.

@@ -44,7 +44,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct ServiceKeys {
     database: Database,
-    /// Whoever makes up many keys takes one connection's time at the most.
+    /// Batches lookups: requests with made-up keys occupy at most one database connection.
     in_use: BatchLoader<rows::ActiveKey>,
     environment_keys: Vec<EnvironmentKey>,
     clock: Clock,
@@ -68,7 +68,7 @@ impl ServiceKeys {
         }
     }
 
-    /// Whose key this is; `None` if it is nobody's, or no longer.
+    /// Returns the service that this key belongs to; `None` if the key is unknown, expired or revoked.
     ///
     /// # Errors
     /// As the database.

@@ -78,7 +78,7 @@ impl ServiceMetrics {
         }
     }
 
-    /// Counts a token that was handed out.
+    /// Counts a returned token.
     pub(crate) fn token_served(&self, asked_nango: bool) {
         let source = if asked_nango { "nango" } else { "cache" };
         self.tokens.get_or_create(&[("source", source)]).inc();

@@ -29,8 +29,8 @@ pub(crate) const JOB_NAME: &str = "sweep";
 /// The name among the jobs of looking for what is new at Nango, which the sweep does.
 pub(crate) const NEWEST_JOB_NAME: &str = "sweep newest";
 
-/// How long a sweep is nobody else's, in seconds. It is renewed while the sweep lasts, so
-/// that a killed replica's sweep is soon taken up by another.
+/// The lease of a sweep, in seconds. It is renewed while the sweep lasts, so that another replica soon takes over a
+/// killed replica's sweep.
 const LEASE_SECONDS: f64 = 30.0;
 
 /// How often the lease is renewed.
@@ -44,13 +44,13 @@ const RATE_LIMIT_RECHECK: Duration = Duration::from_secs(1);
 pub struct SweepSchedule {
     /// From the end of a sweep to the next, whichever replica does it.
     pub every: Duration,
-    /// After each call to Nango that nobody waits for.
+    /// The pause after each call to Nango for which no client waits.
     pub pause: Duration,
 }
 
 impl SweepSchedule {
-    /// With a pause of two seconds: a sweep then takes a sixth of Nango's rate limit, and more only
-    /// for grants that nobody had told of and while it finds out whether a provider is out of order.
+    /// Returns a schedule with a pause of two seconds: a sweep then takes a sixth of Nango's rate limit. It takes more
+    /// only for grants that no webhook or poll reported, and while it checks whether a provider has an outage.
     #[must_use]
     pub fn every(every: Duration) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl SweepSchedule {
 pub struct SweepReport {
     /// How many connections Nango holds.
     pub listed: usize,
-    /// How many of them were found to be grants that nobody had told of.
+    /// How many of them were grants that no webhook or poll had reported.
     pub found: usize,
     /// How many were checked, because Nango reports their credentials as failed or they may have recovered.
     pub checked: usize,

@@ -32,7 +32,7 @@ pub(crate) const MAX_FINDINGS: usize = 200;
 /// A segment of Nango's list: at most [`SEGMENT_PAGES`] pages.
 pub(crate) struct Segment<'a> {
     hasher: &'a RandomState,
-    /// Hashes of the ids: enough to tell which are missing, and small.
+    /// Hashes of the ids: enough to find the missing ones, and small.
     ids: HashSet<u64>,
     /// The hashes of the connections with the oldest creation time, which the next segment may share.
     oldest_ids: HashSet<u64>,
@@ -278,7 +278,7 @@ impl Connections {
         // Those that no sweep came to for the longest time are first, whatever kept it from them.
         segment.to_check.sort_unstable();
         segment.to_check.truncate(MAX_FINDINGS);
-        // What waits to be deleted is mostly known for long, and may be granted anew only in between.
+        // Connections in the deletion queue come last: most are already known, and few are reauthorized.
         (segment.unknown).sort_by_key(|(to_be_deleted, _)| *to_be_deleted);
         segment.unknown.truncate(MAX_FINDINGS);
         Ok(())
@@ -291,7 +291,7 @@ impl Connections {
     }
 }
 
-/// The attempt that brought a connection about, or authorized it anew.
+/// Returns the attempt that created or reauthorized a connection.
 pub(crate) fn attempt_tag(summary: &ConnectionSummary) -> Option<Uuid> {
     summary.tags.get(ATTEMPT_TAG)?.parse().ok()
 }

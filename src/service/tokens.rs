@@ -20,7 +20,7 @@ use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Priority, Refresh};
 
-/// A token is not handed out of memory when it ends within this time.
+/// A cached token is not returned if it expires within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
 /// How many tokens are held in memory at the most.
@@ -29,13 +29,13 @@ const CACHE_CAPACITY: u64 = 50_000;
 /// What a workflow is given.
 #[derive(Debug)]
 pub struct Token {
-    /// Whose it is, in the version that it is held for.
+    /// The token's connection, in the version that the token is cached for.
     pub connection: Connection,
     /// The credentials; for OAuth the access token and when it ends.
     pub credentials: Credentials,
     /// A digest that names the token without telling it: to be sent back should the provider refuse it.
     pub id: String,
-    /// For how long it may be handed out of memory.
+    /// How long it may be cached.
     good_for: Duration,
 }
 
@@ -297,7 +297,7 @@ impl Connections {
         let reported = self.tokens.reports.try_get_with(report, async {
             refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.clock.now();
-            // A new version: what any replica still holds of the old token is handed out no more.
+            // The new version invalidates the old token in the caches of all replicas.
             self.apply_if_unchanged(&connection, None, |connection| {
                 connection.token_refreshed(now)
             })
@@ -319,7 +319,7 @@ impl Connections {
             }
         };
         if current.fingerprint().as_deref() != Some(token_id) {
-            // Nango has refreshed it by itself, which nobody has told us.
+            // Nango has already refreshed it by itself, without a notification.
             return Ok(false);
         }
         match self.credentials(connection, Refresh::Force).await {
@@ -376,7 +376,7 @@ impl Connections {
             .upstream()
             .ok_or(Error::ConnectionNotFound)?;
         let key = &stored.integration.key;
-        // Before the call: its caller may go away while it is under way.
+        // Recorded before the call: the caller may disconnect while it is in progress.
         self.record_access(&connection, service, Purpose::Proxy)
             .await?;
         match upstream.nango.proxy(&stored.id, key, call).await {

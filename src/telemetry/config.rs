@@ -1,4 +1,4 @@
-//! What is told of the service: its logs and its metrics.
+//! Telemetry settings: logs and metrics.
 
 use std::str::FromStr;
 

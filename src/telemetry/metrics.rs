@@ -67,7 +67,7 @@ impl Collector for Runtime {
     }
 }
 
-/// Tells of the runtime that this is called in.
+/// Registers metrics of the current runtime.
 pub fn register_runtime(registry: &mut Registry) {
     registry.register_collector(Box::new(Runtime(Handle::current())));
 }

@@ -1,5 +1,4 @@
-//! Logs: one line a request, never a token, a key or an address of a person. And traces, where
-//! somebody wants them.
+//! Logs: one line per request, never a token, a key or a personal address. And traces, if enabled.
 
 mod config;
 pub mod metrics;

@@ -69,7 +69,7 @@ where
     let exporter = match exporter {
         Ok(exporter) => exporter,
         Err(error) => {
-            // Logs are not written yet, and nobody has to read this.
+            // Logging is not set up yet, and a failed write is ignored.
             let _ = writeln!(io::stderr(), "patchbay: no traces are sent: {error}");
             return None;
         }

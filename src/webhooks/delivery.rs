@@ -22,11 +22,11 @@ use crate::db::webhook_endpoints::Target;
 use crate::encryption;
 use crate::net::http_client;
 
-/// How long a claimed queue is nobody else's, in seconds: longer than an endpoint may take to answer.
+/// The lease of a claimed queue in seconds: longer than an endpoint may take to answer.
 const LEASE_SECONDS: f64 = 60.0;
 
-/// How many messages are under way to an endpoint at once, from all replicas together: to one that works, and to one at which
-/// nothing has arrived since a failure.
+/// How many messages are sent to an endpoint concurrently, by all replicas together: to a working one, and to one
+/// without a delivery since a failure.
 const MAX_CONCURRENT: i64 = 8;
 const MAX_CONCURRENT_FAILING: i64 = 1;
 
@@ -133,7 +133,7 @@ impl Sends {
 }
 
 impl Webhooks {
-    /// Sends what is due, again and again until `stop`, except while `is_paused`. What is under way then comes to its end.
+    /// Sends due messages until `stop`, except while `is_paused` returns `true`. Deliveries in progress then complete.
     pub async fn run<F>(self: &Arc<Self>, stop: &CancellationToken, is_paused: impl Fn() -> F)
     where
         F: Future<Output = bool>,
@@ -212,7 +212,7 @@ impl Webhooks {
             Err(error) => self.mark_failed(&claimed, None, &error).await,
         };
         if let Err(error) = written {
-            // Its lease ends, and then it is sent once more: its id tells the receiver.
+            // The lease expires, and the message is sent again: its id lets the receiver deduplicate it.
             tracing::warn!(endpoint = claimed.endpoint, message = claimed.message, %error,
                 "webhooks: what came of a message could not be written down");
         }

@@ -1,11 +1,9 @@
-//! Tells the product what happens to its users' connections, by the Standard
-//! Webhooks specification.
+//! Notifies the product of changes of its users' connections, by the Standard Webhooks specification.
 //!
-//! A message is written in the transaction of the change that it tells of, and
-//! put into a queue for each endpoint and connection: so none is lost, none is
-//! of a change that did not happen, and those of one connection arrive in
-//! order. Whichever replica claims a queue sends its first message and nobody
-//! else does; a connection whose message does not arrive holds up no other.
+//! A message is written in the transaction of its change, and put into a queue for each endpoint and connection: so
+//! none is lost, each belongs to a committed change, and those of one connection arrive in order. The replica that
+//! claims a queue is the only one to send its first message; a connection whose message does not arrive blocks no
+//! other.
 
 mod delivery;
 mod signing;
@@ -48,7 +46,7 @@ const DELIVERY_RETENTION: TimeDelta = TimeDelta::days(30);
 /// How many old deliveries are forgotten in one transaction.
 const PRUNE_BATCH: u32 = 1000;
 
-/// How many endpoints' secrets are read at once to be encrypted anew.
+/// How many endpoints' secrets are read in one batch to be re-encrypted.
 const REENCRYPTED: i64 = 100;
 
 /// Endpoints by how their secrets are stored; those that the first key has encrypted are left out.
@@ -161,11 +159,11 @@ impl Webhooks {
         Ok(route)
     }
 
-    /// Adds an endpoint that is told of these events, or all if none is named, from now on.
-    /// Messages carry the connection's config if it asks for it. Its secret is not shown again.
+    /// Adds an endpoint that receives these events, or all if `events` is empty, from now on. Messages carry the
+    /// connection's config if the endpoint asks for it. Its secret is not shown again.
     ///
     /// # Errors
-    /// When nothing may be sent to the address.
+    /// If nothing may be sent to the address.
     pub async fn add(
         &self,
         url: &Url,
@@ -241,10 +239,10 @@ impl Webhooks {
         require_found(found, id)
     }
 
-    /// Switches an endpoint off: what it is to be told of waits.
+    /// Disables an endpoint: its messages stay queued.
     ///
     /// # Errors
-    /// When there is no such endpoint.
+    /// If there is no such endpoint.
     pub async fn disable(&self, id: &str) -> Result<()> {
         self.switch_off(id, "switched off by hand").await
     }

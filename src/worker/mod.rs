@@ -1,6 +1,6 @@
-//! What is done without anybody asking: each job is a pass of the service, and a loop around it.
+//! Background jobs: each job runs a pass of the service in a loop.
 //!
-//! Every replica runs every job. What must happen once is claimed in the database.
+//! Every replica runs every job. A job that must run once is claimed in the database.
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
@@ -38,7 +38,7 @@ const CLOCK_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old answers are forgotten.
 const KEY_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How often old deliveries of webhooks are forgotten, and their endpoints' secrets encrypted anew where they have to be.
+/// How often old webhook deliveries are pruned, and their endpoints' secrets re-encrypted where necessary.
 const DELIVERY_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often each replica looks whether the history is due to be pruned, and how often it is.
@@ -210,7 +210,7 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
     jobs.tasks.spawn(repeat(
         jobs.job("deletions at Nango", Duration::ZERO, Some(STALL_TIME)),
         async move || {
-            // Another replica may have left something that nobody here wants.
+            // Another replica may have queued a deletion without waking this one.
             let wanted = tokio::time::timeout(DELETION_INTERVAL, service.wait_for_deletions());
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
@@ -277,7 +277,7 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
     ));
 }
 
-/// A run after each pause, until `stop`. A run that has begun ends by itself, and one that panics does not end its job.
+/// Runs a job after each pause, until `stop`. A started run completes, and a run that panics does not end its job.
 async fn repeat(job: Job, mut run: impl AsyncFnMut()) {
     let Job { name, .. } = job;
     job.running().insert(name);

@@ -1,4 +1,4 @@
-//! `CONNECT_BINDING`: can browsers be told apart, as far as that shows from here?
+//! Checks `CONNECT_BINDING`: whether browsers can be distinguished, as far as the configuration shows.
 
 use url::{Host, Url};
 
@@ -9,7 +9,8 @@ use crate::http::{ConnectBinding, HttpConfig};
 #[derive(Debug, PartialEq, Eq)]
 enum Site {
     Same,
-    /// Where this domain is one's own, and not one below which a host lets anybody have a name.
+    /// The same site if the operator owns this domain, and it is not a hosting domain below which any customer has a
+    /// name.
     Perhaps(String),
     Other,
 }

@@ -138,7 +138,7 @@ async fn proxy_error(nango: &Nango) -> Option<Error> {
         .err()
 }
 
-/// Whether credentials are withheld from the key, as far as there is a connection to tell by.
+/// Returns whether Nango withholds credentials from the key, as far as a listed connection shows it.
 async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
     let Some(first) = listed.first() else {
         return false;
@@ -231,7 +231,7 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
     }
 }
 
-/// Nango's time, as its answers tell it.
+/// Compares this machine's clock with the time of Nango's responses.
 async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Ok(client) = http_client::client(config.client.timeout) else {
         return;

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest page of a return that is read, in bytes.
 const MAX_PAGE_BYTES: usize = 64 * 1024;
 
-/// Where Nango tells what it signs with.
+/// Where Nango shows its signing key.
 const SIGNING_KEY_PAGE: &str = "in Nango: Environment settings, Webhooks, signing key";
 
 pub(crate) async fn check(report: &mut Report, config: &Config) {
@@ -188,7 +188,7 @@ async fn webhook(report: &mut Report, client: &Client, url: &Url, nango: &NangoC
     }
 }
 
-/// Goes where a provider returns to, as a browser in which nothing was begun.
+/// Requests the provider's return URL as a browser that has started no attempt.
 async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango: &NangoConfig) {
     let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
@@ -224,7 +224,7 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
     }
 }
 
-/// Whether a return that nobody has begun is answered as it has to be.
+/// Returns whether the response to a return without an attempt is the one that `binding` requires.
 async fn matches_binding(answer: Response, binding: ConnectBinding, onward: &str) -> bool {
     let status = answer.status();
     let location = answer.headers().get("location");

@@ -1,8 +1,7 @@
-//! Takes over the tables of the service that Patchbay succeeds.
+//! Imports the tables of the original service.
 //!
-//! They have the names that ours have. They are set aside in a schema of their
-//! own, as they were, and their rows are copied into ours, in the transaction
-//! that migrates. Whatever speaks against it is told before anything changes.
+//! They have the same names as Patchbay's tables. The migration's transaction moves them unchanged to a schema of
+//! their own, and copies their rows into Patchbay's tables. All obstacles are reported before anything changes.
 
 mod rows;
 
@@ -20,7 +19,7 @@ use crate::db;
 /// How rows that cannot be imported are left out.
 const SKIP_REMEDY: &str = "correct these rows, or leave them out by `patchbay migrate --skip-invalid-rows`: they stay in the schema before_patchbay";
 
-/// How long is waited for whoever uses the tables.
+/// How long the import waits for other users of the tables.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
 
 /// How many rows that cannot be imported are reported at the most, by each of two queries.
@@ -72,14 +71,14 @@ pub struct LegacyImport {
     pub skipped: Vec<String>,
 }
 
-/// The predecessor's tables, locked, checked and set aside.
+/// The original service's tables, locked, checked and moved aside.
 pub(crate) struct LegacyTables {
     connections: i64,
     since: Instant,
     skipped: Vec<OddValue>,
 }
 
-/// Whether the predecessor's tables are there, and ours not yet. `_sqlx_migrations` has to be there.
+/// Returns whether the original service's tables exist, and Patchbay's do not yet. `_sqlx_migrations` has to exist.
 pub(crate) async fn exists(tx: &mut Transaction) -> sqlx::Result<bool> {
     sqlx::query_scalar(
         "select (to_regclass('user_connector_connection') is not null or to_regclass('connector') is not null) \

@@ -23,7 +23,7 @@ impl std::fmt::Display for OddValue {
             value,
             problem,
         } = self;
-        // Escaped: it is anybody's text.
+        // Escaped: the text is untrusted.
         match value {
             Some(value) => write!(f, "row {row}: {column} {value:?} {problem}"),
             None => write!(f, "row {row}: {column} is null, and {problem}"),

@@ -223,7 +223,7 @@ fn percent_decoded(value: &[u8]) -> Option<String> {
     Some(text.into_owned())
 }
 
-/// Anybody who may call this service at all.
+/// Any authenticated caller.
 pub(crate) struct AnyCaller;
 
 impl FromRequestParts<AppState> for AnyCaller {
@@ -252,7 +252,7 @@ pub(crate) struct StreamReader {
     pub(crate) access: StreamAccess,
 }
 
-/// For how long somebody may go on with what they have begun.
+/// How long a caller may read a stream.
 pub(crate) enum StreamAccess {
     /// A user, while the token is good.
     UntilExpiry(Duration),

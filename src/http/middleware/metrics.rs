@@ -177,7 +177,8 @@ pub(crate) async fn observe(
     response
 }
 
-/// Anybody can make up a method, as long as a head may be, so only the known ones are told apart.
+/// Returns the label of a known method. Clients can send any text as a method, up to the size limit of a head, so
+/// unknown methods share one label.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -191,7 +192,8 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// What Prometheus reads, for whoever has `METRICS_TOKEN`; without one there is no such page.
+/// Returns the metrics in Prometheus format to callers with `METRICS_TOKEN`; without a configured token the page does
+/// not exist.
 pub(crate) async fn scrape(
     State(state): State<AppState>,
     Extension(address): Extension<CallerAddress>,

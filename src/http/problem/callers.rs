@@ -36,7 +36,7 @@ impl Problem {
         }
     }
 
-    /// A key that is nobody's, or no longer.
+    /// The service key is unknown, expired or revoked.
     pub(crate) fn unknown_key() -> Self {
         let detail = "the service key is not known, or no longer valid";
         Self {
@@ -56,7 +56,7 @@ impl Problem {
         }
     }
 
-    /// Somebody who may not read the metrics.
+    /// The caller may not read the metrics.
     pub(crate) fn no_metrics_token() -> Self {
         Self {
             challenge: Some("Bearer realm=\"metrics\"".to_owned()),

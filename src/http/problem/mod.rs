@@ -180,7 +180,7 @@ impl Problem {
         }
     }
 
-    /// Something broke here. What it was is written to the log, and not told to the caller.
+    /// An internal error. Its cause is logged, and not returned to the caller.
     pub(crate) fn internal(broken: impl fmt::Display) -> Self {
         Self::new(Code::Internal, broken.to_string())
     }

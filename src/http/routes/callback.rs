@@ -146,7 +146,7 @@ pub(crate) async fn callback(
     let ConnectionsReader(user) = reader?;
     let details = match app.connections.find_returned(Some(&user), &id).await {
         Err(Error::ConnectionNotFound) => {
-            // Anybody can make up an id, and Nango would be asked for each.
+            // Clients can make up ids, and each causes a query to Nango.
             app.limits.check_connect(&user, &parts)?;
             app.connections.find_returned_at_nango(&user, &id).await?
         }
@@ -227,7 +227,8 @@ fn page_response(
     render(status, &page)
 }
 
-/// What a browser is shown in which nothing was begun, or that has our cookie more than once. With a `location` there is a way on.
+/// Returns the page for a browser that has started no attempt, or that has our cookie more than once. With a
+/// `location` the user can continue.
 fn browser_mismatch_page(status: StatusCode, location: Option<&str>, attacked: bool) -> Response {
     let page = BrowserMismatchPage {
         location,

@@ -180,7 +180,7 @@ fn response_body(authorization: ConnectOutcome) -> Result<Answer, Problem> {
     Ok((answer, until))
 }
 
-/// What of an answer says what was begun.
+/// The part of a response that identifies the started attempt.
 #[derive(Deserialize)]
 struct StartedAttempt {
     connection_id: Uuid,

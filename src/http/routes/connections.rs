@@ -240,7 +240,7 @@ pub struct UpdateBody {
     config: Option<Map<String, Value>>,
 }
 
-/// Tells a null, which is `Some(None)`, from a field that is left out.
+/// Distinguishes a null, which is `Some(None)`, from an omitted field.
 fn double_option<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<String>>, D::Error> {

@@ -28,7 +28,7 @@ struct Console {
     /// The page, with the path of `PUBLIC_URL` in the addresses of its assets.
     page: String,
     policy: HeaderValue,
-    /// What the page is told at its start.
+    /// The page's initial configuration.
     told: Value,
 }
 

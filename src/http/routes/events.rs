@@ -126,7 +126,7 @@ pub(crate) async fn stream(
     Ok((UNBUFFERED, events))
 }
 
-/// Returns when a stream is over: after its lifetime, or when whoever opened it may read no longer.
+/// Returns when a stream has to end: after its lifetime, or when its caller loses access.
 async fn until_expired(state: AppState, access: StreamAccess) {
     match access {
         StreamAccess::UntilExpiry(time) => sleep(time.min(MAX_STREAM_DURATION)).await,

@@ -15,7 +15,7 @@ use crate::single_flight::CachedValue;
 /// How long the database may take to say that it can be written to.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long its answer is told to others, who may be anybody and as many as there are.
+/// The TTL of the cached result. The endpoint is public, so the number of clients is unlimited.
 const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// Whether the database is there, asked for by all together.

@@ -1,4 +1,4 @@
-//! What Nango tells us.
+//! Nango's webhooks.
 
 use crate::http::openapi::errors;
 use crate::http::problem::Code;

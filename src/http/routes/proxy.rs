@@ -113,7 +113,7 @@ pub(crate) async fn proxy(
     Ok(passed_on(answer))
 }
 
-/// The answer as the caller gets it: the provider's, and never stored by anybody in between.
+/// Builds the caller's response from the provider's, which no cache in between may store.
 fn passed_on(answer: ProxyAnswer) -> Response {
     let body = Body::new(answer.body).into_data_stream();
     let mut response = Response::new(Body::from_stream(bounded(body, || {})));

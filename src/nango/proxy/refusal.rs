@@ -1,4 +1,4 @@
-//! Nango's own errors, told apart from the provider's: both come with a 4xx or 5xx and JSON.
+//! Distinguishes Nango's own errors from the provider's: both come with a 4xx or 5xx and JSON.
 
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};

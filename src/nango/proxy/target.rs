@@ -49,7 +49,7 @@ pub struct ProxyTarget(String);
 
 impl ProxyTarget {
     /// Builds the path and query of a call from those that a caller sent, without the leading slash and the question
-    /// mark. Segments and pairs are decoded once and encoded anew.
+    /// mark. Segments and pairs are decoded once and encoded again.
     ///
     /// # Errors
     /// For a path that may leave the proxy, or that Nango may evaluate, once it has been decoded repeatedly.

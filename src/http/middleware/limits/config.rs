@@ -16,8 +16,8 @@ pub struct LimitsConfig {
     pub address_per_minute: u32,
     /// `MAX_STREAMS_PER_USER`: event streams of one user that are open at once, and as many requests that wait.
     pub max_streams_per_user: u32,
-    /// `MAX_CONCURRENT_REQUESTS`: requests that a replica answers at once, and as many webhooks of Nango's; more are told to come
-    /// again. Each caller has a share of them.
+    /// `MAX_CONCURRENT_REQUESTS`: the number of requests that a replica handles concurrently, and of Nango's webhooks
+    /// in addition. Further requests are rejected and may be retried. Each caller has a share of them.
     pub max_concurrent_requests: u32,
     /// `TRUSTED_PROXY_HOPS`: how many proxies in front add the address that they see to `X-Forwarded-For`.
     pub trusted_proxy_hops: u8,

@@ -1,9 +1,8 @@
-//! How much a caller may ask for: a user by who he is, everybody else by where he comes from.
+//! Rate limits: per user for authenticated callers, per address for all others.
 //!
-//! Who sends a request is found out before anything else is done for it. Whoever proves who he is
-//! counts towards his own limit only, so that many users behind one address, or a wrong
-//! `TRUSTED_PROXY_HOPS`, do not shut each other out. The product's own services are not limited but
-//! in how often they have Nango begin something for one user.
+//! Requests are authenticated before any other work. An authenticated caller counts towards its own limit only, so
+//! that many users behind one address, or a wrong `TRUSTED_PROXY_HOPS`, do not block each other. The product's
+//! services are limited only in how often they start Nango operations for one user.
 
 mod admission;
 mod bodies;
@@ -98,7 +97,7 @@ impl Unverified {
 }
 
 impl Limits {
-    /// Limits of nobody yet.
+    /// Creates limits without any counted requests.
     #[must_use]
     pub fn new(config: LimitsConfig, clock: Clock, metrics: Arc<HttpMetrics>) -> Self {
         Self {
@@ -119,7 +118,7 @@ impl Limits {
         }
     }
 
-    /// Counts a request for a user that makes Nango work, whoever sends it.
+    /// Counts a request that causes calls to Nango for a user, from any caller.
     pub(crate) fn check_connect(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
         self.count(
@@ -129,7 +128,7 @@ impl Limits {
         )
     }
 
-    /// Counts a change of a user's connection, whoever sends it: each is stored for long.
+    /// Counts a change of a user's connection, from any caller: each is stored for long.
     pub(crate) fn of_update(&self, user: &UserId, parts: &Parts) -> Result<(), Problem> {
         let key = self.hasher.hash_one(user.as_str());
         self.count(
@@ -272,7 +271,7 @@ impl Limits {
     }
 }
 
-/// The address that the outermost trusted proxy saw. What stands before it in the list, anybody could have written.
+/// Returns the address that the outermost trusted proxy saw. Any client can forge the entries before it in the list.
 fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
     let nth_from_the_end = usize::from(hops.checked_sub(1)?);
     let mut all: Vec<&str> = Vec::new();

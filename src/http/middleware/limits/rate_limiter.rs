@@ -186,7 +186,7 @@ mod tests {
         let stored: usize = (0..SHARDS as u64).map(|key| buckets.shard(key).len()).sum();
         assert_eq!(stored, MAX_KEYS_PER_SHARD * SHARDS);
         assert_eq!(buckets.take(5, at(0)).and_then(|it| it.wait), Some(60));
-        // A minute later nobody's matters any more.
+        // A minute later no count matters any more.
         assert_eq!(
             buckets.take(u64::MAX, at(61_000)).and_then(|it| it.wait),
             None
