@@ -187,10 +187,7 @@ async fn aborted(shutdown: &Shutdown) {
 /// progress.
 async fn shut_down_after(delay: Duration, shutdown: Shutdown) {
     shutdown.requested.cancelled().await;
-    tracing::info!(
-        ?delay,
-        "stopping: told to balancers, and then no more is taken"
-    );
+    tracing::info!(?delay, "stopping: failing readiness, then draining");
     tokio::time::sleep(delay).await;
     shutdown.draining.cancel();
     tokio::time::sleep(DRAIN_TIMEOUT).await;
@@ -315,7 +312,7 @@ async fn migrate_schema(database: &Database, catalog: &Catalog) -> Result<(), Da
     if let Some(imported) = database.import_legacy(catalog, InvalidRows::Refuse).await? {
         tracing::info!(
             ?imported,
-            "took over the predecessor's connections; its tables are kept in the schema before_patchbay"
+            "imported the original service's connections; its tables are kept in the schema before_patchbay"
         );
     }
     Ok(())

@@ -133,9 +133,7 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
         }
         WebhooksCommand::Disable { endpoint } => {
             webhooks.disable(&endpoint).await?;
-            print_line(format_args!(
-                "{endpoint} is off, and what it is to be told of waits"
-            ))?;
+            print_line(format_args!("{endpoint} is off; its messages stay queued"))?;
         }
         WebhooksCommand::Remove { endpoint } => {
             webhooks.remove(&endpoint).await?;

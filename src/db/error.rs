@@ -62,7 +62,7 @@ pub enum DatabaseError {
     MigrationChanged(i64),
     /// The tables of the service that Patchbay succeeds cannot be taken over; nothing has changed.
     #[error(
-        "the database has the predecessor's tables, which cannot be taken over; nothing was changed:\n  {}",
+        "the database has the original service's tables, which cannot be imported; nothing was changed:\n  {}",
         .0.join("\n  ")
     )]
     LegacyTables(Vec<String>),

@@ -92,7 +92,7 @@ pub(crate) enum RowError {
     },
     #[error("{table} {id} was not there to be written, or had another version")]
     NotUpdated { table: &'static str, id: Uuid },
-    #[error("{table} {id} was read for a user whose it is not")]
+    #[error("{table} {id} was read for a user who does not own it")]
     WrongUser { table: &'static str, id: Uuid },
 }
 

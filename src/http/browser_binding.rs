@@ -164,7 +164,7 @@ impl BrowserBinding {
         }
         tracing::warn!(
             ?elsewhere,
-            "a browser came back from a provider in which nothing was begun"
+            "a browser that has started no attempt returned from a provider"
         );
         Ok(elsewhere)
     }

@@ -18,8 +18,14 @@ enum Site {
 pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
     let (level, nothing) = match http.connect_binding {
         ConnectBinding::Off => return,
-        ConnectBinding::Ask => ("ask", "whoever connects there is asked, and marked"),
-        ConnectBinding::Required => ("required", "nothing that is begun there can be connected"),
+        ConnectBinding::Ask => (
+            "ask",
+            "users who connect there have to confirm, and their grants are marked",
+        ),
+        ConnectBinding::Required => (
+            "required",
+            "attempts that are started there cannot be completed",
+        ),
     };
     let own = &http.public_url;
     for origin in &http.allowed_origins {

@@ -204,7 +204,7 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
             Some(provider) => report.fail(
                 "connector",
                 format!("{slug}: Nango's integration {key:?} is of the provider {provider:?}, not {wanted:?}"),
-                format!("make {key:?} anew in Nango with {wanted:?}, or name another integration_key in CATALOG_FILE"),
+                format!("recreate {key:?} in Nango with {wanted:?}, or name another integration_key in CATALOG_FILE"),
             ),
             None if key == slug => missing.push(slug.clone()),
             None => missing.push(format!("{slug} ({key})")),
@@ -251,7 +251,7 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
         report.warn(
             "nango clock",
             format!("Nango's clock differs by {skew} s from this machine's"),
-            "set this machine's clock by NTP: which grant is the newest is told by Nango's times",
+            "set this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
         );
     } else {
         report.ok("nango clock", "Nango has the same time");

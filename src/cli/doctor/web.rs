@@ -70,13 +70,13 @@ fn origins(report: &mut Report, origins: &[String]) {
     if origins.is_empty() {
         report.warn(
             "cors",
-            "no origin may call from a browser, and the popup tells no page how it went",
+            "no origin may call from a browser, and the popup reports its result to no page",
             "name the product's own origins in CORS_ALLOWED_ORIGINS",
         );
     } else if let Some(origin) = origins.iter().find(open) {
         report.warn(
             "cors",
-            format!("{origin} is not https: whoever is on the way can speak for it"),
+            format!("{origin} is not https: an attacker on the network path can impersonate it"),
             "name https origins only in CORS_ALLOWED_ORIGINS",
         );
     } else {
@@ -214,11 +214,11 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
         ),
         (_, true) => report.ok(
             "callback",
-            format!("{address} stops a browser in which nothing was begun"),
+            format!("{address} stops a browser that has started no attempt"),
         ),
         (_, false) => report.fail(
             "callback",
-            format!("{address} does not stop a browser in which nothing was begun, as CONNECT_BINDING would have it"),
+            format!("{address} does not stop a browser that has started no attempt, as CONNECT_BINDING requires"),
             "give the service at PUBLIC_URL the same CONNECT_BINDING and NANGO_PUBLIC_URL as this command, and restart it",
         ),
     }
