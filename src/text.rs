@@ -42,7 +42,7 @@ impl Judge {
                     return Verdict::Remove;
                 }
             }
-            // An invisible character does not interrupt a sequence of marks.
+            // An invisible character does not reset the count of consecutive marks.
             GeneralCategory::Format => {}
             GeneralCategory::Control
             | GeneralCategory::LineSeparator

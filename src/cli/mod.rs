@@ -200,7 +200,7 @@ async fn run_doctor(json: bool, token: Option<&str>) -> Result<ExitCode, Failure
     })
 }
 
-/// Reads the configuration from the environment. Errors include a hint how to try Patchbay without one.
+/// Reads the configuration from the environment. Errors include a hint how to try Patchbay unconfigured.
 fn load_config() -> Result<Config, Failure> {
     Config::read(&variable).map_err(|error| {
         let hint = if cfg!(feature = "sandbox") {

@@ -44,7 +44,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct ServiceKeys {
     database: Database,
-    /// Batches lookups: requests with made-up keys occupy at most one database connection.
+    /// Batches lookups: requests with forged keys occupy at most one database connection.
     in_use: BatchLoader<rows::ActiveKey>,
     environment_keys: Vec<EnvironmentKey>,
     clock: Clock,
