@@ -37,9 +37,9 @@ pub struct DevPostgres {
 /// What the server does to keep its data when the machine itself goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Whatever is committed is on disk.
+    /// Committed data is on disk.
     Durable,
-    /// Nothing waits for the disk: for data that nobody misses, as in tests.
+    /// Commits do not wait for the disk. For disposable data, as in tests.
     Disposable,
 }
 
