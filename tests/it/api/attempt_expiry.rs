@@ -57,7 +57,8 @@ async fn expiry_poll_finds_grant_without_webhook() {
     app.popup(&text(&started, "oauth_url")).await;
     app.advance(TimeDelta::minutes(31));
     connections.expire_attempts().await.unwrap();
-    // Poll the database: a request to the service would make it query Nango. The running replica may expire the attempt instead.
+    // Poll the database: a request to the service would make it query Nango. The running replica may process
+    // the expiry instead.
     for _ in 0..100 {
         if events(&app, &id).await.len() > 1 {
             break;

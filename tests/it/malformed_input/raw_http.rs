@@ -265,7 +265,7 @@ const PACKED: &str = concat!(
     "0000db5abbf57995b4860100",
 );
 
-/// The head of a PATCH request for a connection, with bodies too large to store.
+/// The head of a PATCH request for a connection, to combine with oversized or malformed bodies.
 struct Patch {
     head: String,
 }

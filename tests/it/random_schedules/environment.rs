@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::test_app::{client, integrations, popup, test_clock};
 use crate::test_database::{self, TestDatabase};
 
-/// The fields in which the sandbox's provider identifies the account of a Gmail connection. GitHub accounts are unidentified.
+/// Where the sandbox's provider returns the account of a Gmail connection. GitHub accounts are not identified.
 const ACCOUNTS: &str = r#"
 [[connector]]
 slug = "gmail"
