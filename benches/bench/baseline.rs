@@ -16,10 +16,10 @@ struct Baseline {
     answer: Vec<u8>,
 }
 
-/// Serves `answer` to whoever has one of the service keys, until the process ends; its URL.
+/// Serves `answer` to requests with one of the service keys until the process ends. Returns its URL.
 ///
 /// # Errors
-/// When no port can be had.
+/// If no port is available.
 pub(crate) async fn start(keys: ServiceKeys, answer: Vec<u8>) -> Result<String, Box<dyn Error>> {
     let router = axum::Router::new()
         .route("/token", post(token))

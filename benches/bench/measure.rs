@@ -19,12 +19,12 @@ use crate::report::Report;
 use crate::service::Service;
 use crate::streams::Streams;
 
-/// How many answers are under way at once.
+/// Number of concurrent requests.
 const CONNECTIONS: usize = 16;
-/// How many users' connections are read, all of the first half; those after it connect.
+/// Number of users whose connections are read, all in the first half; later users connect.
 const READERS: u32 = 2_000;
 const CONNECTING: u32 = crate::USERS / 2;
-/// Users whose tokens Nango has.
+/// Number of users whose tokens Nango holds.
 const HOT: u32 = 50;
 /// How often each of what is done one by one is done, and how many of them come before it is measured: connections
 /// open, and each of them plans its statements.

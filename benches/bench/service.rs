@@ -89,7 +89,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // It may have ended by itself, which was told where it was asked.
+        // The process may already have ended; the caller that awaited it has reported that.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

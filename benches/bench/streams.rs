@@ -15,10 +15,10 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// Opens one stream for each token, and returns when all have begun.
+    /// Opens one stream per token and returns once all have started.
     ///
     /// # Errors
-    /// When one is refused.
+    /// If a stream is refused.
     pub(crate) async fn open(url: &str, tokens: &[String]) -> Result<Self, Box<dyn Error>> {
         let address = url.trim_start_matches("http://");
         let (arrived, arrivals) = mpsc::unbounded_channel();

@@ -219,8 +219,8 @@ impl Setup {
     pub(crate) async fn violations(&self) -> Vec<String> {
         let found =
             invariants::violations(&mut self.sql().await, &self.nango, &HashSet::new()).await;
-        // A grant of a user who was erased meanwhile is left alone for an hour: it could be anybody's
-        // whose row is just being made.
+        // The sweep keeps a grant of an erased user for an hour, because the row of that grant might
+        // still be in the process of being inserted.
         let (waiting, failures): (Vec<_>, Vec<_>) = found
             .into_iter()
             .partition(|what| what.contains(" of guest-") && what.ends_with("of no row at all"));

@@ -12,7 +12,7 @@ use patchbay::auth::service_keys::KEY_PREFIX;
 
 static VARIABLES: LazyLock<Vec<&str>> = LazyLock::new(Config::variables);
 
-/// Whose values are nobody's to read, as a whole.
+/// Variables whose whole value is secret.
 const SECRETS: [&str; 4] = [
     "AUTH_JWT_SECRET",
     "METRICS_TOKEN",
@@ -20,16 +20,16 @@ const SECRETS: [&str; 4] = [
     "NANGO_WEBHOOK_SIGNING_KEY",
 ];
 
-/// How long a key is at least: the service takes none that is shorter.
+/// Minimum length of a key: the service rejects shorter keys.
 const KEY_LENGTH: usize = 36;
 
-/// What stands for a secret's letters and digits where it is looked for: it is in no text of the service's.
+/// Replaces the letters and digits of a secret. It occurs in no text of the service.
 const MASK: char = 'Z';
 
-/// As many of them as are not there by chance.
+/// A run of `MASK` that is too long to occur by chance.
 const MASKED: &str = "ZZZZZZZZ";
 
-/// What is complete, and of which all else is said.
+/// A complete configuration, to which the fuzz input is applied.
 const COMPLETE: [(&str, &str); 5] = [
     ("PUBLIC_URL", "https://connect.example.com"),
     ("DATABASE_URL", "postgres://patchbay@localhost/patchbay"),
@@ -38,7 +38,7 @@ const COMPLETE: [(&str, &str); 5] = [
     ("AUTH_JWT_SECRET", "0123456789abcdef0123456789abcdef"),
 ];
 
-/// What is said of a configuration, whether it is one or not.
+/// Returns the debug output of the configuration, or its error messages.
 fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
     match Config::read(lookup) {
         Ok(config) => {
@@ -65,14 +65,14 @@ fn said(lookup: &dyn Fn(&str) -> Option<String>) -> String {
     }
 }
 
-/// A secret of the same form: as long, with whatever stands between its letters and digits.
+/// Returns a secret of the same length and punctuation, with each letter and digit masked.
 fn masked(secret: &str) -> String {
     let mask = |c: char| if c.is_ascii_alphanumeric() { MASK } else { c };
     secret.chars().map(mask).collect()
 }
 
-/// `SERVICE_API_KEYS` with each key masked, wherever it stands: a key is what begins as one, reaches to
-/// the next comma or semicolon, and is long enough. Names, scopes and whatever else there is may be told.
+/// Returns `SERVICE_API_KEYS` with each key masked. A key starts with the prefix, extends to the next
+/// comma or semicolon and has at least the minimum length. Names, scopes and other text are not secret.
 fn with_masked_keys(value: &str) -> String {
     let mut hidden = String::new();
     let mut rest = value;
@@ -102,12 +102,12 @@ fuzz_target!(|text: &str| {
         }
     }
     said(&|name| given.get(name).map(|value| (*value).to_owned()));
-    // A secret may say the same as a message, a name or an address does. What is put in its place does
-    // not, so that where it is told, the secret is.
+    // A secret may equal part of a message, a name or an address. Its masked form does not, so a masked
+    // value in the output proves that the secret would be exposed.
     if text.contains(MASKED) {
         return;
     }
-    let told = said(&|name| {
+    let message = said(&|name| {
         let value = given.get(name)?;
         Some(match name {
             "SERVICE_API_KEYS" => with_masked_keys(value),
@@ -115,5 +115,5 @@ fuzz_target!(|text: &str| {
             _ => (*value).to_owned(),
         })
     });
-    assert!(!told.contains(MASKED), "a secret is told: {told}");
+    assert!(!message.contains(MASKED), "a secret is exposed: {message}");
 });

@@ -1,5 +1,5 @@
-//! Errors on the wire: whatever is told, of whichever kind, to whomever.
-//! The first byte is the kind, the first line the request's id, the rest what is told.
+//! Error responses of every kind, with arbitrary request ids and details.
+//! The first byte is the kind, the first line the request id, the rest the detail.
 #![no_main]
 
 #[path = "../rendered.rs"]
@@ -67,10 +67,10 @@ fuzz_target!(|data: &[u8]| {
         request.headers_mut().insert("x-request-id", id);
     }
     let response = runtime(async { router.oneshot(request).await.unwrap() });
-    let told = response.headers()["x-request-id"]
+    let request_id = response.headers()["x-request-id"]
         .to_str()
         .unwrap()
         .to_owned();
-    assert!((1..=128).contains(&told.len()));
-    assert_eq!(check_response(response)["request_id"], told);
+    assert!((1..=128).contains(&request_id.len()));
+    assert_eq!(check_response(response)["request_id"], request_id);
 });

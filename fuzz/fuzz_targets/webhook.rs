@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     match parse(body) {
         Ok(Event::Auth(_)) => assert!(serde_json::from_slice::<IgnoredAny>(body).is_ok()),
         Ok(Event::Other(kind)) => assert_ne!(kind, "auth"),
-        // What is in it is nobody's to read in an answer or a log.
+        // The error must not include the body, because it appears in responses and logs.
         Err(error) => assert!(error.to_string().len() < 120),
     }
 });

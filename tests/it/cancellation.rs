@@ -24,7 +24,7 @@ async fn cancel_after(times: usize, future: impl Future) {
 #[tokio::test]
 async fn cancelled_transaction_does_not_leak_into_next_one() {
     let database = test_database::database().await;
-    // Whoever comes next gets the same connection.
+    // With a pool of one, the next transaction gets the same connection.
     let database = test_database::pool(database.url(), 1).await.unwrap();
     for times in (0..6).cycle().take(60) {
         cancel_after(times, database.begin_snapshot()).await;

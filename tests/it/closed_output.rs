@@ -1,11 +1,11 @@
-//! What becomes of a command whose output nobody reads to its end, as in `patchbay keys list 2>&1 | head -1`.
+//! Commands whose output is closed early, as in `patchbay keys list 2>&1 | head -1`.
 
 use reqwest::StatusCode;
 
 use crate::process::Process;
 use crate::test_app::{TestApp, client, free_port};
 
-/// The code that a command ends with when its outputs are closed; 101 would be a panic's.
+/// Returns the exit code of a command whose outputs are closed; 101 would mean a panic.
 async fn spawn_unread(arguments: &[&str], settings: &[(&str, &str)]) -> Option<i32> {
     Process::start_with_closed_output(arguments, settings)
         .ended()

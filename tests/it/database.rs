@@ -330,7 +330,7 @@ async fn constraints_reject_inconsistent_rows() {
     }
 }
 
-/// A change may come between two statements: what is told together must not be of two times.
+/// A change may occur between two statements: one response must not combine two points in time.
 #[tokio::test]
 async fn connection_and_attempt_are_read_from_one_snapshot() {
     let app = TestApp::new().await;

@@ -170,7 +170,7 @@ async fn endpoint_secrets_follow_the_first_key_and_sign_meanwhile() {
     let during = webhooks_with(&app, &both).await;
     let after = webhooks_with(&app, OTHER).await;
     let reported = |sent: Result<u16, String>| sent.unwrap_err();
-    // Nobody listens there; that it was tried means that it was signed.
+    // No server listens on this port; a connection error shows that the message was signed.
     for able in [&hooks, &during] {
         let reported = reported(able.test(&id).await.unwrap());
         assert!(!reported.contains("ENCRYPTION_KEY"), "{reported}");
@@ -241,13 +241,13 @@ async fn check_says_how_secrets_are_stored() {
     assert_eq!(failures(&report), []);
     let without = [(KEY, "")];
     let report = run_doctor(&app, &without, None).await;
-    let mend = "openssl rand -base64 32";
+    let remediation = "openssl rand -base64 32";
     single_finding(
         &report,
         "encryption",
         Level::Warn,
         "are not encrypted",
-        mend,
+        remediation,
     );
     hooks.add(&url, &[], false).await.unwrap();
     let both = format!("{OTHER},{ENCRYPTION_KEY}");
@@ -261,13 +261,13 @@ async fn check_says_how_secrets_are_stored() {
     );
     for keys in ["", OTHER] {
         let report = run_doctor(&app, &[(KEY, keys)], None).await;
-        let mend = "as the second one";
+        let remediation = "as the second one";
         single_finding(
             &report,
             "encryption",
             Level::Fail,
             "ENCRYPTION_KEY does not hold",
-            mend,
+            remediation,
         );
     }
 }

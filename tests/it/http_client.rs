@@ -1,4 +1,4 @@
-//! Calls to others: to nobody who cannot prove who they are, and to nobody to whom an answer sends on.
+//! Outgoing HTTP calls: untrusted certificates are rejected, and redirects are not followed.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,10 +28,10 @@ use url::Url;
 use crate::test_database;
 use crate::test_server::serve;
 
-/// A certificate for localhost and 127.0.0.1 that no authority has signed, and its key.
+/// A self-signed certificate for localhost and 127.0.0.1, and its key.
 const SELF_SIGNED: &[u8] = include_bytes!("../data/self-signed.pem");
 
-/// Takes connections with TLS.
+/// Accepts TLS connections.
 struct Tls {
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -44,7 +44,7 @@ impl Listener for Tls {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             let (stream, address) = self.listener.accept().await.unwrap();
-            // Whoever does not believe the certificate goes away.
+            // A client that rejects the certificate fails the handshake.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }

@@ -39,8 +39,8 @@ struct EventSummary {
 
 /// Everything that is not as it should be, in words; nothing if all is well.
 ///
-/// `deleted_elsewhere` are Nango's ids of those connections that somebody
-/// deleted at Nango: of all others Patchbay itself would be to blame.
+/// `deleted_elsewhere` holds Nango's ids of the connections that were deleted
+/// directly at Nango. A missing connection that is not in it is a violation.
 pub(crate) async fn violations(
     sql: &mut PgConnection,
     nango: &Nango,
@@ -125,7 +125,7 @@ fn orphan(connection: &ConnectionSummary, rows: &[Row], violations: &mut Vec<Str
     let row = rows.iter().find(|row| Some(&row.id.to_string()) == tag);
     match row {
         None => {
-            let user = connection.tags.get(USER_TAG).map_or("nobody", |user| user);
+            let user = connection.tags.get(USER_TAG).map_or("no user", |user| user);
             violations.push(format!("Nango holds {id} of {user}, of no row at all"));
         }
         Some(row) if row.nango_connection_id.as_ref() != Some(id) => violations.push(format!(
@@ -184,7 +184,7 @@ async fn matches_nango(
         ("error", None) => match &row.nango_connection_id {
             Some(id) if !deleted_elsewhere.contains(id) => {
                 complain(&format!(
-                    "{id} is gone from Nango though nobody deleted it there"
+                    "{id} is gone from Nango but was not deleted there"
                 ));
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! A database that the predecessor has left, taken over in place or left alone.
+//! A database of the original system, adopted in place or left unchanged.
 
 mod users;
 
@@ -20,7 +20,7 @@ const ADA: &str = "a0a0a0a0-0000-4000-8000-00000000000a";
 const BEN: &str = "b0b0b0b0-0000-4000-8000-00000000000b";
 const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 
-/// A database as the predecessor has left it, with the catalog's connectors under ids of its own.
+/// Creates a database of the original system, with the catalog's connectors under the original ids.
 async fn legacy_database(rows: &str) -> (TestDatabase, PgConnection) {
     let database = test_database::database().await;
     let mut sql = PgConnection::connect(database.url()).await.unwrap();
@@ -230,7 +230,7 @@ async fn imported_connections_can_be_reconnected_and_disconnected() {
         renewed["nango_connection_id"],
         format!("{ADA}_gmail_default")
     );
-    // What Nango never had is connected anew.
+    // A connection that Nango never had can be connected again.
     ben.connected("github").await;
     assert_eq!(
         list(&ben).await[1],
@@ -439,20 +439,20 @@ async fn import_queues_no_deletion_of_what_another_row_uses() {
 #[tokio::test]
 async fn import_aborts_when_legacy_tables_are_locked() {
     let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
-    let mut predecessor = PgConnection::connect(database.url()).await.unwrap();
+    let mut legacy_session = PgConnection::connect(database.url()).await.unwrap();
     run(
-        &mut predecessor,
+        &mut legacy_session,
         "begin; update user_connector_connection set error_count = 1",
     )
     .await;
     let Err(DatabaseError::LegacyTables(problems)) = import(database.url()).await else {
-        panic!("it was taken over under somebody's hands");
+        panic!("the import ran while another session held the tables");
     };
     assert_eq!(
         problems,
         ["somebody else uses the tables: stop the service that does"]
     );
-    run(&mut predecessor, "rollback").await;
+    run(&mut legacy_session, "rollback").await;
     // Commands that do not know the catalog leave it to those that do.
     let patchbay = test_database::pool(database.url(), 2).await.unwrap();
     let refused = patchbay.migrate().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! How much a caller may ask for, and what is told to who asks for more.
+//! Rate limits of callers, and the responses above the limit.
 
 mod concurrency;
 mod shares;
@@ -22,7 +22,7 @@ use crate::test_database;
 
 const METRICS_TOKEN: &str = "a token that only Prometheus has";
 
-/// A service's key of the form, and nobody's.
+/// A well-formed service key that does not exist.
 const MADE_UP_KEY: &str = "pbk_aaaaaaaa_0123456789abcdef0123456789abcdef";
 
 /// Status, headers and body of an answer.
@@ -187,7 +187,7 @@ async fn service_keys_are_exempt_from_rate_limits() {
     }
 }
 
-/// A request of nobody, which comes by these proxies.
+/// Builds an unauthenticated request that was forwarded by these proxies.
 fn send_as(app: &TestApp, proxies: &[&str]) -> RequestBuilder {
     let url = format!("{}/api/v1/connectors/callback", app.url);
     let request = app.client.get(url);
@@ -203,13 +203,13 @@ async fn unauthenticated_requests_are_limited_by_address() {
     let connectors = format!("{}/api/v1/connectors", app.url);
     let bad_token = || Answer::to(app.client.get(&connectors).bearer_auth("not.a.token"));
     assert_eq!(bad_token().await.status, 401);
-    // Without a trusted proxy, what the header says is anybody's word.
+    // Without a trusted proxy, the header is not trustworthy and is ignored.
     assert_eq!(Answer::to(send_as(&app, &["192.0.2.1"])).await.status, 400);
     Answer::to(send_as(&app, &["192.0.2.2"]))
         .await
         .is_refused("rate_limited", "30");
     bad_token().await.is_refused("rate_limited", "30");
-    // Who proves who he is, is not made to pay for others.
+    // An authenticated caller is not limited by the address.
     assert_eq!(list(&ada).await.status, 200);
     for path in ["/healthz", "/readyz"] {
         let url = format!("{}{path}", app.url);

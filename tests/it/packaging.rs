@@ -77,8 +77,8 @@ async fn health_command_reports_running_process() {
 /// While it waits for its database, the process is alive and not ready.
 #[tokio::test]
 async fn health_command_succeeds_while_waiting_for_database() {
-    let (port, nobody) = (free_port().to_string(), free_port());
-    let database = format!("postgres://nobody@127.0.0.1:{nobody}/nothing");
+    let (port, unused_port) = (free_port().to_string(), free_port());
+    let database = format!("postgres://nobody@127.0.0.1:{unused_port}/nothing");
     let settings = [
         ("PORT", &*port),
         ("HOST", "127.0.0.1"),

@@ -51,10 +51,10 @@ impl Pooler {
             .arg("-q")
             .arg(folder.join("pgbouncer.ini"))
             .stderr(Stdio::null());
-        // It refuses to be root.
-        if let Some(nobody) = unprivileged_user() {
-            std::os::unix::fs::chown(&folder, Some(nobody), None).unwrap();
-            command.uid(nobody);
+        // PgBouncer refuses to run as root.
+        if let Some(uid) = unprivileged_user() {
+            std::os::unix::fs::chown(&folder, Some(uid), None).unwrap();
+            command.uid(uid);
         }
         let process = match command.spawn() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -38,7 +38,7 @@ impl Process {
         Self::spawn(folder, program, arguments, settings, outputs)
     }
 
-    /// Starts the program with outputs that nobody reads any more.
+    /// Starts the program with closed outputs.
     pub(crate) fn start_with_closed_output(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);

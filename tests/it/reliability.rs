@@ -45,7 +45,7 @@ fn text<'a>(body: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} in {body:#}"))
 }
 
-/// Waits until something that nobody asks for has come about.
+/// Waits until background work has met the condition.
 pub(crate) async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
     for _ in 0..250 {
         if condition().await {

@@ -170,7 +170,7 @@ async fn sandbox_runs_as_non_root_user() {
         Some(group.parse().unwrap()),
     )
     .unwrap();
-    // The checkout may be where nobody but root can go.
+    // The checkout may be accessible to root only.
     let program = folder.join("patchbay");
     fs::copy(env!("CARGO_BIN_EXE_patchbay"), &program).unwrap();
     let (port, nango_port) = (free_port().to_string(), free_port().to_string());

@@ -1,4 +1,4 @@
-//! How a replica ends: it tells, goes on for a while, and leaves nobody without an answer.
+//! Graceful shutdown: a replica fails its readiness check, serves for a while, then drains open requests.
 
 use std::time::Duration;
 

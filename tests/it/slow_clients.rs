@@ -1,4 +1,4 @@
-//! Clients that are slow, or want to be in the way: what they hold on to, they lose.
+//! Slow or obstructive clients: their connections are closed.
 
 use std::time::Duration;
 
@@ -180,7 +180,7 @@ async fn idle_connection_closes_but_active_one_stays_open() {
     }
     assert_eq!(read_to_end(&mut client).await, "");
 
-    // Longer under way than all of that together.
+    // A long poll may take longer than all of these timeouts together.
     let ada = app.user("ada").await;
     let started = ada.connect("gmail").await;
     let id = started["connection_id"].as_str().unwrap();

@@ -257,7 +257,7 @@ async fn in_flight_requests_complete_before_shutdown() {
     }
 
     process.signal("TERM").await;
-    // Nobody new is let in.
+    // New connections are refused.
     while TcpStream::connect(url.trim_start_matches("http://"))
         .await
         .is_ok()

@@ -43,8 +43,8 @@ pub(crate) const ENCRYPTION_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxw
 /// The product's origin.
 pub(crate) const ORIGIN: &str = "https://app.example.com";
 
-/// Long before a wait of 25 seconds ends by itself, and long enough for a busy machine:
-/// what comes sooner was told, not found at the end.
+/// Well below a 25-second long poll, but long enough for a busy machine: a response within
+/// this time was triggered by a notification, not by the poll's timeout.
 pub(crate) const PROMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Set, every test app is behind a PgBouncer that gives it another server for each transaction:
@@ -354,7 +354,7 @@ impl TestApp {
         let report = service
             .sweep(IMMEDIATE_SWEEP, &CancellationToken::new())
             .await;
-        report.unwrap().expect("no other sweep is under way")
+        report.unwrap().expect("no other sweep is in progress")
     }
 
     /// A connection to the test app's database.

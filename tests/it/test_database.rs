@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use url::Url;
 use uuid::Uuid;
 
-/// An empty database that is dropped soon after the value, whoever is still connected to it.
+/// An empty database that is dropped soon after the value, even with open connections.
 pub(crate) struct TestDatabase {
     url: Url,
     server: Url,

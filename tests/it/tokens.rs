@@ -392,7 +392,7 @@ async fn erase_deletes_user_data_here_and_at_nango() {
     app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
     app.popup(text(&started, "oauth_url")).await;
-    // The grant that nobody has told of is among them: what is called deleted is.
+    // The count includes the unreported grant, and every counted grant is gone from Nango.
     erases_ada(&app, 3, true).await;
     assert_eq!(
         app.nango_connections().await,

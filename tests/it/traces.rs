@@ -29,7 +29,7 @@ async fn collect(State(all): State<Collected>, headers: HeaderMap, body: Bytes) 
     StatusCode::OK
 }
 
-/// What a Nango that is failing was told about whose trace a call belongs to.
+/// The trace contexts that a failing Nango received.
 type SpanFields = Arc<Mutex<Vec<String>>>;
 
 async fn fail(State(reported): State<SpanFields>, headers: HeaderMap) -> StatusCode {
@@ -58,8 +58,8 @@ fn attribute(attributes: &[KeyValue], name: &str) -> Option<String> {
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// Begins to connect at a Nango that is failing, and answers what the collector got of that, all of it
-/// as text, and what Nango was told.
+/// Starts a connection at a failing Nango. Returns the spans that the collector received, their text,
+/// and the trace contexts that Nango received.
 async fn traced() -> (Vec<Span>, String, Vec<String>, String) {
     let app = TestApp::with_system_clock().await;
     let (collected, reported) = (Collected::default(), SpanFields::default());
@@ -141,7 +141,7 @@ async fn trace_spans_request_sql_and_nango_calls() {
     assert_eq!(texts.len(), statements.len());
     assert!(named("begin").iter().all(|span| below(span)));
 
-    // Each try is a span of its own, and Nango is told of the very one that calls it.
+    // Each retry has its own span, and Nango receives the context of the span that calls it.
     let tries = named("nango create_session");
     assert_eq!(tries.len(), 3);
     for call in tries {

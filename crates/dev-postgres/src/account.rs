@@ -49,7 +49,7 @@ impl OsUser {
         self.uid
     }
 
-    /// Whether this process is root and the server's user is somebody else.
+    /// `true` if this process is root and the server runs as another user.
     pub(super) fn runs_as_other_user(&self) -> bool {
         self.is_root
     }

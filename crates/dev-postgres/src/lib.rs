@@ -37,9 +37,9 @@ pub struct DevPostgres {
 /// What the server does to keep its data when the machine itself goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Whatever is committed is on disk.
+    /// Committed data is on disk.
     Durable,
-    /// Nothing waits for the disk: for data that nobody misses, as in tests.
+    /// Commits do not wait for the disk. For disposable data, as in tests.
     Disposable,
 }
 
@@ -122,10 +122,10 @@ impl Error {
 impl DevPostgres {
     /// Starts the server on `folder` and waits until it answers.
     ///
-    /// The first start makes the data, a password and a database `patchbay`; later ones find them
-    /// again. Started by root, the server runs as the user `postgres` (or `nobody`). Every user
-    /// has a folder of their own within `folder`; where that cannot be made, or the server's user
-    /// cannot reach it, the data goes to a folder under `/var/tmp` named after it.
+    /// The first start creates the data, a password and a database `patchbay`; later starts reuse
+    /// them. If started by root, the server runs as the user `postgres` (or `nobody`). Each user
+    /// has a separate folder within `folder`. If that folder cannot be created, or the server's
+    /// user cannot access it, the data is stored in a folder under `/var/tmp` named after it.
     ///
     /// # Errors
     /// [`Error`] says what is missing and what to type.

@@ -37,7 +37,7 @@ exit "$status"
 /// How long the server may take until it answers; after a crash it reads its journal first.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often another port is tried: somebody may take a free one before the server does.
+/// Maximum number of ports to try: another process may bind a free port before the server does.
 const MAX_PORT_ATTEMPTS: usize = 3;
 
 /// Starts the server and gives its process and the URL of its database `patchbay`.

@@ -83,7 +83,7 @@ pub(super) async fn page(State(app): State<App>, query: Query) -> Response {
     render(&app, token, Outcome::Open, StatusCode::OK)
 }
 
-/// `POST /connect-ui/`: credentials that somebody typed.
+/// `POST /connect-ui/`: submits the credentials entered in the form.
 pub(super) async fn submit(State(app): State<App>, Form(form): Form<SubmittedForm>) -> Response {
     match connect(&app, &form) {
         Ok(name) => render(

@@ -254,7 +254,7 @@ pub(super) async fn delete(
     if state.faults.refuse_delete {
         return Err(
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error")
-                .message("The sandbox was told to refuse deletions."),
+                .message("Injected fault: deletions are refused."),
         );
     }
     let unknown = || Failure::new(StatusCode::BAD_REQUEST, "unknown_connection");

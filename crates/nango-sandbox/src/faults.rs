@@ -1,4 +1,4 @@
-//! What the sandbox can be told to do wrong.
+//! Faults that can be injected into the sandbox.
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
@@ -139,13 +139,13 @@ impl Faults {
                 .message("Insufficient scope.")
                 .into_response(),
             _ => Failure::new(status, "server_error")
-                .message("The sandbox was told to answer so.")
+                .message("Injected fault.")
                 .into_response(),
         })
     }
 }
 
-/// The key is well formed, but nobody's.
+/// The response to a well-formed but unknown key.
 pub(super) fn unknown_account() -> Failure {
     Failure::unauthorized(
         "unknown_account",

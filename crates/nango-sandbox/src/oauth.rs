@@ -32,7 +32,7 @@ impl App {
 /// Why a browser is not sent to the provider.
 enum ConnectError {
     Json(Failure),
-    /// Told by the popup page, with this message.
+    /// The popup page shows this message.
     Page(String),
 }
 

@@ -13,7 +13,7 @@ use crate::state::State;
 const CODE_LIFETIME: TimeDelta = TimeDelta::minutes(10);
 const TOKEN_LIFETIME: TimeDelta = TimeDelta::hours(1);
 
-/// Somebody who has an account at the provider.
+/// An account at the provider.
 #[derive(Clone, Copy, Serialize)]
 pub(super) struct Account {
     pub(super) id: &'static str,

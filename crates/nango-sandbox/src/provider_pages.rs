@@ -266,7 +266,7 @@ fn bearer(app: &App, headers: &HeaderMap) -> Option<Account> {
     app.lock().provider.account_of(token, app.now())
 }
 
-/// Who calls the API: an account by its access token, or whoever has a key that Nango holds.
+/// Returns the caller of the API: an account by its access token, or `key` for a key that Nango holds.
 fn caller(app: &App, headers: &HeaderMap) -> Option<&'static str> {
     if let Some(account) = bearer(app, headers) {
         return Some(account.id);

@@ -28,9 +28,9 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct DropConnection;
 
-/// Why a connection was closed without an answer: a fault asked for it.
+/// An injected fault closed the connection without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("the sandbox was told to hang up")]
+#[error("an injected fault closed the connection")]
 struct ConnectionDropped;
 
 impl From<Infallible> for ConnectionDropped {
@@ -123,9 +123,9 @@ async fn not_found(method: Method, uri: Uri) -> Response {
     (StatusCode::NOT_FOUND, headers, page).into_response()
 }
 
-/// Accepts connections until told to stop, which also ends those that are open.
+/// Accepts connections until `stop` is cancelled, which also closes the open connections.
 ///
-/// axum's own server cannot close a connection without an answer, and faults need that.
+/// axum's own server cannot close a connection without a response, which faults require.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,

@@ -296,7 +296,7 @@ fn end_user_of<'a>(state: &'a Stored, session: &'a Session) -> Option<&'a EndUse
         .or_else(|| connection?.end_user.as_ref())
 }
 
-/// `DELETE /connect/session`, with the session token. Authorizations under way still end well.
+/// `DELETE /connect/session`, with the session token. Authorizations in progress can still complete.
 pub(super) async fn delete(
     State(app): State<App>,
     headers: HeaderMap,

@@ -46,7 +46,7 @@ pub(super) struct State {
     pub(super) webhook_signing_key: String,
     pub(super) integrations: Vec<StoredIntegration>,
     pub(super) sessions: HashMap<String, Session>,
-    /// Authorizations under way, by their OAuth `state`.
+    /// Authorizations in progress, by their OAuth `state`.
     pub(super) flows: HashMap<Uuid, Flow>,
     pub(super) connections: Vec<Connection>,
     /// The connections of the environments that the secret key does not open at present.
@@ -85,7 +85,7 @@ pub(super) struct Session {
     pub(super) allowed: Vec<String>,
     pub(super) defaults: BTreeMap<String, IntegrationDefaults>,
     pub(super) webhook_url_override: Option<String>,
-    /// The connection to authorize anew, in a reconnect session.
+    /// The connection to reauthorize, in a reconnect session.
     pub(super) reconnect: Option<String>,
     pub(super) expires_at: DateTime<Utc>,
 }

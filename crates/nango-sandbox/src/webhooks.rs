@@ -21,7 +21,7 @@ use crate::schema::Tags;
 use crate::state::App;
 use crate::times;
 
-/// What is told to the application.
+/// An event that a webhook reports to the application.
 pub(super) struct Event {
     pub(super) integration: StoredIntegration,
     pub(super) connection_id: String,

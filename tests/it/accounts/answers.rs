@@ -52,7 +52,7 @@ async fn answer_without_id_is_retried() {
     }
     app.faults(json!({ "consent": "allow" })).await;
     for id in ids {
-        // A look-up that is under way is postponed once more.
+        // A look-up in progress is postponed once more.
         let identified = async || {
             make_lookups_due(&app).await;
             ada.connection(&id).await["account"].is_object()

@@ -1,4 +1,4 @@
-//! Attempts that nobody finishes.
+//! Expiry of unfinished attempts.
 
 use std::time::Duration;
 
@@ -57,7 +57,8 @@ async fn expiry_poll_finds_grant_without_webhook() {
     app.popup(&text(&started, "oauth_url")).await;
     app.advance(TimeDelta::minutes(31));
     connections.expire_attempts().await.unwrap();
-    // Asked of the database: whoever asks the service makes it look. The running replica may be at it instead.
+    // Poll the database: a request to the service would make it query Nango. The running replica may process
+    // the expiry instead.
     for _ in 0..100 {
         if events(&app, &id).await.len() > 1 {
             break;

@@ -47,7 +47,7 @@ fn unsigned(claims: &Value) -> String {
     format!("{}.{}.", part(&header), part(claims))
 }
 
-/// Every `Authorization` that lets nobody in, with the challenge that answers it.
+/// Returns each rejected `Authorization` header with the challenge in its response.
 fn refused(now: i64) -> Vec<(Option<String>, String)> {
     let good = json!({ "sub": "ada", "exp": now + 600 });
     let expired = json!({ "sub": "ada", "exp": now - 31 });

@@ -56,7 +56,7 @@ async fn callback_detects_grant_without_webhook() {
     app.faults(json!({ "consent": "allow", "drop_webhooks": true }))
         .await;
     let started = ada.connect("gmail").await;
-    // Somebody has just looked, and found nothing: that does not count any more.
+    // This poll finds no grant; the callback must not reuse its result.
     assert_eq!(
         ada.get("/connections").await["connections"][0]["status"],
         "pending"
@@ -224,7 +224,7 @@ async fn callback_page_posts_result_to_allowed_origins_only() {
     // The page closes without an opener, too: the product may have cut it.
     assert!(script.ends_with("}\nwindow.close();\n"), "{script}");
     assert!(!answer.text.contains('*'));
-    // A page that anybody may ask for says nothing of the user or the account. Neither name is one that an id could hold by chance.
+    // The public page must not reveal the user or the account. Neither name can occur in an id by chance.
     for secret in ["grace", "gmail", &app.nango_connections().await[0]] {
         assert!(!answer.text.to_lowercase().contains(secret), "{secret}");
     }

@@ -50,7 +50,7 @@ async fn cancel_ends_first_attempt_and_deletes_late_grant() {
         ["attempt_started", "attempt_canceled"]
     );
 
-    // The same connection may be started anew, and is then listed.
+    // The same connection can be started again and is then listed.
     let again = ada.connected("gmail").await;
     assert_eq!(text(&again, "id"), id);
     assert_eq!(listed(&ada).await, [id]);

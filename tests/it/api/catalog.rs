@@ -259,7 +259,7 @@ impl CatalogFile {
 
 impl Drop for CatalogFile {
     fn drop(&mut self) {
-        // A file that stays behind in target harms nobody.
+        // A file left behind in `target` is harmless.
         let _ = std::fs::remove_file(&self.0);
     }
 }

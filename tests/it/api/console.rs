@@ -1,4 +1,4 @@
-//! The console as the service hands it out: its page, its files, and what it is told.
+//! The console as the service serves it: its page, its files and its configuration.
 
 use serde_json::json;
 
@@ -93,7 +93,7 @@ async fn console_assets_are_immutable_and_page_is_revalidated() {
     }
 }
 
-/// Who has a file already is told only that.
+/// Checks that a client with a cached file gets 304 Not Modified.
 async fn not_modified(app: &TestApp, path: &str, tag: &str) {
     let request = app.client.get(format!("{}{path}", app.url));
     let answer =

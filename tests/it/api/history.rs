@@ -53,7 +53,7 @@ async fn events_have_actor_and_account_name_of_their_time() {
     let account = text(&connected["account"], "name");
     ada.disconnect("gmail", "").await;
     let history = ada.get(&format!("/connections/{id}/history")).await;
-    let told: Vec<(&Value, &Value, &Value)> = history["events"]
+    let reported: Vec<(&Value, &Value, &Value)> = history["events"]
         .as_array()
         .unwrap()
         .iter()
@@ -61,7 +61,7 @@ async fn events_have_actor_and_account_name_of_their_time() {
         .collect();
     let account = json!(account);
     assert_eq!(
-        told,
+        reported,
         [
             (&json!("disconnected"), &json!("user"), &account),
             (&json!("connected"), &json!("user"), &account),

@@ -48,7 +48,7 @@ async fn pagination_has_no_gaps_or_duplicates() {
         }
         assert_eq!(seen, all, "pages of {limit}");
     }
-    // What is made while somebody turns the pages does not shift them.
+    // A connection created during pagination does not shift the pages.
     let first = ada.get("/connections?limit=10").await;
     ada.connect("github").await;
     let next = text(&first, "next_cursor");

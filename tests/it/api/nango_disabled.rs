@@ -1,4 +1,4 @@
-//! With `NANGO_ENABLED=false`: what is known can be read, and nothing is begun or ended.
+//! `NANGO_ENABLED=false`: stored data can be read, and no connection can be started or ended.
 
 use insta::assert_snapshot;
 use reqwest::Method;

@@ -1,5 +1,5 @@
-//! Nango does not do its part: what the caller is told, what the row says, and
-//! that a retry works.
+//! Nango errors: the response to the caller, the state of the row, and a
+//! successful retry.
 
 use std::time::Duration;
 

@@ -106,9 +106,9 @@ async fn parameters_outlive_a_failure_and_not_a_disconnect() {
     ada.wait_until(&id, "error").await;
     assert!(is_popup(&ada.connect("zendesk").await));
     ada.disconnect("zendesk", "").await;
-    let anew = ada.connect("zendesk").await;
-    assert_eq!(text(&anew, "connection_id"), id);
-    assert!(!is_popup(&anew), "{anew}");
+    let restarted = ada.connect("zendesk").await;
+    assert_eq!(text(&restarted, "connection_id"), id);
+    assert!(!is_popup(&restarted), "{restarted}");
 }
 
 #[tokio::test]

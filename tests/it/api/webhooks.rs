@@ -1,4 +1,4 @@
-//! What Nango tells, and what is believed of it.
+//! Nango's webhooks and their verification.
 
 use std::time::Duration;
 

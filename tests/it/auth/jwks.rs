@@ -147,7 +147,7 @@ async fn cached_keys_stay_valid_for_one_hour_of_outage() {
     clock.advance(TimeDelta::minutes(59));
     assert_eq!(outcome(&authenticator, &token).await, ada());
     assert_eq!(provider.fetches(), 2);
-    // Perhaps it is a new key: nobody can be asked.
+    // The key may be new, but the identity provider is unreachable.
     assert_eq!(
         outcome(&authenticator, &unknown).await,
         Err(Error::KeysUnavailable)

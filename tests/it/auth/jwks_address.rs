@@ -50,7 +50,7 @@ fn forbidden_jwks_urls_are_rejected_at_startup() {
         ("https://0xa000001/keys", ""),
         ("http://10.0.0.1/keys", "192.168.0.0/16"),
         ("http://8.8.8.8/keys", "10.0.0.0/8"),
-        // `localhost` opens this machine to nobody else's name.
+        // A host name that only starts with `localhost` is not loopback.
         ("http://localhost.example.com/keys", ""),
         ("http://0.0.0.0/keys", ""),
     ];
@@ -96,7 +96,7 @@ async fn jwks_host_resolving_to_private_address_is_not_contacted() {
         (&https, "10.0.0.0/8", "127.0.0.1"),
         (&plain, "10.0.0.0/8", "127.0.0.1"),
         (&plain, "10.0.0.0/8", "8.8.8.8"),
-        // What calls itself this machine is not believed to be it.
+        // `localhost` is rejected if it resolves to an address other than loopback.
         (&localhost, "", "10.0.0.1"),
         (&localhost, "", "8.8.8.8"),
     ];

@@ -11,7 +11,7 @@ use super::{NOW, Provider, clock, outcome};
 
 const CHECKLIST: &str = include_str!("../../../docs/NANGO_SETUP_CHECKLIST.md");
 
-/// What stands for each `<placeholder>` of the table, and for the secret that nobody else knows.
+/// The value of each `<placeholder>` in the table, and the shared secret.
 const PLACEHOLDER: &str = "acme";
 const SECRET: &str = "a secret of the project with more than 32 bytes";
 

@@ -117,7 +117,7 @@ fn items_of_lists_may_be_quoted_each() {
 
 #[test]
 fn secrets_are_read_literally() {
-    // A comment cannot be told from a value that has one: `.env` with quotes can.
+    // A comment is indistinguishable from a value that contains ` #`, except in a quoted `.env` value.
     let secret = SECRET.replace(" #", "#");
     let config = read(&[("AUTH_JWT_SECRET", Some(&secret))]).unwrap();
     assert_eq!(config.auth.hmac_secrets[0].expose_secret(), secret);

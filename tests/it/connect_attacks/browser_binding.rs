@@ -1,4 +1,4 @@
-//! A grant belongs to the browser in which it was begun.
+//! A grant is bound to the browser in which it was started.
 
 use reqwest::Method;
 use reqwest::header::HeaderValue;
@@ -16,7 +16,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
         .unwrap_or_else(|| panic!("{field} of {value:#}"))
 }
 
-/// Fails unless this is the page of who has begun nothing, without a word of what was to be granted.
+/// Fails unless this is the mismatch page, without any details of the requested grant.
 fn is_mismatch_page(shown: &PageResponse, status: u16) {
     assert_eq!(shown.status, status, "{}", shown.text);
     assert!(
@@ -80,7 +80,7 @@ async fn forwarded_link_is_rejected_when_binding_is_required() {
     let page = victim.open(text(&started, "oauth_url")).await;
     is_mismatch_page(&page, 403);
     assert!(page.url.as_str().contains("code="));
-    // What would complete it is not passed on to anybody, not even by a link.
+    // The page exposes no parameter that could complete the grant, not even in a link.
     assert!(
         !page.text.contains("href") && !page.text.contains("code"),
         "{}",
@@ -199,7 +199,7 @@ async fn attacker_grant_cannot_complete_in_victim_browser() {
     let mallory = app.user("mallory").await;
     let mut attacker = TestBrowser::new();
     let started = attacker.connect(&mallory, "gmail").await;
-    // He stops before the last step, and has somebody else's browser take it.
+    // The attacker stops before the last step and makes another browser take it.
     let page = TestBrowser::new().open(text(&started, "oauth_url")).await;
     let code: String = page.url.query().unwrap().to_owned();
     let mut victim = TestBrowser::new();

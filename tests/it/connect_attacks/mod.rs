@@ -1,5 +1,5 @@
-//! Attacks on the connect flow: a link that is forwarded, a return that is somebody else's, and
-//! whatever would carry an answer or a secret elsewhere.
+//! Attacks on the connect flow: a forwarded link, another user's return URL, and attempts to
+//! redirect a result or a secret elsewhere.
 
 mod browser_binding;
 mod pages;

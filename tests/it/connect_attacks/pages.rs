@@ -126,7 +126,7 @@ async fn pages_allow_only_their_own_scripts() {
             "{}",
             page.path
         );
-        // Nothing is asked of anybody else.
+        // The page references no other origin.
         for address in page
             .text
             .split(['"', '\''])

@@ -34,7 +34,7 @@ const ODD_QUERIES: [&str; 24] = [
     ";state=2",
 ];
 
-/// Sends a head as it stands, which a client of HTTP would put right or refuse: the status and the headers.
+/// Sends a raw request head, which an HTTP client would correct or reject. Returns the status and headers.
 async fn raw(app: &TestApp, target: &str, more: &str) -> (u16, HeaderMap) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let address = app.url.strip_prefix("http://").unwrap();

@@ -45,7 +45,7 @@ impl TestBrowser {
         }
     }
 
-    /// The cookie of this name, whoever set it.
+    /// Returns the cookie of this name from any host.
     pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
         let mut cookies = self.cookies.iter();
         cookies.find_map(|((_, own), value)| (own == name).then_some(value.as_str()))

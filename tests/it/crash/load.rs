@@ -1,4 +1,4 @@
-//! The users: what they do, what they were told, and whether it holds.
+//! The simulated users: their requests, the responses, and checks of the final state.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -13,13 +13,13 @@ use uuid::Uuid;
 
 const CONNECTORS: [&str; 3] = ["gmail", "github", "google-calendar"];
 
-/// How many connections a user plays with at a time.
+/// Number of connections a user works with at a time.
 const SLOTS: usize = 3;
 
 /// How long the service may take to settle: longer than any lease.
 const SETTLING: Duration = Duration::from_secs(180);
 
-/// What happened, in numbers.
+/// Counts of requests and their outcomes.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) requests: AtomicU64,
@@ -29,14 +29,14 @@ pub(super) struct Counts {
     pub(super) disconnects: AtomicU64,
 }
 
-/// What the users were told, and may rely on.
+/// The acknowledged results that must survive a crash.
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
     /// Connections and attempts of connects that were answered.
     pub(super) started: Vec<(Uuid, Uuid)>,
     /// Requests with an Idempotency-Key, and the answer to each; `None` while it got none.
     pub(super) keyed: Vec<KeyedRequest>,
-    /// How connections have to stand in the end.
+    /// The expected final status of each connection.
     pub(super) expected: Vec<(Uuid, &'static str)>,
 }
 
@@ -123,8 +123,8 @@ impl Environment {
 }
 
 impl Environment {
-    /// Repeats what was never answered, waits until the service has nothing left to do, and says what is not as the
-    /// users were told.
+    /// Retries unanswered requests, waits until the service is idle, and returns each inconsistency with the
+    /// acknowledged results.
     pub(super) async fn settle(
         &self,
         acknowledged: &Acknowledged,
@@ -206,7 +206,7 @@ async fn settles(sql: &mut PgConnection, deadline: Instant) -> bool {
     false
 }
 
-/// What differs from what the users were told.
+/// Returns each difference between the database and the acknowledged results.
 async fn inconsistencies(acknowledged: &Acknowledged, sql: &mut PgConnection) -> Vec<String> {
     let kept = attempts(sql).await;
     let lost = acknowledged
@@ -225,7 +225,7 @@ async fn inconsistencies(acknowledged: &Acknowledged, sql: &mut PgConnection) ->
     for (id, expected) in &acknowledged.expected {
         let status = rows.get(id).map(String::as_str);
         if status != Some(*expected) {
-            failures.push(format!("{id} was told to be {expected}, and is {status:?}"));
+            failures.push(format!("{id} should be {expected}, but is {status:?}"));
         }
     }
     failures
@@ -269,7 +269,7 @@ impl<'a> User<'a> {
         }
     }
 
-    /// Turns to another connection: what the user was told last of this one has to hold in the end.
+    /// Replaces the slot's connection and records its last acknowledged status as the expected final status.
     fn replace_slot(&mut self, number: usize) {
         let slot = std::mem::replace(&mut self.slots[number], Slot::new(number));
         self.addresses.retain(|address| address.slot != number);

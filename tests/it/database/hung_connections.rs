@@ -56,7 +56,7 @@ impl HangingProxy {
                 tokio::spawn(async move {
                     let copying = copy_bidirectional(&mut client, &mut server);
                     if silenced.run_until_cancelled(copying).await.is_none() {
-                        // Neither side is told.
+                        // Keep both connections open without forwarding data.
                         std::future::pending::<()>().await;
                     }
                 });
@@ -151,7 +151,7 @@ async fn stream_receives_events_when_listener_connection_hangs() {
     rename().await;
     let event = match reader.next().await {
         Some(event) => event,
-        // It was reading just then. The next has to be told of something, too.
+        // The hang interrupted a read in progress and ended the stream. The next stream needs a change of its own.
         None => {
             reader = StreamReader::open(&ada, None).await;
             rename().await;

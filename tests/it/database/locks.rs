@@ -50,15 +50,15 @@ async fn locked_row_leaves_connections_for_other_users() {
     let others = async {
         wait_for(async || waiting_statements(&app).await > 0).await;
         for _ in 0..20 {
-            let begun = Instant::now();
+            let sent_at = Instant::now();
             assert_eq!(
                 ben.call(Method::GET, "/connections", None).await.0,
                 StatusCode::OK
             );
             assert!(
-                begun.elapsed() < Duration::from_secs(2),
+                sent_at.elapsed() < Duration::from_secs(2),
                 "{:?}",
-                begun.elapsed()
+                sent_at.elapsed()
             );
             let ready = app.client.get(format!("{}/readyz", app.url)).send().await;
             assert_eq!(ready.unwrap().status(), StatusCode::OK);

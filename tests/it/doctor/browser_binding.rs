@@ -1,4 +1,4 @@
-//! What has to be so for browsers to be told apart.
+//! The doctor's checks of the requirements of browser binding.
 
 use patchbay::cli::doctor::{Level, Report};
 use patchbay::clock::Clock;

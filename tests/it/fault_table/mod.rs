@@ -176,7 +176,7 @@ async fn read_column(app: &TestApp, column: &'static str) -> String {
         .unwrap()
 }
 
-/// Waits until something that nobody asks for has come about.
+/// Waits until background work has met the condition.
 async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     for _ in 0..250 {
         if condition().await {
@@ -199,7 +199,7 @@ async fn wait_for_nango_call(app: &TestApp, method: &str, part: &str) {
     .await;
 }
 
-/// The time that a claimed job stays claimed is over: whoever claimed it is dead, or was.
+/// Expires the leases of all claimed jobs, as if their owners had crashed.
 async fn expire_leases(app: &TestApp) {
     let mut sql = app.sql().await;
     for statement in [

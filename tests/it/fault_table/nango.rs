@@ -1,4 +1,4 @@
-//! A Nango that is down, slow, out of patience or out of order, or whose answer gets lost.
+//! Nango is down, slow, rate limiting or failing, or its response is lost.
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{check, describe_status, event_kinds, popup, reconnect, text, wait_until_settled};
 use crate::test_app::{IMMEDIATE_SWEEP, TestApp};
 
-/// What is wrong with Nango, and what a user who needs it is told.
+/// A fault of Nango, and the status and code of the response to the user.
 pub(super) struct FaultCase {
     fault: fn() -> Value,
     status: StatusCode,
@@ -40,7 +40,7 @@ pub(super) const FAILING: FaultCase = FaultCase {
     code: "nango_unavailable",
 };
 
-/// What was asked for is done, and nobody hears of it.
+/// Nango performs the request, but its response is lost.
 pub(super) const ANSWER_LOST: FaultCase = FaultCase {
     fault: || json!({ "lose_answer": true }),
     status: StatusCode::SERVICE_UNAVAILABLE,

@@ -132,7 +132,7 @@ async fn refresh_process_killed() {
     let app = TestApp::with_system_clock().await;
     let (ada, id) = revoked(&app).await;
     let mut process = KillableProcess::start(&app).await;
-    // Nango's own word of the refusal is lost, too.
+    // Nango's webhook about the refusal is lost, too.
     let faults =
         json!({ "only": "force_refresh", "hold_answers_ms": 60_000, "drop_webhooks": true });
     app.faults(faults).await;
@@ -141,7 +141,7 @@ async fn refresh_process_killed() {
     is_killed_by(&mut process, &app, request, ("GET", "force_refresh")).await;
     assert_eq!(describe_status(&ada, &id).await, "connected - succeeded");
 
-    // Nango remembers the refusal, and nobody has to ask again.
+    // Nango has recorded the refusal, so the sweep finds it without another user request.
     assert_eq!(app.sweep().await.checked, 1);
     refused_until_dead(&app).await;
     assert_eq!(
@@ -170,7 +170,7 @@ async fn disconnect_process_killed() {
         describe_status(&ada, id).await,
         "disconnected user_disconnected succeeded"
     );
-    // It is deleted at Nango, but nobody knows, and the dead process has the job.
+    // The connection is deleted at Nango, but this is not recorded, and the killed process holds the job's lease.
     assert_eq!(app.nango_connections().await.len(), 0);
     let (_, ended) = ada.disconnect("gmail", "").await;
     assert_eq!(ended["upstream_deleted"], false);

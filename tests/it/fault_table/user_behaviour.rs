@@ -39,7 +39,7 @@ async fn connect_tab_closed() {
     hold_response(&app, "POST /connect/sessions").await;
     let call = ("POST", "/connect/sessions");
     cancel_request(&app, connect(), call).await;
-    // What was begun goes on, and its answer waits for whoever comes back with the key.
+    // The request continues, and its response is stored for a retry with the same key.
     wait_for("the answer is kept", async || {
         connect().send().await.unwrap().status() == StatusCode::OK
     })
@@ -117,7 +117,7 @@ async fn disconnect_tab_closed() {
         describe_status(&ada, id).await,
         "disconnected user_disconnected succeeded"
     );
-    // Nobody has to come back for Nango's confirmation to be taken.
+    // Nango's confirmation is applied without another user request.
     wait_for("confirmed", async || {
         let (_, again) = ada.disconnect("gmail", "").await;
         again["upstream_deleted"] == true
@@ -407,7 +407,7 @@ async fn connect_two_grants() {
 
 pub(super) async fn two_grants(app: TestApp) {
     let ada = app.user("ada").await;
-    // Both in the same instant, and each told of twice.
+    // Both grants occur concurrently, and each webhook is sent twice.
     let faults = json!({ "consent": "allow", "duplicate_webhooks": true });
     app.faults(faults).await;
     let started = ada.connect("gmail").await;

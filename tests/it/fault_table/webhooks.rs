@@ -191,7 +191,7 @@ async fn connect_webhook_late() {
     }
     let reported = deliveries(&app).await;
     assert_eq!(reported[0]["body"]["success"], false);
-    // The grant is told of before the denial that it followed.
+    // The grant's webhook arrives before that of the earlier denial.
     deliver(&app, &reported[1]).await;
     deliver(&app, &reported[0]).await;
     let id = text(&started, "connection_id");

@@ -106,7 +106,7 @@ async fn removed_endpoint_is_sent_nothing_twice() {
     queue_all(&app, &id).await;
     eventually(async || receiver.received().len() > 20).await;
     hooks.remove(&id).await.unwrap();
-    // What was under way arrives; nothing else does.
+    // Deliveries in progress arrive; no others are sent.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let received = receiver.received();
     let count = received.len();

@@ -1,4 +1,4 @@
-//! Who asks: everybody who could be taken for somebody else.
+//! The callers: each kind of caller that could be mistaken for another.
 
 use chrono::TimeDelta;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -44,7 +44,7 @@ impl Caller {
         Self { name, headers }
     }
 
-    /// A user with a good token.
+    /// A user with a valid token.
     pub(super) fn user(app: &TestApp, user: &str) -> Self {
         Self::new(
             "a user",
@@ -52,12 +52,12 @@ impl Caller {
         )
     }
 
-    /// A service whose key allows everything, for this user; for nobody if it is empty.
+    /// A service whose key has all scopes, acting for this user, or for no user if `user` is empty.
     pub(super) fn service(user: &str) -> Self {
         Self::new("a service", format!("Bearer {KEY}")).acting_for(user)
     }
 
-    /// A service whose key allows everything but this.
+    /// A service whose key has all scopes but this one.
     pub(super) fn without_scope(scope: &str, user: &str) -> Self {
         let (_, key, _) = KEYS_WITHOUT_SCOPE
             .into_iter()
@@ -66,7 +66,7 @@ impl Caller {
         Self::new("a service without the scope", format!("Bearer {key}")).acting_for(user)
     }
 
-    /// The same in the name of this user, which counts for services only.
+    /// The same caller acting for this user, which applies to services only.
     pub(super) fn acting_for(mut self, user: &str) -> Self {
         if !user.is_empty() {
             self.headers.push(("patchbay-user", user.to_owned()));
@@ -98,7 +98,7 @@ fn token(app: &TestApp, user: &str, secret: &str, seconds: i64) -> String {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap()
 }
 
-/// All who are nobody: what they show is not good, or no longer.
+/// Returns all unauthenticated callers: their credentials are invalid or expired.
 pub(super) async fn unauthenticated_callers(app: &TestApp) -> Vec<Caller> {
     let good = token(app, "ada", JWT_SECRET, 600);
     let (head, signature) = good.rsplit_once('.').unwrap();
@@ -140,7 +140,7 @@ pub(super) async fn unauthenticated_callers(app: &TestApp) -> Vec<Caller> {
         ),
         bearer("an expired token", &token(app, "ada", JWT_SECRET, -60)),
         bearer(
-            "a key that nobody has",
+            "an unknown key",
             "pbk_nobody_0123456789abcdef0123456789abcdef",
         )
         .acting_for("ada"),

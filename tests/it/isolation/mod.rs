@@ -1,5 +1,5 @@
-//! One user's connections are nobody else's: every operation of the OpenAPI document, asked by
-//! everybody who may not ask it.
+//! Isolation of users: every operation of the OpenAPI document is requested by each caller
+//! without access to it.
 
 mod access_matrix;
 mod batched_reads;
@@ -23,14 +23,14 @@ use crate::test_database::{self, TestDatabase};
 /// The OpenAPI document, as JSON.
 static DOCUMENT: LazyLock<Value> = LazyLock::new(patchbay::http::openapi);
 
-/// Who may ask an operation for something.
+/// The callers that may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     /// Platforms, without a token.
     Everybody,
     /// Nango, by its signature.
     Signed,
-    /// Whoever has a good token or key.
+    /// Any caller with a valid token or key.
     Caller,
     /// A user for himself, and a service with this scope that names him.
     User(&'static str),
@@ -119,7 +119,7 @@ impl Operation {
         }
     }
 
-    /// A request for this connection, or attempt, from nobody yet.
+    /// Builds a request for this connection or attempt, without credentials.
     fn request(&self, app: &TestApp, id: &str) -> RequestBuilder {
         let path = [self.path, self.query].concat();
         let path = path

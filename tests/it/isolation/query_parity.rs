@@ -20,7 +20,7 @@ use crate::test_database::{self, TestDatabase};
 /// The texts of statements, in the order in which they were run.
 pub(crate) type Statements = Arc<Mutex<Vec<String>>>;
 
-/// An address of the database that leads past somebody who notes which statements run.
+/// Returns the URL of a proxy to the database that records the statements, and the recorded statements.
 pub(crate) async fn with_statement_log(database: &TestDatabase) -> (String, Statements) {
     let mut url = Url::parse(database.url()).unwrap();
     let server = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
@@ -30,7 +30,7 @@ pub(crate) async fn with_statement_log(database: &TestDatabase) -> (String, Stat
     (url.into(), statements)
 }
 
-/// Passes on to PostgreSQL whatever comes, and notes which statements run.
+/// Forwards all traffic to PostgreSQL and records the statements.
 async fn record_statements(server: String) -> (u16, Statements) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

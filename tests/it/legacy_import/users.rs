@@ -73,7 +73,7 @@ async fn odd_user_ids_are_taken_over_as_they_are() {
     assert_eq!(users, ["adèle|1 \"x\"", "x", "é"]);
 }
 
-/// The old ids at Nango name the user and the connector: anybody could find out who is connected to what.
+/// The old ids at Nango contain the user and the connector, so a page that accepted them would expose connections.
 #[tokio::test]
 async fn callback_page_does_not_know_the_old_ids() {
     let app = imported_app().await;

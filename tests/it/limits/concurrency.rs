@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::{Answer, METRICS_TOKEN, busy, list, until_metrics_say};
 use crate::test_app::{PROMPT_TIMEOUT, TestApp, User};
 
-/// A user's attempt that nobody grants, to be waited for by a request at this path.
+/// Starts an attempt that stays pending. Returns the path of a long poll for it.
 async fn open_attempt(user: &User<'_>, seconds: u64) -> String {
     let started = user.connect("gmail").await;
     let id = started["connection_id"].as_str().unwrap();

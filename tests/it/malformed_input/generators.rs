@@ -1,4 +1,4 @@
-//! What is tried: requests with something in them that nobody expects.
+//! Generators of requests with unexpected content.
 
 use proptest::collection::vec;
 use proptest::option;
@@ -20,7 +20,7 @@ const PARAMETERS: &[&str] = &[
     "search",
 ];
 
-/// One request with something in it that nobody expects.
+/// A request with unexpected content.
 #[derive(Clone, Debug)]
 pub(super) enum Input {
     Connect {

@@ -15,7 +15,7 @@ use super::values::{FORGED, encoded};
 use crate::process::Process;
 use crate::test_app::{TestApp, User, free_port};
 
-/// How many inputs are tried where nobody asks for more.
+/// Default number of inputs.
 const CASES: u32 = 320;
 
 const KEY: &str = "pbk_inputs_0123456789abcdef0123456789abcdef";

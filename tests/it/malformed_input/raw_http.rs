@@ -54,7 +54,7 @@ fn statuses(answers: &[u8]) -> Vec<u16> {
     lines.map(|line| line[..3].parse().unwrap()).collect()
 }
 
-/// Somebody else, who does nothing odd, is answered.
+/// Checks that another client with a valid request gets a response.
 pub(super) async fn assert_other_clients_are_served(app: &TestApp) {
     let ada = app.user("ada").await;
     let list = timeout(TIMEOUT, ada.get("/connections"))
@@ -265,7 +265,7 @@ const PACKED: &str = concat!(
     "0000db5abbf57995b4860100",
 );
 
-/// The head of a change of a connection, and bodies for it, which nobody could store.
+/// The head of a PATCH request for a connection, to combine with oversized or malformed bodies.
 struct Patch {
     head: String,
 }

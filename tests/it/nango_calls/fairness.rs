@@ -68,10 +68,10 @@ async fn connect_all(users: usize, limit: u32, speed: f64) -> usize {
         tokio::time::sleep(Duration::from_secs_f64(share * SECONDS / speed)).await;
         let user = app.user(&format!("user-{n}")).await;
         let user = if n % 2 == 0 { user } else { user.at(&other) };
-        let (code, begun) = user.call(Method::POST, "/gmail/connect", None).await;
-        assert_eq!(code, StatusCode::OK, "user {n}: {begun}");
-        app.popup(text(&begun, "oauth_url")).await;
-        let path = format!("/connections/{}?wait=25", text(&begun, "connection_id"));
+        let (code, response) = user.call(Method::POST, "/gmail/connect", None).await;
+        assert_eq!(code, StatusCode::OK, "user {n}: {response}");
+        app.popup(text(&response, "oauth_url")).await;
+        let path = format!("/connections/{}?wait=25", text(&response, "connection_id"));
         loop {
             let connection = user.get(&path).await;
             if connection["status"] == "connected" {

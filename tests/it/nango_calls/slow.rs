@@ -28,7 +28,7 @@ async fn slow_poll_connects_a_waiting_user() {
     let path = format!("/connections/{}?wait=25", text(&started, "connection_id"));
     let waited = ada.get(&path).await;
     assert_eq!(waited["status"], "connected");
-    // The poll was not started anew while it was in progress.
+    // No second poll started while one was in progress.
     assert!(app.nango_calls("GET", "/connections").await <= 4);
 }
 

@@ -16,7 +16,7 @@ use super::webhook_receiver::{self, ReceivedWebhook};
 
 pub(crate) const SIGNING_KEY: &str = "b9bdba8e-4c0b-4e79-b47d-e6579a475d7d";
 
-/// One scenario under way.
+/// A scenario in progress.
 pub(crate) struct Scenario {
     pub(crate) sandbox: Sandbox,
     pub(crate) http: Client,

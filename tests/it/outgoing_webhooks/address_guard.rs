@@ -26,7 +26,7 @@ async fn webhooks_with(
     Webhooks::with_resolver(database, Clock::System, &networks, encryption, &resolver).unwrap()
 }
 
-/// Addresses of machines that are nobody's business, in many spellings.
+/// Private addresses in many spellings.
 const PRIVATE_ADDRESSES: &[&str] = &[
     "https://127.0.0.1/",
     "https://127.1/",
@@ -121,7 +121,7 @@ async fn host_is_checked_by_resolved_address_at_send_time() {
     let database = test_database::database().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Whoever checked the name before would have seen a public address.
+    // An earlier check of the name would have seen a public address.
     let resolver = rebinding(&["127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "fd00::1"]);
     let hooks = webhooks_with(&database, "", resolver.clone()).await;
     let url = format!("https://rebinding.example.com:{port}/hook");

@@ -20,7 +20,7 @@ use crate::pooler::Pooler;
 use crate::test_app::{POOLER_SETTINGS, TestApp};
 use crate::test_database;
 
-/// What has happened to each connection, as far as it is told, from the history.
+/// Returns the version and type of each connection's events with a webhook, from the history.
 async fn events_of(app: &TestApp) -> BTreeMap<String, Vec<(i64, String)>> {
     let rows: Vec<(String, i64, String)> = sqlx::query_as(
         "select connection_id::text, version, webhook->>'type' from connection_event \
@@ -184,7 +184,7 @@ async fn endpoint_is_disabled_when_it_answers_410() {
     end_attempt(&ada, "gmail").await;
     app.advance(TimeDelta::hours(3));
     receiver.answers(|_| StatusCode::OK);
-    // Whoever looks for what is due finds nothing: another test app's worth of looks goes by.
+    // A disabled endpoint has no due messages: a delivery to another endpoint shows that the queue was polled.
     let other = Receiver::start();
     add(&hooks, &other, &[]).await;
     deny(&ada, "github").await;

@@ -197,7 +197,7 @@ async fn replay_sends_events_with_original_ids() {
     eventually(async || receiver.count() == 7).await;
     let ids: BTreeSet<String> = receiver.received().into_iter().map(|one| one.id).collect();
     assert_eq!(ids.len(), 3);
-    // It is told as it was then.
+    // The replayed message has its original content.
     let first = receiver
         .received()
         .into_iter()

@@ -1,4 +1,4 @@
-//! What the product is told: every message once it can be, in order for each connection.
+//! Webhooks to the product: every message is delivered eventually, in order per connection.
 
 mod address_guard;
 mod delivery;

@@ -1,4 +1,4 @@
-//! Nango's own errors: told apart from the provider's, and with the same consequences as for a token.
+//! Nango's own errors: distinguished from the provider's, with the same consequences as for a token.
 
 use chrono::TimeDelta;
 use reqwest::{Method, StatusCode};

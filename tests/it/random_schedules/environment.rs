@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::test_app::{client, integrations, popup, test_clock};
 use crate::test_database::{self, TestDatabase};
 
-/// Where the sandbox's provider tells whose account a Gmail connection is; GitHub's are not told.
+/// Where the sandbox's provider returns the account of a Gmail connection. GitHub accounts are not identified.
 const ACCOUNTS: &str = r#"
 [[connector]]
 slug = "gmail"
@@ -144,7 +144,7 @@ impl Environment {
         self.clock.advance(time);
     }
 
-    /// Goes through a popup. Says whether access was granted.
+    /// Completes a popup. Returns `true` if access was granted.
     pub(super) async fn popup(&self, url: &str) -> bool {
         popup(&self.client, url).await.status() == StatusCode::OK
     }
@@ -153,7 +153,7 @@ impl Environment {
         self.sandbox(Method::PUT, "/sandbox/faults", &faults).await;
     }
 
-    /// Deletes a connection at Nango, as somebody with access to it may. Nango has no faults now.
+    /// Deletes a connection directly at Nango. Nango must have no faults.
     pub(super) async fn delete_at_nango(&self, nango_id: &str, integration: &str) {
         let path = format!("/connections/{nango_id}?provider_config_key={integration}");
         self.sandbox(Method::DELETE, &path, &Value::Null).await;

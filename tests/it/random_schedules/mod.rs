@@ -19,7 +19,7 @@ use environment::Environment;
 use run::Run;
 use step::Step;
 
-/// How many schedules run where nobody asks for more.
+/// Default number of schedules.
 const SCHEDULES: u32 = 240;
 
 /// How many use one world; after them it remembers too much to be quick.

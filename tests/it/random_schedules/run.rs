@@ -22,7 +22,7 @@ pub(super) const USERS: [&str; 2] = ["ada", "bob"];
 const CONNECTORS: [&str; 2] = ["gmail", "github"];
 const INSTANCES: [&str; 2] = ["", "second"];
 
-/// Nobody waits between two sweeps, or between their calls.
+/// No delay between sweeps or between their calls.
 pub(super) const UNPACED: SweepSchedule = SweepSchedule {
     every: Duration::ZERO,
     pause: Duration::ZERO,
@@ -52,14 +52,14 @@ pub(super) struct Slot {
     age: usize,
 }
 
-/// What its user may expect of a connection.
+/// The state that its user may expect of a connection.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Expected {
     #[default]
     Anything,
-    /// They granted it, and nobody took it away since.
+    /// The user granted access, which was not revoked since.
     Connected,
-    /// They were told that it is disconnected, and did not connect since.
+    /// The user got a confirmed disconnect and did not connect since.
     Disconnected,
 }
 

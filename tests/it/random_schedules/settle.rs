@@ -27,7 +27,7 @@ impl Run<'_> {
             let deleted = usize::from(deletions(sql).await != waiting);
             let expired = service.expire_attempts().await.unwrap();
             let report = service.sweep(UNPACED, &CancellationToken::new()).await;
-            let report = report.unwrap().expect("nobody else sweeps");
+            let report = report.unwrap().expect("no other sweep is in progress");
             let found = report.found + report.missing + report.checked;
             // A grant that the last look at an overdue attempt has found is a change, too.
             if deleted + expired + found == 0 && changes(sql).await == before {
@@ -61,7 +61,7 @@ impl Run<'_> {
             };
             if !as_expected {
                 let expected = match slot.expected {
-                    Expected::Connected => "granted, and nobody took it away",
+                    Expected::Connected => "granted, and not revoked since",
                     _ => "disconnected, and not connected since",
                 };
                 let state = connection.state;

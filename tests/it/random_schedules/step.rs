@@ -69,9 +69,9 @@ pub(super) enum Step {
     },
     /// From now on Nango has this fault.
     Fault(Fault),
-    /// The service starts anew.
+    /// The service restarts.
     Restart,
-    /// Somebody deletes a connection at Nango.
+    /// A connection is deleted directly at Nango.
     DeleteAtNango {
         slot: usize,
     },

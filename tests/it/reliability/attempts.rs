@@ -54,8 +54,8 @@ async fn regrant_cancels_pending_deletion() {
     let path = format!("/connections/{id}/reconnect");
     let (_, renewal) = ada.call(reqwest::Method::POST, &path, None).await;
 
-    // The first session is granted once more: that grant is the newest, and the other is deleted,
-    // which nobody hears of.
+    // The first session is granted again. The new grant replaces the other, which is deleted, but
+    // the response to the deletion is lost.
     let lost = json!({ "consent": "allow", "lose_answer": true, "only": "DELETE /connections" });
     app.faults(lost).await;
     app.advance(TimeDelta::seconds(1));
@@ -82,7 +82,7 @@ async fn regrant_cancels_pending_deletion() {
     while service.delete_due().await.unwrap() > 0 {}
     app.wait_for_nango_connections(&[nango_id]).await;
     assert_eq!(ada.connection(id).await["status"], "connected");
-    // The service's own pass may have taken it up before this one.
+    // The service's own run may have claimed the deletion before this one.
     let pending = "select count(*) from upstream_deletion";
     let mut sql = app.sql().await;
     for _ in 0..400 {
@@ -95,7 +95,7 @@ async fn regrant_cancels_pending_deletion() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("a deletion is left, whose connection was granted anew");
+    panic!("a deletion of a regranted connection is still pending");
 }
 
 /// Waits until the row's connection at Nango is one of these.
@@ -107,10 +107,10 @@ async fn until_nango_id(user: &User<'_>, id: &str, is_it: impl Fn(&str) -> bool)
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("another grant never counted");
+    panic!("the other grant was never applied");
 }
 
-/// Waits until something is to be deleted, and nobody is at it.
+/// Waits until a failed deletion is pending and no deletion is leased.
 async fn until_deletions_wait(app: &TestApp) {
     let waits = "select exists (select from upstream_deletion where attempts > 0) \
                  and not exists (select from upstream_deletion where leased_until > now())";
@@ -307,7 +307,7 @@ async fn expiry_polls_by_tag_and_not_only_newest_connections() {
     }
     let unheard = json!({ "consent": "allow", "drop_webhooks": true });
     app.faults(unheard).await;
-    // What is authorized anew is as old as it was: these are newer.
+    // A reauthorized connection keeps its creation time, so these imports are newer.
     join_all((0..200).map(|_| app.import_with(json!({})))).await;
     let mut attempts = Vec::new();
     for (user, id) in &renewed {

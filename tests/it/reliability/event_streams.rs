@@ -176,21 +176,21 @@ async fn merged_change_is_read_again_by_streams() {
         seen.push(text(&event, "id").to_owned());
     }
     assert!(seen.is_sorted(), "{seen:?}");
-    // A reader that has seen the event before its last change reads the connection anew, and each change from then on.
+    // A reader whose last event precedes the latest change must reload; it then receives each later change.
     let mut late = StreamReader::open(&ada, Some(&seen[1])).await;
     assert_eq!(late.ready["resumed"], json!(false));
     rename(&ada, id).await;
     let event = late.next().await.expect("the stream goes on");
     assert_eq!(event["version"], 3);
     assert!(text(&event, "id") > seen[2].as_str());
-    // One that has seen the last change continues after it.
+    // A reader that has received the latest change resumes after it.
     let last = text(&event, "id");
     let current = StreamReader::open(&ada, Some(last)).await;
     assert_eq!(current.ready["resumed"], json!(true));
 }
 
-/// What a reader who comes again after this event is told, and what comes first once something has happened: whether it
-/// has missed nothing, the id that it begins at, and the kind of the first event.
+/// Reopens the stream after the event `last` and makes a change. Returns whether the stream resumed, the id that it
+/// starts at, and the kind of the first event.
 async fn reconnecting(user: &User<'_>, id: &str, last: Option<&str>) -> (Value, String, Value) {
     let mut reader = StreamReader::open(user, last).await;
     let begins = reader.last_id.clone();
@@ -286,7 +286,7 @@ async fn unread_stream_uses_bounded_memory_and_blocks_no_writer() {
     for _ in 0..20 {
         timeout(Duration::from_secs(5), rename(&ada_on_replica, id))
             .await
-            .expect("a writer waits for nobody");
+            .expect("a writer does not wait for readers");
         tokio::time::sleep(Duration::from_millis(100)).await;
         most = most.max(memory(&process));
     }

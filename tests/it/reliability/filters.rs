@@ -144,7 +144,7 @@ async fn deletion_asks_for_no_connection_but_its_own() {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let (stored, _) = connected(&ada).await;
     bob.connected("github").await;
-    // An import under her connection's id, of somebody else's, in another integration.
+    // A foreign import with the id of her connection, in another integration.
     let body = json!({
         "provider_config_key": "gmail-production", "connection_id": stored,
         "credentials": { "type": "OAUTH2", "access_token": "imported" },

@@ -1,4 +1,4 @@
-//! A crowd that waits.
+//! Many concurrent long polls.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::text;
 use crate::test_app::{self, TestApp};
 
-/// How many calls for a list of connections Nango has had.
+/// Returns the number of list calls that Nango has received.
 async fn lists(app: &TestApp) -> usize {
     let one = app.nango_calls("GET", "/connections/").await;
     app.nango_calls("GET", "/connections").await - one

@@ -168,7 +168,7 @@ async fn partial_listing_changes_nothing() {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let (hers, his) = (ada.connected("gmail").await, bob.connected("gmail").await);
     app.advance(TimeDelta::minutes(5));
-    // Newer connections, of somebody else, fill the first page.
+    // Newer foreign connections fill the first page.
     for _ in 0..20 {
         join_all((0..50).map(|_| app.import_with(json!({})))).await;
     }

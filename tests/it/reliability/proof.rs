@@ -1,4 +1,4 @@
-//! Nothing is deleted at Nango, and no user is told to reconnect, without proof.
+//! Patchbay deletes nothing at Nango and asks no user to reconnect without proof.
 
 mod brakes;
 mod commands;

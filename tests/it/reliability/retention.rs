@@ -18,7 +18,7 @@ const IMMEDIATE_PRUNING: Duration = Duration::ZERO;
 
 async fn prune(app: &TestApp) -> Pruned {
     let pruned = app.service().await.prune(IMMEDIATE_PRUNING).await;
-    pruned.unwrap().expect("no other pass is under way")
+    pruned.unwrap().expect("no other pruning is in progress")
 }
 
 async fn count(sql: &mut PgConnection, what: &str) -> i64 {
@@ -83,7 +83,7 @@ async fn pruning_deletes_old_rows_and_keeps_visible_ones() {
     }
     let accesses = ada.get(&format!("/connections/{id}/accesses")).await;
     assert_eq!(accesses["accesses"], json!([]));
-    // Whoever saw only what is gone reads anew; whoever saw what is left goes on after it.
+    // A reader whose last event was pruned must reload; a reader whose last event remains resumes after it.
     let mut gone = StreamReader::open(&ada, Some(&seen[0])).await;
     assert_eq!(gone.ready["resumed"], false);
     let mut left = StreamReader::open(&ada, Some(&seen[3])).await;
@@ -140,19 +140,19 @@ async fn pruning_keeps_events_with_pending_deliveries() {
     assert_eq!(prune(&app).await.events, 1);
 }
 
-/// Writes down how many rows each statement deletes.
+/// Records the number of rows that each statement deletes.
 const LOG_BATCHES: &str = "
-    create table bite (rows bigint);
-    create function note_bite() returns trigger language plpgsql as $$
-    begin insert into bite select count(*) from gone; return null; end $$;
-    create trigger bite after delete on token_access
-      referencing old table as gone for each statement execute function note_bite();
-    create trigger bite after delete on connect_attempt
-      referencing old table as gone for each statement execute function note_bite();
-    create trigger bite after delete on connection_event
-      referencing old table as gone for each statement execute function note_bite();";
+    create table deleted_batch (rows bigint);
+    create function log_batch() returns trigger language plpgsql as $$
+    begin insert into deleted_batch select count(*) from gone; return null; end $$;
+    create trigger log_batch after delete on token_access
+      referencing old table as gone for each statement execute function log_batch();
+    create trigger log_batch after delete on connect_attempt
+      referencing old table as gone for each statement execute function log_batch();
+    create trigger log_batch after delete on connection_event
+      referencing old table as gone for each statement execute function log_batch();";
 
-/// 2500 old rows of each kind for each connection: of the first 1500, none may go.
+/// 2500 prunable rows of each kind for each connection, and 1500 that must be kept.
 const OLD_ROWS: &str = "
     insert into token_access (connection_id, user_id, service, purpose, used_at)
     select id, user_id, 'engine', 'token', '2020-01-01' from user_connector_connection, generate_series(1, 2500);
@@ -189,7 +189,7 @@ async fn pruning_deletes_in_small_batches() {
     ] {
         assert_eq!(count(&mut sql, table).await, left, "{table}");
     }
-    let largest: i64 = sqlx::query_scalar("select max(rows) from bite")
+    let largest: i64 = sqlx::query_scalar("select max(rows) from deleted_batch")
         .fetch_one(&mut sql)
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! Goes through the product, and keeps all that it says to somebody who is not to be told a secret.
+//! Exercises the service and stores all of its output that must not contain a secret.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::search::{Canaries, Location};
 use crate::process::{Process, new_folder};
 use crate::test_app::{TestApp, User};
 
-/// What is driven, and what it has said so far.
+/// The service under test and its output so far.
 pub(super) struct Exerciser<'a> {
     pub(super) app: &'a TestApp,
     pub(super) url: String,
@@ -25,7 +25,7 @@ pub(super) struct Exerciser<'a> {
 }
 
 impl Exerciser<'_> {
-    /// Sends a request whose answer anybody may read, and keeps it.
+    /// Sends a request whose response must not contain a secret, and stores the response.
     async fn send(&mut self, what: &str, request: RequestBuilder) -> (StatusCode, Value) {
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status(), format!("{:?}", answer.headers()));
@@ -36,7 +36,7 @@ impl Exerciser<'_> {
         (status, json)
     }
 
-    /// Sends a request whose answer holds what was asked for.
+    /// Sends a request that must succeed. Returns the body, which may contain a secret.
     async fn expect_ok(&self, request: RequestBuilder) -> Value {
         let answer = request.send().await.unwrap();
         let status = answer.status();
@@ -60,7 +60,7 @@ impl Exerciser<'_> {
         process.output()
     }
 
-    /// An endpoint of the product, whose secret is told this once.
+    /// Adds an endpoint of the product. Its secret is shown only in this output.
     pub(super) async fn add_endpoint(&mut self, settings: &[(&str, &str)], product: &Url) {
         let hook = product.join("/hook").unwrap();
         let output = self
@@ -75,7 +75,7 @@ impl Exerciser<'_> {
         );
     }
 
-    /// Connects two accounts, hands out a token, follows the events, and disconnects.
+    /// Connects two accounts, requests a token, follows the events and disconnects.
     pub(super) async fn exercise(&mut self) {
         let app = self.app;
         app.faults(json!({ "consent": "allow" })).await;
@@ -103,7 +103,7 @@ impl Exerciser<'_> {
                 .expect_ok(self.service(&key, &format!("/connections/{gmail}/token")))
                 .await;
             self.canaries.add(
-                "an access token that was handed out",
+                "an issued access token",
                 token["access_token"].as_str().unwrap(),
             );
             let refused = json!({ "token_id": token["token_id"] });
@@ -431,7 +431,7 @@ impl Exerciser<'_> {
             .push(Location::new("what is said of a broken .env", text));
     }
 
-    /// Waits until the product was told of what has happened.
+    /// Waits until the product has received its webhooks.
     pub(super) async fn wait_for_deliveries(&self, messages: &CapturedBodies) {
         for _ in 0..1500 {
             if messages
@@ -444,6 +444,6 @@ impl Exerciser<'_> {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("the product was told {:?}", messages.lock().unwrap());
+        panic!("the product received {:?}", messages.lock().unwrap());
     }
 }

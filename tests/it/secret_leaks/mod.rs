@@ -1,5 +1,5 @@
-//! Every secret and token is one of a kind, the product is used and provoked with its log at its
-//! loudest, and then everything that anybody may read is searched for them.
+//! Every secret and token is unique. The tests use and provoke the service at its most verbose log
+//! level, then search all readable output for the secrets.
 
 mod exercise;
 mod search;
@@ -24,7 +24,7 @@ use crate::test_server::serve;
 use exercise::Exerciser;
 use search::{Canaries, Location};
 
-/// What was sent to somebody else's address, as text.
+/// Bodies sent to external addresses, as text.
 type CapturedBodies = Arc<Mutex<Vec<String>>>;
 
 async fn collect(State(all): State<CapturedBodies>, body: Bytes) -> StatusCode {

@@ -1,4 +1,4 @@
-//! What is looked for, and where.
+//! The secrets to search for, and the places to search.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 
 use crate::test_app::TestApp;
 
-/// Something that somebody may read.
+/// A readable output of the service.
 pub(super) struct Location {
     pub(super) name: String,
     pub(super) text: String,

@@ -1,5 +1,5 @@
-//! The examples of requests and responses: recorded from a running service, with stable ids and addresses.
-//! `UPDATE_EXAMPLES=1 cargo test --test it -- examples_of` writes the files anew.
+//! Examples of requests and responses, recorded from a running service with stable ids and addresses.
+//! `UPDATE_EXAMPLES=1 cargo test --test it -- examples_of` rewrites the files.
 
 use std::fs;
 use std::path::Path;
