@@ -33,7 +33,7 @@ export interface StreamTimes {
   longest: number;
   /** How often to poll while there is no stream. */
   poll: number;
-  /** When a hidden page closes its stream: browsers allow six connections to an origin, in all tabs. */
+  /** The delay before a hidden page closes its stream: browsers allow six connections to an origin, in all tabs. */
   hidden: number;
 }
 
