@@ -17,10 +17,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 SECRETS = [base64.b64decode(one.removeprefix("whsec_")) for one in os.environ["WEBHOOK_SECRET"].split()]
 
-# How far the sender's clock may differ, in seconds: an older message is one that somebody has kept.
+# The maximum age of a message in seconds, including clock skew. An older message is rejected as a replay.
 TOLERANCE = 5 * 60
 
-# The longest message that is read, in bytes.
+# The maximum size of a message, in bytes.
 LONGEST = 256 * 1024
 
 # Your own database does this: a message may come twice, and its id tells.

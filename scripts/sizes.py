@@ -130,11 +130,11 @@ class Service:
             url = urllib.parse.urljoin(url, headers["location"])
 
     def connected(self, connector):
-        begun = self.call("POST", f"/{connector}/connect")
-        self.popup(begun["oauth_url"])
-        while self.call("GET", f"/connections/{begun['connection_id']}?wait=5")["status"] != "connected":
+        started = self.call("POST", f"/{connector}/connect")
+        self.popup(started["oauth_url"])
+        while self.call("GET", f"/connections/{started['connection_id']}?wait=5")["status"] != "connected":
             pass
-        return begun["connection_id"]
+        return started["connection_id"]
 
     def stop(self):
         self.process.kill()

@@ -1,4 +1,4 @@
-// The README's pictures: `npm run screenshots` writes them anew, into docs/screenshots or the folder that is named.
+// The README's screenshots: `npm run screenshots` recreates them, in docs/screenshots or in the folder that is given.
 import { mkdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { decide, launch, open, windowOf } from "./lib/browser.mjs";
@@ -6,7 +6,7 @@ import { eventually, Sandbox } from "./lib/sandbox.mjs";
 
 const FOLDER = resolve(process.argv[2] ?? join(import.meta.dirname, "../../docs/screenshots"));
 const WIDE = { width: 1024, height: 600 };
-/** A picture in a README is not to be heavy, in bytes. */
+/** The maximum size of a screenshot, in bytes. */
 const HEAVIEST = 100 * 1024;
 
 const sandbox = await Sandbox.start();

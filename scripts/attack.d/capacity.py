@@ -426,8 +426,8 @@ def waits(name):
         victims, users = Victims(sandbox), []
         for number in range(100):
             token = sandbox.token(f"waiting-{number}")
-            _, begun = sandbox.ask("POST", "/api/v1/connectors/gmail/connect", token)
-            users.append((token, json.loads(begun)["connection_id"]))
+            _, started = sandbox.ask("POST", "/api/v1/connectors/gmail/connect", token)
+            users.append((token, json.loads(started)["connection_id"]))
         quiet = victims.run(QUIET_SECONDS)
         with Attack(waiting, sandbox.port, users):
             attacked = victims.run(SECONDS)

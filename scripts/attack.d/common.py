@@ -77,10 +77,10 @@ def connect(name, connector="gmail"):
     """Connects an account of a user, and returns the connection."""
     control("faults", {"consent": "allow"}, "PUT")
     headers = user(name)
-    begun = send("POST", f"/api/v1/connectors/{connector}/connect", headers).json
+    started = send("POST", f"/api/v1/connectors/{connector}/connect", headers).json
     cookies = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    cookies.open(begun["oauth_url"]).read()
-    path = f"/api/v1/connectors/connections/{begun['connection_id']}?wait=25"
+    cookies.open(started["oauth_url"]).read()
+    path = f"/api/v1/connectors/connections/{started['connection_id']}?wait=25"
     for _ in range(5):
         found = send("GET", path, headers).json
         if found["status"] == "connected":

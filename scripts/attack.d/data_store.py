@@ -64,7 +64,7 @@ def send(method, url, body=None, headers=None):
 
 
 class Postgres:
-    """A server for the time being. It refuses to be root, so root starts it as nobody."""
+    """A temporary PostgreSQL server. It does not run as root, so root starts it as the user `nobody`."""
 
     def __init__(self, folder, environment=None):
         self.folder, self.port, self.environment = folder, free_port(), environment
@@ -72,14 +72,14 @@ class Postgres:
         self.url = f"postgres://patchbay@127.0.0.1:{self.port}/postgres"
         self.owner = {}
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            self.owner = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            account = pwd.getpwnam("nobody")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            self.owner = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         self.create()
         self.start()
 
     def create(self):
-        """Makes the data folder."""
+        """Creates the data folder."""
         self.run("initdb", "--pgdata", f"{self.folder}/data", "--username", "patchbay", "--auth", "trust", "--no-sync")
 
     def start(self):
@@ -146,9 +146,9 @@ class Stage:
 
     def connected(self, user, connector):
         self.faults(consent="allow")
-        _, begun = self.call(user, "POST", f"/{connector}/connect")
-        self.popup(begun["oauth_url"])
-        return self.call(user, "GET", f"/connections/{begun['connection_id']}?wait=20")[1]
+        _, started = self.call(user, "POST", f"/{connector}/connect")
+        self.popup(started["oauth_url"])
+        return self.call(user, "GET", f"/connections/{started['connection_id']}?wait=20")[1]
 
     def held(self):
         """The ids of the connections that Nango holds."""
@@ -175,8 +175,8 @@ def dump(stage, database):
         [PROGRAM, "webhooks", "add", "http://127.0.0.1:9/"], env=stage.environment, capture_output=True, text=True, check=True
     )
     endpoint, secret = added.stdout.split()
-    _, begun = stage.call(stage.user("cem"), "POST", "/gmail/connect", idempotency_key="k")
-    token = begun["oauth_url"].split("connect_session_token=")[1]
+    _, started = stage.call(stage.user("cem"), "POST", "/gmail/connect", idempotency_key="k")
+    token = started["oauth_url"].split("connect_session_token=")[1]
     tables = database.sql("select string_agg(tablename, ' ') from pg_tables where schemaname = 'public'").split()
     text = "".join(database.sql(f"select t::text from {table} t") for table in tables)
     found = [what for what, one in (("endpoint secret", secret[6:]), ("session token", token)) if one in text]
@@ -187,8 +187,8 @@ def dump(stage, database):
 def changes(stage, database):
     """One user writes an event for each of 1,200 label changes a minute."""
     user = stage.user("dora")
-    _, begun = stage.call(user, "POST", "/gmail/connect")
-    path, taken = f"/connections/{begun['connection_id']}", 0
+    _, started = stage.call(user, "POST", "/gmail/connect")
+    path, taken = f"/connections/{started['connection_id']}", 0
     for n in range(300):
         taken += stage.call(user, "PATCH", path, {"label": f"label {n}"})[0] == 200
     events = int(database.sql("select count(*) from connection_event where user_id = 'dora' and kind = 'updated'"))
@@ -198,14 +198,14 @@ def changes(stage, database):
 
 
 def messages(stage, database):
-    """Connects and disconnects with a large config store messages of 16 KB for nobody."""
+    """Connects and disconnects with a large config store messages of 16 KB although there is no endpoint."""
     user = stage.user("eve")
     stage.faults(consent="allow")
     for _ in range(3):
         config = {"config": {"x": "x" * 3_900}}
-        _, begun = stage.call(user, "POST", "/gmail/connect", config)
-        stage.popup(begun["oauth_url"])
-        stage.call(user, "GET", f"/connections/{begun['connection_id']}?wait=20")
+        _, started = stage.call(user, "POST", "/gmail/connect", config)
+        stage.popup(started["oauth_url"])
+        stage.call(user, "GET", f"/connections/{started['connection_id']}?wait=20")
         stage.call(user, "DELETE", "/gmail/disconnect")
     size = int(database.sql("select coalesce(sum(length(webhook::text)), 0) from connection_event where user_id = 'eve'"))
     return f"{size} bytes of messages without an endpoint" if size else None

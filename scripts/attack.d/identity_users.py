@@ -90,10 +90,10 @@ def connect(own, nango, user):
     """Connects an account of the user's as a browser does: the connection."""
     bearer = [("authorization", f"Bearer {token(nango, user)}")]
     ask(nango, "PUT", "/sandbox/faults", [], {"consent": "allow"})
-    begun = ask(own, "POST", f"{API}/gmail/connect", bearer)[1]
+    started = ask(own, "POST", f"{API}/gmail/connect", bearer)[1]
     cookies = urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
-    urllib.request.build_opener(cookies).open(begun["oauth_url"], timeout=60).close()
-    path = f"{API}/connections/{begun['connection_id']}?wait=25"
+    urllib.request.build_opener(cookies).open(started["oauth_url"], timeout=60).close()
+    path = f"{API}/connections/{started['connection_id']}?wait=25"
     return ask(own, "GET", path, bearer)[1]
 
 

@@ -102,10 +102,10 @@ def locked_row(cluster):
     """A session holds one row's lock for 40 s while its user polls."""
     with World(cluster) as world:
         connections = world.many(names("user", 6))
-        begun = world.begin("locked")
-        world.popup(begun["oauth_url"])
-        path = f"/connections/{begun['connection_id']}?wait=25"
-        row_of = f"select * from user_connector_connection where id = '{begun['connection_id']}' for update"
+        started = world.begin("locked")
+        world.popup(started["oauth_url"])
+        path = f"/connections/{started['connection_id']}?wait=25"
+        row_of = f"select * from user_connector_connection where id = '{started['connection_id']}' for update"
         session = Session(world, row_of)
         ready = []
         with Traffic(world, connections) as traffic, concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -116,7 +116,7 @@ def locked_row(cluster):
             session.close()
             for poll in polls:
                 poll.result()
-        connections["locked"] = world.until_connected("locked", begun["connection_id"])
+        connections["locked"] = world.until_connected("locked", started["connection_id"])
         expect(set(ready) == {200}, f"/readyz answered {set(ready)}")
         return check_traffic(world.verify(connections), traffic, {200})
 
@@ -240,7 +240,7 @@ def with_clock(work, **settings):
 
 @scenario
 def clock_ahead_put_right(_):
-    """A replica's clock is an hour ahead for 10 s and is put right: no user who was served meanwhile is locked out."""
+    """A replica's clock is an hour ahead for 10 s and is then corrected: no user who was served meanwhile is locked out."""
 
     def work(world, clock):
         connections = world.many(names("user", 4))
@@ -321,13 +321,13 @@ def odd_rows(cluster):
             "odd-3": "updated_at = '290000-01-01'",
         }
         of_odd = world.many(list(odd))
-        begun = world.begin("odd-4")
+        started = world.begin("odd-4")
         world.sql("alter domain utc_time drop constraint utc_time_range; "
                   "alter domain status_reason_text drop constraint status_reason_known; "
                   "alter table webhook_endpoint drop constraint webhook_endpoint_url_check")
         for user, change in odd.items():
             world.sql(f"update user_connector_connection set {change} where id = '{of_odd[user]['id']}'")
-        world.sql(f"update connect_attempt set error_code = 'odd' where connection_id = '{begun['connection_id']}'")
+        world.sql(f"update connect_attempt set error_code = 'odd' where connection_id = '{started['connection_id']}'")
         world.patchbay("webhooks", "add", "http://127.0.0.1:9/")
         world.sql("update webhook_endpoint set url = 'https://[' where url = 'http://127.0.0.1:9/'")
         world.sweeps(3)
@@ -397,10 +397,10 @@ def slow(cluster, latency_ms, lost_webhooks):
     with World(cluster) as world:
         connections = world.many(names("user", 3))
         world.faults(latency_ms=latency_ms, drop_webhooks=lost_webhooks)
-        begun = world.begin("waiter")
-        world.popup(begun["oauth_url"])
+        started = world.begin("waiter")
+        world.popup(started["oauth_url"])
         start = time.monotonic()
-        connections["waiter"] = world.until_connected("waiter", begun["connection_id"], 90)
+        connections["waiter"] = world.until_connected("waiter", started["connection_id"], 90)
         waited = time.monotonic() - start
         for user, one in list(connections.items())[:3]:
             world.token(user, one)

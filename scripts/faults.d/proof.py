@@ -168,15 +168,15 @@ def lagging_standby(lag, seconds):
     try:
         with World(primary) as world:
             connections = world.many(names("user", 6))
-            begun = {name: world.begin(name) for name in names("late", 6)}
+            started = {name: world.begin(name) for name in names("late", 6)}
             world.forwarder.switch(standby.port)
-            for one in begun.values():
+            for one in started.values():
                 world.popup(one["oauth_url"])
             before = world.held()
             unchanged(world, before, seconds)
             world.forwarder.switch(primary.port)
             unchanged(world, before, 5)
-            for name, one in begun.items():
+            for name, one in started.items():
                 connections[name] = world.until_connected(name, one["connection_id"])
             return world.verify(connections)
     finally:
@@ -229,7 +229,7 @@ def other_environment(cluster, at_start):
         gone = {one["nango_connection_id"] for one in leaving.values()}
         wait(lambda: not gone & world.held(), 60, "the disconnects are done")
         row = world.verify(connections)
-        row["checks 200"], row["reconnects begun"] = checks.count(200), refused.count(200)
+        row["checks 200"], row["reconnects started"] = checks.count(200), refused.count(200)
         return row
 
 
@@ -250,12 +250,12 @@ def empty_lists(cluster):
     """Every list and look-up at Nango comes back empty for 25 s; a popup is open."""
     with World(cluster) as world:
         connections = world.many(names("user", 20))
-        begun = world.begin("late")
+        started = world.begin("late")
         world.faults(hide_connections=["*"])
-        world.popup(begun["oauth_url"])
+        world.popup(started["oauth_url"])
         use(world, connections, 25)
         world.faults()
-        connections["late"] = world.until_connected("late", begun["connection_id"])
+        connections["late"] = world.until_connected("late", started["connection_id"])
         return world.verify(connections)
 
 
@@ -367,14 +367,14 @@ def integration_changed_with_popup_open(cluster):
     """The catalog's integration key of a connector changes while a popup is open."""
     with World(cluster) as world:
         connections = world.many(names("user", 4))
-        begun = world.begin("late")
+        started = world.begin("late")
         catalog = f"{world.folder}/connectors.toml"
         with open(catalog, "w") as file:
             file.write('[[connector]]\nslug = "gmail"\nintegration_key = "gmail-new"\n')
         world.environment["CATALOG_FILE"] = catalog
         world.restart()
-        world.popup(begun["oauth_url"])
-        connections["late"] = world.until_connected("late", begun["connection_id"], 20)
+        world.popup(started["oauth_url"])
+        connections["late"] = world.until_connected("late", started["connection_id"], 20)
         connections |= world.many(["newest"])
         keys = {one["provider_config_key"] for one in send("GET", f"{world.nango}/sandbox/connections")[2]}
         expect(keys == {"gmail", "gmail-new"}, f"the integrations in use are {keys}")

@@ -270,14 +270,14 @@ class World(Stage):
         return status, body.get("code") if isinstance(body, dict) else None
 
     def begin(self, user, connector="gmail"):
-        status, begun = self.call(user, "POST", f"/{connector}/connect")
-        expect(status == 200, f"a connect was answered {status}: {begun}")
-        return begun
+        status, started = self.call(user, "POST", f"/{connector}/connect")
+        expect(status == 200, f"a connect was answered {status}: {started}")
+        return started
 
     def connected(self, user, connector="gmail"):
-        begun = self.begin(user, connector)
-        self.popup(begun["oauth_url"])
-        return self.until_connected(user, begun["connection_id"])
+        started = self.begin(user, connector)
+        self.popup(started["oauth_url"])
+        return self.until_connected(user, started["connection_id"])
 
     def until_connected(self, user, connection, seconds=60):
         found = {}

@@ -1,4 +1,4 @@
-/** Who is signed in. A product asks its identity provider; this one asks the sandbox, which signs for anybody. */
+/** The signed-in user. A product gets tokens from its identity provider; the sandbox signs one for any user. */
 export const user = new URLSearchParams(location.search).get("user") ?? "ada";
 
 let token: Promise<string> | undefined;
@@ -16,7 +16,7 @@ export function getToken({ fresh }: { fresh: boolean }): Promise<string> {
 async function signIn(): Promise<string> {
   const headers = { "content-type": "application/json" };
   const answer = await fetch("/sandbox/token", { method: "POST", headers, body: JSON.stringify({ user }) });
-  if (!answer.ok) throw new Error("Nobody signs tokens here: run cargo run -- sandbox");
+  if (!answer.ok) throw new Error("No sandbox is running to sign tokens. Start it with: cargo run -- sandbox");
   const { token } = (await answer.json()) as { token: string };
   return token;
 }

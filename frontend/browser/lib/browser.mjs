@@ -4,10 +4,10 @@ import { chromium } from "playwright-core";
 
 const PROGRAMS = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
-/** Each of these is more than any step needs; a step waits for a state, never for a time. */
+/** The timeout of a step in milliseconds, longer than any step needs. A step waits for a state, never for a time. */
 const PATIENCE = 30_000;
 
-/** A browser with a new profile. As real ones do, it blocks windows that nobody has asked for by a click. */
+/** Starts a browser with a new profile. Like a real browser, it blocks popups that no click has opened. */
 export async function launch() {
   const executablePath = PROGRAMS.find((program) => program && existsSync(program));
   if (!executablePath) throw new Error("there is no Chromium: install the package chromium, or name one with CHROMIUM");
@@ -25,7 +25,7 @@ export async function launch() {
   });
 }
 
-/** A window of nobody's yet, with storage of its own. */
+/** Opens a window with its own storage, in which no user is signed in. */
 export async function newContext(browser, options = {}) {
   const context = await browser.newContext({ reducedMotion: "reduce", ...options });
   context.setDefaultTimeout(PATIENCE);

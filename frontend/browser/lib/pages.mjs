@@ -58,8 +58,8 @@ flow.subscribe(() => say(flow.state.phase));
 };
 
 /**
- * The client that products of the predecessor have: it opens a window with \`oauth_url\`, looks twice a second whether
- * the window is closed, believes messages of its own origin only, and then fetches the list again.
+ * The frontend of the original system: it opens a window with \`oauth_url\`, polls twice a second whether the window is
+ * closed, accepts messages of its own origin only, and then fetches the list again.
  */
 export const PREDECESSOR = {
   html: FRAME(

@@ -122,7 +122,7 @@ test("disconnect: appears in another tab", async ({ visit, sandbox, user }) => {
   await page.getByRole("dialog").getByRole("button", { name: "Disconnect" }).click();
   await other.getByText("Disconnected (1)").waitFor();
   await other.getByText("No Gmail account yet").waitFor();
-  // The other tab knows as soon as it is decided here, which is before Nango is told.
+  // The other tab shows the disconnect as soon as it is stored, before Nango is notified.
   await eventually("Nango has deleted it", async () => {
     const held = await sandbox.connections();
     return !held.some((one) => one.provider_config_key === "gmail" && one.tags.end_user_id === user);

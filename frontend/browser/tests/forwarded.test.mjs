@@ -1,4 +1,4 @@
-// A grant belongs to the browser in which it was begun, as far as browsers keep the cookie that tells.
+// An authorization belongs to the browser that started it, if the browser stores the cookie that identifies it.
 import assert from "node:assert/strict";
 import { after } from "node:test";
 import { closed, decide, newContext, windowOf } from "../lib/browser.mjs";
@@ -40,7 +40,7 @@ test("browser binding: recognizes the browser that started on a page of the same
   }
 });
 
-/** Somebody else's browser, in which the popup's address is opened and access granted all the same. */
+/** Opens the popup's address in another user's browser, and grants access there. */
 async function forward({ browser }, popup, account) {
   const elsewhere = await newContext(browser);
   const forwarded = await elsewhere.newPage();
@@ -50,7 +50,7 @@ async function forward({ browser }, popup, account) {
   return { elsewhere, forwarded };
 }
 
-/** Goes on where that was asked. */
+/** Continues on the page that asks for confirmation. */
 async function goOn(forwarded) {
   await forwarded.getByRole("link", { name: "Then go on." }).click();
   await forwarded.waitForURL(/\/oauth\/callback/);

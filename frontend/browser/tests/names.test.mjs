@@ -14,7 +14,7 @@ const { test } = house(async () => {
 after(() => product?.stop());
 
 const WIDTHS = [320, 1280];
-/** RIGHT-TO-LEFT OVERRIDE, and the end of an isolate that nobody has begun. */
+/** The end of an isolate that was not opened, and RIGHT-TO-LEFT OVERRIDE. */
 const REVERSING = "\u2069\u202Egrace@example.com";
 const LONG = "W".repeat(255);
 

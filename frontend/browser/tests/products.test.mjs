@@ -47,7 +47,7 @@ test("original frontend: connects and reports a denial unmodified", async (given
     await decide(denied, "Deny");
     // Nango's page stays open to say what went wrong; its user closes it.
     await denied.getByText("Connection failed").waitFor();
-    // This client looks once, when the window is closed. By the time a user has read it, Nango has told of it.
+    // This client polls once, when the window is closed. By the time a user has read the page, Nango has sent the webhook.
     await eventually("the denial is known", async () => {
       const { connections } = await given.sandbox.api(given.user, "/connections");
       return connections[0]?.status === "error";
@@ -158,7 +158,7 @@ test("console: signs in with a pasted token and signs out", async ({ browser, sa
   }
 });
 
-/** Tells the console what it is told everywhere but in the sandbox. */
+/** Serves the console the configuration that it has in production, without the sandbox's controls. */
 async function inProduction(context, origin) {
   await context.route("**/console/config.json", (route) => route.fulfill({ json: { controls: null, origins: [origin] } }));
 }

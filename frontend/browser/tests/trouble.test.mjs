@@ -1,4 +1,4 @@
-// What goes wrong around a connect, and what the user is told.
+// Failures during a connect, and the messages that the user sees.
 import assert from "node:assert/strict";
 import { decide, windowOf } from "../lib/browser.mjs";
 import { connect, house } from "../lib/setup.mjs";

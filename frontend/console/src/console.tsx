@@ -7,7 +7,7 @@ import { SignIn, type Asked } from "./pages/sign-in.js";
 import { OpenerTokens, PEOPLE, remember, remembered, sandboxTokens, subjectOf, type GetToken, type Person } from "./session.js";
 import { Shell } from "./shell.js";
 
-/** The console for whoever is signed in; and if nobody is, the way in. */
+/** The console for the signed-in user, or the sign-in page. */
 export function Console({ config }: { config: Config }) {
   return config.controls ? <SandboxConsole controls={config.controls} /> : <ProductConsole config={config} />;
 }
@@ -55,7 +55,7 @@ function ProductConsole({ config }: { config: Config }) {
   const subject = subjectOf(token);
   const person: Person = { id: subject ?? "?", name: subject ?? "Signed in" };
   const getToken: GetToken = ({ fresh }) => (byHand || !opener ? Promise.resolve(fresh ? null : token) : opener.get({ fresh }));
-  // A token of another user's begins anew, whoever handed it over.
+  // A token of another user starts a new session, wherever the token comes from.
   return (
     <SignedIn key={subject ?? token} user={person.id} getToken={getToken}>
       <Shell

@@ -1,6 +1,6 @@
 import type { Config } from "./config.js";
 
-/** Somebody to try the sandbox as. */
+/** A user, with the name to display. */
 export interface Person {
   id: string;
   name: string;
@@ -38,7 +38,7 @@ export function remembered(name: string): string | null {
   }
 }
 
-/** Tokens of a made-up user, signed by the sandbox for whoever asks. */
+/** Tokens of a fake user. The sandbox signs them without authentication. */
 export function sandboxTokens(controls: string, user: string): GetToken {
   let held: Promise<string> | undefined;
   const sign = async () => {
@@ -118,7 +118,7 @@ export class OpenerTokens {
   };
 }
 
-/** Who a token says it is for: to be shown, not to be believed. */
+/** Returns the unverified subject of a token, for display only. */
 export function subjectOf(token: string): string | null {
   try {
     const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");

@@ -12,7 +12,7 @@ import { Mismatch } from "./mismatch.js";
 import { ParametersDialog } from "./parameters.js";
 import { Remove } from "./remove.js";
 
-/** An account in a list: whose it is, how it stands, why, and what to do. */
+/** A list row of an account: its owner, its status, the reason, and the remedy. */
 export function AccountRow({ connection, withConnector = false }: { connection: Connection; withConnector?: boolean }) {
   const connect = useConnect(targetOf(connection));
   const form = useConnectForm(connect, useParametersOf(connection));
@@ -21,7 +21,7 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
   const standing = standingOf(connection);
   const name = nameOf(connection);
   const account = accountOf(connection);
-  const told = isTold(state);
+  const reported = isTold(state);
   const detail = detailOf(connection);
   return (
     <li className="row">
@@ -51,13 +51,13 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
         </div>
         <div className="row-side">
           <Pill tone={standing.tone}>{standing.word}</Pill>
-          {!told && standing.remedy && connection.status_reason !== "account_mismatch" && (
+          {!reported && standing.remedy && connection.status_reason !== "account_mismatch" && (
             <button className="button compact" onClick={form.start}>
               {standing.remedy}
               <span className="hidden"> {connection.connector_name}</span>
             </button>
           )}
-          {!told && isNew(connection) && <Remove connection={connection} held={{ remove, busy }} />}
+          {!reported && isNew(connection) && <Remove connection={connection} held={{ remove, busy }} />}
           {standing.remedy === null && (
             <Link className="button compact" href={paths.connection(connection.id)} tabIndex={-1} aria-hidden="true">
               Manage
@@ -67,23 +67,23 @@ export function AccountRow({ connection, withConnector = false }: { connection: 
       </div>
       <ParametersDialog form={form} name={connection.connector_name} />
       <FlowNotice connect={connect} form={form} name={connection.connector_name} />
-      {!told && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} connect={connect} />}
-      {!told && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
+      {!reported && connection.status_reason === "account_mismatch" && <Mismatch connection={connection} connect={connect} />}
+      {!reported && connection.status_reason !== "account_mismatch" && standing.why && standing.tone !== "off" && (
         <p className="quiet small">
           {standing.why}
           {detail && <Detail text={detail} />}
         </p>
       )}
-      {!told && <MissingScopes connection={connection} start={form.start} />}
-      {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
-      {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
+      {!reported && <MissingScopes connection={connection} start={form.start} />}
+      {!reported && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
+      {!reported && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
     </li>
   );
 }
 
 const NONE: Parameter[] = [];
 
-/** What the provider needs of an account that is connected anew. A reconnect uses the values that were given before. */
+/** The parameters that the provider requires for a new connection. A reconnect reuses the stored values. */
 export function useParametersOf(connection: Connection): Parameter[] {
   const connector = useConnector(isNew(connection) ? connection.connector_slug : null);
   return connector?.parameters ?? NONE;

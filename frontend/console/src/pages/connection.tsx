@@ -66,7 +66,7 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
   const form = useConnectForm(connect, useParametersOf(connection));
   const { state } = connect;
   const standing = standingOf(connection);
-  const told = isTold(state);
+  const reported = isTold(state);
   const connected = connection.status === "connected";
   const mismatch = connection.status_reason === "account_mismatch";
   const connector = useConnector(controls ? connection.connector_slug : null);
@@ -98,8 +98,8 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
       <div className="stack">
         <ParametersDialog form={form} name={connection.connector_name} />
         <FlowNotice connect={connect} form={form} name={connection.connector_name} />
-        {!told && mismatch && <Mismatch connection={connection} connect={connect} />}
-        {!told && !mismatch && standing.why && (
+        {!reported && mismatch && <Mismatch connection={connection} connect={connect} />}
+        {!reported && !mismatch && standing.why && (
           <Notice
             tone={standing.tone}
             actions={
@@ -114,9 +114,9 @@ function Details({ connection, held }: { connection: Connection; held: UseConnec
             <Detail text={detailOf(connection)} />
           </Notice>
         )}
-        {!told && <MissingScopes connection={connection} start={form.start} />}
-        {!told && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
-        {!told && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
+        {!reported && <MissingScopes connection={connection} start={form.start} />}
+        {!reported && isFromElsewhere(connection) && <Elsewhere connection={connection} connect={connect} />}
+        {!reported && failedReconnect(connection) && <Notice tone="warn">{failedReconnect(connection)}</Notice>}
         <section className="panel block" aria-label="About it">
           <Facts connection={connection} />
         </section>

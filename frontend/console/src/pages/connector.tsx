@@ -122,11 +122,11 @@ function obstacleOf(connector: Connector): string | null {
   return null;
 }
 
-/** The place of the next account: the first one's while it is free, else one that nobody has. */
+/** The instance id of the next account: the empty one while it is free, otherwise an unused one. */
 function useFreeInstance(connections: Connection[]): string {
   const [fresh, setFresh] = useState(newInstance);
   const first = connections.find((connection) => connection.instance_id === "");
-  // Once its row is there, what is under way is shown in it.
+  // Once the row exists, it shows the attempt in progress.
   if (connections.some((connection) => connection.instance_id === fresh)) setFresh(newInstance());
   return !first || first.status === "disconnected" ? "" : fresh;
 }

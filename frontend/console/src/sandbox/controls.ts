@@ -1,10 +1,10 @@
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useState } from "react";
 
-/** Where the sandbox is controlled; null where there is none. */
+/** The address of the sandbox's controls; null outside of the sandbox. */
 export const ControlsContext = createContext<string | null>(null);
 
-/** What the sandbox can be told to do wrong: its own names. */
+/** The sandbox's faults, with its field names. */
 export interface Faults {
   consent: "ask" | "allow" | "deny";
   status: number | null;

@@ -3,11 +3,11 @@ import { useEffect, useRef, type ReactNode } from "react";
 import { troubleText, type Tone } from "../words.js";
 import { Copyable } from "./copy.js";
 
-/** Initials in a colour, the same for the same name everywhere. */
+/** Initials in a colour that depends only on the seed. */
 export function Mark({ name, seed, size = "" }: { name: string; seed: string; size?: "" | "small" | "large" }) {
   let hash = 0;
   for (const char of seed) hash = (hash * 31 + (char.codePointAt(0) ?? 0)) % 997;
-  // Sixteen hues are as many as can be told apart.
+  // Sixteen hues are the most that users can distinguish.
   const hue = { "--hue": (hash % 16) * 22.5 } as React.CSSProperties;
   return (
     <span className={`mark ${size}`} style={hue} aria-hidden="true">

@@ -96,7 +96,7 @@ export class Client {
     return this.session.identified;
   }
 
-  /** Shows `observer` every connection that is asked for, before whoever asked; the answer ends that. */
+  /** Calls `observer` with every fetched connection, before the caller receives it. The returned function ends that. */
   observe(observer: (connection: Connection) => void): () => void {
     return this.#observers.listen(observer);
   }
@@ -106,7 +106,7 @@ export class Client {
     return connection;
   }
 
-  /** Reads something that another tab may have just read, too. */
+  /** Reads a resource, and shares the response with the user's other tabs. */
   #read<T>(path: string, shape: string, query: RequestParts["query"] = {}, signal?: AbortSignal): Promise<T> {
     const read = () => this.#http.json<T>(path, shape, { query, signal });
     const { tabs, noticedAt } = this.stream;
@@ -114,7 +114,7 @@ export class Client {
     return tabs ? tabs.once(path + JSON.stringify(query), since, path === "/connections" ? LIST_PACE : PACE, read, signal) : read();
   }
 
-  /** Sends what may change something. */
+  /** Sends a request that may change something. */
   #write<T>(path: string, shape: string, parts: RequestParts): Promise<T> {
     return this.#http.json<T>(path, shape, parts).finally(() => (this.#changedAt = Date.now()));
   }
@@ -142,19 +142,19 @@ export class Client {
     return page;
   }
 
-  /** One connection. With `wait`, the answer comes as soon as no attempt is under way, after so many seconds (30) at most. */
+  /** One connection. With `wait`, the service responds when no attempt is in progress, or after `wait` seconds (at most 30). */
   async getConnection(id: string, { signal, wait }: CallOptions & { wait?: number | undefined } = {}): Promise<Connection> {
     const path = `/connections/${encodeURIComponent(id)}`;
     const read = wait === undefined ? this.#read<Connection>(path, "Connection", {}, signal) : undefined;
     return this.#show(await (read ?? this.#http.json(path, "Connection", { query: { wait }, signal })));
   }
 
-  /** Begins to connect an account of this connector, by slug or id. */
+  /** Starts a connection of an account of this connector, by slug or id. */
   async connect(connector: string, options: ConnectOptions = {}): Promise<ConnectAnswer> {
     return this.#begin(`/${await connectorId(connector)}/connect`, options);
   }
 
-  /** Begins to authorize a connection again; its id stays. */
+  /** Starts a reauthorization. The connection keeps its id. */
   reconnect(id: string, options: Omit<ConnectOptions, "instanceId"> = {}): Promise<ConnectAnswer> {
     return this.#begin(`/connections/${encodeURIComponent(id)}/reconnect`, options);
   }

@@ -5,27 +5,27 @@ import { Listeners } from "./listeners.js";
 import type { Tabs } from "./tabs.js";
 
 /**
- * How news comes: `live` from the event stream; `polling` while there is no stream; `connecting` before the first;
- * `expired` while the user has to sign in again, `idle` while nobody listens.
+ * How changes arrive: `live` from the event stream; `polling` while there is no stream; `connecting` before the first
+ * stream; `expired` while the user has to sign in again; `idle` while there are no listeners.
  */
 export type StreamState = "idle" | "connecting" | "live" | "polling" | "expired";
 
-/** What a listener is told. */
+/** A notification to a listener. */
 export type Notice =
   /** A connection has changed. */
   | { type: "event"; event: ConnectionEvent }
   /**
-   * Something may have changed that no event tells of: fetch again. `start`: the stream has begun; `poll`: there is no stream;
-   * `lost`: the service no longer has the last event, as after a restored backup, so versions may be lower than before.
+   * A change may have no event: fetch again. `start`: the stream has started; `poll`: there is no stream; `lost`: the
+   * service no longer has the last event, as after a restored backup, so versions may be lower than before.
    */
   | { type: "resync"; reason: "start" | "poll" | "lost" }
   | { type: "state"; state: StreamState };
 
 /** Timeouts and intervals in milliseconds; tests have shorter ones. */
 export interface StreamTimes {
-  /** A stream that does not begin within this time counts as stalled: a proxy collects it instead of passing it on. */
+  /** A stream that does not start within this time counts as stalled: a proxy buffers it. */
   stall: number;
-  /** Without a byte for so long the stream counts as broken. The service sends one every 5 s. */
+  /** A stream without a byte for this time counts as broken. The service sends one every 5 s. */
   silence: number;
   /** The first wait after a failure; doubled by each further one. */
   first: number;
@@ -33,7 +33,7 @@ export interface StreamTimes {
   longest: number;
   /** How often to poll while there is no stream. */
   poll: number;
-  /** After how long a hidden page lets its stream go: browsers allow six connections to an origin, in all tabs. */
+  /** The delay before a hidden page closes its stream: browsers allow six connections to an origin, in all tabs. */
   hidden: number;
 }
 
@@ -53,8 +53,8 @@ export interface StreamHub {
 }
 
 /**
- * The user's event stream, one however many listen and in however many tabs, open while somebody does. Its reader is
- * loaded with the first listener; while it cannot be loaded, listeners poll.
+ * The user's event stream. All listeners in all tabs share it, and it is open while there is a listener. The first
+ * listener loads its reader; while the reader cannot be loaded, listeners poll.
  */
 export class EventStream {
   readonly #http: Http;
@@ -81,7 +81,7 @@ export class EventStream {
     this.#times = times;
   }
 
-  /** How news comes at the moment. */
+  /** The current state of the stream. */
   get state(): StreamState {
     return this.#hub.state;
   }
@@ -96,7 +96,7 @@ export class EventStream {
     return this.#hub.noticedAt;
   }
 
-  /** Tells `listener` of everything from now on; the answer ends that. */
+  /** Calls `listener` with every notice from now on. The returned function ends that. */
   subscribe(listener: (notice: Notice) => void): () => void {
     // A function of its own, so that the same one may be given twice.
     const leave = this.#listeners.listen((notice) => listener(notice));

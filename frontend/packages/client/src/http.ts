@@ -3,14 +3,14 @@ import { Session } from "./session.js";
 import { fits } from "./shape.js";
 import { withTimeout } from "./timeout.js";
 
-/** Where Patchbay is, and whose requests these are. */
+/** Patchbay's address, and the user's credentials. */
 export interface ClientOptions {
   /** Patchbay's address, such as `https://connect.example.com`; empty for the page's own origin. */
   baseUrl: string;
   /**
-   * Yields the user's token, as the identity provider gives it out; null if nobody is signed in. It is asked before
-   * every request, so it should answer from memory; with `fresh` after a token was refused: get a new one then. One that
-   * takes longer than ten seconds fails the request.
+   * Returns the user's token, as issued by the identity provider; null if no user is signed in. The client calls it
+   * before every request, so it should return a cached token. After a token was rejected, the client passes `fresh`: return
+   * a new one. If it takes longer than ten seconds, the request fails.
    */
   getToken: (options: { fresh: boolean }) => string | null | undefined | Promise<string | null | undefined>;
   /**
@@ -62,7 +62,7 @@ export class Http {
     return Date.now() + this.#ahead;
   }
 
-  /** The JSON that an endpoint answers, which has to have this shape. `path` is below `/api/v1/connectors`. */
+  /** Returns an endpoint's JSON response, which must have this shape. `path` is below `/api/v1/connectors`. */
   async json<T>(path: string, shape: string, parts: RequestParts = {}): Promise<T> {
     const limit = AbortSignal.timeout(TIMEOUT_MS);
     try {
@@ -71,7 +71,7 @@ export class Http {
       const body: unknown = await response.json();
       if (fits(body, shape)) return body as T;
     } catch (error) {
-      // A caller who gives up is told so as fetch would; everything else is ours to put into words.
+      // An abort by the caller rejects as `fetch` does; all other errors become a `PatchbayError`.
       if (parts.signal?.aborted || error instanceof PatchbayError) throw error;
       if (!(error instanceof SyntaxError)) throw unreachable(error);
     }
@@ -121,7 +121,7 @@ export class Http {
     }
   }
 
-  /** Compares the signed-in user with the one that this client serves. What else is wrong shows in the next request. */
+  /** Compares the signed-in user with the one that this client serves. The next request reports any other error. */
   async compareUser(): Promise<void> {
     await this.#token(false).catch(() => undefined);
   }

@@ -1,6 +1,6 @@
 import { Listeners } from "./listeners.js";
 
-/** Whether the user's token is accepted, as far as the last responses tell, and whose it is. */
+/** Whether the last responses accepted the user's token, and the user of that token. */
 export class Session {
   #expired = false;
   #user: string | undefined;
@@ -25,7 +25,7 @@ export class Session {
     return this.#user;
   }
 
-  /** Notes how the last request went. */
+  /** Stores the outcome of the last request. */
   set(expired: boolean): void {
     if (this.#expired === expired) return;
     this.#expired = expired;
@@ -37,7 +37,7 @@ export class Session {
     const subject = subjectOf(token);
     this.#user ||= subject ?? "";
     this.#identify(this.#user);
-    // A token that names nobody is for the service to refuse.
+    // The service rejects a token without a subject.
     if (subject !== null && this.#user !== subject && !this.#userChanged) {
       this.#userChanged = true;
       this.#listeners.call();

@@ -9,8 +9,8 @@ export interface SseMessage {
 }
 
 /**
- * Takes a text/event-stream apart (HTML standard, 9.2), wherever the chunks are cut. `TextDecoder` takes its byte order mark.
- * Messages without data are not told, except that an id or retry in them counts.
+ * Takes a text/event-stream apart (HTML standard, 9.2), wherever the chunks are cut. `TextDecoder` removes the byte order mark.
+ * Messages without data are not returned, but their id and retry values apply.
  */
 export class SseParser {
   #buffer = "";
@@ -42,9 +42,9 @@ export class SseParser {
   #dispatch(): SseMessage | undefined {
     const data = this.#data.join("\n");
     const event = this.#event || "message";
-    const told = this.#data.length > 0;
+    const hasData = this.#data.length > 0;
     this.#data = [];
     this.#event = "";
-    return told ? { event, data, id: this.#id, retry: this.#retry } : undefined;
+    return hasData ? { event, data, id: this.#id, retry: this.#retry } : undefined;
   }
 }

@@ -6,7 +6,7 @@ import { SseParser, type SseMessage } from "./sse.js";
 import { Tabs } from "./tabs.js";
 import type { ConnectionEvent } from "./types.js";
 
-/** What the tab with the stream posts to the others; a tab that has none posts null, and is answered. */
+/** A message from the tab with the stream to the others. A tab without a stream posts null, and receives a reply. */
 interface Post {
   notice?: Notice;
   state: StreamState;
@@ -20,11 +20,11 @@ interface Post {
 /**
  * Reads the user's event stream until it is stopped.
  *
- * The stream is read by fetch, for the token belongs in a header. It begins again after the last event that was read, so that
- * none is missed, and while it cannot be had, listeners are told to look from time to time instead.
+ * `fetch` reads the stream, because the token belongs in a header. A new stream resumes after the last event that was read,
+ * so that none is missed. While the stream is unavailable, listeners are notified to poll.
  *
- * One tab reads the stream and posts to the others what it reads. When it is closed, or has been hidden for a while,
- * another one goes on after the last event. A tab that receives nothing polls.
+ * One tab reads the stream and posts the events to the others. When it is closed, or has been hidden for a while,
+ * another one resumes after the last event. A tab that receives nothing polls.
  */
 export class StreamReader {
   readonly #http: Http;
@@ -54,7 +54,7 @@ export class StreamReader {
   /** Starts reading. */
   start(): void {
     const session = () => {
-      // The stream is the user's whose token has opened it.
+      // The stream belongs to the user whose token opened it.
       if (this.#http.session.userChanged) this.#reading?.abort();
       this.#hurry();
     };
@@ -70,7 +70,7 @@ export class StreamReader {
     void this.#loop();
   }
 
-  /** Posts how it is to the other tabs, where this one has the stream. */
+  /** Posts the state to the other tabs, if this one has the stream. */
   #post(notice?: Notice, before = this.#lastId): void {
     if (!this.#leading || !this.#hub.tabs) return;
     const post: Post = { state: this.#hub.state, id: this.#lastId, before, at: this.#hub.noticedAt };
@@ -97,7 +97,7 @@ export class StreamReader {
     }
   }
 
-  /** Listens to the user's other tabs, once it is known who that is. A token that names nobody tells no users apart. */
+  /** Listens to the user's other tabs once the user is known. A token without a subject does not identify a user. */
   async #join(): Promise<void> {
     await this.#http.compareUser();
     const { user } = this.#http.session;

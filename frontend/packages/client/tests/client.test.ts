@@ -42,9 +42,9 @@ test("calls every user endpoint", async () => {
   const page = await ada.listConnectors({ search: "gmail" });
   expect(page.connectors.map((connector) => connector.slug)).toEqual(["gmail"]);
   const gmail = await ada.getConnector("gmail");
-  const begun = await ada.connect(gmail.id, { instanceId: "work", details: { label: "Work" } });
-  expect(begun).toMatchObject({ status: "pending", already_connected: false });
-  const id = begun.connection_id;
+  const started = await ada.connect(gmail.id, { instanceId: "work", details: { label: "Work" } });
+  expect(started).toMatchObject({ status: "pending", already_connected: false });
+  const id = started.connection_id;
   expect(await ada.getConnection(id)).toMatchObject({ label: "Work", instance_id: "work" });
   expect(await ada.update(id, { label: "Job" })).toMatchObject({ label: "Job" });
   expect(await ada.listConnections({ connector_id: "gmail" })).toMatchObject({ total_count: 1 });
@@ -155,7 +155,7 @@ test("token_of_another_user_ends_client_and_stream", async () => {
   expect((await failure(client.listConnections())).code).toBe("user_changed");
   await vi.waitFor(() => expect(proxy.streams).toBe(0), 20_000);
   expect(client.stream.state).toBe("expired");
-  // It serves nobody any more, the first user included: what it has read may be shown already.
+  // The client serves no user any more, not even the first: the page may already show the data that it fetched.
   token = await tokenFor(ada);
   expect((await failure(client.listConnections())).code).toBe("user_changed");
   leave();
@@ -192,9 +192,9 @@ test("starts one attempt when the response is lost", async () => {
   const ada = await client(proxy.url);
   let lost = 0;
   proxy.fate = ({ method }) => (method === "POST" && (lost += 1) < 3 ? "lose" : "pass");
-  const begun = await ada.connect("gmail");
+  const started = await ada.connect("gmail");
   expect(proxy.count(`POST /${GMAIL}/connect`)).toBe(3);
-  const { events } = await ada.history(begun.connection_id);
+  const { events } = await ada.history(started.connection_id);
   expect(events.map((event) => event.kind)).toEqual(["attempt_started"]);
 });
 

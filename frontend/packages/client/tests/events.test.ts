@@ -7,7 +7,7 @@ import { Proxy } from "./support/proxy.js";
 
 const TIMES: StreamTimes = { stall: 5_000, silence: 10_000, first: 20, longest: 100, poll: 50, hidden: 30 };
 
-/** A user's stream through a proxy, what it has told, and a client of the same user's that goes another way. */
+/** A user's stream through a proxy, its notices, and a client of the same user that bypasses the proxy. */
 async function listening(options: { token?: () => string | null; times?: StreamTimes } = {}) {
   const proxy = await Proxy.start();
   const token = await tokenFor(newUser());
@@ -34,7 +34,7 @@ test("delivers each change once across reconnects", async () => {
   await rename("1");
   await vi.waitFor(async () => expect(await labels()).toHaveLength(1), 20_000);
   for (const label of ["2", "3"]) {
-    // What happens while nobody reads is read afterwards.
+    // Events while no stream is open are read afterwards.
     proxy.fate = ({ path }) => (path.endsWith("/events") ? "cut" : "pass");
     proxy.cutStreams();
     await rename(label);
@@ -51,7 +51,7 @@ test("delivers each change once across reconnects", async () => {
 });
 
 test("requests a reload when the last event is unknown", async () => {
-  // Nobody is told to look but for this reason.
+  // With this interval, only the unknown event causes a resync.
   const { proxy, notices, leave, direct, labels, live } = await listening({ times: { ...TIMES, poll: 600_000 } });
   const resyncs = () => notices.filter((notice) => notice.type === "resync").length;
   await live();

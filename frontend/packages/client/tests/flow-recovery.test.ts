@@ -248,7 +248,7 @@ test("disposed flow leaves nothing running", async () => {
   const asked = proxy.seen.length;
   window.dispatchEvent(new Event("focus"));
   seen();
-  // Whoever asks now is not the flow.
+  // Only this call sends a request; the flow sends none.
   await client.listConnections();
   expect(proxy.seen.length).toBe(asked + 1);
 });

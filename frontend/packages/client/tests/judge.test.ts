@@ -10,14 +10,14 @@ function connection(fields: Partial<Connection>, attempt: Partial<Attempt> | nul
 
 test.each<[string, Partial<Connection>, Partial<Attempt> | null]>([
   ["pending", {}, {}],
-  // A reconnect: the connection works all the while.
+  // A reconnect: the connection remains usable.
   ["pending", { status: "connected" }, {}],
   ["connected", { status: "connected" }, { outcome: "succeeded" }],
   ["connected", { status: "connected" }, { id: "another's", outcome: "succeeded" }],
-  // Ours was granted although another had been begun.
+  // This attempt was authorized although a newer one had been started.
   ["connected", { status: "connected" }, { id: "another's", outcome: "superseded" }],
   ["connected", { status: "connected" }, null],
-  // The user has kept the other account.
+  // The user kept the other account.
   ["connected", { status: "connected" }, { outcome: "failed", error_code: "account_mismatch" }],
   ["denied", { status: "connected" }, { outcome: "failed", error_code: "authorization_denied" }],
   ["denied", { status: "error" }, { outcome: "failed", error_code: "authorization_denied" }],

@@ -5,7 +5,7 @@ import { browser } from "./support/browser.js";
 import { newUser, tokenFor } from "./support/nango.js";
 import { Proxy } from "./support/proxy.js";
 
-/** The client anew, with a module that loads as `load` says. */
+/** A new import of the client, in which `load` provides the module at `path`. */
 async function clientWith(path: string, load: () => object | Promise<object>) {
   vi.resetModules();
   vi.doMock(path, load);

@@ -100,7 +100,7 @@ test("tabs_share_what_one_of_them_reads", async () => {
   expect(proxy.count("GET /connections?") + proxy.count("GET /connections ")).toBeLessThanOrEqual(1);
   const lists = () => proxy.seen.filter(({ method, path }) => method === "GET" && path === "/connections").length;
   expect(lists()).toBe(1);
-  // A tab that has changed something reads it anew.
+  // A tab that has changed something fetches it again.
   const [first, ...others] = clients;
   proxy.fate = ({ path }) => (path === "/connections" ? { late: 500 } : "pass");
   const reads = others.map((client) => client.listConnections());

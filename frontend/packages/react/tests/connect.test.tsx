@@ -156,7 +156,7 @@ test("another_user_is_shown_nothing_when_only_the_token_changes", async () => {
   const { elsewhere, proxy, queries } = await page(<List asObject={false} />, { user: ada, getToken: () => token });
   await connected(elsewhere, "gmail", "secret");
   await screen.findByText(/secret/, undefined, SOON);
-  // The product's sign-in is another user's, and the product has not told the provider so.
+  // Another user signs in to the product, and the product does not notify the provider.
   token = await tokenFor(bob);
   document.dispatchEvent(new Event("visibilitychange"));
   await waitFor(() => expect(screen.queryByText(/secret/)).toBeNull(), SOON);

@@ -170,7 +170,7 @@ test("status is unknown until the list is loaded", async () => {
   await screen.findByText("Status unknown. Trying again.", undefined, SOON);
   const alert = screen.getByRole("alert");
   const asked = proxy.count("GET /connections?");
-  // It is asked for again by itself; meanwhile nothing else is claimed, and nothing is read out anew.
+  // The client retries automatically. Meanwhile no other status is shown, and nothing is announced again.
   await waitFor(() => expect(proxy.count("GET /connections?")).toBeGreaterThan(asked), SOON);
   expect(screen.getByText("Status unknown. Trying again.")).toBeTruthy();
   expect(screen.getByRole("alert")).toBe(alert);

@@ -76,7 +76,7 @@ test("repeated_old_answers_are_not_believed", async () => {
   const second = await elsewhere.connect("github");
   await new Promise((resolve) => setTimeout(resolve, 1_000));
   proxy.fate = (seen) => (isList(seen) ? "stale" : "pass");
-  // The event has told which version there is, so that it is asked for until it comes.
+  // The event contains the version, so the client polls until it receives that version.
   await waitFor(() => expect(shown().rows).toHaveLength(2), SOON);
   expect(shown()).toMatchObject({ totalCount: 2 });
   const ended = () => expect(shown().rows.find((row) => row.id === id)?.status).toBe("disconnected");
@@ -296,7 +296,7 @@ test("two_buttons_share_one_flow", async () => {
   await browser.popup.decide("allow");
   await first.findByRole("button", { name: "Gmail connected" }, SOON);
   await second.findByRole("button", { name: "Gmail connected" }, SOON);
-  expect(onConnected.map((told) => told.mock.calls.length)).toEqual([1, 0]);
+  expect(onConnected.map((listener) => listener.mock.calls.length)).toEqual([1, 0]);
   expect(proxy.count("POST /")).toBe(1);
   const { events } = await elsewhere.history((await elsewhere.listConnections()).connections[0]?.id ?? "");
   expect(events.filter(({ kind }) => kind === "attempt_started")).toHaveLength(1);

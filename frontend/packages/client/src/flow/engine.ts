@@ -80,18 +80,18 @@ export class FlowEngine {
     const inTime = !attempt.expiresAt || Date.parse(attempt.expiresAt) > this.#host.client.now();
     if (!inTime || !this.#key) return this.start();
     this.#open();
-    // After a reload the key brings the address again.
+    // After a reload, a request with the same key returns the address again.
     if (attempt.oauthUrl) this.#sent(attempt, attempt.oauthUrl);
     else this.#begin(this.#key, "blocked");
   }
 
-  /** Cancels the attempt in progress, of which nothing comes any more; forgets one that has ended. */
+  /** Cancels the attempt in progress; it reports nothing afterwards. Clears one that has ended. */
   dismiss(): void {
     const attempt = this.#attempt;
     const { phase } = this.#host.state;
     const canceled = "window" in this.#host.state;
     if (phase === "starting") {
-      // The service may have started it: its answer says which attempt to cancel.
+      // The service may have started the attempt. Its response contains the id to cancel.
       this.#canceled.add(this.#starts);
       this.#asking = undefined;
     }
@@ -101,7 +101,7 @@ export class FlowEngine {
   }
 
   #cancel(connectionId: string, attemptId: string | null): void {
-    // Where the service stays away, the attempt expires.
+    // If the service is unreachable, the attempt expires.
     this.#host.client.cancel(connectionId, { attemptId }).then(
       (connection) => this.#host.canceled(connection),
       () => undefined,
@@ -127,7 +127,7 @@ export class FlowEngine {
     if (!left || this.#disposed || this.#host.state.phase !== "idle") return;
     const { connectionId, attemptId, expiresAt, idempotencyKey } = left;
     this.#told = false;
-    // The reload came before the answer, and has closed the window: the same request brings it again.
+    // The reload preceded the response, and closed the window. Repeating the request returns the same response.
     if (connectionId === null) return this.#begin(idempotencyKey, "closed");
     this.#key = idempotencyKey;
     this.#attempt = { connectionId, attemptId, expiresAt, oauthUrl: null };
@@ -149,21 +149,21 @@ export class FlowEngine {
     if (!this.#disposed) this.#glance();
   }
 
-  /** What can be seen of the window. */
+  /** The visible state of the window. */
   #seen(none: FlowWindow): FlowWindow {
     if (!this.#window) return none;
     return this.#window.closed ? "closed" : "open";
   }
 
-  /** `none` is what to say of the window where there is none. */
+  /** `none` is the window's state if there is no window. */
   #begin(key: string, none: FlowWindow): void {
     this.#starts += 1;
     this.#key = key;
     this.#told = false;
     this.#remember({ idempotencyKey: key, connectionId: null, attemptId: null, expiresAt: null });
-    // The event stream is to be there before the user can be done.
+    // The event stream has to be open before the user can finish.
     if (!this.#disposed) this.#endEvents ??= this.#host.client.events(() => {});
-    // An empty window of a page that is gone would stay for ever.
+    // Without this, the empty window would remain after the page is closed.
     const gone = () => this.#window?.close();
     window.addEventListener("pagehide", gone);
     // The click may have set it already.
@@ -193,7 +193,7 @@ export class FlowEngine {
       this.#key = randomId();
       return this.#ask(this.#key, start);
     }
-    // Dismissed meanwhile, or started anew, which has taken the window.
+    // The flow was dismissed or restarted meanwhile. A restart has replaced the window.
     if (start !== this.#starts) {
       if (this.#canceled.delete(start) && answer.attempt_id) this.#cancel(answer.connection_id, answer.attempt_id);
       return;
@@ -213,21 +213,21 @@ export class FlowEngine {
     this.#attempt = attempt;
     const { connectionId, attemptId, expiresAt } = attempt;
     this.#remember({ connectionId, attemptId, expiresAt, idempotencyKey: key });
-    // Asked before the window is sent on: whatever happens there, somebody is already listening.
+    // The watch starts before the window navigates, so that no change is missed.
     this.#look(attempt);
     this.#sent(attempt, url);
   }
 
-  /** Sends the window on, and says what can be seen of it. */
+  /** Navigates the window to `url`, and sets its visible state. */
   #sent(attempt: FlowAttempt, url: string): void {
     const seen = this.#seen(this.#host.state.phase === "starting" ? this.#host.state.window : "blocked");
-    // Without leaving the empty page in its history.
+    // `replace` keeps the empty page out of the window's history.
     if (seen === "open") this.#window?.location.replace(url);
     this.#host.set({ phase: "waiting", attempt, window: seen, trouble: null });
     if (seen === "open" && !this.#disposed) this.#glance();
   }
 
-  /** Looks whether the window is still there, until it is not. */
+  /** Polls the window until it is closed. */
   #glance(): void {
     this.#endGlances?.();
     const since = Date.now();
@@ -255,14 +255,14 @@ export class FlowEngine {
       troubled: (error) => {
         if (this.#host.state.phase === "waiting" && this.#host.state.trouble !== error) this.#host.set({ ...this.#host.state, trouble: error });
       },
-      // What a reload has left may have been erased since.
+      // After a reload, the stored attempt may have been deleted at the service.
       gone: (error) => {
         if (attempt.oauthUrl) return this.#refused(error);
         this.#forget();
         this.#host.set({ phase: "idle" });
       },
     };
-    // Before the old one ends, or the event stream would, too.
+    // The new watch starts before the old one stops, so that the event stream stays open.
     const watch = new Watch(this.#host.client, attempt.connectionId, watcher, this.#host.options.times);
     this.#watch?.stop();
     this.#endEvents?.();
@@ -277,11 +277,11 @@ export class FlowEngine {
     };
   }
 
-  /** Whether there is more to wait for. */
+  /** Returns `true` while the attempt is pending. */
   #judged(connection: Connection, attempt: FlowAttempt): boolean {
     const verdict = judge(connection, attempt.attemptId);
     const waiting = this.#host.state.phase === "waiting";
-    // Once it is told how it failed, only that it is connected after all is news.
+    // After a failure is reported, only a later success is reported.
     if (verdict.phase === "pending" || (!waiting && verdict.phase !== "connected")) return waiting;
     if (verdict.phase === "connected" || verdict.phase === "canceled") {
       this.#attempt = undefined;

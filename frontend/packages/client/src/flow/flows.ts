@@ -4,22 +4,22 @@ import { ConnectFlow, loadSteps } from "./flow.js";
 import type { Connection } from "../types.js";
 import { keyOf, type FlowTarget } from "./state.js";
 
-/** What the page knows of the user's connections. */
+/** The connections that the page has fetched. */
 export interface KnownConnections {
   /** The connection that a target means. */
   idOf(target: FlowTarget): string | undefined;
-  /** Takes a connection as the service has just told it. */
+  /** Stores a connection that the service has just returned. */
   put(connection: Connection): void;
 }
 
 /**
- * The flows of one user's page: one for each target, so that everything that shows the same account shows the same
- * window. `resume` and `dispose` come in pairs, as often as one likes.
+ * The flows of one user's page: one for each target, so that all components of an account share a window. Call `resume`
+ * and `dispose` in pairs, any number of times.
  */
 export class Flows {
   readonly #client: Client;
   readonly #connections: KnownConnections;
-  /** Under each name that it goes by: its targets' and its connection's id. */
+  /** By each key of a flow: its targets' keys and its connection's id. */
   readonly #flows = new Map<string, ConnectFlow>();
   readonly #listeners = new Listeners();
   #live = false;

@@ -5,57 +5,57 @@ import type { Connection } from "../types.js";
 export type FlowTarget = { connectorId: string; instanceId?: string | undefined } | { connectionId: string };
 
 /**
- * What is known of the window in which the user authorizes. It is told to the user, and never the reason to give up.
+ * The state of the window in which the user authorizes. It is shown to the user, and never ends an attempt.
  *
- * - `open`: it can be seen to be open
- * - `closed`: it could be, and no longer is: closed by the user, or cut off by a page on the way
- * - `unknown`: it cannot be seen: cut off by this page's own opener policy, opened by a link, or from before a reload
- * - `blocked`: the browser did not open it; the user has to, by a link to `oauthUrl`
+ * - `open`: the window is open
+ * - `closed`: the window was open: the user closed it, or a later page severed the opener reference
+ * - `unknown`: there is no reference to it: this page's opener policy severed it, a link opened it, or the page reloaded
+ * - `blocked`: the browser did not open it; the user has to follow a link to `oauthUrl`
  */
 export type FlowWindow = "open" | "closed" | "unknown" | "blocked";
 
-/** An attempt that is under way. */
+/** An attempt in progress. */
 export interface FlowAttempt {
   connectionId: string;
   attemptId: string | null;
-  /** Until when the user may begin. */
+  /** When the authorization link expires. */
   expiresAt: string | null;
-  /** Where the user authorizes; null after a reload, for it is not kept. */
+  /** Where the user authorizes; null after a reload, because it is not stored. */
   oauthUrl: string | null;
 }
 
-/** How an attempt may end without a connection, each a different thing to tell the user. */
+/** How an attempt may end without a connection. Each has its own message to the user. */
 export type FlowFailure =
-  /** The user said no at the provider. */
+  /** The user denied access at the provider. */
   | "denied"
-  /** The provider or Nango refused, or the authorization broke. */
+  /** The provider or Nango rejected the authorization, or it failed. */
   | "failed"
   /** The user did not finish in time. */
   | "expired"
   /** The user canceled it, in another tab for example. */
   | "canceled"
-  /** A newer attempt has taken its place, in another tab for example. */
+  /** A newer attempt replaced it, in another tab for example. */
   | "superseded"
-  /** It came back as another account than before; the user has to decide. */
+  /** The user authorized another account than before, and has to decide. */
   | "account_mismatch"
-  /** The connection was ended meanwhile. */
+  /** The connection was disconnected meanwhile. */
   | "disconnected";
 
-/** Where a connect stands. */
+/** The state of a connect. */
 export type FlowState =
   /** `canceled` after the user has canceled the attempt. */
   | { phase: "idle"; canceled?: boolean }
-  /** The service is asked where to send the window. */
+  /** The request for the authorization link is pending. */
   | { phase: "starting"; window: FlowWindow }
-  /** The user's turn. `trouble` is why the service cannot be asked at the moment; it is asked again. */
+  /** The user is authorizing. `trouble` is the service's last error while the client retries. */
   | { phase: "waiting"; attempt: FlowAttempt; window: FlowWindow; trouble: PatchbayError | null }
   | { phase: "connected"; connection: Connection; alreadyConnected: boolean }
-  /** `detail` is the service's, for a person to read. A grant that comes after all still makes it `connected`. */
+  /** `detail` is the service's message for a person. A later authorization still changes the state to `connected`. */
   | { phase: FlowFailure; connection: Connection; reason: string | null; detail: string | null }
-  /** The service did not begin an attempt. */
+  /** The service did not start an attempt. */
   | { phase: "refused"; error: PatchbayError };
 
-/** Where a connect stands, in one word. */
+/** The name of a connect's state. */
 export type FlowPhase = FlowState["phase"];
 
 /** What tells targets apart. */

@@ -3,35 +3,35 @@ import type { Client } from "../client.js";
 import { PatchbayError } from "../error.js";
 import type { Connection } from "../types.js";
 
-/** How long to wait for what, in milliseconds. */
+/** The intervals of a watch, in milliseconds. */
 export interface WatchTimes {
-  /** Between two looks while the event stream is there to tell. */
+  /** Between two polls while the event stream is open. */
   calm: number;
-  /** Between two looks while it is not, besides what the service itself waits. */
+  /** Between two polls while it is not, in addition to the service's long poll. */
   gap: number;
   /** The longest wait after failures. */
   longest: number;
 }
 
-/** What serves in practice. */
+/** The default intervals. */
 export const WATCH_TIMES: WatchTimes = { calm: 15_000, gap: 1_000, longest: 15_000 };
 
-/** How long one question may wait for its answer at the service, in seconds. */
+/** The timeout of one long poll at the service, in seconds. */
 const WAIT = 25;
 
-/** Who is told what a watch sees. */
+/** The callbacks of a watch. */
 export interface Watcher {
-  /** The connection as the service has it. Whether there is more to wait for; if not, only an event brings another look. */
+  /** Receives the current connection. Returns `true` to keep polling; otherwise only an event causes another poll. */
   seen(connection: Connection): boolean;
-  /** The service cannot be asked at the moment, or can again. */
+  /** Receives the error while the service is unreachable; null when it is reachable again. */
   troubled(error: PatchbayError | null): void;
   /** There is no such connection. */
   gone(error: PatchbayError): void;
 }
 
 /**
- * Looks at a connection until it is stopped. The service is the only one believed: its events and whatever else may
- * have happened are hints that make it look at once. While there is no event stream, each look waits at the service.
+ * Polls a connection until it is stopped. The service's response is authoritative; events and other signals are hints
+ * that cause an immediate poll. While there is no event stream, each request is a long poll.
  */
 export class Watch {
   readonly #client: Client;
@@ -57,7 +57,7 @@ export class Watch {
         else if (!this.#over) this.#interrupt?.();
       }),
       client.session.subscribe(() => this.hint()),
-      // Whoever has asked: what it means is told before anybody acts on it, by taking a button away for example.
+      // The watcher is notified before any caller acts on a response, by hiding a button for example.
       client.observe((connection) => {
         if (connection.id === id) this.#over = !watcher.seen(connection);
       }),
@@ -66,13 +66,13 @@ export class Watch {
     void this.#loop();
   }
 
-  /** Makes it look at once: the service may know more. */
+  /** Causes an immediate poll, because the service may have newer data. */
   hint(): void {
     this.#hinted = true;
     this.#interrupt?.();
   }
 
-  /** The user seems to be back: has Nango asked anew, whatever the service has found a moment ago. */
+  /** The user seems to be back: makes the service query Nango again, even if it has just done so. */
   returned(): void {
     this.hint();
     if (this.#asking === "no") void this.#ask();
@@ -82,14 +82,14 @@ export class Watch {
   async #ask(): Promise<void> {
     do {
       this.#asking = "once";
-      // If Nango cannot be asked now, the service goes on trying by itself.
+      // If Nango is unreachable now, the service retries by itself.
       await this.#client.returned(this.#id, { signal: this.#stopped.signal }).catch(() => undefined);
       this.hint();
     } while ((this.#asking as string) === "again" && !this.#stopped.signal.aborted);
     this.#asking = "no";
   }
 
-  /** Ends it, with all its timers and requests. */
+  /** Stops the watch, with all its timers and requests. */
   stop(): void {
     this.#stopped.abort();
     this.#interrupt?.();
@@ -121,7 +121,7 @@ export class Watch {
     }
   }
 
-  /** How long until the next look, after failures at least as long as was asked for; undefined if only a hint brings one. */
+  /** The pause before the next poll, after failures at least the service's `Retry-After`; undefined if only a hint ends it. */
   #pause(failures: number, asked: number, waited: boolean): number | undefined {
     if (this.#client.session.expired || (this.#over && failures === 0)) return undefined;
     const { calm, gap, longest } = this.#times;
@@ -130,10 +130,10 @@ export class Watch {
     return waited ? gap : 0;
   }
 
-  /** One look. False if a hint broke it off. */
+  /** Polls once. Returns `false` if a hint aborted the request. */
   async #look(wait: number | undefined): Promise<boolean> {
     const looking = new AbortController();
-    // Only a look that waits at the service is worth breaking off.
+    // Only a long poll is worth aborting.
     if (wait !== undefined) this.#interrupt = () => looking.abort();
     try {
       const signal = AbortSignal.any([looking.signal, this.#stopped.signal]);
@@ -147,7 +147,7 @@ export class Watch {
     }
   }
 
-  /** Waits; for ever if no time is given, and not at all if there was a hint meanwhile. */
+  /** Waits; without a time until a hint, and not at all if there was a hint meanwhile. */
   #rest(milliseconds: number | undefined): Promise<void> {
     if (this.#hinted || this.#stopped.signal.aborted) return Promise.resolve();
     return new Promise((resolve) => {

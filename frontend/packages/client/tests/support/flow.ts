@@ -13,7 +13,7 @@ export async function tab(user = newUser()) {
   return { user, proxy, client, leave };
 }
 
-/** A state that tells of a connection. */
+/** A state with a connection. */
 export type Ended = Extract<FlowState, { connection: unknown }>;
 
 export function until(flow: ConnectFlow, phase: FlowState["phase"]): Promise<FlowState> {
@@ -37,7 +37,7 @@ export function flowOf(...[client, target, options]: Parameters<typeof connectFl
   return flow;
 }
 
-/** A flow of Gmail's that has come to the provider. */
+/** Starts a flow for Gmail, and waits until its window shows the provider. */
 export async function begun(client: Client, onConnected?: () => void) {
   const flow = flowOf(client, { connectorId: "gmail" }, { onConnected });
   flow.start();

@@ -1,7 +1,7 @@
-/** The made-up Nango and what a user does there. */
+/** The fake Nango and a user's actions there. */
 import { inject } from "vitest";
 
-/** What the sandbox can be told to do wrong; what is left out is as it should be. */
+/** The sandbox's faults; an omitted fault is off. */
 export interface Faults {
   consent?: "ask" | "allow" | "deny";
   only?: string;

@@ -26,12 +26,12 @@ export interface Seen {
   idempotencyKey: string | undefined;
 }
 
-/** An HTTP proxy in front of the sandbox's Patchbay that writes down what passes, and does what it is told to. */
+/** An HTTP proxy in front of the sandbox's Patchbay that records requests and simulates failures. */
 export class Proxy {
   readonly seen: Seen[] = [];
   /** Decides about each request. */
   fate: (seen: Seen) => Fate = () => "pass";
-  /** What is passed on as the last event's id, whatever came. */
+  /** Replaces the `Last-Event-ID` header of each request. */
   lastEventId: string | undefined;
   readonly #server: Server;
   readonly #streams = new Set<ServerResponse>();
@@ -99,7 +99,7 @@ export class Proxy {
 
   #pass(incoming: IncomingMessage, outgoing: ServerResponse, lose: boolean, late: number): void {
     const { method, url } = incoming;
-    // Not compressed, so that it can be told again to others.
+    // Uncompressed, so that the proxy can replay the response.
     const headers: IncomingHttpHeaders = { ...incoming.headers, "accept-encoding": "identity" };
     if (this.lastEventId !== undefined) headers["last-event-id"] = this.lastEventId;
     const onward = request(inject("patchbay") + url, { method, headers }, (answer) => {

@@ -14,11 +14,11 @@ import { Sentence } from "./Sentence.js";
 export interface ConnectionPickerProps {
   /** The connector, by slug or id. */
   connectorId: string;
-  /** What a person calls it. */
+  /** The connector's display name. */
   connectorName: string;
   /** The `connection_id` that is chosen; null while none is. */
   value: string | null;
-  /** Told what is chosen, also when a new account is connected. */
+  /** Called with the chosen connection, also when a new account is connected. */
   onChange: (connectionId: string | null, connection: Connection | null) => void;
   className?: string | undefined;
 }
@@ -32,7 +32,7 @@ export function ConnectionPicker(props: ConnectionPickerProps): ReactNode {
   const own = connections.filter((connection) => isOf(connection, connectorId) && offered(connection, value));
   const chosen = own.find((connection) => connection.id === value);
   const names = distinctNames(own, messages);
-  // What is chosen stays so while nothing is known of it.
+  // The choice remains while the connection is unknown.
   const kept = isUnknown ? value : null;
   const choose = (connection: Connection | null) => onChange(connection?.id ?? null, connection);
   return (
@@ -91,7 +91,7 @@ interface OneMoreProps extends ConnectionPickerProps {
 
 function OneMore({ connectorId, connectorName, connections, any, onConnected }: OneMoreProps): ReactNode {
   const messages = useMessages();
-  // The same until it is used up, so that a connect that is under way stays the same one.
+  // Stays the same until it is used, so that a connect in progress keeps its target.
   const [instanceId, setInstanceId] = useState(() => freeInstance(connections, connectorId));
   const [connected, setConnected] = useState<string | null>(null);
   const used = connections.some((one) => isOf(one, connectorId, instanceId) && one.status === "connected");

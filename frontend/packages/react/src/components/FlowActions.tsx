@@ -7,13 +7,13 @@ import { Button } from "./Button.js";
 import { Details, ErrorNotice } from "./ErrorNotice.js";
 import { elsewhere } from "./FlowNotice.js";
 
-/** What the user can do while a connect is under way, and what an operator needs once it has failed. */
+/** The user's actions while a connect is in progress, and details for an operator after a failure. */
 export function FlowActions({ connect }: { connect: UseConnect }): ReactNode {
   const messages = useConnectMessages();
   const { state } = connect;
   const waiting = state.phase === "waiting" || state.phase === "starting" ? state : null;
   const blocked = waiting?.phase === "waiting" && waiting.window === "blocked" ? waiting.attempt.oauthUrl : null;
-  // While it starts, a window that was blocked has nowhere to go yet.
+  // While the attempt starts, a blocked window has no address yet.
   const lost = waiting && !["open", "blocked"].includes(waiting.window);
   return (
     <>

@@ -7,7 +7,7 @@ import type { UseConnect } from "../react/useConnect.js";
 import { errorText } from "./errorText.js";
 import { AccountLine, FlowActions } from "./lazy.js";
 
-/** What there is to say of a connect, in a sentence or two; empty where the button says it all. */
+/** Returns the message for a connect's state, in a sentence or two; empty if the button already shows the state. */
 export function flowText(state: FlowState, name: string, messages: ConnectMessages): string {
   switch (state.phase) {
     case "idle":
@@ -23,14 +23,14 @@ export function flowText(state: FlowState, name: string, messages: ConnectMessag
     case "refused":
       return errorText(state.error, messages);
     default: {
-      const told = [messages.failures[state.phase](name)];
-      if (state.connection.status === "connected") told.push(messages.stillWorks);
-      return told.join(" ");
+      const sentences = [messages.failures[state.phase](name)];
+      if (state.connection.status === "connected") sentences.push(messages.stillWorks);
+      return sentences.join(" ");
     }
   }
 }
 
-/** Why the service cannot be asked, and that it is asked again, if it is. */
+/** Returns why the service is unreachable, and whether the client retries. */
 export function troubleText(error: Error, messages: ConnectMessages): string {
   const text = errorText(error, messages);
   return isOfSession(error) ? text : `${text} ${messages.tryingAgain}`;
@@ -38,13 +38,13 @@ export function troubleText(error: Error, messages: ConnectMessages): string {
 
 /** Props of `FlowNotice`. */
 export interface FlowNoticeProps {
-  /** What `useConnect` has answered. */
+  /** The result of `useConnect`. */
   connect: UseConnect;
-  /** What a person calls the connector. */
+  /** The connector's display name. */
   name: string;
 }
 
-/** What there is to say of a connect, read out as it changes, and what the user can do meanwhile. */
+/** The message for a connect's state, announced when it changes, and the user's actions. */
 export function FlowNotice({ connect, name }: FlowNoticeProps): ReactNode {
   const messages = useConnectMessages();
   const { state } = connect;

@@ -3,7 +3,7 @@ import type { Status } from "@patchbay/client";
 
 const RING = <circle cx="8" cy="8" r="6.5" />;
 
-/** Told apart by their shapes, not by their colours alone. */
+/** The statuses differ in shape, not only in colour. */
 const SHAPES: Record<Status, ReactNode> = {
   connected: (
     <>

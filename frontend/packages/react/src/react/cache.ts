@@ -12,7 +12,7 @@ export interface ConnectionList {
 /** How many connections are fetched at once. */
 const PAGE = 500;
 
-/** More connections than this are fetched as a list; a list that lacks more than this is believed. */
+/** The most connections that are fetched one by one. A list that omits more than this is accepted as complete. */
 export const FEW = 3;
 
 /**
@@ -76,7 +76,7 @@ export class Cache {
     try {
       const list = await this.#pages(signal);
       for (const one of list.connections) this.#note(one);
-      // The list may be older than what it lacks. One that lacks many is believed.
+      // The list may be older than the connections that it omits. A list that omits many is accepted as complete.
       const missing = this.#missing(list);
       for (const { id } of missing) {
         if (missing.length > FEW) this.newestById.delete(id);
@@ -99,24 +99,24 @@ export class Cache {
     return this.#note(await this.client.getConnection(id, { signal }));
   }
 
-  /** For a query of one connection: its data, not older than what is known. */
-  readonly newest = (_: unknown, told: unknown): unknown => this.newestById.get((told as Connection).id) ?? told;
+  /** For a query of one connection: its newest known version. */
+  readonly newest = (_: unknown, fetched: unknown): unknown => this.newestById.get((fetched as Connection).id) ?? fetched;
 
-  /** For the query of the list: its data, not older than what is known of each connection, and with those that it lacks. */
-  readonly merged = (shown: unknown, told: unknown): unknown => {
-    const { connections, totalCount } = told as ConnectionList;
-    const missing = this.#missing(told as ConnectionList);
+  /** For the query of the list: the newest known version of each connection, plus the known connections that it omits. */
+  readonly merged = (shown: unknown, fetched: unknown): unknown => {
+    const { connections, totalCount } = fetched as ConnectionList;
+    const missing = this.#missing(fetched as ConnectionList);
     const newest = connections.map((one) => this.newestById.get(one.id) ?? one);
     return replaceEqualDeep(shown, { connections: [...missing, ...newest], totalCount: totalCount + missing.length });
   };
 
-  /** What is known and not in a list. */
+  /** The known connections that a list omits. */
   #missing(list: ConnectionList): Connection[] {
     const there = new Set(list.connections.map(({ id }) => id));
     return [...this.newestById.values()].filter(({ id }) => !there.has(id));
   }
 
-  /** Takes what the event stream tells. */
+  /** Applies a notice of the event stream. */
   take(notice: Notice): void {
     void this.#sync().then((sync) => sync.take(notice));
   }
@@ -126,7 +126,7 @@ export class Cache {
     return (await this.#sync()).again();
   }
 
-  /** Fetches a connection, and puts it wherever it is shown. */
+  /** Fetches a connection, and stores it in every query that contains it. */
   async refresh(id: string): Promise<void> {
     return (await this.#sync()).refresh(id);
   }
@@ -135,13 +135,13 @@ export class Cache {
     return (this.#loading ??= persistently(() => import("./sync.js")).then(({ CacheSync }) => new CacheSync(this)));
   }
 
-  #note(told: Connection): Connection {
-    const known = this.newestById.get(told.id);
-    const ahead = known && (known.version - told.version || Date.parse(known.updated_at) - Date.parse(told.updated_at));
+  #note(received: Connection): Connection {
+    const known = this.newestById.get(received.id);
+    const ahead = known && (known.version - received.version || Date.parse(known.updated_at) - Date.parse(received.updated_at));
     if (known && Number(ahead) > 0) return known;
-    this.newestById.set(told.id, told);
+    this.newestById.set(received.id, received);
     if (!known) this.#announceNew();
-    return told;
+    return received;
   }
 
   /** Once for all of a list. */
@@ -154,16 +154,16 @@ export class Cache {
     });
   }
 
-  /** Puts a connection, as the service has just told it, wherever it is shown. */
-  put(told: Connection): void {
+  /** Stores a connection that the service has just returned, in every query that contains it. */
+  put(received: Connection): void {
     if (this.isCleared) return;
-    const connection = this.#note(told);
-    this.queries.setQueryData<Connection>(this.connection(told.id), connection);
+    const connection = this.#note(received);
+    this.queries.setQueryData<Connection>(this.connection(received.id), connection);
     // It is merged as every list is.
     this.queries.setQueryData<ConnectionList>(this.connections, (list) => list && { ...list });
   }
 
-  /** Forgets everything of this user, and takes nothing more: answers that are still on their way come too late. */
+  /** Removes all data of this user, and ignores responses that are still pending. */
   clear(): void {
     this.isCleared = true;
     this.queries.removeQueries({ queryKey: this.prefix });

@@ -121,7 +121,7 @@ export class CacheSync {
     return !failed && missing <= FEW;
   }
 
-  /** Fetches again what is shown below a key; after a fetch that is in progress, for that one may have begun too early. */
+  /** Refetches the visible queries below a key. If a fetch is in progress, repeats it: that fetch may have started too early. */
   async #renew(queryKey: QueryKey): Promise<void> {
     const again = this.#cache.queries.isFetching({ queryKey }) > 0;
     await this.#cache.queries.invalidateQueries({ queryKey }, { cancelRefetch: false });

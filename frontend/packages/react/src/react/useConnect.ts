@@ -12,19 +12,19 @@ export interface UseConnectOptions {
 
 /** A connect and its controls. */
 export interface UseConnect {
-  /** Where it stands: the same for all components with this target. */
+  /** The state of the connect: the same for all components with this target. */
   state: FlowState;
-  /** Whether it is under way. */
+  /** `true` while an attempt is in progress. */
   isBusy: boolean;
-  /** Begins, or begins again. To be called in the click itself, for it opens the window. */
+  /** Starts an attempt, or starts again. Call it in the click handler itself, because it opens the window. */
   start: () => void;
   /** The same with the values of the connector's parameters. */
   startWith: (parameters: Record<string, string>) => void;
-  /** Shows the window of what is under way, or opens it again. In the click, too. */
+  /** Focuses the window of the attempt in progress, or opens it again. Call it in the click handler, too. */
   reopen: () => void;
-  /** Says that the user has followed a link to `oauthUrl`. */
+  /** Reports that the user has followed a link to `oauthUrl`. */
   followed: () => void;
-  /** Cancels the attempt in progress, of which nothing comes any more; takes away the message of one that has ended. */
+  /** Cancels the attempt in progress; it reports nothing afterwards. Removes the message of an attempt that has ended. */
   dismiss: () => void;
 }
 

@@ -2,24 +2,24 @@ import { useMutation } from "@tanstack/react-query";
 import type { Connection, DisconnectAnswer } from "@patchbay/client";
 import { usePatchbay } from "./context.js";
 
-/** What can be done with a connection. */
+/** The actions on a connection. */
 export interface ConnectionActions {
-  /** What the user calls it; null removes the name. */
+  /** Sets the user's label; null removes it. */
   rename: (label: string | null) => Promise<Connection>;
-  /** Asks Nango now how it is. */
+  /** Checks the connection at Nango now. */
   check: () => Promise<Connection>;
-  /** After an `account_mismatch`: takes the account that it came back as. */
+  /** After an `account_mismatch`: accepts the account that the user authorized. */
   acceptAccount: (accountId: string) => Promise<Connection>;
   disconnect: () => Promise<DisconnectAnswer>;
   /** Removes a connection that is not connected from the list. */
   remove: () => Promise<DisconnectAnswer>;
-  /** What is under way. */
+  /** The action in progress; null if there is none. */
   busy: "rename" | "check" | "accept" | "disconnect" | "remove" | null;
 }
 
 type Action = Exclude<ConnectionActions["busy"], null>;
 
-/** What can be done with the connection of this id. */
+/** Returns the actions on the connection with this id. */
 export function useConnectionActions(id: string): ConnectionActions {
   const { client, cache } = usePatchbay();
   const { mutateAsync, isPending, variables } = useMutation({

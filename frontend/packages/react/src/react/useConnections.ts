@@ -12,17 +12,17 @@ export interface ConnectionListing {
   /** Whether this account is connected; without an instance, whether any of the connector's is. */
   isConnected: (connectorId: string, instanceId?: string) => boolean;
   /**
-   * Where this account stands; without an instance, the best of the connector's. `disconnected` if there is none, and
-   * while nothing is known: see `isLoading` and `isUnknown`.
+   * The status of this account; without an instance, the best status of the connector's accounts. `disconnected` if
+   * there is none, and before the first response: see `isLoading` and `isUnknown`.
    */
   getConnectionStatus: (connectorId: string, instanceId?: string) => Status;
-  /** The connection that `getConnectionStatus` tells of. */
+  /** The connection whose status `getConnectionStatus` returns. */
   getConnection: (connectorId: string, instanceId?: string) => Connection | undefined;
-  /** Whether nothing is known yet. */
+  /** `true` while there is neither data nor an error. */
   isLoading: boolean;
-  /** Whether nothing is known because they could not be fetched. That there is none of them says nothing then. */
+  /** `true` if the connections could not be fetched. An empty list then has no meaning. */
   isUnknown: boolean;
-  /** Why the connections could not be fetched. It stays while they are asked for again. */
+  /** Why the connections could not be fetched. It remains during a retry. */
   error: Error | null;
   /** Fetches them again. */
   refetch: () => Promise<unknown>;
@@ -49,9 +49,9 @@ export interface UseConnections extends ConnectionListing {
   connect: (account: string | AccountToConnect, instanceId?: string) => Promise<Connection>;
   /** Disconnects an account. */
   disconnect: (account: string | AccountToDisconnect, connectionId?: string) => Promise<DisconnectAnswer>;
-  /** Whether a `connect` of this hook is under way. */
+  /** `true` while a `connect` of this hook is in progress. */
   isConnecting: boolean;
-  /** Whether a `disconnect` of this hook is under way. */
+  /** `true` while a `disconnect` of this hook is in progress. */
   isDisconnecting: boolean;
 }
 
@@ -65,7 +65,7 @@ export function useConnectionList(): ConnectionListing {
     queryFn: ({ signal }) => cache.fetchConnections(signal),
     structuralSharing: cache.merged,
     ...RECOVERING,
-    // The event stream tells of changes.
+    // The event stream reports changes.
     staleTime: 30_000,
   });
   const isUnknown = query.data === undefined && query.errorUpdateCount > 0;

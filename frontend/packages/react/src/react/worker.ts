@@ -1,17 +1,17 @@
 import { backoff } from "@patchbay/client";
 import { LONGEST_PAUSE } from "./persistently.js";
 
-/** Repeats a step for as long as there is something to do: one at a time, with a pause between, which grows while it fails. */
+/** Repeats a step while there is work: one at a time, with a pause between steps that grows after failures. */
 export class Worker {
   readonly #hasWork: () => boolean;
   readonly #step: () => Promise<boolean>;
   readonly #first: number;
   readonly #pace: number;
   #wake: (() => void) | undefined;
-  /** Whether it is at work, pauses included. */
+  /** `true` while the worker runs, pauses included. */
   working = false;
 
-  /** `step` resolves to whether it worked. The pause after the first step is `first`, that after each further one `pace`. */
+  /** `step` resolves to `true` if it succeeded. `first` is the pause after the first step, `pace` after each later step. */
   constructor(hasWork: () => boolean, step: () => Promise<boolean>, first: number, pace: number) {
     this.#hasWork = hasWork;
     this.#step = step;
@@ -19,7 +19,7 @@ export class Worker {
     this.#pace = pace;
   }
 
-  /** Begins, if there is something to do and it has not begun. */
+  /** Starts the worker if there is work and it is not running. */
   async run(): Promise<void> {
     if (this.working) return;
     this.working = true;
@@ -34,7 +34,7 @@ export class Worker {
     this.working = false;
   }
 
-  /** Ends the pause, and begins if it has not. */
+  /** Ends the pause, and starts the worker if it is not running. */
   hurry(): void {
     this.#wake?.();
     void this.run();

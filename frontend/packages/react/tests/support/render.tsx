@@ -46,9 +46,9 @@ export async function page(children: ReactNode, { user = newUser(), proxy, ...pr
 
 /** Connects an account without any page. */
 export async function connected(client: Client, connector: string, instanceId = "", label?: string): Promise<string> {
-  const begun = await client.connect(connector, { instanceId, ...(label ? { details: { label } } : {}) });
-  await consent(begun.oauth_url ?? "", "allow");
-  const connection = await client.getConnection(begun.connection_id, { wait: 25 });
+  const started = await client.connect(connector, { instanceId, ...(label ? { details: { label } } : {}) });
+  await consent(started.oauth_url ?? "", "allow");
+  const connection = await client.getConnection(started.connection_id, { wait: 25 });
   if (connection.status !== "connected") throw new Error(`${connector} is ${connection.status}`);
   return connection.id;
 }
