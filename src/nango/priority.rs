@@ -59,16 +59,20 @@ pub(crate) struct Scope {
 impl Priority {
     /// Runs calls to Nango with this priority. For a request, they share one deadline and one bound on their waits,
     /// those of an outer scope if there is one.
-    pub async fn scope<T>(self, calls: impl Future<Output = T>) -> T {
-        let outer = CURRENT.try_with(Clone::clone).ok();
-        let scope = match outer {
-            Some(outer) if self.is_interactive() && outer.deadline.is_some() => Scope {
-                priority: self,
-                ..outer
-            },
-            _ => Scope::new(self),
-        };
-        CURRENT.scope(scope, calls).await
+    pub fn scope<T>(self, calls: impl Future<Output = T>) -> impl Future<Output = T> {
+        // Boxed: scopes stand around large futures, which would otherwise be part of their callers' futures.
+        let calls = Box::pin(calls);
+        async move {
+            let outer = CURRENT.try_with(Clone::clone).ok();
+            let scope = match outer {
+                Some(outer) if self.is_interactive() && outer.deadline.is_some() => Scope {
+                    priority: self,
+                    ..outer
+                },
+                _ => Scope::new(self),
+            };
+            CURRENT.scope(scope, calls).await
+        }
     }
 
     /// Returns which percentage of the calls of the rest of a minute stay for higher priorities.
