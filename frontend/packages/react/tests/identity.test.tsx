@@ -20,7 +20,7 @@ test("connection shows account and missing scopes, and asks again", async () => 
 
   const picture = container.querySelector<HTMLImageElement>('[data-patchbay="avatar"] img');
   expect(picture?.src).toMatch(/^https:\/\//);
-  expect(picture?.referrerPolicy).toBe("no-referrer");
+  expect(picture?.getAttribute("referrerpolicy")).toBe("no-referrer");
   if (picture) fireEvent.error(picture);
   expect(container.querySelector('[data-patchbay="avatar"]')?.textContent).toBe("AL");
 
