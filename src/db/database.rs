@@ -237,7 +237,7 @@ fn pool_options(
                 if has_other_servers && !is_writable {
                     // The pool tries again in a moment; by then it may know the primary.
                     primary.suspect();
-                    return Err(sqlx::Error::Protocol(
+                    return Err(sqlx::Error::InvalidArgument(
                         "the server is read-only, looking for the primary".to_owned(),
                     ));
                 }

@@ -145,7 +145,7 @@ impl<'c> Executor<'c> for &'c mut PooledConnection {
 
 /// sqlx would give the statement a name, also behind a pooler that switches servers.
 pub(crate) fn unsupported() -> sqlx::Error {
-    sqlx::Error::Protocol("statements are run, not prepared".to_owned())
+    sqlx::Error::InvalidArgument("statements are run, not prepared".to_owned())
 }
 
 /// A statement's rows until the deadline. The connection is reusable again when all have been read.

@@ -532,7 +532,7 @@ impl Connections {
 
 /// The connection changed before each write, because of concurrent requests. So many conflicts are not expected.
 fn too_many_conflicts() -> Error {
-    sqlx::Error::Protocol(format!(
+    sqlx::Error::InvalidArgument(format!(
         "a connection was another in each of the {MAX_WRITE_RETRIES} times between being read and written"
     ))
     .into()

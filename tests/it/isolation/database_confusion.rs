@@ -130,7 +130,7 @@ async fn rows_of_other_users_are_withheld_when_database_confuses_them() {
             |(what, answer): &&(String, ObservedResponse)| what == stopped && answer.status == 500;
         assert!(
             answers.iter().any(|answer| at_the_second(&answer)),
-            "{stopped}"
+            "{stopped}: {answers:?}"
         );
     }
     println!("a database that lies: {} requests", answers.len() + 1);

@@ -277,5 +277,5 @@ async fn session_presets_scopes_and_parameters() {
     let connection = scenario.call(Method::GET, &path, None).await;
     let raw = &connection["credentials"]["raw"];
     assert_eq!(raw["account"]["name"], "Grace Hopper");
-    assert_eq!(raw["scope"], "repo user");
+    assert_eq!(raw["scope"], "repo,user");
 }
