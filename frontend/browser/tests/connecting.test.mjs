@@ -85,7 +85,7 @@ test("connect: supports two named accounts of one connector", async ({ visit, sa
 });
 
 test("reconnect: reauthorizes the same connection", async ({ visit, sandbox, user }) => {
-  const visitor = await visit({ path: "connectors/hubspot" });
+  const visitor = await visit({ path: "connectors/github" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
   const [before] = (await sandbox.api(user, "/connections")).connections;
@@ -98,7 +98,7 @@ test("reconnect: reauthorizes the same connection", async ({ visit, sandbox, use
 });
 
 test("reconnect: asks the user when the account differs", async ({ visit }) => {
-  const visitor = await visit({ path: "connectors/hubspot" });
+  const visitor = await visit({ path: "connectors/github" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
   await page.getByRole("link", { name: "Grace Hopper" }).click();

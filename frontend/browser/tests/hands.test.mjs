@@ -139,7 +139,7 @@ test("focus_stays_after_actions (console)", async (given) => {
 });
 
 test("account_mismatch_offers_both_choices_at_once", async (given) => {
-  const id = await connected(given, "hubspot");
+  const id = await connected(given, "github");
   const { context, page } = await given.behind({ path: `connections/${id}` });
   const popup = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(popup, "Allow", "Alan Turing");

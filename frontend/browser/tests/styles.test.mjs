@@ -36,11 +36,14 @@ async function coloursOf(url, { prefers, scheme }) {
     await context.route("**/api/v1/connectors/**", (route) => {
       const path = new URL(route.request().url()).pathname;
       if (path.endsWith("/events")) return route.abort();
+      if (path.endsWith("/logo")) return route.fulfill({ status: 404 });
       return route.fulfill({ json: { connections: [CONNECTION, { ...CONNECTION, id: "3", status: "connected", status_reason: null }], total_count: 2, next_cursor: null } });
     });
     const page = await context.newPage();
     await page.goto(`${url}?api=${new URL(url).origin}&token=x&views=manager,button&scheme=${scheme ?? ""}`);
     await page.getByRole("listitem").nth(1).waitFor();
+    // Initials take the place of logos that do not load.
+    await page.waitForFunction(() => !document.querySelector("[data-patchbay=logo] img"));
     return await page.evaluate(colours);
   } finally {
     await context.close();

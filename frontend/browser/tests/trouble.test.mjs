@@ -47,7 +47,7 @@ test("check: announces a problem in an existing live region", async ({ visit, sa
 });
 
 test("rejections: are explained next to the action", async ({ visit, sandbox }) => {
-  const visitor = await visit({ path: "connectors/hubspot" });
+  const visitor = await visit({ path: "connectors/github" });
   const { context, page } = visitor;
   await connect(visitor, "Grace Hopper");
   await page.getByRole("link", { name: "Grace Hopper" }).click();

@@ -428,6 +428,10 @@ impl<'a> Run<'a> {
     /// Has the sandbox play a fault, and the provider say yes or no.
     async fn play(&self, fault: Fault, consent: bool) {
         let mut faults = json!({ "consent": if consent { "allow" } else { "deny" } });
+        if matches!(fault, Fault::Status429) {
+            // Without `retry-after`, which calls would wait for.
+            faults["html"] = json!(true);
+        }
         let (name, value) = match fault {
             Fault::None => ("latency_ms", json!(0)),
             Fault::Status500 => ("status", json!(500)),

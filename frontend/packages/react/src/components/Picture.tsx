@@ -20,7 +20,7 @@ export function Picture({ kind, src, name, seed }: PictureProps): ReactNode {
   return (
     <span data-patchbay={kind} aria-hidden="true" style={shown ? undefined : hue} data-initials={shown ? undefined : ""}>
       {shown ? (
-        <img src={shown} alt="" decoding="async" referrerPolicy="no-referrer" onError={() => setBroken(shown)} />
+        <img src={shown} alt="" decoding="async" loading="lazy" referrerPolicy="no-referrer" onError={() => setBroken(shown)} />
       ) : (
         initials(name)
       )}
