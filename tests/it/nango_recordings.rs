@@ -145,7 +145,11 @@ async fn recorded_responses_map_to_expected_outcomes() {
         }
         let seen = seen.lock().unwrap();
         // A call that the rate limit refused is sent once more after the wait that Nango asks for, if that is short.
-        let most = if recording["response"]["status"] == 429 { 2 } else { 1 };
+        let most = if recording["response"]["status"] == 429 {
+            2
+        } else {
+            1
+        };
         assert!(seen.len() <= most, "{name}: {} calls", seen.len());
         same_requests += usize::from(call.compare_request(&name, &recording["request"], &seen[0]));
         answered.insert(name);

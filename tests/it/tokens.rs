@@ -418,12 +418,14 @@ async fn erase_is_unconfirmed_while_nango_holds_data() {
 async fn erases_ada(app: &TestApp, connections: usize, upstream_deleted: bool) {
     let path = "/users/ada/connections";
     let (status, erased) = call(&app.url, KEY, "", Method::DELETE, path, None).await;
+    assert_eq!(status, StatusCode::OK, "{erased}");
     assert_eq!(
-        (status, erased),
-        (
-            StatusCode::OK,
-            json!({ "connections": connections, "upstream_deleted": upstream_deleted })
-        )
+        erased,
+        json!({
+            "connections": connections,
+            "upstream_deleted": upstream_deleted,
+            "upstream_pending": usize::from(!upstream_deleted),
+        })
     );
 }
 
