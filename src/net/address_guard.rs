@@ -76,7 +76,7 @@ impl FromStr for Networks {
             .filter(|part| !part.is_empty())
             .map(|part| {
                 part.parse()
-                    .map_err(|_| InvalidNetworkList(part.to_owned()))
+                    .map_err(|_invalid| InvalidNetworkList(part.to_owned()))
             })
             .collect::<Result<_, _>>()
             .map(Self)

@@ -498,13 +498,8 @@ impl Connections {
             }
             Grant::Discarded => {
                 // Read under the row's lock, in this transaction.
-                let is_ended = matches!(of.connection.state, State::Disconnected { .. });
-                let reason = if of.attempt.invalidated || is_ended {
-                    DeletionReason::Invalidated
-                } else {
-                    DeletionReason::Replaced
-                };
-                let (id, now) = (Some(of.connection.id), self.clock.now());
+                let (reason, id) = (discard_reason(&of), Some(of.connection.id));
+                let now = self.clock.now();
                 if !db::queue_deletion(&mut tx, &grant, reason, Some(&user), id, now).await? {
                     return Ok(GrantOutcome::Deferred);
                 }
@@ -584,6 +579,16 @@ impl Connections {
         tx.commit().await?;
         self.counts.attempt_ended(&of.attempt, &transition);
         Ok(true)
+    }
+}
+
+/// Why a discarded grant of an attempt is deleted at Nango.
+fn discard_reason(of: &AttemptWithConnection) -> DeletionReason {
+    let is_ended = matches!(of.connection.state, State::Disconnected { .. });
+    if of.attempt.invalidated || is_ended {
+        DeletionReason::Invalidated
+    } else {
+        DeletionReason::Replaced
     }
 }
 

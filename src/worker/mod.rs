@@ -237,6 +237,24 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
             }
         },
     ));
+    start_catalog_jobs(connections, jobs);
+    let (service, stopping) = (connections.clone(), jobs.stop.clone());
+    jobs.tasks.spawn(repeat(
+        jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
+        async move || {
+            report(
+                "swept",
+                &service
+                    .sweep(SweepSchedule::every(sweep_every), &stopping)
+                    .await,
+                Option::is_some,
+            );
+        },
+    ));
+}
+
+/// Starts the jobs of accounts and of the catalog.
+fn start_catalog_jobs(connections: &Arc<Connections>, jobs: &Scheduler) {
     let (service, stopping) = (connections.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job("account look-ups", Duration::ZERO, Some(STALL_TIME)),
@@ -259,19 +277,6 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
                 "listed nango integrations",
                 &service.refresh_catalog().await,
                 |()| false,
-            );
-        },
-    ));
-    let (service, stopping) = (connections.clone(), jobs.stop.clone());
-    jobs.tasks.spawn(repeat(
-        jobs.job("sweep", SWEEP_CHECK_INTERVAL, Some(SWEEP_STALL_TIME)),
-        async move || {
-            report(
-                "swept",
-                &service
-                    .sweep(SweepSchedule::every(sweep_every), &stopping)
-                    .await,
-                Option::is_some,
             );
         },
     ));

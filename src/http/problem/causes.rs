@@ -21,18 +21,18 @@ impl From<service::Error> for Problem {
             }
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
             Error::AmbiguousConnection(candidates) => Self {
-                candidates: Some(candidates),
+                candidates: Some(candidates.into()),
                 ..Self::new(Code::AmbiguousConnection, detail)
             },
             Error::StillConnected => Self::new(Code::StillConnected, detail),
             Error::NotConnected { connector, .. } => Self {
-                connect: Some(format!("/api/v1/connectors/{connector}/connect")),
+                connect: Some(format!("/api/v1/connectors/{connector}/connect").into()),
                 ..Self::new(Code::NotConnected, detail)
             },
             Error::NeedsReauthorization { connection_id, .. } => Self {
-                connect: Some(format!(
-                    "/api/v1/connectors/connections/{connection_id}/reconnect"
-                )),
+                connect: Some(
+                    format!("/api/v1/connectors/connections/{connection_id}/reconnect").into(),
+                ),
                 ..Self::new(Code::NeedsReauthorization, detail)
             },
             Error::InsufficientScope {
@@ -40,10 +40,10 @@ impl From<service::Error> for Problem {
                 missing,
                 ..
             } => Self {
-                connect: Some(format!(
-                    "/api/v1/connectors/connections/{connection_id}/reconnect"
-                )),
-                missing_scopes: Some(missing),
+                connect: Some(
+                    format!("/api/v1/connectors/connections/{connection_id}/reconnect").into(),
+                ),
+                missing_scopes: Some(missing.into()),
                 ..Self::new(Code::InsufficientProviderScope, detail)
             },
             Error::AccountMismatch => Self::new(Code::AccountMismatch, detail),

@@ -126,9 +126,9 @@ codes! {
 pub struct Problem {
     code: Code,
     detail: String,
-    candidates: Option<Vec<Uuid>>,
-    connect: Option<String>,
-    missing_scopes: Option<Vec<String>>,
+    candidates: Option<Box<[Uuid]>>,
+    connect: Option<Box<str>>,
+    missing_scopes: Option<Box<[String]>>,
     retry_after: Option<u64>,
     challenge: Option<String>,
 }

@@ -100,6 +100,24 @@ async fn last_pages_cost_as_much_as_first_pages() {
     }
 }
 
+/// Fills both queues with entries that are due.
+async fn seed_queues(sql: &mut PgConnection, size: usize) {
+    let seed = format!(
+        "truncate webhook_queue, upstream_deletion; \
+         insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
+         select 'user ' || n, gen_random_uuid(), 'whe_1', now() - interval '1 minute' from generate_series(1, {size}) n; \
+         insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
+         select 'nango ' || n, 'gmail', 'disconnected', now() - interval '1 minute', now() from generate_series(1, {size}) n; \
+         vacuum analyze webhook_queue, upstream_deletion"
+    );
+    for statement in seed.split(';') {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut *sql)
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn claims_cost_as_much_however_much_is_due() {
     let (app, statements, _) = app_with_history().await;
@@ -140,20 +158,7 @@ async fn claims_cost_as_much_however_much_is_due() {
         .unwrap();
     let mut measured = Vec::new();
     for size in [1_000, 30_000] {
-        let seed = format!(
-            "truncate webhook_queue, upstream_deletion; \
-             insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at) \
-             select 'user ' || n, gen_random_uuid(), 'whe_1', now() - interval '1 minute' from generate_series(1, {size}) n; \
-             insert into upstream_deletion (nango_connection_id, integration_key, reason, next_attempt_at, created_at) \
-             select 'nango ' || n, 'gmail', 'disconnected', now() - interval '1 minute', now() from generate_series(1, {size}) n; \
-             vacuum analyze webhook_queue, upstream_deletion"
-        );
-        for statement in seed.split(';') {
-            sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
-                .execute(&mut sql)
-                .await
-                .unwrap();
-        }
+        seed_queues(&mut sql, size).await;
         let mut of_size = Vec::new();
         for (text, (_, values)) in texts.iter().zip(&claims) {
             of_size.push(buffers(&mut sql, text, values).await);
