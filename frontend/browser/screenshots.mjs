@@ -28,11 +28,11 @@ async function furnish(context, page) {
   await connected(context, page, "gmail", "Ada Lovelace (private)");
   await connected(context, page, "github", "Ada Lovelace (work)");
   await connected(context, page, "linear", "Ada Lovelace (work)");
-  await connected(context, page, "hubspot", "Grace Hopper");
+  await connected(context, page, "asana", "Grace Hopper");
   await begin(context, page, "notion", (popup) => decide(popup, "Deny"));
   await page.getByText("access was declined", { exact: false }).waitFor();
   await page.goto(`${sandbox.url}/console/connections`);
-  await page.getByRole("link", { name: "HubSpot" }).click();
+  await page.getByRole("link", { name: "Grace Hopper" }).click();
   const reconnect = await windowOf(context, () => page.getByRole("button", { name: "Reconnect" }).click());
   await decide(reconnect, "Allow", "Alan Turing");
   await page.getByText("You reconnected with another account").waitFor();
@@ -85,7 +85,7 @@ async function show(colours) {
   await shoot(page, "manager", colours);
 
   // A connector that has not been tried in the other colours.
-  await go(colours === "light" ? "connectors/asana" : "connectors/dropbox");
+  await go(colours === "light" ? "connectors/calendly" : "connectors/dropbox");
   const popup = await windowOf(context, () => page.getByRole("button", { name: /^Connect / }).click());
   await popup.setViewportSize({ width: 560, height: 680 });
   await popup.getByRole("button", { name: "Allow" }).waitFor();
