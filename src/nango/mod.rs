@@ -400,9 +400,10 @@ impl Nango {
     }
 
     /// Sends a request when the rate limit admits it, until it is answered, refused, or not worth another try. A request
-    /// that the rate limit refused is sent again, for as long as its scope may wait.
+    /// that the rate limit refused is sent again, for as long as its scope may wait, and at most for the longest wait of one call.
     async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
         let scope = Scope::current();
+        let started = Instant::now();
         loop {
             let slot = self.0.budget.admit(&scope).await?;
             let answer = self.call_within(&call, &scope).await;
@@ -414,7 +415,10 @@ impl Nango {
                 Err(Error::Timeout | Error::Unreachable { .. }) => drop(slot),
                 _ => slot.answered(),
             }
-            if wait.is_none_or(|wait| wait > scope.wait_left()) {
+            let is_too_long = |wait| {
+                wait > scope.wait_left() || started.elapsed() + wait > scope.priority.max_wait()
+            };
+            if wait.is_none_or(is_too_long) {
                 return answer;
             }
         }

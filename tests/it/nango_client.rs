@@ -12,7 +12,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::response::{Html, IntoResponse, Response};
 use patchbay::nango::{
     Config, ConfigError, Credentials, Deleted, Error, IntegrationDefaults, ListConnections, Nango,
-    Refresh, Session, SessionRequest,
+    Priority, Refresh, Session, SessionRequest,
 };
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -67,6 +67,17 @@ fn github() -> SessionRequest {
         webhook_url_override: None,
         defaults: IntegrationDefaults::default(),
     }
+}
+
+#[tokio::test]
+async fn call_without_caller_ends_while_rate_limit_has_no_room() {
+    let (nango, count) = scripted_server([(); 20].map(|()| rate_limited("1"))).await;
+    let refused = Priority::Deletion.scope(nango.integrations()).await;
+    assert!(
+        matches!(refused, Err(Error::RateLimited { .. })),
+        "{refused:?}"
+    );
+    assert!((2..=5).contains(&count.load(Ordering::SeqCst)));
 }
 
 #[tokio::test]

@@ -28,8 +28,9 @@ pub(super) const SLOW: FaultCase = FaultCase {
     code: "nango_timeout",
 };
 
+/// Without `retry-after`, which calls would wait for.
 pub(super) const RATE_LIMITED: FaultCase = FaultCase {
-    fault: || json!({ "status": 429 }),
+    fault: || json!({ "status": 429, "html": true }),
     status: StatusCode::SERVICE_UNAVAILABLE,
     code: "nango_rate_limited",
 };

@@ -53,7 +53,11 @@ async fn one_trouble_of_nango_has_one_code_everywhere() {
     let connected = ada.connected("gmail").await;
     for (faults, status, code) in [
         (json!({ "latency_ms": 10_000 }), 504, "nango_timeout"),
-        (json!({ "status": 429 }), 503, "nango_rate_limited"),
+        (
+            json!({ "status": 429, "html": true }),
+            503,
+            "nango_rate_limited",
+        ),
         (json!({ "hang_up": true }), 503, "nango_unavailable"),
         (json!({ "status": 401 }), 502, "nango_misconfigured"),
         (json!({ "html": true }), 502, "nango_error"),
