@@ -100,7 +100,9 @@ async fn release(brakes: &Brakes, brake: Brake, copy: bool) -> Result<(), Failur
     match (brake, copy) {
         (Brake::Database, true) => {
             brakes.release_copy().await?;
-            print_line("this database is another installation now, without webhook endpoints")?;
+            print_line(
+                "this database is another installation now, without webhook endpoints: restart its replicas",
+            )?;
         }
         (_, true) => return Err("--copy goes with the brake database only".into()),
         (brake, false) => {

@@ -3,12 +3,13 @@
 //! `database` and `nango` compare this process's database and Nango environment with those that the installation had. The
 //! others count changes that no user asked for.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use url::Url;
+use uuid::Uuid;
 
 use super::{Error, Result};
 use crate::clock::Clock;
@@ -46,6 +47,8 @@ pub struct Brakes {
     nango: Option<Nango>,
     public_url: Url,
     clock: Clock,
+    /// The installation's id at the start; unset in a process that never started the service.
+    installation: OnceLock<Uuid>,
     identity: CachedValue<Result<Option<String>, Arc<sqlx::Error>>>,
     /// The secret key opens another Nango environment, as far as is known.
     is_environment_unknown: AtomicBool,
@@ -62,17 +65,20 @@ impl Brakes {
             nango,
             public_url,
             clock,
+            installation: OnceLock::new(),
             identity: CachedValue::new(IDENTITY_TTL),
             is_environment_unknown: AtomicBool::new(false),
             reverified: CachedValue::new(IDENTITY_TTL),
         }
     }
 
-    /// Records the database's identity at the first start, and logs what differs from it at a later one.
+    /// Records the database's identity at the first start, and logs what differs from it at a later one. `installation` is
+    /// the id with which this process recognizes its connections at Nango.
     ///
     /// # Errors
     /// As the database.
-    pub(crate) async fn start(&self) -> Result<()> {
+    pub(crate) async fn start(&self, installation: Uuid) -> Result<()> {
+        self.installation.get_or_init(|| installation);
         let mut tx = self.database.begin().await?;
         let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
         let recorded = db::recorded_identity(&mut tx).await?;
@@ -99,7 +105,12 @@ impl Brakes {
             let mut tx = self.database.begin().await?;
             let actual = db::actual_identity(&mut tx, self.public_url.as_str()).await?;
             let recorded = db::recorded_identity(&mut tx).await?;
+            let (installation, _is_copy) = db::installation(&mut tx).await?;
             tx.commit().await?;
+            if (self.installation.get()).is_some_and(|started| *started != installation) {
+                let difference = "the database became another installation: restart this replica";
+                return Ok(Some(difference.to_owned()));
+            }
             Ok(recorded.and_then(|recorded: Identity| actual.differs_from(&recorded)))
         });
         Ok(compared.await?)

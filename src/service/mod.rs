@@ -303,7 +303,7 @@ impl Connections {
             settings.public_url.clone(),
             clock.clone(),
         );
-        brakes.start().await?;
+        brakes.start(installation).await?;
         Ok(Self {
             connectors: ConnectorCache::new(database.clone(), connectors),
             newest: BatchLoader::new(&database),

@@ -226,10 +226,15 @@ async fn restored_or_copied_database_is_paused_until_released() {
     service.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
     // The operator says that it is a copy: the original's connection is not its own.
+    let running = app.service().await;
     service.brakes().release_copy().await.unwrap();
+    app.advance(TimeDelta::minutes(11));
+    // Those that run already have the original's id: they are to be restarted first.
+    assert!(running.is_database_foreign().await);
+    assert_eq!(running.delete_due().await.unwrap(), 0);
+    assert_eq!(app.nango_connections().await, before);
     let copy = app.service().await;
     assert_eq!(engaged(&app).await, []);
-    app.advance(TimeDelta::minutes(11));
     copy.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
     assert_eq!(statuses(&all[1..]).await, ["connected"]);
