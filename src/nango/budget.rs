@@ -201,7 +201,8 @@ impl RateBudget {
 
     /// Notes that Nango refused a call. Returns how long the next one has to wait; `None` if the refusal does not say.
     pub(crate) fn note_refusal(&self, retry_after: Option<Duration>) -> Option<Duration> {
-        let lasts = retry_after? + ROUNDING;
+        // Nango counts by the minute. A longer pause comes from something before it, and would stop every call for as long.
+        let lasts = retry_after?.min(WINDOW) + ROUNDING;
         let mut state = self.lock();
         let limit = state.window.map_or(1, |window| window.limit);
         state.window = Some(RateWindow {
@@ -404,6 +405,16 @@ mod tests {
         assert!(budget.has_room(Priority::Sweep));
         let wait = budget.note_refusal(Some(Duration::ZERO));
         assert_eq!(wait, Some(Duration::from_secs(1)));
+        assert!(!budget.has_room(Priority::Connect));
+        budget.clock.advance(TimeDelta::seconds(1));
+        assert!(budget.has_room(Priority::Connect));
+    }
+
+    #[test]
+    fn refusal_for_an_hour_stops_calls_for_a_minute() {
+        let budget = budget();
+        budget.note_refusal(Some(Duration::from_secs(3600)));
+        budget.clock.advance(TimeDelta::seconds(60));
         assert!(!budget.has_room(Priority::Connect));
         budget.clock.advance(TimeDelta::seconds(1));
         assert!(budget.has_room(Priority::Connect));
