@@ -161,6 +161,7 @@ impl Connections {
         segment: &mut Segment<'_>,
         pause: Duration,
     ) -> Result<ConnectionPage> {
+        let mut step = 1;
         loop {
             let found = self.nango_page(segment.page).await?;
             let newest = found.connections.first().map(|it| it.created_at);
@@ -172,7 +173,9 @@ impl Connections {
             if continues || segment.page == 0 {
                 return Ok(found);
             }
-            segment.page -= 1;
+            // Doubled, because the list may have lost most of its pages.
+            segment.page = segment.page.saturating_sub(step).max(0);
+            step = step.saturating_mul(2);
             self.pause_sweep(pause).await;
         }
     }
@@ -231,7 +234,7 @@ impl Connections {
         let attempts: Vec<Uuid> = found.iter().filter_map(|it| attempt_tag(it)).collect();
         let mut tx = self.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
-        let untold: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
+        let unapplied: HashSet<Uuid> = db::unapplied_attempts(&mut tx, &attempts).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let to_be_deleted = db::find_queued_deletions(&mut tx, &ids).await?;
         let corrected = with_other_times(&rows, found);
@@ -250,7 +253,7 @@ impl Connections {
             // Another installation's are none of our business, however many there are.
             let ours = self.is_ours(summary);
             let to_be_deleted = to_be_deleted.contains(&summary.connection_id);
-            if ours && attempt.is_some_and(|attempt| untold.contains(&attempt)) {
+            if ours && attempt.is_some_and(|attempt| unapplied.contains(&attempt)) {
                 segment.unknown.push((to_be_deleted, summary.clone()));
                 continue;
             }

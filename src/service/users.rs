@@ -12,11 +12,8 @@ use super::reconcile::listed;
 use super::{Connections, Result};
 use crate::db;
 use crate::db::token_accesses::RecordedAccess;
-
 use crate::domain::{DeletionReason, UserId};
-
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
-
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
 
 /// How many connections are erased in one transaction.
