@@ -1,12 +1,12 @@
 import { describe, expect, test, vi } from "vitest";
 import { createClient } from "../src/index.js";
 import { browser } from "./support/browser.js";
-import { begun, type Ended, flowOf, seen, tab, until, waiting } from "./support/flow.js";
+import { startedFlow, type Ended, flowOf, seen, tab, until, waiting } from "./support/flow.js";
 
 describe("after a reload", () => {
   test("resumes without a stored secret and can reopen the same URL", async () => {
     const { client } = await tab();
-    const { flow, attempt } = await begun(client);
+    const { flow, attempt } = await startedFlow(client);
     flow.dispose();
     const kept = JSON.stringify({ ...sessionStorage });
     expect(kept).toContain(attempt.attemptId);
@@ -25,7 +25,7 @@ describe("after a reload", () => {
 
   test("detects a grant made meanwhile", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     flow.dispose();
     await browser.popup.decide("allow");
     const onConnected = vi.fn();
@@ -37,7 +37,7 @@ describe("after a reload", () => {
 
   test("another_user_never_sees_it", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     flow.dispose();
     const bob = await tab();
     const his = flowOf(bob.client, { connectorId: "gmail" });
@@ -59,7 +59,7 @@ describe("after a reload", () => {
   test("wrong_clock_of_the_browser_forgets_nothing", async () => {
     for (const hours of [1, -1]) {
       const { client } = await tab();
-      const { flow, attempt } = await begun(client);
+      const { flow, attempt } = await startedFlow(client);
       flow.dispose();
       vi.setSystemTime(Date.now() + hours * 3_600_000);
       try {
@@ -105,7 +105,7 @@ describe("after a reload", () => {
 describe("cancel", () => {
   test("late_grant_of_canceled_attempt_connects_nothing", async () => {
     const { client } = await tab();
-    const { flow, attempt } = await begun(client);
+    const { flow, attempt } = await startedFlow(client);
     flow.dismiss();
     expect(flow.state).toEqual({ phase: "idle", canceled: true });
     await vi.waitFor(async () => {
@@ -118,7 +118,7 @@ describe("cancel", () => {
 
   test("another_tab_shows_the_cancellation", async () => {
     const { client } = await tab();
-    const { flow, attempt } = await begun(client);
+    const { flow, attempt } = await startedFlow(client);
     await client.cancel(attempt.connectionId, { attemptId: attempt.attemptId });
     expect(await until(flow, "canceled")).toMatchObject({ connection: { status_reason: "removed" } });
   });
@@ -136,7 +136,7 @@ describe("cancel", () => {
 
   test("cancellation_is_sent_again_while_the_service_is_away", async () => {
     const { client, proxy } = await tab();
-    const { flow, attempt } = await begun(client);
+    const { flow, attempt } = await startedFlow(client);
     let refused = 0;
     proxy.fate = ({ path }) => (path.endsWith("/cancel") && (refused += 1) < 3 ? 503 : "pass");
     flow.dismiss();
@@ -188,8 +188,8 @@ describe("two tabs", () => {
   test("mark the older attempt superseded and both see the grant", async () => {
     const first = await tab();
     const second = await tab(first.user);
-    const { flow } = await begun(first.client);
-    const { flow: newer } = await begun(second.client);
+    const { flow } = await startedFlow(first.client);
+    const { flow: newer } = await startedFlow(second.client);
     await until(flow, "superseded");
     await browser.popup.decide("allow");
     await Promise.all([until(newer, "connected"), until(flow, "connected")]);
@@ -197,7 +197,7 @@ describe("two tabs", () => {
 
   test("end the flow when the other tab disconnects", async () => {
     const first = await tab();
-    const { flow } = await begun(first.client);
+    const { flow } = await startedFlow(first.client);
     await first.client.disconnect("gmail");
     await until(flow, "disconnected");
   });
@@ -206,7 +206,7 @@ describe("two tabs", () => {
 describe("reconnect", () => {
   test("keeps the connection usable whatever the outcome", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await browser.popup.decide("allow");
     const { connection } = (await until(flow, "connected")) as Ended;
     const again = flowOf(client, { connectionId: connection.id });
@@ -222,7 +222,7 @@ describe("reconnect", () => {
 
   test("waits for the user's decision when the account differs", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await browser.popup.decide("allow");
     const { connection } = (await until(flow, "connected")) as Ended;
     const again = flowOf(client, { connectionId: connection.id }, { details: { login_hint: "grace" } });
@@ -238,7 +238,7 @@ describe("reconnect", () => {
 
 test("disposed flow leaves nothing running", async () => {
   const { client, proxy, leave } = await tab();
-  const { flow } = await begun(client);
+  const { flow } = await startedFlow(client);
   await vi.waitFor(() => expect(client.stream.state).toBe("live"), 20_000);
   leave();
   expect(proxy.streams).toBe(1);

@@ -1,7 +1,7 @@
 import { describe, expect, test, vi } from "vitest";
 import { createClient } from "../src/index.js";
 import { browser } from "./support/browser.js";
-import { begun, flowOf, seen, tab, until, waiting } from "./support/flow.js";
+import { startedFlow, flowOf, seen, tab, until, waiting } from "./support/flow.js";
 import { faults } from "./support/nango.js";
 
 describe("connect", () => {
@@ -28,7 +28,7 @@ describe("connect", () => {
 
   test("reports a denial and retries with one click", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await browser.popup.decide("deny");
     expect(await until(flow, "denied")).toMatchObject({ reason: "authorization_denied", detail: expect.any(String) });
     flow.start();
@@ -39,7 +39,7 @@ describe("connect", () => {
 
   test("completes when granted after a denial", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await browser.popup.decide("deny");
     await until(flow, "denied");
     await browser.popup.decide("allow");
@@ -48,7 +48,7 @@ describe("connect", () => {
 
   test("closes the popup when already connected", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await browser.popup.decide("allow");
     await until(flow, "connected");
     const again = flowOf(client, { connectorId: "gmail" });
@@ -72,7 +72,7 @@ describe("connect", () => {
 
   test("does not open script URLs", async () => {
     const { client, proxy } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     flow.dismiss();
     const answer = { connection_id: "x", popup: true, already_connected: false, message: "", status: "pending" };
     const body = JSON.stringify({ ...answer, oauth_url: "javascript:alert(1)" });
@@ -91,7 +91,7 @@ describe("connect", () => {
 describe("popup", () => {
   test("has no opener that its pages could navigate, and is focused rather than opened twice", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     expect(browser.popup.opener).toBeNull();
     flow.reopen();
     expect(browser.popups).toHaveLength(1);
@@ -109,7 +109,7 @@ describe("popup", () => {
 
   test("polls immediately when closed and can be reopened for the same attempt", async () => {
     const { client, proxy } = await tab();
-    const { flow, attempt } = await begun(client);
+    const { flow, attempt } = await startedFlow(client);
     vi.setSystemTime(Date.now() + 10_000);
     const looks = proxy.count("GET /callback");
     browser.popup.closeItself();
@@ -129,7 +129,7 @@ describe("popup", () => {
   test("is not treated as closed when severed by an opener policy", async () => {
     browser.cutsOff = true;
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     window.dispatchEvent(new Event("focus"));
     expect(flow.state).toMatchObject({ phase: "waiting", window: "unknown" });
     await browser.popup.decide("allow");
@@ -154,7 +154,7 @@ describe("popup", () => {
     const matchMedia = vi.fn((query: string) => ({ matches: query === "(pointer: coarse)" }));
     vi.stubGlobal("matchMedia", matchMedia);
     const { client } = await tab();
-    await begun(client);
+    await startedFlow(client);
     expect(browser.popup.features).toBe("");
     vi.unstubAllGlobals();
   });
@@ -163,7 +163,7 @@ describe("popup", () => {
 describe("message", () => {
   test("is optional, as are webhooks", async () => {
     const { client } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await faults({ drop_webhooks: true });
     await browser.popup.decide("allow");
     await until(flow, "connected");
@@ -176,7 +176,7 @@ describe("without an event stream", () => {
     proxy.fate = ({ path }) => (path.endsWith("/events") ? 502 : "pass");
     proxy.cutStreams();
     await vi.waitFor(() => expect(client.stream.state).not.toBe("live"), 20_000);
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     await vi.waitFor(() => expect(proxy.count("?wait=25")).toBeGreaterThan(0), 20_000);
     await browser.popup.decide("allow");
     await until(flow, "connected");
@@ -184,7 +184,7 @@ describe("without an event stream", () => {
 
   test("gateway_404_keeps_the_attempt", async () => {
     const { client, proxy } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     proxy.fate = () => 404;
     proxy.cutStreams();
     seen();
@@ -198,7 +198,7 @@ describe("without an event stream", () => {
 
   test("treats an unreachable service as a transient problem", async () => {
     const { client, proxy } = await tab();
-    const { flow } = await begun(client);
+    const { flow } = await startedFlow(client);
     proxy.fate = () => "cut";
     proxy.cutStreams();
     seen();

@@ -46,7 +46,7 @@ export class FlowEngine {
   #watch: Watch | undefined;
   #endGlances: (() => void) | undefined;
   #endEvents: (() => void) | undefined;
-  #told = false;
+  #isReported = false;
   /** The starts that were canceled before the service answered. */
   readonly #canceled = new Set<number>();
 
@@ -126,7 +126,7 @@ export class FlowEngine {
     const left = new FlowMemory(this.#host.client.base, user).read(this.#host.target);
     if (!left || this.#disposed || this.#host.state.phase !== "idle") return;
     const { connectionId, attemptId, expiresAt, idempotencyKey } = left;
-    this.#told = false;
+    this.#isReported = false;
     // The reload preceded the response, and closed the window. Repeating the request returns the same response.
     if (connectionId === null) return this.#begin(idempotencyKey, "closed");
     this.#key = idempotencyKey;
@@ -159,7 +159,7 @@ export class FlowEngine {
   #begin(key: string, none: FlowWindow): void {
     this.#starts += 1;
     this.#key = key;
-    this.#told = false;
+    this.#isReported = false;
     this.#remember({ idempotencyKey: key, connectionId: null, attemptId: null, expiresAt: null });
     // The event stream has to be open before the user can finish.
     if (!this.#disposed) this.#endEvents ??= this.#host.client.events(() => {});
@@ -301,8 +301,8 @@ export class FlowEngine {
   }
 
   #tell(connection: Connection): void {
-    if (this.#told) return;
-    this.#told = true;
+    if (this.#isReported) return;
+    this.#isReported = true;
     this.#host.connected(connection);
   }
 

@@ -38,7 +38,7 @@ export function flowOf(...[client, target, options]: Parameters<typeof connectFl
 }
 
 /** Starts a flow for Gmail, and waits until its window shows the provider. */
-export async function begun(client: Client, onConnected?: () => void) {
+export async function startedFlow(client: Client, onConnected?: () => void) {
   const flow = flowOf(client, { connectorId: "gmail" }, { onConnected });
   flow.start();
   const { attempt } = await waiting(flow);
