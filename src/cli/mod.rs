@@ -171,13 +171,13 @@ async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     } else {
         InvalidRows::Refuse
     };
-    if let Some(adopted) = database.import_legacy(&catalog, invalid).await? {
+    if let Some(imported) = database.import_legacy(&catalog, invalid).await? {
         print_line(format_args!(
-            "took over {} connections of the predecessor, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
-            adopted.connections,
-            adopted.locked.as_secs_f64()
+            "imported {} connections of the earlier service, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+            imported.connections,
+            imported.locked.as_secs_f64()
         ))?;
-        for row in &adopted.skipped {
+        for row in &imported.skipped {
             print_line(format_args!("left out, and kept in before_patchbay: {row}"))?;
         }
     }

@@ -65,18 +65,18 @@ impl Database {
         invalid: InvalidRows,
     ) -> Result<Option<LegacyImport>, DatabaseError> {
         let mut tx = self.begin_migration().await?;
-        let predecessor = if legacy_import::exists(&mut tx).await? {
+        let legacy = if legacy_import::exists(&mut tx).await? {
             Some(legacy_import::move_to_backup_schema(&mut tx, catalog, invalid).await?)
         } else {
             None
         };
         apply_migrations(&mut tx).await?;
-        let adopted = match predecessor {
-            Some(predecessor) => Some(predecessor.import(&mut tx, catalog).await?),
+        let imported = match legacy {
+            Some(legacy) => Some(legacy.import(&mut tx, catalog).await?),
             None => None,
         };
         tx.commit().await?;
-        Ok(adopted)
+        Ok(imported)
     }
 
     /// Waits for other replicas that migrate. What has been applied is noted as sqlx's own tools do.

@@ -18,7 +18,7 @@ pub(crate) type Batch<Id> = (i64, Option<Id>);
 macro_rules! prune_batch {
     ($table:literal, by $id:literal, $time:literal, $old:literal) => {
         concat!(
-            "with bite as materialized (select user_id, ",
+            "with batch as materialized (select user_id, ",
             $id,
             " as id, ",
             $time,
@@ -31,16 +31,16 @@ macro_rules! prune_batch {
             " limit 1000), gone as ( \
                delete from ",
             $table,
-            " where ctid = any(array(select o.ctid from bite join ",
+            " where ctid = any(array(select o.ctid from batch join ",
             $table,
-            " o on o.user_id = bite.user_id and o.",
+            " o on o.user_id = batch.user_id and o.",
             $id,
-            " = bite.id ",
+            " = batch.id ",
             $old,
             " for update of o skip locked)) returning 1 \
              ) \
              select (select count(*) from gone), \
-               (select id from (select id, since from bite order by id offset 999) last where since < $1)",
+               (select id from (select id, since from batch order by id offset 999) last where since < $1)",
         )
     };
 }
@@ -51,7 +51,7 @@ pub(crate) async fn prune_token_accesses(
     before: DateTime<Utc>,
     after: i64,
 ) -> sqlx::Result<Batch<i64>> {
-    sqlx::query_as(prune_batch!("token_access", by "id", "used_at", "where bite.since < $1"))
+    sqlx::query_as(prune_batch!("token_access", by "id", "used_at", "where batch.since < $1"))
         .bind(before)
         .bind(after)
         .fetch_one(db)

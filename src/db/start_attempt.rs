@@ -88,7 +88,7 @@ pub(crate) async fn start_attempt(
     };
     debug_assert!(
         MessageType::of(transition.event).is_none(),
-        "endpoints are told of no beginning"
+        "endpoints receive no message when an attempt starts"
     );
     let is_new = connection.version == 1;
     let statement = sqlx::query(if is_new {

@@ -107,7 +107,7 @@ impl<'a> Environment<'a> {
     pub(crate) fn refuse_example(&mut self, name: &str, secret: &str) {
         if is_example(secret) {
             self.problems.push(format!(
-                "{name} is still the example's, which anybody can read: put your own in its place"
+                "{name} is still the value of the example file, which is public: replace it"
             ));
         }
     }

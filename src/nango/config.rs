@@ -101,7 +101,7 @@ impl Environment<'_> {
         };
         if keys.iter().any(is_short) {
             self.problems.push(format!(
-                "{NAME} must have at least {MIN_SIGNING_KEY} characters, or anybody could sign by guessing it: copy it from Nango's environment settings; a comma stands between two keys"
+                "{NAME} must have at least {MIN_SIGNING_KEY} characters, because a shorter key can be guessed: copy it from Nango's environment settings; a comma stands between two keys"
             ));
         }
         SigningKeys::new(&keys).ok()

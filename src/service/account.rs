@@ -410,7 +410,7 @@ mod tests {
                 name: Some(name.to_owned()),
                 ..AccountFields::default()
             };
-            account(fields).expect("the account is told")
+            account(fields).expect("the account is in the response")
         };
         let plain = account("ada", "Ada");
         let turned = account("a\u{202e}da", "\u{202e}Ada\u{2069}\n");

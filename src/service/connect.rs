@@ -53,7 +53,7 @@ pub struct ConnectRequest {
 
 /// An attempt that has been written.
 #[derive(Clone)]
-struct Begun {
+struct StartedAttempt {
     connection: Connection,
     attempt: Attempt,
     /// The integration of its session.
@@ -341,7 +341,7 @@ impl Connections {
         supersedes: Option<Uuid>,
         (kind, integration): (AttemptKind, Integration),
         request: &ConnectRequest,
-    ) -> Result<Option<Begun>> {
+    ) -> Result<Option<StartedAttempt>> {
         let now = self.clock.now();
         let attempt = Attempt {
             id: Uuid::now_v7(),
@@ -387,7 +387,7 @@ impl Connections {
             connector.retain_parameters(&mut parameters);
         }
         tx.commit().await?;
-        Ok(Some(Begun {
+        Ok(Some(StartedAttempt {
             connection: written,
             attempt,
             integration,
@@ -400,7 +400,7 @@ impl Connections {
         &self,
         upstream: &NangoGateway,
         connector: &Connector,
-        started: Begun,
+        started: StartedAttempt,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
         self.counts.attempt_started(started.attempt.kind);
@@ -414,7 +414,7 @@ impl Connections {
             .await
         {
             Ok(session) => {
-                let Begun {
+                let StartedAttempt {
                     connection,
                     mut attempt,
                     integration,
@@ -465,7 +465,7 @@ impl Connections {
         &self,
         upstream: &NangoGateway,
         connector: &Connector,
-        started: &mut Begun,
+        started: &mut StartedAttempt,
         defaults: IntegrationDefaults,
     ) -> Result<Session, nango::Error> {
         let renewed = started.connection.state.upstream();

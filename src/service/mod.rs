@@ -244,7 +244,7 @@ pub enum Error {
     #[error("this Idempotency-Key was used for another request: send a new one")]
     KeyReused,
     /// A request with the same Idempotency-Key is in progress.
-    #[error("a request with this Idempotency-Key is under way: ask again in a moment")]
+    #[error("a request with this Idempotency-Key is in progress: retry in a moment")]
     KeyInProgress,
     /// A stored value cannot be decrypted.
     #[error(transparent)]

@@ -337,17 +337,17 @@ impl Connections {
         let found = poller
             .confirm(&event.connection_id, &event.provider_config_key, is_new)
             .await?;
-        let mut believed = WebhookOutcome::Ignored;
+        let mut outcome = WebhookOutcome::Ignored;
         for summary in &found {
             // The tags that Nango confirms say which attempt it was, not those of the webhook.
             if let Some(attempt) = summary.tags.get(ATTEMPT_TAG).and_then(|id| id.parse().ok())
                 && (self.apply_grant(attempt, summary).await?
                     || self.delete_erased(attempt, summary).await?)
             {
-                believed = WebhookOutcome::Applied;
+                outcome = WebhookOutcome::Applied;
             }
         }
-        Ok(believed)
+        Ok(outcome)
     }
 
     /// Deletes at Nango what an attempt brought about whose user was erased meanwhile. Says whether it is such a one. What

@@ -55,7 +55,7 @@ impl ServiceKeys {
     /// The keys of this database, and those given besides.
     #[must_use]
     pub fn new(database: Database, given: Vec<EnvironmentKey>, clock: Clock) -> Self {
-        let believed = Cache::builder()
+        let cache = Cache::builder()
             .max_capacity(CACHE_CAPACITY)
             .time_to_live(CACHE_TTL)
             .build();
@@ -64,7 +64,7 @@ impl ServiceKeys {
             database,
             environment_keys: given,
             clock,
-            cache: believed,
+            cache,
         }
     }
 

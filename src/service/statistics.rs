@@ -110,33 +110,29 @@ impl ServiceMetrics {
     fn register(&self, registry: &mut Registry) {
         registry.register(
             "attempts_started",
-            "Attempts to connect or reconnect that began",
+            "Started attempts to connect or reconnect",
             self.attempts_started.clone(),
         );
         registry.register(
             "attempts_ended",
-            "Attempts that a grant, a failure or the end of their time ended; superseded attempts are not counted",
+            "Ended attempts by outcome; superseded attempts are not counted",
             self.attempts_ended.clone(),
         );
         registry.register(
             "time_to_connect_seconds",
-            "From the beginning of an attempt to its grant",
+            "Time from the start of an attempt to its grant",
             self.time_to_connect.clone(),
         );
-        registry.register(
-            "tokens",
-            "Tokens handed out, by where they came from",
-            self.tokens.clone(),
-        );
+        registry.register("tokens", "Returned tokens by source", self.tokens.clone());
         registry.register("sweeps", "Sweeps of this replica", self.sweeps.clone());
         registry.register(
             "sweep_duration_seconds",
-            "How long this replica's last whole sweep took",
+            "Duration of this replica's last full sweep",
             self.sweep_duration.clone(),
         );
         registry.register(
             "sweep_findings",
-            "What sweeps of this replica have found and mended",
+            "Differences that this replica's sweeps found and repaired",
             self.findings.clone(),
         );
     }
@@ -172,13 +168,17 @@ impl Connections {
         let stats = match tokio::time::timeout(SCRAPE_TIMEOUT, self.database_stats()).await {
             Ok(Ok(stats)) => Some(stats),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the database gave no figures");
+                tracing::warn!(%error, "the database did not answer the statistics queries");
                 None
             }
             Err(_elapsed) => None,
         };
         let up = ConstGauge::new(i64::from(stats.is_some()));
-        registry.register("database_up", "Whether the database gave its figures", up);
+        registry.register(
+            "database_up",
+            "1 if the database answered the statistics queries",
+            up,
+        );
         self.register_database(&mut registry);
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
@@ -201,12 +201,12 @@ impl Connections {
         }
         registry.register(
             "queue_waiting",
-            "What waits to be done, up to ten thousand",
+            "Entries waiting in the queue, counted up to 10,000",
             waiting,
         );
         registry.register(
             "queue_oldest_seconds",
-            "How long the oldest of it has been waiting",
+            "Age of the oldest waiting entry",
             oldest,
         );
         registry
@@ -216,22 +216,22 @@ impl Connections {
         let (size, idle) = self.database.pool_size();
         registry.register(
             "database_pool_connections",
-            "Connections to the database that are open",
+            "Open database connections",
             ConstGauge::new(size),
         );
         registry.register(
             "database_pool_idle",
-            "Connections to the database that nobody uses",
+            "Idle database connections",
             ConstGauge::new(idle),
         );
         registry.register(
             "database_unreadable_rows",
-            "Rows that were skipped because they cannot be read",
+            "Rows skipped because they cannot be decoded",
             ConstCounter::new(db::unreadable_rows()),
         );
         registry.register(
             "database_clock_offset_seconds",
-            "How far the database's clock is ahead of this machine's",
+            "Time by which the database's clock is ahead of this machine's",
             ConstGauge::new(self.clock_offset_seconds()),
         );
     }
@@ -297,7 +297,7 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
     }
     registry.register(
         "orphans",
-        "Connections of this installation at Nango that belong to no row, by the last sweep",
+        "This installation's connections at Nango without a row, as of the last sweep",
         ConstGauge::new(stats.orphans),
     );
     let endpoints: Family<Label, Gauge> = Family::default();
@@ -316,14 +316,14 @@ fn register_stats(registry: &mut Registry, stats: &CachedStats) {
     if let Some(age) = stats.newest_age {
         registry.register(
             "sweep_newest_age_seconds",
-            "How long ago any replica has last looked for new connections at Nango, which each sweep does at its interval",
+            "Time since any replica last read Nango's newest connections",
             ConstGauge::new(age),
         );
     }
     if let Some(age) = stats.sweep_age {
         registry.register(
             "sweep_age_seconds",
-            "How long ago any replica has last done a whole sweep",
+            "Time since any replica finished a full sweep",
             ConstGauge::new(age),
         );
     }

@@ -24,7 +24,7 @@ const KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 async fn legacy_database(rows: &str) -> (TestDatabase, PgConnection) {
     let database = test_database::database().await;
     let mut sql = PgConnection::connect(database.url()).await.unwrap();
-    run(&mut sql, include_str!("../data/predecessor/schema.sql")).await;
+    run(&mut sql, include_str!("../data/legacy_schema/schema.sql")).await;
     let catalog = Catalog::builtin();
     let slugs: Vec<&str> = catalog.iter().map(|one| one.slug.as_str()).collect();
     sqlx::query(
@@ -67,7 +67,7 @@ async fn nango_connection(app: &TestApp, integration: &str, id: &str) {
 
 /// A test app over what was left behind, whose Nango holds what the old flow made.
 async fn imported_app() -> TestApp {
-    let (database, _) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    let (database, _) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     let keys = format!("workflow={KEY}");
     let settings = [("SERVICE_API_KEYS", keys.as_str())];
     let app = TestApp::build_on(database, None, &settings, |_| {}).await;
@@ -317,7 +317,7 @@ async fn import_rejects_unsupported_tables_and_changes_nothing() {
     ];
     for (change, reported) in cases {
         let (database, mut sql) =
-            legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+            legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
         run(&mut sql, change).await;
         let before = dump(&mut sql).await;
         match import(database.url()).await {
@@ -382,7 +382,7 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
     ];
     for (change, rows, reported) in cases {
         let (database, mut sql) =
-            legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+            legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
         run(&mut sql, change).await;
         let before = dump(&mut sql).await;
         let Err(DatabaseError::LegacyTables(problems)) = import(database.url()).await else {
@@ -401,7 +401,7 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
         assert!(process.ended().await.success(), "{}", process.output());
         let text = process.output();
         assert!(
-            text.contains(&format!("took over {} connections", 7 - rows)),
+            text.contains(&format!("imported {} connections", 7 - rows)),
             "{text}"
         );
         assert_eq!(
@@ -421,7 +421,7 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
 
 #[tokio::test]
 async fn import_queues_no_deletion_of_what_another_row_uses() {
-    let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    let (database, mut sql) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     run(
         &mut sql,
         "alter table user_connector_connection drop constraint user_connector_connection_nango_connection_id_key; \
@@ -438,7 +438,7 @@ async fn import_queues_no_deletion_of_what_another_row_uses() {
 
 #[tokio::test]
 async fn import_aborts_when_legacy_tables_are_locked() {
-    let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    let (database, mut sql) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     let mut legacy_session = PgConnection::connect(database.url()).await.unwrap();
     run(
         &mut legacy_session,
@@ -450,7 +450,7 @@ async fn import_aborts_when_legacy_tables_are_locked() {
     };
     assert_eq!(
         problems,
-        ["somebody else uses the tables: stop the service that does"]
+        ["another program uses the tables: stop it and try again"]
     );
     run(&mut legacy_session, "rollback").await;
     // Commands that do not know the catalog leave it to those that do.
@@ -469,7 +469,7 @@ async fn import_aborts_when_legacy_tables_are_locked() {
 
 #[tokio::test]
 async fn import_works_through_pooler_and_keeps_users_deletable() {
-    let (database, mut sql) = legacy_database(include_str!("../data/predecessor/rows.sql")).await;
+    let (database, mut sql) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     let Some(pooler) = Pooler::start(&database, POOLER_SETTINGS).await else {
         return;
     };
@@ -480,7 +480,7 @@ async fn import_works_through_pooler_and_keeps_users_deletable() {
 
 #[tokio::test]
 async fn import_accepts_connectors_from_catalog_file() {
-    let rows = include_str!("../data/predecessor/rows.sql");
+    let rows = include_str!("../data/legacy_schema/rows.sql");
     let (database, mut sql) = legacy_database(rows).await;
     run(
         &mut sql,
@@ -498,7 +498,7 @@ async fn import_accepts_connectors_from_catalog_file() {
     assert!(process.ended().await.success(), "{}", process.output());
     let text = process.output();
     assert!(
-        text.contains("took over 7 connections of the predecessor"),
+        text.contains("imported 7 connections of the earlier service"),
         "{text}"
     );
 }

@@ -61,7 +61,7 @@ flow.subscribe(() => say(flow.state.phase));
  * The frontend of the original system: it opens a window with \`oauth_url\`, polls twice a second whether the window is
  * closed, accepts messages of its own origin only, and then fetches the list again.
  */
-export const PREDECESSOR = {
+export const ORIGINAL_FRONTEND = {
   html: FRAME(
     "An older product",
     `

@@ -46,13 +46,13 @@ async function forward({ browser }, popup, account) {
   const forwarded = await elsewhere.newPage();
   await forwarded.goto(popup.url());
   await decide(forwarded, "Allow", account);
-  await forwarded.getByRole("heading", { name: "Not begun in this browser" }).waitFor();
+  await forwarded.getByRole("heading", { name: "Started in another browser" }).waitFor();
   return { elsewhere, forwarded };
 }
 
 /** Continues on the page that asks for confirmation. */
 async function goOn(forwarded) {
-  await forwarded.getByRole("link", { name: "Then go on." }).click();
+  await forwarded.getByRole("link", { name: "Continue here." }).click();
   await forwarded.waitForURL(/\/oauth\/callback/);
 }
 

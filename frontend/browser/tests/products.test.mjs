@@ -3,13 +3,13 @@ import assert from "node:assert/strict";
 import { after } from "node:test";
 import { closed, decide, newContext, windowOf } from "../lib/browser.mjs";
 import { host } from "../lib/host.mjs";
-import { ISOLATED, OPENER, PREDECESSOR, SILENT } from "../lib/pages.mjs";
+import { ISOLATED, OPENER, ORIGINAL_FRONTEND, SILENT } from "../lib/pages.mjs";
 import { eventually } from "../lib/sandbox.mjs";
 import { house } from "../lib/setup.mjs";
 
 let product;
 const { test } = house(async () => {
-  product = await host({ "/isolated": ISOLATED, "/predecessor": PREDECESSOR, "/opener": OPENER, "/silent": SILENT });
+  product = await host({ "/isolated": ISOLATED, "/original": ORIGINAL_FRONTEND, "/opener": OPENER, "/silent": SILENT });
   return { origins: [product.origin] };
 });
 after(() => product?.stop());
@@ -41,7 +41,7 @@ test("product page: connects with Cross-Origin-Opener-Policy: same-origin", asyn
 });
 
 test("original frontend: connects and reports a denial unmodified", async (given) => {
-  await productPage(given, "/predecessor", async (context, page) => {
+  await productPage(given, "/original", async (context, page) => {
     await page.getByText("Gmail: not connected").waitFor();
     const denied = await windowOf(context, () => page.getByRole("button").click());
     await decide(denied, "Deny");

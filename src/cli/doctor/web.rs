@@ -242,7 +242,7 @@ async fn matches_binding(answer: Response, binding: ConnectBinding, onward: &str
                 .await
                 .unwrap_or_default();
             let page = String::from_utf8_lossy(&page);
-            status == StatusCode::FORBIDDEN && page.contains("Not begun in this browser")
+            status == StatusCode::FORBIDDEN && page.contains("Started in another browser")
         }
     }
 }

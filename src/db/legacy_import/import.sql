@@ -84,8 +84,8 @@ taken as (
         config,
         coalesce(last_error, case
             when new_status = 'error' and status = 'pending'
-                then 'The authorization was not finished when Patchbay took over: connect again'
-            when new_status = 'error' or error_count > 0 then 'It failed before Patchbay took over, which was not told why'
+                then 'The authorization was not finished when the data was imported: connect again'
+            when new_status = 'error' or error_count > 0 then 'It failed before the import, without a recorded reason'
         end),
         case when last_error is not null or new_status = 'error' then greatest(error_count, 1) else error_count end,
         1,

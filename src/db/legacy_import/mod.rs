@@ -235,7 +235,7 @@ async fn lock_tables(tx: &mut Transaction) -> Result<(), DatabaseError> {
             .map(PgDatabaseError::code);
         return Err(match code {
             Some(LOCK_NOT_AVAILABLE) => DatabaseError::LegacyTables(vec![
-                "somebody else uses the tables: stop the service that does".to_owned(),
+                "another program uses the tables: stop it and try again".to_owned(),
             ]),
             _ => error.into(),
         });

@@ -102,7 +102,7 @@ impl From<nango::Error> for Problem {
             Error::UnknownIntegration => Self::new(Code::ConnectorNotConfigured, error.to_string()),
             _ => Self::new(
                 Code::NangoError,
-                "Nango gave an answer that makes no sense; the log tells more",
+                "Nango sent an unexpected response; details are in the log",
             ),
         }
     }

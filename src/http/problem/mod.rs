@@ -86,7 +86,7 @@ codes! {
     /// The connection is connected and cannot be removed. Disconnect it first.
     StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
-    IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "The same request is under way";
+    IdempotencyKeyInProgress = "idempotency_key_in_progress", CONFLICT, "A request with this Idempotency-Key is in progress";
     /// The `Idempotency-Key` belongs to an earlier, different request. Use a new key.
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request";
     /// The body exceeds the size limit.
@@ -94,7 +94,7 @@ codes! {
     /// The `Content-Type` of the body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
     /// An internal error. The log has its details under `request_id`.
-    Internal = "internal", INTERNAL_SERVER_ERROR, "Something broke here";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// Nango rejects the key of this service. An operator has to correct the key or its scopes.
     NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
     /// Nango returned an unexpected response.
@@ -310,7 +310,7 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
     };
     if problem.code == Code::Internal {
         // Only here it is known which request it was.
-        tracing::error!(request_id, error = problem.detail, "something broke here");
+        tracing::error!(request_id, error = problem.detail, "internal error");
     }
     let mut rendered = problem.response(request_id);
     // A layer's own headers, such as CORS' or `allow`, stay.

@@ -29,7 +29,7 @@ struct Console {
     page: String,
     policy: HeaderValue,
     /// The page's initial configuration.
-    told: Value,
+    configuration: Value,
 }
 
 /// The console below `/console/`, which browsers reach below `prefix`. Its own paths all show the same page, which goes by
@@ -40,7 +40,7 @@ pub(crate) fn routes(config: &ConsoleConfig, allowed_origins: &[String], prefix:
     let console = Console {
         page: page_below(prefix),
         policy: content_security_policy(controls.as_deref()),
-        told: json!({ "controls": controls, "origins": allowed_origins }),
+        configuration: json!({ "controls": controls, "origins": allowed_origins }),
     };
     Router::new()
         .route("/console", get(async || Redirect::temporary("/console/")))
@@ -81,7 +81,7 @@ async fn page(State(console): State<Arc<Console>>, headers: HeaderMap) -> Respon
 
 /// Where there are demo users and faults, and which origins may hand over a user's token.
 async fn client_config(State(console): State<Arc<Console>>) -> Json<Value> {
-    Json(console.told.clone())
+    Json(console.configuration.clone())
 }
 
 async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Response {

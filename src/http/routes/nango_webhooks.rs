@@ -93,8 +93,8 @@ async fn handle(
     event: &Event,
 ) -> Result<StatusCode, Problem> {
     match state.connections.handle_webhook(attempt, event).await {
-        Ok(believed) => {
-            tracing::debug!(?believed, "a webhook of Nango's");
+        Ok(outcome) => {
+            tracing::debug!(?outcome, "a webhook of Nango's");
             Ok(StatusCode::NO_CONTENT)
         }
         // Nango retries after a 5xx only.

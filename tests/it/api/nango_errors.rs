@@ -168,7 +168,7 @@ async fn connect_fails_when_proxy_answers_for_nango() {
     502 Bad Gateway
     {
       "code": "nango_error",
-      "detail": "Nango gave an answer that makes no sense; the log tells more",
+      "detail": "Nango sent an unexpected response; details are in the log",
       "request_id": "[id]",
       "status": 502,
       "title": "Nango gave an unexpected answer",

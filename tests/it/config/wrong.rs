@@ -1,6 +1,6 @@
 //! Values that variables cannot have.
 
-const SHORT_SIGNING_KEY: &str = "NANGO_WEBHOOK_SIGNING_KEY must have at least 16 characters, or anybody could sign by guessing it: copy it from Nango's environment settings; a comma stands between two keys";
+const SHORT_SIGNING_KEY: &str = "NANGO_WEBHOOK_SIGNING_KEY must have at least 16 characters, because a shorter key can be guessed: copy it from Nango's environment settings; a comma stands between two keys";
 
 const INTERNAL_NANGO: &str = "NANGO_PUBLIC_URL is missing: the address at which browsers reach Nango; NANGO_BASE_URL is in a private network, and is not shown to browsers";
 
@@ -94,7 +94,7 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "NANGO_WEBHOOK_SIGNING_KEY",
         "change-me",
-        "NANGO_WEBHOOK_SIGNING_KEY is still the example's, which anybody can read: put your own in its place",
+        "NANGO_WEBHOOK_SIGNING_KEY is still the value of the example file, which is public: replace it",
     ),
     ("NANGO_WEBHOOK_SIGNING_KEY", ",", SHORT_SIGNING_KEY),
     ("NANGO_WEBHOOK_SIGNING_KEY", "k", SHORT_SIGNING_KEY),
@@ -106,12 +106,12 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "NANGO_SECRET_KEY",
         "00000000-0000-4000-8000-000000000000",
-        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+        "NANGO_SECRET_KEY is still the value of the example file, which is public: replace it",
     ),
     (
         "NANGO_SECRET_KEY",
         "change-me",
-        "NANGO_SECRET_KEY is still the example's, which anybody can read: put your own in its place",
+        "NANGO_SECRET_KEY is still the value of the example file, which is public: replace it",
     ),
     (
         "NANGO_PUBLIC_URL",
@@ -171,12 +171,12 @@ pub(super) const INVALID: &[(&str, &str, &str)] = &[
     (
         "AUTH_JWT_SECRET",
         "change-me-to-at-least-32-random-bytes",
-        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
+        "AUTH_JWT_SECRET is still the value of the example file, which is public: replace it",
     ),
     (
         "AUTH_JWT_SECRET",
         "a secret that has more than 32 bytes,change-me-to-at-least-32-random-bytes",
-        "AUTH_JWT_SECRET is still the example's, which anybody can read: put your own in its place",
+        "AUTH_JWT_SECRET is still the value of the example file, which is public: replace it",
     ),
     (
         "AUTH_JWT_SECRET",

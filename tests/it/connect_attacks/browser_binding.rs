@@ -20,7 +20,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 fn is_mismatch_page(shown: &PageResponse, status: u16) {
     assert_eq!(shown.status, status, "{}", shown.text);
     assert!(
-        shown.text.contains("Not begun in this browser"),
+        shown.text.contains("Started in another browser"),
         "{}",
         shown.text
     );

@@ -46,7 +46,7 @@ async fn database_check_reports_each_problem() {
 
     let before = test_database::database().await;
     let mut sql = PgConnection::connect(before.url()).await.unwrap();
-    let schema = include_str!("../../data/predecessor/schema.sql");
+    let schema = include_str!("../../data/legacy_schema/schema.sql");
     sqlx::raw_sql(schema).execute(&mut sql).await.unwrap();
     let report = run_doctor(&app, &[("DATABASE_URL", before.url())], None).await;
     single_finding(

@@ -40,7 +40,7 @@ async fn refused_user_ids_are_not_taken_over() {
     ];
     for (change, (rows, reported)) in cases {
         let (database, mut sql) =
-            legacy_database(include_str!("../../data/predecessor/rows.sql")).await;
+            legacy_database(include_str!("../../data/legacy_schema/rows.sql")).await;
         run(&mut sql, &format!("{TEXTS}{change}")).await;
         let before = dump(&mut sql).await;
         match import(database.url()).await {
@@ -57,7 +57,7 @@ async fn refused_user_ids_are_not_taken_over() {
 #[tokio::test]
 async fn odd_user_ids_are_taken_over_as_they_are() {
     let (database, mut sql) =
-        legacy_database(include_str!("../../data/predecessor/rows.sql")).await;
+        legacy_database(include_str!("../../data/legacy_schema/rows.sql")).await;
     let change = "update user_connector_connection set user_id = 'adèle|1 \"x\"' where status = 'connected'; \
                   update user_connector_connection set user_id = 'é' where status = 'pending'; \
                   update user_connector_connection set user_id = 'x' where status = 'error'";
