@@ -249,7 +249,7 @@ impl Startup {
         );
         let connections = Arc::new(connections.await?);
         connections.measure_clock_offset().await?;
-        connections.verify_environment_at_start().await;
+        connections.core.verify_environment_at_start().await;
         let sweep_interval = config.nango.as_ref().map(|nango| nango.sweep_interval);
         start_jobs(&connections, webhooks, sweep_interval, jobs);
         let metrics = metrics_registry(&http_metrics, &connections);

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use url::Url;
 use uuid::Uuid;
 
-use super::{Connections, NangoGateway, Result};
+use super::core::NangoGateway;
+use super::{Connections, Result};
 use crate::catalog::{AccountFields, AccountRule, scopes};
 use crate::db;
 use crate::domain::{
@@ -170,7 +171,7 @@ impl Connections {
         let Some(rule) = rule.filter(|rule| rule.identifies_account() || rule.has_scopes()) else {
             return failed(LookupFailure::permanent(AccountUnknownReason::NotOffered));
         };
-        let Ok(gateway) = self.nango_gateway() else {
+        let Ok(gateway) = self.core.nango_gateway() else {
             return failed(LookupFailure::transient(
                 AccountUnknownReason::NangoMisconfigured,
             ));
@@ -268,7 +269,7 @@ impl Connections {
     }
 
     async fn attempt_scopes(&self, user: &UserId, attempt: Uuid) -> Result<Option<Vec<String>>> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let scopes = db::attempt_scopes(&mut tx, user, attempt).await?;
         tx.commit().await?;
         Ok(scopes)

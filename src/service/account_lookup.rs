@@ -50,7 +50,7 @@ impl Connections {
         loop {
             let ends = stop.is_cancelled() || started.elapsed() > RUN_TIME;
             let free = MAX_CONCURRENT - running.len();
-            if !ends && free > 0 && self.has_room(Priority::AccountLookup) {
+            if !ends && free > 0 && self.core.has_room(Priority::AccountLookup) {
                 let claimed = self.claim_lookups(free).await?;
                 count += claimed.len();
                 running.extend(claimed.into_iter().map(|lookup| self.try_lookup(lookup)));
@@ -59,7 +59,7 @@ impl Connections {
                 finished = running.next() => if finished.is_none() {
                     return Ok(count);
                 },
-                () = self.lookups.notified(), if !ends => {}
+                () = self.core.lookups.notified(), if !ends => {}
                 () = tokio::time::sleep(CLAIM_INTERVAL) => {}
             }
         }
@@ -67,7 +67,7 @@ impl Connections {
 
     async fn claim_lookups(&self, limit: usize) -> Result<Vec<AccountLookup>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let claimed = db::claim_account_lookups(&mut tx, limit, LEASE_SECONDS).await?;
         tx.commit().await?;
         Ok(claimed)
@@ -83,17 +83,17 @@ impl Connections {
 
     /// Waits until a look-up is queued by this replica.
     pub async fn wait_for_account_lookups(&self) {
-        self.lookups.notified().await;
+        self.core.lookups.notified().await;
     }
 
     /// Queues look-ups of connections that were connected without one.
     pub(crate) async fn queue_unidentified(&self) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let queued = db::queue_unidentified(&mut tx, MAX_QUEUED_BY_SWEEP).await?;
         tx.commit().await?;
         if queued > 0 {
             tracing::info!(queued, "queued account look-ups");
-            self.lookups.notify_one();
+            self.core.lookups.notify_one();
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Connections {
             return self.end_lookup(lookup).await;
         }
         let pause = (2.0 * 4.0_f64.powi(lookup.failures)).min(MAX_PAUSE_SECONDS);
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::retry_account_lookup(&mut tx, lookup, pause).await?;
         Ok(tx.commit().await?)
     }
@@ -134,21 +134,21 @@ impl Connections {
         let Some(user) = lookup.user() else {
             return Ok(None);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own(&mut tx, &user, lookup.connection_id).await?;
         tx.commit().await?;
         Ok(connection.filter(has_account))
     }
 
     async fn end_lookup(&self, lookup: &AccountLookup) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::end_account_lookup(&mut tx, lookup).await?;
         Ok(tx.commit().await?)
     }
 
     /// Writes what a look-up found, unless the connection was authorized again since.
     async fn apply_lookup(&self, seen: &Connection, found: &Identity, retries: bool) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let Some(mut connection) = db::lock_own(&mut tx, &seen.user_id, seen.id)
             .await?
             .filter(has_account)
@@ -160,7 +160,7 @@ impl Connections {
         if !is_same {
             return Ok(());
         }
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let account = found.account.as_ref();
         if let Some(mut transition) =
             account.and_then(|account| connection.account_identified(account, now))

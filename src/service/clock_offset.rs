@@ -34,14 +34,14 @@ impl Connections {
     /// # Errors
     /// As the database.
     pub async fn measure_clock_offset(&self) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let asked = Instant::now();
         let read = db::database_time(&mut tx).await?;
         let round_trip = TimeDelta::from_std(asked.elapsed()).unwrap_or_default();
         tx.commit().await?;
-        let expected = self.clock.now();
+        let expected = self.core.clock.now();
         let now = read + round_trip / 2;
-        let Some(offset) = self.clock.set_database_time(now) else {
+        let Some(offset) = self.core.clock.set_database_time(now) else {
             return Ok(());
         };
         let jump = now - expected;

@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
 
+use super::core::NangoGateway;
 use super::queries::merge;
-use super::{Connections, Error, NangoGateway, Result};
+use super::{Connections, Error, Result};
 use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
@@ -100,8 +101,8 @@ impl Connections {
         connector: &str,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
-        let upstream = self.nango_gateway()?;
-        self.brakes.require_environment().await?;
+        let upstream = self.core.nango_gateway()?;
+        self.core.brakes.require_environment().await?;
         let connector = &self.connector(connector).await?;
         check_parameters(connector, request)?;
         available(connector)?;
@@ -160,8 +161,8 @@ impl Connections {
         id: Uuid,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
-        let upstream = self.nango_gateway()?;
-        self.brakes.require_environment().await?;
+        let upstream = self.core.nango_gateway()?;
+        self.core.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
             let (connection, newest) = self.find_with_attempt(user, id).await?;
             let connector = &self.connector_of(&connection).await?;
@@ -198,7 +199,7 @@ impl Connections {
         if !uses_oauth_popup(&self.connector_of(&connection).await?) {
             return Ok(());
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::bind_attempt(&mut tx, &connection, attempt, browser).await?;
         tx.commit().await?;
         Ok(())
@@ -210,8 +211,8 @@ impl Connections {
     /// # Errors
     /// As the database.
     pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
-        let now = self.clock.now();
-        let mut tx = self.begin_single().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin_single().await?;
         let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
         tx.commit().await?;
         let mut of_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
@@ -221,7 +222,7 @@ impl Connections {
         }
         let mut started = false;
         for (user, attempts) in of_user {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
             tx.commit().await?;
         }
@@ -249,7 +250,7 @@ impl Connections {
     ) -> Result<Cow<'a, ConnectRequest>> {
         let mut request = Cow::Borrowed(request);
         if request.scopes.is_empty() && connection.state.upstream().is_some() {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let scopes = db::granted_attempt_scopes(&mut tx, connection).await?;
             tx.commit().await?;
             if let Some(scopes) = scopes {
@@ -292,13 +293,13 @@ impl Connections {
             user.clone(),
             reference,
             instance_id,
-            self.clock.now(),
+            self.core.clock.now(),
         ))
     }
 
     /// Refuses a user who has as many connections as one may have.
     async fn check_connection_limit(&self, user: &UserId) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let count = db::count(&mut tx, user, &db::Filter::default()).await?;
         tx.commit().await?;
         let most = db::MAX_CONNECTIONS_PER_USER;
@@ -342,7 +343,7 @@ impl Connections {
         (kind, integration): (AttemptKind, Integration),
         request: &ConnectRequest,
     ) -> Result<Option<StartedAttempt>> {
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let attempt = Attempt {
             id: Uuid::now_v7(),
             connection_id: connection.id,
@@ -363,9 +364,9 @@ impl Connections {
         };
         let has_parameters = !connector.parameters.is_empty();
         let mut tx = if has_parameters || !request.scopes.is_empty() {
-            self.begin().await?
+            self.core.begin().await?
         } else {
-            self.begin_single().await?
+            self.core.begin_single().await?
         };
         let mut started = connection.attempt_started(now);
         started.context.actor = request.actor;
@@ -403,7 +404,7 @@ impl Connections {
         started: StartedAttempt,
         request: &ConnectRequest,
     ) -> Result<ConnectOutcome> {
-        self.counts.attempt_started(started.attempt.kind);
+        self.core.counts.attempt_started(started.attempt.kind);
         // Without a required parameter, Nango's own page asks the user for it.
         let popup =
             uses_oauth_popup(connector) && connector.has_required_parameters(&started.parameters);
@@ -424,7 +425,7 @@ impl Connections {
                     || !expiry_matches(&started.attempt, &session)
                 {
                     attempt.expires_at = session.expires_at;
-                    let mut tx = self.begin_single().await?;
+                    let mut tx = self.core.begin_single().await?;
                     db::update_session(&mut tx, &connection.user_id, &attempt, &integration)
                         .await?;
                     tx.commit().await?;
@@ -505,7 +506,7 @@ impl Connections {
     /// What Nango keeps with a connection for us to know it again.
     fn tags(&self, connection: &Connection, attempt: &Attempt) -> BTreeMap<String, String> {
         [
-            (INSTALLATION_TAG, self.installation.to_string()),
+            (INSTALLATION_TAG, self.core.installation.to_string()),
             (USER_TAG, connection.user_id.as_str().to_owned()),
             (CONNECTION_TAG, connection.id.to_string()),
             (ATTEMPT_TAG, attempt.id.to_string()),

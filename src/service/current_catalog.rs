@@ -85,7 +85,7 @@ impl Connections {
 
     /// Returns the catalog of the integrations that Nango last listed. If Nango does not answer, the last known ones count.
     pub async fn catalog_view(&self) -> CatalogView {
-        let integrations = match &self.upstream {
+        let integrations = match &self.core.upstream {
             Some(upstream) => upstream.integrations.all().await.map_err(|error| {
                 tracing::warn!(%error, "nango integrations are not known");
             }),
@@ -106,7 +106,7 @@ impl Connections {
     /// # Errors
     /// As Nango.
     pub async fn refresh_catalog(&self) -> Result<()> {
-        let integrations = self.nango_gateway()?.integrations.refreshed().await?;
+        let integrations = self.core.nango_gateway()?.integrations.refreshed().await?;
         self.update_catalog(&integrations).await;
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Connections {
         if new.is_empty() {
             return Ok(());
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::write_connectors(&mut tx, &new).await?;
         tx.commit().await?;
         self.connectors.reload().await?;

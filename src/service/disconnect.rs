@@ -44,10 +44,10 @@ impl Connections {
         target: &DisconnectTarget,
         actor: Actor,
     ) -> Result<Disconnected> {
-        self.nango_gateway()?;
+        self.core.nango_gateway()?;
         let id = self.resolve_target(user, connector, target).await?;
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         let connection = db::lock_own(&mut tx, user, id)
             .await?
             .ok_or(Error::ConnectionNotFound)?;
@@ -80,7 +80,7 @@ impl Connections {
         attempt: Option<Uuid>,
         actor: Actor,
     ) -> Result<ConnectionView> {
-        self.nango_gateway()?;
+        self.core.nango_gateway()?;
         let details = self.fetch_details(user, id).await?;
         let is_meant = |newest: &Attempt| {
             attempt.is_none_or(|attempt| attempt == newest.id) && newest.outcome.is_none()
@@ -88,15 +88,15 @@ impl Connections {
         let Some(newest) = details.attempt.as_ref().filter(|newest| is_meant(newest)) else {
             return Ok(details);
         };
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let of = db::lock_attempt(&mut tx, user, newest.id).await?;
         let of = of.ok_or(Error::ConnectionNotFound)?;
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         if let Some(transition) = of.connection.attempt_canceled(&of.attempt, now) {
             let transition = transition.by(actor);
             db::apply(&mut tx, &transition, Some(newest.id)).await?;
             tx.commit().await?;
-            self.counts.attempt_ended(&of.attempt, &transition);
+            self.core.counts.attempt_ended(&of.attempt, &transition);
             self.delete_grants(id, Some(newest.id)).await?;
         }
         self.fetch_details(user, id).await
@@ -112,9 +112,9 @@ impl Connections {
         id: Uuid,
         actor: Actor,
     ) -> Result<Disconnected> {
-        self.nango_gateway()?;
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        self.core.nango_gateway()?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
         if matches!(connection.state, State::Connected { .. }) {

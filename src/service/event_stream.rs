@@ -63,7 +63,7 @@ impl Connections {
     pub async fn follow_events(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let newest = db::last_event(&mut tx, user, last).await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
@@ -132,7 +132,7 @@ impl Connections {
     }
 
     async fn open_attempts_of(&self, user: &UserId) -> sqlx::Result<Vec<Attempt>> {
-        let mut tx = self.database.begin_single().await?;
+        let mut tx = self.core.database.begin_single().await?;
         let open = db::open_attempts_of(&mut tx, user, MAX_POLLED_ATTEMPTS).await?;
         tx.commit().await?;
         Ok(open)
@@ -140,7 +140,7 @@ impl Connections {
 
     /// Returns when it is time to poll Nango for these attempts, after so many polls; never where there are none.
     async fn next_poll(&self, open: &[Attempt], polls: u32) {
-        if self.upstream.is_none() || open.is_empty() {
+        if self.core.upstream.is_none() || open.is_empty() {
             return std::future::pending().await;
         }
         let pause = POLL_INTERVAL.saturating_mul(2_u32.saturating_pow(polls));
@@ -195,7 +195,7 @@ impl Connections {
         limit: i64,
     ) -> Result<(Vec<Event>, Option<i64>)> {
         self.find_own(user, id).await?;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let mut events = db::history(&mut tx, user, id, before, limit + 1).await?;
         tx.commit().await?;
         let more = i64::try_from(events.len()).is_ok_and(|found| found > limit);
@@ -214,7 +214,7 @@ impl Connections {
         /// How often changes are asked for where the pooler passes no announcements on.
         const POLL: Duration = Duration::from_millis(500);
 
-        if let Some(mut listener) = self.database.listen(db::EVENT_CHANNEL).await? {
+        if let Some(mut listener) = self.core.database.listen(db::EVENT_CHANNEL).await? {
             // What happened before it listened was not heard.
             self.feed.wake_all();
             loop {
@@ -254,7 +254,7 @@ impl Connections {
     }
 
     async fn last_events(&self, known: &[(String, i64)]) -> sqlx::Result<Vec<(String, i64)>> {
-        let mut tx = self.database.begin_single().await?;
+        let mut tx = self.core.database.begin_single().await?;
         let last = db::last_events(&mut tx, known).await?;
         tx.commit().await?;
         Ok(last)

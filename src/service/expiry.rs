@@ -40,14 +40,14 @@ impl Connections {
         if self.due_attempts().await?.0.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let claimed = db::claim_job(&mut tx, EXPIRY_JOB, LEASE_SECONDS, 0.0).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(0);
         }
         let expired = Priority::Deletion.scope(self.expire_due()).await;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, EXPIRY_JOB, expired.is_ok()).await?;
         tx.commit().await?;
         expired
@@ -64,7 +64,7 @@ impl Connections {
         let (created, renewed): (Vec<_>, Vec<_>) =
             (open.into_iter()).partition(|due| due.kind == AttemptKind::Connect);
         let mut expired = 0;
-        let listed = if created.len() > FEW && self.has_room(Priority::Deletion) {
+        let listed = if created.len() > FEW && self.core.has_room(Priority::Deletion) {
             self.list_granted(&created).await
         } else {
             Ok(None)
@@ -90,10 +90,10 @@ impl Connections {
     async fn expire_one_by_one(&self, attempts: &[DueAttempt]) -> Result<usize> {
         let mut expired = 0;
         for due in attempts {
-            if !self.has_room(Priority::Deletion) {
+            if !self.core.has_room(Priority::Deletion) {
                 break;
             }
-            let poller = &self.nango_gateway()?.attempt_poller;
+            let poller = &self.core.nango_gateway()?.attempt_poller;
             match poller.fetch_attempt(due.attempt_id).await {
                 Ok(found) => {
                     expired += usize::from(self.expire_unless_granted(due, found).await?);
@@ -121,8 +121,8 @@ impl Connections {
         match ended.await {
             Err(error) if error.is_unreadable_row() => {
                 tracing::error!(attempt = %id, %error, "an attempt that cannot be read does not expire");
-                let mut tx = self.begin_single().await?;
-                db::postpone_unreadable(&mut tx, &[id], self.clock.now()).await?;
+                let mut tx = self.core.begin_single().await?;
+                db::postpone_unreadable(&mut tx, &[id], self.core.clock.now()).await?;
                 tx.commit().await?;
                 Ok(false)
             }
@@ -147,7 +147,7 @@ impl Connections {
             .iter()
             .map(|due| (due.attempt_id, Vec::new()))
             .collect();
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let mut last = None;
         for page in 0..MAX_PAGES {
             let filter = ListConnections {
@@ -185,8 +185,8 @@ impl Connections {
             let is_full = due.len() == DUE;
             let ended: Vec<Uuid> = due.into_iter().filter(|id| !is_open(id)).collect();
             if !ended.is_empty() {
-                let mut tx = self.begin_single().await?;
-                db::settle_due(&mut tx, &ended, self.clock.now()).await?;
+                let mut tx = self.core.begin_single().await?;
+                db::settle_due(&mut tx, &ended, self.core.clock.now()).await?;
                 tx.commit().await?;
             }
             if !is_full || ended.is_empty() {
@@ -196,8 +196,8 @@ impl Connections {
     }
 
     async fn due_attempts(&self) -> Result<(Vec<Uuid>, Vec<DueAttempt>)> {
-        let mut tx = self.begin().await?;
-        let due = db::due_attempts(&mut tx, self.clock.now(), DUE).await?;
+        let mut tx = self.core.begin().await?;
+        let due = db::due_attempts(&mut tx, self.core.clock.now(), DUE).await?;
         tx.commit().await?;
         Ok(due)
     }

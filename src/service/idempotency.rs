@@ -57,8 +57,8 @@ impl Connections {
     }
 
     async fn claim_key(&self, user: &UserId, key: &str, fingerprint: &[u8]) -> Result<KeyState> {
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         let used = db::claim_key(&mut tx, user, key, fingerprint, LEASE_SECONDS, now).await?;
         tx.commit().await?;
         Ok(used)
@@ -67,7 +67,7 @@ impl Connections {
     async fn complete_key(&self, user: &UserId, key: &str, answer: Option<&Answer>) -> Result<()> {
         let stored = answer.map(|(answer, _)| self.stored_answer(user, key, answer));
         let stored = stored.transpose()?;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         match stored.zip(answer) {
             Some((stored, (_, until))) => {
                 db::store_answer(&mut tx, user, key, &stored, *until).await?;
@@ -107,9 +107,9 @@ impl Connections {
         const BATCH: u32 = 500;
         let mut all = 0;
         loop {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let forgotten =
-                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.clock.now(), BATCH.into())
+                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.core.clock.now(), BATCH.into())
                     .await?;
             tx.commit().await?;
             all += forgotten;

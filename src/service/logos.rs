@@ -67,7 +67,7 @@ impl Connections {
     }
 
     async fn nango_logo(&self, key: &str) -> Option<Image> {
-        let upstream = self.upstream.as_ref()?;
+        let upstream = self.core.upstream.as_ref()?;
         let integrations = self.integrations()?;
         let logo = &integrations.get(key)?.logo;
         if logo.is_empty() || self.logos.missing.contains_key(key) {

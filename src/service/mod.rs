@@ -8,6 +8,7 @@ mod account_lookup;
 pub mod brakes;
 mod clock_offset;
 mod connect;
+mod core;
 mod credential_check;
 mod current_catalog;
 mod deletions;
@@ -37,11 +38,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::Notify;
 use url::Url;
 use uuid::Uuid;
 
-use self::brakes::Brakes;
 use self::clock_offset::ClockOffset;
 use self::credential_check::SuspectCredentials;
 use self::current_catalog::CurrentCatalog;
@@ -51,29 +50,25 @@ use self::polls::AttemptPolls;
 use self::queries::LargeLists;
 use self::received_webhooks::ReceivedWebhooks;
 use self::reconcile::{AttemptTurns, UnchangedGrants};
-use self::statistics::ServiceMetrics;
 use self::tokens::TokenCache;
-use self::webhook_urls::WebhookUrls;
 use crate::catalog::{Catalog, CatalogMode};
 use crate::clock::Clock;
 use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::Outage;
 use crate::db::connector_cache::ConnectorCache;
-use crate::db::{Database, DatabaseError, Transaction};
+use crate::db::{Database, DatabaseError};
 use crate::domain::Connection;
 use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
-use crate::nango::attempt_poller::AttemptPoller;
-use crate::nango::{Nango, Priority};
-
-use crate::nango::integration_cache::IntegrationCache;
+use crate::nango::Nango;
 
 use crate::views::ConnectionView;
 
 pub use connect::{ConnectOutcome, ConnectRequest};
+pub use core::Core;
 pub use credential_check::Health;
 pub use current_catalog::CatalogView;
 pub use disconnect::{DisconnectTarget, Disconnected};
@@ -86,13 +81,11 @@ pub use sweep::{SweepReport, SweepSchedule};
 pub use tokens::Token;
 pub use users::Erased;
 
-/// How long the start waits for Nango to recognize its environment.
-const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The connections of all users: the house's one door to the database and Nango.
 #[derive(Debug)]
 pub struct Connections {
-    database: Database,
+    /// What all use cases share.
+    pub core: Arc<Core>,
     connectors: ConnectorCache,
     newest: BatchLoader<db::NewestConnections>,
     ones: BatchLoader<db::ConnectionById>,
@@ -102,19 +95,11 @@ pub struct Connections {
     after: BatchLoader<db::EventsAfter>,
     large_lists: LargeLists,
     catalog: CurrentCatalog,
-    lookups: Notify,
     logos: LogoCache,
-    upstream: Option<NangoGateway>,
-    clock: Clock,
     public_url: Url,
     webhook_base_url: Url,
     encryption: Encryption,
-    deletions: Notify,
     feed: EventNotifier,
-    installation: Uuid,
-    /// The database was copied from another installation's, whose connections at Nango its rows may name.
-    is_copy: bool,
-    brakes: Brakes,
     tokens: TokenCache,
     token_cache: Duration,
     doubts: SuspectCredentials,
@@ -124,7 +109,6 @@ pub struct Connections {
     unchanged_grants: UnchangedGrants,
     polls: AttemptPolls,
     clock_offset: ClockOffset,
-    counts: ServiceMetrics,
     received_webhooks: ReceivedWebhooks,
 }
 
@@ -143,15 +127,6 @@ pub struct Settings {
     pub history: TimeDelta,
     /// What answers that hold a session's token are encrypted with.
     pub encryption: Encryption,
-}
-
-/// Nango and what is remembered of its answers.
-#[derive(Debug)]
-struct NangoGateway {
-    nango: Nango,
-    attempt_poller: AttemptPoller,
-    integrations: IntegrationCache,
-    webhook_urls: WebhookUrls,
 }
 
 /// Why a use case failed. All callers that waited for a shared call receive it.
@@ -286,25 +261,13 @@ impl Connections {
         clock: Clock,
         settings: Settings,
     ) -> Result<Self> {
-        let upstream = nango.map(|nango| NangoGateway {
-            attempt_poller: AttemptPoller::new(nango.clone()),
-            integrations: IntegrationCache::new(nango.clone()),
-            webhook_urls: WebhookUrls::default(),
-            nango,
-        });
+        let core = Core::new(database.clone(), nango, clock, settings.public_url.clone()).await?;
         let mut tx = database.begin().await?;
         db::seed_connectors(&mut tx, &catalog).await?;
         let connectors = db::connectors(&mut tx).await?;
-        let (installation, is_copy) = db::installation(&mut tx).await?;
         tx.commit().await?;
-        let brakes = Brakes::new(
-            database.clone(),
-            upstream.as_ref().map(|upstream| upstream.nango.clone()),
-            settings.public_url.clone(),
-            clock.clone(),
-        );
-        brakes.start(installation).await?;
         Ok(Self {
+            core: Arc::new(core),
             connectors: ConnectorCache::new(database.clone(), connectors),
             newest: BatchLoader::new(&database),
             ones: BatchLoader::new(&database),
@@ -318,12 +281,8 @@ impl Connections {
             unchanged_grants: UnchangedGrants::default(),
             polls: AttemptPolls::default(),
             clock_offset: ClockOffset::default(),
-            database,
             catalog: CurrentCatalog::new(catalog, settings.catalog_mode),
-            lookups: Notify::new(),
             logos: LogoCache::default(),
-            upstream,
-            clock,
             public_url: settings.public_url,
             webhook_base_url: settings.webhook_base_url,
             encryption: settings.encryption,
@@ -331,13 +290,8 @@ impl Connections {
             history: settings.history,
             tokens: TokenCache::new(),
             doubts: SuspectCredentials::default(),
-            counts: ServiceMetrics::default(),
             received_webhooks: ReceivedWebhooks::default(),
-            deletions: Notify::new(),
             feed: EventNotifier::default(),
-            installation,
-            is_copy,
-            brakes,
         })
     }
 
@@ -346,7 +300,7 @@ impl Connections {
     /// # Errors
     /// When it does not, or does not answer.
     pub async fn check_ready(&self) -> Result<(), DatabaseError> {
-        self.database.check_ready().await
+        self.core.database.check_ready().await
     }
 
     /// When each connector was first in the catalog.
@@ -354,71 +308,10 @@ impl Connections {
     /// # Errors
     /// As the database.
     pub async fn connector_creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let times = db::connector_creation_times(&mut tx).await?;
         tx.commit().await?;
         Ok(times)
-    }
-
-    fn nango_gateway(&self) -> Result<&NangoGateway> {
-        self.upstream.as_ref().ok_or(Error::NangoDisabled)
-    }
-
-    /// Whether Nango's rate limit admits a call of this priority without a wait.
-    fn has_room(&self, priority: Priority) -> bool {
-        (self.upstream.as_ref()).is_some_and(|upstream| upstream.nango.has_room(priority))
-    }
-
-    /// Looks up whether Nango has this installation's connections, before the first request.
-    pub async fn verify_environment_at_start(&self) {
-        match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, self.brakes.probe()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not look up whether nango has this installation's connections");
-            }
-            Err(_elapsed) => {
-                tracing::warn!(
-                    "nango did not answer whether it has this installation's connections"
-                );
-            }
-        }
-    }
-
-    /// Whether a brake stops sweeps and deletions: the database or the Nango environment is not the installation's.
-    ///
-    /// # Errors
-    /// As the database, and as Nango where it has to be looked up.
-    pub(crate) async fn are_effects_paused(&self) -> Result<bool> {
-        if self.brakes.database_difference().await?.is_some() {
-            return Ok(true);
-        }
-        if self.brakes.check_environment().is_ok() {
-            return Ok(false);
-        }
-        match self.brakes.verify_environment(&[], None).await {
-            Ok(()) => Ok(false),
-            Err(Error::UnknownEnvironment) => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the database is not the installation's, so that nothing is sent to the product. An error counts as such.
-    pub async fn is_database_foreign(&self) -> bool {
-        !matches!(self.brakes.database_difference().await, Ok(None))
-    }
-
-    /// The brakes.
-    #[must_use]
-    pub fn brakes(&self) -> &Brakes {
-        &self.brakes
-    }
-
-    async fn begin(&self) -> Result<Transaction> {
-        Ok(self.database.begin().await?)
-    }
-
-    async fn begin_single(&self) -> Result<Transaction> {
-        Ok(self.database.begin_single().await?)
     }
 
     /// A user's own connection.

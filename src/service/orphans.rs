@@ -70,12 +70,21 @@ impl Connections {
         let mut orphans = Vec::new();
         for page in 0.. {
             let filter = ListConnections {
-                tags: [(INSTALLATION_TAG.to_owned(), self.installation.to_string())].into(),
+                tags: [(
+                    INSTALLATION_TAG.to_owned(),
+                    self.core.installation.to_string(),
+                )]
+                .into(),
                 limit: Some(PAGE_SIZE),
                 page: Some(page),
                 ..ListConnections::default()
             };
-            let found = self.nango_gateway()?.nango.connection_page(&filter).await?;
+            let found = self
+                .core
+                .nango_gateway()?
+                .nango
+                .connection_page(&filter)
+                .await?;
             let before = seen.len();
             seen.extend(found.connections.iter().map(|it| it.connection_id.clone()));
             // A page with nothing new is the last: beyond it, a page number may be ignored.
@@ -97,7 +106,7 @@ impl Connections {
             summary.tags.get(ATTEMPT_TAG)?.parse().ok()
         };
         let attempts: Vec<Uuid> = found.iter().filter_map(attempt).collect();
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let rows = db::find_by_nango_ids(&mut tx, &ids).await?;
         let known = db::known_attempts(&mut tx, &attempts).await?;
         let queued = db::find_queued_deletions(&mut tx, &ids).await?;
@@ -126,8 +135,8 @@ impl Connections {
         let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
             return invalid("its tags do not name its user and its connection".to_owned());
         };
-        let now = self.clock.now();
-        let mut tx = self.begin().await?;
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return invalid("a connection uses it already".to_owned());
         }
@@ -170,14 +179,14 @@ impl Connections {
     /// # Errors
     /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
     pub async fn delete_orphan(&self, orphan: &Orphan) -> Result<()> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return Err(Error::Invalid("a connection uses it already".to_owned()));
         }
-        let (reason, now) = (DeletionReason::Orphan, self.clock.now());
+        let (reason, now) = (DeletionReason::Orphan, self.core.clock.now());
         db::queue_deletion(&mut tx, &orphan.nango, reason, None, orphan.connection, now).await?;
         tx.commit().await?;
-        self.deletions.notify_one();
+        self.core.deletions.notify_one();
         Ok(())
     }
 }

@@ -45,7 +45,7 @@ impl Connections {
     ///
     /// Where Nango's rate limit leaves little, others' requests come first: a webhook reports the attempt as well.
     pub(crate) async fn poll_all(self: &Arc<Self>, attempts: &[Attempt]) -> bool {
-        if !self.has_room(Priority::Poll) {
+        if !self.core.has_room(Priority::Poll) {
             return false;
         }
         let polls = join_all(attempts.iter().map(|attempt| self.poll_shared(attempt.id)));
@@ -61,7 +61,7 @@ impl Connections {
     pub(crate) async fn poll_uncached(self: &Arc<Self>, attempt: Uuid) -> bool {
         let service = self.clone();
         let poll = tokio::spawn(Priority::Connect.scope(async move {
-            let poller = &service.nango_gateway()?.attempt_poller;
+            let poller = &service.core.nango_gateway()?.attempt_poller;
             let found = poller.poll_uncached(attempt).await?;
             service.apply_grants(attempt, found.connections).await?;
             Ok::<_, Error>(found.is_complete)
@@ -102,7 +102,7 @@ impl Connections {
 
     /// Polls Nango for what an attempt has brought about, at most once a second.
     async fn poll_attempt(&self, attempt: Uuid) -> Result<bool> {
-        let poller = &self.nango_gateway()?.attempt_poller;
+        let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller.poll(attempt).await?.connections;
         if self.unchanged_grants.contains(attempt, &found).await {
             return Ok(false);

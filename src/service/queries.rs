@@ -115,7 +115,7 @@ impl Connections {
     pub async fn list(self: &Arc<Self>, user: &UserId, query: &Query) -> Result<Page> {
         let page = self.list_page(user, query).await?;
         let open = open_attempts(&page.connections);
-        if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
+        if self.core.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
             return self.list_page(user, query).await;
         }
         Ok(page)
@@ -128,7 +128,7 @@ impl Connections {
     pub async fn get(self: &Arc<Self>, user: &UserId, id: Uuid) -> Result<ConnectionView> {
         let details = self.fetch_details(user, id).await?;
         let open = open_attempts(std::slice::from_ref(&details));
-        if self.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
+        if self.core.upstream.is_some() && !open.is_empty() && self.poll_all(&open).await {
             return self.fetch_details(user, id).await;
         }
         Ok(details)
@@ -148,7 +148,7 @@ impl Connections {
         user: Option<&UserId>,
         id: &str,
     ) -> Result<ConnectionView> {
-        self.nango_gateway()?;
+        self.core.nango_gateway()?;
         let found = match user {
             Some(user) => {
                 let own = self.find_returned_to(user, id).await?;
@@ -181,7 +181,7 @@ impl Connections {
     /// Finds a user's own connection. Another user's takes the same path as one that does not exist, so that the
     /// response time reveals nothing.
     async fn find_returned_to(&self, user: &UserId, id: &str) -> Result<Option<Connection>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let mut own = match id.parse() {
             Ok(ours) => db::find_own(&mut tx, user, ours).await?,
             Err(_not_ours) => None,
@@ -198,7 +198,7 @@ impl Connections {
         let Ok(ours) = id.parse() else {
             return Ok(None);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let owned = db::owner_of_connection(&mut tx, ours).await?;
         tx.commit().await?;
         Ok(owned.map(|owned| (owned.user, owned.connection_id)))
@@ -215,7 +215,7 @@ impl Connections {
         account_id: &str,
         actor: Actor,
     ) -> Result<ConnectionView> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let connection = own.ok_or(Error::ConnectionNotFound)?;
         let is = |account: &Option<Account>| {
@@ -223,7 +223,7 @@ impl Connections {
                 .as_ref()
                 .is_some_and(|account| account.id == account_id)
         };
-        match connection.account_accepted(self.clock.now()) {
+        match connection.account_accepted(self.core.clock.now()) {
             Some(transition) if is(&connection.pending_account) => {
                 db::apply(&mut tx, &transition.by(actor), None).await?;
             }
@@ -249,7 +249,7 @@ impl Connections {
         update: &Update,
         actor: Actor,
     ) -> Result<ConnectionView> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let own = db::lock_own(&mut tx, user, id).await?;
         let mut connection = own.ok_or(Error::ConnectionNotFound)?;
         let before = connection.clone();
@@ -260,7 +260,7 @@ impl Connections {
             merge(&mut connection.config, changes)?;
         }
         if connection != before {
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             let updated = connection.updated(&before, now).by(actor);
             if !db::merge_update(&mut tx, &updated, now - MERGED).await? {
                 db::apply(&mut tx, &updated, None).await?;
@@ -338,7 +338,7 @@ impl Connections {
                 None => return Ok(Page::default()),
             },
         };
-        let mut tx = self.database.begin_snapshot().await?;
+        let mut tx = self.core.database.begin_snapshot().await?;
         let filter = db::Filter {
             connector_id,
             status: query.status,
@@ -373,7 +373,7 @@ impl Connections {
         user: &UserId,
         filter: &db::Filter,
     ) -> Result<Vec<Connection>> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let rows = db::list(&mut tx, user, filter).await?;
         tx.commit().await?;
         let mut all = Vec::with_capacity(rows.len());

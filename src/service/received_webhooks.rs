@@ -42,7 +42,7 @@ impl Connections {
             return;
         }
         let record = async {
-            let mut tx = self.database.begin_single().await?;
+            let mut tx = self.core.database.begin_single().await?;
             db::record_webhook(&mut tx, name).await?;
             tx.commit().await
         };

@@ -204,8 +204,8 @@ impl Connections {
         let Some(connection) = self.of_nango(event).await? else {
             return Ok(None);
         };
-        let since = self.clock.now() - RETURN_WINDOW;
-        let mut tx = self.begin_single().await?;
+        let since = self.core.clock.now() - RETURN_WINDOW;
+        let mut tx = self.core.begin_single().await?;
         let user = connection.user_id;
         let attempt = db::ungranted_attempt(&mut tx, &user, connection.id, since).await?;
         tx.commit().await?;
@@ -213,7 +213,7 @@ impl Connections {
     }
 
     async fn attempt_owner(&self, attempt: Uuid) -> Result<Option<AttemptOwner>> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let owner = db::attempt_owner(&mut tx, attempt).await?;
         tx.commit().await?;
         Ok(owner)
@@ -222,7 +222,7 @@ impl Connections {
     /// Refuses a webhook of an attempt that has caused too many calls in the last minute, and one that no user waits for
     /// while Nango's rate limit leaves little.
     async fn check_webhook_budget(&self, attempt: Uuid, is_open: bool) -> Result<()> {
-        let upstream = self.nango_gateway()?;
+        let upstream = self.core.nango_gateway()?;
         if !is_open {
             self.require_room()?;
         }
@@ -234,7 +234,7 @@ impl Connections {
 
     /// Refuses a webhook that no user waits for while Nango's rate limit leaves little: Nango sends it again.
     fn require_room(&self) -> Result<()> {
-        if self.has_room(Priority::Check) {
+        if self.core.has_room(Priority::Check) {
             return Ok(());
         }
         Err(nango::Error::RateLimited { retry_after: None }.into())
@@ -246,7 +246,7 @@ impl Connections {
     /// An outage of a provider sends one webhook for each of its connections, and one check finds it. So one connection of
     /// a connector is checked at a time, and none while its provider is known to refresh no credentials.
     async fn handle_refresh_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
-        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
+        let recently = self.core.clock.now() - MIN_CHECK_INTERVAL;
         let is_recent = |checked: DateTime<Utc>| checked >= recently;
         let connection = match self.of_nango(event).await? {
             Some(connection) if !connection.last_checked_at.is_some_and(is_recent) => connection,
@@ -283,7 +283,7 @@ impl Connections {
             return Ok(WebhookOutcome::Ignored);
         };
         self.require_room()?;
-        let nango = &self.nango_gateway()?.nango;
+        let nango = &self.core.nango_gateway()?.nango;
         let found = match nango
             .connection(&stored.id, &stored.integration.key, Refresh::WhenDue)
             .await
@@ -312,7 +312,7 @@ impl Connections {
         if !self.is_missing(&connection, &[]).await? {
             return Ok(WebhookOutcome::Ignored);
         }
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         self.apply_if_unchanged(&connection, None, |connection| connection.missing(id, now))
             .await?;
         Ok(WebhookOutcome::Applied)
@@ -322,7 +322,7 @@ impl Connections {
     /// they are found by Nango's id alone.
     async fn of_nango(&self, event: &AuthEvent) -> Result<Option<Connection>> {
         let nango_id = &event.connection_id;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = match tagged_user(&event.tags) {
             Some(user) => db::find_own_by_nango_id(&mut tx, &user, nango_id).await?,
             None => db::find_by_nango_id(&mut tx, nango_id).await?,
@@ -333,7 +333,7 @@ impl Connections {
 
     async fn handle_grant_webhook(&self, event: &AuthEvent) -> Result<WebhookOutcome> {
         let is_new = event.operation == Operation::Creation;
-        let poller = &self.nango_gateway()?.attempt_poller;
+        let poller = &self.core.nango_gateway()?.attempt_poller;
         let found = poller
             .confirm(&event.connection_id, &event.provider_config_key, is_new)
             .await?;
@@ -357,17 +357,17 @@ impl Connections {
         attempt: Uuid,
         summary: &ConnectionSummary,
     ) -> Result<bool> {
-        if !self.is_ours(summary) {
+        if !self.core.is_ours(summary) {
             return Ok(false);
         }
-        let (grant, now) = (listed(summary), self.clock.now());
-        let mut tx = self.begin().await?;
+        let (grant, now) = (listed(summary), self.core.clock.now());
+        let mut tx = self.core.begin().await?;
         let owner = db::attempt_owner(&mut tx, attempt).await?;
         let is_queued = matches!(owner, Some(AttemptOwner::Erased))
             && db::queue_deletion(&mut tx, &grant, DeletionReason::Erased, None, None, now).await?;
         tx.commit().await?;
         if is_queued {
-            self.deletions.notify_one();
+            self.core.deletions.notify_one();
         }
         Ok(is_queued)
     }
@@ -378,7 +378,7 @@ impl Connections {
         id: Uuid,
         event: &AuthEvent,
     ) -> Result<WebhookOutcome> {
-        let upstream = self.nango_gateway()?;
+        let upstream = self.core.nango_gateway()?;
         let found = upstream.attempt_poller.fetch_attempt(id).await?;
         if !found.is_empty() {
             self.apply_grants(id, found).await?;
@@ -402,7 +402,13 @@ impl Connections {
             connection_id: Some(nango_id.to_owned()),
             ..ListConnections::default()
         };
-        for summary in self.nango_gateway()?.nango.connections(&filter).await? {
+        for summary in self
+            .core
+            .nango_gateway()?
+            .nango
+            .connections(&filter)
+            .await?
+        {
             let tag = |name: &str| summary.tags.get(name);
             if tag(USER_TAG).is_some_and(|tagged| tagged == user.as_str())
                 && let Some(attempt) = tag(ATTEMPT_TAG).and_then(|id| id.parse().ok())
@@ -410,7 +416,7 @@ impl Connections {
                 self.apply_grant(attempt, &summary).await?;
             }
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own_by_nango_id(&mut tx, user, nango_id).await?;
         tx.commit().await?;
         Ok(connection)
@@ -476,7 +482,7 @@ impl Connections {
             Some((_, _, Grant::Discarded)) => Identity::default(),
         };
         let account = identity.account.as_ref();
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         // Evaluated again under the lock: another signal may have been faster.
         let found = db::lock_attempt(&mut tx, &user, attempt).await?;
         let Some((of, grant, mut verdict)) = self.evaluate_grant(found, summary, account) else {
@@ -499,7 +505,7 @@ impl Connections {
             Grant::Discarded => {
                 // Read under the row's lock, in this transaction.
                 let (reason, id) = (discard_reason(&of), Some(of.connection.id));
-                let now = self.clock.now();
+                let now = self.core.clock.now();
                 if !db::queue_deletion(&mut tx, &grant, reason, Some(&user), id, now).await? {
                     return Ok(GrantOutcome::Deferred);
                 }
@@ -507,10 +513,10 @@ impl Connections {
         }
         tx.commit().await?;
         if let Grant::Applied(transition) = &verdict {
-            self.counts.attempt_ended(&of.attempt, transition);
+            self.core.counts.attempt_ended(&of.attempt, transition);
         }
-        self.deletions.notify_one();
-        self.lookups.notify_one();
+        self.core.deletions.notify_one();
+        self.core.lookups.notify_one();
         Ok(GrantOutcome::Applied)
     }
 
@@ -530,10 +536,10 @@ impl Connections {
         if !rule.is_some_and(|rule| rule.identifies_account()) {
             return Ok(());
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::queue_account_lookup(&mut tx, connection, attempt, 0.0).await?;
         tx.commit().await?;
-        self.lookups.notify_one();
+        self.core.lookups.notify_one();
         Ok(())
     }
 
@@ -545,7 +551,7 @@ impl Connections {
         account: Option<&Account>,
     ) -> Option<(AttemptWithConnection, NangoConnectionRef, Grant)> {
         let of = found?;
-        if !self.is_ours(summary) || !matches_attempt(summary, &of) {
+        if !self.core.is_ours(summary) || !matches_attempt(summary, &of) {
             tracing::warn!(
                 connection = %of.connection.id, attempt = %of.attempt.id, nango_connection = %summary.connection_id,
                 "a Nango connection carries our attempt's tag but not its other marks: left alone"
@@ -556,7 +562,7 @@ impl Connections {
             integration: of.integration.clone(),
             ..listed(summary)
         };
-        let verdict = (of.connection).granted(&of.attempt, &grant, account, self.clock.now());
+        let verdict = (of.connection).granted(&of.attempt, &grant, account, self.core.clock.now());
         Some((of, grant, verdict))
     }
 
@@ -567,17 +573,17 @@ impl Connections {
         id: Uuid,
         failure: &Failure,
     ) -> Result<bool> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let Some(of) = db::lock_attempt(&mut tx, user, id).await? else {
             return Ok(false);
         };
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let Some(transition) = of.connection.attempt_failed(&of.attempt, failure, now) else {
             return Ok(false);
         };
         db::apply(&mut tx, &transition, Some(id)).await?;
         tx.commit().await?;
-        self.counts.attempt_ended(&of.attempt, &transition);
+        self.core.counts.attempt_ended(&of.attempt, &transition);
         Ok(true)
     }
 }

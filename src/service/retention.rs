@@ -38,14 +38,14 @@ impl Connections {
     /// # Errors
     /// As the database: then another pass does the rest.
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let every = every.as_secs_f64();
         let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
         if !claimed {
             return Ok(None);
         }
-        let before = self.clock.now() - self.history;
+        let before = self.core.clock.now() - self.history;
         let pruned = Pruned {
             uses: self
                 .prune_in_batches(db::prune_token_accesses, before, 0)
@@ -55,7 +55,7 @@ impl Connections {
                 .await?,
             events: self.prune_in_batches(db::prune_events, before, 0).await?,
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, JOB_NAME, true).await?;
         tx.commit().await?;
         Ok(Some(pruned))
@@ -71,7 +71,7 @@ impl Connections {
         let mut deleted = 0;
         let mut next = Some(first);
         while let Some(after) = next {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let (count, last) = prune_batch(&mut tx, before, after).await?;
             tx.commit().await?;
             deleted += count.unsigned_abs();

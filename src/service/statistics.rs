@@ -153,9 +153,9 @@ struct CachedStats {
 impl Connections {
     /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
-        self.counts.register(registry);
-        self.database.register_metrics(registry);
-        if let Some(upstream) = &self.upstream {
+        self.core.counts.register(registry);
+        self.core.database.register_metrics(registry);
+        if let Some(upstream) = &self.core.upstream {
             upstream.nango.register_metrics(registry);
         }
     }
@@ -182,7 +182,7 @@ impl Connections {
         self.register_database(&mut registry);
         let waiting: Family<Label, Gauge> = Family::default();
         let oldest: Family<Label, Gauge<f64, std::sync::atomic::AtomicU64>> = Family::default();
-        let now = self.clock.now();
+        let now = self.core.clock.now();
         let note = |queue: &'static str, figures: QueueStats| {
             let queue = [("queue", queue)];
             waiting.get_or_create(&queue).set(figures.waiting);
@@ -191,7 +191,7 @@ impl Connections {
                 .set(age(figures.oldest, now).as_secs_f64());
         };
         if let Some(stats) = stats {
-            if let Ok(engaged) = self.brakes.engaged().await {
+            if let Ok(engaged) = self.core.brakes.engaged().await {
                 register_brakes(&mut registry, &engaged);
             }
             note("upstream_deletions", stats.deletions);
@@ -213,7 +213,7 @@ impl Connections {
     }
 
     fn register_database(&self, registry: &mut Registry) {
-        let (size, idle) = self.database.pool_size();
+        let (size, idle) = self.core.database.pool_size();
         registry.register(
             "database_pool_connections",
             "Open database connections",
@@ -237,7 +237,7 @@ impl Connections {
     }
 
     async fn database_stats(&self) -> Result<CachedStats> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         db::set_statement_timeout(&mut tx).await?;
         let stats = CachedStats {
             by_status: db::connections_by_status(&mut tx).await?,

@@ -88,10 +88,10 @@ impl Connections {
         pace: SweepSchedule,
         stop: &CancellationToken,
     ) -> Result<Option<SweepReport>> {
-        if !self.has_room(Priority::Sweep) || self.is_database_foreign().await {
+        if !self.core.has_room(Priority::Sweep) || self.core.is_database_foreign().await {
             return Ok(None);
         }
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let every = pace.every.as_secs_f64();
         let claimed = db::claim_job(&mut tx, JOB_NAME, LEASE_SECONDS, every).await?;
         tx.commit().await?;
@@ -108,8 +108,8 @@ impl Connections {
         };
         let started = Instant::now();
         let report = sweep.await;
-        self.counts.sweep_finished(&report, started.elapsed());
-        let mut tx = self.begin_single().await?;
+        self.core.counts.sweep_finished(&report, started.elapsed());
+        let mut tx = self.core.begin_single().await?;
         db::release_job(&mut tx, JOB_NAME, matches!(report, Ok(Some(_)))).await?;
         tx.commit().await?;
         report
@@ -118,7 +118,7 @@ impl Connections {
     /// Renews the lease for as long as it is polled; ends only if the database does not answer.
     async fn renew_lease(&self) -> Error {
         let renew = async || {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             db::renew_job(&mut tx, JOB_NAME, LEASE_SECONDS).await?;
             tx.commit().await.map_err(Error::from)
         };
@@ -133,7 +133,7 @@ impl Connections {
     /// A pause between two calls to Nango, which lasts until its rate limit leaves room for another.
     pub(crate) async fn pause_sweep(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
-        while !self.has_room(Priority::Sweep) {
+        while !self.core.has_room(Priority::Sweep) {
             tokio::time::sleep(RATE_LIMIT_RECHECK).await;
         }
     }
@@ -163,7 +163,7 @@ impl Connections {
                 break;
             }
             (pass.page, pass.before) = (segment.page, segment.oldest);
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             db::record_sweep(&mut tx, &pass).await?;
             tx.commit().await?;
             carried = segment.into_oldest();
@@ -174,7 +174,7 @@ impl Connections {
         }
         report.orphans = usize::try_from(pass.orphans).unwrap_or_default();
         self.record_orphans(report.orphans).await?;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::end_sweep(&mut tx).await?;
         tx.commit().await?;
         Ok(report)
@@ -182,11 +182,11 @@ impl Connections {
 
     /// The sweep that was interrupted, or a new one.
     async fn resume_sweep(&self) -> Result<SweepPass> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let interrupted = db::interrupted_sweep(&mut tx).await?;
         tx.commit().await?;
         Ok(interrupted.unwrap_or_else(|| SweepPass {
-            started_at: self.clock.now(),
+            started_at: self.core.clock.now(),
             page: 0,
             before: None,
             orphans: 0,
@@ -204,9 +204,9 @@ impl Connections {
         report.listed += segment.listed;
         report.unreadable += segment.unreadable;
         if segment.confirmed.is_empty() {
-            self.brakes.verify_environment(&[], None).await?;
+            self.core.brakes.verify_environment(&[], None).await?;
         } else {
-            self.brakes.recognize_environment(true);
+            self.core.brakes.recognize_environment(true);
         }
         self.inspect_all(&segment.unknown, report).await?;
         report.missing += self.mark_missing(segment, started_at, pause).await?;
@@ -250,7 +250,7 @@ impl Connections {
     }
 
     async fn record_newest(&self) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::record_job(&mut tx, NEWEST_JOB_NAME).await?;
         tx.commit().await?;
         Ok(())
@@ -309,7 +309,7 @@ impl Connections {
         let mut missing = Vec::new();
         let (range, mut after) = (segment.range(), None);
         loop {
-            let mut tx = self.begin_single().await?;
+            let mut tx = self.core.begin_single().await?;
             let rows = db::list_at_nango_since(&mut tx, started_at, range, after, BATCH).await?;
             tx.commit().await?;
             let Some(last) = rows.last() else {
@@ -338,6 +338,7 @@ impl Connections {
         let mut gone = Vec::new();
         for row in self.find_missing(segment, started_at).await? {
             if self
+                .core
                 .is_gone(&row.nango_connection_id, &row.integration_key)
                 .await?
                 && let Some(connection) = self.connection_of(&row.user_id, row.id).await?
@@ -357,7 +358,7 @@ impl Connections {
                 Ok(true) => {}
                 Err(error) => return Err(error),
             }
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             let changed = self.apply_if_unchanged(connection, None, |connection| {
                 let upstream = connection.state.upstream()?;
                 connection.missing(&upstream.id, now)
@@ -372,10 +373,11 @@ impl Connections {
 
     /// Whether so many connections may be missing: Nango has others, and the brake has room for all.
     async fn may_mark_missing(&self, segment: &Segment<'_>, count: usize) -> Result<bool> {
-        self.brakes
+        self.core
+            .brakes
             .verify_environment(&segment.confirmed, None)
             .await?;
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let has_room = db::has_room(&mut tx, Brake::Missing, count).await?;
         tx.commit().await?;
@@ -383,7 +385,7 @@ impl Connections {
     }
 
     async fn record_orphans(&self, count: usize) -> Result<()> {
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let has_changed =
             db::record_orphans(&mut tx, i64::try_from(count).unwrap_or(i64::MAX)).await?;
         tx.commit().await?;
@@ -402,7 +404,7 @@ impl Connections {
         let Ok(user) = UserId::try_from(user.to_owned()) else {
             return Ok(None);
         };
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let connection = db::find_own(&mut tx, &user, id).await?;
         tx.commit().await?;
         Ok(connection)

@@ -97,7 +97,7 @@ impl Connections {
             .await?;
         let version = asked.ok_or(Error::ConnectionNotFound)?;
         let token = if let Some(token) = self.tokens.held.get(&(id, version)).await {
-            self.counts.token_served(false);
+            self.core.counts.token_served(false);
             token
         } else {
             let connection = self.find_own(user, id).await?;
@@ -150,7 +150,7 @@ impl Connections {
     /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
     /// it is then.
     async fn retried(&self, connection: Connection) -> Connection {
-        if !connection.is_retry_due(self.clock.now()) || !self.has_room(Priority::Check) {
+        if !connection.is_retry_due(self.core.clock.now()) || !self.core.has_room(Priority::Check) {
             return connection;
         }
         match Box::pin(self.check_connection(&connection)).await {
@@ -171,17 +171,17 @@ impl Connections {
         let token = Box::pin(asked)
             .await
             .map_err(|error| Error::clone(&error))?;
-        self.counts.token_served(asked_nango);
+        self.core.counts.token_served(asked_nango);
         Ok(token)
     }
 
     /// Asks Nango for a token, for all who wait for it; finds out why there is none.
     async fn fetch_token(&self, connection: &Connection) -> Result<Arc<Token>> {
-        let credentials = match self.at_nango(connection, Refresh::WhenDue).await {
+        let credentials = match self.core.at_nango(connection, Refresh::WhenDue).await {
             // Nango gives what it cannot refresh as it is, however long it has been over.
-            Ok(found) if found.credentials.are_expired(self.clock.now()) => {
+            Ok(found) if found.credentials.are_expired(self.core.clock.now()) => {
                 self.token_error(connection, None).await?;
-                self.credentials(connection, Refresh::WhenDue).await?
+                self.core.credentials(connection, Refresh::WhenDue).await?
             }
             Ok(found) => {
                 if connection.failing_since.is_some()
@@ -195,14 +195,14 @@ impl Connections {
             Err(error) => {
                 self.token_error(connection, Some(error)).await?;
                 // It was refreshed after all.
-                self.credentials(connection, Refresh::WhenDue).await?
+                self.core.credentials(connection, Refresh::WhenDue).await?
             }
         };
         let good_for = match &credentials {
             Credentials::OAuth2 {
                 expires_at: Some(at),
                 ..
-            } => remaining(*at, self.clock.now()).min(self.token_cache),
+            } => remaining(*at, self.core.clock.now()).min(self.token_cache),
             _ => self.token_cache,
         };
         Ok(Arc::new(Token {
@@ -213,31 +213,9 @@ impl Connections {
         }))
     }
 
-    /// Returns the credentials that Nango holds of a connection, refreshed if need be.
-    pub(crate) async fn credentials(
-        &self,
-        connection: &Connection,
-        refresh: Refresh,
-    ) -> Result<Credentials, nango::Error> {
-        Ok(self.at_nango(connection, refresh).await?.credentials)
-    }
-
-    /// Returns what Nango holds of a connection, its credentials refreshed if need be.
-    async fn at_nango(
-        &self,
-        connection: &Connection,
-        refresh: Refresh,
-    ) -> Result<nango::Connection, nango::Error> {
-        let (Some(upstream), Some(stored)) = (&self.upstream, connection.state.upstream()) else {
-            return Err(nango::Error::NotFound);
-        };
-        let key = &stored.integration.key;
-        upstream.nango.connection(&stored.id, key, refresh).await
-    }
-
     /// Refuses a connection that has no token to give, and says why.
     async fn check_usable(&self, connection: &Connection) -> Result<()> {
-        let upstream = self.nango_gateway()?;
+        let upstream = self.core.nango_gateway()?;
         let refused = check_usable(connection);
         let Err(Error::NeedsReauthorization { .. }) = &refused else {
             return refused;
@@ -264,7 +242,7 @@ impl Connections {
             None | Some(nango::Error::InvalidCredentials { .. } | nango::Error::NotFound) => {}
             Some(error) => return Err(error.into()),
         }
-        let recently = self.clock.now() - MIN_CHECK_INTERVAL;
+        let recently = self.core.clock.now() - MIN_CHECK_INTERVAL;
         let checked = connection
             .last_checked_at
             .is_some_and(|checked| checked >= recently);
@@ -296,7 +274,7 @@ impl Connections {
         let report = (id, token_id.to_owned());
         let reported = self.tokens.reports.try_get_with(report, async {
             refreshed = self.refresh_refused(&connection, token_id).await?;
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             // The new version invalidates the old token in the caches of all replicas.
             self.apply_if_unchanged(&connection, None, |connection| {
                 connection.token_refreshed(now)
@@ -309,7 +287,7 @@ impl Connections {
     }
 
     async fn refresh_refused(&self, connection: &Connection, token_id: &str) -> Result<bool> {
-        let current = match self.credentials(connection, Refresh::WhenDue).await {
+        let current = match self.core.credentials(connection, Refresh::WhenDue).await {
             Ok(current) => current,
             Err(error) => {
                 return self
@@ -322,10 +300,10 @@ impl Connections {
             // Nango has already refreshed it by itself, without a notification.
             return Ok(false);
         }
-        match self.credentials(connection, Refresh::Force).await {
+        match self.core.credentials(connection, Refresh::Force).await {
             Ok(new) if new.fingerprint().as_deref() == Some(token_id) => {
                 // There was nothing to refresh it by, and the provider does not take it: no other will come.
-                let now = self.clock.now();
+                let now = self.core.clock.now();
                 let (refusals, is_dead) = connection.refused(now);
                 let refused = |connection: &Connection| {
                     if is_dead {
@@ -368,7 +346,7 @@ impl Connections {
         service: &str,
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
-        let upstream = self.nango_gateway()?;
+        let upstream = self.core.nango_gateway()?;
         let connection = self.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         let stored = connection
@@ -411,7 +389,7 @@ impl Connections {
             connection: connection.id,
             service: service.to_owned(),
             purpose,
-            at: self.clock.now(),
+            at: self.core.clock.now(),
         };
         if self.uses.load(used).await? {
             Ok(())

@@ -45,16 +45,16 @@ impl Connections {
     }
 
     async fn erase_user(&self, user: &UserId) -> Result<Erased> {
-        self.nango_gateway()?;
-        let mut tx = self.begin_single().await?;
+        self.core.nango_gateway()?;
+        let mut tx = self.core.begin_single().await?;
         let connections = db::connection_ids(&mut tx, user).await?;
         tx.commit().await?;
         for batch in connections.chunks(ERASURE_BATCH) {
-            let mut tx = self.begin().await?;
-            db::erase_connections(&mut tx, user, batch, self.clock.now()).await?;
+            let mut tx = self.core.begin().await?;
+            db::erase_connections(&mut tx, user, batch, self.core.clock.now()).await?;
             tx.commit().await?;
         }
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         db::delete_keys_of(&mut tx, user).await?;
         tx.commit().await?;
         let started = Instant::now();
@@ -67,7 +67,7 @@ impl Connections {
         }
         let ids: Vec<Uuid> = ids.into_iter().collect();
         let deletions = stream::iter(ids.clone()).map(|id| async move {
-            if started.elapsed() < ERASURE_WAIT && self.has_room(Priority::Check) {
+            if started.elapsed() < ERASURE_WAIT && self.core.has_room(Priority::Check) {
                 self.delete_now(id).await
             } else {
                 Ok(false)
@@ -78,8 +78,8 @@ impl Connections {
             .collect()
             .await;
         let is_deleted = deleted.into_iter().collect::<Result<Vec<bool>>>()?;
-        self.deletions.notify_one();
-        let mut tx = self.begin_single().await?;
+        self.core.deletions.notify_one();
+        let mut tx = self.core.begin_single().await?;
         let pending = db::count_pending_erasures(&mut tx, user).await?;
         tx.commit().await?;
         // Queried again: a deletion may have been refused, now or in an earlier call, and tags may not name the user.
@@ -98,7 +98,7 @@ impl Connections {
     async fn delete_unknown(&self, user: &UserId) -> Result<Vec<Uuid>> {
         let found = self.list_nango_connections(user).await?;
         let mut ids = Vec::with_capacity(found.len());
-        let mut tx = self.begin().await?;
+        let mut tx = self.core.begin().await?;
         for summary in &found {
             if db::is_in_use(&mut tx, &summary.connection_id).await? {
                 continue;
@@ -106,7 +106,7 @@ impl Connections {
             let connection = summary.tags.get(CONNECTION_TAG);
             let connection = connection.and_then(|id| id.parse().ok());
             let (grant, reason) = (listed(summary), DeletionReason::Erased);
-            let now = self.clock.now();
+            let now = self.core.clock.now();
             db::queue_deletion(&mut tx, &grant, reason, Some(user), connection, now).await?;
             ids.extend(connection);
         }
@@ -118,14 +118,22 @@ impl Connections {
     async fn list_nango_connections(&self, user: &UserId) -> Result<Vec<ConnectionSummary>> {
         let tags = [
             (USER_TAG.to_owned(), user.as_str().to_owned()),
-            (INSTALLATION_TAG.to_owned(), self.installation.to_string()),
+            (
+                INSTALLATION_TAG.to_owned(),
+                self.core.installation.to_string(),
+            ),
         ];
         let filter = ListConnections {
             tags: tags.into(),
             ..ListConnections::default()
         };
         // What cannot be read may be the user's as well: then nothing is confirmed.
-        let page = self.nango_gateway()?.nango.connection_page(&filter).await?;
+        let page = self
+            .core
+            .nango_gateway()?
+            .nango
+            .connection_page(&filter)
+            .await?;
         Ok(page.complete()?)
     }
 
@@ -141,7 +149,7 @@ impl Connections {
         limit: i64,
     ) -> Result<Vec<RecordedAccess>> {
         self.find_own(user, id).await?;
-        let mut tx = self.begin_single().await?;
+        let mut tx = self.core.begin_single().await?;
         let uses = db::token_accesses(&mut tx, user, id, before, limit).await?;
         tx.commit().await?;
         Ok(uses)

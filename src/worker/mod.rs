@@ -177,7 +177,7 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, 
         async move || {
             // Sending never ends by itself.
             sender
-                .run(&stopping, || service.is_database_foreign())
+                .run(&stopping, || service.core.is_database_foreign())
                 .await;
         },
     ));

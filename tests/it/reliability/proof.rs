@@ -64,7 +64,7 @@ async fn kinds(user: &User<'_>, id: &str) -> Vec<String> {
 }
 
 async fn engaged(app: &TestApp) -> Vec<Brake> {
-    let engaged = app.service().await.brakes().engaged().await.unwrap();
+    let engaged = app.service().await.core.brakes().engaged().await.unwrap();
     engaged.iter().map(|one| one.brake).collect()
 }
 
@@ -203,10 +203,15 @@ async fn restored_or_copied_database_is_paused_until_released() {
             .await
             .unwrap();
         let service = app.service().await;
-        assert!(service.is_database_foreign().await, "{change}");
+        assert!(service.core.is_database_foreign().await, "{change}");
         assert_eq!(service.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap(), None);
         assert_eq!(engaged(&app).await, [Brake::Database]);
-        service.brakes().release(Brake::Database).await.unwrap();
+        service
+            .core
+            .brakes()
+            .release(Brake::Database)
+            .await
+            .unwrap();
         assert_eq!(engaged(&app).await, []);
     }
     // A disconnect is the user's own, and waits at Nango.
@@ -227,10 +232,10 @@ async fn restored_or_copied_database_is_paused_until_released() {
     assert_eq!(app.nango_connections().await, before);
     // The operator says that it is a copy: the original's connection is not its own.
     let running = app.service().await;
-    service.brakes().release_copy().await.unwrap();
+    service.core.brakes().release_copy().await.unwrap();
     app.advance(TimeDelta::minutes(11));
     // Those that run already have the original's id: they are to be restarted first.
-    assert!(running.is_database_foreign().await);
+    assert!(running.core.is_database_foreign().await);
     assert_eq!(running.delete_due().await.unwrap(), 0);
     assert_eq!(app.nango_connections().await, before);
     let copy = app.service().await;
@@ -296,7 +301,7 @@ async fn operator_confirms_an_environment_without_the_connections() {
     let service = app.service().await;
     let stop = CancellationToken::new();
     assert!(service.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
-    service.brakes().release(Brake::Nango).await.unwrap();
+    service.core.brakes().release(Brake::Nango).await.unwrap();
     assert_eq!(app.sweep().await.missing, 3);
     assert_eq!(statuses(&all).await, ["error"; 3]);
 }
