@@ -6,13 +6,11 @@
 use axum::http::header::{COOKIE, SET_COOKIE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
-use uuid::Uuid;
 
 use super::ConnectBinding;
 use super::problem::Problem;
 use crate::auth::BrowserToken;
-use crate::domain::UserId;
-use crate::service::Connections;
+use crate::service::ConnectFlow;
 
 /// What a page and an error say of [`Cookie::Repeated`].
 const REPEATED: &str = "the browser sent Patchbay's cookie more than once: another page of this domain has set one, \
@@ -118,17 +116,11 @@ impl BrowserBinding {
         }
     }
 
-    /// Binds an attempt to the browser that asked for it; answers the cookie that it is known by.
-    pub(crate) async fn bind_attempt(
+    /// Returns the header that gives a browser the cookie that it is known by.
+    pub(crate) fn cookie_header(
         self,
-        connections: &Connections,
-        user: &UserId,
-        (connection, attempt): (Uuid, Uuid),
         token: &BrowserToken,
     ) -> Result<(HeaderName, HeaderValue), Problem> {
-        connections
-            .bind_browser(user, connection, attempt, token)
-            .await?;
         let cookie = format!(
             "{}={}; Path=/; Max-Age={MAX_AGE}; HttpOnly; SameSite=Lax{}",
             self.cookie_name(),
@@ -143,7 +135,7 @@ impl BrowserBinding {
     /// What the return of this browser from a provider is taken for.
     pub(crate) async fn on_provider_return(
         self,
-        connections: &Connections,
+        connect: &ConnectFlow,
         headers: &HeaderMap,
     ) -> Result<ReturnDecision, Problem> {
         let elsewhere = match self.binding {
@@ -152,7 +144,7 @@ impl BrowserBinding {
             ConnectBinding::Required => ReturnDecision::Reject,
         };
         let started = match self.cookie(headers) {
-            Cookie::Known(token) => connections.on_provider_return(&token).await?,
+            Cookie::Known(token) => connect.on_provider_return(&token).await?,
             Cookie::None => false,
             Cookie::Repeated => {
                 tracing::warn!("{REPEATED}");

@@ -45,7 +45,7 @@ use crate::nango::MAX_NANGO_TIMEOUT;
 use crate::nango::Nango;
 use crate::nango::webhook::SigningKeys;
 use crate::server::Shutdown;
-use crate::service::Connections;
+use crate::service::Services;
 use crate::service::service_keys::ServiceKeys;
 
 /// The header that carries a request's id, in and out.
@@ -83,7 +83,7 @@ pub type AppState = Arc<Shared>;
 /// What all requests share.
 pub struct Shared {
     /// The use cases.
-    pub connections: Arc<Connections>,
+    pub services: Arc<Services>,
     /// Who a token belongs to.
     pub auth: Authenticator,
     /// Where providers that return to our own domain are sent on to; `None` when Nango is switched off.

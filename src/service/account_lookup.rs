@@ -1,6 +1,7 @@
 //! The worker of account look-ups: each runs after its grant, is repeated with backoff, and never changes whether the
 //! connection works.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,8 +9,9 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::account::{Identity, LookupFailure};
-use super::{Connections, Result};
+use super::Result;
+use super::account::{AccountIdentifier, Identity, LookupFailure};
+use super::core::Core;
 use crate::db;
 use crate::db::AccountLookup;
 use crate::domain::{AccountUnknownReason, Connection, Reason, State};
@@ -33,13 +35,24 @@ const MAX_PAUSE_SECONDS: f64 = 6.0 * 3600.0;
 /// How many connections without an account are queued by one sweep.
 const MAX_QUEUED_BY_SWEEP: i64 = 1000;
 
-impl Connections {
+/// The queue of account look-ups, and its worker.
+#[derive(Debug)]
+pub struct AccountLookups {
+    core: Arc<Core>,
+    accounts: Arc<AccountIdentifier>,
+}
+
+impl AccountLookups {
+    pub(crate) fn new(core: Arc<Core>, accounts: Arc<AccountIdentifier>) -> Self {
+        Self { core, accounts }
+    }
+
     /// Looks up the accounts that are due, until none is due or [`RUN_TIME`] has passed. Each look-up starts as soon as a
     /// place is free, so that a slow provider delays only its own. Returns how many look-ups ran.
     ///
     /// # Errors
     /// As the database. A look-up that fails is retried later.
-    pub async fn look_up_accounts(&self, stop: &CancellationToken) -> Result<usize> {
+    pub async fn run_due(&self, stop: &CancellationToken) -> Result<usize> {
         Priority::AccountLookup.scope(self.run_lookups(stop)).await
     }
 
@@ -82,7 +95,7 @@ impl Connections {
     }
 
     /// Waits until a look-up is queued by this replica.
-    pub async fn wait_for_account_lookups(&self) {
+    pub async fn wait(&self) {
         self.core.lookups.notified().await;
     }
 
@@ -106,7 +119,7 @@ impl Connections {
             return self.end_lookup(lookup).await;
         };
         let attempt = lookup.attempt_id;
-        let found = self.look_up(&connection, upstream, attempt, true);
+        let found = self.accounts.look_up(&connection, upstream, attempt, true);
         let late = LookupFailure::transient(AccountUnknownReason::ProviderUnavailable);
         let found = tokio::time::timeout(LOOKUP_TIMEOUT, found).await;
         let found = found.unwrap_or_else(|_elapsed| Identity {

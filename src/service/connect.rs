@@ -2,26 +2,31 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use chrono::TimeDelta;
-use serde::Serialize;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::core::NangoGateway;
-use super::queries::merge;
-use super::{Connections, Error, Result};
+use super::connection_config::merge;
+use super::core::{Core, NangoGateway};
+use super::current_catalog::CurrentCatalog;
+use super::idempotency::{IdempotencyKeys, fingerprint};
+use super::reader::ConnectionReader;
+use super::reconcile::Reconciler;
+use super::session::{ConnectSessions, expiry_matches, integration_defaults, not_configured};
+use super::{Error, Result};
 use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
-use crate::domain::UserId;
-use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, Integration, State};
-use crate::nango;
-use crate::nango::attempt_poller::{
-    ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG, USER_TAG,
+use crate::domain::{
+    Actor, Attempt, AttemptKind, Connection, Failure, Integration, State, Status, UserId,
 };
-use crate::nango::{IntegrationDefaults, Priority, Session, SessionRequest};
+use crate::nango;
+use crate::nango::Priority;
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
@@ -50,36 +55,81 @@ pub struct ConnectRequest {
     /// Who asks for it. The same request by another is the same.
     #[serde(skip)]
     pub actor: Option<Actor>,
+    /// The browser that the attempt is bound to; `None` if browsers are not distinguished.
+    #[serde(skip)]
+    pub browser: Option<BrowserToken>,
+    /// The client's `Idempotency-Key`: a repeated request with it gets the first response.
+    #[serde(skip)]
+    pub idempotency_key: Option<String>,
 }
 
 /// An attempt that has been written.
 #[derive(Clone)]
-struct StartedAttempt {
-    connection: Connection,
-    attempt: Attempt,
+pub(crate) struct StartedAttempt {
+    pub(crate) connection: Connection,
+    pub(crate) attempt: Attempt,
     /// The integration of its session.
-    integration: Integration,
+    pub(crate) integration: Integration,
     /// All that is known of what the provider has to know of the account.
     parameters: BTreeMap<String, String>,
 }
 
-/// What came of a connect or reconnect.
-#[derive(Debug)]
-pub enum ConnectOutcome {
-    /// There was nothing to do: the connection works.
-    AlreadyConnected(Connection),
-    /// The user is to be sent to `url`.
-    Started {
-        /// The connection that waits for it.
-        connection: Connection,
-        /// The attempt.
-        attempt: Attempt,
-        /// Where the popup goes. It holds a session token of Nango's.
-        url: Url,
-    },
+/// The outcome of a connect or reconnect.
+#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = ConnectResponse)]
+pub struct ConnectAnswer {
+    /// The URL to open in the popup; null if the account is already connected.
+    pub oauth_url: Option<String>,
+    pub connection_id: Uuid,
+    /// Nango's id of the connection; null if Nango stores none.
+    pub nango_connection_id: Option<String>,
+    /// `true` if there is an `oauth_url` to open in a popup.
+    pub popup: bool,
+    /// `true` if the account was already connected; then `oauth_url` is null.
+    pub already_connected: bool,
+    /// A human-readable summary.
+    pub message: String,
+    pub status: Status,
+    /// The id of the started attempt; null if none was started.
+    pub attempt_id: Option<Uuid>,
+    /// When the authorization link expires; null if there is none.
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
-impl Connections {
+impl ConnectAnswer {
+    /// The answer for a connection, with the attempt that was started and its link.
+    fn new(connection: &Connection, started: Option<(Attempt, Url)>) -> Self {
+        let name = &connection.connector.name;
+        let upstream = connection.state.upstream();
+        Self {
+            connection_id: connection.id,
+            nango_connection_id: upstream.map(|upstream| upstream.id.clone()),
+            popup: started.is_some(),
+            already_connected: started.is_none(),
+            message: match &started {
+                Some(_) => format!("Open oauth_url to connect {name}"),
+                None => format!("{name} is already connected"),
+            },
+            status: connection.state.status(),
+            attempt_id: started.as_ref().map(|(attempt, _)| attempt.id),
+            expires_at: started.as_ref().map(|(attempt, _)| attempt.expires_at),
+            oauth_url: started.map(|(_, url)| url.into()),
+        }
+    }
+}
+
+/// Starts to connect and to reconnect accounts.
+#[derive(Debug)]
+pub struct ConnectFlow {
+    pub(crate) core: Arc<Core>,
+    pub(crate) catalog: Arc<CurrentCatalog>,
+    pub(crate) reader: Arc<ConnectionReader>,
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) keys: IdempotencyKeys,
+    pub(crate) sessions: ConnectSessions,
+}
+
+impl ConnectFlow {
     /// Begins to connect an account, unless it is connected already.
     ///
     /// # Errors
@@ -90,9 +140,10 @@ impl Connections {
         user: &UserId,
         connector: &str,
         request: &ConnectRequest,
-    ) -> Result<ConnectOutcome> {
+    ) -> Result<ConnectAnswer> {
         let started = self.start_connect(user, connector, request);
-        Priority::Connect.scope(started).await
+        self.run(user, &("connect", connector), request, started)
+            .await
     }
 
     async fn start_connect(
@@ -100,15 +151,18 @@ impl Connections {
         user: &UserId,
         connector: &str,
         request: &ConnectRequest,
-    ) -> Result<ConnectOutcome> {
+    ) -> Result<ConnectAnswer> {
         let upstream = self.core.nango_gateway()?;
         self.core.brakes.require_environment().await?;
-        let connector = &self.connector(connector).await?;
+        let connector = &self.catalog.connector(connector).await?;
         check_parameters(connector, request)?;
         available(connector)?;
         let instance = &request.instance_id;
         for tries in 0..MAX_WRITE_RETRIES {
-            let (mut connection, open) = match self.find_instance(user, connector, instance).await?
+            let (mut connection, open) = match self
+                .reader
+                .find_instance(user, connector.id, instance)
+                .await?
             {
                 Some((connection, newest)) => (connection, open_attempt(newest)),
                 None => {
@@ -121,13 +175,13 @@ impl Connections {
                 }
             };
             if matches!(connection.state, State::Connected { .. }) {
-                return Ok(ConnectOutcome::AlreadyConnected(connection));
+                return Ok(ConnectAnswer::new(&connection, None));
             }
             if request.label.is_some() {
                 connection.label.clone_from(&request.label);
             }
             merge(&mut connection.config, &request.config)?;
-            let session = self.plan(upstream, connector, &connection).await?;
+            let session = upstream.plan(connector, &connection).await?;
             let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
                 .start_attempt(connector, &connection, open, session, request)
@@ -144,15 +198,15 @@ impl Connections {
     /// Begins to authorize a connection again, whether or not it works.
     ///
     /// # Errors
-    /// As [`Connections::connect`], and when there is no such connection.
+    /// As [`Self::connect`], and when there is no such connection.
     pub async fn reconnect(
         &self,
         user: &UserId,
         id: Uuid,
         request: &ConnectRequest,
-    ) -> Result<ConnectOutcome> {
+    ) -> Result<ConnectAnswer> {
         let started = self.start_reconnect(user, id, request);
-        Priority::Connect.scope(started).await
+        self.run(user, &("reconnect", id), request, started).await
     }
 
     async fn start_reconnect(
@@ -160,15 +214,15 @@ impl Connections {
         user: &UserId,
         id: Uuid,
         request: &ConnectRequest,
-    ) -> Result<ConnectOutcome> {
+    ) -> Result<ConnectAnswer> {
         let upstream = self.core.nango_gateway()?;
         self.core.brakes.require_environment().await?;
         for _ in 0..MAX_WRITE_RETRIES {
-            let (connection, newest) = self.find_with_attempt(user, id).await?;
-            let connector = &self.connector_of(&connection).await?;
+            let (connection, newest) = self.reader.find_with_attempt(user, id).await?;
+            let connector = &self.catalog.connector_of(&connection).await?;
             check_parameters(connector, request)?;
             available(connector)?;
-            let session = self.plan(upstream, connector, &connection).await?;
+            let session = upstream.plan(connector, &connection).await?;
             let open = open_attempt(newest);
             let request = &*self.with_earlier_scopes(&connection, request).await?;
             if let Some(started) = self
@@ -181,65 +235,6 @@ impl Connections {
             }
         }
         Err(too_many_conflicts())
-    }
-
-    /// Binds an attempt to the browser that receives its URL, if its provider returns through this service. An attempt
-    /// on Nango's own page, where the user enters a key, is not bound.
-    ///
-    /// # Errors
-    /// If the user has no such attempt, and as the database.
-    pub async fn bind_browser(
-        &self,
-        user: &UserId,
-        id: Uuid,
-        attempt: Uuid,
-        browser: &BrowserToken,
-    ) -> Result<()> {
-        let connection = self.find_own(user, id).await?;
-        if !uses_oauth_popup(&self.connector_of(&connection).await?) {
-            return Ok(());
-        }
-        let mut tx = self.core.begin_single().await?;
-        db::bind_attempt(&mut tx, &connection, attempt, browser).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// Records that a browser returns from a provider. Returns whether it has started an attempt that this may be the
-    /// return of.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
-        let now = self.core.clock.now();
-        let mut tx = self.core.begin_single().await?;
-        let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
-        tx.commit().await?;
-        let mut of_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
-        for one in attempts {
-            let own = of_user.entry(one.user).or_default();
-            own.push((one.attempt_id, one.connection_id));
-        }
-        let mut started = false;
-        for (user, attempts) in of_user {
-            let mut tx = self.core.begin_single().await?;
-            started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
-            tx.commit().await?;
-        }
-        Ok(started)
-    }
-
-    /// Returns the connector of a connection. One whose integration was deleted at Nango has left the catalog.
-    pub(super) async fn connector_of(&self, connection: &Connection) -> Result<Connector> {
-        let reference = &connection.connector;
-        let found = self.connector(&reference.slug).await;
-        found.map_err(|error| match error {
-            Error::ConnectorNotFound(_) => Error::ConnectorNotConfigured {
-                connector: reference.name.clone(),
-                integration_key: reference.slug.clone(),
-            },
-            error => error,
-        })
     }
 
     /// Returns the request with the scopes of the authorization that it renews, unless it names others.
@@ -260,24 +255,6 @@ impl Connections {
         Ok(request)
     }
 
-    /// A user's connection of a connector and instance, if it is there, with its newest attempt.
-    async fn find_instance(
-        &self,
-        user: &UserId,
-        connector: &Connector,
-        instance_id: &str,
-    ) -> Result<Option<db::ConnectionWithAttempt>> {
-        let asked = db::ConnectionByInstance {
-            user: user.clone(),
-            connector: connector.id,
-            name: instance_id.to_owned(),
-        };
-        match self.instances.load(asked).await? {
-            Some(row) => Ok(Some(self.with_connector(&row).await?)),
-            None => Ok(None),
-        }
-    }
-
     /// A connection that its first attempt makes.
     async fn new_connection(
         &self,
@@ -285,7 +262,7 @@ impl Connections {
         connector: &Connector,
         instance_id: &str,
     ) -> Result<Connection> {
-        let reference = self.connectors.get(connector.id).await?;
+        let reference = self.reader.connectors.get(connector.id).await?;
         let reference =
             reference.ok_or_else(|| Error::ConnectorNotFound(connector.slug.clone()))?;
         let instance_id = instance_id.to_owned();
@@ -309,28 +286,6 @@ impl Connections {
         Err(Error::Invalid(format!(
             "a user may have {most} connections, those that have ended included: connect one of them again"
         )))
-    }
-
-    /// What the next attempt of a connection authorizes. What Nango holds is authorized again under the integration that
-    /// it was made with, for as long as Nango has that; the catalog's integration is for new connects.
-    pub(super) async fn plan(
-        &self,
-        upstream: &NangoGateway,
-        connector: &Connector,
-        connection: &Connection,
-    ) -> Result<(AttemptKind, Integration)> {
-        let current = integration_of(connector);
-        if let Some(stored) = connection.state.upstream() {
-            let integration = &stored.integration;
-            if has_integration(upstream, &integration.key).await {
-                return Ok((AttemptKind::Reconnect, integration.clone()));
-            }
-        }
-        if has_integration(upstream, &current.key).await {
-            Ok((AttemptKind::Connect, current))
-        } else {
-            Err(not_configured(connector))
-        }
     }
 
     /// Writes the start of an attempt for a connection, which may be new, and supersedes the open attempt. Returns
@@ -403,7 +358,7 @@ impl Connections {
         connector: &Connector,
         started: StartedAttempt,
         request: &ConnectRequest,
-    ) -> Result<ConnectOutcome> {
+    ) -> Result<ConnectAnswer> {
         self.core.counts.attempt_started(started.attempt.kind);
         // Without a required parameter, Nango's own page asks the user for it.
         let popup =
@@ -411,7 +366,8 @@ impl Connections {
         let defaults = integration_defaults(request, started.parameters.clone());
         let mut opened = started.clone();
         match self
-            .create_session(upstream, connector, &mut opened, defaults)
+            .sessions
+            .create(upstream, connector, &mut opened, defaults)
             .await
         {
             Ok(session) => {
@@ -435,18 +391,15 @@ impl Connections {
                 } else {
                     upstream.nango.connect_link(&session)
                 };
-                Ok(ConnectOutcome::Started {
-                    connection,
-                    attempt,
-                    url,
-                })
+                Ok(ConnectAnswer::new(&connection, Some((attempt, url))))
             }
             Err(error) => {
                 let (user, failure) = (
                     &started.connection.user_id,
                     Failure::from_session_error(&error),
                 );
-                self.attempt_failed(user, started.attempt.id, &failure)
+                self.reconciler
+                    .attempt_failed(user, started.attempt.id, &failure)
                     .await?;
                 Err(match error {
                     nango::Error::UnknownIntegration => {
@@ -459,75 +412,74 @@ impl Connections {
         }
     }
 
-    /// Creates a session for an attempt: of a new connection if Nango no longer has the one to renew, and without an
-    /// address for its webhooks if Nango refuses that. Without webhooks a denial is only found by its expiry; a grant is
-    /// found all the same.
-    async fn create_session(
+    /// Runs `work` once for each idempotency key, and binds its attempt to the request's browser.
+    async fn run(
         &self,
-        upstream: &NangoGateway,
-        connector: &Connector,
-        started: &mut StartedAttempt,
-        defaults: IntegrationDefaults,
-    ) -> Result<Session, nango::Error> {
-        let renewed = started.connection.state.upstream();
-        let renewed = renewed.filter(|_| started.attempt.kind == AttemptKind::Reconnect);
-        let mut asked = SessionRequest {
-            reconnects: renewed.map(|existing| existing.id.clone()),
-            integration: started.integration.key.clone(),
-            tags: self.tags(&started.connection, &started.attempt),
-            webhook_url_override: (!upstream.webhook_urls.are_refused())
-                .then(|| self.webhook_url(started.attempt.id)),
-            defaults,
-        };
-        let mut refusal = None;
-        loop {
-            match upstream.nango.session(&asked).await {
-                Err(nango::Error::UnknownConnection) if asked.reconnects.is_some() => {
-                    started.attempt.kind = AttemptKind::Connect;
-                    started.integration = integration_of(connector);
-                    asked.reconnects = None;
-                    asked.integration.clone_from(&started.integration.key);
-                }
-                // Nango has many reasons to refuse the address: an unknown field, a policy, a list of allowed hosts.
-                // That it was the address is certain when the same session is accepted without it.
-                Err(error) if asked.webhook_url_override.is_some() && error.is_refusal() => {
-                    asked.webhook_url_override = None;
-                    refusal = Some(error);
-                }
-                Ok(session) => {
-                    upstream.webhook_urls.note(&asked, refusal.as_ref());
-                    return Ok(session);
-                }
-                error => return error,
+        user: &UserId,
+        operation: &impl Serialize,
+        request: &ConnectRequest,
+        work: impl Future<Output = Result<ConnectAnswer>>,
+    ) -> Result<ConnectAnswer> {
+        let work = Priority::Connect.scope(work);
+        let key = request.idempotency_key.as_deref();
+        let answer = match key {
+            Some(key) => {
+                let fingerprint = fingerprint(&(operation, request));
+                self.keys.run(user, key, &fingerprint, work).await?
             }
+            None => work.await?,
+        };
+        if let (Some(attempt), Some(browser)) = (answer.attempt_id, &request.browser) {
+            self.bind_browser(user, answer.connection_id, attempt, browser)
+                .await?;
         }
+        Ok(answer)
     }
 
-    /// What Nango keeps with a connection for us to know it again.
-    fn tags(&self, connection: &Connection, attempt: &Attempt) -> BTreeMap<String, String> {
-        [
-            (INSTALLATION_TAG, self.core.installation.to_string()),
-            (USER_TAG, connection.user_id.as_str().to_owned()),
-            (CONNECTION_TAG, connection.id.to_string()),
-            (ATTEMPT_TAG, attempt.id.to_string()),
-            (CONNECTOR_TAG, connection.connector.slug.clone()),
-            (INSTANCE_TAG, connection.instance_id.clone()),
-        ]
-        .into_iter()
-        .filter(|(name, value)| *name != INSTANCE_TAG || !value.is_empty())
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    /// Binds an attempt to the browser that receives its URL, if its provider returns through this service. An attempt
+    /// on Nango's own page, where the user enters a key, is not bound.
+    ///
+    /// # Errors
+    /// If the user has no such attempt, and as the database.
+    async fn bind_browser(
+        &self,
+        user: &UserId,
+        id: Uuid,
+        attempt: Uuid,
+        browser: &BrowserToken,
+    ) -> Result<()> {
+        let connection = self.reader.find_own(user, id).await?;
+        if !uses_oauth_popup(&self.catalog.connector_of(&connection).await?) {
+            return Ok(());
+        }
+        let mut tx = self.core.begin_single().await?;
+        db::bind_attempt(&mut tx, &connection, attempt, browser).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
-    /// Returns the URL for Nango's webhooks of an attempt. Failures come without tags, so the URL contains the
-    /// attempt's id.
-    fn webhook_url(&self, attempt: Uuid) -> Url {
-        let mut url = self.webhook_base_url.clone();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty()
-                .extend(["api", "v1", "webhooks", "nango", &attempt.to_string()]);
+    /// Records that a browser returns from a provider. Returns whether it has started an attempt that this may be the
+    /// return of.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
+        let now = self.core.clock.now();
+        let mut tx = self.core.begin_single().await?;
+        let attempts = db::attempts_of_browser(&mut tx, browser, now).await?;
+        tx.commit().await?;
+        let mut of_user: HashMap<UserId, Vec<(Uuid, Uuid)>> = HashMap::new();
+        for one in attempts {
+            let own = of_user.entry(one.user).or_default();
+            own.push((one.attempt_id, one.connection_id));
         }
-        url
+        let mut started = false;
+        for (user, attempts) in of_user {
+            let mut tx = self.core.begin_single().await?;
+            started |= db::record_browser_return(&mut tx, &user, &attempts, now).await?;
+            tx.commit().await?;
+        }
+        Ok(started)
     }
 }
 
@@ -551,49 +503,10 @@ fn available(connector: &Connector) -> Result<()> {
     }
 }
 
-/// Returns whether Nango has this integration. If that is not known, the call that starts the session shows it.
-async fn has_integration(upstream: &NangoGateway, key: &str) -> bool {
-    let known = upstream.integrations.contains(key).await;
-    known.unwrap_or_else(|error| {
-        tracing::warn!(%error, "Nango's integrations are not known");
-        true
-    })
-}
-
-/// The integration of a connector's new connects.
-fn integration_of(connector: &Connector) -> Integration {
-    Integration {
-        key: connector.integration_key.clone(),
-        provider: connector.provider.clone(),
-    }
-}
-
 /// The newest attempt, if it is open.
 fn open_attempt(newest: Option<Attempt>) -> Option<Uuid> {
     let open = newest.filter(|attempt| attempt.outcome.is_none());
     open.map(|attempt| attempt.id)
-}
-
-/// Whether a session ends when its attempt was written down to end, or so little later that it is
-/// not worth writing down again.
-fn expiry_matches(attempt: &Attempt, session: &Session) -> bool {
-    let later = session.expires_at - attempt.expires_at;
-    (TimeDelta::zero()..TimeDelta::seconds(5)).contains(&later)
-}
-
-fn integration_defaults(
-    request: &ConnectRequest,
-    parameters: BTreeMap<String, String>,
-) -> IntegrationDefaults {
-    let login_hint = request
-        .login_hint
-        .iter()
-        .map(|hint| ("login_hint".to_owned(), hint.clone()));
-    IntegrationDefaults {
-        scopes: request.scopes.clone(),
-        parameters,
-        authorization_params: login_hint.collect(),
-    }
 }
 
 /// Refuses parameters that the connector does not have, or that have not the right form.
@@ -608,11 +521,4 @@ fn uses_oauth_popup(connector: &Connector) -> bool {
         connector.auth_mode,
         Some(AuthMode::Oauth1 | AuthMode::Oauth2)
     )
-}
-
-fn not_configured(connector: &Connector) -> Error {
-    Error::ConnectorNotConfigured {
-        connector: connector.name.clone(),
-        integration_key: connector.integration_key.clone(),
-    }
 }

@@ -13,7 +13,7 @@ use super::webhook_urls::WebhookUrls;
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::{Database, Transaction};
+use crate::db::{Database, DatabaseError, Transaction};
 use crate::domain::Connection;
 use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
@@ -85,6 +85,14 @@ impl Core {
             deletions: Notify::new(),
             lookups: Notify::new(),
         })
+    }
+
+    /// Checks that the database accepts writes and has the schema.
+    ///
+    /// # Errors
+    /// When it does not, or does not answer.
+    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
+        self.database.check_ready().await
     }
 
     /// The brakes.

@@ -10,9 +10,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{ConnectionView, Connections, Error, Result};
+use super::account::AccountIdentifier;
+use super::core::Core;
+use super::{Error, Result};
 use crate::db;
-use crate::domain::UserId;
 use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
@@ -111,37 +112,21 @@ impl SuspectCredentials {
     }
 }
 
-impl Connections {
-    /// Asks Nango now how a connection is, by a forced refresh. Returns what it found; `None` while the connection waits for
-    /// its user.
-    ///
-    /// # Errors
-    /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
-    pub async fn check(
-        self: &Arc<Self>,
-        user: &UserId,
-        id: Uuid,
-    ) -> Result<(ConnectionView, Option<Health>)> {
-        self.core.nango_gateway()?;
-        let connection = self.find_own(user, id).await?;
-        let health = match &connection.state {
-            State::Pending { .. } => None,
-            State::Disconnected { .. } => {
-                return Err(Error::Invalid(
-                    "a disconnected connection has nothing to check".to_owned(),
-                ));
-            }
-            state if state.upstream().is_none() => {
-                return Err(Error::Invalid(
-                    "nothing was ever authorized that could be checked".to_owned(),
-                ));
-            }
-            _ => {
-                let check = Priority::Check.scope(self.check_connection(&connection));
-                Some(Box::pin(check).await?.0.into())
-            }
-        };
-        Ok((self.get(user, id).await?, health))
+/// Checks whether connections' credentials work.
+#[derive(Debug)]
+pub(crate) struct CredentialChecker {
+    core: Arc<Core>,
+    accounts: Arc<AccountIdentifier>,
+    pub(crate) doubts: SuspectCredentials,
+}
+
+impl CredentialChecker {
+    pub(crate) fn new(core: Arc<Core>, accounts: Arc<AccountIdentifier>) -> Self {
+        Self {
+            core,
+            accounts,
+            doubts: SuspectCredentials::default(),
+        }
     }
 
     /// Finds out how a connection is, and writes it down. Returns what was found, and the connection as it is now.
@@ -208,13 +193,13 @@ impl Connections {
                     || has_failed_for(connection, FAILURE_GRACE, now)
                 {
                     // No workflow has reported them again since.
-                    CredentialHealth::Working(self.account_of(connection, &found))
+                    CredentialHealth::Working(self.accounts.account_of(connection, &found))
                 } else {
                     CredentialHealth::Reported
                 })
             }
             Ok(found) => Ok(CredentialHealth::Working(
-                self.account_of(connection, &found),
+                self.accounts.account_of(connection, &found),
             )),
             Err(nango::Error::NotFound) => self.not_found(connection).await,
             // The connection does not work anyway, so the failure needs no comparison with other connections.
@@ -248,7 +233,7 @@ impl Connections {
         if failed || !found.credentials.are_refreshed(now) {
             return Ok(false);
         }
-        let account = self.account_of(connection, found);
+        let account = self.accounts.account_of(connection, found);
         self.apply_if_unchanged(connection, None, |connection| {
             connection.healthy(account.as_ref(), now)
         })

@@ -2,6 +2,7 @@
 //!
 //! A deletion counts as done only when a look-up by id says that the connection is gone, in an environment that is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -9,7 +10,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::{Error, Result};
 use crate::db;
 use crate::db::Deletion;
 use crate::domain::UserId;
@@ -34,7 +36,17 @@ const RATE_LIMIT_PAUSE: TimeDelta = TimeDelta::seconds(30);
 /// The longest pause between two tries of one deletion.
 const MAX_BACKOFF: TimeDelta = TimeDelta::minutes(10);
 
-impl Connections {
+/// The queue of connections to delete at Nango, and its worker.
+#[derive(Debug)]
+pub struct DeletionQueue {
+    core: Arc<Core>,
+}
+
+impl DeletionQueue {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
     /// Tries now what still has to be deleted of a connection. Says whether nothing is left.
     pub(crate) async fn delete_now(&self, connection: Uuid) -> Result<bool> {
         let end = Instant::now() + DELETION_WAIT;
@@ -69,7 +81,7 @@ impl Connections {
     }
 
     /// Returns when there may be something new to delete.
-    pub async fn wait_for_deletions(&self) {
+    pub async fn wait(&self) {
         self.core.deletions.notified().await;
     }
 

@@ -1,11 +1,14 @@
 //! Attempts that expire: those past their time that Nango has no grant of.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::reconcile::Reconciler;
+use super::{Error, Result};
 use crate::db;
 use crate::db::DueAttempt;
 use crate::domain::{AttemptKind, Failure};
@@ -30,13 +33,24 @@ const MAX_PAGES: u32 = 10;
 /// How far Nango's clock may be behind ours.
 const CLOCK_MARGIN: TimeDelta = TimeDelta::minutes(5);
 
-impl Connections {
+/// Ends attempts that are past their time.
+#[derive(Debug)]
+pub struct AttemptExpiry {
+    core: Arc<Core>,
+    reconciler: Arc<Reconciler>,
+}
+
+impl AttemptExpiry {
+    pub(crate) fn new(core: Arc<Core>, reconciler: Arc<Reconciler>) -> Self {
+        Self { core, reconciler }
+    }
+
     /// Expires a batch of the attempts that are past their time, unless another replica is at it: each is looked up once
     /// more. Returns how many expired. A full batch means that more may be due.
     ///
     /// # Errors
     /// As the database; what Nango does not answer is left for the next run.
-    pub async fn expire_attempts(&self) -> Result<usize> {
+    pub async fn run(&self) -> Result<usize> {
         if self.due_attempts().await?.0.is_empty() {
             return Ok(0);
         }
@@ -55,7 +69,7 @@ impl Connections {
 
     /// Whether a run that expired so many is to be followed by another at once.
     #[must_use]
-    pub fn is_full_expiry(expired: usize) -> bool {
+    pub fn is_full(expired: usize) -> bool {
         expired >= DUE / 2
     }
 
@@ -114,8 +128,9 @@ impl Connections {
     ) -> Result<bool> {
         let id = due.attempt_id;
         let ended = async {
-            self.apply_grants(id, found).await?;
-            self.attempt_failed(&due.user, id, &Failure::expired())
+            self.reconciler.apply_grants(id, found).await?;
+            self.reconciler
+                .attempt_failed(&due.user, id, &Failure::expired())
                 .await
         };
         match ended.await {

@@ -8,108 +8,104 @@ mod account_lookup;
 pub mod brakes;
 mod clock_offset;
 mod connect;
+mod connection_config;
+mod connections;
 mod core;
 mod credential_check;
 mod current_catalog;
 mod deletions;
 mod disconnect;
+mod erasure;
 pub mod event_notifier;
 mod event_stream;
 mod expiry;
 mod failure;
 mod idempotency;
+mod list;
 mod logos;
+mod nango_webhooks;
 pub mod orphans;
 mod polls;
-mod queries;
+mod reader;
 mod received_webhooks;
 mod reconcile;
 mod retention;
 pub mod service_keys;
+mod session;
 mod statistics;
 mod sweep;
 mod sweep_listing;
+mod token_cache;
 mod tokens;
-mod users;
 mod webhook_urls;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use url::Url;
 use uuid::Uuid;
 
-use self::clock_offset::ClockOffset;
-use self::credential_check::SuspectCredentials;
-use self::current_catalog::CurrentCatalog;
+use self::account::AccountIdentifier;
+use self::credential_check::CredentialChecker;
 use self::event_notifier::EventNotifier;
-use self::logos::LogoCache;
+use self::idempotency::IdempotencyKeys;
+use self::list::ConnectionLists;
 use self::polls::AttemptPolls;
-use self::queries::LargeLists;
-use self::received_webhooks::ReceivedWebhooks;
-use self::reconcile::{AttemptTurns, UnchangedGrants};
-use self::tokens::TokenCache;
+use self::reader::ConnectionReader;
+use self::reconcile::Reconciler;
+use self::session::ConnectSessions;
 use crate::catalog::{Catalog, CatalogMode};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::batch::BatchLoader;
-use crate::db::connection_health::Outage;
+use crate::db::Database;
 use crate::db::connector_cache::ConnectorCache;
-use crate::db::{Database, DatabaseError};
-use crate::domain::Connection;
-use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
 use crate::nango;
 use crate::nango::Nango;
 
-use crate::views::ConnectionView;
+pub use self::account_lookup::AccountLookups;
+pub use self::clock_offset::ClockOffset;
+pub use self::connect::{ConnectAnswer, ConnectFlow, ConnectRequest};
+pub use self::connections::{Connections, Update};
+pub use self::core::Core;
+pub use self::credential_check::Health;
+pub use self::current_catalog::{CatalogView, CurrentCatalog};
+pub use self::deletions::DeletionQueue;
+pub use self::disconnect::{DisconnectFlow, DisconnectTarget, Disconnected};
+pub use self::erasure::{Erased, UserErasure};
+pub use self::event_stream::{EventStreams, Events};
+pub use self::expiry::AttemptExpiry;
+pub use self::list::{Page, Query};
+pub use self::logos::Logos;
+pub use self::nango_webhooks::{NangoWebhooks, WebhookOutcome};
+pub use self::orphans::Orphans;
+pub use self::retention::{Pruned, Retention};
+pub use self::statistics::Statistics;
+pub use self::sweep::{SweepReport, SweepSchedule, Sweeper};
+pub use self::tokens::{Token, TokenIssuer};
 
-pub use connect::{ConnectOutcome, ConnectRequest};
-pub use core::Core;
-pub use credential_check::Health;
-pub use current_catalog::CatalogView;
-pub use disconnect::{DisconnectTarget, Disconnected};
-pub use event_stream::Events;
-pub use idempotency::{Answer, Idempotency};
-pub use queries::{Page, Query, Update};
-pub use reconcile::WebhookOutcome;
-pub use retention::Pruned;
-pub use sweep::{SweepReport, SweepSchedule};
-pub use tokens::Token;
-pub use users::Erased;
-
-/// The connections of all users: the house's one door to the database and Nango.
+/// The use cases, each with what it needs.
 #[derive(Debug)]
-pub struct Connections {
-    /// What all use cases share.
+pub struct Services {
     pub core: Arc<Core>,
-    connectors: ConnectorCache,
-    newest: BatchLoader<db::NewestConnections>,
-    ones: BatchLoader<db::ConnectionById>,
-    instances: BatchLoader<db::ConnectionByInstance>,
-    versions: BatchLoader<db::ConnectionVersion>,
-    attempts: BatchLoader<db::AttemptById>,
-    after: BatchLoader<db::EventsAfter>,
-    large_lists: LargeLists,
-    catalog: CurrentCatalog,
-    logos: LogoCache,
-    public_url: Url,
-    webhook_base_url: Url,
-    encryption: Encryption,
-    feed: EventNotifier,
-    tokens: TokenCache,
-    token_cache: Duration,
-    doubts: SuspectCredentials,
-    history: TimeDelta,
-    uses: BatchLoader<db::Used>,
-    attempt_turns: AttemptTurns,
-    unchanged_grants: UnchangedGrants,
-    polls: AttemptPolls,
-    clock_offset: ClockOffset,
-    received_webhooks: ReceivedWebhooks,
+    pub account_lookups: Arc<AccountLookups>,
+    pub catalog: Arc<CurrentCatalog>,
+    pub clock_offset: Arc<ClockOffset>,
+    pub connect: ConnectFlow,
+    pub connections: Connections,
+    pub deletions: Arc<DeletionQueue>,
+    pub disconnect: DisconnectFlow,
+    pub erasure: UserErasure,
+    pub events: EventStreams,
+    pub expiry: AttemptExpiry,
+    pub logos: Logos,
+    pub nango_webhooks: NangoWebhooks,
+    pub retention: Retention,
+    pub statistics: Statistics,
+    pub sweeper: Sweeper,
+    pub tokens: TokenIssuer,
 }
 
 /// How the service is set up.
@@ -248,7 +244,7 @@ impl From<sqlx::Error> for Error {
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-impl Connections {
+impl Services {
     /// Puts the parts together. Without a `nango`, everything that needs it is refused.
     /// The catalog is written to the database, where connections refer to it.
     ///
@@ -262,96 +258,68 @@ impl Connections {
         settings: Settings,
     ) -> Result<Self> {
         let core = Core::new(database.clone(), nango, clock, settings.public_url.clone()).await?;
-        let mut tx = database.begin().await?;
+        let core = Arc::new(core);
+        let mut tx = core.begin().await?;
         db::seed_connectors(&mut tx, &catalog).await?;
         let connectors = db::connectors(&mut tx).await?;
         tx.commit().await?;
+        let connectors = Arc::new(ConnectorCache::new(database, connectors));
+        let mode = settings.catalog_mode;
+        let catalog = CurrentCatalog::new(core.clone(), connectors.clone(), catalog, mode);
+        let catalog = Arc::new(catalog);
+        let reader = Arc::new(ConnectionReader::new(core.clone(), connectors));
+        let accounts = Arc::new(AccountIdentifier::new(core.clone(), catalog.clone()));
+        let checks = Arc::new(CredentialChecker::new(core.clone(), accounts.clone()));
+        let reconciler = Arc::new(Reconciler::new(core.clone(), accounts.clone()));
+        let polls = Arc::new(AttemptPolls::new(core.clone(), reconciler.clone()));
+        let account_lookups = Arc::new(AccountLookups::new(core.clone(), accounts));
+        let deletions = Arc::new(DeletionQueue::new(core.clone()));
+        let clock_offset = Arc::new(ClockOffset::new(core.clone()));
+        let feed = EventNotifier::default();
         Ok(Self {
-            core: Arc::new(core),
-            connectors: ConnectorCache::new(database.clone(), connectors),
-            newest: BatchLoader::new(&database),
-            ones: BatchLoader::new(&database),
-            versions: BatchLoader::new(&database),
-            instances: BatchLoader::new(&database),
-            attempts: BatchLoader::new(&database),
-            after: BatchLoader::new(&database),
-            large_lists: LargeLists::new(),
-            uses: BatchLoader::new(&database),
-            attempt_turns: AttemptTurns::default(),
-            unchanged_grants: UnchangedGrants::default(),
-            polls: AttemptPolls::default(),
-            clock_offset: ClockOffset::default(),
-            catalog: CurrentCatalog::new(catalog, settings.catalog_mode),
-            logos: LogoCache::default(),
-            public_url: settings.public_url,
-            webhook_base_url: settings.webhook_base_url,
-            encryption: settings.encryption,
-            token_cache: settings.token_cache,
-            history: settings.history,
-            tokens: TokenCache::new(),
-            doubts: SuspectCredentials::default(),
-            received_webhooks: ReceivedWebhooks::default(),
-            feed: EventNotifier::default(),
+            connect: ConnectFlow {
+                core: core.clone(),
+                catalog: catalog.clone(),
+                reader: reader.clone(),
+                reconciler: reconciler.clone(),
+                keys: IdempotencyKeys::new(core.clone(), settings.encryption),
+                sessions: ConnectSessions::new(core.clone(), settings.webhook_base_url),
+            },
+            connections: Connections {
+                core: core.clone(),
+                lists: ConnectionLists::new(core.clone(), reader.clone()),
+                reader: reader.clone(),
+                polls: polls.clone(),
+                reconciler: reconciler.clone(),
+                checks: checks.clone(),
+                feed: feed.clone(),
+            },
+            tokens: TokenIssuer::new(
+                core.clone(),
+                catalog.clone(),
+                reader.clone(),
+                checks.clone(),
+                settings.token_cache,
+            ),
+            logos: Logos::new(core.clone(), catalog.clone(), settings.public_url),
+            disconnect: DisconnectFlow::new(core.clone(), reader, polls.clone(), deletions.clone()),
+            erasure: UserErasure::new(core.clone(), deletions.clone()),
+            events: EventStreams::new(core.clone(), polls, feed),
+            expiry: AttemptExpiry::new(core.clone(), reconciler.clone()),
+            nango_webhooks: NangoWebhooks::new(core.clone(), reconciler.clone(), checks.clone()),
+            retention: Retention::new(core.clone(), settings.history),
+            statistics: Statistics::new(core.clone(), clock_offset.clone()),
+            sweeper: Sweeper {
+                core: core.clone(),
+                reconciler,
+                checks,
+                lookups: account_lookups.clone(),
+            },
+            account_lookups,
+            catalog,
+            clock_offset,
+            deletions,
+            core,
         })
-    }
-
-    /// Checks that the database accepts writes and has the schema.
-    ///
-    /// # Errors
-    /// When it does not, or does not answer.
-    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
-        self.core.database.check_ready().await
-    }
-
-    /// When each connector was first in the catalog.
-    ///
-    /// # Errors
-    /// As the database.
-    pub async fn connector_creation_times(&self) -> Result<HashMap<Uuid, DateTime<Utc>>> {
-        let mut tx = self.core.begin_single().await?;
-        let times = db::connector_creation_times(&mut tx).await?;
-        tx.commit().await?;
-        Ok(times)
-    }
-
-    /// A user's own connection.
-    async fn find_own(&self, user: &UserId, id: Uuid) -> Result<Connection> {
-        Ok(self.find_with_attempt(user, id).await?.0)
-    }
-
-    /// The same with its newest attempt.
-    async fn find_with_attempt(
-        &self,
-        user: &UserId,
-        id: Uuid,
-    ) -> Result<db::ConnectionWithAttempt> {
-        let one = self.ones.load(db::ConnectionById(user.clone(), id)).await?;
-        self.with_connector(&*one.ok_or(Error::ConnectionNotFound)?)
-            .await
-    }
-
-    /// The same of a row among many: `None`, logged and counted, if it cannot be read.
-    async fn readable(
-        &self,
-        row: &db::ConnectionWithAttemptRow,
-    ) -> Result<Option<db::ConnectionWithAttempt>> {
-        match self.with_connector(row).await {
-            Err(Error::Database(error)) if Outage::of(&error).is_none() => {
-                let id = row.id().map(|id| id.to_string()).unwrap_or_default();
-                db::note_unreadable_row("user_connector_connection", &id, &error);
-                Ok(None)
-            }
-            read => Ok(Some(read?)),
-        }
-    }
-
-    /// What a row says, with what its connector is called.
-    async fn with_connector(
-        &self,
-        row: &db::ConnectionWithAttemptRow,
-    ) -> Result<db::ConnectionWithAttempt> {
-        let connector = self.connectors.get(row.connector()?).await?;
-        // Connectors are never deleted while a connection refers to them.
-        Ok(row.with_attempt(connector.ok_or(Error::ConnectionNotFound)?)?)
     }
 }

@@ -2,12 +2,14 @@
 //! restores or deletes them.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::core::Core;
 use super::reconcile::{listed, tagged_user};
-use super::{Connections, Error, Result};
+use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
 use crate::domain::{Connection, DeletionReason, NangoConnectionRef, State};
@@ -60,12 +62,24 @@ impl Orphan {
     }
 }
 
-impl Connections {
+/// Finds an installation's orphans, and restores or deletes them.
+#[derive(Debug)]
+pub struct Orphans {
+    core: Arc<Core>,
+}
+
+impl Orphans {
+    /// The orphans of this installation.
+    #[must_use]
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
     /// Returns all orphans, the newest first.
     ///
     /// # Errors
     /// As Nango and the database.
-    pub async fn orphans(&self) -> Result<Vec<Orphan>> {
+    pub async fn list(&self) -> Result<Vec<Orphan>> {
         let mut seen = HashSet::new();
         let mut orphans = Vec::new();
         for page in 0.. {
@@ -130,7 +144,7 @@ impl Connections {
     /// # Errors
     /// [`Error::Invalid`] if its tags do not name all that a row needs, or if the user has another connection in its
     /// place; as the database.
-    pub async fn restore_orphan(&self, orphan: &Orphan) -> Result<Connection> {
+    pub async fn restore(&self, orphan: &Orphan) -> Result<Connection> {
         let invalid = |detail: String| Err(Error::Invalid(detail));
         let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
             return invalid("its tags do not name its user and its connection".to_owned());
@@ -178,7 +192,7 @@ impl Connections {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
-    pub async fn delete_orphan(&self, orphan: &Orphan) -> Result<()> {
+    pub async fn delete(&self, orphan: &Orphan) -> Result<()> {
         let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {
             return Err(Error::Invalid("a connection uses it already".to_owned()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Connections;
+use super::core::Core;
 use crate::db;
 use crate::nango::webhook::Operation;
 
@@ -27,22 +27,20 @@ impl ReceivedWebhooks {
         }
         is_due
     }
-}
 
-impl Connections {
     /// Records that a webhook arrived. A failure is logged: the webhook itself matters more.
-    pub(crate) async fn record_received(&self, operation: &Operation) {
+    pub(crate) async fn record(&self, core: &Core, operation: &Operation) {
         let name = match operation {
             Operation::Creation => "creation",
             Operation::Refresh => "refresh",
             Operation::Deletion => "deletion",
             Operation::Override | Operation::Other(_) => return,
         };
-        if !self.received_webhooks.is_due(name) {
+        if !self.is_due(name) {
             return;
         }
         let record = async {
-            let mut tx = self.core.database.begin_single().await?;
+            let mut tx = core.database.begin_single().await?;
             db::record_webhook(&mut tx, name).await?;
             tx.commit().await
         };

@@ -1,11 +1,14 @@
 //! What is forgotten because it is too old.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Connections, Result};
+use super::Result;
+use super::core::Core;
+use super::idempotency::TTL_SECONDS;
 use crate::db;
 use crate::db::Batch;
 use crate::db::Transaction;
@@ -31,7 +34,19 @@ pub struct Pruned {
     pub events: u64,
 }
 
-impl Connections {
+/// Deletes what is older than it is kept.
+#[derive(Debug)]
+pub struct Retention {
+    core: Arc<Core>,
+    /// How long events, attempts and token accesses are kept.
+    history: TimeDelta,
+}
+
+impl Retention {
+    pub(crate) fn new(core: Arc<Core>, history: TimeDelta) -> Self {
+        Self { core, history }
+    }
+
     /// One pass over all that is older than the history is kept, some rows at a time, unless another replica is at
     /// it or it was done less than `every` ago.
     ///
@@ -79,5 +94,25 @@ impl Connections {
             tokio::time::sleep(BATCH_PAUSE).await;
         }
         Ok(deleted)
+    }
+
+    /// One pass that deletes all old answers, some at a time. Says how many.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn delete_expired_keys(&self) -> Result<u64> {
+        const BATCH: u32 = 500;
+        let mut all = 0;
+        loop {
+            let mut tx = self.core.begin_single().await?;
+            let forgotten =
+                db::delete_expired_keys(&mut tx, TTL_SECONDS, self.core.clock.now(), BATCH.into())
+                    .await?;
+            tx.commit().await?;
+            all += forgotten;
+            if forgotten < BATCH.into() {
+                return Ok(all);
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator wants to see: what the use cases count, and what is waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -11,8 +12,10 @@ use prometheus_client::registry::Registry;
 use strum::VariantArray;
 
 use super::brakes::EngagedBrake;
+use super::clock_offset::ClockOffset;
+use super::core::Core;
 use super::sweep::{JOB_NAME as SWEEP, NEWEST_JOB_NAME as NEWEST};
-use super::{Connections, Result, SweepReport};
+use super::{Result, SweepReport};
 use crate::db;
 use crate::db::{EndpointStats, QueueStats};
 use crate::domain::state_machine::Transition;
@@ -150,9 +153,20 @@ struct CachedStats {
     orphans: i64,
 }
 
-impl Connections {
+/// Measures what is waiting, for a scrape.
+#[derive(Debug)]
+pub struct Statistics {
+    core: Arc<Core>,
+    clock_offset: Arc<ClockOffset>,
+}
+
+impl Statistics {
+    pub(crate) fn new(core: Arc<Core>, clock_offset: Arc<ClockOffset>) -> Self {
+        Self { core, clock_offset }
+    }
+
     /// Makes what the use cases, the database's pool and the client of Nango count part of what a scrape reads.
-    pub fn register_metrics(&self, registry: &mut Registry) {
+    pub fn register(&self, registry: &mut Registry) {
         self.core.counts.register(registry);
         self.core.database.register_metrics(registry);
         if let Some(upstream) = &self.core.upstream {
@@ -232,7 +246,7 @@ impl Connections {
         registry.register(
             "database_clock_offset_seconds",
             "Time by which the database's clock is ahead of this machine's",
-            ConstGauge::new(self.clock_offset_seconds()),
+            ConstGauge::new(self.clock_offset.seconds()),
         );
     }
 

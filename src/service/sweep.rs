@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::hash::RandomState;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -13,9 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::credential_check::CredentialHealth;
+use super::account_lookup::AccountLookups;
+use super::core::Core;
+use super::credential_check::{CredentialChecker, CredentialHealth};
+use super::reconcile::Reconciler;
 use super::sweep_listing::{MAX_FINDINGS, SEGMENT_PAGES, Segment, attempt_tag};
-use super::{Connections, Error, Result};
+use super::{Error, Result};
 use crate::db;
 use crate::db::{SweepPass, SweepRow};
 use crate::domain::UserId;
@@ -77,7 +81,16 @@ pub struct SweepReport {
     pub unreadable: usize,
 }
 
-impl Connections {
+/// Sweeps all that Nango holds.
+#[derive(Debug)]
+pub struct Sweeper {
+    pub(crate) core: Arc<Core>,
+    pub(crate) reconciler: Arc<Reconciler>,
+    pub(crate) checks: Arc<CredentialChecker>,
+    pub(crate) lookups: Arc<AccountLookups>,
+}
+
+impl Sweeper {
     /// One sweep, unless another replica is at it, one ended a moment ago, Nango's rate limit leaves no room for it,
     /// or `stop` comes first.
     ///
@@ -141,7 +154,7 @@ impl Connections {
     /// Compares all of Nango's list with the table, a segment after the other, from where an interrupted sweep came to. While there
     /// are more segments, what is new at Nango is looked for at every interval.
     async fn sweep_all(&self, pace: SweepSchedule) -> Result<SweepReport> {
-        self.queue_unidentified().await?;
+        self.lookups.queue_unidentified().await?;
         let mut pass = self.resume_sweep().await?;
         let mut report = SweepReport::default();
         if pass.before.is_some() {
@@ -271,7 +284,7 @@ impl Connections {
             if out_of_order.contains(&connection.connector.id) {
                 continue;
             }
-            let health = self.check_connection(&connection).await;
+            let health = self.checks.check_connection(&connection).await;
             if matches!(health, Ok((CredentialHealth::ProviderOutage, _)) | Err(_)) {
                 out_of_order.insert(connection.connector.id);
             }
@@ -292,7 +305,8 @@ impl Connections {
         let Some(attempt) = attempt_tag(summary) else {
             return Ok(());
         };
-        if self.apply_grant(attempt, summary).await? || self.delete_erased(attempt, summary).await?
+        if self.reconciler.apply_grant(attempt, summary).await?
+            || self.reconciler.delete_erased(attempt, summary).await?
         {
             report.found += 1;
         }
@@ -352,17 +366,19 @@ impl Connections {
             return Ok(marked);
         }
         for connection in &gone {
-            match self.is_missing(connection, &segment.confirmed).await {
+            match self.checks.is_missing(connection, &segment.confirmed).await {
                 // Its newer grant is an orphan, or it is there again.
                 Err(Error::ProviderUnavailable) | Ok(false) => continue,
                 Ok(true) => {}
                 Err(error) => return Err(error),
             }
             let now = self.core.clock.now();
-            let changed = self.apply_if_unchanged(connection, None, |connection| {
-                let upstream = connection.state.upstream()?;
-                connection.missing(&upstream.id, now)
-            });
+            let changed = self
+                .checks
+                .apply_if_unchanged(connection, None, |connection| {
+                    let upstream = connection.state.upstream()?;
+                    connection.missing(&upstream.id, now)
+                });
             let changed = changed.await?;
             let reason = changed.and_then(|connection| connection.state.reason());
             marked += usize::from(reason == Some(Reason::MissingUpstream));

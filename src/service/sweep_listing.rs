@@ -7,14 +7,15 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::Result;
 use super::credential_check::MIN_CHECK_INTERVAL;
-use super::{Connections, Result};
+use super::sweep::Sweeper;
 use crate::db;
 use crate::db::{CreationRange, SweepPass, SweepRow};
 use crate::domain::state_machine::is_retry_due;
 use crate::domain::{Reason, Status};
 use crate::nango;
-use crate::nango::attempt_poller::{ATTEMPT_TAG, INSTALLATION_TAG};
+use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionPage, ConnectionSummary, ListConnections};
 
 /// How many connections a page of Nango's list has.
@@ -143,7 +144,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-impl Connections {
+impl Sweeper {
     /// A page of Nango's list.
     pub(crate) async fn nango_page(&self, page: i32) -> Result<ConnectionPage> {
         let filter = ListConnections {

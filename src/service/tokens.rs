@@ -1,17 +1,20 @@
 //! Tokens for workflows: one upstream call however many ask, and a precise reason why not.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use moka::Expiry;
-use moka::future::Cache;
 use uuid::Uuid;
 
-use super::credential_check::{CredentialHealth, MIN_CHECK_INTERVAL};
-use super::{Connections, Error, Result};
+use super::core::Core;
+use super::credential_check::{CredentialChecker, CredentialHealth, MIN_CHECK_INTERVAL};
+use super::current_catalog::CurrentCatalog;
+use super::reader::ConnectionReader;
+use super::token_cache::TokenCache;
+use super::{Error, Result};
 use crate::catalog::scopes;
 use crate::db;
+use crate::db::batch::BatchLoader;
 use crate::db::token_accesses::Purpose;
 use crate::domain::UserId;
 use crate::domain::{Connection, Reason, State};
@@ -23,9 +26,6 @@ use crate::nango::{Credentials, Priority, Refresh};
 /// A cached token is not returned if it expires within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
 
-/// How many tokens are held in memory at the most.
-const CACHE_CAPACITY: u64 = 50_000;
-
 /// What a workflow is given.
 #[derive(Debug)]
 pub struct Token {
@@ -36,50 +36,43 @@ pub struct Token {
     /// A digest that names the token without telling it: to be sent back should the provider refuse it.
     pub id: String,
     /// How long it may be cached.
-    good_for: Duration,
+    pub(super) good_for: Duration,
 }
 
-/// Tokens held in memory for a short while. One call to Nango serves all who ask at once.
-///
-/// A token is held for one version of its connection: whatever changes the
-/// connection, on whichever replica, empties it everywhere.
+/// Issues tokens to services, and calls providers for them.
 #[derive(Debug)]
-pub(crate) struct TokenCache {
-    held: Cache<(Uuid, i64), Arc<Token>>,
-    /// What was reported of a connection and has been looked at: a refused token, or a failed call through the proxy.
-    reports: Cache<(Uuid, String), ()>,
+pub struct TokenIssuer {
+    core: Arc<Core>,
+    catalog: Arc<CurrentCatalog>,
+    reader: Arc<ConnectionReader>,
+    checks: Arc<CredentialChecker>,
+    versions: BatchLoader<db::ConnectionVersion>,
+    uses: BatchLoader<db::Used>,
+    cache: TokenCache,
+    /// The TTL of the cache; zero disables it.
+    ttl: Duration,
 }
 
-struct TokenExpiry;
-
-impl Expiry<(Uuid, i64), Arc<Token>> for TokenExpiry {
-    fn expire_after_create(
-        &self,
-        _: &(Uuid, i64),
-        stored: &Arc<Token>,
-        _: Instant,
-    ) -> Option<Duration> {
-        Some(stored.good_for)
-    }
-}
-
-impl TokenCache {
-    pub(crate) fn new() -> Self {
+impl TokenIssuer {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        catalog: Arc<CurrentCatalog>,
+        reader: Arc<ConnectionReader>,
+        checks: Arc<CredentialChecker>,
+        ttl: Duration,
+    ) -> Self {
         Self {
-            held: Cache::builder()
-                .max_capacity(CACHE_CAPACITY)
-                .expire_after(TokenExpiry)
-                .build(),
-            // A report is one report, however many workers of a workflow send it.
-            reports: Cache::builder()
-                .max_capacity(CACHE_CAPACITY)
-                .time_to_live(Duration::from_secs(60))
-                .build(),
+            versions: BatchLoader::new(&core.database),
+            uses: BatchLoader::new(&core.database),
+            cache: TokenCache::new(),
+            core,
+            catalog,
+            reader,
+            checks,
+            ttl,
         }
     }
-}
 
-impl Connections {
     /// A live token of a user's connection, for the service named.
     ///
     /// # Errors
@@ -96,11 +89,11 @@ impl Connections {
             .load(db::ConnectionVersion(user.clone(), id))
             .await?;
         let version = asked.ok_or(Error::ConnectionNotFound)?;
-        let token = if let Some(token) = self.tokens.held.get(&(id, version)).await {
+        let token = if let Some(token) = self.cache.held.get(&(id, version)).await {
             self.core.counts.token_served(false);
             token
         } else {
-            let connection = self.find_own(user, id).await?;
+            let connection = self.reader.find_own(user, id).await?;
             let token = Priority::Token.scope(async {
                 let connection = self.retried(connection).await;
                 self.cached_token(&connection).await
@@ -125,12 +118,12 @@ impl Connections {
         required_scopes: &[String],
         service: &str,
     ) -> Result<Arc<Token>> {
-        let connector = self.connector(connector).await?;
+        let connector = self.catalog.connector(connector).await?;
         let filter = db::Filter {
             connector_id: Some(connector.id),
             ..db::Filter::default()
         };
-        let all = self.list_all(user, &filter).await?;
+        let all = self.reader.list_all(user, &filter).await?;
         let connection =
             select_connection(all, instance_id)?.ok_or_else(|| Error::NotConnected {
                 connector: connector.slug.clone(),
@@ -153,7 +146,7 @@ impl Connections {
         if !connection.is_retry_due(self.core.clock.now()) || !self.core.has_room(Priority::Check) {
             return connection;
         }
-        match Box::pin(self.check_connection(&connection)).await {
+        match Box::pin(self.checks.check_connection(&connection)).await {
             Ok((_, Some(checked))) => checked,
             _ => connection,
         }
@@ -163,7 +156,7 @@ impl Connections {
         self.check_usable(connection).await?;
         let key = (connection.id, connection.version);
         let mut asked_nango = false;
-        let asked = self.tokens.held.try_get_with(key, async {
+        let asked = self.cache.held.try_get_with(key, async {
             asked_nango = true;
             self.fetch_token(connection).await
         });
@@ -185,10 +178,15 @@ impl Connections {
             }
             Ok(found) => {
                 if connection.failing_since.is_some()
-                    && self.has_recovered(connection, &found).await?
+                    && self.checks.has_recovered(connection, &found).await?
                 {
                     // They may have become another account's.
-                    check_usable(&self.find_own(&connection.user_id, connection.id).await?)?;
+                    check_usable(
+                        &self
+                            .reader
+                            .find_own(&connection.user_id, connection.id)
+                            .await?,
+                    )?;
                 }
                 found.credentials
             }
@@ -202,8 +200,8 @@ impl Connections {
             Credentials::OAuth2 {
                 expires_at: Some(at),
                 ..
-            } => remaining(*at, self.core.clock.now()).min(self.token_cache),
-            _ => self.token_cache,
+            } => remaining(*at, self.core.clock.now()).min(self.ttl),
+            _ => self.ttl,
         };
         Ok(Arc::new(Token {
             connection: connection.clone(),
@@ -221,8 +219,8 @@ impl Connections {
             return refused;
         };
         // An integration that was deleted at Nango has taken its connections with it: none can be authorized again.
-        let connector = &self.connector_of(connection).await?;
-        match self.plan(upstream, connector, connection).await {
+        let connector = &self.catalog.connector_of(connection).await?;
+        match upstream.plan(connector, connection).await {
             Err(not_configured) => Err(not_configured),
             Ok(_) => refused,
         }
@@ -250,7 +248,7 @@ impl Connections {
             // An outage is not asked about by every workflow that meets it.
             return Err(Error::ProviderUnavailable);
         }
-        match self.check_connection(connection).await? {
+        match self.checks.check_connection(connection).await? {
             (CredentialHealth::Working(_), _) => Ok(()),
             (_, checked) => Err(refusal(checked.as_ref())),
         }
@@ -260,27 +258,28 @@ impl Connections {
     /// refreshed, as an API key, has to be authorized again.
     ///
     /// # Errors
-    /// As [`Connections::token`].
+    /// As [`Self::token`].
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let refused = self.handle_refused_token(user, id, token_id);
         Priority::Token.scope(refused).await
     }
 
     async fn handle_refused_token(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
-        let connection = self.find_own(user, id).await?;
+        let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         // What the first of several reports has done; the others have nothing to do.
         let mut refreshed = false;
         let report = (id, token_id.to_owned());
-        let reported = self.tokens.reports.try_get_with(report, async {
+        let reported = self.cache.reports.try_get_with(report, async {
             refreshed = self.refresh_refused(&connection, token_id).await?;
             let now = self.core.clock.now();
             // The new version invalidates the old token in the caches of all replicas.
-            self.apply_if_unchanged(&connection, None, |connection| {
-                connection.token_refreshed(now)
-            })
-            .await
-            .map(|_| ())
+            self.checks
+                .apply_if_unchanged(&connection, None, |connection| {
+                    connection.token_refreshed(now)
+                })
+                .await
+                .map(|_| ())
         });
         reported.await.map_err(|error| Error::clone(&error))?;
         Ok(refreshed)
@@ -312,7 +311,9 @@ impl Connections {
                         connection.credentials_failing(now)
                     }
                 };
-                let refused = self.apply_if_unchanged(connection, Some(refusals), refused);
+                let refused = self
+                    .checks
+                    .apply_if_unchanged(connection, Some(refusals), refused);
                 Err(refusal(refused.await?.as_ref()))
             }
             Ok(_) => Ok(true),
@@ -327,7 +328,7 @@ impl Connections {
     /// for a token.
     ///
     /// # Errors
-    /// As [`Connections::token`]; what the provider answers is no error.
+    /// As [`Self::token`]; what the provider answers is no error.
     pub async fn proxy(
         &self,
         user: &UserId,
@@ -347,7 +348,7 @@ impl Connections {
         call: ProxyCall,
     ) -> Result<ProxyAnswer> {
         let upstream = self.core.nango_gateway()?;
-        let connection = self.find_own(user, id).await?;
+        let connection = self.reader.find_own(user, id).await?;
         self.check_usable(&connection).await?;
         let stored = connection
             .state
@@ -362,7 +363,7 @@ impl Connections {
                 // One check for all calls that fail at once, and none for a minute after it has refreshed the credentials.
                 let failed = (id, format!("proxy of version {}", connection.version));
                 let explained = self.token_error(&connection, Some(error));
-                let explained = self.tokens.reports.try_get_with(failed, explained);
+                let explained = self.cache.reports.try_get_with(failed, explained);
                 Box::pin(explained)
                     .await
                     .map_err(|error| Error::clone(&error))?;

@@ -110,7 +110,7 @@ async fn interrupted_sweep_releases_lease_for_other_replica() {
         CancellationToken::new(),
         SweepSchedule::every(Duration::from_secs(3600)),
     );
-    let sweep = service.sweep(hourly, &stop);
+    let sweep = service.sweeper.sweep(hourly, &stop);
     let stopped = async {
         while app.nango_calls("GET", "/connections").await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

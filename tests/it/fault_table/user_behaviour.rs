@@ -207,7 +207,7 @@ async fn disconnect_consent_denied() {
 /// The time for which Nango lets a user begin is over.
 pub(super) async fn expire_attempt(app: &TestApp) {
     app.advance(TimeDelta::minutes(31));
-    app.service().await.expire_attempts().await.unwrap();
+    app.service().await.expiry.run().await.unwrap();
     let mut sql = app.sql().await;
     // The running replica may be at it instead.
     wait_for("no attempt is open", async || {
@@ -229,7 +229,7 @@ pub(super) async fn consent_never_given(app: TestApp) {
     let id = text(&started, "connection_id");
     popup(&app, &started).await;
     app.advance(TimeDelta::minutes(29));
-    assert_eq!(app.service().await.expire_attempts().await.unwrap(), 0);
+    assert_eq!(app.service().await.expiry.run().await.unwrap(), 0);
     assert_eq!(
         describe_status(&ada, id).await,
         "pending awaiting_authorization -"
@@ -397,7 +397,7 @@ async fn disconnect_two_tabs() {
 /// A grant that was replaced stays for ten minutes, until the newer one has been seen to work.
 async fn replaced_grants_are_due(app: &TestApp) {
     app.advance(TimeDelta::minutes(11));
-    app.service().await.delete_due().await.unwrap();
+    app.service().await.deletions.delete_due().await.unwrap();
 }
 
 #[tokio::test]

@@ -328,6 +328,7 @@ async fn erased_and_expired_messages_are_not_sent() {
     assert_eq!(only(&hooks).await.waiting, 2);
     app.service()
         .await
+        .erasure
         .erase(&"ada".to_owned().try_into().unwrap())
         .await
         .unwrap();

@@ -32,7 +32,7 @@ async fn job_claimed_after_a_claim_began_is_not_claimed_twice() {
     .await
     .unwrap();
     let service = app.service().await;
-    let claims = tokio::spawn(async move { service.prune(Duration::from_secs(1)).await });
+    let claims = tokio::spawn(async move { service.retention.prune(Duration::from_secs(1)).await });
     let mut observer = app.sql().await;
     wait_for(async || {
         let waiting: i64 = sqlx::query_scalar(
@@ -192,8 +192,8 @@ async fn deletion_batches_continue_while_rate_budget_allows() {
     .execute(&mut app.sql().await)
     .await
     .unwrap();
-    assert_eq!(service.delete_due().await.unwrap(), 10);
-    assert!(service.wait_for_deletions().now_or_never().is_some());
+    assert_eq!(service.deletions.delete_due().await.unwrap(), 10);
+    assert!(service.deletions.wait().now_or_never().is_some());
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn sweep_pauses_when_rate_budget_is_low() {
     let (service, stop) = (app.service().await, CancellationToken::new());
     // The operator knows that the environment is right, though nothing is left in it.
     service.core.brakes().release(Brake::Nango).await.unwrap();
-    let mut sweeping = pin!(service.sweep(IMMEDIATE_SWEEP, &stop));
+    let mut sweeping = pin!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop));
     let waiting = async {
         wait_for(async || calls().await >= most).await;
         for _ in 0..20 {

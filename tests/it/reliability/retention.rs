@@ -17,7 +17,7 @@ use crate::test_app::{TestApp, User};
 const IMMEDIATE_PRUNING: Duration = Duration::ZERO;
 
 async fn prune(app: &TestApp) -> Pruned {
-    let pruned = app.service().await.prune(IMMEDIATE_PRUNING).await;
+    let pruned = app.service().await.retention.prune(IMMEDIATE_PRUNING).await;
     pruned.unwrap().expect("no other pruning is in progress")
 }
 

@@ -1,6 +1,7 @@
-//! What is done with all of a user's connections, and with what is known of their use.
+//! Erasure of a user's data.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,10 +9,11 @@ use futures::stream;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Result;
+use super::core::Core;
+use super::deletions::DeletionQueue;
 use super::reconcile::listed;
-use super::{Connections, Result};
 use crate::db;
-use crate::db::token_accesses::RecordedAccess;
 use crate::domain::{DeletionReason, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
@@ -34,7 +36,18 @@ pub struct Erased {
     pub confirmed: bool,
 }
 
-impl Connections {
+/// Erases users' data, here and at Nango.
+#[derive(Debug)]
+pub struct UserErasure {
+    core: Arc<Core>,
+    deletions: Arc<DeletionQueue>,
+}
+
+impl UserErasure {
+    pub(crate) fn new(core: Arc<Core>, deletions: Arc<DeletionQueue>) -> Self {
+        Self { core, deletions }
+    }
+
     /// Removes all of a user's connections with their history, here at once, and at Nango in parallel, as far as its rate
     /// limit allows and an answer may wait. The rest is deleted in the background. May be repeated.
     ///
@@ -68,7 +81,7 @@ impl Connections {
         let ids: Vec<Uuid> = ids.into_iter().collect();
         let deletions = stream::iter(ids.clone()).map(|id| async move {
             if started.elapsed() < ERASURE_WAIT && self.core.has_room(Priority::Check) {
-                self.delete_now(id).await
+                self.deletions.delete_now(id).await
             } else {
                 Ok(false)
             }
@@ -135,23 +148,5 @@ impl Connections {
             .connection_page(&filter)
             .await?;
         Ok(page.complete()?)
-    }
-
-    /// A page of who has used a connection's credentials, the newest first.
-    ///
-    /// # Errors
-    /// When there is no such connection, and as the database.
-    pub async fn token_accesses(
-        &self,
-        user: &UserId,
-        id: Uuid,
-        before: Option<i64>,
-        limit: i64,
-    ) -> Result<Vec<RecordedAccess>> {
-        self.find_own(user, id).await?;
-        let mut tx = self.core.begin_single().await?;
-        let uses = db::token_accesses(&mut tx, user, id, before, limit).await?;
-        tx.commit().await?;
-        Ok(uses)
     }
 }
