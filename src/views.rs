@@ -35,19 +35,6 @@ pub(crate) struct AccountRef {
     pub(crate) account_id: String,
 }
 
-impl AccountRef {
-    /// That of a connection, if it is known.
-    pub(crate) fn of(connection: &Connection) -> Option<Self> {
-        let account = connection.account.as_ref()?;
-        let there = connection.state.upstream().is_some();
-        there.then(|| Self {
-            connection: connection.id,
-            connector: connection.connector.id,
-            account_id: account.id.clone(),
-        })
-    }
-}
-
 impl ConnectionView {
     /// A connection and its newest attempt, beside all known accounts of its user.
     pub(crate) fn new(

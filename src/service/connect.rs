@@ -77,6 +77,10 @@ pub(crate) struct StartedAttempt {
 /// The outcome of a connect or reconnect.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 #[schema(as = ConnectResponse)]
+#[expect(
+    missing_docs,
+    reason = "a doc comment becomes the description in the OpenAPI document"
+)]
 pub struct ConnectAnswer {
     /// The URL to open in the popup; null if the account is already connected.
     pub oauth_url: Option<String>,
@@ -277,7 +281,7 @@ impl ConnectFlow {
     /// Refuses a user who has as many connections as one may have.
     async fn check_connection_limit(&self, user: &UserId) -> Result<()> {
         let mut tx = self.core.begin_single().await?;
-        let count = db::count(&mut tx, user, &db::Filter::default()).await?;
+        let count = db::count(&mut tx, user).await?;
         tx.commit().await?;
         let most = db::MAX_CONNECTIONS_PER_USER;
         if count < most {

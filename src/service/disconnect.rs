@@ -12,7 +12,7 @@ use super::reader::ConnectionReader;
 use super::{Error, Result};
 use crate::db;
 use crate::domain::UserId;
-use crate::domain::{Actor, Attempt, Connection, DeletionReason, State};
+use crate::domain::{Actor, Attempt, Connection, DeletionReason, Reason, State};
 use crate::nango::Priority;
 use crate::views::ConnectionView;
 
@@ -181,11 +181,6 @@ impl DisconnectFlow {
         let reference = self.reader.connectors.by_reference(connector).await?;
         let unknown = || Error::ConnectorNotFound(connector.to_owned());
         let connector_id = reference.ok_or_else(unknown)?.id;
-        let filter = db::Filter {
-            connector_id: Some(connector_id),
-            listed: true,
-            ..db::Filter::default()
-        };
         let found = match target {
             DisconnectTarget::Connection(id) => {
                 let own = self.reader.find_own(user, *id).await?;
@@ -195,8 +190,11 @@ impl DisconnectFlow {
                 let own = self.reader.find_instance(user, connector_id, name).await?;
                 own.map(|(connection, _)| connection.id)
             }
-            DisconnectTarget::Only => sole_connection(&self.reader.list_all(user, &filter).await?)?
-                .map(|connection| connection.id),
+            DisconnectTarget::Only => {
+                let mut all = self.reader.of_connector(user, connector_id).await?;
+                all.retain(|connection| connection.state.reason() != Some(Reason::Removed));
+                sole_connection(&all)?.map(|connection| connection.id)
+            }
         };
         found.ok_or(Error::ConnectionNotFound)
     }

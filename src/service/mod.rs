@@ -89,22 +89,39 @@ pub use self::tokens::{Token, TokenIssuer};
 /// The use cases, each with what it needs.
 #[derive(Debug)]
 pub struct Services {
+    /// What all of them share.
     pub core: Arc<Core>,
+    /// Look-ups of connections' accounts.
     pub account_lookups: Arc<AccountLookups>,
+    /// The connectors.
     pub catalog: Arc<CurrentCatalog>,
+    /// This machine's clock, compared with the database's.
     pub clock_offset: Arc<ClockOffset>,
+    /// Connect and reconnect.
     pub connect: ConnectFlow,
+    /// Reads and small changes of connections.
     pub connections: Connections,
+    /// Deletions at Nango.
     pub deletions: Arc<DeletionQueue>,
+    /// Disconnect, cancel and remove.
     pub disconnect: DisconnectFlow,
+    /// Erasure of users' data.
     pub erasure: UserErasure,
+    /// Event streams.
     pub events: EventStreams,
+    /// Expiry of attempts.
     pub expiry: AttemptExpiry,
+    /// Logos of connectors.
     pub logos: Logos,
+    /// Nango's webhooks.
     pub nango_webhooks: NangoWebhooks,
+    /// Deletion of old data.
     pub retention: Retention,
+    /// Metrics.
     pub statistics: Statistics,
+    /// The sweep.
     pub sweeper: Sweeper,
+    /// Tokens and calls through the proxy.
     pub tokens: TokenIssuer,
 }
 
@@ -264,6 +281,16 @@ impl Services {
         let connectors = db::connectors(&mut tx).await?;
         tx.commit().await?;
         let connectors = Arc::new(ConnectorCache::new(database, connectors));
+        Ok(Self::compose(core, connectors, catalog, settings))
+    }
+
+    /// Gives each use case what it needs.
+    fn compose(
+        core: Arc<Core>,
+        connectors: Arc<ConnectorCache>,
+        catalog: Arc<Catalog>,
+        settings: Settings,
+    ) -> Self {
         let mode = settings.catalog_mode;
         let catalog = CurrentCatalog::new(core.clone(), connectors.clone(), catalog, mode);
         let catalog = Arc::new(catalog);
@@ -276,7 +303,7 @@ impl Services {
         let deletions = Arc::new(DeletionQueue::new(core.clone()));
         let clock_offset = Arc::new(ClockOffset::new(core.clone()));
         let feed = EventNotifier::default();
-        Ok(Self {
+        Self {
             connect: ConnectFlow {
                 core: core.clone(),
                 catalog: catalog.clone(),
@@ -320,6 +347,6 @@ impl Services {
             clock_offset,
             deletions,
             core,
-        })
+        }
     }
 }

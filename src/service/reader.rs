@@ -91,14 +91,14 @@ impl ConnectionReader {
         }
     }
 
-    /// All of a user's connections that the filter lets through, the newest first.
-    pub(crate) async fn list_all(
+    /// A user's connections of a connector, the newest first.
+    pub(crate) async fn of_connector(
         &self,
         user: &UserId,
-        filter: &db::Filter,
+        connector: Uuid,
     ) -> Result<Vec<Connection>> {
         let mut tx = self.core.begin_single().await?;
-        let rows = db::list(&mut tx, user, filter).await?;
+        let rows = db::list(&mut tx, user, Some(connector)).await?;
         tx.commit().await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in &rows {

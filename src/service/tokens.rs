@@ -94,16 +94,9 @@ impl TokenIssuer {
             token
         } else {
             let connection = self.reader.find_own(user, id).await?;
-            let token = Priority::Token.scope(async {
-                let connection = self.retried(connection).await;
-                self.cached_token(&connection).await
-            });
-            Box::pin(token).await?
+            self.usable_token(connection).await?
         };
-        check_scopes(&token, required_scopes)?;
-        self.record_access(&token.connection, service, Purpose::Token)
-            .await?;
-        Ok(token)
+        self.issue(token, required_scopes, service).await
     }
 
     /// The same of the user's connection of a connector: of the instance named, or of the only one.
@@ -119,25 +112,37 @@ impl TokenIssuer {
         service: &str,
     ) -> Result<Arc<Token>> {
         let connector = self.catalog.connector(connector).await?;
-        let filter = db::Filter {
-            connector_id: Some(connector.id),
-            ..db::Filter::default()
-        };
-        let all = self.reader.list_all(user, &filter).await?;
+        let all = self.reader.of_connector(user, connector.id).await?;
         let connection =
             select_connection(all, instance_id)?.ok_or_else(|| Error::NotConnected {
                 connector: connector.slug.clone(),
                 detail: format!("the user has not connected {}", connector.name),
             })?;
-        let token = Priority::Token.scope(async {
-            let connection = self.retried(connection).await;
-            self.cached_token(&connection).await
-        });
-        let token = Box::pin(token).await?;
+        let token = self.usable_token(connection).await?;
+        self.issue(token, required_scopes, service).await
+    }
+
+    /// Checks a token's scopes and records that it is issued.
+    async fn issue(
+        &self,
+        token: Arc<Token>,
+        required_scopes: &[String],
+        service: &str,
+    ) -> Result<Arc<Token>> {
         check_scopes(&token, required_scopes)?;
         self.record_access(&token.connection, service, Purpose::Token)
             .await?;
         Ok(token)
+    }
+
+    /// Returns a token of a connection, whose dead credentials are tried again first if that is due.
+    async fn usable_token(&self, connection: Connection) -> Result<Arc<Token>> {
+        let token = Priority::Token.scope(async {
+            let connection = self.retried(connection).await;
+            self.cached_token(&connection).await
+        });
+        // Boxed, because it is large, and rare: a request's future is moved before it runs.
+        Box::pin(token).await
     }
 
     /// Tries dead credentials again if that is due, while Nango's rate limit leaves room for it. Returns the connection as
