@@ -16,6 +16,7 @@ use crate::db;
 use crate::db::AccountLookup;
 use crate::domain::{AccountUnknownReason, Connection, Reason, State};
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 
 /// How many look-ups run concurrently.
 const MAX_CONCURRENT: usize = 8;
@@ -52,6 +53,7 @@ impl AccountLookups {
     ///
     /// # Errors
     /// As the database. A look-up that fails is retried later.
+    #[tracing::instrument(target = TRACES, name = "look_up_accounts", skip_all)]
     pub async fn run_due(&self, stop: &CancellationToken) -> Result<usize> {
         Priority::AccountLookup.scope(self.run_lookups(stop)).await
     }

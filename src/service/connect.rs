@@ -27,6 +27,7 @@ use crate::domain::{
 };
 use crate::nango;
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
@@ -139,6 +140,7 @@ impl ConnectFlow {
     /// # Errors
     /// When the connector cannot be connected, the user has too many connections, or Nango does
     /// not begin a session: then the connection says so, and the same may be tried again.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn connect(
         &self,
         user: &UserId,
@@ -203,6 +205,7 @@ impl ConnectFlow {
     ///
     /// # Errors
     /// As [`Self::connect`], and when there is no such connection.
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn reconnect(
         &self,
         user: &UserId,
@@ -467,6 +470,7 @@ impl ConnectFlow {
     ///
     /// # Errors
     /// As the database.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn on_provider_return(&self, browser: &BrowserToken) -> Result<bool> {
         let now = self.core.clock.now();
         let mut tx = self.core.begin_single().await?;

@@ -21,6 +21,7 @@ use crate::db;
 use crate::db::token_accesses::RecordedAccess;
 use crate::domain::{Account, Actor, Connection, Event, State, UserId};
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
 /// For how long after a change of its label or config another one is part of the same event.
@@ -52,6 +53,7 @@ impl Connections {
     ///
     /// # Errors
     /// As the database. That Nango does not answer only means that nothing new is known.
+    #[tracing::instrument(target = TRACES, name = "list_connections", skip_all)]
     pub async fn list(&self, user: &UserId, query: &Query) -> Result<Page> {
         let page = self.lists.page(user, query).await?;
         let open = open_attempts(&page.connections);
@@ -65,6 +67,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
+    #[tracing::instrument(target = TRACES, name = "get_connection", skip_all, fields(connection = %id))]
     pub async fn get(&self, user: &UserId, id: Uuid) -> Result<ConnectionView> {
         let details = self.reader.view(user, id).await?;
         let open = open_attempts(std::slice::from_ref(&details));
@@ -83,6 +86,7 @@ impl Connections {
     ///
     /// # Errors
     /// If there is no such connection here.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn find_returned(&self, user: Option<&UserId>, id: &str) -> Result<ConnectionView> {
         self.core.nango_gateway()?;
         let found = match user {
@@ -107,6 +111,7 @@ impl Connections {
     ///
     /// # Errors
     /// When it has not, and as Nango and the database.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn find_returned_at_nango(&self, user: &UserId, id: &str) -> Result<ConnectionView> {
         let find = Priority::Connect.scope(self.reconciler.find_at_nango(user, id));
         let found = find.await?;
@@ -144,6 +149,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or it is not that account which waits to be taken.
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn accept_account(
         &self,
         user: &UserId,
@@ -178,6 +184,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, or the config would become too large.
+    #[tracing::instrument(target = TRACES, name = "update_connection", skip_all, fields(connection = %id))]
     pub async fn update(
         &self,
         user: &UserId,
@@ -241,6 +248,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, it has nothing at Nango to be asked about, or Nango does not answer.
+    #[tracing::instrument(target = TRACES, name = "check_connection", skip_all, fields(connection = %id))]
     pub async fn check(&self, user: &UserId, id: Uuid) -> Result<(ConnectionView, Option<Health>)> {
         self.core.nango_gateway()?;
         let connection = self.reader.find_own(user, id).await?;
@@ -269,6 +277,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn history(
         &self,
         user: &UserId,
@@ -292,6 +301,7 @@ impl Connections {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn token_accesses(
         &self,
         user: &UserId,

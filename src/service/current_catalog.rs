@@ -13,6 +13,7 @@ use crate::db;
 use crate::db::connector_cache::ConnectorCache;
 use crate::domain::Connection;
 use crate::nango::integration_cache::Integrations;
+use crate::telemetry::TRACES;
 
 /// The listed connectors, and the newest catalog that was made of them.
 #[derive(Debug)]
@@ -98,6 +99,7 @@ impl CurrentCatalog {
     }
 
     /// Returns the catalog of the integrations that Nango last listed. If Nango does not answer, the last known ones count.
+    #[tracing::instrument(target = TRACES, name = "view_catalog", skip_all)]
     pub async fn view(&self) -> CatalogView {
         let integrations = match &self.core.upstream {
             Some(upstream) => upstream.integrations.all().await.map_err(|error| {
@@ -119,6 +121,7 @@ impl CurrentCatalog {
     ///
     /// # Errors
     /// As Nango.
+    #[tracing::instrument(target = TRACES, name = "refresh_catalog", skip_all)]
     pub async fn refresh(&self) -> Result<()> {
         let integrations = self.core.nango_gateway()?.integrations.refreshed().await?;
         self.update(&integrations).await;

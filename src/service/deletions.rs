@@ -19,6 +19,7 @@ use crate::domain::{DeletionReason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
 use crate::nango::{ConnectionSummary, Deleted, ListConnections, Priority, Refresh};
+use crate::telemetry::TRACES;
 
 /// The lease of a claimed deletion in seconds: longer than the calls to Nango may take.
 const LEASE_SECONDS: f64 = 120.0;
@@ -68,6 +69,7 @@ impl DeletionQueue {
     ///
     /// # Errors
     /// As the database; what Nango does not confirm is tried again later.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn delete_due(&self) -> Result<usize> {
         if !self.core.has_room(Priority::Deletion) {
             return Ok(0);

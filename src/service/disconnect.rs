@@ -14,6 +14,7 @@ use crate::db;
 use crate::domain::UserId;
 use crate::domain::{Actor, Attempt, Connection, DeletionReason, Reason, State};
 use crate::nango::Priority;
+use crate::telemetry::TRACES;
 use crate::views::ConnectionView;
 
 /// Which connection of a connector is to be ended.
@@ -64,6 +65,7 @@ impl DisconnectFlow {
     ///
     /// # Errors
     /// When there is no such connection, or several and none is named.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn disconnect(
         &self,
         user: &UserId,
@@ -100,6 +102,7 @@ impl DisconnectFlow {
     ///
     /// # Errors
     /// When there is no such connection, and as the database.
+    #[tracing::instrument(target = TRACES, name = "cancel_attempt", skip_all, fields(connection = %id))]
     pub async fn cancel(
         &self,
         user: &UserId,
@@ -133,6 +136,7 @@ impl DisconnectFlow {
     ///
     /// # Errors
     /// When there is no such connection, or it is connected.
+    #[tracing::instrument(target = TRACES, name = "remove_connection", skip_all, fields(connection = %id))]
     pub async fn remove(&self, user: &UserId, id: Uuid, actor: Actor) -> Result<Disconnected> {
         self.core.nango_gateway()?;
         let now = self.core.clock.now();

@@ -17,6 +17,7 @@ use crate::db;
 use crate::domain::{DeletionReason, UserId};
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG, USER_TAG};
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
+use crate::telemetry::TRACES;
 
 /// How many connections are erased in one transaction.
 const ERASURE_BATCH: usize = 100;
@@ -53,6 +54,7 @@ impl UserErasure {
     ///
     /// # Errors
     /// As the database; what Nango does not confirm now is deleted there later.
+    #[tracing::instrument(target = TRACES, name = "erase_user", skip_all)]
     pub async fn erase(&self, user: &UserId) -> Result<Erased> {
         Priority::Check.scope(self.erase_user(user)).await
     }

@@ -15,6 +15,7 @@ use crate::db;
 use crate::db::batch::BatchLoader;
 use crate::db::connection_health::{STATEMENT_TIMEOUT, with_timeout};
 use crate::domain::{Attempt, Event, EventKind, UserId};
+use crate::telemetry::TRACES;
 
 /// A user's events from some point on, as they happen.
 ///
@@ -72,6 +73,7 @@ impl EventStreams {
     ///
     /// # Errors
     /// As the database.
+    #[tracing::instrument(target = TRACES, name = "follow_events", skip_all)]
     pub async fn follow(&self, user: &UserId, last: Option<Uuid>) -> Result<Events> {
         // Subscribed before the first look, so that nothing happens between.
         let subscription = self.feed.subscribe(user);

@@ -15,6 +15,7 @@ use crate::domain::{AttemptKind, Failure};
 use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::{ConnectionSummary, ListConnections, Priority};
+use crate::telemetry::TRACES;
 
 /// The job's name, and its lease in seconds. Two replicas that run it at once do no harm: they query Nango twice.
 const EXPIRY_JOB: &str = "expiry";
@@ -50,6 +51,7 @@ impl AttemptExpiry {
     ///
     /// # Errors
     /// As the database; what Nango does not answer is left for the next run.
+    #[tracing::instrument(target = TRACES, name = "expire_attempts", skip_all)]
     pub async fn run(&self) -> Result<usize> {
         if self.due_attempts().await?.0.is_empty() {
             return Ok(0);

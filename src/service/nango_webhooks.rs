@@ -18,6 +18,7 @@ use crate::nango;
 use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{Priority, Refresh};
+use crate::telemetry::TRACES;
 
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ impl NangoWebhooks {
     ///
     /// # Errors
     /// When Nango or the database cannot be asked: then Nango should send it again.
+    #[tracing::instrument(target = TRACES, name = "handle_nango_webhook", skip_all)]
     pub async fn handle(&self, attempt: Option<Uuid>, event: &Event) -> Result<WebhookOutcome> {
         let Event::Auth(event) = event else {
             return Ok(WebhookOutcome::Ignored);

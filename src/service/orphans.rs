@@ -17,6 +17,7 @@ use crate::nango::attempt_poller::{
     ATTEMPT_TAG, CONNECTION_TAG, CONNECTOR_TAG, INSTALLATION_TAG, INSTANCE_TAG,
 };
 use crate::nango::{ConnectionSummary, ListConnections};
+use crate::telemetry::TRACES;
 
 /// How many connections a page of Nango's list has.
 const PAGE_SIZE: u32 = 1000;
@@ -79,6 +80,7 @@ impl Orphans {
     ///
     /// # Errors
     /// As Nango and the database.
+    #[tracing::instrument(target = TRACES, name = "list_orphans", skip_all)]
     pub async fn list(&self) -> Result<Vec<Orphan>> {
         let mut seen = HashSet::new();
         let mut orphans = Vec::new();
@@ -144,6 +146,7 @@ impl Orphans {
     /// # Errors
     /// [`Error::Invalid`] if its tags do not name all that a row needs, or if the user has another connection in its
     /// place; as the database.
+    #[tracing::instrument(target = TRACES, name = "restore_orphan", skip_all)]
     pub async fn restore(&self, orphan: &Orphan) -> Result<Connection> {
         let invalid = |detail: String| Err(Error::Invalid(detail));
         let (Some(user), Some(id)) = (&orphan.user, orphan.connection) else {
@@ -192,6 +195,7 @@ impl Orphans {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a connection uses it by now; as the database. The service retries until Nango confirms.
+    #[tracing::instrument(target = TRACES, name = "delete_orphan", skip_all)]
     pub async fn delete(&self, orphan: &Orphan) -> Result<()> {
         let mut tx = self.core.begin().await?;
         if db::is_in_use(&mut tx, &orphan.nango.id).await? {

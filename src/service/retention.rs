@@ -12,6 +12,7 @@ use super::idempotency::TTL_SECONDS;
 use crate::db;
 use crate::db::Batch;
 use crate::db::Transaction;
+use crate::telemetry::TRACES;
 
 /// The name among the jobs.
 const JOB_NAME: &str = "pruning";
@@ -52,6 +53,7 @@ impl Retention {
     ///
     /// # Errors
     /// As the database: then another pass does the rest.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn prune(&self, every: Duration) -> Result<Option<Pruned>> {
         let mut tx = self.core.begin().await?;
         let every = every.as_secs_f64();
@@ -100,6 +102,7 @@ impl Retention {
     ///
     /// # Errors
     /// As the database.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn delete_expired_keys(&self) -> Result<u64> {
         const BATCH: u32 = 500;
         let mut all = 0;

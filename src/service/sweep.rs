@@ -26,6 +26,7 @@ use crate::domain::UserId;
 use crate::domain::{Brake, Connection, Reason};
 use crate::nango;
 use crate::nango::{ConnectionSummary, Priority};
+use crate::telemetry::TRACES;
 
 /// The sweep's name among the jobs.
 pub(crate) const JOB_NAME: &str = "sweep";
@@ -96,6 +97,7 @@ impl Sweeper {
     ///
     /// # Errors
     /// When Nango or the database does not answer: then the next sweep continues at the segment that failed.
+    #[tracing::instrument(target = TRACES, skip_all)]
     pub async fn sweep(
         &self,
         pace: SweepSchedule,

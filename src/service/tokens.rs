@@ -22,6 +22,7 @@ use crate::nango;
 use crate::nango::proxy::ProxyAnswer;
 use crate::nango::proxy::ProxyCall;
 use crate::nango::{Credentials, Priority, Refresh};
+use crate::telemetry::TRACES;
 
 /// A cached token is not returned if it expires within this time.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(5 * 60);
@@ -77,6 +78,7 @@ impl TokenIssuer {
     ///
     /// # Errors
     /// Why there is none: see [`Error`].
+    #[tracing::instrument(target = TRACES, name = "issue_token", skip_all, fields(connection = %id))]
     pub async fn token(
         &self,
         user: &UserId,
@@ -103,6 +105,7 @@ impl TokenIssuer {
     ///
     /// # Errors
     /// [`Error::AmbiguousConnection`] rather than a guess.
+    #[tracing::instrument(target = TRACES, name = "issue_token_of_connector", skip_all)]
     pub async fn token_of_connector(
         &self,
         user: &UserId,
@@ -264,6 +267,7 @@ impl TokenIssuer {
     ///
     /// # Errors
     /// As [`Self::token`].
+    #[tracing::instrument(target = TRACES, skip_all, fields(connection = %id))]
     pub async fn token_refused(&self, user: &UserId, id: Uuid, token_id: &str) -> Result<bool> {
         let refused = self.handle_refused_token(user, id, token_id);
         Priority::Token.scope(refused).await
@@ -334,6 +338,7 @@ impl TokenIssuer {
     ///
     /// # Errors
     /// As [`Self::token`]; what the provider answers is no error.
+    #[tracing::instrument(target = TRACES, name = "call_provider", skip_all, fields(connection = %id))]
     pub async fn proxy(
         &self,
         user: &UserId,

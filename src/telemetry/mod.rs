@@ -20,7 +20,7 @@ use url::Url;
 const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// The target of all spans. The logs leave them out: a line of the log stands by itself.
-const TRACES: &str = "traces";
+pub(crate) const TRACES: &str = "traces";
 
 /// Logs and traces for as long as it lives; the last traces are sent when it is dropped.
 #[must_use]
