@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use chrono::TimeDelta;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use url::Url;
-use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::connection_config::merge;
@@ -22,12 +21,11 @@ use super::{Error, Result};
 use crate::auth::BrowserToken;
 use crate::catalog::{AuthMode, Availability, Connector};
 use crate::db;
-use crate::domain::{
-    Actor, Attempt, AttemptKind, Connection, Failure, Integration, State, Status, UserId,
-};
+use crate::domain::{Actor, Attempt, AttemptKind, Connection, Failure, Integration, State, UserId};
 use crate::nango;
 use crate::nango::Priority;
 use crate::telemetry::TRACES;
+use crate::views::ConnectAnswer;
 
 /// How long an attempt is open until Nango has said how long its session lives.
 const SESSION_TTL: TimeDelta = TimeDelta::minutes(30);
@@ -73,54 +71,6 @@ pub(crate) struct StartedAttempt {
     pub(crate) integration: Integration,
     /// All that is known of what the provider has to know of the account.
     parameters: BTreeMap<String, String>,
-}
-
-/// The outcome of a connect or reconnect.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[schema(as = ConnectResponse)]
-#[expect(
-    missing_docs,
-    reason = "a doc comment becomes the description in the OpenAPI document"
-)]
-pub struct ConnectAnswer {
-    /// The URL to open in the popup; null if the account is already connected.
-    pub oauth_url: Option<String>,
-    pub connection_id: Uuid,
-    /// Nango's id of the connection; null if Nango stores none.
-    pub nango_connection_id: Option<String>,
-    /// `true` if there is an `oauth_url` to open in a popup.
-    pub popup: bool,
-    /// `true` if the account was already connected; then `oauth_url` is null.
-    pub already_connected: bool,
-    /// A human-readable summary.
-    pub message: String,
-    pub status: Status,
-    /// The id of the started attempt; null if none was started.
-    pub attempt_id: Option<Uuid>,
-    /// When the authorization link expires; null if there is none.
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-impl ConnectAnswer {
-    /// The answer for a connection, with the attempt that was started and its link.
-    fn new(connection: &Connection, started: Option<(Attempt, Url)>) -> Self {
-        let name = &connection.connector.name;
-        let upstream = connection.state.upstream();
-        Self {
-            connection_id: connection.id,
-            nango_connection_id: upstream.map(|upstream| upstream.id.clone()),
-            popup: started.is_some(),
-            already_connected: started.is_none(),
-            message: match &started {
-                Some(_) => format!("Open oauth_url to connect {name}"),
-                None => format!("{name} is already connected"),
-            },
-            status: connection.state.status(),
-            attempt_id: started.as_ref().map(|(attempt, _)| attempt.id),
-            expires_at: started.as_ref().map(|(attempt, _)| attempt.expires_at),
-            oauth_url: started.map(|(_, url)| url.into()),
-        }
-    }
 }
 
 /// Starts to connect and to reconnect accounts.

@@ -7,7 +7,6 @@ use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::connect::ConnectAnswer;
 use super::core::Core;
 use super::{Error, Result};
 use crate::db;
@@ -15,6 +14,7 @@ use crate::db::KeyState;
 use crate::domain::UserId;
 use crate::encryption;
 use crate::encryption::Encryption;
+use crate::views::ConnectAnswer;
 
 /// How long an unanswered request counts as in progress, in seconds: longer than any request may take.
 const LEASE_SECONDS: f64 = 90.0;

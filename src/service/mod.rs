@@ -36,6 +36,7 @@ mod statistics;
 mod sweep;
 mod sweep_listing;
 mod token_cache;
+mod token_errors;
 mod tokens;
 mod webhook_urls;
 
@@ -67,7 +68,7 @@ use crate::nango::Nango;
 
 pub use self::account_lookup::AccountLookups;
 pub use self::clock_offset::ClockOffset;
-pub use self::connect::{ConnectAnswer, ConnectFlow, ConnectRequest};
+pub use self::connect::{ConnectFlow, ConnectRequest};
 pub use self::connections::{Connections, Update};
 pub use self::core::Core;
 pub use self::credential_check::Health;

@@ -19,9 +19,9 @@ use crate::http::extract::{
 };
 use crate::http::openapi::errors;
 use crate::http::problem::{Code, Problem};
-use crate::service::{ConnectAnswer, ConnectRequest, DisconnectTarget, Disconnected};
+use crate::service::{ConnectRequest, DisconnectTarget, Disconnected};
 use crate::text::displayable;
-use crate::views::{Config, ConnectionBody, ConnectionView};
+use crate::views::{Config, ConnectAnswer, ConnectionBody, ConnectionView};
 
 /// The longest label, instance id, scope or hint, in characters.
 const MAX_NAME_LENGTH: usize = 255;

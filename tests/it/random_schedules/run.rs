@@ -8,9 +8,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use patchbay::domain::UserId;
 use patchbay::domain::{Account as Known, Actor, Brake, State, Status};
-use patchbay::service::{
-    ConnectAnswer, ConnectRequest, DisconnectTarget, Error, Services, SweepSchedule, Update,
-};
+use patchbay::service::{ConnectRequest, DisconnectTarget, Error, Services, SweepSchedule, Update};
+use patchbay::views::ConnectAnswer;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
