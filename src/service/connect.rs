@@ -7,7 +7,6 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use url::Url;
 use uuid::Uuid;
 
 use super::connection_config::merge;

@@ -1,6 +1,5 @@
 //! What all use cases share: the database, Nango, the clock and the installation.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -8,12 +7,12 @@ use url::Url;
 use uuid::Uuid;
 
 use super::brakes::Brakes;
+use super::session::WebhookUrls;
 use super::statistics::ServiceMetrics;
-use super::webhook_urls::WebhookUrls;
 use super::{Error, Result};
 use crate::clock::Clock;
 use crate::db;
-use crate::db::{Database, DatabaseError, Transaction};
+use crate::db::{Database, Transaction};
 use crate::domain::Connection;
 use crate::nango;
 use crate::nango::attempt_poller::{AttemptPoller, INSTALLATION_TAG};
@@ -34,7 +33,8 @@ pub struct Core {
     pub(crate) installation: Uuid,
     /// The database was copied from another installation's, whose connections at Nango its rows may name.
     pub(crate) is_copy: bool,
-    pub(crate) brakes: Brakes,
+    /// The brakes.
+    pub brakes: Brakes,
     pub(crate) counts: ServiceMetrics,
     /// Wakes the worker of deletions at Nango.
     pub(crate) deletions: Notify,
@@ -85,20 +85,6 @@ impl Core {
             deletions: Notify::new(),
             lookups: Notify::new(),
         })
-    }
-
-    /// Checks that the database accepts writes and has the schema.
-    ///
-    /// # Errors
-    /// When it does not, or does not answer.
-    pub async fn check_ready(&self) -> Result<(), DatabaseError> {
-        self.database.check_ready().await
-    }
-
-    /// The brakes.
-    #[must_use]
-    pub fn brakes(&self) -> &Brakes {
-        &self.brakes
     }
 
     pub(crate) fn nango_gateway(&self) -> Result<&NangoGateway> {

@@ -18,7 +18,7 @@ use crate::domain::state_machine::Transition;
 use crate::domain::{Account, Brake, Connection, EventKind, Reason, State};
 use crate::nango;
 use crate::nango::attempt_poller::{CONNECTION_TAG, INSTALLATION_TAG};
-use crate::nango::{Credentials, ListConnections, Nango, Priority, Refresh};
+use crate::nango::{Credentials, ListConnections, Nango, Refresh};
 
 /// How many other connections are asked whether their provider is out of order.
 const MAX_SIBLING_CHECKS: i64 = 3;

@@ -27,7 +27,6 @@ mod nango_webhooks;
 pub mod orphans;
 mod polls;
 mod reader;
-mod received_webhooks;
 mod reconcile;
 mod retention;
 pub mod service_keys;
@@ -38,7 +37,6 @@ mod sweep_listing;
 mod token_cache;
 mod token_errors;
 mod tokens;
-mod webhook_urls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,15 +1,17 @@
 //! Nango's webhooks: hints of where to look, which [`super::reconcile`] and the credential check confirm.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Result;
 use super::connect::RETURN_WINDOW;
 use super::core::Core;
 use super::credential_check::{CredentialChecker, MIN_CHECK_INTERVAL};
-use super::received_webhooks::ReceivedWebhooks;
 use super::reconcile::{Reconciler, tagged_user};
 use crate::db;
 use crate::db::AttemptOwner;
@@ -19,6 +21,9 @@ use crate::nango::attempt_poller::ATTEMPT_TAG;
 use crate::nango::webhook::{AuthEvent, Event, Operation};
 use crate::nango::{Priority, Refresh};
 use crate::telemetry::TRACES;
+
+/// How often a replica writes that webhooks of one operation arrive.
+const RECORD_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What became of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,5 +298,43 @@ impl NangoWebhooks {
                 WebhookOutcome::Ignored
             },
         )
+    }
+}
+
+/// When webhooks of each operation were last recorded by this replica: `patchbay doctor` finds out from the record which
+/// webhooks are switched off.
+#[derive(Debug, Default)]
+struct ReceivedWebhooks(Mutex<HashMap<&'static str, Instant>>);
+
+impl ReceivedWebhooks {
+    fn is_due(&self, operation: &'static str) -> bool {
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_due = (recorded.get(operation)).is_none_or(|at| now - *at >= RECORD_INTERVAL);
+        if is_due {
+            recorded.insert(operation, now);
+        }
+        is_due
+    }
+
+    /// Records that a webhook arrived. A failure is logged: the webhook itself matters more.
+    async fn record(&self, core: &Core, operation: &Operation) {
+        let name = match operation {
+            Operation::Creation => "creation",
+            Operation::Refresh => "refresh",
+            Operation::Deletion => "deletion",
+            Operation::Override | Operation::Other(_) => return,
+        };
+        if !self.is_due(name) {
+            return;
+        }
+        let record = async {
+            let mut tx = core.database.begin_single().await?;
+            db::record_webhook(&mut tx, name).await?;
+            tx.commit().await
+        };
+        if let Err(error) = record.await {
+            tracing::warn!(%error, name, "could not record that a webhook of nango arrived");
+        }
     }
 }

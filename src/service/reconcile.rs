@@ -21,7 +21,7 @@ use crate::db::{AttemptOwner, AttemptWithConnection};
 use crate::domain::UserId;
 use crate::domain::state_machine::Grant;
 use crate::domain::{
-    Account, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, Reason, State,
+    Account, Connection, DeletionReason, Failure, Integration, NangoConnectionRef, State,
 };
 use crate::nango::attempt_poller::{ATTEMPT_TAG, CONNECTION_TAG, USER_TAG};
 

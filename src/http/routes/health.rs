@@ -37,7 +37,7 @@ impl Readiness {
             ));
         }
         let ask = async {
-            match tokio::time::timeout(PING_TIMEOUT, services.core.check_ready()).await {
+            match tokio::time::timeout(PING_TIMEOUT, services.core.database.check_ready()).await {
                 Ok(answer) => answer.map_err(|error| Problem::from_unusable_database(&error)),
                 Err(_elapsed) => Err(Problem::new(
                     Code::DatabaseUnavailable,

@@ -410,7 +410,7 @@ impl<'a> Run<'a> {
                 .await;
             // The operator who deletes it knows that the environment is right, also if nothing else is in it.
             let service = self.service();
-            service.core.brakes().release(Brake::Nango).await.unwrap();
+            service.core.brakes.release(Brake::Nango).await.unwrap();
             self.play(self.fault.get(), true).await;
             self.deleted.borrow_mut().insert(nango_id);
             self.is_revoked(slot);

@@ -64,7 +64,7 @@ async fn kinds(user: &User<'_>, id: &str) -> Vec<String> {
 }
 
 async fn engaged(app: &TestApp) -> Vec<Brake> {
-    let engaged = app.service().await.core.brakes().engaged().await.unwrap();
+    let engaged = app.service().await.core.brakes.engaged().await.unwrap();
     engaged.iter().map(|one| one.brake).collect()
 }
 
@@ -215,12 +215,7 @@ async fn restored_or_copied_database_is_paused_until_released() {
             None
         );
         assert_eq!(engaged(&app).await, [Brake::Database]);
-        service
-            .core
-            .brakes()
-            .release(Brake::Database)
-            .await
-            .unwrap();
+        service.core.brakes.release(Brake::Database).await.unwrap();
         assert_eq!(engaged(&app).await, []);
     }
     // A disconnect is the user's own, and waits at Nango.
@@ -242,7 +237,7 @@ async fn restored_or_copied_database_is_paused_until_released() {
     assert_eq!(app.nango_connections().await, before);
     // The operator says that it is a copy: the original's connection is not its own.
     let running = app.service().await;
-    service.core.brakes().release_copy().await.unwrap();
+    service.core.brakes.release_copy().await.unwrap();
     app.advance(TimeDelta::minutes(11));
     // Those that run already have the original's id: they are to be restarted first.
     assert!(running.core.is_database_foreign().await);
@@ -312,7 +307,7 @@ async fn operator_confirms_an_environment_without_the_connections() {
     let service = app.service().await;
     let stop = CancellationToken::new();
     assert!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop).await.is_err());
-    service.core.brakes().release(Brake::Nango).await.unwrap();
+    service.core.brakes.release(Brake::Nango).await.unwrap();
     assert_eq!(app.sweep().await.missing, 3);
     assert_eq!(statuses(&all).await, ["error"; 3]);
 }

@@ -215,7 +215,7 @@ async fn sweep_pauses_when_rate_budget_is_low() {
     let most = calls().await + 6;
     let (service, stop) = (app.service().await, CancellationToken::new());
     // The operator knows that the environment is right, though nothing is left in it.
-    service.core.brakes().release(Brake::Nango).await.unwrap();
+    service.core.brakes.release(Brake::Nango).await.unwrap();
     let mut sweeping = pin!(service.sweeper.sweep(IMMEDIATE_SWEEP, &stop));
     let waiting = async {
         wait_for(async || calls().await >= most).await;
