@@ -18,18 +18,18 @@ use super::Database;
 use super::connection_health::{Outage, STATEMENT_TIMEOUT, with_timeout};
 use super::pooled_connection::PooledConnection;
 
-/// How many questions one statement answers at the most.
+/// The maximum number of queries in one statement.
 const MAX_BATCH: usize = 64;
 
-/// How many questions wait before those who ask more have to wait, too.
+/// The maximum number of queued queries. Further callers wait for space in the queue.
 const QUEUE_CAPACITY: usize = 1024;
 
 /// How long a connection is kept for the next queries. Then it returns to the pool, for other tasks that wait for one.
 const HOLD_TIME: Duration = Duration::from_millis(50);
 
-/// The questions together have a larger answer than one statement should read.
+/// The result of a batch is larger than one statement should read.
 #[derive(Debug, thiserror::Error)]
-#[error("the questions have too large an answer together")]
+#[error("the result of the batch is too large")]
 pub(crate) struct TooMuch;
 
 impl From<TooMuch> for sqlx::Error {
@@ -38,7 +38,7 @@ impl From<TooMuch> for sqlx::Error {
     }
 }
 
-/// Whether questions that failed together may succeed apart.
+/// Returns whether queries that failed as a batch may succeed separately.
 fn is_worth_splitting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Decode(error) => error.is::<TooMuch>(),
@@ -46,13 +46,13 @@ fn is_worth_splitting(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What can be asked many at a time, in one statement. It may be run twice where its connection is lost, so it reads only,
-/// or writes what may be written twice.
+/// A query that can share one statement with others of its kind. The statement may run twice if its connection is lost,
+/// so it must be read-only or idempotent.
 pub(crate) trait BatchQuery: Send + Sync + Sized + 'static {
-    /// What one question is answered with.
+    /// The result of one query.
     type Output: Send + 'static;
 
-    /// The answers, in the order of the questions.
+    /// Runs all queries in one statement. Returns the results in the order of the queries.
     fn load_many<'c>(
         db: impl PgExecutor<'c>,
         questions: &[Self],
@@ -66,14 +66,14 @@ struct PendingQuery<Q: BatchQuery> {
     reply: oneshot::Sender<LoadResult<Q>>,
 }
 
-/// Where questions of one kind are asked; it ends with the value.
+/// Runs queries of one kind in batches, until the value is dropped.
 #[derive(Debug)]
 pub(crate) struct BatchLoader<Q: BatchQuery> {
     sender: mpsc::Sender<PendingQuery<Q>>,
 }
 
 impl<Q: BatchQuery> BatchLoader<Q> {
-    /// Asks this database, from now on.
+    /// Starts a loader for this database.
     pub(crate) fn new(database: &Database) -> Self {
         let (sender, queue) = mpsc::channel(QUEUE_CAPACITY);
         let reader = BatchReader {
@@ -84,10 +84,10 @@ impl<Q: BatchQuery> BatchLoader<Q> {
         Self { sender }
     }
 
-    /// The answer, read after the question was asked.
+    /// Returns the result of a query, read after this call.
     ///
     /// # Errors
-    /// As the database; where that is lost, for all who asked together.
+    /// As the database. If the connection is lost, all queries of the batch fail.
     pub(crate) async fn load(&self, question: Q) -> LoadResult<Q> {
         let (reply, results) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
@@ -123,14 +123,14 @@ async fn run_loader<Q: BatchQuery>(
             .unzip();
         let answers = load_batch(&mut reader, &questions, Instant::now() + STATEMENT_TIMEOUT).await;
         for (reply, answer) in reply.into_iter().zip(answers) {
-            // Who asked may have gone.
+            // The caller may have been cancelled.
             let _ = reply.send(answer);
         }
     }
 }
 
-/// The answers to these questions, by this time. Of those that are refused together, each half is asked by itself, until
-/// only those are refused that are to blame.
+/// Runs a batch with the deadline `by`. If the database rejects it, runs each half separately, until only the queries
+/// at fault are rejected.
 async fn load_batch<Q: BatchQuery>(
     reader: &mut BatchReader,
     questions: &[Q],
@@ -141,7 +141,7 @@ async fn load_batch<Q: BatchQuery>(
         Ok(answers) => return answers.into_iter().map(Ok).collect(),
         Err(error) => error,
     };
-    // Whether or not it ever answers, the next are asked on another.
+    // The connection may never answer, so the next batch uses another one.
     reader.held = None;
     if is_worth_splitting(&error) && questions.len() > 1 {
         let (some, others) = questions.split_at(questions.len() / 2);
@@ -160,7 +160,7 @@ async fn catch_panic<T>(query: impl Future<Output = sqlx::Result<T>>) -> sqlx::R
     result.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
-/// A connection of the pool's, kept while there are questions.
+/// A pooled connection that is kept while queries arrive.
 struct BatchReader {
     database: Database,
     held: Option<PooledReader>,
