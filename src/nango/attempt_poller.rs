@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::{ConnectionSummary, Error, ListConnections, Nango, Priority};
-use crate::single_flight::CachedValue;
 
 /// The tag with the id of the attempt that created or reauthorized a Nango connection.
 pub const ATTEMPT_TAG: &str = "patchbay_attempt";
@@ -84,7 +83,7 @@ impl PollResult {
 pub struct AttemptPoller {
     nango: Nango,
     answers: Cache<Uuid, Arc<ListResult>>,
-    newest: CachedValue<Arc<ListResult>>,
+    newest: Cache<(), Arc<ListResult>>,
     exact: DefaultDirectRateLimiter,
     now: DefaultDirectRateLimiter,
     confirmations: DefaultDirectRateLimiter,
@@ -107,7 +106,10 @@ impl AttemptPoller {
         Self {
             nango,
             answers,
-            newest: CachedValue::new(POLL_INTERVAL),
+            newest: Cache::builder()
+                .max_capacity(1)
+                .time_to_live(POLL_INTERVAL)
+                .build(),
             exact: RateLimiter::direct(exact),
             now,
             confirmations: RateLimiter::direct(exact),
@@ -213,7 +215,7 @@ impl AttemptPoller {
     async fn poll_shared(&self, attempt: Uuid) -> Result<PollResult, Error> {
         let newest = self
             .newest
-            .get(async { Arc::new(self.fetch_newest().await) })
+            .get_with((), async { Arc::new(self.fetch_newest().await) })
             .await;
         let id = attempt.to_string();
         let of_attempt = |summary: &&ConnectionSummary| summary.tags.get(ATTEMPT_TAG) == Some(&id);
