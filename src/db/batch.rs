@@ -1,9 +1,8 @@
 //! Batches concurrent queries into one statement.
 //!
-//! A query that arrives during a statement runs in the next one, together with all that arrived meanwhile. No query
-//! waits for others, no result is older than its query, and the cost per query falls as the load grows. If the
-//! database rejects a batch, or its result is too large, its queries run separately, so that one query cannot fail
-//! another.
+//! A query that arrives during a statement runs in the next one, with all others that arrived meanwhile. No query waits
+//! for others, no result is older than its query, and the cost per query falls as the load grows. If the database
+//! rejects a batch, or its result is too large, its queries run separately, so that one query cannot fail another.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -55,14 +54,14 @@ pub(crate) trait BatchQuery: Send + Sync + Sized + 'static {
     /// Runs all queries in one statement. Returns the results in the order of the queries.
     fn load_many<'c>(
         db: impl PgExecutor<'c>,
-        questions: &[Self],
+        queries: &[Self],
     ) -> impl Future<Output = sqlx::Result<Vec<Self::Output>>> + Send;
 }
 
 type LoadResult<Q> = Result<<Q as BatchQuery>::Output, Arc<sqlx::Error>>;
 
 struct PendingQuery<Q: BatchQuery> {
-    question: Q,
+    query: Q,
     reply: oneshot::Sender<LoadResult<Q>>,
 }
 
@@ -88,10 +87,10 @@ impl<Q: BatchQuery> BatchLoader<Q> {
     ///
     /// # Errors
     /// As the database. If the connection is lost, all queries of the batch fail.
-    pub(crate) async fn load(&self, question: Q) -> LoadResult<Q> {
+    pub(crate) async fn load(&self, query: Q) -> LoadResult<Q> {
         let (reply, results) = oneshot::channel();
         let ended = || Arc::new(sqlx::Error::PoolClosed);
-        let pending = PendingQuery { question, reply };
+        let pending = PendingQuery { query, reply };
         self.sender.send(pending).await.map_err(|_ended| ended())?;
         results.await.map_err(|_ended| ended())?
     }
@@ -116,15 +115,15 @@ async fn run_loader<Q: BatchQuery>(
         if count == 0 {
             return;
         }
-        let (questions, reply): (Vec<Q>, Vec<_>) = pending
+        let (queries, reply): (Vec<Q>, Vec<_>) = pending
             .drain(..)
             .filter(|pending| !pending.reply.is_closed())
-            .map(|pending| (pending.question, pending.reply))
+            .map(|pending| (pending.query, pending.reply))
             .unzip();
-        let answers = load_batch(&mut reader, &questions, Instant::now() + STATEMENT_TIMEOUT).await;
-        for (reply, answer) in reply.into_iter().zip(answers) {
+        let results = load_batch(&mut reader, &queries, Instant::now() + STATEMENT_TIMEOUT).await;
+        for (reply, result) in reply.into_iter().zip(results) {
             // The caller may have been cancelled.
-            let _ = reply.send(answer);
+            let _ = reply.send(result);
         }
     }
 }
@@ -133,24 +132,24 @@ async fn run_loader<Q: BatchQuery>(
 /// at fault are rejected.
 async fn load_batch<Q: BatchQuery>(
     reader: &mut BatchReader,
-    questions: &[Q],
+    queries: &[Q],
     by: Instant,
 ) -> Vec<LoadResult<Q>> {
     let remaining = by.saturating_duration_since(Instant::now());
-    let error = match catch_panic(with_timeout(remaining, reader.load_many(questions))).await {
-        Ok(answers) => return answers.into_iter().map(Ok).collect(),
+    let error = match catch_panic(with_timeout(remaining, reader.load_many(queries))).await {
+        Ok(results) => return results.into_iter().map(Ok).collect(),
         Err(error) => error,
     };
     // The connection may never answer, so the next batch uses another one.
     reader.held = None;
-    if is_worth_splitting(&error) && questions.len() > 1 {
-        let (some, others) = questions.split_at(questions.len() / 2);
+    if is_worth_splitting(&error) && queries.len() > 1 {
+        let (some, others) = queries.split_at(queries.len() / 2);
         let mut all = Box::pin(load_batch(reader, some, by)).await;
         all.extend(Box::pin(load_batch(reader, others, by)).await);
         return all;
     }
     let error = Arc::new(error);
-    let results = questions.iter().map(|_| Err(Arc::clone(&error)));
+    let results = queries.iter().map(|_| Err(Arc::clone(&error)));
     results.collect()
 }
 
@@ -172,29 +171,29 @@ struct PooledReader {
 }
 
 impl BatchReader {
-    async fn load_many<Q: BatchQuery>(&mut self, questions: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
+    async fn load_many<Q: BatchQuery>(&mut self, queries: &[Q]) -> sqlx::Result<Vec<Q::Output>> {
         if self.database.is_transaction_pooled() {
             let mut tx = self.database.begin().await?;
-            let answers = Q::load_many(&mut tx, questions).await?;
+            let results = Q::load_many(&mut tx, queries).await?;
             tx.commit().await?;
-            return Ok(answers);
+            return Ok(results);
         }
         let now = Instant::now();
         if let Some(stored) = self.held.as_mut().filter(|stored| now < stored.until) {
             stored.connection.set_deadline(now + STATEMENT_TIMEOUT);
-            if let Ok(answers) = Q::load_many(&mut stored.connection, questions).await {
-                return Ok(answers);
+            if let Ok(results) = Q::load_many(&mut stored.connection, queries).await {
+                return Ok(results);
             }
         }
-        // The stored connection has expired or is lost, or the query itself fails: a new connection shows which.
+        // On a new connection: the stored one may have expired or be lost.
         self.held = None;
         let mut connection = self.database.acquire().await?;
-        let answers = Q::load_many(&mut connection, questions).await?;
+        let results = Q::load_many(&mut connection, queries).await?;
         self.held = Some(PooledReader {
             connection,
             until: Instant::now() + HOLD_TIME,
         });
-        Ok(answers)
+        Ok(results)
     }
 }
 
@@ -205,7 +204,7 @@ mod tests {
     #[tokio::test]
     async fn batch_panic_is_returned_to_its_callers() {
         let pending = catch_panic(async { panic!("a value that its reader did not expect") });
-        let answer: sqlx::Result<()> = pending.await;
-        assert!(matches!(answer, Err(sqlx::Error::WorkerCrashed)));
+        let result: sqlx::Result<()> = pending.await;
+        assert!(matches!(result, Err(sqlx::Error::WorkerCrashed)));
     }
 }

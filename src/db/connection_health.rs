@@ -25,9 +25,9 @@ const IDLE_PING_INTERVAL: Duration = Duration::from_secs(10);
 /// As the query, and on timeout.
 pub(crate) async fn with_timeout<T>(
     within: Duration,
-    asked: impl Future<Output = sqlx::Result<T>>,
+    query: impl Future<Output = sqlx::Result<T>>,
 ) -> sqlx::Result<T> {
-    timeout(within, asked)
+    timeout(within, query)
         .await
         .unwrap_or_else(|_elapsed| Err(timed_out()))
 }

@@ -217,12 +217,12 @@ impl BatchQuery for EventsAfter {
         for row in rows {
             // Group the rows by their owner, not by the query, so that no user receives another user's event.
             let mut columns = RowReader::of(&row, 0);
-            let question = (columns.next()?, columns.next()?);
-            found.entry(question).or_default().0.push(row);
+            let key = (columns.next()?, columns.next()?);
+            found.entry(key).or_default().0.push(row);
         }
         let found: HashMap<_, Arc<EventRows>> = found
             .into_iter()
-            .map(|(question, rows)| (question, Arc::new(rows)))
+            .map(|(key, rows)| (key, Arc::new(rows)))
             .collect();
         let answer = |Self(user, after): &Self| {
             let rows = found.get(&(user.as_str().to_owned(), *after));

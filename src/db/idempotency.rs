@@ -55,7 +55,7 @@ pub(crate) async fn claim_key(
     .fetch_optional(db)
     .await?;
     Ok(match found {
-        Some((whose, same, _)) if !same || whose != user.as_str() => KeyState::Mismatch,
+        Some((owner, same, _)) if !same || owner != user.as_str() => KeyState::Mismatch,
         Some((_, _, Some(answer))) => KeyState::Completed(answer),
         // The key may have been deleted just now; then a retry acquires it.
         Some((_, _, None)) | None => KeyState::InProgress,

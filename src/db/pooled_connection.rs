@@ -75,7 +75,7 @@ impl Drop for PooledConnection {
             open.set_deadline(Instant::now() + PING_TIMEOUT);
             tokio::spawn(async move { sqlx::raw_sql("rollback").execute(&mut open).await });
         } else {
-            // sqlx's own return first pings the server, for as long as that takes.
+            // sqlx's `return_to_pool` first pings the server, without a timeout of its own.
             tokio::spawn(timeout(PING_TIMEOUT, connection.return_to_pool()));
         }
     }

@@ -193,8 +193,8 @@ pub(crate) struct Replay<'a> {
     pub(crate) limit: i64,
 }
 
-/// Selects the next events of `$users`, each with whether the endpoint wants it. Their number is bounded, even if the
-/// endpoint wants few.
+/// Selects the next events of `$users`, each with whether the endpoint wants it. The limit applies to all events, not
+/// only to wanted ones.
 macro_rules! next_events {
     ($users:literal, $connections:literal) => {
         concat!(

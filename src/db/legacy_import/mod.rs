@@ -157,12 +157,12 @@ impl LegacyTables {
             .bind(row_ids(&self.skipped))
             .execute(&mut *tx)
             .await?;
-        let taken: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
+        let imported: i64 = sqlx::query_scalar("select count(*) from user_connector_connection")
             .fetch_one(&mut *tx)
             .await?;
-        if taken != self.connections {
+        if imported != self.connections {
             return Err(DatabaseError::LegacyTables(vec![format!(
-                "of {} connections, only {taken} could be imported",
+                "of {} connections, only {imported} could be imported",
                 self.connections
             )]));
         }
@@ -171,7 +171,7 @@ impl LegacyTables {
             .execute(&mut *tx)
             .await?;
         Ok(LegacyImport {
-            connections: taken,
+            connections: imported,
             locked: self.since.elapsed(),
             skipped: self.skipped.iter().map(ToString::to_string).collect(),
         })
@@ -210,10 +210,11 @@ async fn check_columns(tx: &mut Transaction) -> sqlx::Result<Vec<String>> {
             }
         }
     }
-    let taken: bool = sqlx::query_scalar("select to_regnamespace('before_patchbay') is not null")
-        .fetch_one(tx)
-        .await?;
-    if taken {
+    let is_taken: bool =
+        sqlx::query_scalar("select to_regnamespace('before_patchbay') is not null")
+            .fetch_one(tx)
+            .await?;
+    if is_taken {
         problems.push(
             "there is a schema before_patchbay, to which the tables would be moved: rename it"
                 .to_owned(),
