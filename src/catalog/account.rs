@@ -111,7 +111,7 @@ pub struct AccountRule {
     pub note: String,
 }
 
-/// Alternatives for one text, of which the first that gives one counts: JSON pointers (RFC 6901), and templates such as
+/// Alternatives for one text, tried in order: JSON pointers (RFC 6901), and templates such as
 /// `{/raw/team/id}:{/raw/user/id}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Alternatives")]
@@ -161,7 +161,7 @@ fn is_known_pointer(text: &str) -> bool {
         && after_tildes.all(|rest| rest.starts_with(['0', '1']))
 }
 
-/// Returns the pointers of a value: itself, or those in a template.
+/// Returns the pointers in a value, which is a pointer or a template.
 fn pointers(value: &str) -> impl Iterator<Item = &str> {
     let whole = value.starts_with('/').then_some(value);
     let parts = parts(value).filter(move |_| whole.is_none());

@@ -209,8 +209,8 @@ impl Catalog {
         self.connectors.iter()
     }
 
-    /// Returns the connectors of a category (of all, without one) whose name, slug or category contains `query`, or whose
-    /// synonyms start with it, in the order of their names. Case does not matter; an empty query finds all.
+    /// Returns the connectors whose name, slug or category contains `query`, or whose synonyms start with it, sorted by
+    /// name; with `category`, only those of that category. Case does not matter; an empty query finds all.
     pub fn search(&self, query: &str, category: Option<&str>) -> impl Iterator<Item = &Connector> {
         let query = SearchQuery::new(query);
         let category = category.map(str::to_lowercase);

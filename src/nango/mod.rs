@@ -210,7 +210,7 @@ impl Nango {
     /// Deletes a session, so that its token no longer authorizes anything.
     ///
     /// # Errors
-    /// Only those of every call. There is no retry.
+    /// Errors that are common to all calls. There is no retry.
     pub async fn delete_session(&self, session: &Session) -> Result<(), Error> {
         let url = self.url(&["connect", "session"]);
         let timer = self.0.calls.begin("delete_session");
@@ -292,7 +292,7 @@ impl Nango {
     /// Deletes a connection and its tokens. The call is idempotent.
     ///
     /// # Errors
-    /// Only those of every call: a missing connection is [`Deleted::AlreadyGone`].
+    /// Errors that are common to all calls. A missing connection is [`Deleted::AlreadyGone`].
     pub async fn delete_connection(
         &self,
         connection_id: &str,
@@ -316,7 +316,7 @@ impl Nango {
     /// Returns the integrations that the environment has configured. Entries that cannot be read are omitted.
     ///
     /// # Errors
-    /// Only those of every call.
+    /// Errors that are common to all calls.
     pub async fn integrations(&self) -> Result<Vec<Integration>, Error> {
         let url = self.url(&["integrations"]);
         let call = Call::new("list_integrations", Method::GET, url);

@@ -446,11 +446,11 @@ impl Webhooks {
         let mut all = 0;
         loop {
             let mut tx = self.database.begin().await?;
-            let forgotten =
+            let deleted =
                 webhook_history::delete_old_deliveries(&mut tx, before, PRUNE_BATCH.into()).await?;
             tx.commit().await?;
-            all += forgotten;
-            if forgotten < PRUNE_BATCH.into() {
+            all += deleted;
+            if deleted < PRUNE_BATCH.into() {
                 return Ok(all);
             }
         }
