@@ -17,7 +17,7 @@ use super::rows::{RowReader, newest_attempt_columns, select_connections, select_
 use super::writes::{bind_connection, mutable_columns, mutable_values, update_connection};
 use super::{RowError, insert_event, one_row, queue_deletion};
 
-/// All of a user's connections, or those of one connector, newest first.
+/// Returns all of a user's connections, or those of one connector, newest first.
 pub(crate) async fn list(
     db: &mut Transaction,
     user: &UserId,
@@ -37,7 +37,7 @@ pub(crate) async fn list(
         .collect()
 }
 
-/// How many connections a user has.
+/// Returns the number of a user's connections.
 pub(crate) async fn count(db: &mut Transaction, user: &UserId) -> sqlx::Result<i64> {
     sqlx::query_scalar("select count(*) from user_connector_connection where user_id = $1")
         .bind(user.as_str())
@@ -45,7 +45,7 @@ pub(crate) async fn count(db: &mut Transaction, user: &UserId) -> sqlx::Result<i
         .await
 }
 
-/// The accounts that a user's connections are known to be of.
+/// Returns the known accounts of a user's connections.
 pub(crate) async fn accounts_of(
     db: &mut Transaction,
     user: &UserId,
@@ -77,7 +77,7 @@ pub(crate) async fn find_by_nango_id(
         .await
 }
 
-/// Writes a change: the connection under its next version, its event, the attempt's end and what is to be deleted.
+/// Writes a change: the connection with its next version, its event, the attempt's end and the queued deletions.
 pub(crate) async fn apply(
     db: &mut Transaction,
     transition: &Transition,
@@ -114,7 +114,8 @@ pub(crate) async fn apply(
     Ok(connection)
 }
 
-/// Writes a connection that an operator restores, and its event. `None` if its user has another one in its place.
+/// Writes a connection that an operator restores, and its event. `None` if the user already has another one in its
+/// place.
 pub(crate) async fn insert_restored(
     db: &mut Transaction,
     transition: &Transition,
@@ -186,8 +187,8 @@ async fn queue_message(
     })
 }
 
-/// What the update of a connection returns: how many attempts it ended, whether an endpoint that wants a message of the
-/// type `$message` asks for configs (null if no endpoint wants it), and the newest attempt.
+/// The `returning` clause of a connection's update: the number of ended attempts, whether an endpoint that wants a
+/// message of the type `$message` requests configs (null if no endpoint wants it), and the newest attempt.
 macro_rules! returning {
     (ended $ended:literal, message $message:literal) => {
         concat!(
@@ -205,7 +206,7 @@ macro_rules! returning {
 }
 
 /// Writes a connection, and the end of an attempt if one ended. Returns its newest attempt, if it has one; and, if an
-/// endpoint exists that wants a message of this type, whether one of them asks for configs.
+/// endpoint wants a message of this type, whether one of them requests configs.
 async fn update(
     db: &mut Transaction,
     connection: &Connection,
