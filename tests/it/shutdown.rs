@@ -121,7 +121,7 @@ async fn interrupted_sweep_releases_lease_for_other_replica() {
     assert_eq!(report.expect("it ends at once").unwrap(), None);
     app.faults(json!({})).await;
     let other = app.service().await;
-    let report = other.sweep(hourly, &CancellationToken::new()).await;
+    let report = other.sweeper.sweep(hourly, &CancellationToken::new()).await;
     assert!(report.unwrap().is_some(), "it is still claimed");
 }
 

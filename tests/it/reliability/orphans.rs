@@ -155,10 +155,14 @@ async fn foreign_nango_connections_are_kept() {
     let installed_later = app.service().await;
     app.advance(TimeDelta::hours(3));
     let stop = CancellationToken::new();
-    let report = installed_later.sweep(IMMEDIATE_SWEEP, &stop).await.unwrap();
+    let report = installed_later
+        .sweeper
+        .sweep(IMMEDIATE_SWEEP, &stop)
+        .await
+        .unwrap();
     let report = report.unwrap();
     assert_eq!((report.listed, report.orphans, report.found), (2, 0, 0));
-    installed_later.delete_due().await.unwrap();
+    installed_later.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
 }
 

@@ -241,11 +241,11 @@ async fn restored_or_copied_database_is_paused_until_released() {
     app.advance(TimeDelta::minutes(11));
     // Those that run already have the original's id: they are to be restarted first.
     assert!(running.core.is_database_foreign().await);
-    assert_eq!(running.delete_due().await.unwrap(), 0);
+    assert_eq!(running.deletions.delete_due().await.unwrap(), 0);
     assert_eq!(app.nango_connections().await, before);
     let copy = app.service().await;
     assert_eq!(engaged(&app).await, []);
-    copy.delete_due().await.unwrap();
+    copy.deletions.delete_due().await.unwrap();
     assert_eq!(app.nango_connections().await, before);
     assert_eq!(statuses(&all[1..]).await, ["connected"]);
 }
