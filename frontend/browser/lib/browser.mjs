@@ -43,7 +43,8 @@ export async function open(browser, sandbox, user, { path = "", ...options } = {
   });
   await context.addInitScript(beginAs, [new URL(sandbox.url).origin, user]);
   const page = await context.newPage();
-  await page.goto(`${sandbox.url}/console/${path}`);
+  // Not the last of many logos.
+  await page.goto(`${sandbox.url}/console/${path}`, { waitUntil: "domcontentloaded" });
   return { context, page, broken };
 }
 

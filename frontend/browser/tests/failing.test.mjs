@@ -28,17 +28,17 @@ const FAILURES = {
 const MOST = 90;
 
 test("requests_in_a_minute_are_few_whatever_fails", async (given) => {
-  const states = Object.entries(FAILURES);
-  const rows = [];
-  await Promise.all(
-    states.map(async ([what, fate]) => {
-      const console_ = await given.behind({ path: "", fate });
-      const product = await given.behind({ views: "manager,catalog,button", fate });
-      await sleep(60_000);
-      rows.push([what, ...[console_, product].map(({ proxy }) => proxy.seen.filter(({ path }) => !path.endsWith("/logo")).length)]);
-    }),
-  );
-  rows.sort(([one], [other]) => Object.keys(FAILURES).indexOf(one) - Object.keys(FAILURES).indexOf(other));
+  const minutes = [];
+  // One page after another, each with a minute of its own: a slow machine cannot open all of them at the same time.
+  for (const [what, fate] of Object.entries(FAILURES)) {
+    for (const where of [{ path: "" }, { views: "manager,catalog,button" }]) {
+      const { proxy } = await given.behind({ ...where, fate });
+      const requests = () => proxy.seen.filter(({ path }) => !path.endsWith("/logo")).length;
+      minutes.push(sleep(60_000).then(() => [what, requests()]));
+    }
+  }
+  const counts = await Promise.all(minutes);
+  const rows = Object.keys(FAILURES).map((what) => [what, ...counts.filter(([of]) => of === what).map(([, count]) => count)]);
   console.log("| What fails | Console | Package |\n|---|---|---|");
   for (const row of rows) console.log(`| ${row.join(" | ")} |`);
   for (const [what, ...counts] of rows) for (const count of counts) assert.ok(count <= MOST, `${what}: ${count} requests`);
