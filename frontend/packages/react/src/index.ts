@@ -12,8 +12,9 @@ export { ConnectorCatalog, type ConnectorCatalogProps } from "./components/Conne
 export { ConnectorLogo, logoUrl } from "./components/ConnectorLogo.js";
 export { ErrorNotice } from "./components/ErrorNotice.js";
 export { errorText } from "./components/errorText.js";
-export { ConnectionHistory } from "./components/card-lazy.js";
-export { ParameterForm } from "./components/lazy.js";
+export { ConnectionHistory, DisconnectQuestion } from "./components/card-lazy.js";
+export type { DisconnectQuestionProps } from "./components/DisconnectQuestion.js";
+export { AccountChoice, ParameterForm } from "./components/lazy.js";
 export type { ParameterFormProps } from "./components/ParameterForm.js";
 export { FlowNotice, type FlowNoticeProps } from "./components/FlowNotice.js";
 export { flowText } from "./components/flowText.js";
