@@ -1,4 +1,4 @@
-//! Who is not let in, as problems with the challenge that says what would be.
+//! Problems of authentication and authorization, with their challenges.
 
 use super::{Code, Problem};
 use crate::auth;
@@ -23,7 +23,7 @@ impl From<auth::Error> for Problem {
 }
 
 impl Problem {
-    /// A key without the scope that is needed (RFC 6750, 3.1).
+    /// A key without the required scope (RFC 6750, 3.1).
     pub(crate) fn insufficient_scope(scope: Scope) -> Self {
         Self {
             challenge: Some(format!(
@@ -47,8 +47,8 @@ impl Problem {
         }
     }
 
-    /// A webhook without a signature of Nango's. RFC 9110 (15.5.2) wants a challenge with each 401; none
-    /// is registered for signed bodies, so it names the header that is looked at.
+    /// A webhook without a valid signature of Nango. RFC 9110 (15.5.2) requires a challenge with each 401. No scheme is
+    /// registered for signed bodies, so the challenge names the signature's header.
     pub(crate) fn invalid_signature(detail: impl Into<String>) -> Self {
         Self {
             challenge: Some("X-Nango-Hmac-Sha256".to_owned()),
@@ -67,7 +67,7 @@ impl Problem {
         }
     }
 
-    /// There is no bearer token at all, which RFC 6750 challenges without an error code.
+    /// A request without a bearer token. RFC 6750 requires a challenge without an error code.
     pub(crate) fn no_token() -> Self {
         Self {
             challenge: Some("Bearer".to_owned()),

@@ -1,4 +1,4 @@
-//! What the use cases, Nango and the database refuse or fail at, as problems.
+//! Conversions of errors of the service, Nango and the database to problems.
 
 use super::{Code, Problem};
 use crate::db::DatabaseError;
@@ -109,7 +109,7 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
-    /// A database that no request can be served with.
+    /// The problem of a database that cannot serve requests.
     pub(crate) fn from_unusable_database(error: &DatabaseError) -> Self {
         match error {
             DatabaseError::Statement(error) => Self::from_database(error),
@@ -125,7 +125,7 @@ impl Problem {
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code);
         if code.as_deref().is_some_and(|code| code.starts_with("22")) {
-            // A data exception, which only a caller's value can cause: a NUL in a text, say.
+            // A data exception, which only a caller's value can cause, such as a NUL in a text.
             return Self::invalid("a value has characters that cannot be stored");
         }
         if let Some(outage) = Outage::of(error) {

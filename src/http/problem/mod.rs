@@ -1,4 +1,4 @@
-//! Errors on the wire: RFC 9457 problems with a closed set of codes.
+//! Error responses: RFC 9457 problems with a fixed set of codes.
 
 mod callers;
 mod causes;
@@ -121,7 +121,7 @@ codes! {
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
 
-/// An error on its way to the caller.
+/// An error response.
 #[derive(Clone, Debug)]
 pub struct Problem {
     code: Code,
@@ -165,8 +165,8 @@ pub(crate) struct ProblemBody<'a> {
 }
 
 impl Problem {
-    /// A problem of this code. A detail may repeat what a caller sent: what of that cannot be shown
-    /// is replaced, and what is too long is cut.
+    /// Creates a problem. The detail may contain text of the caller: characters that cannot be displayed are replaced,
+    /// and a long text is truncated.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
@@ -180,22 +180,22 @@ impl Problem {
         }
     }
 
-    /// An internal error. Its cause is logged, and not returned to the caller.
+    /// Creates an internal error. Its cause is logged, and not returned to the caller.
     pub(crate) fn internal(broken: impl fmt::Display) -> Self {
         Self::new(Code::Internal, broken.to_string())
     }
 
-    /// The service waits for its database.
+    /// Creates the problem of a service that waits for its database.
     pub(crate) fn starting() -> Self {
         Self::new(Code::Starting, "the service waits for its database").retry_after(2)
     }
 
-    /// A request that is not as documented.
+    /// Creates the problem of an invalid request.
     pub(crate) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(Code::InvalidRequest, detail)
     }
 
-    /// The caller may try again after this many seconds.
+    /// Sets the number of seconds after which the caller may retry.
     #[must_use]
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
         self.retry_after = Some(seconds);
@@ -203,7 +203,7 @@ impl Problem {
     }
 }
 
-/// A line of text that can be shown anywhere.
+/// Returns the text as one line of displayable characters.
 fn sanitize(text: String) -> String {
     let is_hidden = |c: char| c.is_control() || is_bidi_control(c);
     if text.len() <= MAX_DETAIL && !text.chars().any(is_hidden) {
@@ -224,12 +224,12 @@ fn sanitize(text: String) -> String {
 }
 
 impl Code {
-    /// The name in JSON.
+    /// Returns the code's name in JSON.
     pub(crate) fn as_str(self) -> &'static str {
         self.parts().0
     }
 
-    /// The status of a response with this code.
+    /// Returns the HTTP status of the code.
     pub(crate) fn status(self) -> StatusCode {
         self.parts().1
     }
@@ -277,17 +277,17 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.response(None);
-        // Rendered once more by the layer that knows the request's id.
+        // `render_problem` renders it again with the request's id.
         response.extensions_mut().insert(Box::new(self));
         response
     }
 }
 
-/// Marks an answer that is passed on: its errors are not ours to put into words.
+/// Marks a response that is passed through, whose errors are not replaced by problems.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PassthroughResponse;
 
-/// Gives an error a problem's body, with the request's id, whether a handler's or a layer's.
+/// Renders the errors of handlers and middleware as problems with the request's id.
 pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -> Response {
     let status = response.status();
     if !status.is_client_error() && !status.is_server_error() {
@@ -309,11 +309,11 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
         return response;
     };
     if problem.code == Code::Internal {
-        // Only here it is known which request it was.
+        // Only this layer knows the request's id.
         tracing::error!(request_id, error = problem.detail, "internal error");
     }
     let mut rendered = problem.response(request_id);
-    // A layer's own headers, such as CORS' or `allow`, stay.
+    // Keeps headers of other layers, such as those of CORS or `allow`.
     for (name, value) in response.headers() {
         if !rendered.headers().contains_key(name) && name != "content-length" {
             rendered.headers_mut().append(name, value.clone());
@@ -322,7 +322,7 @@ pub(crate) fn render_problem(mut response: Response, request_id: Option<&str>) -
     rendered
 }
 
-/// What axum and tower's layers answer by themselves.
+/// Returns the problem for an error of axum or a tower layer.
 fn problem_for_status(status: StatusCode) -> Option<Problem> {
     let (code, detail) = match status {
         StatusCode::NOT_FOUND => (Code::NotFound, "no endpoint has this path"),
