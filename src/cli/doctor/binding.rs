@@ -1,16 +1,16 @@
-//! Checks `CONNECT_BINDING`: whether browsers can be distinguished, as far as the configuration shows.
+//! Checks `CONNECT_BINDING`: whether the configuration allows browsers to be distinguished.
 
 use url::{Host, Url};
 
 use super::Report;
 use crate::http::{ConnectBinding, HttpConfig};
 
-/// Whether a browser sends the cookies of one address along from pages of another.
+/// Whether browsers send the cookies of one address with requests from pages of another.
 #[derive(Debug, PartialEq, Eq)]
 enum Site {
     Same,
-    /// The same site if the operator owns this domain, and it is not a hosting domain below which any customer has a
-    /// name.
+    /// The same site if the operator owns this domain; not if it is a hosting domain whose customers have names below
+    /// it.
     Perhaps(String),
     Other,
 }

@@ -1,14 +1,14 @@
-//! The database: is it there, what is in front of it, does its schema fit.
+//! Checks the database: its version, pooler, schema, privileges and rows.
 
 use super::Report;
 use crate::clock::Clock;
 use crate::db::DatabaseConfig;
 use crate::db::{CONTRACT_PREFIX, Database, DatabaseError, SchemaStatus};
 
-/// By how many seconds Nango's clock may differ before an operator is warned.
+/// The clock skew of Nango, in seconds, above which the operator is warned.
 pub(crate) const MAX_CLOCK_SKEW_SECONDS: i64 = 5;
 
-/// How many rows that cannot be read are named.
+/// The maximum number of unreadable rows that are listed.
 const MAX_NAMED_ROWS: usize = 10;
 
 pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &Clock) {
@@ -52,7 +52,7 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
 }
 
 fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
-    // Older servers are refused before.
+    // The connection already rejects older servers.
     report.ok("database", format!("PostgreSQL {} answers", survey.version));
     let removed = survey
         .newer
@@ -107,7 +107,7 @@ fn fail_damaged(report: &mut Report, damage: &[String]) {
     );
 }
 
-/// Whether the role can do what the start and the service do.
+/// Checks that the role has the privileges for the migration and the service.
 async fn check_write(report: &mut Report, database: &Database, survey: &SchemaStatus) {
     let (role, path) = (&survey.role, &survey.search_path);
     let Some(schema) = &survey.schema else {
@@ -136,9 +136,9 @@ async fn check_write(report: &mut Report, database: &Database, survey: &SchemaSt
     }
 }
 
-/// Whether all rows can be read: the service skips those that cannot.
+/// Checks that all rows can be read. The service skips those that cannot.
 async fn check_rows(report: &mut Report, database: &Database) {
-    // Before the first start there are no tables, and where the schema is damaged its own line says so.
+    // Before the first start there are no tables. A damaged schema is reported by its own check.
     let Ok(search) = database.find_unreadable_rows().await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The secrets in the database: are they encrypted, and can they be read.
+//! Checks that the secrets in the database are encrypted and can be decrypted.
 
 use super::Report;
 use crate::clock::Clock;
@@ -6,12 +6,12 @@ use crate::config::Config;
 use crate::db::Database;
 use crate::webhooks::{SecretsAtRest, Webhooks};
 
-/// How a key is made.
+/// How to create a key.
 const NEW_KEY: &str =
     "set ENCRYPTION_KEY to what `openssl rand -base64 32` prints, for each replica";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
-    // Where the database does not answer, or has no tables yet, its own lines say so.
+    // If the database is unreachable or has no tables yet, other checks report it.
     let found = secrets(config, clock).await.unwrap_or_default();
     let (plain, of_another_key) = (found.plain, found.of_another_key);
     if let Some((endpoint, error)) = found.unreadable.first() {

@@ -1,4 +1,4 @@
-//! Nango: is it there, what does its key allow, and which connectors can be connected.
+//! Checks Nango: whether it responds, the permissions of its key, and which connectors can be connected.
 
 use std::collections::HashMap;
 
@@ -19,10 +19,10 @@ use crate::nango::{
 };
 use crate::net::http_client;
 
-/// Names that nothing at Nango has: what is asked for them finds nothing, and changes nothing.
+/// An id that does not exist at Nango, so that requests with it find and change nothing.
 const NONEXISTENT_ID: &str = "patchbay-doctor-nobody";
 
-/// What Nango's page of keys is called.
+/// The page of keys in Nango's dashboard.
 const KEYS_PAGE: &str = "in Nango: Environment settings, API keys";
 
 pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalog, clock: &Clock) {
@@ -92,7 +92,7 @@ fn scope_remediation(what: &str) -> String {
     )
 }
 
-/// What the key has to allow, each tried with what is not there.
+/// Tests each required permission of the key with a request for a nonexistent id.
 async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] {
     let session = SessionRequest {
         reconnects: None,
@@ -128,7 +128,7 @@ async fn probe_permissions(nango: &Nango) -> [(&'static str, Option<Error>); 4] 
     ]
 }
 
-/// Why Nango's proxy refuses a call for an integration that does not exist: for the lack of the scope, or for that.
+/// Returns the error of a proxied call to a nonexistent integration. It shows whether the key lacks the scope.
 async fn proxy_error(nango: &Nango) -> Option<Error> {
     let call = ProxyCall::new(Method::GET, (NONEXISTENT_ID, None), &HeaderMap::new());
     let call = call.expect("one plain segment is a safe path");
@@ -138,7 +138,7 @@ async fn proxy_error(nango: &Nango) -> Option<Error> {
         .err()
 }
 
-/// Returns whether Nango withholds credentials from the key, as far as a listed connection shows it.
+/// Returns whether Nango withholds credentials from the key, judging by the first listed connection.
 async fn are_credentials_withheld(nango: &Nango, listed: &[ConnectionSummary]) -> bool {
     let Some(first) = listed.first() else {
         return false;
@@ -187,7 +187,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
     }
 }
 
-/// Each connector that is on, against what Nango has under its key.
+/// Compares each enabled connector with Nango's integration of its key.
 fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>) {
     let mut offered = 0;
     let mut configured = 0;
@@ -210,7 +210,7 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
             None => missing.push(format!("{slug} ({key})")),
         }
     }
-    // Mostly there are many: an operator offers some of what Patchbay knows.
+    // Reported as one finding, because an operator usually offers only some of Patchbay's connectors.
     if !missing.is_empty() {
         let (count, names) = (missing.len(), missing.join(", "));
         report.warn(
@@ -245,7 +245,7 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Some(date) = date.map(DateTime::<Utc>::from) else {
         return;
     };
-    // The header has whole seconds, and the answer took some time.
+    // The header has whole seconds, and the response took some time.
     let skew = (date - asked + TimeDelta::milliseconds(500)).num_seconds();
     if skew.abs() > MAX_CLOCK_SKEW_SECONDS + config.client.timeout.as_secs().cast_signed() {
         report.warn(

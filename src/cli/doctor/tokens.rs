@@ -1,4 +1,4 @@
-//! Users' tokens: what they are verified with, and whether a given one is good.
+//! Checks the configuration for users' tokens, and explains a given token.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::auth::{Authenticator, Config};
 use crate::clock::Clock;
 use crate::net::http_client;
 
-/// How long the service may take to answer.
+/// The timeout of a request to the service.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn check(
@@ -76,7 +76,7 @@ pub(crate) async fn check(
     }
 }
 
-/// Has the running service verify a token that each of the secrets signs. Whether it runs at all is another check's.
+/// Lets the running service verify a token signed with each secret. Whether the service runs is another check.
 async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clock: &Clock) {
     let Ok(client) = http_client::client(TIMEOUT) else {
         return;
@@ -102,8 +102,8 @@ async fn try_secrets(report: &mut Report, config: &Config, public_url: &Url, clo
     }
 }
 
-/// Signs a token as the configuration requires, for a user who does not exist. It is valid for an hour, so that it is accepted
-/// although a clock is off, which is another check's to report.
+/// Signs a token as the configuration requires, for a user who does not exist. It is valid for an hour, so that clock
+/// skew, which another check reports, does not fail this one.
 fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     let mut claims = Map::new();
     claims.insert("exp".to_owned(), (clock.now().timestamp() + 3600).into());
@@ -126,7 +126,7 @@ fn sign(config: &Config, secret: &SecretString, clock: &Clock) -> String {
     format!("{signed}.{signature}")
 }
 
-/// Says claim by claim what is looked at, and then who the token's bearer is.
+/// Explains a token claim by claim, and reports its user.
 async fn explain(
     report: &mut Report,
     config: &Config,
