@@ -1,4 +1,4 @@
-//! One answer for all who ask at about the same time.
+//! A cache of one value with single flight: concurrent callers share one load.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) struct CachedValue<T> {
 }
 
 impl<T: Clone> CachedValue<T> {
-    /// Creates one whose values are cached for `lasts`.
+    /// Creates a value that is cached for `lasts` after each load.
     pub(crate) fn new(lasts: Duration) -> Self {
         Self {
             lasts,
@@ -21,9 +21,9 @@ impl<T: Clone> CachedValue<T> {
         }
     }
 
-    /// The last answer while it lasts, else that of `ask`.
+    /// Returns the cached value, or loads it with `ask` if it is stale.
     pub(crate) async fn get(&self, ask: impl Future<Output = T>) -> T {
-        // The lock is held until there is an answer, so that it serves all who wait.
+        // The lock is held during the load, so that waiting callers get its result.
         let mut last = self.last.lock().await;
         if let Some((since, answer)) = &*last
             && since.elapsed() < self.lasts
