@@ -1,4 +1,4 @@
-//! `NANGO_ENABLED=false`: stored data can be read, and no connection can be started or ended.
+//! `NANGO_ENABLED=false`: stored data can be read, but no connection can be started or disconnected.
 
 use insta::assert_snapshot;
 use reqwest::Method;
@@ -61,7 +61,7 @@ async fn api_is_read_only_when_nango_is_disabled() {
       "status": "ready"
     }
     "#);
-    // A label needs no Nango.
+    // A label can change without Nango.
     let labelled = ada.send_patch(&id, json!({ "label": "Work" })).await.json();
     assert_eq!(labelled["label"], "Work");
 }

@@ -1,4 +1,4 @@
-//! A server that is older than what is supported: a proxy changes the version that a real one reports.
+//! A server with an unsupported version: a proxy changes the version that a real one reports.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -31,7 +31,7 @@ async fn old_server_is_refused_by_start_and_doctor() {
     assert!(detail.contains("PostgreSQL 12: update it"), "{found:?}");
 }
 
-/// Passes everything on but the major version, which is 12.
+/// Forwards everything unchanged except the major version, which becomes 12.
 async fn report_version_12(server: String) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

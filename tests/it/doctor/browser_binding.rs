@@ -11,7 +11,7 @@ async fn with_binding(binding: &'static str) -> TestApp {
     TestApp::build(&[("CONNECT_BINDING", binding)], change).await
 }
 
-/// What is said of it: how bad it is, what was found, and what to do.
+/// Returns the findings of the binding: severity, detail and remediation.
 fn lines(report: &Report) -> Vec<(Level, &str, &str)> {
     let lines = report
         .findings
@@ -82,7 +82,7 @@ async fn binding_check_detects_differently_configured_service() {
     );
 }
 
-/// `PUBLIC_URL`, the origin of a page, and what is said of the two.
+/// `PUBLIC_URL`, the origin of a page, and the expected finding.
 const PAGES: &[(&str, &str, Option<&str>)] = &[
     (
         "https://connect.example.invalid",

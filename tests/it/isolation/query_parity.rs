@@ -1,6 +1,5 @@
-//! The way to an answer: what is there but another user's costs the same as what is not, so that
-//! its time tells nothing either. Not the time is compared, which a busy machine blurs, but what
-//! it is spent on: every statement, and every call to Nango.
+//! Timing side channels: a request for another user's data costs the same as one for nonexistent data. The tests
+//! compare statements and calls to Nango instead of time, which varies on a busy machine.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,7 +16,7 @@ use super::callers::Caller;
 use super::{Access, IsolationFixture, ObservedResponse, Operation};
 use crate::test_database::{self, TestDatabase};
 
-/// The texts of statements, in the order in which they were run.
+/// The texts of statements, in order of execution.
 pub(crate) type Statements = Arc<Mutex<Vec<String>>>;
 
 /// Returns the URL of a proxy to the database that records the statements, and the recorded statements.
@@ -48,7 +47,7 @@ async fn record_statements(server: String) -> (u16, Statements) {
     (port, statements)
 }
 
-/// One client's messages: the first has no type, each other has one and its length.
+/// Forwards one client's messages. The first message has no type; each other one has a type and a length.
 async fn forward(
     mut client: OwnedReadHalf,
     mut server: impl AsyncWriteExt + Unpin,
@@ -76,7 +75,7 @@ async fn forward(
             b'Q' => statements.lock().unwrap().push(text(part())),
             _ => {}
         }
-        // In one piece: the system would hold small ones back for each other.
+        // In one write, because small ones would be delayed.
         let mut message = Vec::with_capacity(body.len() + 5);
         message.extend((kind != 0).then_some(kind));
         message.extend(length.to_be_bytes());
@@ -86,7 +85,7 @@ async fn forward(
     }
 }
 
-/// What a request was spent on.
+/// The statements and calls of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct QueryTrace {
     statements: Vec<String>,
@@ -113,8 +112,7 @@ async fn trace_queries(
         ObservedResponse::of(caller.authenticate(operation.request(&fixture.app, id)), id).await;
     assert_eq!(answer.code(), "connection_not_found", "{operation:?}");
     let mut statements = std::mem::take(&mut *statements.lock().unwrap());
-    // Transactions begin and end in those of the service's own jobs, too, and those look for
-    // messages to the product all the time.
+    // Background jobs also begin and end transactions, and poll the webhook queue.
     let of_jobs = |text: &str| {
         matches!(text, "begin" | "COMMIT" | "ROLLBACK") || text.contains("webhook_queue")
     };
@@ -146,8 +144,7 @@ async fn foreign_and_missing_connections_run_the_same_queries() {
         }
         for caller in callers {
             for id in &ids {
-                // Between two requests a job of the service's own may run a statement: what differs
-                // differs in every try.
+                // A background job may run a statement between two requests. A real difference appears in every try.
                 let mut ways = None;
                 for _ in 0..ROUNDS {
                     let theirs = trace_queries(&fixture, &statements, &caller, operation, id).await;
