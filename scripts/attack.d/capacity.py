@@ -194,7 +194,7 @@ def withstood(summary):
     return all(p99 < MAX_P99 and not failed and answered for _, p99, answered, failed in summary.values())
 
 
-# Attackers. Each runs in a process of its own until it is ended.
+# Attackers. Each runs in a separate process until it is stopped.
 
 
 async def connect(port, receive_buffer=None):
@@ -402,7 +402,7 @@ class Attack:
 
     def __enter__(self):
         self.process.start()
-        # Until it holds what it can.
+        # Until it occupies its maximum.
         time.sleep(3)
         return self
 
@@ -462,7 +462,7 @@ def bytes_unread(name):
         size = large_connections(sandbox, token)
         _, answer = sandbox.ask("GET", "/api/v1/connectors/connections?limit=500", token)
         count = len(json.loads(answer)["connections"])
-        # The connects count, too.
+        # The connects count towards the limit, too.
         time.sleep(25)
         quiet, before = victims.run(QUIET_SECONDS), sandbox.rss()
         most, watching = [before], threading.Event()

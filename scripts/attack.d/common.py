@@ -46,7 +46,7 @@ class Answer:
 def send(method, path, headers=None, body=None, base=API, timeout=90):
     """Sends a request whose target is not normalised."""
     connection = http.client.HTTPConnection(base.removeprefix("http://"), timeout=timeout)
-    # The library refuses what no client should send; an attacker does.
+    # The library rejects paths that no client should send; an attacker does.
     connection._validate_path = lambda url: None
     if isinstance(body, (dict, list)):
         body = json.dumps(body).encode()

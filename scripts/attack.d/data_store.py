@@ -246,7 +246,7 @@ def replays(stage, database):
     service = subprocess.Popen([PROGRAM, "serve"], cwd=database.folder, env=environment, stdout=subprocess.DEVNULL)
     try:
         ready(service, api)
-        # Its first sweep is over by then.
+        # The first sweep has finished by then.
         time.sleep(8)
         body = json.dumps({
             "from": "nango", "type": "auth", "operation": "creation", "success": False, "connectionId": str(uuid.uuid4()),

@@ -24,7 +24,7 @@ COMPLETE = {
     "AUTH_JWT_SECRET": "b3c1f1a09d5f4f2f8f3b6f0c7a2e9d41",
     "SERVICE_API_KEYS": f"workflows={RANDOM}",
 }
-# A name, the variables that are changed, and the variable that has to be named.
+# A name, the changed variables, and the variable that the error must name.
 REFUSED = [
     ("sandbox's key of the README", {"SERVICE_API_KEYS": "a=pbk_sandbox_0123456789abcdef0123456789abcdef"}, "SERVICE_API_KEYS"),
     ("key without entropy", {"SERVICE_API_KEYS": "a=pbk_" + "a" * 32}, "SERVICE_API_KEYS"),
@@ -61,7 +61,7 @@ def run(arguments, settings):
 
 def main():
     code, said = run(["serve"], COMPLETE)
-    # It fails at the database: all else is accepted.
+    # It fails only at the database: the configuration is accepted.
     check("complete configuration", code == 1 and "the database of DATABASE_URL" in said, said)
     for name, changes, variable in REFUSED:
         code, said = run(["serve"], COMPLETE | changes)

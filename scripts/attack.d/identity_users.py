@@ -106,7 +106,7 @@ def as_service(own, *headers):
 def attack(own, nango):
     connection = connect(own, nango, "adèle")
     connect(own, nango, "ada")
-    # Another user's id, as a client writes it that sends Latin-1: its bytes are those of `adèle` in UTF-8.
+    # Another user's id from a client that encodes Latin-1: the bytes are those of `adèle` in UTF-8.
     check("service that sends Latin-1 gets no token of another user", 400, as_service(own, "adÃ¨le".encode("latin-1")))
     check("header with bare UTF-8 is refused", 400, as_service(own, "adèle".encode()))
     check("header with bare Latin-1 is refused", 400, as_service(own, "adèle".encode("latin-1")))

@@ -92,7 +92,7 @@ def users(port, seconds):
 
 
 def attack(port, keys):
-    # One client after the other takes a place of those who wait for the key set.
+    # Each client occupies one of the slots of requests that wait for the key set.
     waiting = [threading.Thread(target=listed, args=(port, ATTACKER, forged(number)), daemon=True) for number in range(WAITERS)]
     for one in waiting:
         one.start()

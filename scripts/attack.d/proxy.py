@@ -63,7 +63,7 @@ def path_leaves_the_proxy():
                 for prefix in ("", "a" + slash + dot + slash):
                     tried += 1
                     refused += call(prefix + dot + slash + target).status == 400
-    # As a reverse proxy in front of Nango might forward them.
+    # A reverse proxy in front of Nango might normalize the paths like this.
     paths = [normalised(one["path"]) for one in reached_nango(start)]
     left = [path for path in paths if not path.startswith("/proxy/")]
     outcome("`..%2f` leaves Nango's proxy behind a normalising reverse proxy", not left, f"{refused} of {tried} refused")

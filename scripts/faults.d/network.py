@@ -67,7 +67,7 @@ class Pair:
                 for end in select.select(list(ends), [], [], 1)[0]:
                     data = end.recv(65536)
                     if self.silent:
-                        # Neither end learns anything any more.
+                        # Neither end is notified.
                         return
                     if not data:
                         raise OSError

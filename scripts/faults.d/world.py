@@ -26,7 +26,7 @@ FAKE_NANGO = Path(PROGRAM).parent / "examples/fake_nango"
 INTEGRATIONS = [("gmail", "google-mail"), ("github", "github"), ("notion", "notion"), ("gmail-new", "google-mail")]
 # The key of a workflow.
 KEY = f"pbk_{secrets.token_hex(32)}"
-# No request may take longer, in seconds.
+# The maximum duration of a request, in seconds.
 MAX_ANSWER = 30
 
 
@@ -67,7 +67,7 @@ class Faketime:
         self.set(0)
 
     def set(self, seconds):
-        # One write, so that no reader sees half of it.
+        # One write, so that readers never see a part of it.
         with open(self._file.name, "r+") as file:
             file.write(f"{seconds:+}".ljust(16))
 
@@ -393,7 +393,7 @@ class World(Stage):
         messages = list(self.product.messages)
         row["webhooks"] = f"{len(set(events) & {one[0] for one in messages})}/{len(events)}"
         newest, row["disorder"] = {}, 0
-        # Of those that the database knows: a restored one starts versions again.
+        # Only webhooks of versions in the database, because a restored database repeats versions.
         for message, connection, version in messages:
             if message in events:
                 row["disorder"] += version < newest.get(connection, 0)

@@ -125,7 +125,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// Searches the connection id, and the end user's name and email.
+/// Returns `true` if the connection id, or the end user's name or email, contains a text.
 fn found_in(connection: &Connection, text: &str) -> bool {
     let end_user = connection.end_user.as_ref();
     let name = end_user.and_then(|it| it.display_name.as_ref());

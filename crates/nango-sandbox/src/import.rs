@@ -79,7 +79,7 @@ pub(super) async fn import(
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-/// The provider rejected the credentials.
+/// Returns the error of credentials that the provider rejected.
 pub(super) fn test_failed() -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, "connection_test_failed").message(
         "The given credentials were found to be invalid. \

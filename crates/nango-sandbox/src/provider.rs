@@ -155,7 +155,7 @@ pub(super) fn account(name: &str) -> Option<Account> {
 }
 
 impl Provider {
-    /// Issues a code for a grant.
+    /// Stores a grant. Returns its code.
     pub(super) fn allow(
         &mut self,
         request: AuthorizeRequest,

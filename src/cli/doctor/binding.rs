@@ -58,7 +58,7 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
     );
 }
 
-/// Compares by scheme and domain, as `SameSite` does; ports do not matter.
+/// Returns whether two pages are on the same site: by scheme and domain, like `SameSite`, regardless of ports.
 fn site(page: &Url, own: &Url) -> Site {
     if page.scheme() != own.scheme() {
         return Site::Other;

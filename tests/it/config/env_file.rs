@@ -99,7 +99,7 @@ fn env_file_errors_name_the_line_and_no_value() {
     assert!(EnvFile::parse(&utf16).is_err());
 }
 
-/// Runs `patchbay serve` in this folder with only these variables. Fails if it succeeds.
+/// Runs `patchbay serve` in this folder with only these variables. Asserts that it fails, and returns its output.
 fn serve(folder: &Path, variables: &[(&OsStr, &OsStr)]) -> String {
     let Output {
         status,

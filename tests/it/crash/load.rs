@@ -185,7 +185,8 @@ impl Environment {
     }
 }
 
-/// Waits until no deletions at Nango are pending, and a sweep has found all grants without a row.
+/// Waits until no deletions at Nango are pending, and a sweep has found all grants without a row. Returns `false` after
+/// the deadline.
 async fn settles(sql: &mut PgConnection, deadline: Instant) -> bool {
     let now = sqlx::query_scalar("select now()").fetch_one(&mut *sql);
     let since: chrono::DateTime<chrono::Utc> = now.await.unwrap();

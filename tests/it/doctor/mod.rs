@@ -49,7 +49,7 @@ pub(crate) fn failures(report: &Report) -> Vec<(&str, Level, &str, &str)> {
         .collect()
 }
 
-/// Returns the only finding that is not OK. Fails if there are others.
+/// Asserts that this is the only finding that is not OK.
 pub(crate) fn single_finding(
     report: &Report,
     check: &str,

@@ -84,9 +84,9 @@ async fn popup(app: &TestApp, started: &Value) {
     app.popup(text(started, "oauth_url")).await;
 }
 
-/// Creates two connections, Ada's and Bob's, of which the provider then revokes Ada's grant.
+/// Connects Ada and Bob, and revokes Ada's grant at the provider. Returns Ada and her connection's id.
 ///
-/// Bob's shows that the provider works. Time has passed, so that a check is not too soon.
+/// Bob's connection shows that the provider works. Time has passed, so that a check is not too soon.
 async fn revoked(app: &TestApp) -> (User<'_>, String) {
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
     let hers = ada.connected("gmail").await;
@@ -105,7 +105,7 @@ async fn refused_until_dead(app: &TestApp) {
     }
 }
 
-/// Makes Nango refresh a connection by itself. It sends a webhook if that fails.
+/// Makes Nango refresh a connection. It sends a webhook if that fails. Returns the response's status.
 async fn nango_refreshes(app: &TestApp, user: &User<'_>, id: &str) -> StatusCode {
     let connection = user.connection(id).await;
     let nango_id = text(&connection, "nango_connection_id");

@@ -368,7 +368,7 @@ fn random_inputs_are_rejected_or_round_trip() {
     println!("{lines} lines of log, each one JSON object");
 }
 
-/// Fails unless each log line is a JSON object without the callers' texts.
+/// Asserts that each log line is a JSON object without the callers' texts. Returns the number of lines.
 fn every_line_is_an_object(log: &str) -> usize {
     for line in log.lines() {
         let line: Value =

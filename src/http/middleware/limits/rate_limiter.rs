@@ -126,7 +126,7 @@ fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX / 2)
 }
 
-/// Converts to whole seconds, rounded up.
+/// Converts nanoseconds to whole seconds, rounded up.
 fn seconds(nanos: i64) -> u64 {
     u64::try_from(nanos).unwrap_or(0).div_ceil(1_000_000_000)
 }
