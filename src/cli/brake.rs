@@ -77,7 +77,7 @@ pub(crate) async fn run(arguments: BrakeArguments) -> Result<(), Failure> {
 
 async fn list(brakes: &Brakes) -> Result<(), Failure> {
     if let Err(error) = brakes.probe().await {
-        print_note(format_args!("Nango was not asked: {error}"));
+        print_note(format_args!("Nango could not be queried: {error}"));
     }
     let engaged = brakes.engaged().await?;
     for brake in Brake::VARIANTS {

@@ -64,7 +64,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Create { name, scopes } => {
             let key = keys.create(&name, &BTreeSet::from_iter(scopes)).await?;
             print_line(key.expose_secret())?;
-            print_note("This is the only time that the key is shown.");
+            print_note("The key is not shown again.");
         }
         KeysCommand::List => {
             for key in keys.list().await? {
@@ -83,7 +83,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                 .await?;
             print_line(new.expose_secret())?;
             print_note(format_args!(
-                "This is the only time that the key is shown. The old one ends in {grace_hours} hours."
+                "The key is not shown again. The old one ends in {grace_hours} hours."
             ));
         }
         KeysCommand::SetScopes { key, scopes } => {
@@ -100,7 +100,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
         KeysCommand::Revoke { key } => {
             let revoked = keys.revoke(&key).await?;
             print_line(format_args!(
-                "{} ({}) opens nothing any more",
+                "{} ({}) is revoked",
                 revoked.prefix,
                 revoked.name.escape_debug()
             ))?;

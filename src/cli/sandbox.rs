@@ -54,9 +54,9 @@ pub(crate) async fn run(stop: CancellationToken) -> Result<(), Failure> {
     })?;
     let nango_port: u16 = match nango_port {
         Some(port) => port,
-        None => port.checked_add(1).ok_or(
-            "there is no port after PORT=65535: name one for the made-up Nango with SANDBOX_PORT",
-        )?,
+        None => port
+            .checked_add(1)
+            .ok_or("there is no port after PORT=65535: set SANDBOX_PORT for the fake Nango")?,
     };
     let given = read_variables(|env| env.secret("DATABASE_URL"))?;
     let postgres = match &given {

@@ -165,7 +165,7 @@ impl BrowserBinding {
         }
         tracing::warn!(
             ?elsewhere,
-            "a browser that has started no attempt returned from a provider"
+            "a browser without an attempt returned from a provider"
         );
         Ok(elsewhere)
     }

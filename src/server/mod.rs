@@ -167,7 +167,7 @@ async fn pause_after(error: &io::Error) {
     ) {
         return;
     }
-    tracing::error!(%error, "a client cannot be accepted: MAX_CLIENT_CONNECTIONS is more than the system allows");
+    tracing::error!(%error, "cannot accept a client: MAX_CLIENT_CONNECTIONS exceeds the system's limit");
     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
 }
 

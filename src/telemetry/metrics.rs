@@ -49,7 +49,7 @@ pub fn register_build(registry: &mut Registry) {
     let build = Build {
         version: env!("CARGO_PKG_VERSION"),
     };
-    registry.register("build", "The version that runs", Info::new(build));
+    registry.register("build", "The running version", Info::new(build));
 }
 
 /// A collector of the runtime's metrics, which reads them at each scrape.

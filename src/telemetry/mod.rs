@@ -67,7 +67,7 @@ pub fn init(format: LogFormat, collector: Option<&Url>) -> Telemetry {
 
 fn install(subscriber: impl SubscriberInitExt) {
     if let Err(error) = subscriber.try_init() {
-        tracing::debug!(%error, "logging was set up before");
+        tracing::debug!(%error, "logging is already set up");
     }
 }
 

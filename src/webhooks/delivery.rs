@@ -156,7 +156,7 @@ impl Webhooks {
                         sending.spawn(async move { this.deliver(claimed, place, slow).await });
                     }
                 }
-                Err(error) => tracing::warn!(%error, "webhooks: not this time, it is tried again"),
+                Err(error) => tracing::warn!(%error, "webhooks: failed, will be retried"),
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL_INTERVAL) => {}

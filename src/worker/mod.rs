@@ -136,7 +136,9 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
                 .run_until_cancelled(service.delete_expired_keys())
                 .await
             {
-                report("forgot old answers", &forgotten, |count| *count > 0);
+                report("deleted expired idempotency keys", &forgotten, |count| {
+                    *count > 0
+                });
             }
         },
     ));
@@ -193,7 +195,7 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, 
                 .run_until_cancelled(forgetful.prune_deliveries())
                 .await
             {
-                report("forgot old deliveries of webhooks", &forgotten, |count| {
+                report("deleted old webhook deliveries", &forgotten, |count| {
                     *count > 0
                 });
             }
@@ -214,7 +216,7 @@ pub fn start_nango_jobs(connections: &Arc<Connections>, sweep_every: Duration, j
             let wanted = tokio::time::timeout(DELETION_INTERVAL, service.wait_for_deletions());
             if stopping.run_until_cancelled(wanted).await.is_some() {
                 report(
-                    "asked Nango to delete",
+                    "deleted connections at Nango",
                     &service.delete_due().await,
                     |count| *count > 0,
                 );
@@ -294,10 +296,7 @@ async fn repeat(job: Job, mut run: impl AsyncFnMut()) {
     {
         let run = AssertUnwindSafe(run()).catch_unwind();
         if report_stalls(&job, run).await.is_err() {
-            tracing::error!(
-                job = name,
-                "a run has panicked, the job continues with the next one"
-            );
+            tracing::error!(job = name, "job panicked, will run again");
         }
     }
     job.running().remove(name);
@@ -321,7 +320,7 @@ async fn report_stalls<T>(job: &Job, run: impl Future<Output = T>) -> T {
             Ok(result) => return result,
             Err(_elapsed) => {
                 let seconds = started.elapsed().as_secs();
-                tracing::warn!(job = job.name, seconds, "a job has not finished its run");
+                tracing::warn!(job = job.name, seconds, "job is still running");
             }
         }
     }
@@ -332,7 +331,7 @@ fn report<T: Debug, E: Display>(what: &str, result: &Result<T, E>, did: impl FnO
     match result {
         Ok(result) if did(result) => tracing::info!(?result, "{what}"),
         Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "{what}: not this time, it is tried again"),
+        Err(error) => tracing::warn!(%error, "{what}: failed, will be retried"),
     }
 }
 

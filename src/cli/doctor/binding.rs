@@ -20,7 +20,7 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
         ConnectBinding::Off => return,
         ConnectBinding::Ask => (
             "ask",
-            "users who connect there have to confirm, and their grants are marked",
+            "users who connect there must confirm, and their grants are marked",
         ),
         ConnectBinding::Required => (
             "required",

@@ -44,7 +44,7 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         Err(DatabaseError::Damaged(damage)) => fail_damaged(report, &damage),
         Err(error) => report.fail(
             "database",
-            format!("the database answers no question: {error}"),
+            format!("the database does not respond: {error}"),
             "give the user of DATABASE_URL the right to read and to make tables in its schema",
         ),
     }

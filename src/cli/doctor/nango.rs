@@ -29,7 +29,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
     let Some(config) = &config.nango else {
         report.warn(
             "nango",
-            "Nango is switched off: nothing can be connected",
+            "Nango is disabled: no account can be connected",
             "set NANGO_ENABLED=true",
         );
         return;

@@ -78,37 +78,33 @@ impl HttpMetrics {
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "http_requests",
-            "Requests that were answered, by route template",
+            "Answered requests, by route template",
             self.requests.clone(),
         );
         registry.register(
             "http_request_duration_seconds",
-            "Time until an answer began; requests that asked to wait are left out",
+            "Time to the first byte of a response, without requests with wait",
             self.durations.clone(),
         );
         registry.register(
             "http_requests_in_flight",
-            "Requests in progress, without those that wait and event streams",
+            "Requests in progress, without long polls and event streams",
             self.in_flight.clone(),
         );
         registry.register(
             "http_requests_waiting",
-            "Requests that wait for a change",
+            "Long polls in progress",
             self.waiting.clone(),
         );
         registry.register(
             "http_connections",
-            "Connections of clients that are open",
+            "Open client connections",
             self.connections.clone(),
         );
-        registry.register(
-            "event_streams",
-            "Event streams that are open",
-            self.streams.clone(),
-        );
+        registry.register("event_streams", "Open event streams", self.streams.clone());
         registry.register(
             "limit_refusals",
-            "Requests that a limit refused, or did not let wait",
+            "Requests that a limit rejected or did not delay",
             self.refused.clone(),
         );
     }

@@ -7,10 +7,10 @@ use crate::auth::service_keys::Scope;
 impl From<auth::Error> for Problem {
     fn from(error: auth::Error) -> Self {
         if error == auth::Error::KeysUnavailable {
-            tracing::error!(%error, "tokens cannot be verified");
+            tracing::error!(%error, "cannot verify tokens");
             return Self::new(
                 Code::KeysUnavailable,
-                "the identity provider's keys cannot be had now",
+                "the identity provider's keys cannot be fetched",
             )
             .retry_after(5);
         }

@@ -81,7 +81,7 @@ impl From<nango::Error> for Problem {
                 let seconds = retry_after.map_or(10, |pause| pause.as_secs().max(1));
                 Self::new(
                     Code::NangoRateLimited,
-                    "Nango answers no more calls this minute",
+                    "Nango's rate limit for this minute is used up",
                 )
                 .retry_after(seconds)
             }
@@ -129,7 +129,7 @@ impl Problem {
             return Self::invalid("a value has characters that cannot be stored");
         }
         if let Some(outage) = Outage::of(error) {
-            tracing::error!(%error, ?outage, "the database did not do its part");
+            tracing::error!(%error, ?outage, "database request failed");
             let (detail, seconds) = match outage {
                 Outage::Unreachable => ("the database does not answer", 5),
                 Outage::ReadOnly => ("the database is read-only at the moment", 5),
@@ -140,7 +140,7 @@ impl Problem {
             };
             Self::new(Code::DatabaseUnavailable, detail).retry_after(seconds)
         } else {
-            Self::internal(format_args!("the database did not do its part: {error}"))
+            Self::internal(format_args!("database request failed: {error}"))
         }
     }
 }

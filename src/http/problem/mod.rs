@@ -52,7 +52,7 @@ codes! {
     /// The signature of the webhook is missing or wrong.
     InvalidSignature = "invalid_signature", UNAUTHORIZED, "The signature is not valid";
     /// No endpoint has this path.
-    NotFound = "not_found", NOT_FOUND, "There is nothing here";
+    NotFound = "not_found", NOT_FOUND, "Unknown path";
     /// No connector has this id or slug.
     ConnectorNotFound = "connector_not_found", NOT_FOUND, "There is no such connector";
     /// The user has no such connection.
@@ -64,15 +64,15 @@ codes! {
     /// The operation requires a service key. It does not accept the token of a user.
     ServiceKeyRequired = "service_key_required", FORBIDDEN, "A service key is needed";
     /// The service key lacks the scope that the operation requires.
-    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key does not allow this";
+    InsufficientScope = "insufficient_scope", FORBIDDEN, "The key lacks a scope";
     /// The `Patchbay-User` header is missing or malformed.
-    UserRequired = "user_required", BAD_REQUEST, "The user is not named";
+    UserRequired = "user_required", BAD_REQUEST, "A user is required";
     /// The stored credentials no longer work. Send a POST to the path in `connect` to start a reauthorization.
     NeedsReauthorization = "needs_reauthorization", CONFLICT, "The user has to authorize again";
     /// The user did not grant the scopes that the request requires. Send a POST to the path in `connect` to request `missing_scopes` again.
     InsufficientProviderScope = "insufficient_provider_scope", CONFLICT, "The user has not granted the required scopes";
     /// A reconnect returned a different account. The user has to accept that account or to reconnect.
-    AccountMismatch = "account_mismatch", CONFLICT, "The connection is another account's";
+    AccountMismatch = "account_mismatch", CONFLICT, "The account does not match";
     /// The provider is unreachable or does not refresh credentials. Retry after `retry_after` seconds.
     ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The provider is not available";
     /// The request or its body did not arrive or complete in time.
@@ -82,7 +82,7 @@ codes! {
     /// Nango has no integration for this connector. An operator has to add it.
     ConnectorNotConfigured = "connector_not_configured", CONFLICT, "The connector is not set up";
     /// Several connections match. Repeat the request with one of `candidates`.
-    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections fit";
+    AmbiguousConnection = "ambiguous_connection", CONFLICT, "Several connections match";
     /// The connection is connected and cannot be removed. Disconnect it first.
     StillConnected = "still_connected", CONFLICT, "The account is connected";
     /// A request with the same `Idempotency-Key` is in progress. Retry after `retry_after` seconds.
@@ -92,19 +92,19 @@ codes! {
     /// The body exceeds the size limit.
     PayloadTooLarge = "payload_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
     /// The `Content-Type` of the body is not `application/json`.
-    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body has to be JSON";
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON";
     /// An internal error. The log has its details under `request_id`.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal error";
     /// Nango rejects the key of this service. An operator has to correct the key or its scopes.
-    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango does not accept this service";
+    NangoMisconfigured = "nango_misconfigured", BAD_GATEWAY, "Nango rejects the key of this service";
     /// Nango returned an unexpected response.
-    NangoError = "nango_error", BAD_GATEWAY, "Nango gave an unexpected answer";
+    NangoError = "nango_error", BAD_GATEWAY, "Nango returned an unexpected response";
     /// Nango is disabled in this deployment.
-    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Connecting is switched off";
+    NangoDisabled = "nango_disabled", SERVICE_UNAVAILABLE, "Nango is disabled";
     /// Nango is unreachable or failing. Retry after `retry_after` seconds.
     NangoUnavailable = "nango_unavailable", SERVICE_UNAVAILABLE, "Nango is not available";
     /// The rate limit of Nango is exhausted. Retry after `retry_after` seconds.
-    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango asks for a pause";
+    NangoRateLimited = "nango_rate_limited", SERVICE_UNAVAILABLE, "Nango's rate limit is exceeded";
     /// Nango did not respond in time. Retry after `retry_after` seconds.
     NangoTimeout = "nango_timeout", GATEWAY_TIMEOUT, "Nango did not answer in time";
     /// The signing keys of the identity provider cannot be fetched. Retry after `retry_after` seconds.
@@ -114,9 +114,9 @@ codes! {
     /// The caller exceeded a rate limit. Retry after `retry_after` seconds.
     RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
     /// The replica has no capacity for this request. Retry after `retry_after` seconds.
-    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much to do";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Service overloaded";
     /// The replica is shutting down. Send the request to another replica.
-    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is stopping";
+    Stopping = "stopping", SERVICE_UNAVAILABLE, "The service is shutting down";
     /// The replica is starting. Retry after `retry_after` seconds.
     Starting = "starting", SERVICE_UNAVAILABLE, "The service is starting";
 }
@@ -187,7 +187,7 @@ impl Problem {
 
     /// Creates the problem of a service that waits for its database.
     pub(crate) fn starting() -> Self {
-        Self::new(Code::Starting, "the service waits for its database").retry_after(2)
+        Self::new(Code::Starting, "the service is waiting for its database").retry_after(2)
     }
 
     /// Creates the problem of an invalid request.
@@ -329,9 +329,7 @@ fn problem_for_status(status: StatusCode) -> Option<Problem> {
         StatusCode::METHOD_NOT_ALLOWED => {
             (Code::MethodNotAllowed, "the Allow header names the methods")
         }
-        StatusCode::REQUEST_TIMEOUT => {
-            (Code::RequestTimeout, "the request was not answered in time")
-        }
+        StatusCode::REQUEST_TIMEOUT => (Code::RequestTimeout, "the request timed out"),
         StatusCode::PAYLOAD_TOO_LARGE => (Code::PayloadTooLarge, "send a smaller body"),
         StatusCode::INTERNAL_SERVER_ERROR => {
             return Some(Problem::internal(

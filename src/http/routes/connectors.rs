@@ -61,7 +61,7 @@ impl ConnectorBody {
     fn new(connector: &Connector, configured: Option<bool>, logo_url: &Url) -> Self {
         let (available, unavailable_reason) = match connector.availability() {
             Availability::Available => (true, None),
-            Availability::Disabled => (false, Some("The operator has switched it off".to_owned())),
+            Availability::Disabled => (false, Some("The operator has disabled it".to_owned())),
             Availability::Unavailable(reason) => (false, Some(reason.to_owned())),
         };
         let rule = connector.account_rule();

@@ -29,7 +29,7 @@ use crate::http::problem::{Code, Problem};
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const _: () = assert!(
     HEARTBEAT.as_secs() < 30,
-    "proxies cut off what is silent for 30 s"
+    "proxies close streams without data for 30 s"
 );
 
 /// Headers that keep proxies and middleware from buffering or compressing a stream, which would delay its events.
@@ -115,7 +115,7 @@ pub(crate) async fn stream(
             }
             Err(error) => {
                 // The client reconnects and resumes after the last event that it received.
-                tracing::warn!(%error, "an event stream broke off");
+                tracing::warn!(%error, "event stream failed");
                 None
             }
         }
@@ -167,7 +167,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
 fn closing_event() -> sse::Event {
     let share = f64::from(Uuid::new_v4().as_bytes()[0]) / 255.0;
     sse::Event::default()
-        .comment("this replica stops: come again")
+        .comment("this replica is shutting down: reconnect")
         .retry(RECONNECT_DELAY.mul_f64(0.5 + 2.0 * share))
 }
 

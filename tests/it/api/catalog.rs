@@ -279,10 +279,7 @@ async fn catalog_file_disables_and_adds_connectors() {
         (&gmail["enabled"], &gmail["available"]),
         (&json!(false), &json!(false))
     );
-    assert_eq!(
-        gmail["unavailable_reason"],
-        "The operator has switched it off"
-    );
+    assert_eq!(gmail["unavailable_reason"], "The operator has disabled it");
     assert_snapshot!(ada.send_post("/gmail/connect", json!({})).await, @r#"
     409 Conflict
     {

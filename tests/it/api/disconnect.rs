@@ -39,7 +39,7 @@ async fn disconnect_requires_id_when_ambiguous() {
       "detail": "there are several connections of this connector: name one by connection_id",
       "request_id": "[id]",
       "status": 409,
-      "title": "Several connections fit",
+      "title": "Several connections match",
       "type": "urn:patchbay:problem:ambiguous_connection"
     }
     "#);

@@ -60,7 +60,7 @@ async fn unknown_paths_return_not_found() {
       "detail": "no endpoint has this path",
       "request_id": "[id]",
       "status": 404,
-      "title": "There is nothing here",
+      "title": "Unknown path",
       "type": "urn:patchbay:problem:not_found"
     }
     "#);

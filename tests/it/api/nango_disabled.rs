@@ -31,7 +31,7 @@ async fn api_is_read_only_when_nango_is_disabled() {
       "detail": "connecting is switched off: set NANGO_ENABLED to true",
       "request_id": "[id]",
       "status": 503,
-      "title": "Connecting is switched off",
+      "title": "Nango is disabled",
       "type": "urn:patchbay:problem:nango_disabled"
     }
     "#);

@@ -117,7 +117,7 @@ async fn connect_fails_when_nango_rejects_key() {
       "detail": "Nango refused this service's key; its operator has to look at it",
       "request_id": "[id]",
       "status": 502,
-      "title": "Nango does not accept this service",
+      "title": "Nango rejects the key of this service",
       "type": "urn:patchbay:problem:nango_misconfigured"
     }
     "#);
@@ -140,11 +140,11 @@ async fn connect_fails_when_nango_rate_limit_is_exhausted() {
     retry-after: 1
     {
       "code": "nango_rate_limited",
-      "detail": "Nango answers no more calls this minute",
+      "detail": "Nango's rate limit for this minute is used up",
       "request_id": "[id]",
       "retry_after": 1,
       "status": 503,
-      "title": "Nango asks for a pause",
+      "title": "Nango's rate limit is exceeded",
       "type": "urn:patchbay:problem:nango_rate_limited"
     }
     "#);
@@ -171,7 +171,7 @@ async fn connect_fails_when_proxy_answers_for_nango() {
       "detail": "Nango sent an unexpected response; details are in the log",
       "request_id": "[id]",
       "status": 502,
-      "title": "Nango gave an unexpected answer",
+      "title": "Nango returned an unexpected response",
       "type": "urn:patchbay:problem:nango_error"
     }
     "#);
