@@ -102,10 +102,10 @@ async fn release(brakes: &Brakes, brake: Brake, copy: bool) -> Result<(), Failur
         (Brake::Database, true) => {
             brakes.release_copy().await?;
             print_line(
-                "this database is another installation now, without webhook endpoints: restart its replicas",
+                "this database is a separate installation now, without webhook endpoints: restart its replicas",
             )?;
         }
-        (_, true) => return Err("--copy goes with the brake database only".into()),
+        (_, true) => return Err("--copy applies to the brake database only".into()),
         (brake, false) => {
             brakes.release(brake).await?;
             print_line(format_args!("the brake {brake} is released"))?;

@@ -83,7 +83,7 @@ pub(crate) async fn run(command: KeysCommand) -> Result<(), Failure> {
                 .await?;
             print_line(new.expose_secret())?;
             print_note(format_args!(
-                "The key is not shown again. The old one ends in {grace_hours} hours."
+                "The key is not shown again. The old one expires in {grace_hours} hours."
             ));
         }
         KeysCommand::SetScopes { key, scopes } => {

@@ -173,12 +173,12 @@ async fn migrate(skip_invalid_rows: bool) -> Result<(), Failure> {
     };
     if let Some(imported) = database.import_legacy(&catalog, invalid).await? {
         print_line(format_args!(
-            "imported {} connections of the earlier service, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
+            "imported {} connections of the FastAPI service, whose tables were locked for {:.1} s and are kept in the schema before_patchbay",
             imported.connections,
             imported.locked.as_secs_f64()
         ))?;
         for row in &imported.skipped {
-            print_line(format_args!("left out, and kept in before_patchbay: {row}"))?;
+            print_line(format_args!("skipped, and kept in before_patchbay: {row}"))?;
         }
     }
     print_line("the database's schema is up to date")?;

@@ -147,10 +147,10 @@ async fn serve(
 
 fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
     print_line(format_args!(
-        "Patchbay's sandbox: everything is real but the accounts, and nothing leaves this machine.
+        "Patchbay's sandbox: everything except the accounts is real, and no data leaves this machine.
 
   Patchbay     http://localhost:{port}            the console; the API's documentation: /docs
-  Nango        {nango}            made up, in this process; its faults are in the console, too
+  Nango        {nango}            fake, in this process; the console can set its faults
 
   A token for a user of yours:
     curl -s -X POST {nango}/sandbox/token -H 'content-type: application/json' -d '{{\"user\":\"ada\"}}'
@@ -158,7 +158,7 @@ fn print_welcome(port: u16, nango: &str) -> io::Result<()> {
   A key for a workflow of yours:
     {SANDBOX_KEY}
 
-Ctrl-C ends it."
+Ctrl-C stops it."
     ))
 }
 

@@ -122,18 +122,20 @@ pub(crate) async fn run(command: WebhooksCommand) -> Result<(), Failure> {
             let grace = TimeDelta::hours(grace_hours.into());
             print_secret(&webhooks.rotate(&endpoint, grace).await?)?;
             print_note(format_args!(
-                "The old one signs beside it for {grace_hours} hours."
+                "Messages are signed with both secrets for {grace_hours} hours."
             ));
         }
         WebhooksCommand::Enable { endpoint } => {
             webhooks.enable(&endpoint).await?;
             print_line(format_args!(
-                "{endpoint} is on, and what waits for it is sent"
+                "{endpoint} is enabled, and its queued messages are sent"
             ))?;
         }
         WebhooksCommand::Disable { endpoint } => {
             webhooks.disable(&endpoint).await?;
-            print_line(format_args!("{endpoint} is off; its messages stay queued"))?;
+            print_line(format_args!(
+                "{endpoint} is disabled; its messages stay queued"
+            ))?;
         }
         WebhooksCommand::Remove { endpoint } => {
             webhooks.remove(&endpoint).await?;

@@ -405,7 +405,7 @@ async fn invalid_rows_are_named_and_can_be_left_out() {
             "{text}"
         );
         assert_eq!(
-            text.matches("left out, and kept in before_patchbay: row")
+            text.matches("skipped, and kept in before_patchbay: row")
                 .count(),
             rows,
             "{text}"
@@ -498,7 +498,7 @@ async fn import_accepts_connectors_from_catalog_file() {
     assert!(process.ended().await.success(), "{}", process.output());
     let text = process.output();
     assert!(
-        text.contains("imported 7 connections of the earlier service"),
+        text.contains("imported 7 connections of the FastAPI service"),
         "{text}"
     );
 }

@@ -53,7 +53,7 @@ pub(crate) async fn check_scopes(
             let missing = missing.join(", ").replace('|', " or ");
             report.warn(
                 "accounts",
-                format!("{}: the look-up of the account needs scopes that the integration does not ask for: {missing}", connector.slug),
+                format!("{}: the lookup of the account needs scopes that the integration does not request: {missing}", connector.slug),
                 format!("add {missing} to the scopes of the integration {:?} in Nango", connector.integration_key),
             );
         }

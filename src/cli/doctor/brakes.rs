@@ -29,7 +29,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, clock: &Clock) {
                     "correct NANGO_SECRET_KEY; if the environment is right: `patchbay brake release nango`"
                 }
                 _ => {
-                    "find out what happened (docs/OPERATIONS.md); if it is right: `patchbay brake release`"
+                    "find out what happened (docs/OPERATIONS.md); if it is correct: `patchbay brake release`"
                 }
             };
             report.fail(

@@ -67,7 +67,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
         }
     };
     report.ok("nango", format!("{} answers", config.client.base_url));
-    report.ok("nango key", "Nango knows NANGO_SECRET_KEY");
+    report.ok("nango key", "Nango accepts NANGO_SECRET_KEY");
     scopes(report, &nango).await;
     let configured: HashMap<&str, &str> = integrations
         .iter()
@@ -88,7 +88,7 @@ pub(crate) async fn check(report: &mut Report, config: &Config, catalog: &Catalo
 
 fn scope_remediation(what: &str) -> String {
     format!(
-        "give the key of NANGO_SECRET_KEY the scope to {what}, or use one with all scopes ({KEYS_PAGE})"
+        "grant NANGO_SECRET_KEY the scope to {what}, or use a key with all scopes ({KEYS_PAGE})"
     )
 }
 
@@ -168,7 +168,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
             ),
             Some(error) if error.is_transient() => report.warn(
                 "nango scopes",
-                format!("whether the key may {what} is not known: {error}"),
+                format!("it is unknown whether the key may {what}: {error}"),
                 "run the command again",
             ),
             _ => {}
@@ -215,8 +215,8 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
         let (count, names) = (missing.len(), missing.join(", "));
         report.warn(
             "connector",
-            format!("Nango has no integration for {count} of {offered} connectors, which users see as not set up: {names}"),
-            "add one in Nango for each that you offer, of the provider that GET /api/v1/connectors names, its key the slug or what is in brackets; switch the others off in CATALOG_FILE (enabled = false)",
+            format!("Nango has no integration for {count} of {offered} connectors, which users see as not configured: {names}"),
+            "add an integration in Nango for each that you offer, with the provider in GET /api/v1/connectors, and with the slug or the name in brackets as key; disable the others in CATALOG_FILE (enabled = false)",
         );
     }
     let found = format!("{configured} connectors have their integration at Nango");
@@ -251,7 +251,7 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
         report.warn(
             "nango clock",
             format!("Nango's clock differs by {skew} s from this machine's"),
-            "set this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
+            "synchronize this machine's clock by NTP: Nango's timestamps decide which grant is the newest",
         );
     } else {
         report.ok("nango clock", "Nango has the same time");

@@ -93,7 +93,7 @@ async fn delete(report: &mut Report, nango: &Nango, session: &Session) {
         report.warn(
             "nango session",
             format!("the session of this check could not be deleted: {error}"),
-            "nothing to do: it expires in 30 minutes and connects nothing",
+            "no action required: it expires in 30 minutes and connects nothing",
         );
     }
 }

@@ -60,14 +60,14 @@ pub(crate) async fn check(
     if config.jwks_url.is_some() && config.issuers.is_empty() {
         report.warn(
             "issuer",
-            "a token of any issuer is good that one of the keys has signed",
+            "a token of any issuer is accepted if one of the keys signed it",
             "set AUTH_ISSUER to the identity provider's `iss`",
         );
     }
     if config.jwks_url.is_some() && config.audiences.is_empty() {
         report.warn(
             "audience",
-            "tokens that were made for another service are good here, too",
+            "tokens for another service are accepted, too",
             "set AUTH_AUDIENCE, if the identity provider's tokens have an `aud` for this service",
         );
     }
@@ -144,7 +144,7 @@ async fn explain(
     match auth.authenticate(token).await {
         Ok(caller) => report.ok(
             "token",
-            format!("it is good: its bearer is the user {}", caller.user_id),
+            format!("it is valid: its user is {}", caller.user_id),
         ),
         Err(error) => report.fail(
             "token",
@@ -201,7 +201,7 @@ fn explain_claims(
                     format!("correct {variable}, or how the identity provider makes its tokens"),
                 ),
                 (true, false) => report.ok(check, found),
-                (true, true) => report.ok(check, format!("{found}; any is good")),
+                (true, true) => report.ok(check, format!("{found}; any is accepted")),
             }
         }
         check_times(report, config, &claims, clock);
@@ -227,7 +227,7 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             match (name, found) {
                 ("exp", None) => {
                     let remediation = "have the identity provider's tokens expire";
-                    report.fail(check, "missing: it would be good for ever", remediation);
+                    report.fail(check, "missing: it would never expire", remediation);
                 }
                 (_, Some(found)) => report.fail(
                     check,
@@ -263,9 +263,11 @@ fn remediation(error: crate::auth::Error) -> &'static str {
             "have the identity provider put less into its tokens, such as fewer groups"
         }
         Error::NotAJwt => {
-            "give the whole token; at Auth0, Okta and Logto, have the frontend ask for a token for an API (audience, resource), or it gets an opaque one"
+            "pass the whole token; with Auth0, Okta and Logto, the frontend must request a token for an API (audience, resource), or it gets an opaque one"
         }
-        Error::Encrypted => "have the identity provider only sign; at Auth0, ask for an audience",
+        Error::Encrypted => {
+            "let the identity provider only sign tokens; with Auth0, request an audience"
+        }
         Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
             "give the whole token as the identity provider made it"
         }

@@ -58,7 +58,7 @@ async fn nango_check_reports_each_problem() {
         &report,
         "nango scopes",
         Level::Warn,
-        "is not known",
+        "it is unknown whether",
         "again",
     );
 }
@@ -90,7 +90,7 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
     assert!(found.contains("no integration for 2 of "), "{found}");
     assert!(found.ends_with("not set up: gmail, notion"), "{found}");
     assert!(
-        remediation.contains("switch the others off"),
+        remediation.contains("disable the others"),
         "{remediation}"
     );
 
