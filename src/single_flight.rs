@@ -8,30 +8,30 @@ use tokio::time::Instant;
 /// A value that concurrent callers load once, and that is cached for a while after that.
 #[derive(Debug)]
 pub(crate) struct CachedValue<T> {
-    lasts: Duration,
+    ttl: Duration,
     last: Mutex<Option<(Instant, T)>>,
 }
 
 impl<T: Clone> CachedValue<T> {
-    /// Creates a value that is cached for `lasts` after each load.
-    pub(crate) fn new(lasts: Duration) -> Self {
+    /// Creates a value that is cached for `ttl` after each load.
+    pub(crate) fn new(ttl: Duration) -> Self {
         Self {
-            lasts,
+            ttl,
             last: Mutex::new(None),
         }
     }
 
-    /// Returns the cached value, or loads it with `ask` if it is stale.
-    pub(crate) async fn get(&self, ask: impl Future<Output = T>) -> T {
+    /// Returns the cached value, or loads it with `load` if it is stale.
+    pub(crate) async fn get(&self, load: impl Future<Output = T>) -> T {
         // The lock is held during the load, so that waiting callers get its result.
         let mut last = self.last.lock().await;
-        if let Some((since, answer)) = &*last
-            && since.elapsed() < self.lasts
+        if let Some((since, value)) = &*last
+            && since.elapsed() < self.ttl
         {
-            return answer.clone();
+            return value.clone();
         }
-        let answer = ask.await;
-        *last = Some((Instant::now(), answer.clone()));
-        answer
+        let value = load.await;
+        *last = Some((Instant::now(), value.clone()));
+        value
     }
 }

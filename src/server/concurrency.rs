@@ -11,12 +11,12 @@ pub(crate) struct ConcurrencyLimiter(Arc<Mutex<HashMap<u64, u32>>>);
 impl ConcurrencyLimiter {
     /// Takes one slot of a caller, who may have `most` concurrently; 0 means no limit. Returns `None` if all are taken.
     pub(crate) fn acquire(&self, caller: u64, most: u32) -> Option<Permit> {
-        let mut place = Permit {
+        let mut permit = Permit {
             of: self.clone(),
             caller,
             count: 0,
         };
-        place.grow(1, most).then_some(place)
+        permit.grow(1, most).then_some(permit)
     }
 }
 

@@ -132,11 +132,11 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
         ),
         async move || {
             // Here and below, the next run continues what a stop interrupted.
-            if let Some(forgotten) = stopping
+            if let Some(deleted) = stopping
                 .run_until_cancelled(service.delete_expired_keys())
                 .await
             {
-                report("deleted expired idempotency keys", &forgotten, |count| {
+                report("deleted expired idempotency keys", &deleted, |count| {
                     *count > 0
                 });
             }
@@ -163,8 +163,8 @@ pub fn start(connections: &Arc<Connections>, jobs: &Scheduler) {
         jobs.job("event feed", EVENT_RECONNECT_DELAY, None),
         async move || {
             // This returns only on a failure.
-            if let Some(broken) = stopping.run_until_cancelled(service.follow_changes()).await {
-                report("followed changes", &broken, |()| true);
+            if let Some(ended) = stopping.run_until_cancelled(service.follow_changes()).await {
+                report("followed changes", &ended, |()| true);
             }
         },
     ));
@@ -183,7 +183,7 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, 
                 .await;
         },
     ));
-    let (forgetful, stopping) = (webhooks.clone(), jobs.stop.clone());
+    let (pruner, stopping) = (webhooks.clone(), jobs.stop.clone());
     jobs.tasks.spawn(repeat(
         jobs.job(
             "webhook cleanup",
@@ -191,15 +191,15 @@ pub fn start_webhooks(webhooks: &Arc<Webhooks>, connections: &Arc<Connections>, 
             Some(STALL_TIME),
         ),
         async move || {
-            if let Some(forgotten) = stopping
-                .run_until_cancelled(forgetful.prune_deliveries())
+            if let Some(deleted) = stopping
+                .run_until_cancelled(pruner.prune_deliveries())
                 .await
             {
-                report("deleted old webhook deliveries", &forgotten, |count| {
+                report("deleted old webhook deliveries", &deleted, |count| {
                     *count > 0
                 });
             }
-            if let Some(changed) = stopping.run_until_cancelled(forgetful.reencrypt()).await {
+            if let Some(changed) = stopping.run_until_cancelled(pruner.reencrypt()).await {
                 report("reencrypted webhook secrets", &changed, |count| *count > 0);
             }
         },

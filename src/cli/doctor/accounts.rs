@@ -44,11 +44,11 @@ pub(crate) async fn check_scopes(
         }
         checked += 1;
         // An integration without scopes of its own requests the provider's default ones.
-        let asked = match nango.integration_scopes(&connector.integration_key).await {
-            Ok(Some(asked)) if !asked.is_empty() => asked,
+        let requested = match nango.integration_scopes(&connector.integration_key).await {
+            Ok(Some(requested)) if !requested.is_empty() => requested,
             _ => continue,
         };
-        let missing = rule.scopes_not_in(&asked);
+        let missing = rule.scopes_not_in(&requested);
         if !missing.is_empty() {
             let missing = missing.join(", ").replace('|', " or ");
             report.warn(

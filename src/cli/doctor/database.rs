@@ -35,9 +35,9 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
         }
     };
     match database.schema_status().await {
-        Ok(survey) => {
-            describe(report, &survey, clock);
-            check_write(report, &database, &survey).await;
+        Ok(status) => {
+            describe(report, &status, clock);
+            check_write(report, &database, &status).await;
             check_rows(report, &database).await;
             pooler(report, &database);
         }
@@ -51,15 +51,15 @@ pub(crate) async fn check(report: &mut Report, config: &DatabaseConfig, clock: &
     database.close().await;
 }
 
-fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
+fn describe(report: &mut Report, status: &SchemaStatus, clock: &Clock) {
     // The connection already rejects older servers.
-    report.ok("database", format!("PostgreSQL {} answers", survey.version));
-    let removed = survey
+    report.ok("database", format!("PostgreSQL {} answers", status.version));
+    let removed = status
         .newer
         .iter()
         .find(|(_, description)| description.starts_with(CONTRACT_PREFIX));
-    match (survey.changed.first(), removed) {
-        _ if !survey.damage.is_empty() => fail_damaged(report, &survey.damage),
+    match (status.changed.first(), removed) {
+        _ if !status.damage.is_empty() => fail_damaged(report, &status.damage),
         (Some(version), _) => report.fail(
             "migrations",
             format!("migration {version} differs from that of this program"),
@@ -70,12 +70,12 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
             format!("migration {version} of a newer Patchbay has removed parts of the schema that this version requires"),
             "run that version, or a newer one",
         ),
-        (None, None) if survey.has_legacy_tables => report.warn(
+        (None, None) if status.has_legacy_tables => report.warn(
             "migrations",
             "the tables of the FastAPI service are not imported yet",
             "back them up; `patchbay migrate` or the next start imports them, or reports why it cannot and changes nothing (docs/UPGRADING.md)",
         ),
-        (None, None) => match (survey.pending.len(), survey.newer.len()) {
+        (None, None) => match (status.pending.len(), status.newer.len()) {
             (0, 0) => report.ok("migrations", "the schema is up to date"),
             (0, newer) => report.ok(
                 "migrations",
@@ -88,7 +88,7 @@ fn describe(report: &mut Report, survey: &SchemaStatus, clock: &Clock) {
             ),
         },
     }
-    let skew = (survey.now - clock.now()).num_seconds();
+    let skew = (status.now - clock.now()).num_seconds();
     let found = format!("the database's clock differs by {skew} s from this machine's");
     let remediation =
         "synchronize both by NTP; a replica whose clock differs by more than a minute is not ready";
@@ -108,9 +108,9 @@ fn fail_damaged(report: &mut Report, damage: &[String]) {
 }
 
 /// Checks that the role has the privileges for the migration and the service.
-async fn check_write(report: &mut Report, database: &Database, survey: &SchemaStatus) {
-    let (role, path) = (&survey.role, &survey.search_path);
-    let Some(schema) = &survey.schema else {
+async fn check_write(report: &mut Report, database: &Database, status: &SchemaStatus) {
+    let (role, path) = (&status.role, &status.search_path);
+    let Some(schema) = &status.schema else {
         report.fail(
             "database write",
             format!(

@@ -188,7 +188,7 @@ async fn scopes(report: &mut Report, nango: &Nango) {
 }
 
 /// Compares each enabled connector with Nango's integration of its key.
-fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>) {
+fn connectors(report: &mut Report, catalog: &Catalog, integrations: &HashMap<&str, &str>) {
     let mut offered = 0;
     let mut configured = 0;
     let mut missing: Vec<String> = Vec::new();
@@ -199,7 +199,7 @@ fn connectors(report: &mut Report, catalog: &Catalog, kept: &HashMap<&str, &str>
         offered += 1;
         let (slug, key) = (&connector.slug, &connector.integration_key);
         let wanted = connector.provider.as_deref().unwrap_or_default();
-        match kept.get(key.as_str()) {
+        match integrations.get(key.as_str()) {
             Some(provider) if *provider == wanted => configured += 1,
             Some(provider) => report.fail(
                 "connector",
@@ -236,17 +236,20 @@ async fn time(report: &mut Report, config: &NangoConfig, clock: &Clock) {
     let Ok(client) = http_client::client(config.client.timeout) else {
         return;
     };
-    let asked = clock.now();
-    let Ok(answer) = client.get(config.client.base_url.clone()).send().await else {
+    let sent_at = clock.now();
+    let Ok(response) = client.get(config.client.base_url.clone()).send().await else {
         return;
     };
-    let date = answer.headers().get("date").and_then(|at| at.to_str().ok());
+    let date = response
+        .headers()
+        .get("date")
+        .and_then(|at| at.to_str().ok());
     let date = date.and_then(|at| DateTime::parse_from_rfc2822(at).ok());
     let Some(date) = date.map(DateTime::<Utc>::from) else {
         return;
     };
     // The header has whole seconds, and the response took some time.
-    let skew = (date - asked + TimeDelta::milliseconds(500)).num_seconds();
+    let skew = (date - sent_at + TimeDelta::milliseconds(500)).num_seconds();
     if skew.abs() > MAX_CLOCK_SKEW_SECONDS + config.client.timeout.as_secs().cast_signed() {
         report.warn(
             "nango clock",

@@ -192,14 +192,14 @@ async fn callback(report: &mut Report, client: &Client, http: &HttpConfig, nango
     let address = url_below(&http.public_url, CALLBACK_PATH);
     let base = nango.client.public_url.as_str().trim_end_matches('/');
     let onward = format!("{base}/oauth/callback?state=patchbay-doctor");
-    let asked = client
+    let request = client
         .get(format!("{address}?state=patchbay-doctor"))
         .send();
-    let answers = match asked.await {
+    let matches = match request.await {
         Ok(answer) => matches_binding(answer, http.connect_binding, &onward).await,
         Err(_) => false,
     };
-    match (http.connect_binding, answers) {
+    match (http.connect_binding, matches) {
         (ConnectBinding::Off, true) => report.ok(
             "callback",
             format!(

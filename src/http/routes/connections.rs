@@ -151,18 +151,18 @@ pub(crate) async fn get(
             "wait has to be 0 to {MAX_WAIT_SECONDS}"
         )));
     }
-    let place = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
-    if place.is_some() {
+    let slot = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();
+    if slot.is_some() {
         permit.release();
     }
-    let timeout = Duration::from_secs(if place.is_some() { query.wait } else { 0 });
+    let timeout = Duration::from_secs(if slot.is_some() { query.wait } else { 0 });
     let waiting = state.connections.wait(&user, id, timeout);
     let details = tokio::select! {
         details = waiting => details?,
         // During a shutdown the wait ends early with the current state.
         () = state.stopping.draining.cancelled() => state.connections.get(&user, id).await?,
     };
-    let waited = place.is_some().then_some(Extension(LongPolled));
+    let waited = slot.is_some().then_some(Extension(LongPolled));
     Ok((waited, Json(details)))
 }
 

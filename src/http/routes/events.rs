@@ -87,7 +87,7 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse, Problem> {
     let last = last_event_id(&headers)?;
-    let place = state.limits.stream(&user)?;
+    let slot = state.limits.stream(&user)?;
     let events = state.connections.follow_events(&user, last).await?;
     permit.release();
     let ready = sse::Event::default()
@@ -100,7 +100,7 @@ pub(crate) async fn stream(
         .map_err(Problem::internal)?;
     let ready = stream::once(std::future::ready(Ok::<_, Infallible>(ready)));
     let over = until_expired(state.clone(), leave);
-    let following = Some(Box::new((state, events, place)));
+    let following = Some(Box::new((state, events, slot)));
     let news = stream::unfold(following, move |following| async move {
         let mut following = following?;
         let (state, events, _) = &mut *following;

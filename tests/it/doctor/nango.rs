@@ -89,10 +89,7 @@ async fn connector_check_reports_missing_and_wrong_integrations() {
     assert_eq!((check, level), ("connector", Level::Warn));
     assert!(found.contains("no integration for 2 of "), "{found}");
     assert!(found.ends_with("not set up: gmail, notion"), "{found}");
-    assert!(
-        remediation.contains("disable the others"),
-        "{remediation}"
-    );
+    assert!(remediation.contains("disable the others"), "{remediation}");
 
     let bare = TestApp::build(&[], |nango| {
         nango.clock = Clock::System;

@@ -170,15 +170,15 @@ impl Limits {
         if let Some(sent) = poll_immediate(&mut identifying).await {
             return Ok(sent);
         }
-        let _place = self.unidentified(address)?;
+        let _slot = self.unidentified(address)?;
         Ok(identifying.await)
     }
 
     /// Takes a slot of an address.
     fn unidentified(&self, address: CallerAddress) -> Result<Permit, Problem> {
         let key = self.key("address", &address);
-        let place = self.in_progress.acquire(key, self.address_share());
-        place.ok_or_else(|| self.full("callers"))
+        let slot = self.in_progress.acquire(key, self.address_share());
+        slot.ok_or_else(|| self.full("callers"))
     }
 
     /// Serves a webhook. It counts towards its sender's rate limit until the signature is verified.
@@ -189,8 +189,8 @@ impl Limits {
         next: Next,
     ) -> Result<Response, Problem> {
         let key = self.key("webhook", &address);
-        let place = self.in_progress.acquire(key, self.address_share());
-        let place = place.ok_or_else(|| self.full("callers"))?;
+        let slot = self.in_progress.acquire(key, self.address_share());
+        let slot = slot.ok_or_else(|| self.full("callers"))?;
         if let Some(wait) = self.charge(address) {
             // Nango retries after a 5xx response, and drops the webhook after any other error.
             return Err(Problem::overloaded(wait));
@@ -198,7 +198,7 @@ impl Limits {
         let mut request = self.receive(&self.webhooks, request).await?;
         let _permit = self.enter(&self.webhooks)?;
         let _counted = GaugeGuard::new(&self.metrics.in_flight);
-        let unverified = Unverified::new(address, place);
+        let unverified = Unverified::new(address, slot);
         request.extensions_mut().insert(unverified);
         Ok(next.run(request).await)
     }
@@ -214,11 +214,11 @@ impl Limits {
                 (self.key("service", &service.name), self.address_share())
             }
         };
-        let place = self.in_progress.acquire(key, most).ok_or_else(|| {
+        let slot = self.in_progress.acquire(key, most).ok_or_else(|| {
             self.metrics.refused("callers");
             Problem::too_many_in_progress(most)
         })?;
-        Ok((place, most))
+        Ok((slot, most))
     }
 
     /// Reads the body of a request, and returns the request with it.

@@ -158,11 +158,11 @@ impl Limits {
 
     /// Charges an address for a request. Returns the seconds to wait if its limit is used up.
     fn charge(&self, address: CallerAddress) -> Option<u64> {
-        let standing = self.addresses.take(address.0, self.clock.monotonic())?;
-        if standing.wait.is_some() {
+        let quota = self.addresses.take(address.0, self.clock.monotonic())?;
+        if quota.wait.is_some() {
             self.metrics.refused("address");
         }
-        standing.wait
+        quota.wait
     }
 
     /// Refunds the address of a webhook that Nango has signed.
@@ -201,42 +201,42 @@ impl Limits {
         key: u64,
         status: Option<&RateLimitStatus>,
     ) -> Result<(), Problem> {
-        let Some(standing) = buckets.take(key, self.clock.monotonic()) else {
+        let Some(quota) = buckets.take(key, self.clock.monotonic()) else {
             return Ok(());
         };
         if let Some(status) = status {
-            status.set(standing);
+            status.set(quota);
         }
-        let Some(wait) = standing.wait else {
+        let Some(wait) = quota.wait else {
             return Ok(());
         };
-        self.metrics.refused(standing.policy);
-        Err(Problem::rate_limited(standing.policy, wait))
+        self.metrics.refused(quota.policy);
+        Err(Problem::rate_limited(quota.policy, wait))
     }
 
     /// Takes one of a user's event streams until the returned value is dropped.
     pub(crate) fn stream(&self, user: &UserId) -> Result<(Permit, GaugeGuard), Problem> {
         let limit = self.config.max_streams_per_user;
-        let Some(place) = self
+        let Some(slot) = self
             .streams
             .acquire(self.hasher.hash_one(user.as_str()), limit)
         else {
             self.metrics.refused("streams");
             return Err(Problem::too_many_streams(limit));
         };
-        Ok((place, GaugeGuard::new(&self.metrics.streams)))
+        Ok((slot, GaugeGuard::new(&self.metrics.streams)))
     }
 
     /// Takes one of a user's waiting requests until the returned value is dropped; `None` if all are taken.
     pub(crate) fn wait(&self, user: &UserId) -> Option<(Permit, GaugeGuard)> {
         let limit = self.config.max_streams_per_user;
-        let place = self
+        let slot = self
             .waits
             .acquire(self.hasher.hash_one(user.as_str()), limit);
-        if place.is_none() {
+        if slot.is_none() {
             self.metrics.refused("waits");
         }
-        Some((place?, GaugeGuard::new(&self.metrics.waiting)))
+        Some((slot?, GaugeGuard::new(&self.metrics.waiting)))
     }
 
     fn key(&self, kind: &str, caller: &impl Hash) -> u64 {
@@ -287,11 +287,11 @@ fn forwarded(headers: &HeaderMap, hops: u8) -> Option<IpAddr> {
 /// Adds the headers of the IETF draft "RateLimit header fields for HTTP".
 fn add_rate_limit_headers(mut response: Response, status: &RateLimitStatus) -> Response {
     let status = *status.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(standing) = status {
+    if let Some(quota) = status {
         let headers = response.headers_mut();
         for (name, value) in [
-            ("ratelimit-policy", standing.policy_header()),
-            ("ratelimit", standing.header()),
+            ("ratelimit-policy", quota.policy_header()),
+            ("ratelimit", quota.header()),
         ] {
             if let Ok(value) = HeaderValue::try_from(value) {
                 headers.insert(name, value);

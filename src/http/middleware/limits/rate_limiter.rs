@@ -143,8 +143,8 @@ mod tests {
     fn quota_is_consumed_and_refills_gradually() {
         let buckets = QuotaBuckets::new("test", 60);
         for left in (0..60).rev() {
-            let standing = buckets.take(1, at(0)).expect("there is a limit");
-            assert_eq!((standing.remaining, standing.wait), (left, None));
+            let quota = buckets.take(1, at(0)).expect("there is a limit");
+            assert_eq!((quota.remaining, quota.wait), (left, None));
         }
         let refused = buckets.take(1, at(0)).expect("there is a limit");
         assert_eq!(refused.wait, Some(1));
