@@ -1,4 +1,4 @@
-"""Measures requests, webhooks and commands beside growing numbers of connections. Run by scripts/sizes."""
+"""Measures requests, webhooks and commands with a growing number of other connections. Run by scripts/sizes."""
 
 import http.client
 import http.server
@@ -50,7 +50,7 @@ class Database:
 
 
 class Client:
-    """One connection that stays open."""
+    """A connection that stays open."""
 
     def __init__(self, port):
         self.port = port
@@ -80,7 +80,7 @@ class Receiver(http.server.BaseHTTPRequestHandler):
 
 
 class Service:
-    """The program's sandbox over a database: the service and a fake Nango."""
+    """The program's sandbox with a database: the service and a fake Nango."""
 
     def __init__(self, database):
         self.port, self.nango_port = free_port(), free_port()
@@ -178,7 +178,7 @@ insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at)
 
 
 def cost(database, send):
-    """Sends a request again and again. Returns the times, and statements and buffers for each."""
+    """Sends a request repeatedly. Returns the times, and the statements and buffers per request."""
     for n in range(WARM):
         send(-1 - n)
     database.run("select pg_stat_statements_reset()")

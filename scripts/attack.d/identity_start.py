@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Configurations that a hostile reader of the documents hopes for: `serve` has to refuse each by its variable.
+"""Insecure configurations: `serve` must reject each, and name its variable.
 
-Starts PATCHBAY_BIN (target/debug/patchbay) with each of them; there is no database at the address that it is
-given. Prints a line for each check, and ends with 1 if one has failed.
+Starts PATCHBAY_BIN (target/debug/patchbay) with each of them, and without a reachable database. Prints a line for each
+check, and exits with 1 if one has failed.
 """
 
 import os
@@ -49,7 +49,7 @@ def check(name, passed, said):
 
 
 def run(arguments, settings):
-    """The code that the program ends with, and all that it says."""
+    """Returns the program's exit code and its output."""
     program = ROOT / os.environ.get("PATCHBAY_BIN", "target/debug/patchbay")
     path = {"PATH": os.environ.get("PATH", "")}
     with tempfile.TemporaryDirectory() as folder:

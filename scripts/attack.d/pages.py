@@ -1,6 +1,6 @@
 """Attacks on pages: the window of a provider, a token of another user, and text that reverses the text around it.
 
-The browser's part runs the tests of frontend/browser that try them, in Chromium; it needs Node, npm and Chromium.
+The attacks in a browser are tests of frontend/browser. They need Node, npm and Chromium.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Bounded under every failure: the database, clocks, odd data, a slow Nango."""
+"""Scenarios with bounded effects: failures of the database and clocks, unreadable data, a slow Nango."""
 
 import concurrent.futures
 import json
@@ -83,7 +83,7 @@ def silent_failover(cluster):
 
 
 class Session:
-    """A hand session that holds what it has locked until it is closed."""
+    """A manual session, which keeps its locks until it is closed."""
 
     def __init__(self, world, statement):
         command = [f"{world.cluster.bin}/psql", "-qtAX", world.cluster.url_of(world.database)]

@@ -1,4 +1,4 @@
-"""Nothing is deleted at Nango, and no user is asked to reconnect, without proof."""
+"""Scenarios in which nothing may be deleted at Nango and no user asked to reconnect without proof."""
 
 import time
 

@@ -146,7 +146,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// The body of a response, whose end ends the request.
+/// The body of a response. The request ends with it.
 pub(crate) struct TrackedBody {
     pub(crate) body: Body,
     pub(crate) guard: RequestGuard,

@@ -61,7 +61,7 @@ pub struct Limits {
     /// The requests in progress of each caller.
     in_progress: ConcurrencyLimiter,
     requests: Lane,
-    /// Webhooks have as many permits of their own. Otherwise other callers could crowd out Nango, which drops a webhook
+    /// Webhooks have as many permits of their own. Otherwise other callers could lock out Nango, which drops a webhook
     /// after three rejections.
     webhooks: Lane,
 }
@@ -75,8 +75,8 @@ pub(crate) struct CallerAddress(u64);
 struct RateLimitStatus(Arc<Mutex<Option<QuotaState>>>);
 
 impl RateLimitStatus {
-    fn set(&self, standing: QuotaState) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(standing);
+    fn set(&self, quota: QuotaState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(quota);
     }
 }
 
