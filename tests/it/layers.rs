@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules of `src/`, from the lowest layer to the highest. Modules of one layer do not import each other.
 const LAYERS: [&[&str]; 14] = [
-    &["clock", "encryption", "single_flight", "text"],
+    &["clock", "encryption", "text"],
     &["environment", "net"],
     &["telemetry"],
     &["domain"],

@@ -459,7 +459,7 @@ async fn import_aborts_when_legacy_tables_are_locked() {
     assert!(
         refused
             .to_string()
-            .contains("`patchbay migrate` takes them over")
+            .contains("`patchbay migrate` imports them")
     );
     assert_eq!(dump(&mut sql).await.len(), dump(&mut sql).await.len());
     let adopted = import(database.url()).await.unwrap().unwrap();

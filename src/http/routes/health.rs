@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use moka::future::Cache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::problem::{Code, Problem};
 use crate::service::Connections;
-use crate::single_flight::CachedValue;
 
 /// The timeout of the readiness query.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,11 +20,16 @@ const READINESS_CACHE_TTL: Duration = Duration::from_millis(500);
 
 /// The cached result of the readiness check, shared by concurrent requests.
 #[derive(Debug)]
-pub struct Readiness(CachedValue<Result<(), Problem>>);
+pub struct Readiness(Cache<(), Result<(), Problem>>);
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(CachedValue::new(READINESS_CACHE_TTL))
+        Self(
+            Cache::builder()
+                .max_capacity(1)
+                .time_to_live(READINESS_CACHE_TTL)
+                .build(),
+        )
     }
 }
 
@@ -45,7 +50,7 @@ impl Readiness {
                 )),
             }
         };
-        self.0.get(ask).await
+        self.0.get_with((), ask).await
     }
 }
 
