@@ -51,7 +51,7 @@ const _: () = assert!(
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The service cannot listen on the address.
-    #[error("cannot listen on {address}: {error}; PORT names another port")]
+    #[error("cannot listen on {address}: {error}; set PORT to another port")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -74,7 +74,7 @@ pub enum Error {
     #[error("webhooks cannot be sent: {0}")]
     Webhooks(#[from] reqwest::Error),
     /// The server failed.
-    #[error("the server broke: {0}")]
+    #[error("the server failed: {0}")]
     Serve(#[from] std::io::Error),
 }
 
@@ -169,7 +169,7 @@ impl App {
             () = aborted(&shutdown) => {
                 tracing::error!(
                     jobs = jobs.unfinished().join(", "),
-                    "stopped before everything was written: the next start repeats these jobs, and clients retry their requests"
+                    "stopped before all work was finished: the next start repeats these jobs, and clients retry their requests"
                 );
             }
         }

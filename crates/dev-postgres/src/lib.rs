@@ -91,7 +91,7 @@ pub enum Error {
     },
     /// The server runs but rejects this process.
     #[error(
-        "PostgreSQL in {} does not let Patchbay in ({source}): remove that folder and start again, it holds development data only", folder.display()
+        "PostgreSQL in {} rejects Patchbay ({source}): remove that folder and start again, it holds development data only", folder.display()
     )]
     Refused {
         /// The folder of the data.

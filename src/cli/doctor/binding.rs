@@ -34,13 +34,13 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
             Site::Same => {}
             Site::Perhaps(domain) => report.warn(
                 "binding",
-                format!("{origin} and {own} are of one site if {domain} is a domain of your own"),
+                format!("{origin} and {own} are on the same site if {domain} is a domain of your own"),
                 format!(
-                    "look at it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
+                    "check it: below a domain such as onrender.com (https://publicsuffix.org/list) each name is a site of its own, and {nothing}"
                 ),
             ),
             Site::Other => {
-                let found = format!("{origin} is of another site than {own}: {nothing}");
+                let found = format!("{origin} is on another site than {own}: {nothing}");
                 let remediation = "serve the page and PUBLIC_URL below one domain of your own, both by https; or set CONNECT_BINDING=off";
                 match http.connect_binding {
                     ConnectBinding::Required => report.fail("binding", found, remediation),
@@ -52,7 +52,7 @@ pub(crate) fn check(report: &mut Report, http: &HttpConfig) {
     report.ok(
         "binding",
         format!(
-            "{level}: needs Nango's callback URL to be {}, and credentials: \"include\" in the page's requests. Neither shows from here: connect once, and the attempt has to say same_browser: true",
+            "{level}: requires that Nango's callback URL is {}, and credentials: \"include\" in the page's requests. To check both, connect once: the attempt must have same_browser: true",
             crate::cli::doctor::url_below(own, crate::cli::doctor::CALLBACK_PATH)
         ),
     );

@@ -43,7 +43,7 @@ pub(crate) async fn check(
         ),
         (false, Some(_)) => report.warn(
             "tokens",
-            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted beside the identity provider's",
+            "those signed with AUTH_JWT_SECRET (HS256, HS384, HS512) are accepted in addition to the identity provider's",
             "remove AUTH_JWT_SECRET, unless you sign tokens with it",
         ),
     }
@@ -197,7 +197,7 @@ fn explain_claims(
             match (accepted, wanted.is_empty()) {
                 (false, _) => report.fail(
                     check,
-                    format!("{found}, and {variable} wants {}", wanted.join(" or ")),
+                    format!("{found}, but {variable} requires {}", wanted.join(" or ")),
                     format!("correct {variable}, or how the identity provider makes its tokens"),
                 ),
                 (true, false) => report.ok(check, found),
@@ -248,7 +248,7 @@ fn check_times(report: &mut Report, config: &Config, claims: &Map<String, Value>
             (remaining > leeway, format!("{at}, {} s ago", -remaining))
         };
         if wrong {
-            let remediation = "take a fresh token; if it is one, this machine's clock or the identity provider's is wrong";
+            let remediation = "use a new token; if it is new, this machine's clock or the identity provider's is wrong";
             report.fail(check, found, remediation);
         } else {
             report.ok(check, found);
@@ -272,18 +272,18 @@ fn remediation(error: crate::auth::Error) -> &'static str {
             "give the whole token as the identity provider made it"
         }
         Error::Unsigned => "have the identity provider sign its tokens",
-        Error::CriticalHeader => "have the identity provider make tokens without crit",
+        Error::CriticalHeader => "let the identity provider create tokens without crit",
         Error::WrongType => "take an access token or an ID token: this one is for another purpose",
         Error::UnsupportedAlgorithm => "have it signed with RS256, PS256, ES256 or EdDSA",
         Error::NoSecret => {
             "set AUTH_JWT_SECRET, or have the identity provider sign with a key of its JWKS"
         }
         Error::AnotherSecret => {
-            "AUTH_JWT_SECRET has to be the identity provider's own, byte for byte"
+            "AUTH_JWT_SECRET must be the identity provider's own, byte for byte"
         }
         Error::NoKeySet => "set AUTH_JWKS_URL to the address of the identity provider's JWKS",
         Error::UnknownKey => {
-            "AUTH_JWKS_URL has to be that of the identity provider that signed the token"
+            "AUTH_JWKS_URL must be that of the identity provider that signed the token"
         }
         Error::KeyOfAnotherAlgorithm | Error::NoKeyOfAlgorithm => {
             "compare the token's alg with the keys at AUTH_JWKS_URL, which may be another's"
@@ -296,9 +296,9 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::ExpiryNotANumber | Error::StartNotANumber | Error::IssueTimeNotANumber => {
             "have the identity provider write times as seconds since 1970, without quotes"
         }
-        Error::Expired => "take a fresh token; if it is one, this machine's clock is wrong",
+        Error::Expired => "use a new token; if it is new, this machine's clock is wrong",
         Error::NotYetValid | Error::IssuedInTheFuture => {
-            "set the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
+            "synchronize the clocks of this machine and of the identity provider by NTP, or raise AUTH_LEEWAY_SECONDS"
         }
         Error::NoIssuer => "have the identity provider write iss, or unset AUTH_ISSUER",
         Error::WrongIssuer => {
@@ -310,10 +310,10 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::WrongAudience => {
             "set AUTH_AUDIENCE to the token's aud, if the token is for this service"
         }
-        Error::NoUser => "set AUTH_USER_CLAIM to the claim that holds the user's id",
+        Error::NoUser => "set AUTH_USER_CLAIM to the claim with the user's id",
         Error::UserNotText => "set AUTH_USER_CLAIM to a claim that is text or a whole number",
         Error::InvalidUser(_) => {
-            "set AUTH_USER_CLAIM to a claim that is the same wherever the user is named"
+            "set AUTH_USER_CLAIM to a claim that is the same in all tokens of the user"
         }
         Error::KeysUnavailable => "correct AUTH_JWKS_URL, or let this service reach it",
     }

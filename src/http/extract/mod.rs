@@ -42,7 +42,7 @@ where
     if N::from(1) <= limit && limit <= maximum {
         Ok(limit)
     } else {
-        Err(Problem::invalid(format!("limit has to be 1 to {maximum}")))
+        Err(Problem::invalid(format!("limit must be 1 to {maximum}")))
     }
 }
 
@@ -66,7 +66,7 @@ fn object<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     if text.trim_ascii_start().starts_with(b"{") {
         Ok(axum::Json::from_bytes(text)?.0)
     } else {
-        Err(Problem::invalid("the body has to be a JSON object"))
+        Err(Problem::invalid("the body must be a JSON object"))
     }
 }
 
@@ -201,7 +201,7 @@ fn check_scope(service: &Service, scope: Scope) -> Result<(), Problem> {
 fn user_from_header(parts: &Parts) -> Result<UserId, Problem> {
     let refused = |detail: &str| Problem::new(Code::UserRequired, detail);
     let value = parts.headers.get(USER_HEADER);
-    let value = value.ok_or_else(|| refused("name the user you act for in Patchbay-User"))?;
+    let value = value.ok_or_else(|| refused("send the user's id in the header Patchbay-User"))?;
     let name = percent_decoded(value.as_bytes()).ok_or_else(|| {
         refused("Patchbay-User must be the user's id in UTF-8, percent-encoded as by encodeURIComponent")
     })?;
@@ -356,7 +356,7 @@ fn service(parts: &Parts, scope: Scope) -> Result<Arc<Service>, Problem> {
         }
         Identity::User(_) => Err(Problem::new(
             Code::ServiceKeyRequired,
-            "only a service's key opens this",
+            "this operation requires a service key",
         )),
     }
 }
@@ -403,7 +403,7 @@ impl FromRequestParts<AppState> for IdempotencyKey {
         let key = key.to_str().ok().filter(visible).unwrap_or_default();
         if !(1..=255).contains(&key.len()) {
             return Err(Problem::invalid(
-                "Idempotency-Key has to have 1 to 255 visible ASCII characters",
+                "Idempotency-Key must have 1 to 255 visible ASCII characters",
             ));
         }
         Ok(Self(Some(key.to_owned())))

@@ -38,7 +38,7 @@ impl Problem {
 
     /// The service key is unknown, expired or revoked.
     pub(crate) fn unknown_key() -> Self {
-        let detail = "the service key is not known, or no longer valid";
+        let detail = "the service key is unknown, expired or revoked";
         Self {
             challenge: Some(format!(
                 "Bearer error=\"invalid_token\", error_description=\"{detail}\""

@@ -16,7 +16,7 @@ impl From<service::Error> for Problem {
             Error::ConnectorUnavailable(_) => Self::new(Code::ConnectorUnavailable, detail),
             Error::ConnectorNotConfigured { .. } => Self::new(Code::ConnectorNotConfigured, detail),
             Error::IntegrationChanged { .. } => {
-                tracing::warn!(%detail, "Nango did not do its part");
+                tracing::warn!(%detail, "nango request failed");
                 Self::new(Code::NangoError, detail)
             }
             Error::ConnectionNotFound => Self::new(Code::ConnectionNotFound, detail),
@@ -54,7 +54,7 @@ impl From<service::Error> for Problem {
                 tracing::warn!(%detail, "nango request failed");
                 Self::new(
                     Code::NangoUnavailable,
-                    "Nango does not have the connections of this service; its operator has to look at it",
+                    "Nango does not have the connections of this service; its operator must check it",
                 )
                 .retry_after(30)
             }
@@ -74,7 +74,7 @@ impl From<service::Error> for Problem {
 impl From<nango::Error> for Problem {
     fn from(error: nango::Error) -> Self {
         use nango::Error;
-        tracing::warn!(%error, "Nango did not do its part");
+        tracing::warn!(%error, "nango request failed");
         match error {
             Error::Timeout => Self::new(Code::NangoTimeout, error.to_string()).retry_after(5),
             Error::RateLimited { retry_after } => {
@@ -97,7 +97,7 @@ impl From<nango::Error> for Problem {
             }
             Error::Unauthorized { .. } => Self::new(
                 Code::NangoMisconfigured,
-                "Nango refused this service's key; its operator has to look at it",
+                "Nango refused this service's key; its operator must check it",
             ),
             Error::UnknownIntegration => Self::new(Code::ConnectorNotConfigured, error.to_string()),
             _ => Self::new(

@@ -239,7 +239,7 @@ impl Problem {
     fn response(&self, request_id: Option<&str>) -> Response {
         let (text, status, title) = self.code.parts();
         let detail = match self.code {
-            Code::Internal => "the log has the detail under this request's id",
+            Code::Internal => "the log has the details under this request id",
             _ => &self.detail,
         };
         let body = ProblemBody {

@@ -13,7 +13,7 @@ macro_rules! body_rejections {
             fn from(rejection: $rejection) -> Self {
                 let code = match rejection.status() {
                     _ if timed_out(&rejection) => {
-                        return Self::new(Code::RequestTimeout, "the body did not come in time");
+                        return Self::new(Code::RequestTimeout, "the body did not arrive in time");
                     }
                     StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::UnsupportedMediaType,
                     StatusCode::PAYLOAD_TOO_LARGE => Code::PayloadTooLarge,

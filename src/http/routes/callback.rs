@@ -133,7 +133,7 @@ pub(crate) async fn callback(
     }
     let id = query
         .connection_id
-        .ok_or_else(|| Problem::invalid("state or connection_id is needed"))?;
+        .ok_or_else(|| Problem::invalid("state or connection_id is required"))?;
     if page.0 {
         // A browser's navigation carries no token. The page contains only whether the connection succeeded, and sends
         // it only to the product's own origins.

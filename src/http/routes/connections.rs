@@ -148,7 +148,7 @@ pub(crate) async fn get(
 ) -> Result<(Option<Extension<LongPolled>>, Json<ConnectionView>), Problem> {
     if query.wait > MAX_WAIT_SECONDS {
         return Err(Problem::invalid(format!(
-            "wait has to be 0 to {MAX_WAIT_SECONDS}"
+            "wait must be 0 to {MAX_WAIT_SECONDS}"
         )));
     }
     let slot = (query.wait > 0).then(|| state.limits.wait(&user)).flatten();

@@ -149,7 +149,7 @@ pub(crate) async fn list(
             1 + found
                 .iter()
                 .position(|connector| connector.id.to_string() == *cursor)
-                .ok_or_else(|| Problem::invalid("cursor is not one of this list's"))?
+                .ok_or_else(|| Problem::invalid("cursor does not belong to this list"))?
         }
     };
     let page: Vec<&Connector> = found.iter().copied().skip(start).take(limit).collect();

@@ -159,7 +159,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<Uuid>, Problem> {
     };
     let id = id.to_str().ok().and_then(|id| id.parse().ok());
     id.map(Some)
-        .ok_or_else(|| Problem::invalid("Last-Event-ID is not an event's id"))
+        .ok_or_else(|| Problem::invalid("Last-Event-ID is not the id of an event"))
 }
 
 /// Returns the last event of a stream on a replica that shuts down. Its clients reconnect at different times, because

@@ -86,7 +86,7 @@ pub(crate) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
     if state.stopping.requested.is_cancelled() {
         return Err(Problem::new(
             Code::Stopping,
-            "the service stops: send requests elsewhere",
+            "the service is shutting down: send requests to another replica",
         ));
     }
     state.readiness.of(&state.connections).await?;

@@ -173,11 +173,11 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
 }
 
 fn too_large() -> Problem {
-    Problem::new(Code::PayloadTooLarge, "a body may have 64 MiB at the most")
+    Problem::new(Code::PayloadTooLarge, "a body may have at most 64 MiB")
 }
 
 fn too_slow() -> Problem {
-    Problem::new(Code::RequestTimeout, "the body did not come in time")
+    Problem::new(Code::RequestTimeout, "the body did not arrive in time")
 }
 
 /// Returns the provider's path exactly as the caller sent it.

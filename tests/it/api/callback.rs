@@ -161,7 +161,7 @@ async fn callback_rejects_missing_and_unknown_ids() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "state or connection_id is needed",
+      "detail": "state or connection_id is required",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -74,7 +74,7 @@ async fn catalog_supports_search_and_filters() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "cursor is not one of this list's",
+      "detail": "cursor does not belong to this list",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -135,7 +135,7 @@ async fn list_rejects_invalid_parameters() {
     400 Bad Request
     {
       "code": "invalid_request",
-      "detail": "limit has to be 1 to 500",
+      "detail": "limit must be 1 to 500",
       "request_id": "[id]",
       "status": 400,
       "title": "The request is not valid",

@@ -75,7 +75,7 @@ async fn internal_error_is_logged_with_request_id_and_not_returned() {
     let reported = connect().await.is_problem(500, "internal");
     assert_eq!(
         reported["detail"],
-        "the log has the detail under this request's id"
+        "the log has the details under this request id"
     );
     let text = process.output();
     let lines = text

@@ -114,7 +114,7 @@ async fn connect_fails_when_nango_rejects_key() {
     502 Bad Gateway
     {
       "code": "nango_misconfigured",
-      "detail": "Nango refused this service's key; its operator has to look at it",
+      "detail": "Nango refused this service's key; its operator must check it",
       "request_id": "[id]",
       "status": 502,
       "title": "Nango rejects the key of this service",

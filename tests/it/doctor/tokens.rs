@@ -92,7 +92,10 @@ async fn token_check_warns_about_secret_beside_jwks() {
         ("AUTH_AUDIENCE", "patchbay"),
     ];
     let report = run_doctor(&app, &changes, None).await;
-    let (found, remediation) = ("beside the identity provider's", "remove AUTH_JWT_SECRET");
+    let (found, remediation) = (
+        "in addition to the identity provider's",
+        "remove AUTH_JWT_SECRET",
+    );
     single_finding(&report, "tokens", Level::Warn, found, remediation);
 }
 

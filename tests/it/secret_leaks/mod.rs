@@ -187,7 +187,7 @@ fn assert_no_leaks(canaries: &Canaries, places: &[Location]) {
     }
     let log = places.iter().find(|place| place.name == "the log");
     let log = &log.unwrap().text;
-    assert!(log.contains(r#""level":"TRACE""#) && log.contains("did not do its part"));
+    assert!(log.contains(r#""level":"TRACE""#) && log.contains("request failed"));
 }
 
 /// Fails if the log or traces contain names of accounts.

@@ -305,7 +305,7 @@ impl Problem {
     fn rate_limited(policy: &str, wait: u64) -> Self {
         Self::new(
             Code::RateLimited,
-            format!("too many requests: the limit {policy:?} is used up for the moment"),
+            format!("too many requests: the limit {policy:?} is exceeded"),
         )
         .retry_after(wait)
     }
@@ -313,7 +313,7 @@ impl Problem {
     fn too_many_streams(limit: u32) -> Self {
         Self::new(
             Code::RateLimited,
-            format!("{limit} event streams of this user are open: end one of them first"),
+            format!("{limit} event streams of this user are open: close one of them first"),
         )
         .retry_after(OVERLOAD_RETRY_SECONDS)
     }
@@ -331,16 +331,12 @@ impl Problem {
     fn too_much_unread() -> Self {
         Self::new(
             Code::RateLimited,
-            "Too many bytes of answers to this caller have not been read. Read them before asking for more.",
+            "Too many bytes of responses to this caller are unread. Read them before sending further requests.",
         )
         .retry_after(OVERLOAD_RETRY_SECONDS)
     }
 
     fn overloaded(wait: u64) -> Self {
-        Self::new(
-            Code::Overloaded,
-            "there is more to do than this replica takes on",
-        )
-        .retry_after(wait)
+        Self::new(Code::Overloaded, "this replica is overloaded").retry_after(wait)
     }
 }
