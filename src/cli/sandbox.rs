@@ -112,7 +112,7 @@ async fn serve(
         ..nango_sandbox::Config::default()
     })
     .await
-    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; SANDBOX_PORT names another"))?;
+    .map_err(|error| format!("the sandbox's Nango cannot listen on port {nango_port}: {error}; set SANDBOX_PORT to another"))?;
     let made_up: HashMap<&str, String> = [
         ("HOST", Ipv4Addr::LOCALHOST.to_string()),
         ("PORT", port.to_string()),

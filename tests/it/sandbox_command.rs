@@ -136,11 +136,11 @@ async fn unavailable_ports_are_reported_clearly() {
         (vec![("PORT", "80000")], "PORT is too large"),
         (
             vec![("PORT", &*taken), ("SANDBOX_PORT", &*free)],
-            "PORT names another",
+            "set PORT to another",
         ),
         (
             vec![("PORT", &*free), ("SANDBOX_PORT", &*taken)],
-            "SANDBOX_PORT names another",
+            "set SANDBOX_PORT to another",
         ),
     ];
     for (settings, reported) in cases {

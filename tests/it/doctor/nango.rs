@@ -17,7 +17,7 @@ async fn nango_check_reports_each_problem() {
         &report,
         "nango",
         Level::Warn,
-        "switched off",
+        "disabled",
         "NANGO_ENABLED=true",
     );
     let another = Uuid::new_v4().to_string();
