@@ -23,7 +23,7 @@ pub struct ConnectionView {
     pub connection: Connection,
     /// The newest attempt.
     pub attempt: Option<Attempt>,
-    /// The user's other connections to the same account, at most [`MAX_SAME_ACCOUNT`].
+    /// The user's other connections to the same account, at most `MAX_SAME_ACCOUNT`.
     pub same_account_as: Vec<Uuid>,
 }
 
@@ -230,7 +230,7 @@ impl Serialize for ConfigBody<'_> {
     }
 }
 
-/// Serializes a time like chrono (RFC 3339), but as one string: serde_json escapes each written part separately, and a
+/// Serializes a time like chrono (RFC 3339), but as one string: `serde_json` escapes each written part separately, and a
 /// list has a hundred times.
 fn time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
