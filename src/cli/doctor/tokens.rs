@@ -265,9 +265,7 @@ fn remediation(error: crate::auth::Error) -> &'static str {
         Error::NotAJwt => {
             "pass the whole token; with Auth0, Okta and Logto, the frontend must request a token for an API (audience, resource), or it gets an opaque one"
         }
-        Error::Encrypted => {
-            "let the identity provider only sign tokens; with Auth0, request an audience"
-        }
+        Error::Encrypted => "let the identity provider only sign; with Auth0, request an audience",
         Error::BadHeader | Error::BadClaims | Error::BadSignatureEncoding => {
             "give the whole token as the identity provider made it"
         }
