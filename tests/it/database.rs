@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::test_app::TestApp;
 use crate::test_database::{self, TestDatabase};
 
-/// A database with the schema and the catalog, and a connection to it.
+/// Creates a database with the schema and the catalog. Returns it with a connection.
 async fn seeded_database() -> (TestDatabase, PgConnection) {
     let database = test_database::database().await;
     start_replica(database.url().to_owned()).await;

@@ -65,7 +65,7 @@ async fn nango_connection(app: &TestApp, integration: &str, id: &str) {
     assert_eq!(response.status(), StatusCode::CREATED);
 }
 
-/// A test app with an imported database, whose Nango has the connections of the old flow.
+/// Starts a test app with an imported database, whose Nango has the connections of the old flow.
 async fn imported_app() -> TestApp {
     let (database, _) = legacy_database(include_str!("../data/legacy_schema/rows.sql")).await;
     let keys = format!("workflow={KEY}");

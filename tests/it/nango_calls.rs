@@ -21,7 +21,7 @@ use crate::test_app::{IMMEDIATE_SWEEP, TestApp, User};
 
 const SERVICE_KEY: &str = "pbk_workflow_0123456789abcdef0123456789abcdef";
 
-/// The setting with the workflow's service key.
+/// Returns the setting with the workflow's service key.
 fn service_keys() -> (&'static str, String) {
     ("SERVICE_API_KEYS", format!("workflow={SERVICE_KEY}"))
 }

@@ -103,7 +103,7 @@ fn body(inspected: &Value) -> Vec<u8> {
         .unwrap()
 }
 
-/// A Nango that reads requests and never responds. Its task returns the size of the first call of the proxy.
+/// Starts a Nango that reads requests and never responds. Its task returns the size of the first call of the proxy.
 async fn silent_nango() -> (String, tokio::task::JoinHandle<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());

@@ -28,7 +28,7 @@ slug = "gmail"
 account = { id = "/raw/account/id", name = "/raw/account/name" }
 "#;
 
-/// A test app whose gmail has an account rule, and the catalog file with it.
+/// Starts a test app whose gmail has an account rule. Returns it with its catalog file.
 pub(crate) async fn app_with_accounts(
     settings: &[(&'static str, &str)],
 ) -> (TestApp, tempfile::NamedTempFile) {

@@ -330,7 +330,7 @@ pub(super) fn add_token_response(provider: &str, credentials: &mut Map<String, V
     credentials.insert("raw".to_owned(), raw.into());
 }
 
-/// The account endpoint of a provider. It requires the method, the body and the scopes of the documentation.
+/// Handles a provider's account endpoint. Requires the method, the body and the scopes of the documentation.
 pub(super) async fn who(
     State(app): State<App>,
     Path(provider): Path<String>,

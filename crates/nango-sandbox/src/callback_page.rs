@@ -13,7 +13,7 @@ struct CallbackPage<'a> {
     message: String,
 }
 
-/// The popup closes as soon as its opener has acknowledged, or after half a second.
+/// Returns the page of a success. The popup closes as soon as its opener has acknowledged, or after half a second.
 pub(super) fn success() -> Response {
     let page = CallbackPage {
         error: None,
@@ -22,7 +22,7 @@ pub(super) fn success() -> Response {
     render_page(StatusCode::OK, &page)
 }
 
-/// The popup stays open until its opener has acknowledged.
+/// Returns the page of a failure. The popup stays open until its opener has acknowledged.
 pub(super) fn failure(message: &str) -> Response {
     let payload = json!({ "message": message, "errorType": "connection_validation_failed" });
     let page = CallbackPage {

@@ -145,7 +145,7 @@ impl Faults {
     }
 }
 
-/// The response to a well-formed but unknown key.
+/// Returns the response to a well-formed but unknown key.
 pub(super) fn unknown_account() -> Failure {
     Failure::unauthorized(
         "unknown_account",

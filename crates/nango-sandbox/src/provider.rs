@@ -243,7 +243,7 @@ impl Provider {
 }
 
 impl State {
-    /// The token endpoint.
+    /// Handles a request to the token endpoint.
     pub(super) fn provider_token(
         &mut self,
         request: &TokenRequest,

@@ -109,7 +109,7 @@ impl From<nango::Error> for Problem {
 }
 
 impl Problem {
-    /// The problem of a database that cannot serve requests.
+    /// Returns the problem of a database that cannot serve requests.
     pub(crate) fn from_unusable_database(error: &DatabaseError) -> Self {
         match error {
             DatabaseError::Statement(error) => Self::from_database(error),

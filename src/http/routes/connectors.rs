@@ -172,7 +172,7 @@ pub(crate) async fn list(
     }))
 }
 
-/// The categories of the connectors that users are offered.
+/// Returns the categories of the connectors that are offered to users.
 fn categories(view: &CatalogView) -> Vec<CategoryBody> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for connector in view.catalog.iter().filter(|it| view.is_offered(it)) {

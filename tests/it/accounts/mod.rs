@@ -18,7 +18,7 @@ use crate::test_app::{TestApp, User, WITH_ACCOUNTS};
 /// The timeout for a connection to reach its expected state.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A test app with account lookups.
+/// Starts a test app with account lookups.
 async fn app_with_accounts() -> TestApp {
     // The clock stands still, so the minute of a rate limit would not end.
     TestApp::build(&[(WITH_ACCOUNTS, "1")], |nango| nango.rate_limit = u32::MAX).await

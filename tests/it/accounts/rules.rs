@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{app_with_accounts, text, wait_for};
 use crate::test_app::{TestApp, User};
 
-/// The samples by connector, which the fake Nango uses, too.
+/// Returns the samples by connector, which the fake Nango uses, too.
 fn samples() -> BTreeMap<String, Value> {
     let text = include_str!("../../../crates/nango-sandbox/src/accounts.json");
     serde_json::from_str(text).unwrap()

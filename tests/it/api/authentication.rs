@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{DOCUMENT, TestResponse};
 use crate::test_app::{JWT_SECRET, TestApp};
 
-/// Every documented operation that requires a token, with an example path.
+/// Returns every documented operation that requires a token, with an example path.
 fn operations() -> Vec<(Method, String)> {
     let mut found = Vec::new();
     for (path, methods) in DOCUMENT["paths"].as_object().unwrap() {

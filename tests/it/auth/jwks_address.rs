@@ -17,7 +17,7 @@ use super::{NOW, Provider, Signer, ada, claims, claims_with, clock, outcome, wit
 use crate::fake_resolver::{RebindingResolver, rebinding};
 use crate::test_server::serve;
 
-/// A configuration that allows fetching keys from these networks.
+/// Returns a configuration that allows fetching keys from these networks.
 fn config_allowing(url: &str, networks: &str) -> Config {
     Config {
         jwks_networks: networks.parse().unwrap(),

@@ -90,7 +90,7 @@ async fn run() {
     assert!(failures.is_empty(), "{} violations", failures.len());
 }
 
-/// A client that follows no redirect, with a shorter timeout than real callers.
+/// Returns a client that follows no redirect, with a shorter timeout than real callers.
 fn client() -> Client {
     Client::builder()
         .redirect(reqwest::redirect::Policy::none())

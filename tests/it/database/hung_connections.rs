@@ -90,7 +90,7 @@ impl HangingProxy {
     }
 }
 
-/// A test app that reaches its database through a proxy, and the database's own URL.
+/// Starts a test app that reaches its database through a proxy. Returns both with the database's own URL.
 async fn app_behind_proxy() -> (TestApp, HangingProxy, String) {
     let database = test_database::database().await;
     let relay = HangingProxy::in_front_of(&database).await;

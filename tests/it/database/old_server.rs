@@ -62,7 +62,7 @@ async fn pass_on(
     }
 }
 
-/// The value follows the parameter's name in a `ParameterStatus` message; both end with a zero byte.
+/// Replaces the version, which follows the parameter's name in a `ParameterStatus` message; both end with a zero byte.
 fn replace_version(chunk: &mut [u8]) {
     let name = b"server_version\0";
     let found = chunk.windows(name.len()).position(|part| part == name);

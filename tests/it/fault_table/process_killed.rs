@@ -50,7 +50,7 @@ pub(crate) async fn replica_process(app: &TestApp) -> (Process, String) {
     (process, url)
 }
 
-/// Nango executes matching calls, and does not respond.
+/// Makes Nango execute matching calls without a response.
 async fn hold_lock(app: &TestApp, call: &str) {
     let faults = json!({ "consent": "allow", "only": call, "hold_answers_ms": 60_000 });
     app.faults(faults).await;

@@ -22,7 +22,7 @@ pub(super) async fn cancel_request(
     assert!(asking.await.unwrap_err().is_cancelled());
 }
 
-/// Nango executes matching calls immediately, and delays their responses.
+/// Makes Nango execute matching calls immediately, and delay their responses.
 pub(super) async fn hold_response(app: &TestApp, call: &str) {
     let faults = json!({ "consent": "allow", "only": call, "hold_answers_ms": 500 });
     app.faults(faults).await;
@@ -394,7 +394,7 @@ async fn disconnect_two_tabs() {
     wait_until_settled(&app).await;
 }
 
-/// A replaced grant is kept for ten minutes, until the newer one is known to work.
+/// Deletes replaced grants, which are kept for ten minutes until the newer one is known to work.
 async fn replaced_grants_are_due(app: &TestApp) {
     app.advance(TimeDelta::minutes(11));
     app.service().await.delete_due().await.unwrap();

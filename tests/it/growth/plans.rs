@@ -51,7 +51,7 @@ async fn buffers(sql: &mut PgConnection, text: &str, values: &[&str]) -> i64 {
     measured
 }
 
-/// An app whose statements are recorded, with a connection of ada's that has many events, accesses and siblings.
+/// Starts an app with recorded statements, and a connection of ada with many events, accesses and siblings.
 async fn app_with_history() -> (TestApp, Statements, String) {
     let database = test_database::database().await;
     let (url, statements) = with_statement_log(&database).await;

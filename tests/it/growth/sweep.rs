@@ -13,8 +13,8 @@ const OTHERS: usize = 190;
 /// The connections of this application: two before the others, and two after them.
 const OURS: usize = 4;
 
-/// An app whose Nango has another application's connections, a second apart. Those of ada and cleo are older, and those
-/// of dan and ben are newer.
+/// Starts an app whose Nango has another application's connections, a second apart. Those of ada and cleo are older, and
+/// those of dan and ben are newer.
 async fn app_with_many_pages() -> TestApp {
     let app = TestApp::new().await;
     for user in ["ada", "cleo"] {

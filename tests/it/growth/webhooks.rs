@@ -44,7 +44,7 @@ async fn queue_all(app: &TestApp, endpoint: &str) {
     tx.commit().await.unwrap();
 }
 
-/// An app with an event that has a message, and copies of both for other users.
+/// Starts an app with an event that has a message, and copies of both for other users.
 async fn app_with_messages(copies: i32, events: i32) -> TestApp {
     let app = app().await;
     let hooks = webhooks(&app).await;

@@ -195,7 +195,7 @@ async fn foreign_connection_looks_nonexistent() {
     assert!(cases >= 16 * 4);
 }
 
-/// Bob as a user, bob with ada in `Patchbay-User`, which applies to services only, and a service for bob.
+/// Returns bob as a user, bob with ada in `Patchbay-User`, which applies to services only, and a service for bob.
 fn ids_of_bob(app: &TestApp) -> Vec<Caller> {
     vec![
         Caller::user(app, "bob"),

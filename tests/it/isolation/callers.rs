@@ -44,7 +44,7 @@ impl Caller {
         Self { name, headers }
     }
 
-    /// A user with a valid token.
+    /// Returns a user with a valid token.
     pub(super) fn user(app: &TestApp, user: &str) -> Self {
         Self::new(
             "a user",
@@ -52,12 +52,12 @@ impl Caller {
         )
     }
 
-    /// A service whose key has all scopes, acting for this user, or for no user if `user` is empty.
+    /// Returns a service whose key has all scopes, acting for this user, or for no user if `user` is empty.
     pub(super) fn service(user: &str) -> Self {
         Self::new("a service", format!("Bearer {KEY}")).acting_for(user)
     }
 
-    /// A service whose key has all scopes but this one.
+    /// Returns a service whose key has all scopes except this one.
     pub(super) fn without_scope(scope: &str, user: &str) -> Self {
         let (_, key, _) = KEYS_WITHOUT_SCOPE
             .into_iter()

@@ -14,7 +14,7 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// The description and the bytes of an attack.
 type Attack = (&'static str, Vec<u8>);
 
-/// A test app with short timeouts.
+/// Starts a test app with short timeouts.
 pub(super) async fn app() -> TestApp {
     TestApp::with(&[
         ("CLIENT_READ_TIMEOUT_SECONDS", "1"),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::scenario::{Scenario, location};
 
-/// A sandbox whose Zendesk and ActiveCampaign integrations each require a parameter.
+/// Starts a sandbox whose Zendesk and ActiveCampaign integrations each require a parameter.
 async fn with_parameters() -> Scenario {
     let world = Scenario::without_integrations(&[], |config| {
         config.integrations = vec![

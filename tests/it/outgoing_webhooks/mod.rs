@@ -23,7 +23,7 @@ use receiver::Receiver;
 
 const ALLOWED: [(&str, &str); 1] = [("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8")];
 
-/// A test app that may send webhooks to this machine, with the system's clock until it is advanced.
+/// Starts a test app that may send webhooks to this machine, with the system's clock until it is advanced.
 pub(crate) async fn app() -> TestApp {
     TestApp::build(&ALLOWED, with_system_clock).await
 }

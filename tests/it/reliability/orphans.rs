@@ -228,7 +228,7 @@ async fn sweep_continues_when_one_check_fails() {
     assert_eq!(status(&unanswered).await, "connected");
 }
 
-/// An app whose Nango has two integrations for Gmail.
+/// Starts an app whose Nango has two integrations for Gmail.
 async fn house_with_two_integrations() -> TestApp {
     TestApp::build(&[], |nango| {
         let gmail = (nango.integrations.iter()).find(|one| one.unique_key == "gmail");
@@ -241,7 +241,7 @@ async fn house_with_two_integrations() -> TestApp {
     .await
 }
 
-/// A catalog in which Gmail has another integration.
+/// Creates a catalog file in which Gmail has another integration.
 fn exchanged() -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let changed = "[[connector]]\nslug = \"gmail\"\nintegration_key = \"gmail-production\"\n";

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::nango_contract::scenario::Scenario;
 
-/// A sandbox with a changed configuration.
+/// Starts a sandbox with a changed configuration.
 async fn configured(change: impl FnOnce(&mut Config)) -> Scenario {
     let named = |key: &str, auth_mode: &str| Integration {
         unique_key: key.to_owned(),

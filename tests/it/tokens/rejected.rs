@@ -50,7 +50,7 @@ async fn refused_token_is_refreshed_once_for_concurrent_reports() {
     );
 }
 
-/// A connection whose tokens neither expire nor can be refreshed, like those of GitHub.
+/// Creates a connection whose tokens neither expire nor can be refreshed, like those of GitHub.
 async fn with_long_lived_tokens(app: &TestApp, user: &User<'_>) -> Value {
     let lasting = json!({ "consent": "allow", "no_refresh_token": true });
     app.faults(lasting).await;

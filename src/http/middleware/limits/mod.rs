@@ -243,12 +243,12 @@ impl Limits {
         self.hasher.hash_one((kind, caller))
     }
 
-    /// The most permits that one user may hold; 0 means no limit.
+    /// Returns the maximum number of permits of one user; 0 means no limit.
     fn user_share(&self) -> u32 {
         self.share(USERS)
     }
 
-    /// The most permits that one address or service key may hold; 0 means no limit.
+    /// Returns the maximum number of permits of one address or service key; 0 means no limit.
     fn address_share(&self) -> u32 {
         self.share(ADDRESSES)
     }
