@@ -378,6 +378,11 @@ impl Nango {
         self.0.budget.has_room(priority)
     }
 
+    /// Returns a pause between background calls, which shrinks with a greater rate limit than the free plan's.
+    pub(crate) fn scale_pause(&self, pause: Duration) -> Duration {
+        self.0.budget.scale_pause(pause)
+    }
+
     /// Makes what is counted of calls part of what a scrape reads.
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.0.calls.register(registry);
