@@ -28,12 +28,28 @@ pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
 /// The secret that users' tokens are signed with.
 pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
 
+/// How the rows of a database were inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// As the service writes them: each connection with the attempt that connected it.
+    WithAttempts,
+    /// As a product's own import does: no attempt, label or config.
+    Bare,
+}
+
 /// Makes a database of that many users, unless an earlier run has, and returns its URL.
 ///
 /// # Errors
 /// As the server.
-pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn Error>> {
-    let name = format!("bench_{users}");
+pub(crate) async fn database(
+    server: &str,
+    users: u32,
+    kind: Rows,
+) -> Result<String, Box<dyn Error>> {
+    let name = match kind {
+        Rows::WithAttempts => format!("bench_{users}"),
+        Rows::Bare => format!("bench_bare_{users}"),
+    };
     let options = PgConnectOptions::from_str(server)?;
     let mut admin = options.connect().await?;
     let there: bool =
@@ -51,7 +67,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
         sqlx::raw_sql(create).execute(&mut admin).await?;
         let mut unfinished = url.clone();
         unfinished.set_path(&making);
-        fill(unfinished.as_str(), users).await?;
+        fill(unfinished.as_str(), users, kind).await?;
         let keep = sqlx::AssertSqlSafe(format!("alter database {making} rename to {name}"));
         sqlx::raw_sql(keep).execute(&mut admin).await?;
     }
@@ -68,7 +84,7 @@ pub(crate) async fn database(server: &str, users: u32) -> Result<String, Box<dyn
     Ok(url.into())
 }
 
-async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
+async fn fill(url: &str, users: u32, kind: Rows) -> Result<(), Box<dyn Error>> {
     println!("making {users} users with {CONNECTIONS} connections each");
     let config = patchbay::db::DatabaseConfig {
         url: url.to_owned().into(),
@@ -93,7 +109,11 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
         .await?;
     for made in (0..users).step_by(100_000) {
         let until = (made + 100_000).min(users);
-        sqlx::query(sqlx::AssertSqlSafe(rows(made + 1, until)))
+        let rows = match kind {
+            Rows::WithAttempts => rows(made + 1, until),
+            Rows::Bare => bare_rows(made + 1, until),
+        };
+        sqlx::query(sqlx::AssertSqlSafe(rows))
             .bind(&ids[..])
             .bind(&CONNECTORS[..])
             .execute(&mut connection)
@@ -107,7 +127,20 @@ async fn fill(url: &str, users: u32) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The users from one to the other, connected to everything, each by one attempt. What the ids
+/// The users from one to the other, connected to everything, without attempts.
+fn bare_rows(from: u32, until: u32) -> String {
+    format!(
+        "insert into user_connector_connection
+           (id, user_id, connector_id, nango_connection_id, nango_created_at, integration_key, status, connected_at,
+            created_at, updated_at)
+         select gen_random_uuid(), 'user-' || u, ($1::uuid[])[n], 'nango-' || u || '-' || n, now(), ($2::text[])[n],
+           'connected', now(), now(), now()
+         from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n"
+    )
+}
+
+/// The users from one to the other, connected to everything, each by one attempt. Nango created the connections a millisecond
+/// apart. What the ids
 /// have of the time is made of the row's number, so that a user's are in order.
 fn rows(from: u32, until: u32) -> String {
     format!(
@@ -118,7 +151,8 @@ fn rows(from: u32, until: u32) -> String {
               attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_invalidated,
               attempt_created_at, attempt_ended_at)
            select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
-             now(), ($2::text[])[n], 'connected', now(), now(), now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
+             to_timestamp((1700000000000 + u::bigint * {CONNECTIONS} + n) / 1000.0), ($2::text[])[n], 'connected', now(), now(),
+             now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
              gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now()
            from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
              lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
