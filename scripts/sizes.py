@@ -24,8 +24,12 @@ EVENTS = 100_000
 MAX_RATIO, LEVELS = 1.3, 4
 # A request without a statement.
 CONTROL = "health"
-# For how long messages to an endpoint are counted.
+# For how long messages to an endpoint are counted, and answers to concurrent requests.
 SECONDS = 5
+# Concurrent requests: how many users send them, over how many connections, and how often that is measured.
+USERS, CONCURRENT, RUNS = 200, 16, 3
+# Of the rate with the fewest rows, concurrent requests keep this share with a hundred times as many.
+MIN_RATE = 0.85
 # What the service's jobs run by themselves.
 JOBS = re.compile(
     r"webhook_queue|webhook_endpoint|upstream_deletion set leased|attempt_owner where due|update job|into job|clock_timestamp\(\)$"
@@ -197,6 +201,44 @@ def cost(database, send):
     }
 
 
+def rate(service, requests):
+    """The answers a second to concurrent requests, each a path and a token: the median of some runs."""
+    lines = [f"wrk.format('GET', '{path}', {{['authorization'] = 'Bearer {token}'}})" for path, token in requests]
+    script = f"{folder}/load.lua"
+    with open(script, "w") as file:
+        file.write(
+            "local all = {}\nfunction init(_)\n  all = {" + ",\n".join(lines) + "}\nend\nlocal n = 0\n"
+            "function request()\n  n = n % #all + 1\n  return all[n]\nend\n"
+            "function done(summary)\n  local e = summary.errors\n"
+            "  print('rate', summary.requests / summary.duration * 1e6, e.connect + e.read + e.write + e.status + e.timeout)\nend\n"
+        )
+    rates = []
+    for _ in range(RUNS):
+        command = ["wrk", "-t2", f"-c{CONCURRENT}", f"-d{SECONDS}s", "-s", script, f"http://127.0.0.1:{service.port}"]
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        answers, errors = re.search(r"rate\s+(\S+)\s+(\S+)", printed).groups()
+        assert float(errors) == 0, printed
+        rates.append(float(answers))
+    return statistics.median(rates)
+
+
+def concurrent(database, service, size):
+    """The rates of concurrent lists and gets of users all over the table, and of requests without a statement."""
+    users = [f"user-{n * (size // 10) // USERS}" for n in range(USERS)]
+    tokens = {user: service.nango.send("POST", "/sandbox/token", {"user": user})[2]["token"] for user in users}
+    listed = ",".join(f"'{user}'" for user in users)
+    rows = database.run(
+        f"select distinct on (user_id) user_id || ' ' || id from user_connector_connection where user_id in ({listed}) order by user_id, id"
+    )
+    ids = dict(row.split(" ") for row in rows.splitlines())
+    api = "/api/v1/connectors/connections"
+    return {
+        CONTROL: rate(service, [("/healthz", "none")]),
+        "list": rate(service, [(api, tokens[user]) for user in users]),
+        "get": rate(service, [(f"{api}/{ids[user]}", tokens[user]) for user in ids]),
+    }
+
+
 def measure(size):
     name = f"sizes_{size}"
     Database("postgres").run(f"create database {name}")
@@ -225,6 +267,9 @@ def measure(size):
     requests["history, last page"] = cost(database, lambda _: call("GET", last))
     requests["label"] = cost(database, lambda n: call("PATCH", f"/connections/{one}", {"label": f"label {n} {size}"}))
     requests["connect"] = cost(database, lambda n: call("POST", f"/github/connect?instance_id=n{n % 20}"))
+    rates = concurrent(database, service, size)
+    # Its connections were idle meanwhile.
+    service.api, service.nango = Client(service.port), Client(service.nango_port)
     commands["deliveries --failed"] = service.command("webhooks", "deliveries", "--failed")
     receiver = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
@@ -242,11 +287,11 @@ def measure(size):
     time.sleep(1)
     before = Receiver.received
     time.sleep(SECONDS)
-    rate = (Receiver.received - before) / SECONDS
+    sent = (Receiver.received - before) / SECONDS
     commands["remove while it sends"] = service.command("webhooks", "remove", endpoint)
     receiver.shutdown()
     service.stop()
-    return {"requests": requests, "commands": commands, "rate": rate, "due": due}
+    return {"requests": requests, "commands": commands, "concurrent": rates, "sent": sent, "due": due}
 
 
 def table(measured):
@@ -269,7 +314,16 @@ def table(measured):
         failed |= not kept
         ratios = [", ".join(f"{ratio:.2f}" for ratio in of_kind) for of_kind in (buffers, slower)]
         lines.append(f"| {name} | {' | '.join(cells)} | {' | '.join(ratios)} | {'kept' if kept else '**not kept**'} |")
-    rates = [f"{one['rate']:.0f} a second of {one['due']:,} due" for one in of_sizes]
+    for name in of_sizes[0]["concurrent"]:
+        rates = [one["concurrent"][name] for one in of_sizes]
+        # Beside what the machine does to every request.
+        relative = [one["concurrent"][name] / one["concurrent"][CONTROL] for one in of_sizes]
+        kept = relative[min(2, len(relative) - 1)] >= relative[0] * MIN_RATE
+        failed |= not kept
+        ratios = ", ".join(f"{after / before:.2f}" for before, after in zip(relative, relative[1:]))
+        cells = " | ".join(f"{one:,.0f} a second" for one in rates)
+        lines.append(f"| {name}, {CONCURRENT} concurrently | {cells} | | {ratios} (rates) | {'kept' if kept else '**not kept**'} |")
+    rates = [f"{one['sent']:.0f} a second of {one['due']:,} due" for one in of_sizes]
     lines.append(f"| webhooks | {' | '.join(rates)} | | | |")
     for name in of_sizes[0]["commands"]:
         lines.append(f"| `{name}` | {' | '.join(one['commands'][name] for one in of_sizes)} | | | |")
