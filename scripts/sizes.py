@@ -33,7 +33,7 @@ MIN_RATE = 0.85
 # What the service's jobs run by themselves.
 JOBS = re.compile(
     r"webhook_queue|webhook_endpoint|upstream_deletion set leased|attempt_owner where due|update job|into job|clock_timestamp\(\)$"
-    r"|idempotency_key where|from installation|pg_stat|from brake|sweep_pass|transaction_read_only|webhook_delivery"
+    r"|idempotency_key where|account_lookup|from installation|pg_stat|from brake|sweep_pass|transaction_read_only|webhook_delivery"
 )
 
 
@@ -49,7 +49,9 @@ class Database:
 
     def run(self, text):
         command = [psql, "-qtAX", "-v", "ON_ERROR_STOP=1", self.url]
-        return subprocess.run(command, input=text, cwd="/", check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(command, input=text, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
 
 class Client:
@@ -147,14 +149,16 @@ class Service:
 
 SEED = """
 set synchronous_commit = off;
+-- The fake Nango has none of these connections: a sweep would miss them.
+insert into job (name, finished_at) values ('sweep', now()) on conflict (name) do update set finished_at = now();
 create function pg_temp.v7(n bigint, k int) returns uuid language sql immutable as
   $$ select (lpad(to_hex(1700000000000 + n * 1000), 12, '0') || '7' || lpad(to_hex(k), 3, '0') || '8' || lpad(to_hex(n), 15, '0'))::uuid $$;
 create temp table slugs as select row_number() over (order by slug) - 1 as place, id, slug from connector where enabled;
 insert into user_connector_connection (user_id, id, connector_id, nango_connection_id, nango_created_at, integration_key,
     status, connected_at, version, created_at, updated_at, attempt_id, attempt_kind, attempt_expires_at, attempt_outcome,
-    attempt_invalidated, attempt_created_at, attempt_ended_at)
+    attempt_invalidated, attempt_created_at, attempt_ended_at, account_unknown_reason)
   select 'user-' || n / 10, pg_temp.v7(n, 1), s.id, 'nango-' || n, t, s.slug, 'connected', t, 3, t, t,
-    pg_temp.v7(n, 2), 'connect', t, 'succeeded', false, t, t
+    pg_temp.v7(n, 2), 'connect', t, 'succeeded', false, t, t, 'not_offered'
   from generate_series(0, {size} - 1) n, to_timestamp(1700000000 + n) t, slugs s where s.place = n % 10;
 insert into connect_attempt (user_id, id, connection_id, kind, integration_key, expires_at, outcome, created_at, ended_at)
   select user_id, attempt_id, id, 'connect', integration_key, updated_at, 'succeeded', updated_at, updated_at
@@ -176,7 +180,8 @@ QUEUE = """
 insert into webhook_delivery (user_id, endpoint_id, connection_id, event_id, created_at)
   select user_id, '{endpoint}', connection_id, id, now() from connection_event where webhook is not null limit {due};
 insert into webhook_queue (user_id, connection_id, endpoint_id, next_attempt_at)
-  select user_id, connection_id, '{endpoint}', now() from webhook_delivery where endpoint_id = '{endpoint}';
+  select distinct user_id, connection_id, '{endpoint}', now() from webhook_delivery where endpoint_id = '{endpoint}'
+  on conflict do nothing;
 """
 
 
@@ -333,6 +338,7 @@ def table(measured):
 measured = {}
 for size in sizes:
     measured[size] = measure(size)
+    print(table(measured)[0], file=sys.stderr)
 text, failed = table(measured)
 print(text)
 if document:
