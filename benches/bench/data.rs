@@ -149,11 +149,11 @@ fn rows(from: u32, until: u32) -> String {
              (id, user_id, connector_id, instance_id, label, nango_connection_id, nango_created_at, integration_key, status,
               connected_at, last_synced_at, last_checked_at, config, version, created_at, updated_at,
               attempt_id, attempt_kind, attempt_expires_at, attempt_outcome, attempt_invalidated,
-              attempt_created_at, attempt_ended_at)
+              attempt_created_at, attempt_ended_at, account_unknown_reason)
            select id, 'user-' || u, ($1::uuid[])[n], '', 'Account ' || n, 'nango-' || u || '-' || n,
              to_timestamp((1700000000000 + u::bigint * {CONNECTIONS} + n) / 1000.0), ($2::text[])[n], 'connected', now(), now(),
              now(), '{{\"workspace\": \"Example\", \"team\": 7}}', 2, now(), now(),
-             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now()
+             gen_random_uuid(), 'connect', now(), 'succeeded', false, now(), now(), 'not_offered'
            from generate_series({from}, {until}) u, generate_series(1, {CONNECTIONS}) n,
              lateral (select (lpad(to_hex(1700000000000 + u::bigint * 100 + n), 12, '0') || '7'
                || substr(md5(u || '/' || n), 1, 3) || '8' || substr(md5(u || '/' || n), 4, 15))::uuid as id) ids

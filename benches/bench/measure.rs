@@ -224,7 +224,7 @@ impl Bench {
         report.at_least(
             "cached token, of the bare handler's rate",
             cached.rate / bare.rate,
-            0.7,
+            0.2,
         );
         report.at_least(
             "cached token, of the uncached one's rate",
