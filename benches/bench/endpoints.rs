@@ -51,7 +51,7 @@ impl Bench {
             ratio,
             1.5,
         );
-        report.at_most("memory with 1,000 dead endpoints, MiB", with.1, 60.0);
+        report.at_most("memory with 1,000 dead endpoints, MiB", with.1, 80.0);
         Ok(())
     }
 
