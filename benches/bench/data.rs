@@ -1,4 +1,4 @@
-//! Users with their connections, as many as are asked for, and tokens for some of them.
+//! Users with connections, and tokens of some of them.
 
 use std::error::Error;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use serde_json::json;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-/// How many connections each user has.
+/// The number of connections of each user.
 pub(crate) const CONNECTIONS: u32 = 10;
 
-/// What each user is connected to.
+/// The connectors of each user's connections.
 pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "gmail",
     "github",
@@ -25,7 +25,7 @@ pub(crate) const CONNECTORS: [&str; CONNECTIONS as usize] = [
     "dropbox",
 ];
 
-/// The secret that users' tokens are signed with.
+/// The secret that signs users' tokens.
 pub(crate) const JWT_SECRET: &str = "a secret of the benchmark that has 32 bytes and more";
 
 /// How the rows of a database were inserted.
@@ -37,10 +37,10 @@ pub(crate) enum Rows {
     Bare,
 }
 
-/// Makes a database of that many users, unless an earlier run has, and returns its URL.
+/// Creates a database with this many users, unless an earlier run has. Returns its URL.
 ///
 /// # Errors
-/// As the server.
+/// The server's error.
 pub(crate) async fn database(
     server: &str,
     users: u32,
@@ -73,7 +73,7 @@ pub(crate) async fn database(
     }
     admin.close().await?;
     let mut connection = PgConnection::connect(url.as_str()).await?;
-    // The made-up Nango knows few of these connections: a sweep would miss the others.
+    // The fake Nango has only some of these connections, so a sweep would report the others as missing.
     sqlx::raw_sql(
         "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
          on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
@@ -95,7 +95,7 @@ async fn fill(url: &str, users: u32, kind: Rows) -> Result<(), Box<dyn Error>> {
     database.migrate().await?;
     let mut connection = PgConnection::connect(url).await?;
     let ids = CONNECTORS.map(patchbay::catalog::Connector::id_of);
-    // The service fills in the rest when it starts.
+    // The service adds the other columns' values at its start.
     sqlx::query(
         "insert into connector (id, slug, name, category, integration_key, enabled, manifest) \
          select id, slug, slug, '', slug, true, '{}' from unnest($1::uuid[], $2::text[]) as row (id, slug)",
@@ -127,7 +127,7 @@ async fn fill(url: &str, users: u32, kind: Rows) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The users from one to the other, connected to everything, without attempts.
+/// Returns statements that insert a range of users with a connection for every connector, without attempts.
 fn bare_rows(from: u32, until: u32) -> String {
     format!(
         "insert into user_connector_connection
@@ -139,9 +139,9 @@ fn bare_rows(from: u32, until: u32) -> String {
     )
 }
 
-/// The users from one to the other, connected to everything, each by one attempt. Nango created the connections a millisecond
-/// apart. What the ids
-/// have of the time is made of the row's number, so that a user's are in order.
+/// Returns statements that insert a range of users, each with a connection and an attempt for every connector. The
+/// timestamps in ids increase with the row's number, so that a user's connections are ordered. Nango created the
+/// connections a millisecond apart.
 fn rows(from: u32, until: u32) -> String {
     format!(
         "with made as (
@@ -165,10 +165,10 @@ fn rows(from: u32, until: u32) -> String {
     )
 }
 
-/// The ids of a user's connections, the newest first.
+/// Returns the ids of a user's connections, newest first.
 ///
 /// # Errors
-/// As the server.
+/// The server's error.
 pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box<dyn Error>> {
     let mut connection = PgConnection::connect(database).await?;
     let ids = sqlx::query_scalar(
@@ -181,10 +181,10 @@ pub(crate) async fn ids_of(database: &str, user: u32) -> Result<Vec<String>, Box
     Ok(ids)
 }
 
-/// A user's token, good for a day.
+/// Returns a user's token, valid for a day.
 ///
 /// # Errors
-/// When it cannot be signed.
+/// If it cannot be signed.
 pub(crate) fn token(user: &str) -> Result<String, Box<dyn Error>> {
     let tomorrow = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)?

@@ -1,4 +1,4 @@
-"""Nothing is deleted at Nango, and no user is asked to reconnect, without proof."""
+"""Scenarios in which nothing may be deleted at Nango and no user asked to reconnect without proof."""
 
 import time
 
@@ -36,7 +36,7 @@ def restore(cluster, target, clock=None, later=0):
         if clock:
             world.jump(clock, later)
         connections |= world.many(names("new", 6))
-        # The backup names the grant that this user had before.
+        # The backup contains the previous grant of this user.
         world.call("old-2", "DELETE", "/gmail/disconnect")
         connections["old-2"] = world.connected("old-2")
         before, earlier = world.held(), {one[0] for one in world.product.messages}
@@ -47,7 +47,7 @@ def restore(cluster, target, clock=None, later=0):
         world.cluster = target
         world.forwarder.switch(target.port)
         world.start()
-        # Nango sends the webhooks of the grants that the backup does not have again.
+        # Nango resends the webhooks of the grants that the backup does not contain.
         world.resend_webhooks()
         unchanged(world, before, 20)
         paused = "database" in world.patchbay("brake")
@@ -288,7 +288,7 @@ def a_part_is_hidden(cluster):
         use(world, {user: connections[user] for user in hidden}, 25)
         world.faults()
         row = world.verify(connections)
-        # They look like deleted ones. The brake bounds how many become missing.
+        # They look like deleted ones. The brake limits the number that becomes missing.
         row["missing within the brake"], row["broken"] = row["broken"], max(0, row["broken"] - 10)
         return row
 
@@ -438,5 +438,5 @@ def two_connections_deleted_at_nango(cluster):
         world.sweeps(2)
         missing = world.number("select count(*) from user_connector_connection where status_reason = 'missing_upstream'")
         expect(missing == 2, f"{missing} of 2 are missing")
-        # They connect again by themselves, and are in the same rows.
+        # They reconnect automatically, in the same rows.
         return world.verify(world.many(list(connections)), broken=2)
