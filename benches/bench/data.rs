@@ -76,7 +76,8 @@ pub(crate) async fn database(
     // The fake Nango has only some of these connections, so a sweep would report the others as missing.
     sqlx::raw_sql(
         "insert into job (name, finished_at) values ('sweep', '9999-12-31') \
-         on conflict (name) do update set finished_at = excluded.finished_at; checkpoint",
+         on conflict (name) do update set finished_at = excluded.finished_at; \
+         update installation set nango_confirmed_at = now(); checkpoint",
     )
     .execute(&mut connection)
     .await?;

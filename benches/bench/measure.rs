@@ -418,7 +418,7 @@ pub(crate) async fn start_service(
         ("MAX_STREAMS_PER_USER", "0"),
         ("WEBHOOK_ALLOWED_NETWORKS", "127.0.0.0/8"),
         // All streams come from one address.
-        ("MAX_CLIENT_CONNECTIONS", "40000"),
+        ("MAX_CLIENT_CONNECTIONS", "80000"),
     ];
     Service::start(program, folder, &variables).await
 }
