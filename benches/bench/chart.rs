@@ -31,9 +31,9 @@ const TIMES: [&str; 7] = [
     "a change's event on all of its user's 50 streams",
 ];
 
-const WIDTH: f64 = 760.0;
+const WIDTH: f64 = 960.0;
 /// Where bars begin, and how long the longest is.
-const LEFT: f64 = 320.0;
+const LEFT: f64 = 400.0;
 const LENGTH: f64 = 300.0;
 const LINE: f64 = 26.0;
 
@@ -93,13 +93,13 @@ pub(crate) fn draw(results: &Results) -> String {
         let text = format!("Measured {run}: {}", sections.join(", "));
         let _ = writeln!(
             body,
-            r#"<text class="small" x="8" y="{y}">{}</text>"#,
+            r#"<text class="small" x="8" y="{y:.1}">{}</text>"#,
             escaped(&text)
         );
     }
     let height = y + 14.0;
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" role=\"img\" \
          aria-label=\"Results of the benchmark\">\n<style>{STYLE}</style>\n{body}</svg>\n"
     )
 }
@@ -107,20 +107,20 @@ pub(crate) fn draw(results: &Results) -> String {
 fn title(body: &mut String, y: f64, text: &str) {
     let _ = writeln!(
         body,
-        r#"<text class="title" x="8" y="{y}">{}</text>"#,
+        r#"<text class="title" x="8" y="{y:.1}">{}</text>"#,
         escaped(text)
     );
 }
 
 fn label(body: &mut String, y: f64, text: &str) {
-    let _ = writeln!(body, r#"<text x="8" y="{y}">{}</text>"#, escaped(text));
+    let _ = writeln!(body, r#"<text x="8" y="{y:.1}">{}</text>"#, escaped(text));
 }
 
 fn value(body: &mut String, y: f64, text: &str) {
     let x = LEFT + LENGTH + 8.0;
     let _ = writeln!(
         body,
-        r#"<text class="small" x="{x}" y="{y}">{}</text>"#,
+        r#"<text class="small" x="{x}" y="{y:.1}">{}</text>"#,
         escaped(text)
     );
 }
@@ -131,7 +131,7 @@ fn bar(body: &mut String, class: &str, y: f64, share: f64) {
     let top = y - 11.0;
     let _ = writeln!(
         body,
-        r#"<rect class="{class}" x="{x:.1}" y="{top}" width="{width:.1}" height="14" rx="2"/>"#
+        r#"<rect class="{class}" x="{x:.1}" y="{top:.1}" width="{width:.1}" height="14" rx="2"/>"#
     );
 }
 
