@@ -1,5 +1,6 @@
 """Measures requests, webhooks and commands with a growing number of other connections. Run by scripts/sizes."""
 
+import atexit
 import http.client
 import http.server
 import json
@@ -99,6 +100,7 @@ class Service:
         self.environment = environment
         log = open(f"{folder}/sandbox.log", "a")
         self.process = subprocess.Popen([program, "sandbox"], cwd=folder, env=environment, stdout=log, stderr=log)
+        atexit.register(self.process.kill)
         while True:
             assert self.process.poll() is None, open(f"{folder}/sandbox.log").read()
             try:
